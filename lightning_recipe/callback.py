@@ -1,0 +1,178 @@
+"""The two kinds of callbacks: those that show (RecipeCallback) and those that judge (Check)."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities import rank_zero_warn
+
+from lightning_recipe import report, tensorboard
+from lightning_recipe.finding import Finding, Section, Status
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from lightning.pytorch import LightningModule, Trainer
+
+
+class FailedCheckError(Exception):
+    """Raised by a check with ``strict=True``: the run would go on with a mistake in it.
+
+    Example:
+        >>> str(FailedCheckError([Finding("InitLossCheck", Status.FAILED, "starts at 300", fix="scale down")]))
+        'InitLossCheck: starts at 300 Fix: scale down'
+
+    """
+
+    def __init__(self, findings: list[Finding]) -> None:
+        self.findings = findings
+        super().__init__("\n".join(f"{f.check}: {f.message}" + (f" Fix: {f.fix}" if f.fix else "") for f in findings))
+
+
+class RecipeCallback(Callback):
+    """Keeps findings and shows them.
+
+    Attributes:
+        section: The part of the recipe that the callback makes executable.
+        why: The recipe's reason.
+        findings: What it found in the latest ``fit``.
+
+    """
+
+    section: ClassVar[Section]
+    why: ClassVar[str]
+
+    def __init__(self) -> None:
+        self.findings: list[Finding] = []
+
+    # -- making findings
+
+    def passed(self, message: str, **evidence: float) -> Finding:
+        """A finding that all is well."""
+        return self._finding(Status.PASSED, message, evidence)
+
+    def warning(self, message: str, *, fix: str, **evidence: float) -> Finding:
+        """A finding that a heuristic is worried."""
+        return self._finding(Status.WARNING, message, evidence, fix)
+
+    def failed(self, message: str, *, fix: str, **evidence: float) -> Finding:
+        """A finding with hard evidence of a mistake."""
+        return self._finding(Status.FAILED, message, evidence, fix)
+
+    def skipped(self, message: str) -> Finding:
+        """A finding that nothing could be judged, and why."""
+        return self._finding(Status.SKIPPED, message, {})
+
+    def _finding(self, status: Status, message: str, evidence: dict[str, float], fix: str = "") -> Finding:
+        numbers = {name: float(value) for name, value in evidence.items()}
+        return Finding(type(self).__name__, status, message, numbers, self.why, fix, self.section)
+
+    # -- publishing them
+
+    @contextmanager
+    def guarded(self, trainer: Trainer) -> Iterator[None]:
+        """Turn whatever goes wrong inside into a `skipped` finding: the user's run goes on."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 - a check must never end the run by accident
+            self.publish(trainer, self.skipped(f"the check itself failed: {type(error).__name__}: {error}"))
+
+    def publish(self, trainer: Trainer, finding: Finding) -> None:
+        """Keep a finding; print it, and rewrite the report in the logger's folder, on rank zero."""
+        finding = replace(finding, step=tensorboard.batches_that_stepped(trainer))
+        self.findings.append(finding)
+        if not trainer.is_global_zero:
+            return
+        report.show(trainer, *report.lines(finding))
+        if trainer.fast_dev_run:
+            return  # promises to leave no files
+        everything = findings(trainer)
+        try:
+            report.write_json(everything, report.folder(trainer) / report.FILE_NAME)
+            for writer in tensorboard.writers(trainer):
+                for name, value in finding.evidence.items():
+                    writer.add_scalar(self._tag(name), value, finding.step)
+                writer.add_text("recipe", report.markdown(everything), finding.step)
+                writer.flush()
+        except Exception as error:  # noqa: BLE001 - a full disk or a broken logger is no reason to lose training
+            rank_zero_warn(f"lightning_recipe could not write its report: {type(error).__name__}: {error}")
+
+    def _tag(self, name: str) -> str:
+        """A tag for a number, numbered from the second finding of this callback that has it."""
+        count = sum(name in finding.evidence for finding in self.findings)
+        return f"{type(self).__name__}/{name}" + (f" {count}" if count > 1 else "")
+
+    # -- Lightning's hooks
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
+        """Begin with no findings."""
+        if stage == "fit":
+            self.findings = []
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        """Print the closing table."""
+        self._close(trainer)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:  # noqa: ARG002
+        """Print the closing table of a run that was stopped, too."""
+        self._close(trainer)
+
+    def _close(self, trainer: Trainer) -> None:
+        """The last of the recipe's callbacks prints the table of all, and where to look."""
+        if not trainer.is_global_zero or _of_the_recipe(trainer)[-1:] != [self] or not findings(trainer):
+            return
+        report.show(trainer, report.table(findings(trainer)))
+        if trainer.fast_dev_run:
+            return
+        report.show(trainer, f"report      {report.folder(trainer) / report.FILE_NAME}")
+        look = tensorboard.command(trainer) or "no TensorBoard logger: numbers and pictures are left out"
+        report.show(trainer, f"TensorBoard {look}")
+
+
+class Check(RecipeCallback):
+    """A callback that judges.
+
+    Args:
+        strict: Stop the run with :class:`FailedCheckError` when something failed; for continuous integration.
+
+    """
+
+    def __init__(self, *, strict: bool = False) -> None:
+        super().__init__()
+        self.strict = strict
+
+    def conclude(self, trainer: Trainer, verdicts: Iterable[Finding]) -> None:
+        """Publish all verdicts; then, if strict, stop the run on all ranks when any rank has a failure.
+
+        Raises:
+            FailedCheckError: If `strict` and any verdict is `failed`.
+
+        """
+        before = len(self.findings)
+        with self.guarded(trainer):
+            for finding in verdicts:
+                self.publish(trainer, finding)
+        if not self.strict:
+            return
+        failed = [finding for finding in self.findings[before:] if finding.status is Status.FAILED]
+        if trainer.strategy.reduce_boolean_decision(bool(failed), all=False):
+            raise FailedCheckError(failed)
+
+
+def _of_the_recipe(trainer: Trainer) -> list[Any]:
+    return [callback for callback in trainer.callbacks if isinstance(callback, RecipeCallback)]  # type: ignore[attr-defined]
+
+
+def findings(trainer: Trainer) -> list[Finding]:
+    """The findings of all of the recipe's callbacks in `trainer`, in the order of its callbacks.
+
+    Example:
+        >>> from lightning.pytorch import Trainer
+        >>> findings(Trainer(barebones=True))
+        []
+
+    """
+    return [finding for callback in _of_the_recipe(trainer) for finding in callback.findings]

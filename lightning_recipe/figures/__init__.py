@@ -1,0 +1,1 @@
+"""Values in, a matplotlib Figure out: the only package that draws."""

@@ -1,0 +1,101 @@
+"""What a check says: a value that never prints, writes or raises."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, fields
+from enum import Enum
+from typing import Any
+
+
+class Status(str, Enum):
+    """The four verdicts. There is no fifth: silence is not a verdict."""
+
+    FAILED = "failed"  # hard evidence of a mistake
+    WARNING = "warning"  # a heuristic says that something is off
+    PASSED = "passed"  # looked at, and as it should be
+    SKIPPED = "skipped"  # could not be judged; the message says why
+
+    def __str__(self) -> str:
+        return self.value
+
+
+class Section(str, Enum):
+    """The sections of "A Recipe for Training Neural Networks" (A. Karpathy, 2019)."""
+
+    DATA = "1. Become one with the data"
+    SKELETON = "2. Set up the skeleton and get dumb baselines"
+    OVERFIT = "3. Overfit"
+    REGULARISE = "4. Regularise"
+    TUNE = "5. Tune"
+    JUICE = "6. Squeeze out the juice"
+    MISTAKES = "Common mistakes"
+
+    def __str__(self) -> str:
+        return self.value
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One verdict with its evidence, and what to do about it.
+
+    Attributes:
+        check: Name of the callback that found it.
+        status: The verdict.
+        message: What was found, with the number measured and the number expected in it.
+        evidence: The same numbers under short names; also the names of the scalars in TensorBoard.
+        why: Why a user should care: the recipe's sentence behind the check.
+        fix: What to change. Empty when there is nothing to change.
+        section: Where in the recipe the check belongs.
+        step: Batches that had been trained on when it was found (the x axis of Lightning's loggers).
+
+    Example:
+        >>> finding = Finding("InitLossCheck", Status.PASSED, "starts at 2.31", {"measured": 2.31})
+        >>> finding.status == "passed"
+        True
+        >>> Finding.from_dict(finding.to_dict()) == finding
+        True
+
+    """
+
+    check: str
+    status: Status
+    message: str
+    evidence: dict[str, float] = field(default_factory=dict)
+    why: str = ""
+    fix: str = ""
+    section: Section = Section.SKELETON
+    step: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values that strict JSON can hold: NaN and infinities become strings.
+
+        Example:
+            >>> Finding("A", Status.FAILED, "no number", {"loss": float("nan")}).to_dict()["evidence"]
+            {'loss': 'nan'}
+
+        """
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        values |= {"status": self.status.value, "section": self.section.value}
+        values["evidence"] = {k: v if math.isfinite(v) else str(v) for k, v in self.evidence.items()}
+        return values
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Finding:
+        """The inverse of :meth:`to_dict`.
+
+        Raises:
+            TypeError: If `values` has a key that is no field of a finding, or lacks one that has no default.
+            ValueError: If the status or the section is unknown.
+
+        Example:
+            >>> Finding.from_dict({"check": "A", "status": "skipped", "message": "no batch"}).status
+            <Status.SKIPPED: 'skipped'>
+
+        """
+        known = dict(values)
+        known["status"] = Status(known["status"])
+        if "section" in known:
+            known["section"] = Section(known["section"])
+        known["evidence"] = {k: float(v) for k, v in known.get("evidence", {}).items()}
+        return cls(**known)

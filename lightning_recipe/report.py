@@ -1,0 +1,167 @@
+"""Findings to read: in the terminal, as markdown, as JSON. Knows no check."""
+
+from __future__ import annotations
+
+import json
+import os
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import rich
+from rich.box import SIMPLE_HEAD
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+from tqdm import tqdm
+
+from lightning_recipe.finding import Finding, Status
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from lightning.pytorch import Trainer
+    from rich.console import RenderableType
+
+FILE_NAME = "recipe.json"
+SCHEMA_VERSION = 1
+STYLES = {Status.PASSED: "green", Status.WARNING: "yellow", Status.FAILED: "bold red", Status.SKIPPED: "dim"}
+
+
+def by_urgency(findings: Sequence[Finding]) -> list[Finding]:
+    """What failed first, then warnings, then what passed, then what was skipped; else the order of the recipe.
+
+    Example:
+        >>> a, b = Finding("A", Status.PASSED, "fine"), Finding("B", Status.FAILED, "not fine")
+        >>> [finding.check for finding in by_urgency([a, b])]
+        ['B', 'A']
+
+    """
+    order = list(Status)
+    return sorted(findings, key=lambda finding: order.index(finding.status))
+
+
+# -- terminal
+
+
+def show(trainer: Trainer, *renderables: RenderableType) -> None:
+    """Print above a running progress bar, or simply print."""
+    live = getattr(trainer.progress_bar_callback, "progress", None)  # of a RichProgressBar
+    if live is not None:
+        live.console.print(*renderables, sep="\n")
+    else:
+        with tqdm.external_write_mode():
+            rich.get_console().print(*renderables, sep="\n")
+
+
+def lines(finding: Finding) -> list[RenderableType]:
+    """A finding as it arrives: one line; why and fix below it only when something is wrong.
+
+    Example:
+        >>> finding = Finding("A", Status.FAILED, "5, not 2", why="2 is right", fix="make it 2")
+        >>> [str(getattr(line, "renderable", line)) for line in lines(finding)]
+        ['failed   A: 5, not 2', 'why: 2 is right', 'fix: make it 2']
+
+    """
+    style = STYLES[finding.status]
+    head = Text.assemble((f"{finding.status.value:8}", style), " ", (finding.check, "bold"), f": {finding.message}")
+    if finding.status not in {Status.FAILED, Status.WARNING}:
+        return [head]
+    details = [Text.assemble((f"{name}: ", "bold"), text) for name, text in (("why", finding.why), ("fix", finding.fix))]
+    return [head, *(Padding(line, (0, 0, 0, 9)) for line in details if not line.plain.endswith(": "))]
+
+
+def table(findings: Sequence[Finding]) -> Table:
+    """All findings of a run, what failed on top.
+
+    Example:
+        >>> table([Finding("A", Status.PASSED, "fine")]).row_count
+        1
+
+    """
+    grid = Table(title="lightning_recipe", title_justify="left", box=SIMPLE_HEAD, expand=False)
+    for column in ("status", "check", "found", "what to do"):
+        grid.add_column(column, overflow="fold", no_wrap=column in {"status", "check"})
+    for finding in by_urgency(findings):
+        style = STYLES[finding.status]
+        grid.add_row(Text(finding.status.value, style), finding.check, Text(finding.message), Text(finding.fix))
+    return grid
+
+
+# -- files
+
+
+def markdown(findings: Sequence[Finding]) -> str:
+    """The same table for TensorBoard's Text tab and for pull requests.
+
+    Example:
+        >>> print(markdown([Finding("A", Status.FAILED, "5 | 6", fix="make it 2")]))
+        | status | check | found | what to do |
+        |---|---|---|---|
+        | **failed** | A | 5 \\\\| 6 | make it 2 |
+
+    """
+    rows = ["| status | check | found | what to do |", "|---|---|---|---|"]
+    for finding in by_urgency(findings):
+        status = finding.status.value
+        loud = finding.status in {Status.FAILED, Status.WARNING}
+        cells = [f"**{status}**" if loud else status, finding.check, finding.message, finding.fix]
+        rows.append("| " + " | ".join(_cell(cell) for cell in cells) + " |")
+    return "\n".join(rows)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")
+
+
+def to_json(findings: Sequence[Finding]) -> str:
+    """All findings as strict JSON: ``{"version": 1, "lightning_recipe": "...", "findings": [...]}``.
+
+    Example:
+        >>> json.loads(to_json([Finding("A", Status.PASSED, "fine")]))["findings"][0]["status"]
+        'passed'
+
+    """
+    content: dict[str, Any] = {
+        "version": SCHEMA_VERSION,
+        "lightning_recipe": installed_version(),
+        "findings": [finding.to_dict() for finding in findings],
+    }
+    return json.dumps(content, indent=2, allow_nan=False)
+
+
+def installed_version() -> str:
+    """The version of this package, or ``"unknown"`` when it runs from a folder that was never installed."""
+    try:
+        return version("lightning-recipe")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def write_json(findings: Sequence[Finding], path: Path) -> None:
+    """Replace the file at `path` in one move, so that a reader never sees half of it.
+
+    Raises:
+        OSError: If the folder can't be written.
+
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        partial.write_text(to_json(findings), encoding="utf-8")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def folder(trainer: Trainer) -> Path:
+    """Where the run keeps its files: the first TensorBoard logger's folder, else any logger's, else the root.
+
+    Asks the loggers, not ``trainer.log_dir``, which talks to the other ranks.
+    """
+    from lightning_recipe import tensorboard  # noqa: PLC0415
+
+    for logger in [*tensorboard.loggers(trainer), *trainer.loggers]:
+        if isinstance(log_dir := getattr(logger, "log_dir", None), str | os.PathLike) and str(log_dir):
+            return Path(log_dir)
+    return Path(trainer.default_root_dir)

@@ -1,0 +1,50 @@
+"""The door to TensorBoard: which of a trainer's loggers writes event files, and what is written to it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
+    from torch.utils.tensorboard import SummaryWriter
+
+
+def loggers(trainer: Trainer) -> list[Any]:
+    """The TensorBoard loggers of `trainer`, wherever they stand in its list.
+
+    Told by their names, since ``lightning`` and ``pytorch_lightning`` each have a class of their own, and the dummy
+    that ``fast_dev_run`` puts in their place answers to every attribute.
+
+    Example:
+        >>> from lightning.pytorch import Trainer
+        >>> loggers(Trainer(logger=False, barebones=True))
+        []
+
+    """
+    return [
+        logger for logger in trainer.loggers if any(c.__name__ == "TensorBoardLogger" for c in type(logger).__mro__)
+    ]
+
+
+def writers(trainer: Trainer) -> list[SummaryWriter]:
+    """The event file writers of `trainer`; none on ranks other than zero.
+
+    Raises:
+        OSError: If the folder can't be written.
+
+    """
+    return [logger.experiment for logger in loggers(trainer)] if trainer.is_global_zero else []
+
+
+def batches_that_stepped(trainer: Trainer) -> int:
+    """The x axis of Lightning's own loggers and monitors; ``global_step`` counts every optimiser's steps."""
+    return int(trainer.fit_loop.epoch_loop._batches_that_stepped)  # noqa: SLF001 - Lightning's monitors read it too
+
+
+def command(trainer: Trainer) -> str:
+    """What to type to look at the run, or nothing if no TensorBoard logger writes it.
+
+    TensorBoard keeps ten images of a tag by default, by chance; the option keeps them all.
+    """
+    folders = [str(logger.log_dir) for logger in loggers(trainer)]
+    return f"tensorboard --logdir {folders[0]} --samples_per_plugin images=100" if folders else ""

@@ -1,0 +1,42 @@
+import warnings
+
+import lightning.pytorch as L
+import pytest
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+QUIET = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+
+
+@pytest.fixture(autouse=True)
+def _reproducible():
+    torch.set_num_threads(1)
+    L.seed_everything(0, verbose=False)
+
+
+@pytest.fixture
+def fit(tmp_path):
+    """Fit a module for two epochs, quietly, on the CPU; returns its trainer."""
+
+    def run(module, callbacks=(), *, train=None, val=None, seed=0, **settings):
+        settings = {"max_epochs": 2, "logger": TensorBoardLogger(tmp_path), **QUIET, **settings}
+        trainer = L.Trainer(accelerator="cpu", default_root_dir=tmp_path, callbacks=list(callbacks), **settings)
+        L.seed_everything(seed, verbose=False)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=r".*(does not have many workers|smaller than the logging).*")
+            trainer.fit(module, train, val)
+        return trainer
+
+    return run
+
+
+@pytest.fixture
+def events():
+    """The events that a trainer's TensorBoard loggers wrote, all of them."""
+
+    def read(trainer):
+        everything = dict.fromkeys(("scalars", "images", "tensors", "histograms"), 0)
+        return EventAccumulator(trainer.logger.log_dir, size_guidance=everything).Reload()
+
+    return read
