@@ -1,6 +1,18 @@
 """A. Karpathy's "A Recipe for Training Neural Networks", made executable for PyTorch Lightning."""
 
 from lightning_recipe.callback import Check, FailedCheckError, RecipeCallback, findings
+from lightning_recipe.callbacks.init_loss_check import InitLossCheck
 from lightning_recipe.finding import Finding, Section, Status
+from lightning_recipe.recipe import recipe
 
-__all__ = ["Check", "FailedCheckError", "Finding", "RecipeCallback", "Section", "Status", "findings"]
+__all__ = [  # noqa: RUF022 - in the order of the recipe
+    "recipe",
+    "InitLossCheck",
+    "Check",
+    "FailedCheckError",
+    "Finding",
+    "RecipeCallback",
+    "Section",
+    "Status",
+    "findings",
+]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_recipe import report, tensorboard
 from lightning_recipe.finding import Finding, Section, Status
@@ -87,7 +87,7 @@ class RecipeCallback(Callback):
         if not trainer.is_global_zero:
             return
         report.show(trainer, *report.lines(finding))
-        if trainer.fast_dev_run:
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return  # promises to leave no files
         everything = findings(trainer)
         try:
@@ -98,7 +98,7 @@ class RecipeCallback(Callback):
                 writer.add_text("recipe", report.markdown(everything), finding.step)
                 writer.flush()
         except Exception as error:  # noqa: BLE001 - a full disk or a broken logger is no reason to lose training
-            rank_zero_warn(f"lightning_recipe could not write its report: {type(error).__name__}: {error}")
+            warnings.warn(f"lightning_recipe could not write its report: {error!r}", stacklevel=1)  # shown once
 
     def _tag(self, name: str) -> str:
         """A tag for a number, numbered from the second finding of this callback that has it."""
@@ -124,12 +124,11 @@ class RecipeCallback(Callback):
         """The last of the recipe's callbacks prints the table of all, and where to look."""
         if not trainer.is_global_zero or _of_the_recipe(trainer)[-1:] != [self] or not findings(trainer):
             return
-        report.show(trainer, report.table(findings(trainer)))
-        if trainer.fast_dev_run:
-            return
-        report.show(trainer, f"report      {report.folder(trainer) / report.FILE_NAME}")
-        look = tensorboard.command(trainer) or "no TensorBoard logger: numbers and pictures are left out"
-        report.show(trainer, f"TensorBoard {look}")
+        footer = []
+        if not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            look = tensorboard.command(trainer) or "no TensorBoard logger: numbers and pictures are left out"
+            footer = [f"report      {report.folder(trainer) / report.FILE_NAME}", f"TensorBoard {look}"]
+        report.close(trainer, findings(trainer), *footer)
 
 
 class Check(RecipeCallback):

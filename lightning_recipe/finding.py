@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, fields
-from enum import Enum
+from enum import StrEnum
 from typing import Any
 
 
-class Status(str, Enum):
+class Status(StrEnum):
     """The four verdicts. There is no fifth: silence is not a verdict."""
 
     FAILED = "failed"  # hard evidence of a mistake
@@ -16,11 +16,8 @@ class Status(str, Enum):
     PASSED = "passed"  # looked at, and as it should be
     SKIPPED = "skipped"  # could not be judged; the message says why
 
-    def __str__(self) -> str:
-        return self.value
 
-
-class Section(str, Enum):
+class Section(StrEnum):
     """The sections of "A Recipe for Training Neural Networks" (A. Karpathy, 2019)."""
 
     DATA = "1. Become one with the data"
@@ -30,9 +27,6 @@ class Section(str, Enum):
     TUNE = "5. Tune"
     JUICE = "6. Squeeze out the juice"
     MISTAKES = "Common mistakes"
-
-    def __str__(self) -> str:
-        return self.value
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import time
+from contextlib import ExitStack, contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import rich
 from rich.box import SIMPLE_HEAD
 from rich.padding import Padding
+from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 from tqdm import tqdm
@@ -18,10 +21,10 @@ from tqdm import tqdm
 from lightning_recipe.finding import Finding, Status
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from lightning.pytorch import Trainer
-    from rich.console import RenderableType
+    from rich.console import Console, RenderableType
 
 FILE_NAME = "recipe.json"
 SCHEMA_VERSION = 1
@@ -48,10 +51,23 @@ def show(trainer: Trainer, *renderables: RenderableType) -> None:
     """Print above a running progress bar, or simply print."""
     live = getattr(trainer.progress_bar_callback, "progress", None)  # of a RichProgressBar
     if live is not None:
-        live.console.print(*renderables, sep="\n")
+        _print(live.console, renderables)
     else:
         with tqdm.external_write_mode():
-            rich.get_console().print(*renderables, sep="\n")
+            _print(rich.get_console(), renderables)
+
+
+def close(trainer: Trainer, findings: Sequence[Finding], *footer: str) -> None:
+    """Print the table of all findings, below the last state of a progress bar."""
+    live = getattr(trainer.progress_bar_callback, "progress", None)
+    if live is not None:
+        live.stop()  # Lightning does so too, but only after the last callback
+    _print(rich.get_console() if live is None else live.console, [table(findings), *footer])
+
+
+def _print(console: Console, renderables: Sequence[RenderableType]) -> None:
+    for renderable in renderables:  # plain strings are paths and commands to copy: never broken over lines
+        console.print(renderable, soft_wrap=isinstance(renderable, str), highlight=not isinstance(renderable, str))
 
 
 def lines(finding: Finding) -> list[RenderableType]:
@@ -67,7 +83,9 @@ def lines(finding: Finding) -> list[RenderableType]:
     head = Text.assemble((f"{finding.status.value:8}", style), " ", (finding.check, "bold"), f": {finding.message}")
     if finding.status not in {Status.FAILED, Status.WARNING}:
         return [head]
-    details = [Text.assemble((f"{name}: ", "bold"), text) for name, text in (("why", finding.why), ("fix", finding.fix))]
+    details = [
+        Text.assemble((f"{name}: ", "bold"), text) for name, text in (("why", finding.why), ("fix", finding.fix))
+    ]
     return [head, *(Padding(line, (0, 0, 0, 9)) for line in details if not line.plain.endswith(": "))]
 
 
@@ -92,13 +110,13 @@ def table(findings: Sequence[Finding]) -> Table:
 
 
 def markdown(findings: Sequence[Finding]) -> str:
-    """The same table for TensorBoard's Text tab and for pull requests.
+    r"""The same table for TensorBoard's Text tab and for pull requests.
 
     Example:
         >>> print(markdown([Finding("A", Status.FAILED, "5 | 6", fix="make it 2")]))
         | status | check | found | what to do |
         |---|---|---|---|
-        | **failed** | A | 5 \\\\| 6 | make it 2 |
+        | **failed** | A | 5 \| 6 | make it 2 |
 
     """
     rows = ["| status | check | found | what to do |", "|---|---|---|---|"]
@@ -165,3 +183,48 @@ def folder(trainer: Trainer) -> Path:
         if isinstance(log_dir := getattr(logger, "log_dir", None), str | os.PathLike) and str(log_dir):
             return Path(log_dir)
     return Path(trainer.default_root_dir)
+
+
+@contextmanager
+def progress(trainer: Trainer, description: str, total: int) -> Iterator[Callable[[], None]]:
+    """One line that says how far something slow has come, gone at the end; none for what takes less than a second.
+
+    Nothing is shown where nobody looks: not in files, and not on ranks other than zero. While a `RichProgressBar` is
+    on the screen, the line is printed once and stays, since rich shows one moving line at a time.
+
+    Args:
+        trainer: The trainer of the run.
+        description: What is going on.
+        total: Steps that it takes at most.
+
+    Yields:
+        A function to call after each step.
+
+    Example:
+        >>> from lightning.pytorch import Trainer
+        >>> with progress(Trainer(barebones=True), "trying", total=3) as advance:
+        ...     advance()
+
+    """
+    live = getattr(trainer.progress_bar_callback, "progress", None)
+    console = live.console if live is not None else rich.get_console()
+    bar = Progress(console=console, transient=True, auto_refresh=False)
+    task = bar.add_task(description, total=total)
+    started, shown = time.monotonic(), False
+
+    with ExitStack() as stack:
+
+        def advance() -> None:
+            nonlocal shown
+            bar.advance(task)
+            if not shown and time.monotonic() - started > 1 and trainer.is_global_zero and console.is_terminal:
+                shown = True
+                if live is not None:
+                    console.print(f"{description} ...")
+                else:
+                    stack.enter_context(tqdm.external_write_mode())
+                    stack.enter_context(bar)
+            elif shown and live is None:
+                bar.refresh()
+
+        yield advance

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
@@ -96,3 +97,25 @@ def leading_size(structure: Any) -> int | None:
     """
     sizes = Counter(tensor.shape[0] for _, tensor in tensors(structure) if tensor.ndim)
     return sizes.most_common(1)[0][0] if sizes else None
+
+
+def by_parameter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a call of `module` under the names of forward's parameters.
+
+    Example:
+        >>> list(by_parameter(nn.Linear(2, 1), (torch.ones(2),), {}))
+        ['input']
+
+    """
+    try:
+        forward = getattr(module, "_orig_mod", module).forward
+        bound = inspect.signature(forward).bind(*args, **kwargs)
+    except (TypeError, ValueError, AttributeError):
+        return {**{f"arg{i}": value for i, value in enumerate(args)}, **kwargs}
+    named: dict[str, Any] = {}
+    for name, value in bound.arguments.items():
+        if bound.signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD:
+            named |= value
+        else:
+            named[name] = value
+    return named

@@ -1,0 +1,260 @@
+"""Recipe, section 2: "verify loss @ init" and "init well"."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from lightning_recipe.callback import Check
+from lightning_recipe.diagnosis import bias_fix, carriers, output_layer, scale_fix
+from lightning_recipe.finding import Section
+from lightning_recipe.probe import Probe
+from lightning_recipe.reference_losses import CERTAIN, NotComparableError, References, references
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from lightning.pytorch import LightningModule, Trainer
+
+    from lightning_recipe.finding import Finding
+    from lightning_recipe.step import LossCall, Step
+
+FINITE_FIX = "find where it arises with Trainer(detect_anomaly=True); check the data for NaN first"
+DENSE_SHARE = 2 / 3  # of know-nothing; a bias shared by many targets is learnt within a few steps
+MIN_TARGETS = 8  # fewer numbers do not tell their scale: their mean square may be near 0 by chance
+
+
+class InitLossCheck(Check):
+    """Judges the loss of the very first training step, before any update, for each loss function in it.
+
+    The step itself is observed; nothing is run twice. For each call of a loss function of ``torch.nn.functional``,
+    direct or through ``nn.*Loss``, the loss is compared with the same function on a know-nothing prediction (equal
+    logits, zero output) and on the best constant prediction for the batch's targets (log prior, mean, median, ...).
+
+    Let `n` be the number of targets. A batch is a sample, so bands widen as it shrinks: a mean of `n` values of unit
+    variance has a standard error of ``1 / sqrt(n)``, and four of them are allowed for; the best constant is fitted to
+    the batch, and a bias suggested by few targets is not trusted.
+
+    - not finite, or cross entropy over a single class: `failed`;
+    - more than ``warn_ratio * (1 + 4 / sqrt(n))`` times know-nothing: `warning`, with `fail_ratio`: `failed`;
+    - nearer to know-nothing than to the best constant, where a constant bias alone would remove more than
+      ``bias_share + 3 / n`` of know-nothing: `warning`, with that bias;
+    - below ``1 - 16 / n``, and half, of the best constant: `warning`. The square of a chance correlation is about
+      ``1 / n``. Regression is judged at a hundredth of the best constant only: skip connections know much already.
+
+    Resumed runs are `skipped`, as are losses computed without a function of ``torch.nn.functional``, inside compiled
+    modules, against targets that the network itself computed, and regression on fewer than 8 numbers.
+
+    Args:
+        warn_ratio: Times know-nothing. 2 is what an output layer gives whose outputs are as large as standardised
+            targets, or logits with a standard deviation of 2 over ten classes; default initialisations of torch stay
+            below 1.3.
+        fail_ratio: Times know-nothing; an order of magnitude.
+        bias_share: Share of the initial loss, 0 to 1. One positive in ten, unbiased, has 0.53; a mean one standard
+            deviation from zero 0.5. Dense targets (pixels, tokens, several columns) need a quarter more, up to two
+            thirds: there a network finds its bias within a few steps.
+        strict: Stop the run when something failed.
+
+    Raises:
+        ValueError: If a ratio is not above 1 or a share not between 0 and 1.
+
+    Source:
+        A. Karpathy, A Recipe for Training Neural Networks (2019): "verify that your loss starts at the correct loss
+        value ... -log(1/n_classes) on a softmax at initialization"; "if you are regressing some values that have a
+        mean of 50 then initialize the final bias to 50".
+
+    Example:
+        >>> from lightning.pytorch import Trainer
+        >>> from lightning.pytorch.demos.boring_classes import BoringModel
+        >>> check = InitLossCheck()
+        >>> trainer = Trainer(callbacks=[check], barebones=True, max_steps=1)
+        >>> trainer.fit(BoringModel())  # doctest: +SKIP
+        >>> check.findings[0].evidence["know_nothing"]  # doctest: +SKIP
+        1.0
+
+    """
+
+    section = Section.SKELETON
+    why = (
+        "a loss that does not start where it should means that the output layer, the scale of the data, or the loss "
+        "itself is wrong; and the first steps are spent on learning a constant"
+    )
+
+    def __init__(
+        self,
+        *,
+        warn_ratio: float = 2.0,
+        fail_ratio: float = 10.0,
+        bias_share: float = 0.45,
+        strict: bool = False,
+    ) -> None:
+        super().__init__(strict=strict)
+        if not 1 < warn_ratio <= fail_ratio:
+            msg = f"1 < warn_ratio <= fail_ratio expected, got {warn_ratio} and {fail_ratio}"
+            raise ValueError(msg)
+        if not 0 < bias_share < 1:
+            msg = f"bias_share must lie between 0 and 1, got {bias_share}"
+            raise ValueError(msg)
+        self.warn_ratio = warn_ratio
+        self.fail_ratio = fail_ratio
+        self.bias_share = bias_share
+        self._probe: Probe | None = None
+        self._done = False
+
+    # -- when
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Begin anew with each fit."""
+        super().setup(trainer, pl_module, stage)
+        if stage == "fit":
+            self._done = False
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
+        """Watch the first step of the run."""
+        if self._done:
+            return
+        if trainer.global_step > 0:
+            self._done = True
+            self.conclude(
+                trainer, [self.skipped(f"the run resumes at step {trainer.global_step}, past initialisation")]
+            )
+            return
+        with self.guarded(trainer):
+            self._probe = Probe.attach(pl_module, "training_step")
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        """Judge what was seen."""
+        if self._done or self._probe is None or not self._probe.ran:
+            return
+        probe, self._probe, self._done = self._probe, None, True
+        self.conclude(trainer, self.check(probe, pl_module))
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        """Say so when there was nothing to judge."""
+        if not self._done:
+            self._done, self._probe = True, None
+            self.conclude(trainer, [self.skipped("no training step was run")])
+
+    # -- what
+
+    def check(self, probe: Probe, pl_module: LightningModule) -> Iterator[Finding]:
+        """Judge each loss of the step."""
+        step = probe.result()
+        if step is None or step.loss is None:
+            yield self.skipped("training_step returned no loss and called backward on none")
+        elif step.loss_calls:
+            for call in step.loss_calls:
+                yield self._judge(call, step, pl_module)
+        elif not step.loss.isfinite().all():
+            loss = float(step.loss.mean())
+            yield self.failed(f"the first loss is {loss}; {carriers(step, {})}", fix=FINITE_FIX, measured=loss)
+        else:
+            inside = f", unless inside {step.compiled[0]}, which is compiled" if step.compiled else ""
+            yield self.skipped(
+                f"the loss, {float(step.loss.mean()):.4g}, is computed with none of the loss functions of "
+                f"torch.nn.functional{inside}"
+            )
+
+    def _judge(self, call: LossCall, step: Step, pl_module: LightningModule) -> Finding:
+        name = f"{call.name} ({call.where})"
+        measured = float(call.value.double().mean())
+        if not math.isfinite(measured):
+            message = f"{name} starts at {measured}; {carriers(step, call.arguments)}"
+            return self.failed(message, fix=FINITE_FIX, measured=measured)
+        if call.target_from_net:
+            return self.skipped(f"{name}: its target is computed by the network, so no constant is a reference")
+        try:
+            found = references(call, step.batch_size)
+        except NotComparableError as reason:
+            return self.skipped(f"{name}: {reason}")
+
+        numbers = call.arguments["input"].numel()
+        if call.name not in CERTAIN and numbers < MIN_TARGETS:
+            return self.skipped(f"{name}: {numbers} targets do not tell their scale; {MIN_TARGETS} are needed")
+        outcome = judge(found, certain=call.name in CERTAIN, warn_ratio=self.warn_ratio, bias_share=self.bias_share)
+        context = f"{name} starts at {found.measured:.4g}"
+        evidence = {
+            "measured": found.measured,
+            "know_nothing": found.know_nothing,
+            "best_constant": found.best_constant,
+        }
+        layer = output_layer(pl_module, found.constant.numel())
+        match outcome:
+            case "one class":
+                return self.failed(
+                    f"{name} is over a single class: whatever the network says it is {measured:.4g}, with no gradient",
+                    fix="for two classes use two outputs, or one output with binary_cross_entropy_with_logits",
+                    measured=measured,
+                )
+            case "no scale":
+                return self.skipped(f"{name}: a zero output is already perfect for these targets, so there is no scale")
+            case "too high":
+                ratio = (found.measured - found.floor) / (found.know_nothing - found.floor)
+                verdict = self.failed if ratio > self.fail_ratio * band(found.examples) else self.warning
+                return verdict(
+                    f"{context}, {ratio:.3g} times the {found.know_nothing:.4g} of knowing nothing",
+                    fix=scale_fix(call, step, layer),
+                    **evidence,
+                )
+            case "too low":
+                return self.warning(
+                    f"{context}, below the {found.best_constant:.4g} that any constant prediction can reach, before "
+                    "a single update",
+                    fix="if the network is not pretrained, the target leaks into its input: look for it among "
+                    + (", ".join(step.inputs) or "the tensors that enter the network"),
+                    **evidence,
+                )
+            case "needs bias":
+                return self.warning(
+                    f"{context}, but the best constant prediction reaches {found.best_constant:.4g}: the first steps "
+                    "will go into learning a constant",
+                    fix=bias_fix(call, found, layer),
+                    **evidence,
+                )
+        return self.passed(
+            f"{context}; knowing nothing gives {found.know_nothing:.4g}, the best constant {found.best_constant:.4g} "
+            f"({found.examples} targets)",
+            **evidence,
+        )
+
+
+def band(n: int) -> float:
+    """How much wider a limit is for `n` targets: four standard errors of a mean of unit variance.
+
+    Example:
+        >>> band(64)
+        1.5
+
+    """
+    return 1 + 4 / math.sqrt(n)
+
+
+def judge(found: References, *, certain: bool, warn_ratio: float, bias_share: float) -> str:
+    """The decision, see :class:`InitLossCheck`.
+
+    Args:
+        found: The measured loss and its references.
+        certain: Whether know-nothing costs the same whatever the targets, as in classification.
+        warn_ratio: Times know-nothing.
+        bias_share: Share of know-nothing that a constant removes.
+
+    Returns:
+        "one class", "no scale", "too high", "too low", "needs bias", or "good".
+
+    """
+    n = found.examples
+    measured, know_nothing, best = (
+        value - found.floor for value in (found.measured, found.know_nothing, found.best_constant)
+    )
+    needed = (max(bias_share, DENSE_SHARE) if found.dense else bias_share) + 3 / n
+    if found.classes == 1:
+        return "one class"
+    if know_nothing <= 0:
+        return "no scale"
+    if measured > warn_ratio * band(n) * know_nothing:
+        return "too high"
+    if found.has_prior and measured < best * min(0.5 if certain else 0.01, 1 - 16 / n):
+        return "too low"
+    if found.has_prior and best < (1 - needed) * know_nothing and measured > (know_nothing + best) / 2:
+        return "needs bias"
+    return "good"

@@ -1,0 +1,349 @@
+"""Three observers that live for the length of one step.
+
+Forward hooks see the calls of modules, a torch function mode sees the calls of loss functions, and the wrapper around
+the step sees its loss. They run nothing of their own, so that the step computes exactly what it would without them.
+Compiled modules are observed from outside only: code that was compiled with an observer in it would be compiled once
+more without.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+import warnings
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torchmetrics import Metric
+
+from lightning_recipe.step import LossCall, NetCall, Step
+from lightning_recipe.structure import by_parameter, snapshot, tensors
+
+if TYPE_CHECKING:
+    from types import FrameType, TracebackType
+
+LOSSES: dict[Callable[..., Any], str] = {
+    getattr(F, name): name
+    for name in (
+        "binary_cross_entropy",
+        "binary_cross_entropy_with_logits",
+        "cosine_embedding_loss",
+        "cross_entropy",
+        "ctc_loss",
+        "gaussian_nll_loss",
+        "hinge_embedding_loss",
+        "huber_loss",
+        "kl_div",
+        "l1_loss",
+        "linear_cross_entropy",
+        "margin_ranking_loss",
+        "mse_loss",
+        "multi_margin_loss",
+        "multilabel_margin_loss",
+        "multilabel_soft_margin_loss",
+        "nll_loss",
+        "poisson_nll_loss",
+        "smooth_l1_loss",
+        "soft_margin_loss",
+        "triplet_margin_loss",
+        "triplet_margin_with_distance_loss",
+    )
+    if hasattr(F, name)  # linear_cross_entropy is new in torch 2.13
+}
+MAX_ELEMENTS = 2**20
+"""Elements kept of a prediction and its target (whole examples from the front), so that memory stays bounded."""
+
+_TORCH = str(Path(torch.__file__).parent)
+_WRAPPER = str(Path(__file__).with_name("probe.py"))
+
+
+class Observers:
+    """The hooks and the function mode of one step, entered and left together, last in, first out."""
+
+    def __init__(self, pl_module: nn.Module) -> None:
+        self.error: Exception | None = None
+        self._net_calls: list[NetCall] = []
+        self._losses: list[tuple[LossCall, Tensor]] = []
+        self._stacks: list[tuple[Any, ...]] = []  # of each loss, where it was called from
+        self._roots: list[Tensor] = []
+        self._from_net: dict[int, weakref.ref[Tensor]] = {}
+        self._compiled: list[str] = []
+        self._depth = 0
+        self._recording = False  # the outermost module being called has parameters
+        self._continues = False  # the outermost module being called works on what came out of the network
+        self._in_backward = False
+        self._paused = False
+        self._pl_module = pl_module
+        self._mode = _LossMode(self)
+        self._undo: list[Callable[[], None]] = []
+
+    # -- entering and leaving
+
+    def __enter__(self) -> None:
+        if getattr(self._pl_module, "_compiler_ctx", None) is not None:
+            self._compiled.append("the LightningModule")  # hooks would become part of the compiled step
+        else:
+            for name, module in _observable(self._pl_module):
+                self._hook(name, module)
+        self._mode.__enter__()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not self._paused:
+            self._mode.__exit__(kind, error, trace)
+        for undo in reversed(self._undo):
+            undo()
+
+    def _hook(self, name: str, module: nn.Module) -> None:
+        compiled_in_place = getattr(module, "_compiled_call_impl", None)
+        if compiled_in_place is not None:  # hooks would be traced into the compiled code: stand in front of it
+
+            @functools.wraps(compiled_in_place)
+            def observed(*args: Any, **kwargs: Any) -> Any:
+                output = None
+                self._before(name, module, args, kwargs)
+                try:
+                    output = compiled_in_place(*args, **kwargs)
+                finally:
+                    self._after(output)
+                return output
+
+            module.__dict__["_compiled_call_impl"] = observed
+            self._undo.append(lambda: module.__dict__.update(_compiled_call_impl=compiled_in_place))
+            return
+
+        def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            self._before(name, module, args, kwargs)
+
+        def after(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:  # noqa: ARG001
+            self._after(output)
+
+        self._undo.append(module.register_forward_pre_hook(before, with_kwargs=True).remove)
+        self._undo.append(module.register_forward_hook(after, with_kwargs=True, always_call=True).remove)
+
+    # -- calls of modules
+
+    def _before(self, name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if torch.compiler.is_compiling() or self._in_backward:  # activation checkpointing calls modules again
+            return
+        self._depth += 1
+        has_parameters = next(module.parameters(), None) is not None
+        if self._depth == 1:
+            self._continues = any(self._is_from_net(tensor) for _, tensor in tensors((args, kwargs)))
+            self._recording = has_parameters
+            if has_parameters:
+                self._safely(self._record_call, name, module, args, kwargs)
+        if has_parameters and _is_compiled(module):
+            self._compiled.append(name or "the LightningModule")
+            self._paused = torch.overrides._get_current_function_mode() is self._mode  # noqa: SLF001 - no public reader
+            if self._paused:
+                self._mode.__exit__(None, None, None)
+
+    def _after(self, output: Any) -> None:
+        if torch.compiler.is_compiling() or self._in_backward:
+            return
+        if self._paused:
+            self._mode.__enter__()
+            self._paused = False
+        self._depth -= 1
+        if self._depth == 0 and (self._recording or self._continues):
+            self._mark_from_net(output)
+        if self._depth == 0 and self._recording:
+            self._safely(self._record_output, output)
+
+    def _record_call(self, name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        frozen_args, frozen_kwargs = snapshot(args), snapshot(kwargs)
+        copies = dict(tensors(by_parameter(module, frozen_args, frozen_kwargs)))
+        inputs = {
+            (f"{name}.{path}" if name else path): copies[path]
+            for path, tensor in tensors(by_parameter(module, args, kwargs))
+            if path in copies and not self._is_from_net(tensor)
+        }
+        self._net_calls.append(NetCall(name, module, frozen_args, frozen_kwargs, inputs))
+
+    def _record_output(self, output: Any) -> None:
+        cut = {path: _cut(tensor) for path, tensor in tensors(output)}
+        call = self._net_calls[-1]
+        self._net_calls[-1] = replace(call, output=cut.get("", cut) if cut else output)
+
+    # -- calls of functions, from the mode
+
+    def see(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        """Take note of one call of a torch function."""
+        if function in LOSSES and isinstance(output, Tensor):
+            self._safely(self._record_loss, function, args, kwargs, output)
+        if self._depth == 0 and any(self._is_from_net(t) for _, t in tensors((args, kwargs))):
+            self._mark_from_net(output)
+
+    def backward(self, loss: Tensor) -> None:
+        """Take note of what backward was called on."""
+        self._roots.append(loss)
+
+    def _record_loss(
+        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], value: Tensor
+    ) -> None:
+        if any(value is known for _, known in self._losses):  # seen twice: by the tracer, and by an eager backend
+            return
+        where, stack = _caller()
+        if stack in self._stacks:  # a loop
+            i = self._stacks.index(stack)
+            call, first = self._losses[i]
+            self._losses[i] = (replace(call, times=call.times + 1), first)
+            return
+        self._stacks.append(stack)
+        bound = inspect.signature(function).bind(*args, **kwargs)
+        bound.apply_defaults()
+        prediction, target = bound.arguments.get("input"), bound.arguments.get("target")
+        examples = prediction.shape[0] if isinstance(prediction, Tensor) and prediction.ndim else 1
+        call = LossCall(
+            LOSSES[function],
+            function,
+            _cut_arguments(bound.arguments),
+            _cut(value),
+            examples,
+            where,
+            isinstance(target, Tensor) and (target.requires_grad or self._is_from_net(target)),
+        )
+        self._losses.append((call, value))
+
+    # -- what came out of the network
+
+    def _mark_from_net(self, output: Any) -> None:
+        for _, tensor in tensors(output):
+            self._from_net[id(tensor)] = weakref.ref(tensor)
+
+    def _is_from_net(self, tensor: Tensor) -> bool:
+        known = self._from_net.get(id(tensor))
+        return known is not None and known() is tensor
+
+    # -- the end of the step
+
+    def conclude(self, batch: Any, output: Any, *, training: bool) -> Step:
+        """What the step did; in training without the losses that it did not learn from."""
+        for call in self._mode.traced:
+            self._safely(self._record_loss, *call)
+        returned = output.get("loss") if isinstance(output, Mapping) else output
+        roots = [*self._roots, *([returned] if isinstance(returned, Tensor) else [])]
+        losses = self._losses
+        if training:
+            reached = _ancestors(roots)
+            losses = [(call, value) for call, value in losses if value.grad_fn in reached]
+        loss = roots[0].detach().clone() if roots else None
+        return Step(batch, loss, self._net_calls, [call for call, _ in losses], self._compiled)
+
+    def _safely(self, record: Callable[..., None], *args: Any) -> None:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                record(*args)
+        except Exception as error:  # noqa: BLE001 - the user's step must go on
+            self.error = self.error or error
+
+
+class _LossMode(TorchFunctionMode):
+    """Sees every call of a torch function, the losses of ``torch.nn.functional`` among them."""
+
+    def __init__(self, observers: Observers) -> None:
+        super().__init__()
+        self._observers = observers
+        self.traced: list[tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], Any]] = []
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is Tensor.backward:
+            self._observers.backward(args[0])
+            self._observers._in_backward = True  # noqa: SLF001
+            try:
+                return func(*args, **kwargs)
+            finally:
+                self._observers._in_backward = False  # noqa: SLF001
+        output = func(*args, **kwargs)
+        if torch.compiler.is_compiling():  # a compiled function, outside of any compiled module
+            if func in LOSSES:
+                self.traced.append((func, args, kwargs, output))
+        else:
+            self._observers.see(func, args, kwargs, output)
+        return output
+
+
+def _observable(module: nn.Module, name: str = "", seen: set[int] | None = None) -> Iterator[tuple[str, nn.Module]]:
+    """Modules whose calls can be seen; nothing inside compiled and scripted ones, no metrics, no loss modules."""
+    seen = set() if seen is None else seen
+    if id(module) in seen or isinstance(module, Metric | nn.modules.loss._Loss):  # noqa: SLF001 - their only common base
+        return
+    seen.add(id(module))
+    yield name, module
+    if not (_is_compiled(module) or isinstance(module, torch.jit.ScriptModule)):
+        for child_name, child in module.named_children():
+            yield from _observable(child, f"{name}.{child_name}" if name else child_name, seen)
+
+
+def _is_compiled(module: nn.Module) -> bool:
+    """Whether `module` is ``torch.compile(net)``, or had its ``compile()`` called; loss modules of no weight aside."""
+    return isinstance(module.__dict__.get("_modules", {}).get("_orig_mod"), nn.Module) or (
+        getattr(module, "_compiled_call_impl", None) is not None
+    )
+
+
+def _cut(tensor: Tensor, keep: int | None = None) -> Tensor:
+    if keep is None and tensor.ndim and tensor.numel() > MAX_ELEMENTS:
+        keep = max(1, MAX_ELEMENTS * tensor.shape[0] // tensor.numel())
+    copy: Tensor = snapshot(tensor if keep is None else tensor[:keep])
+    return copy
+
+
+def _cut_arguments(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of a loss, those with a value per example cut to the same examples."""
+    prediction = arguments.get("input")
+    if not (isinstance(prediction, Tensor) and prediction.ndim and prediction.numel() > MAX_ELEMENTS):
+        return {name: _cut(value) if isinstance(value, Tensor) else value for name, value in arguments.items()}
+    keep = max(1, MAX_ELEMENTS * prediction.shape[0] // prediction.numel())
+    cut = {}
+    for name, value in arguments.items():
+        per_example = (
+            isinstance(value, Tensor)
+            and value.ndim > 0
+            and value.shape[0] == prediction.shape[0]
+            and (name in {"input", "target", "var"} or value.ndim == prediction.ndim)
+        )
+        cut[name] = _cut(value, keep if per_example else None) if isinstance(value, Tensor) else value
+    return cut
+
+
+def _ancestors(roots: list[Tensor]) -> set[Any]:
+    """All nodes of the autograd graph that `roots` were computed from."""
+    reached: set[Any] = set()
+    waiting = [root.grad_fn for root in roots if root.grad_fn is not None]
+    while waiting:
+        node = waiting.pop()
+        if node not in reached:
+            reached.add(node)
+            waiting.extend(parent for parent, _ in node.next_functions if parent is not None)
+    return reached
+
+
+def _caller() -> tuple[str, tuple[Any, ...]]:
+    """File and line of the innermost code that is not torch's, and the calls that led there from the step."""
+    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 - inspect.stack() reads source files
+    where, stack = "", []
+    while frame is not None and frame.f_code.co_filename != _WRAPPER:
+        if not frame.f_code.co_filename.startswith((_TORCH, __file__)):
+            where = where or f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"
+            stack.append((frame.f_code, frame.f_lasti))
+        frame = frame.f_back
+    return where or "compiled code", tuple(stack)

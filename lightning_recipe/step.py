@@ -1,0 +1,98 @@
+"""What one step did: values, recorded by the observers, judged by the checks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from lightning_recipe.structure import leading_size
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class NetCall:
+    """One call of an outermost module that has parameters, as it was when it happened.
+
+    Attributes:
+        name: The module's name in the LightningModule, ``""`` for the LightningModule itself.
+        module: The module called.
+        args: Positional arguments, tensors detached and cloned.
+        kwargs: Keyword arguments, likewise.
+        inputs: The tensors among the arguments that came from outside the network, by where they entered
+            (``"net.x"``); those computed by an earlier call are left out.
+        output: What it returned, tensors detached and cloned, cut to whole examples of at most
+            ``observers.MAX_ELEMENTS``.
+
+    """
+
+    name: str
+    module: nn.Module
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    inputs: dict[str, Tensor]
+    output: Any = None
+
+
+@dataclass(frozen=True)
+class LossCall:
+    """The calls of a loss function of ``torch.nn.functional`` from one place in the code.
+
+    Attributes:
+        name: The function's name, such as ``"cross_entropy"``.
+        function: The function itself.
+        arguments: Its arguments by name, defaults included, as they were: ``function(**arguments)`` is the loss again.
+            Tensors are detached, and cut to the first whole examples of at most ``observers.MAX_ELEMENTS``.
+        value: The loss of all examples: a scalar, or what ``reduction="none"`` gives.
+        examples: Size of dimension 0 of the prediction, before cutting.
+        where: The line that called it, such as ``"model.py:42"``.
+        target_from_net: Whether the target was itself computed by the network (self-distillation, codebooks).
+        times: How often that place called it in the step; all else describes the first call.
+
+    """
+
+    name: str
+    function: Callable[..., Tensor]
+    arguments: dict[str, Any]
+    value: Tensor
+    examples: int
+    where: str
+    target_from_net: bool
+    times: int = 1
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one step did.
+
+    Attributes:
+        batch: The step's first argument, by reference.
+        loss: The loss: what the step returned, or the first tensor that ``backward`` was called on.
+        net_calls: Calls of outermost modules with parameters, in order.
+        loss_calls: Loss functions that `loss` was computed from, in order; all of them in a validation step.
+        compiled: Names of compiled modules, within which loss functions are not seen.
+
+    """
+
+    batch: Any
+    loss: Tensor | None = None
+    net_calls: list[NetCall] = field(default_factory=list)
+    loss_calls: list[LossCall] = field(default_factory=list)
+    compiled: list[str] = field(default_factory=list)
+
+    @property
+    def inputs(self) -> dict[str, Tensor]:
+        """The tensors that entered the network from outside, by where they first entered."""
+        found: dict[str, Tensor] = {}
+        for call in self.net_calls:
+            for name, tensor in call.inputs.items():
+                found.setdefault(name, tensor)
+        return found
+
+    @property
+    def batch_size(self) -> int | None:
+        """Number of examples: the size that most of the network's inputs (else the batch's tensors) share."""
+        return leading_size(self.inputs) or leading_size(self.batch)

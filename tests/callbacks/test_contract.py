@@ -1,0 +1,310 @@
+"""The promises of every exported callback, found by introspection."""
+
+import copy
+import inspect
+import json
+import pickle
+import random
+import warnings
+from pathlib import Path
+
+import lightning.pytorch as L
+import numpy as np
+import pytest
+import torch
+import yaml
+from lightning.pytorch.cli import LightningCLI
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from patients import Healthy
+from torch.utils.data import DataLoader
+
+import lightning_recipe
+from lightning_recipe import Check, FailedCheckError, Finding, RecipeCallback, Status
+
+CALLBACKS = [type(callback) for callback in lightning_recipe.recipe()]
+each_callback = pytest.mark.parametrize("callback", CALLBACKS, ids=lambda c: c.__name__)
+each_and_all = pytest.mark.parametrize(
+    "make",
+    [*((lambda c=c: [c()]) for c in CALLBACKS), lightning_recipe.recipe],
+    ids=[*(c.__name__ for c in CALLBACKS), "recipe()"],
+)
+
+
+# -- do no harm
+
+
+class Watched(Healthy):
+    """Healthy, with randomness from all streams in its data and a record of what it was given."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def training_step(self, batch, batch_idx):
+        self.seen.append(batch[0].sum().item())
+        noise = random.random() + np.random.rand()  # noqa: NPY002 - the global streams are the point
+        return super().training_step((batch[0] + 0.01 * noise * torch.randn_like(batch[0]), batch[1]), batch_idx)
+
+    def train_dataloader(self):
+        return DataLoader(self.data(128, 1), 32, shuffle=True)
+
+
+def plain(value):
+    """Optimiser states and the like, comparable."""
+    if isinstance(value, torch.Tensor):
+        return value.tolist()
+    if isinstance(value, dict):
+        return {k: plain(v) for k, v in value.items()}
+    return [plain(v) for v in value] if isinstance(value, (list, tuple)) else value
+
+
+def traces(trainer, module):
+    return {
+        "weights and buffers": plain(module.state_dict()),
+        "optimiser": plain([o.state_dict() for o in trainer.optimizers]),
+        "scheduler": plain([c.scheduler.state_dict() for c in trainer.lr_scheduler_configs]),
+        "torch stream": torch.get_rng_state().tolist(),
+        "numpy stream": np.random.get_state()[1].tolist(),  # noqa: NPY002
+        "python stream": random.getstate(),
+        "modes": [m.training for m in module.modules()],
+        "hooks": [(len(m._forward_hooks), len(m._forward_pre_hooks), len(m._backward_hooks)) for m in module.modules()],
+        "gradients wanted": [p.requires_grad for p in module.parameters()],
+        "attributes": sorted(module.__dict__),
+        "logged": plain(trainer.logged_metrics),
+        "callback metrics": plain(trainer.callback_metrics),
+        "data": module.seen,
+        "function modes": torch.overrides._get_current_function_mode(),
+        "grad mode": torch.is_grad_enabled(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+@each_and_all
+@pytest.mark.parametrize(
+    "settings", [{}, {"accumulate_grad_batches": 2, "gradient_clip_val": 0.1}, {"precision": "bf16-mixed"}]
+)
+def test_the_run_is_left_untouched(fit, make, settings):
+    runs = []
+    for callbacks in ([], make()):
+        torch.manual_seed(1)
+        module = Watched()
+        runs.append(traces(fit(module, callbacks, **settings), module))
+    bare, full = runs
+    assert len(bare["data"]) == 8
+    for name in bare:
+        assert bare[name] == full[name], name
+
+
+@each_and_all
+def test_checkpoints_hold_the_same(fit, make, tmp_path):
+    states = []
+    for i, callbacks in enumerate(([], make())):
+        torch.manual_seed(1)
+        trainer = fit(Watched(), callbacks)
+        trainer.save_checkpoint(tmp_path / f"{i}.ckpt")
+        states.append(torch.load(tmp_path / f"{i}.ckpt", weights_only=False))
+    for state in states:
+        state.pop("callbacks")
+    assert plain(states[0]) == plain(states[1])
+
+
+# -- verdicts
+
+
+@each_callback
+def test_healthy_passes(fit, callback):
+    instance = callback()
+    fit(Healthy(), [instance])
+    assert {f.status for f in instance.findings} == {Status.PASSED}, instance.findings
+
+
+@each_callback
+def test_findings_survive_json(fit, callback):
+    instance = callback()
+    trainer = fit(Healthy(), [instance])
+    with open(f"{trainer.logger.log_dir}/recipe.json", encoding="utf-8") as file:  # noqa: PTH123
+        content = json.load(file, parse_constant=pytest.fail)
+    assert content["version"] == 1
+    assert [Finding.from_dict(f) for f in content["findings"]] == instance.findings
+    for finding in instance.findings:
+        assert finding.check == callback.__name__
+        assert finding.message
+        assert finding.why
+
+
+@each_callback
+def test_works_when_fitted_twice(fit, callback):
+    instance = callback()
+    for _ in range(2):
+        fit(Healthy(), [instance])
+        assert {f.status for f in instance.findings} == {Status.PASSED}
+    assert len({f.message for f in instance.findings}) == len(instance.findings)
+
+
+@each_callback
+def test_a_second_fit_of_the_same_trainer_goes_on(fit, callback):
+    instance, module = callback(), Healthy()
+    trainer = fit(module, [instance], max_epochs=1)
+    trainer.fit_loop.max_epochs = 2
+    trainer.fit(module)
+    assert {f.status for f in instance.findings} <= {Status.PASSED, Status.SKIPPED}
+
+
+# -- when things break
+
+
+@each_callback
+def test_a_crash_inside_becomes_skipped(fit, callback, monkeypatch):
+    """Whatever the callback calls on its way to a verdict raises; training goes on."""
+
+    def crash(*args, **kwargs):
+        msg = "boom"
+        raise LookupError(msg)
+
+    monkeypatch.setattr("lightning_recipe.probe.Probe.result", crash)
+    monkeypatch.setattr("lightning_recipe.probe.Probe.attach", crash)
+    instance = callback()
+    trainer = fit(Healthy(), [instance])
+    assert trainer.state.finished
+    assert trainer.global_step == 16
+    assert Status.SKIPPED in {f.status for f in instance.findings}
+    assert any("boom" in f.message for f in instance.findings)
+    assert len(instance.findings) <= 2, "said once, not at every step"
+
+
+@each_callback
+def test_a_step_that_raises_raises_as_ever(fit, callback):
+    class Broken(Healthy):
+        def training_step(self, batch, batch_idx):
+            if batch_idx == 1:
+                msg = "mine"
+                raise RuntimeError(msg)
+            return super().training_step(batch, batch_idx)
+
+    module = Broken()
+    with pytest.raises(RuntimeError, match="mine"):
+        fit(module, [callback()])
+    assert "training_step" not in module.__dict__
+    assert torch.overrides._get_current_function_mode() is None
+
+
+@each_and_all
+@pytest.mark.parametrize("which", ["none", "csv", "tensorboard second", "fast_dev_run", "no validation"])
+def test_any_logger(fit, make, tmp_path, which, capsys):
+    settings = {
+        "none": {"logger": False},
+        "csv": {"logger": CSVLogger(tmp_path)},
+        "tensorboard second": {"logger": [CSVLogger(tmp_path), TensorBoardLogger(tmp_path)]},
+        "fast_dev_run": {"fast_dev_run": True},
+        "no validation": {"limit_val_batches": 0},
+    }[which]
+    callbacks = make()
+    trainer = fit(Healthy(), callbacks, **settings)
+    assert trainer.state.finished
+    reports = list(tmp_path.rglob("recipe.json"))
+    assert len(reports) == (0 if which == "fast_dev_run" else 1)
+    printed = capsys.readouterr().out
+    for instance in callbacks:
+        assert instance.findings
+        assert {f.status for f in instance.findings} <= {Status.PASSED, Status.SKIPPED}
+        assert printed.count(f" {type(instance).__name__}: ") == len(instance.findings)
+    assert printed.count("no TensorBoard logger") == (which in {"none", "csv"})
+
+
+class BlocksTheReport(L.Callback):
+    """Something else stands where the report should go."""
+
+    def on_fit_start(self, trainer, pl_module):
+        Path(trainer.logger.log_dir, "recipe.json").mkdir(parents=True)
+
+
+@each_and_all
+def test_a_report_that_can_not_be_written_costs_one_warning(fit, make):
+    callbacks = make()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")
+        trainer = fit(Healthy(), [BlocksTheReport(), *callbacks])
+    assert trainer.global_step == 16
+    assert [str(w.message)[:44] for w in caught if "recipe" in str(w.message)] == [
+        "lightning_recipe could not write its report:"
+    ]
+    assert {f.status for c in callbacks for f in c.findings} == {Status.PASSED}
+
+
+@each_callback
+def test_strict_passes_what_is_healthy(fit, callback):
+    if issubclass(callback, Check):
+        fit(Healthy(), [callback(strict=True)])
+
+
+def test_strict_stops_the_run_after_publishing(fit):
+    class Failing(Check):
+        section, why = lightning_recipe.Section.MISTAKES, "a test"
+
+        def on_train_batch_end(self, trainer, *_):
+            self.conclude(trainer, [self.failed("wrong", fix="right"), self.passed("fine")])
+
+    check = Failing(strict=True)
+    with pytest.raises(FailedCheckError, match="Failing: wrong Fix: right"):
+        fit(Healthy(), [check])
+    assert [f.status for f in check.findings] == [Status.FAILED, Status.PASSED]
+
+
+# -- construction
+
+
+@each_callback
+def test_arguments_are_keywords_with_defaults_and_documented(callback):
+    assert issubclass(callback, RecipeCallback)
+    parameters = [p for p in inspect.signature(callback.__init__).parameters.values() if p.name != "self"]
+    for parameter in parameters:
+        assert parameter.kind is inspect.Parameter.KEYWORD_ONLY, parameter
+        assert parameter.default is not inspect.Parameter.empty, parameter
+        assert f"{parameter.name}:" in inspect.getdoc(callback), f"{parameter.name} is not documented"
+    assert "Example:" in inspect.getdoc(callback)
+    if issubclass(callback, Check):
+        assert "strict" in [p.name for p in parameters]
+        assert callback(strict=True).strict is True
+
+
+@each_callback
+def test_picklable_before_and_after(fit, callback):
+    instance = callback()
+    assert type(pickle.loads(pickle.dumps(instance))) is callback  # noqa: S301
+    fit(Healthy(), [instance])
+    assert pickle.loads(pickle.dumps(instance)).findings == instance.findings  # noqa: S301
+    assert copy.deepcopy(instance).findings == instance.findings
+
+
+def test_lightning_cli_builds_all_from_yaml(tmp_path, monkeypatch):
+    config = {
+        "trainer": {
+            "accelerator": "cpu",
+            "max_epochs": 1,
+            "logger": False,
+            "enable_checkpointing": False,
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+            "default_root_dir": str(tmp_path),
+            "callbacks": [
+                {"class_path": f"lightning_recipe.{c.__name__}", "init_args": _plain_defaults(c)} for c in CALLBACKS
+            ],
+        }
+    }
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(config), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    cli = LightningCLI(Healthy, args=["fit", f"--config={path}"], save_config_callback=None)
+    built = [c for c in cli.trainer.callbacks if isinstance(c, RecipeCallback)]
+    assert [type(c) for c in built] == CALLBACKS
+    assert all(c.findings for c in built)
+
+
+def _plain_defaults(callback):
+    parameters = inspect.signature(callback.__init__).parameters.values()
+    return {p.name: p.default for p in parameters if p.name != "self" and p.default is not None}
+
+
+def test_recipe_takes_strict():
+    assert all(c.strict for c in lightning_recipe.recipe(strict=True) if isinstance(c, Check))
+    assert isinstance(lightning_recipe.recipe()[0], L.Callback)

@@ -1,0 +1,359 @@
+import math
+
+import pytest
+import torch
+from patients import CLASSES, FEATURES, Healthy, InitTooLarge
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
+
+from lightning_recipe import InitLossCheck, Status
+
+# -- healthy: false alarms come first
+
+
+class Variant(Healthy):
+    """A healthy module with another batch size, target, output and loss."""
+
+    outputs, batch_size, n = CLASSES, 32, 256
+
+    def __init__(self):
+        super().__init__()
+        self.net[-1] = nn.Linear(32, self.outputs)
+        self.accuracy = None
+
+    def forward(self, x):
+        out = self.net(x)
+        return out.squeeze(1) if self.outputs == 1 else out
+
+    def training_step(self, batch, batch_idx):
+        return self.loss(self(batch[0]), batch[1])
+
+    def target(self, x, y):
+        return y
+
+    def train_dataloader(self):
+        x, y = self.data(self.n, 1).tensors
+        return DataLoader(TensorDataset(x, self.target(x, y)), self.batch_size, shuffle=True)
+
+
+class Regression(Variant):
+    outputs = 1
+    mean, std = 0.0, 1.0
+
+    def loss(self, out, y):
+        return F.mse_loss(out, y)
+
+    def target(self, x, y):
+        return self.mean + self.std * x[:, 0]
+
+
+class Imbalanced(Variant):
+    outputs, share = 1, 0.1
+
+    def loss(self, out, y):
+        return F.binary_cross_entropy_with_logits(out, y)
+
+    def target(self, x, y):
+        return (torch.arange(len(x)) % round(1 / self.share) == 0).float()
+
+    def train_dataloader(self):
+        x, y = self.data(200, 1).tensors
+        return DataLoader(TensorDataset(x, self.target(x, y)), 100)
+
+
+class ImbalancedWithBias(Imbalanced):
+    def __init__(self):
+        super().__init__()
+        nn.init.constant_(self.net[-1].bias, math.log(self.share / (1 - self.share)))
+
+
+class Positives(Variant):
+    def loss(self, out, y):
+        return F.nll_loss(out.log_softmax(1), y)
+
+
+class Counts(Regression):
+    def loss(self, out, y):
+        return F.poisson_nll_loss(out, y.clamp(-1, 1).exp().round())
+
+
+def only(check):
+    assert len(check.findings) == 1, check.findings
+    return check.findings[0]
+
+
+def judged(fit, module, **settings):
+    check = InitLossCheck()
+    fit(module, [check], max_steps=2, limit_val_batches=0, **settings)
+    return only(check)
+
+
+def test_healthy_passes_with_the_numbers(fit):
+    finding = judged(fit, Healthy())
+    assert finding.status is Status.PASSED
+    assert finding.evidence["know_nothing"] == pytest.approx(math.log(CLASSES), rel=1e-4)
+    assert finding.evidence["measured"] == pytest.approx(math.log(CLASSES), rel=0.2)
+    assert finding.evidence["best_constant"] <= finding.evidence["know_nothing"]
+    assert "patients.py" in finding.message
+
+
+@pytest.mark.parametrize("module", [Regression, Positives, Counts, ImbalancedWithBias])
+def test_other_losses_pass(fit, module):
+    assert judged(fit, module()).status is Status.PASSED
+
+
+@pytest.mark.parametrize("module", [Variant, Regression, Positives])
+@pytest.mark.parametrize("batch_size", [1, 2, 8])
+def test_small_batches_never_alarm(fit, module, batch_size):
+    for seed in range(20):
+        torch.manual_seed(seed)
+        healthy = module()
+        healthy.batch_size = batch_size
+        if batch_size == 1:
+            healthy.net[1] = nn.Identity()
+        finding = judged(fit, healthy, seed=seed)
+        unknowable = module is Regression and batch_size < 8
+        assert finding.status is (Status.SKIPPED if unknowable else Status.PASSED), (seed, finding)
+        assert not unknowable or f"{batch_size} targets" in finding.message
+
+
+@pytest.mark.parametrize("accumulate", [1, 4])
+def test_accumulation_does_not_divide_the_measured_loss(fit, accumulate):
+    finding = judged(fit, Healthy(), accumulate_grad_batches=accumulate)
+    assert finding.evidence["measured"] == pytest.approx(math.log(CLASSES), rel=0.2)
+
+
+def test_contrastive_and_adversarial_losses_are_no_leak(fit):
+    class Contrastive(Variant):
+        def loss(self, out, y):
+            z = F.normalize(self.net[0](self.x), dim=1)
+            return F.cross_entropy(z @ z.T / 0.02, torch.arange(len(z)))  # each example finds itself at once
+
+        def training_step(self, batch, batch_idx):
+            self.x = batch[0]
+            return super().training_step(batch, batch_idx)
+
+    assert judged(fit, Contrastive()).status is Status.PASSED
+
+
+# -- diseases
+
+
+def test_output_layer_too_large(fit):
+    finding = judged(fit, InitTooLarge())
+    assert finding.status is Status.FAILED
+    assert finding.evidence["measured"] > 10 * finding.evidence["know_nothing"]
+    assert "net.4" in finding.fix
+
+
+def test_inputs_not_scaled(fit):
+    class Unscaled(Healthy):
+        def __init__(self):
+            super().__init__()
+            self.net = nn.Sequential(nn.Linear(FEATURES, 32), nn.ReLU(), nn.Linear(32, CLASSES))
+
+        def data(self, n, seed):
+            x, y = super().data(n, seed).tensors
+            return TensorDataset(200 * x, y)
+
+    finding = judged(fit, Unscaled())
+    assert finding.status in {Status.WARNING, Status.FAILED}
+    assert "input x 2" in finding.fix  # its standard deviation of about 200
+
+
+def test_targets_not_scaled(fit):
+    class Tiny(Regression):
+        std = 0.001
+
+    assert judged(fit, Tiny()).status is Status.FAILED
+
+
+def test_a_mean_of_fifty_suggests_a_bias_of_fifty(fit):
+    class Fifty(Regression):
+        mean, std = 50.0, 10.0
+
+    finding = judged(fit, Fifty())
+    assert finding.status is Status.WARNING
+    assert finding.evidence["measured"] > 10 * finding.evidence["best_constant"]
+    assert float(finding.fix.rsplit(": ", 1)[1]) == pytest.approx(50, abs=6)
+    assert "net.4" in finding.fix
+
+
+def test_an_output_layer_without_bias_is_named(fit):
+    class NoBias(Regression):
+        mean, std = 50.0, 10.0
+
+        def __init__(self):
+            super().__init__()
+            self.net[-1] = nn.Linear(32, 1, bias=False)
+
+    assert "net.4 has no bias" in judged(fit, NoBias()).fix
+
+
+def test_one_positive_in_ten_suggests_its_log_odds(fit):
+    finding = judged(fit, Imbalanced())
+    assert finding.status is Status.WARNING
+    assert finding.fix.endswith("-2.197")
+
+
+def test_one_class_of_several_in_unshuffled_batches(fit):
+    class Sorted(Variant):
+        outputs = 10
+
+        def train_dataloader(self):
+            x, _ = self.data(256, 1).tensors
+            return DataLoader(TensorDataset(x, (torch.arange(256) % 20) // 18), 64)
+
+    finding = judged(fit, Sorted())
+    assert finding.status is Status.WARNING
+    assert "8 of 10 classes do not occur" in finding.fix
+
+
+def test_target_leaks_into_the_input(fit):
+    class Leak(Variant):
+        def training_step(self, batch, batch_idx):
+            x, y = batch
+            return self.loss(self(x) + 8 * F.one_hot(y, CLASSES), y)
+
+    finding = judged(fit, Leak())
+    assert finding.status is Status.WARNING
+    assert finding.evidence["measured"] < 0.5 * finding.evidence["best_constant"]
+
+
+def test_cross_entropy_over_one_class(fit):
+    class OneClass(Variant):
+        outputs = 1
+
+        def forward(self, x):
+            return self.net(x)
+
+        def target(self, x, y):
+            return torch.zeros_like(y)
+
+    assert judged(fit, OneClass()).status is Status.FAILED
+
+
+@pytest.mark.parametrize("where", ["input", "target", "prediction", "nowhere"])
+def test_nan_is_traced_to_its_carrier(fit, where):
+    class Broken(Regression):
+        def training_step(self, batch, batch_idx):
+            x, y = batch
+            out = self(torch.where(x > 1, torch.nan, x) if where == "input" else x)
+            if where == "prediction":
+                out = out.clamp(max=0).sqrt()
+            return self.loss(out, y / 0 if where == "target" else y)
+
+        def loss(self, out, y):
+            return super().loss(out, y) * (0 * out.sum() / 0 if where == "nowhere" else 1)
+
+    finding = judged(fit, Broken())
+    if where == "nowhere":  # mse_loss itself is finite here
+        assert finding.status is Status.PASSED
+        return
+    assert finding.status is Status.FAILED
+    expected = {"input": "NaN or Inf in input x", "target": "NaN or Inf in the target", "prediction": "the prediction"}
+    assert expected[where] in finding.message
+    assert math.isnan(finding.evidence["measured"]) or math.isinf(finding.evidence["measured"])
+
+
+def test_all_targets_ignored(fit):
+    class Ignored(Variant):
+        def target(self, x, y):
+            return torch.full_like(y, -100)
+
+    finding = judged(fit, Ignored())
+    assert finding.status is Status.FAILED
+    assert "ignore_index" in finding.message
+
+
+# -- several losses, and none
+
+
+def test_several_losses_are_each_judged(fit, events):
+    class MultiTask(Regression):
+        outputs = CLASSES + 1
+
+        def loss(self, out, y):
+            return F.mse_loss(out[:, 0], y) + F.cross_entropy(1000 * out[:, 1:], (y > 0).long())
+
+    check = InitLossCheck()
+    trainer = fit(MultiTask(), [check], max_steps=2, limit_val_batches=0)
+    assert [f.status for f in check.findings] == [Status.PASSED, Status.FAILED]
+    scalars = events(trainer).Tags()["scalars"]
+    names = {"measured", "know_nothing", "best_constant"}
+    assert {tag for tag in scalars if tag.startswith("InitLossCheck")} >= (
+        {f"InitLossCheck/{n}" for n in names} | {f"InitLossCheck/{n} 2" for n in names}
+    )
+
+
+def test_scalars_are_the_evidence(fit, events):
+    check = InitLossCheck()
+    written = events(fit(Healthy(), [check]))
+    for name, value in only(check).evidence.items():
+        (point,) = written.Scalars(f"InitLossCheck/{name}")
+        assert point.value == pytest.approx(value)
+
+
+def test_skipped_with_the_reason(fit):
+    class ByHand(Regression):
+        def loss(self, out, y):
+            return (out - y).square().mean()
+
+    class Distilled(Regression):
+        def training_step(self, batch, batch_idx):
+            with torch.no_grad():
+                teacher = self(batch[0])
+            return F.mse_loss(self(batch[0]), 2 * teacher)
+
+    class Triplet(Variant):
+        def loss(self, out, y):
+            return F.triplet_margin_loss(out, out.roll(1, 0), out.roll(2, 0))
+
+    class Zeros(Regression):
+        std = 0.0
+
+    for module, reason in [
+        (ByHand, "none of the loss functions"),
+        (Distilled, "computed by the network"),
+        (Triplet, "triplet_margin_loss"),
+        (Zeros, "already perfect"),
+    ]:
+        finding = judged(fit, module())
+        assert finding.status is Status.SKIPPED
+        assert reason in finding.message
+
+
+def test_a_loss_by_hand_that_is_nan_fails(fit):
+    class NanByHand(Regression):
+        def loss(self, out, y):
+            return (out - y).sum() * torch.nan
+
+    assert judged(fit, NanByHand()).status is Status.FAILED
+
+
+def test_resumed_runs_are_skipped(fit, tmp_path):
+    trainer = fit(Healthy(), max_epochs=1)
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    check = InitLossCheck()
+    from lightning.pytorch import Trainer  # noqa: PLC0415
+
+    again = Trainer(max_epochs=2, callbacks=[check], logger=False, accelerator="cpu", enable_checkpointing=False,
+                    enable_progress_bar=False, enable_model_summary=False, default_root_dir=tmp_path)  # fmt: skip
+    again.fit(Healthy(), ckpt_path=tmp_path / "last.ckpt", weights_only=False)
+    assert only(check).status is Status.SKIPPED
+    assert "resumes at step 8" in only(check).message
+
+
+def test_no_step_at_all(fit):
+    check = InitLossCheck()
+    fit(Healthy(), [check], limit_train_batches=0)
+    assert check.findings == [] or only(check).status is Status.SKIPPED
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"warn_ratio": 0.5}, {"warn_ratio": 5, "fail_ratio": 2}, {"bias_share": 0}, {"bias_share": 1.5}]
+)
+def test_bad_arguments(arguments):
+    with pytest.raises(ValueError, match=r"ratio|share"):
+        InitLossCheck(**arguments)

@@ -1,0 +1,78 @@
+"""The rules of the house, kept by a test."""
+
+import ast
+import importlib
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+
+import lightning_recipe
+
+PACKAGE = Path(lightning_recipe.__file__).parent
+FILES = {path.relative_to(PACKAGE).as_posix(): path for path in sorted(PACKAGE.rglob("*.py"))}
+CALLBACKS = {name: path for name, path in FILES.items() if name.startswith("callbacks/") and "__init__" not in name}
+DOORS = {  # a foreign package, and who may import it
+    "matplotlib": r"figures/.*",
+    "rich": r"report\.py",
+    "tqdm": r"report\.py",
+    "sklearn": r"demo\.py",
+    "torch.utils.tensorboard": r"tensorboard\.py",
+    "tensorboard": r"tensorboard\.py",
+    "torch.overrides": r"observers\.py",
+}
+
+
+def imports(path):
+    """Names of the modules that a file imports, those for type checking only left out."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING":
+            node.body = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_doors(name):
+    for module in imports(FILES[name]):
+        for foreign, allowed in DOORS.items():
+            if module == foreign or module.startswith(f"{foreign}."):
+                assert re.fullmatch(allowed, name), f"{name} imports {module}"
+        assert module != "matplotlib.pyplot", "pyplot keeps figures alive and changes global state"
+
+
+@pytest.mark.parametrize("name", CALLBACKS)
+def test_callbacks_do_not_import_each_other(name):
+    assert not [m for m in imports(CALLBACKS[name]) if m.startswith("lightning_recipe.callbacks")]
+
+
+@pytest.mark.parametrize("name", [n for n in FILES if not n.startswith(("callbacks/", "__init__", "recipe", "demo"))])
+def test_machinery_knows_no_check(name):
+    assert not [m for m in imports(FILES[name]) if m.startswith("lightning_recipe.callbacks")]
+
+
+@pytest.mark.parametrize("name", CALLBACKS)
+def test_one_class_per_file_named_after_it(name):
+    module = importlib.import_module(f"lightning_recipe.callbacks.{CALLBACKS[name].stem}")
+    own = [
+        c for c in vars(module).values()
+        if inspect.isclass(c) and c.__module__ == module.__name__ and issubclass(c, lightning_recipe.RecipeCallback)
+    ]  # fmt: skip
+    assert [re.sub(r"(?<!^)(?=[A-Z])", "_", c.__name__).lower() for c in own] == [CALLBACKS[name].stem]
+    assert own[0].__name__ in lightning_recipe.__all__
+    assert own[0] in map(type, lightning_recipe.recipe())
+
+
+def test_recipe_is_in_the_order_of_its_public_names():
+    names = [type(callback).__name__ for callback in lightning_recipe.recipe()]
+    assert names == [name for name in lightning_recipe.__all__ if name in names]
+
+
+def test_no_file_says_nothing():
+    assert not [n for n in FILES if Path(n).stem in {"utils", "helpers", "common", "base", "core", "misc", "manager"}]

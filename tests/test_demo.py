@@ -1,0 +1,26 @@
+"""The demo, as a user runs it: in a process of its own."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+
+def demo(folder, *arguments):
+    command = [sys.executable, "-m", "lightning_recipe.demo", "--dir", str(folder), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)  # noqa: S603
+    (path,) = folder.rglob("recipe.json")
+    return done.stdout, json.loads(path.read_text(encoding="utf-8"))["findings"]
+
+
+def test_demo_passes_and_ends_in_the_command(tmp_path):
+    printed, findings = demo(tmp_path, "--epochs", "2")
+    assert {f["status"] for f in findings} == {"passed"}
+    assert printed.strip().splitlines()[-1].startswith("TensorBoard tensorboard --logdir ")
+
+
+@pytest.mark.parametrize("check", ["InitLossCheck"])
+def test_broken_demo_shows_what_failing_looks_like(tmp_path, check):
+    _, findings = demo(tmp_path, "--broken", "--epochs", "2")
+    assert check in {f["check"] for f in findings if f["status"] == "failed"}

@@ -1,0 +1,334 @@
+import copy
+import inspect
+from dataclasses import dataclass
+
+import lightning.pytorch as L
+import pytest
+import torch
+import torch.nn.functional as F
+from patients import Healthy
+from torch import nn
+from torchmetrics.classification import BinaryAccuracy
+
+from lightning_recipe.observers import LOSSES, MAX_ELEMENTS
+from lightning_recipe.probe import Probe
+
+X, Y = torch.randn(8, 3), torch.arange(8) % 2
+
+
+class Plain(nn.Module):
+    """A module with one step, written by each test."""
+
+    def __init__(self, step=None, **children):
+        super().__init__()
+        self.step = step
+        for name, child in children.items():
+            setattr(self, name, child)
+
+    def forward(self, x):
+        return self.net(x)
+
+    def training_step(self, batch, batch_idx=0):
+        return self.step(self, batch)
+
+
+def observe(step, batch=(X, Y), **children):
+    children.setdefault("net", nn.Linear(3, 2))
+    module = Plain(step, **children)
+    probe = Probe.attach(module, "training_step")
+    module.training_step(batch, 0)
+    return probe.result()
+
+
+# -- the network
+
+
+def test_the_outermost_call_is_the_network():
+    step = observe(lambda m, b: F.cross_entropy(m(b[0]), b[1]))
+    assert [(c.name, list(c.inputs)) for c in step.net_calls] == [("", ["x"])]
+    assert torch.equal(step.inputs["x"], X)
+    assert step.net_calls[0].output.shape == (8, 2)
+    assert step.batch_size == 8
+
+
+def test_submodules_called_directly_are_the_network_and_what_flows_between_them_is_no_input():
+    def step(m, b):
+        hidden = m.pool(m.encoder(b[0])).relu()
+        return F.mse_loss(m.head(hidden.detach()), m.head(hidden))
+
+    seen = observe(step, encoder=nn.Linear(3, 4), pool=nn.Flatten(), head=nn.Linear(4, 1))
+    assert [c.name for c in seen.net_calls] == ["encoder", "head", "head"]
+    assert list(seen.inputs) == ["encoder.input"]
+
+
+def test_nested_inputs_are_named_by_where_they_entered():
+    @dataclass
+    class Graph:
+        nodes: torch.Tensor
+        name: str = "g"
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(3, 1)
+
+        def forward(self, batch, *, graph, scale=1.0, **rest):
+            return self.layer(batch["image"]) + self.layer(graph.nodes) + self.layer(rest["extra"][0])
+
+    def step(m, b):
+        return m.net({"image": b, "path": ["a"]}, graph=Graph(b), extra=(b,)).sum()
+
+    assert list(observe(step, X, net=Net()).inputs) == ["net.batch.image", "net.graph.nodes", "net.extra[0]"]
+
+
+def test_inputs_are_kept_as_they_entered():
+    def step(m, b):
+        x = b[0].clone()
+        loss = m(x).sum()
+        x.data.zero_()
+        return loss
+
+    assert torch.equal(observe(step).inputs["x"], X)
+
+
+def test_metrics_and_loss_modules_are_not_the_network():
+    def step(m, b):
+        logits = m.net(b[0])
+        m.metric(logits[:, 0], b[1])
+        return m.criterion(logits, b[1])
+
+    seen = observe(step, metric=BinaryAccuracy(), criterion=nn.CrossEntropyLoss())
+    assert [c.name for c in seen.net_calls] == ["net"]
+
+
+def test_activation_checkpointing_does_not_count_calls_twice():
+    def step(m, b):
+        torch.utils.checkpoint.checkpoint(m.net, b[0], use_reentrant=False).sum().backward()
+
+    seen = observe(step)
+    assert [c.name for c in seen.net_calls] == ["net"]
+    assert seen.loss is not None
+
+
+# -- the loss
+
+
+ARGUMENTS = {
+    "cosine_embedding_loss": (X, X + 1, torch.ones(8)),
+    "ctc_loss": (torch.randn(9, 8, 5), torch.ones(8, 2).long(), torch.full((8,), 9), torch.full((8,), 2)),
+    "gaussian_nll_loss": (X, X + 1, torch.ones(8, 3)),
+    "linear_cross_entropy": (X, torch.randn(2, 3), Y),
+    "margin_ranking_loss": (X, X + 1, torch.ones(8, 3)),
+    "multilabel_margin_loss": (X, torch.tensor([[0, -1, -1]] * 8)),
+    "triplet_margin_loss": (X, X + 1, X - 1),
+    "triplet_margin_with_distance_loss": (X, X + 1, X - 1),
+}
+CLASS_TARGETS = {"cross_entropy", "nll_loss", "multi_margin_loss"}
+
+
+@pytest.mark.parametrize("name", sorted(LOSSES.values()))
+def test_every_loss_function_is_seen(name):
+    arguments = ARGUMENTS.get(name) or (X, Y if name in CLASS_TARGETS else torch.rand(8, 3))
+    function = getattr(F, name)
+
+    def step(m, b):
+        first = m.scale.sigmoid() * arguments[0] if name == "binary_cross_entropy" else m.scale * arguments[0]
+        return function(first.sigmoid() if name == "binary_cross_entropy" else first, *arguments[1:])
+
+    module = Plain(step)
+    module.scale = nn.Parameter(torch.ones(()))
+    probe = Probe.attach(module, "training_step")
+    loss = module.training_step((X, Y))
+    (call,) = probe.result().loss_calls
+    assert call.name == name
+    assert torch.equal(call.value, loss.detach())
+    assert torch.allclose(call.function(**call.arguments), loss)
+    assert call.where.startswith("test_probe.py:")
+
+
+def test_all_losses_of_torch_are_known():
+    names = {n for n in dir(F) if n.endswith(("_loss", "cross_entropy", "kl_div", "with_logits")) and n[0] != "_"}
+    assert names == set(LOSSES.values())
+
+
+@pytest.mark.parametrize(
+    "module", [m for m in vars(nn.modules.loss).values() if inspect.isclass(m) and m.__name__ in {"MSELoss", "L1Loss"}]
+)
+def test_loss_modules_are_seen(module):
+    (call,) = observe(lambda m, b: m.criterion(m(b[0])[:, 0], b[1].float()), criterion=module()).loss_calls
+    assert call.name == {"MSELoss": "mse_loss", "L1Loss": "l1_loss"}[module.__name__]
+
+
+def test_several_losses_each_with_its_options():
+    def step(m, b):
+        out = m(b[0])
+        return F.cross_entropy(out, b[1], label_smoothing=0.1) + 0.5 * F.mse_loss(out[:, 0], b[1].float())
+
+    first, second = observe(step).loss_calls
+    assert (first.name, first.arguments["label_smoothing"]) == ("cross_entropy", 0.1)
+    assert (second.name, second.arguments["reduction"]) == ("mse_loss", "mean")
+
+
+def test_a_loss_in_a_loop_is_one_call():
+    def step(m, b):
+        return sum(F.mse_loss(m(b[0])[:, 0], b[1].float()) for _ in range(5))
+
+    (call,) = observe(step).loss_calls
+    assert call.times == 5
+
+
+def test_the_same_helper_called_from_two_places_is_two_calls():
+    def helper(a, b):
+        return F.mse_loss(a, b)
+
+    def step(m, b):
+        out = m(b[0])
+        return helper(out[:, 0], b[1].float()) + helper(out[:, 1], 2.0 * b[1])
+
+    assert [call.arguments["target"].max().item() for call in observe(step).loss_calls] == [1.0, 2.0]
+
+
+def test_what_is_only_logged_is_no_part_of_the_loss():
+    def step(m, b):
+        out = m(b[0])
+        F.l1_loss(out[:, 0], b[1].float())
+        with torch.no_grad():
+            F.mse_loss(out[:, 0], b[1].float())
+        return {"loss": F.cross_entropy(out, b[1]), "out": out}
+
+    assert [call.name for call in observe(step).loss_calls] == ["cross_entropy"]
+
+
+def test_manual_backward_ends_in_the_loss():
+    def step(m, b):
+        loss = F.cross_entropy(m(b[0]), b[1])
+        (3 * loss).backward()
+
+    seen = observe(step)
+    assert [call.name for call in seen.loss_calls] == ["cross_entropy"]
+    assert torch.isclose(seen.loss, 3 * seen.loss_calls[0].value)
+
+
+def test_a_loss_by_hand_is_known_by_its_value():
+    seen = observe(lambda m, b: m(b[0]).square().mean())
+    assert seen.loss_calls == []
+    assert seen.loss > 0
+
+
+def test_a_target_that_the_network_computed_is_told_apart():
+    def step(m, b):
+        teacher = F.normalize(m.net(b[0]).detach())
+        return F.mse_loss(m.net(b[0]), teacher) + F.mse_loss(m.net(b[0])[:, 0], b[1] / 2)
+
+    assert [call.target_from_net for call in observe(step).loss_calls] == [True, False]
+
+
+def test_memory_is_bounded_and_examples_stay_together():
+    x = torch.randn(64, 2**15)
+    y = torch.arange(64) % 2
+    module = Plain(lambda m, b: F.mse_loss(m.scale * b[0], b[0] + 1))
+    module.scale = nn.Parameter(torch.ones(()))
+    probe = Probe.attach(module, "training_step")
+    module.training_step((x, y))
+    (call,) = probe.result().loss_calls
+    assert call.examples == 64
+    assert call.arguments["input"].shape == call.arguments["target"].shape == (MAX_ELEMENTS // 2**15, 2**15)
+    assert torch.equal(call.arguments["target"], x[:32] + 1)
+
+
+# -- precision and compilation
+
+
+def test_autocast():
+    def step(m, b):
+        with torch.autocast("cpu", torch.bfloat16):
+            return F.cross_entropy(m(b[0]), b[1])
+
+    seen = observe(step)
+    assert seen.net_calls[0].output.dtype == torch.bfloat16
+    assert [call.name for call in seen.loss_calls] == ["cross_entropy"]
+
+
+@pytest.mark.parametrize("how", ["torch.compile", "module.compile", "loss", "criterion"])
+def test_compiled_code_runs_as_it_would(how):
+    """The network is compiled once, probed or not, and computes the same numbers."""
+
+    def run(*, probed):
+        torch._dynamo.reset()
+        graphs = []
+
+        def backend(graph, inputs):
+            graphs.append(graph)
+            return graph.forward
+
+        torch.manual_seed(0)
+        module = Plain(net=nn.Sequential(nn.Linear(3, 4), nn.GELU(), nn.Linear(4, 2)), criterion=nn.CrossEntropyLoss())
+        loss = F.cross_entropy
+        if how == "torch.compile":
+            module.net = torch.compile(module.net, backend=backend)
+        elif how == "module.compile":
+            module.net.compile(backend=backend)
+        elif how == "loss":
+            loss = torch.compile(F.cross_entropy, backend=backend)
+        else:
+            loss = module.criterion = torch.compile(module.criterion, backend=backend)
+        module.step = lambda m, b: loss(m.net(b[0]), b[1])
+        probe = Probe.attach(module, "training_step") if probed else None
+        losses = [module.training_step((X, Y)).item() for _ in range(3)]
+        return losses, len(graphs), probe and probe.result()
+
+    bare, bare_graphs, _ = run(probed=False)
+    losses, graphs, seen = run(probed=True)
+    assert losses == bare
+    assert [call.name for call in seen.loss_calls] == ["cross_entropy"]
+    assert [call.name for call in seen.net_calls] == ["net"]
+    assert list(seen.inputs) == ["net.input"]
+    if how in {"torch.compile", "module.compile"}:
+        assert graphs == bare_graphs
+
+
+# -- leaving no trace
+
+
+def test_the_module_is_as_before():
+    module = Healthy()
+    before = copy.copy(module.__dict__)
+    hooks = [(len(m._forward_hooks), len(m._forward_pre_hooks)) for m in module.modules()]
+    probe = Probe.attach(module, "training_step")
+    assert Probe.attach(module, "training_step") is probe
+    module.log = lambda *a, **k: None
+    module.training_step(next(iter(module.train_dataloader())), 0)
+    del module.__dict__["log"]
+    assert module.__dict__.keys() == before.keys()
+    assert [(len(m._forward_hooks), len(m._forward_pre_hooks)) for m in module.modules()] == hooks
+    assert torch.overrides._get_current_function_mode() is None
+
+
+def test_a_step_that_raises_leaves_no_trace():
+    module = Plain(lambda m, b: m(b[0]) @ b[1], net=nn.Linear(3, 2))
+    probe = Probe.attach(module, "training_step")
+    with pytest.raises(RuntimeError):
+        module.training_step((X, Y))
+    assert "training_step" not in module.__dict__
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in module.modules())
+    assert torch.overrides._get_current_function_mode() is None
+    assert probe.result() is None
+
+
+def test_a_step_without_batch_idx_keeps_its_signature():
+    class NoIndex(L.LightningModule):
+        def training_step(self, batch):
+            return batch.sum()
+
+    module = NoIndex()
+    Probe.attach(module, "training_step")
+    assert list(inspect.signature(module.training_step).parameters) == ["batch"]
+
+
+def test_a_failed_observation_is_reported_and_harmless(monkeypatch):
+    monkeypatch.setattr("lightning_recipe.observers._caller", lambda: 1 // 0)
+    module = Plain(lambda m, b: F.cross_entropy(m(b[0]), b[1]), net=nn.Linear(3, 2))
+    probe = Probe.attach(module, "training_step")
+    assert module.training_step((X, Y)).isfinite()
+    with pytest.raises(RuntimeError, match="ZeroDivisionError"):
+        probe.result()

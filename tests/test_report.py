@@ -1,0 +1,104 @@
+import json
+
+import pytest
+import torch
+from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar
+from patients import Healthy, InitTooLarge
+
+from lightning_recipe import Finding, InitLossCheck, Section, Status, report
+
+
+def finding(status=Status.FAILED, **changes):
+    values = {"check": "A", "message": "5, not 2", "evidence": {"x": 1.0}, "why": "because", "fix": "make it 2"}
+    return Finding(status=status, **{**values, **changes})
+
+
+@pytest.mark.parametrize("value", [0.0, -1.5, float("inf"), float("-inf")])
+def test_findings_survive_json(value):
+    original = finding(evidence={"value": value}, section=Section.DATA, step=7)
+    text = report.to_json([original])
+    content = json.loads(text, parse_constant=pytest.fail)
+    assert content["version"] == report.SCHEMA_VERSION
+    assert Finding.from_dict(content["findings"][0]) == original
+
+
+def test_nan_survives_json():
+    (restored,) = json.loads(report.to_json([finding(evidence={"value": float("nan")})]))["findings"]
+    assert Finding.from_dict(restored).evidence["value"] != Finding.from_dict(restored).evidence["value"]
+
+
+def test_why_and_fix_only_when_something_is_wrong():
+    shown = {status: len(report.lines(finding(status))) for status in Status}
+    assert shown == {Status.FAILED: 3, Status.WARNING: 3, Status.PASSED: 1, Status.SKIPPED: 1}
+
+
+def test_markdown_is_a_table_whatever_a_message_holds():
+    text = report.markdown([finding(Status.PASSED), finding(message="a | b\n<script>")])
+    header, _, first, second = text.splitlines()
+    assert header.count("|") == 5
+    assert first.startswith("| **failed** |")  # what failed comes first
+    assert "<script>" not in first
+    assert second.startswith("| passed |")
+
+
+def test_an_unfinished_write_leaves_the_file_whole(tmp_path, monkeypatch):
+    path = tmp_path / "recipe.json"
+    report.write_json([finding()], path)
+    monkeypatch.setattr("pathlib.Path.replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        report.write_json([finding(), finding()], path)
+    assert len(json.loads(path.read_text())["findings"]) == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["recipe.json"]
+
+
+@pytest.mark.parametrize("bar", [RichProgressBar, TQDMProgressBar, None])
+def test_each_finding_is_printed_once_and_the_table_ends_the_run(fit, capsys, bar):
+    callbacks = [InitLossCheck(), *([bar()] if bar else [])]
+    fit(InitTooLarge(), callbacks, enable_progress_bar=bar is not None)
+    printed = capsys.readouterr().out
+    assert printed.count("InitLossCheck: cross_entropy") == 1
+    assert printed.count("why: ") == 1
+    end = printed[printed.index("lightning_recipe ") :].rstrip()
+    assert end.count("InitLossCheck") == 1
+    assert "tensorboard --logdir" in end.splitlines()[-1]
+    assert end.splitlines()[-1].endswith("--samples_per_plugin images=100")  # on one line, to be copied
+
+
+def test_the_table_ends_a_run_that_fails(fit, capsys):
+    class Broken(Healthy):
+        def on_train_epoch_end(self):
+            msg = "mine"
+            raise RuntimeError(msg)
+
+    with pytest.raises(RuntimeError, match="mine"):
+        fit(Broken(), [InitLossCheck()])
+    assert "tensorboard --logdir" in capsys.readouterr().out
+
+
+def test_the_text_card_is_the_table(fit, events):
+    check = InitLossCheck()
+    written = events(fit(Healthy(), [check]))
+    text = written.Tensors("recipe/text_summary")[-1].tensor_proto.string_val[0].decode()
+    assert text == report.markdown(check.findings)
+
+
+def test_only_rank_zero_reports(fit, capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr("lightning.pytorch.Trainer.is_global_zero", False)
+    check = InitLossCheck()
+    fit(Healthy(), [check])
+    assert [f.status for f in check.findings] == [Status.PASSED]
+    assert "InitLossCheck" not in capsys.readouterr().out
+    assert not list(tmp_path.rglob("recipe.json"))
+
+
+def test_steps_are_those_of_lightnings_loggers(fit, events):
+    class Late(InitLossCheck):
+        def on_train_epoch_end(self, trainer, pl_module):
+            self.publish(trainer, self.passed("now", epoch=trainer.current_epoch))
+
+    callback = Late()
+    written = events(fit(Healthy(), [callback], accumulate_grad_batches=2))
+    assert [f.step for f in callback.findings] == [0, 4, 8]
+    assert [e.step for e in written.Scalars("Late/epoch")] == [4]
+    assert written.Scalars("Late/epoch 2")[0].step == 8
+    assert torch.tensor([e.step for e in written.Scalars("epoch")]).max() >= 7
