@@ -126,7 +126,8 @@ def references(call: LossCall, batch_size: int | None = None) -> References:
     of_batch = batch_size if batch_size and call.examples == rows else rows  # after a cut only rows are known
     width = classes or 1
     dense = prediction.numel() // width > of_batch
-    has_prior = best > floor and counted >= classes and not _contrastive(call)
+    varied = best - floor > 1e-6 * abs(know_nothing - floor)  # else all targets are the same, as those of a GAN
+    has_prior = varied and counted >= classes and not _contrastive(call)
     return References(measured, know_nothing, best, constant.detach(), floor, counted, dense, classes, has_prior)
 
 

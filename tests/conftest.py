@@ -20,8 +20,8 @@ def fit(tmp_path):
     """Fit a module for two epochs, quietly, on the CPU; returns its trainer."""
 
     def run(module, callbacks=(), *, train=None, val=None, seed=0, **settings):
-        settings = {"max_epochs": 2, "logger": TensorBoardLogger(tmp_path), **QUIET, **settings}
-        trainer = L.Trainer(accelerator="cpu", default_root_dir=tmp_path, callbacks=list(callbacks), **settings)
+        settings = {"accelerator": "cpu", "max_epochs": 2, "logger": TensorBoardLogger(tmp_path), **QUIET, **settings}
+        trainer = L.Trainer(default_root_dir=tmp_path, callbacks=list(callbacks), **settings)
         L.seed_everything(seed, verbose=False)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=r".*(does not have many workers|smaller than the logging).*")
