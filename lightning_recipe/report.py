@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 FILE_NAME = "recipe.json"
 SCHEMA_VERSION = 1
+NBSP = "\u00a0"  # TensorBoard squeezes columns by their longest text and breaks words: spaces in the header widen them
 STYLES = {Status.PASSED: "green", Status.WARNING: "yellow", Status.FAILED: "bold red", Status.SKIPPED: "dim"}
 
 
@@ -113,13 +114,15 @@ def markdown(findings: Sequence[Finding]) -> str:
     r"""The same table for TensorBoard's Text tab and for pull requests.
 
     Example:
-        >>> print(markdown([Finding("A", Status.FAILED, "5 | 6", fix="make it 2")]))
+        >>> print(markdown([Finding("A", Status.FAILED, "5 | 6", fix="x")]).replace(NBSP, ""))
         | status | check | found | what to do |
         |---|---|---|---|
-        | **failed** | A | 5 \| 6 | make it 2 |
+        | **failed** | A | 5 \| 6 | x |
 
     """
-    rows = ["| status | check | found | what to do |", "|---|---|---|---|"]
+    longest = sum(max((len(getattr(f, name)) for f in findings), default=0) for name in ("message", "fix"))
+    status, check = "status" + NBSP * (longest // 5), "check" + NBSP * (longest // 2)
+    rows = [f"| {status} | {check} | found | what to do |", "|---|---|---|---|"]
     for finding in by_urgency(findings):
         status = finding.status.value
         loud = finding.status in {Status.FAILED, Status.WARNING}

@@ -140,7 +140,7 @@ def end(fit, module, callbacks, **settings):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         trainer = fit(module, callbacks, **settings)
-    state = copy.deepcopy({k: v for k, v in module.state_dict().items()})
+    state = copy.deepcopy(dict(module.state_dict()))
     return trainer, state, torch.get_rng_state()
 
 
