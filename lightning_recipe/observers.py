@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 import sys
 import warnings
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +26,7 @@ from torch.overrides import TorchFunctionMode
 from torchmetrics import Metric
 
 from lightning_recipe.step import LossCall, NetCall, Step
-from lightning_recipe.structure import by_parameter, snapshot, tensors
+from lightning_recipe.structure import by_parameter, cut, cut_arguments, snapshot, storage, tensors
 
 if TYPE_CHECKING:
     from types import FrameType, TracebackType
@@ -58,10 +59,7 @@ LOSSES: dict[Callable[..., Any], str] = {
     )
     if hasattr(F, name)  # linear_cross_entropy is new in torch 2.13
 }
-MAX_ELEMENTS = 2**20
-"""Elements kept of a prediction and its target (whole examples from the front), so that memory stays bounded."""
-
-_TORCH = str(Path(torch.__file__).parent)
+_TORCH = str(Path(torch.__file__).parent) + os.sep
 _WRAPPER = str(Path(__file__).with_name("probe.py"))
 
 
@@ -77,6 +75,7 @@ class Observers:
         self._from_net: dict[int, weakref.ref[Tensor]] = {}
         self._compiled: list[str] = []
         self._depth = 0
+        self._entered: set[int] = set()  # where the arguments of the outermost module being called are stored
         self._recording = False  # the outermost module being called has parameters
         self._continues = False  # the outermost module being called works on what came out of the network
         self._in_backward = False
@@ -138,6 +137,7 @@ class Observers:
         self._depth += 1
         has_parameters = next(module.parameters(), None) is not None
         if self._depth == 1:
+            self._entered = {storage(tensor) for _, tensor in tensors((args, kwargs))}
             self._continues = any(self._is_from_net(tensor) for _, tensor in tensors((args, kwargs)))
             self._recording = has_parameters
             if has_parameters:
@@ -156,7 +156,8 @@ class Observers:
             self._paused = False
         self._depth -= 1
         if self._depth == 0 and (self._recording or self._continues):
-            self._mark_from_net(output)
+            passed_through = self._entered if not self._continues else set()  # labels handed on, in graph networks
+            self._mark_from_net(output, passed_through)
         if self._depth == 0 and self._recording:
             self._safely(self._record_output, output)
 
@@ -171,9 +172,9 @@ class Observers:
         self._net_calls.append(NetCall(name, module, frozen_args, frozen_kwargs, inputs))
 
     def _record_output(self, output: Any) -> None:
-        cut = {path: _cut(tensor) for path, tensor in tensors(output)}
+        kept = {path: cut(tensor) for path, tensor in tensors(output)}
         call = self._net_calls[-1]
-        self._net_calls[-1] = replace(call, output=cut.get("", cut) if cut else output)
+        self._net_calls[-1] = replace(call, output=kept.get("", kept) if kept else output)
 
     # -- calls of functions, from the mode
 
@@ -181,7 +182,9 @@ class Observers:
         """Take note of one call of a torch function."""
         if function in LOSSES and isinstance(output, Tensor):
             self._safely(self._record_loss, function, args, kwargs, output)
-        if self._depth == 0 and any(self._is_from_net(t) for _, t in tensors((args, kwargs))):
+        name = getattr(function, "__name__", "")
+        new = name.endswith("_like") or name.startswith("new_")  # takes only the shape of its argument
+        if self._depth == 0 and not new and any(self._is_from_net(t) for _, t in tensors((args, kwargs))):
             self._mark_from_net(output)
 
     def backward(self, loss: Tensor) -> None:
@@ -207,8 +210,8 @@ class Observers:
         call = LossCall(
             LOSSES[function],
             function,
-            _cut_arguments(bound.arguments),
-            _cut(value),
+            cut_arguments(bound.arguments),
+            cut(value),
             examples,
             where,
             isinstance(target, Tensor) and (target.requires_grad or self._is_from_net(target)),
@@ -217,9 +220,10 @@ class Observers:
 
     # -- what came out of the network
 
-    def _mark_from_net(self, output: Any) -> None:
+    def _mark_from_net(self, output: Any, passed_through: Collection[int] = ()) -> None:
         for _, tensor in tensors(output):
-            self._from_net[id(tensor)] = weakref.ref(tensor)
+            if tensor.requires_grad or storage(tensor) not in passed_through:
+                self._from_net[id(tensor)] = weakref.ref(tensor)
 
     def _is_from_net(self, tensor: Tensor) -> bool:
         known = self._from_net.get(id(tensor))
@@ -298,31 +302,6 @@ def _is_compiled(module: nn.Module) -> bool:
     return isinstance(module.__dict__.get("_modules", {}).get("_orig_mod"), nn.Module) or (
         getattr(module, "_compiled_call_impl", None) is not None
     )
-
-
-def _cut(tensor: Tensor, keep: int | None = None) -> Tensor:
-    if keep is None and tensor.ndim and tensor.numel() > MAX_ELEMENTS:
-        keep = max(1, MAX_ELEMENTS * tensor.shape[0] // tensor.numel())
-    copy: Tensor = snapshot(tensor if keep is None else tensor[:keep])
-    return copy
-
-
-def _cut_arguments(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Arguments of a loss, those with a value per example cut to the same examples."""
-    prediction = arguments.get("input")
-    if not (isinstance(prediction, Tensor) and prediction.ndim and prediction.numel() > MAX_ELEMENTS):
-        return {name: _cut(value) if isinstance(value, Tensor) else value for name, value in arguments.items()}
-    keep = max(1, MAX_ELEMENTS * prediction.shape[0] // prediction.numel())
-    cut = {}
-    for name, value in arguments.items():
-        per_example = (
-            isinstance(value, Tensor)
-            and value.ndim > 0
-            and value.shape[0] == prediction.shape[0]
-            and (name in {"input", "target", "var"} or value.ndim == prediction.ndim)
-        )
-        cut[name] = _cut(value, keep if per_example else None) if isinstance(value, Tensor) else value
-    return cut
 
 
 def _ancestors(roots: list[Tensor]) -> set[Any]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Any
 
-from lightning_recipe.observers import LOSSES, MAX_ELEMENTS, Observers
+from lightning_recipe.observers import LOSSES, Observers
 from lightning_recipe.step import LossCall, NetCall, Step
+from lightning_recipe.structure import MAX_ELEMENTS
 
 if TYPE_CHECKING:
     from torch import nn

@@ -12,6 +12,8 @@ import torch
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 
+MAX_ELEMENTS = 2**20
+"""Elements kept of a prediction and its target (whole examples from the front), so that memory stays bounded."""
 MAX_DEPTH = 6  # containers within containers; cyclic objects end here
 
 
@@ -119,3 +121,43 @@ def by_parameter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any
         else:
             named[name] = value
     return named
+
+
+def cut(tensor: Tensor, keep: int | None = None) -> Tensor:
+    """A detached clone of the first `keep` examples, by default of as many as `MAX_ELEMENTS` allow.
+
+    Example:
+        >>> cut(torch.zeros(4, 2**19)).shape
+        torch.Size([2, 524288])
+
+    """
+    if keep is None and tensor.ndim and tensor.numel() > MAX_ELEMENTS:
+        keep = max(1, MAX_ELEMENTS * tensor.shape[0] // tensor.numel())
+    copy: Tensor = snapshot(tensor if keep is None else tensor[:keep])
+    return copy
+
+
+def cut_arguments(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of a loss, those with a value per example cut to the same examples."""
+    prediction = arguments.get("input")
+    if not (isinstance(prediction, Tensor) and prediction.ndim and prediction.numel() > MAX_ELEMENTS):
+        return {name: cut(value) if isinstance(value, Tensor) else value for name, value in arguments.items()}
+    keep = max(1, MAX_ELEMENTS * prediction.shape[0] // prediction.numel())
+    kept = {}
+    for name, value in arguments.items():
+        per_example = (
+            isinstance(value, Tensor)
+            and value.ndim > 0
+            and value.shape[0] == prediction.shape[0]
+            and (name in {"input", "target", "var"} or value.ndim == prediction.ndim)
+        )
+        kept[name] = cut(value, keep if per_example else None) if isinstance(value, Tensor) else value
+    return kept
+
+
+def storage(tensor: Tensor) -> int:
+    """Where the values lie: the same for views of one tensor."""
+    try:
+        return tensor.untypedstorage().data_ptr()
+    except (NotImplementedError, RuntimeError):  # sparse and wrapped tensors have none
+        return id(tensor)

@@ -10,8 +10,9 @@ from patients import Healthy
 from torch import nn
 from torchmetrics.classification import BinaryAccuracy
 
-from lightning_recipe.observers import LOSSES, MAX_ELEMENTS
+from lightning_recipe.observers import LOSSES
 from lightning_recipe.probe import Probe
+from lightning_recipe.structure import MAX_ELEMENTS
 
 X, Y = torch.randn(8, 3), torch.arange(8) % 2
 
@@ -221,6 +222,22 @@ def test_a_target_that_the_network_computed_is_told_apart():
         return F.mse_loss(m.net(b[0]), teacher) + F.mse_loss(m.net(b[0])[:, 0], b[1] / 2)
 
     assert [call.target_from_net for call in observe(step).loss_calls] == [True, False]
+
+
+def test_a_target_that_only_passed_through_the_network_or_has_its_shape_is_none_of_its_own():
+    class HandsOn(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(3, 2)
+
+        def forward(self, x, y):
+            return self.layer(x), y.view(-1)
+
+    def step(m, b):
+        logits, y = m.net(*b)
+        return F.cross_entropy(logits, y) + F.mse_loss(logits, torch.ones_like(logits))
+
+    assert [call.target_from_net for call in observe(step, net=HandsOn()).loss_calls] == [False, False]
 
 
 def test_memory_is_bounded_and_examples_stay_together():
