@@ -135,14 +135,9 @@ class Observers:
         if torch.compiler.is_compiling() or self._in_backward:  # activation checkpointing calls modules again
             return
         self._depth += 1
-        has_parameters = next(module.parameters(), None) is not None
         if self._depth == 1:
-            self._entered = {storage(tensor) for _, tensor in tensors((args, kwargs))}
-            self._continues = any(self._is_from_net(tensor) for _, tensor in tensors((args, kwargs)))
-            self._recording = has_parameters
-            if has_parameters:
-                self._safely(self._record_call, name, module, args, kwargs)
-        if has_parameters and _is_compiled(module):
+            self._safely(self._enter, name, module, args, kwargs)
+        if _is_compiled(module):
             self._compiled.append(name or "the LightningModule")
             self._paused = torch.overrides._get_current_function_mode() is self._mode  # noqa: SLF001 - no public reader
             if self._paused:
@@ -155,11 +150,22 @@ class Observers:
             self._mode.__enter__()
             self._paused = False
         self._depth -= 1
-        if self._depth == 0 and (self._recording or self._continues):
+        if self._depth == 0:
+            self._safely(self._leave, output)
+
+    def _enter(self, name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._entered = {storage(tensor) for _, tensor in tensors((args, kwargs))}
+        self._continues = any(self._is_from_net(tensor) for _, tensor in tensors((args, kwargs)))
+        self._recording = _has_parameters(module)
+        if self._recording:
+            self._record_call(name, module, args, kwargs)
+
+    def _leave(self, output: Any) -> None:
+        if self._recording or self._continues:
             passed_through = self._entered if not self._continues else set()  # labels handed on, in graph networks
             self._mark_from_net(output, passed_through)
-        if self._depth == 0 and self._recording:
-            self._safely(self._record_output, output)
+        if self._recording:
+            self._record_output(output)
 
     def _record_call(self, name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         frozen_args, frozen_kwargs = snapshot(args), snapshot(kwargs)
@@ -182,9 +188,13 @@ class Observers:
         """Take note of one call of a torch function."""
         if function in LOSSES and isinstance(output, Tensor):
             self._safely(self._record_loss, function, args, kwargs, output)
+        if self._depth == 0:
+            self._safely(self._follow, function, args, kwargs, output)
+
+    def _follow(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         name = getattr(function, "__name__", "")
         new = name.endswith("_like") or name.startswith("new_")  # takes only the shape of its argument
-        if self._depth == 0 and not new and any(self._is_from_net(t) for _, t in tensors((args, kwargs))):
+        if not new and any(self._is_from_net(tensor) for _, tensor in tensors((args, kwargs))):
             self._mark_from_net(output)
 
     def backward(self, loss: Tensor) -> None:
@@ -292,13 +302,21 @@ def _observable(module: nn.Module, name: str = "", seen: set[int] | None = None)
         return
     seen.add(id(module))
     yield name, module
-    if not (_is_compiled(module) or isinstance(module, torch.jit.ScriptModule)):
+    if not (_was_compiled(module) or isinstance(module, torch.jit.ScriptModule)):
         for child_name, child in module.named_children():
             yield from _observable(child, f"{name}.{child_name}" if name else child_name, seen)
 
 
+def _has_parameters(module: nn.Module) -> bool:
+    return next(module.parameters(), None) is not None
+
+
 def _is_compiled(module: nn.Module) -> bool:
-    """Whether `module` is ``torch.compile(net)``, or had its ``compile()`` called; loss modules of no weight aside."""
+    """Whether `module` is ``torch.compile(net)``, or had its ``compile()`` called; compiled losses have no weights."""
+    return _has_parameters(module) and _was_compiled(module)
+
+
+def _was_compiled(module: nn.Module) -> bool:
     return isinstance(module.__dict__.get("_modules", {}).get("_orig_mod"), nn.Module) or (
         getattr(module, "_compiled_call_impl", None) is not None
     )

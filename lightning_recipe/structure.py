@@ -158,6 +158,6 @@ def cut_arguments(arguments: dict[str, Any]) -> dict[str, Any]:
 def storage(tensor: Tensor) -> int:
     """Where the values lie: the same for views of one tensor."""
     try:
-        return tensor.untypedstorage().data_ptr()
+        return tensor.untyped_storage().data_ptr()
     except (NotImplementedError, RuntimeError):  # sparse and wrapped tensors have none
         return id(tensor)
