@@ -62,6 +62,11 @@ class References:
     classes: int
     has_prior: bool
 
+    @property
+    def evidence(self) -> dict[str, float]:
+        """The three losses, as the scalars are called."""
+        return {"measured": self.measured, "know_nothing": self.know_nothing, "best_constant": self.best_constant}
+
 
 def references(call: LossCall, batch_size: int | None = None) -> References:
     """Compute the references of one loss call.

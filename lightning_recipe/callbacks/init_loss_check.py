@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from lightning_recipe.callback import Check
 from lightning_recipe.diagnosis import bias_fix, carriers, output_layer, scale_fix
 from lightning_recipe.finding import Section
-from lightning_recipe.probe import Probe
+from lightning_recipe.first_step import FirstStepCheck
 from lightning_recipe.reference_losses import CERTAIN, NotComparableError, References, references
 
 if TYPE_CHECKING:
@@ -24,7 +23,7 @@ DENSE_SHARE = 2 / 3  # of know-nothing; a bias shared by many targets is learnt 
 MIN_TARGETS = 8  # fewer numbers do not tell their scale: their mean square may be near 0 by chance
 
 
-class InitLossCheck(Check):
+class InitLossCheck(FirstStepCheck):
     """Judges the loss of the very first training step, before any update, for each loss function in it.
 
     The step itself is observed; nothing is run twice. For each call of a loss function of ``torch.nn.functional``,
@@ -98,49 +97,10 @@ class InitLossCheck(Check):
         self.warn_ratio = warn_ratio
         self.fail_ratio = fail_ratio
         self.bias_share = bias_share
-        self._probe: Probe | None = None
-        self._done = False
 
-    # -- when
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Begin anew with each fit."""
-        super().setup(trainer, pl_module, stage)
-        if stage == "fit":
-            self._done = False
-
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
-        """Watch the first step of the run."""
-        if self._done:
-            return
-        if trainer.global_step > 0:
-            self._done = True
-            self.conclude(
-                trainer, [self.skipped(f"the run resumes at step {trainer.global_step}, past initialisation")]
-            )
-            return
-        with self.guarded(trainer):
-            self._probe = Probe.attach(pl_module, "training_step")
-
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        """Judge what was seen."""
-        if self._done or self._probe is None or not self._probe.ran:
-            return
-        probe, self._probe, self._done = self._probe, None, True
-        self.conclude(trainer, self.check(probe, pl_module))
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
-        """Say so when there was nothing to judge."""
-        if not self._done:
-            self._done, self._probe = True, None
-            self.conclude(trainer, [self.skipped("no training step was run")])
-
-    # -- what
-
-    def check(self, probe: Probe, pl_module: LightningModule) -> Iterator[Finding]:
+    def check(self, trainer: Trainer, pl_module: LightningModule, step: Step) -> Iterator[Finding]:  # noqa: ARG002
         """Judge each loss of the step."""
-        step = probe.result()
-        if step is None or step.loss is None:
+        if step.loss is None:
             yield self.skipped("training_step returned no loss and called backward on none")
         elif step.loss_calls:
             for call in step.loss_calls:
@@ -173,11 +133,6 @@ class InitLossCheck(Check):
             return self.skipped(f"{name}: {numbers} targets do not tell their scale; {MIN_TARGETS} are needed")
         outcome = judge(found, certain=call.name in CERTAIN, warn_ratio=self.warn_ratio, bias_share=self.bias_share)
         context = f"{name} starts at {found.measured:.4g}"
-        evidence = {
-            "measured": found.measured,
-            "know_nothing": found.know_nothing,
-            "best_constant": found.best_constant,
-        }
         layer = output_layer(pl_module, found.constant.numel())
         match outcome:
             case "one class":
@@ -194,7 +149,7 @@ class InitLossCheck(Check):
                 return verdict(
                     f"{context}, {ratio:.3g} times the {found.know_nothing:.4g} of knowing nothing",
                     fix=scale_fix(call, step, layer),
-                    **evidence,
+                    **found.evidence,
                 )
             case "too low":
                 return self.warning(
@@ -202,19 +157,19 @@ class InitLossCheck(Check):
                     "a single update",
                     fix="if the network is not pretrained, the target leaks into its input: look for it among "
                     + (", ".join(step.inputs) or "the tensors that enter the network"),
-                    **evidence,
+                    **found.evidence,
                 )
             case "needs bias":
                 return self.warning(
                     f"{context}, but the best constant prediction reaches {found.best_constant:.4g}: the first steps "
                     "will go into learning a constant",
                     fix=bias_fix(call, found, layer),
-                    **evidence,
+                    **found.evidence,
                 )
         return self.passed(
             f"{context}; knowing nothing gives {found.know_nothing:.4g}, the best constant {found.best_constant:.4g} "
             f"({found.examples} targets)",
-            **evidence,
+            **found.evidence,
         )
 
 

@@ -294,6 +294,7 @@ def test_lightning_cli_builds_all_from_yaml(tmp_path, monkeypatch):
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(config), encoding="utf-8")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["train.py"])
     cli = LightningCLI(Healthy, args=["fit", f"--config={path}"], save_config_callback=None)
     built = [c for c in cli.trainer.callbacks if isinstance(c, RecipeCallback)]
     assert [type(c) for c in built] == CALLBACKS
