@@ -87,8 +87,8 @@ class RecipeCallback(Callback):
         if not trainer.is_global_zero:
             return
         report.show(trainer, *report.lines(finding))
-        if trainer.fast_dev_run:  # type: ignore[attr-defined]
-            return  # promises to leave no files
+        if not _writes(trainer):
+            return
         everything = findings(trainer)
         try:
             report.write_json(everything, report.folder(trainer) / report.FILE_NAME)
@@ -125,7 +125,7 @@ class RecipeCallback(Callback):
         if not trainer.is_global_zero or _of_the_recipe(trainer)[-1:] != [self] or not findings(trainer):
             return
         footer = []
-        if not trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if _writes(trainer):
             look = tensorboard.command(trainer) or "no TensorBoard logger: numbers and pictures are left out"
             footer = [f"report      {report.folder(trainer) / report.FILE_NAME}", f"TensorBoard {look}"]
         report.close(trainer, findings(trainer), *footer)
@@ -159,6 +159,11 @@ class Check(RecipeCallback):
         failed = [finding for finding in self.findings[before:] if finding.status is Status.FAILED]
         if trainer.strategy.reduce_boolean_decision(bool(failed), all=False):
             raise FailedCheckError(failed)
+
+
+def _writes(trainer: Trainer) -> bool:
+    """Whether the run may leave files: not with ``fast_dev_run`` and ``barebones``, which promise none."""
+    return not (trainer.fast_dev_run or trainer.barebones)  # type: ignore[attr-defined]
 
 
 def _of_the_recipe(trainer: Trainer) -> list[Any]:

@@ -302,7 +302,7 @@ def _observable(module: nn.Module, name: str = "", seen: set[int] | None = None)
         return
     seen.add(id(module))
     yield name, module
-    if not (_was_compiled(module) or isinstance(module, torch.jit.ScriptModule)):
+    if not (was_compiled(module) or isinstance(module, torch.jit.ScriptModule)):
         for child_name, child in module.named_children():
             yield from _observable(child, f"{name}.{child_name}" if name else child_name, seen)
 
@@ -312,11 +312,12 @@ def _has_parameters(module: nn.Module) -> bool:
 
 
 def _is_compiled(module: nn.Module) -> bool:
-    """Whether `module` is ``torch.compile(net)``, or had its ``compile()`` called; compiled losses have no weights."""
-    return _has_parameters(module) and _was_compiled(module)
+    """Whether `module` is a compiled network; compiled losses have no weights, and are looked into."""
+    return _has_parameters(module) and was_compiled(module)
 
 
-def _was_compiled(module: nn.Module) -> bool:
+def was_compiled(module: nn.Module) -> bool:
+    """Whether `module` is what ``torch.compile`` returned, or was compiled in place."""
     return isinstance(module.__dict__.get("_modules", {}).get("_orig_mod"), nn.Module) or (
         getattr(module, "_compiled_call_impl", None) is not None
     )

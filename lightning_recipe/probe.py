@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from lightning_recipe.eager import losses_inside
 from lightning_recipe.observers import LOSSES, Observers
 from lightning_recipe.step import LossCall, NetCall, Step
 from lightning_recipe.structure import MAX_ELEMENTS
@@ -92,6 +94,9 @@ class Probe:
         try:
             batch = args[0] if args else next(iter(kwargs.values()), None)
             self.step = observers.conclude(batch, output, training=self._method == "training_step")
+            if self.step.compiled and not self.step.loss_calls:
+                with suppress(Exception):  # then they stay unseen, and the checks say so
+                    self.step.loss_calls.extend(losses_inside(self.step.net_calls))
         except Exception as error:  # noqa: BLE001 - reported by result(), where it can do no harm
             self._error = error
         self._error = self._error or observers.error

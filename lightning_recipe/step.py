@@ -25,7 +25,7 @@ class NetCall:
         inputs: The tensors among the arguments that came from outside the network, by where they entered
             (``"net.x"``); those computed by an earlier call are left out.
         output: What it returned, tensors detached and cloned, cut to whole examples of at most
-            ``observers.MAX_ELEMENTS``.
+            ``structure.MAX_ELEMENTS``.
 
     """
 
@@ -45,7 +45,7 @@ class LossCall:
         name: The function's name, such as ``"cross_entropy"``.
         function: The function itself.
         arguments: Its arguments by name, defaults included, as they were: ``function(**arguments)`` is the loss again.
-            Tensors are detached, and cut to the first whole examples of at most ``observers.MAX_ELEMENTS``.
+            Tensors are detached, and cut to the first whole examples of at most ``structure.MAX_ELEMENTS``.
         value: The loss of all examples: a scalar, or what ``reduction="none"`` gives.
         examples: Size of dimension 0 of the prediction, before cutting.
         where: The line that called it, such as ``"model.py:42"``.

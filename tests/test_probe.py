@@ -308,6 +308,42 @@ def test_compiled_code_runs_as_it_would(how):
         assert graphs == bare_graphs
 
 
+@pytest.mark.parametrize("how", ["torch.compile", "module.compile"])
+def test_losses_inside_a_compiled_network_are_seen_without_compiling_twice(how):
+    class WithLoss(nn.Module):  # as the models of transformers
+        def __init__(self):
+            super().__init__()
+            self.layer, self.dropout = nn.Linear(3, 2), nn.Dropout()
+
+        def forward(self, x, labels):
+            return F.cross_entropy(self.dropout(self.layer(x)), labels, label_smoothing=0.1)
+
+    def run(*, probed):
+        torch._dynamo.reset()
+        graphs = []
+
+        def backend(graph, inputs):
+            graphs.append(graph)
+            return graph.forward
+
+        torch.manual_seed(0)
+        net = WithLoss()
+        if how == "torch.compile":
+            net = torch.compile(net, backend=backend)
+        else:
+            net.compile(backend=backend)
+        module = Plain(lambda m, b: m.net(b[0], labels=b[1]), net=net)
+        probe = Probe.attach(module, "training_step") if probed else None
+        return [module.training_step((X, Y)).item() for _ in range(3)], len(graphs), probe and probe.result()
+
+    bare, bare_graphs, _ = run(probed=False)
+    losses, graphs, seen = run(probed=True)
+    assert (losses, graphs) == (bare, bare_graphs)
+    (call,) = seen.loss_calls
+    assert call.arguments["label_smoothing"] == 0.1
+    assert torch.equal(call.arguments["target"], Y)
+
+
 # -- leaving no trace
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from conftest import QUIET
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from patients import Healthy
@@ -189,20 +190,21 @@ def test_a_step_that_raises_raises_as_ever(fit, callback):
 
 
 @each_and_all
-@pytest.mark.parametrize("which", ["none", "csv", "tensorboard second", "fast_dev_run", "no validation"])
+@pytest.mark.parametrize("which", ["none", "csv", "tensorboard second", "fast_dev_run", "barebones", "no validation"])
 def test_any_logger(fit, make, tmp_path, which, capsys):
     settings = {
         "none": {"logger": False},
         "csv": {"logger": CSVLogger(tmp_path)},
         "tensorboard second": {"logger": [CSVLogger(tmp_path), TensorBoardLogger(tmp_path)]},
         "fast_dev_run": {"fast_dev_run": True},
+        "barebones": {"barebones": True, "logger": None, **dict.fromkeys(QUIET)},
         "no validation": {"limit_val_batches": 0},
     }[which]
     callbacks = make()
     trainer = fit(Healthy(), callbacks, **settings)
     assert trainer.state.finished
     reports = list(tmp_path.rglob("recipe.json"))
-    assert len(reports) == (0 if which == "fast_dev_run" else 1)
+    assert len(reports) == (0 if which in {"fast_dev_run", "barebones"} else 1)
     printed = capsys.readouterr().out
     for instance in callbacks:
         assert instance.findings
