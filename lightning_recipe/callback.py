@@ -47,6 +47,7 @@ class RecipeCallback(Callback):
 
     def __init__(self) -> None:
         self.findings: list[Finding] = []
+        self.unwritten = False  # the report could not be written, and the user has been told
 
     # -- making findings
 
@@ -98,7 +99,9 @@ class RecipeCallback(Callback):
                 writer.add_text("recipe", report.markdown(everything), finding.step)
                 writer.flush()
         except Exception as error:  # noqa: BLE001 - a full disk or a broken logger is no reason to lose training
-            warnings.warn(f"lightning_recipe could not write its report: {error!r}", stacklevel=1)  # shown once
+            if not any(callback.unwritten for callback in _of_the_recipe(trainer)):
+                warnings.warn(f"lightning_recipe could not write its report: {error!r}", stacklevel=1)
+            self.unwritten = True
 
     def _tag(self, name: str) -> str:
         """A tag for a number, numbered from the second finding of this callback that has it."""
@@ -111,6 +114,7 @@ class RecipeCallback(Callback):
         """Begin with no findings."""
         if stage == "fit":
             self.findings = []
+            self.unwritten = False
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         """Print the closing table."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from lightning_recipe.observers import Observers, was_compiled
-from lightning_recipe.trial import isolated_rng
+from lightning_recipe.trial import isolated
 
 if TYPE_CHECKING:
     from lightning_recipe.step import LossCall, NetCall
@@ -31,7 +31,7 @@ def losses_inside(net_calls: list[NetCall]) -> list[LossCall]:
             for part in module.modules():
                 part.__dict__.pop("_compiled_call_impl", None)
             observers = Observers(module)
-            with isolated_rng(), torch.no_grad(), observers:
+            with isolated(), torch.no_grad(), observers:
                 module(*call.args, **call.kwargs)
             found += observers.conclude(None, None, training=False).loss_calls
     return found

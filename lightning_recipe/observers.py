@@ -91,7 +91,7 @@ class Observers:
             self._compiled.append("the LightningModule")  # hooks would become part of the compiled step
         else:
             for name, module in _observable(self._pl_module):
-                self._hook(name, module)
+                self._safely(self._hook, name, module)
         self._mode.__enter__()
 
     def __exit__(
@@ -296,13 +296,15 @@ class _LossMode(TorchFunctionMode):
 
 
 def _observable(module: nn.Module, name: str = "", seen: set[int] | None = None) -> Iterator[tuple[str, nn.Module]]:
-    """Modules whose calls can be seen; nothing inside compiled and scripted ones, no metrics, no loss modules."""
+    """Modules whose calls can be seen: no scripted ones, nothing inside compiled ones, no metrics, no loss modules."""
     seen = set() if seen is None else seen
     if id(module) in seen or isinstance(module, Metric | nn.modules.loss._Loss):  # noqa: SLF001 - their only common base
         return
     seen.add(id(module))
+    if isinstance(module, torch.jit.ScriptModule):  # takes no hooks
+        return
     yield name, module
-    if not (was_compiled(module) or isinstance(module, torch.jit.ScriptModule)):
+    if not was_compiled(module):
         for child_name, child in module.named_children():
             yield from _observable(child, f"{name}.{child_name}" if name else child_name, seen)
 

@@ -213,21 +213,25 @@ def progress(trainer: Trainer, description: str, total: int) -> Iterator[Callabl
     console = live.console if live is not None else rich.get_console()
     bar = Progress(console=console, transient=True, auto_refresh=False)
     task = bar.add_task(description, total=total)
-    started, shown = time.monotonic(), False
+    visible = trainer.is_global_zero and console.is_terminal
+    due, shown = time.monotonic() + 1, False
 
     with ExitStack() as stack:
 
         def advance() -> None:
-            nonlocal shown
+            nonlocal due, shown
             bar.advance(task)
-            if not shown and time.monotonic() - started > 1 and trainer.is_global_zero and console.is_terminal:
-                shown = True
-                if live is not None:
+            if not visible or time.monotonic() < due:
+                return
+            due = time.monotonic() + 0.1  # seconds; drawing takes time
+            if live is not None:
+                if not shown:
                     console.print(f"{description} ...")
-                else:
-                    stack.enter_context(tqdm.external_write_mode())
-                    stack.enter_context(bar)
-            elif shown and live is None:
+            elif shown:
                 bar.refresh()
+            else:
+                stack.enter_context(tqdm.external_write_mode())
+                stack.enter_context(bar)
+            shown = True
 
         yield advance

@@ -55,10 +55,12 @@ def _children(structure: Any) -> list[tuple[Any, Any]]:
         return list(structure.items())
     if isinstance(structure, (list, tuple)):
         return list(zip(getattr(structure, "_fields", range(len(structure))), structure, strict=True))
-    if isinstance(structure, type | nn.Module) or not hasattr(structure, "__dict__"):
+    if isinstance(structure, type | nn.Module):
         return []
     if is_dataclass(structure):
         return [(f.name, getattr(structure, f.name, None)) for f in fields(structure)]
+    if not hasattr(structure, "__dict__"):
+        return []
     if callable(getattr(structure, "to_dict", None)) and hasattr(structure, "clone"):
         return list(structure.to_dict().items())
     return list(vars(structure).items())

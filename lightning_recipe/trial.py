@@ -3,50 +3,307 @@
 from __future__ import annotations
 
 import copy
+import gc
+import sys
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from types import CellType, FunctionType
+from typing import TYPE_CHECKING, Any, TypeVar
 
+import torch
 from lightning.fabric.utilities.seed import _collect_rng_states, _set_rng_states
+from torch import Tensor, distributed, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
+from torch.utils.data import DataLoader, Dataset
+from torchmetrics import Metric
+
+from lightning_recipe.structure import leading_size, tensors
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
-    from lightning.pytorch import LightningModule
+    from lightning.pytorch import LightningModule, Trainer
+    from torch.optim import Optimizer
+
+M = TypeVar("M", bound=nn.Module)
+_STEPS = ("forward", "training_step", "validation_step", "test_step", "predict_step")
+_SHARDED = ("FSDP", "DeepSpeed", "ModelParallel")
 
 
 @contextmanager
-def isolated_rng() -> Iterator[None]:
-    """Put back the random states of torch, CUDA, numpy and Python at the end, also when the body raises.
+def isolated() -> Iterator[None]:
+    """Run an experiment on borrowed randomness, and alone.
 
-    Lightning's ``isolate_rng`` does not when the body raises.
+    The random states of torch, CUDA, numpy and Python are put back at the end, also when the body raises (Lightning's
+    ``isolate_rng`` does not then). Meanwhile the other processes of a distributed run are out of sight: ranks do not
+    experiment in step with each other, and one that waits for another would wait for ever. What insists on talking to
+    them raises instead.
 
     Example:
         >>> import torch
         >>> before = torch.get_rng_state()
-        >>> with isolated_rng():
+        >>> with isolated():
         ...     _ = torch.rand(3)
         >>> torch.equal(before, torch.get_rng_state())
         True
 
     """
     states = _collect_rng_states()
+    group = distributed.GroupMember.WORLD if distributed.is_available() else None
     try:
+        if group is not None:
+            distributed.GroupMember.WORLD = None
         yield
     finally:
+        if group is not None:
+            distributed.GroupMember.WORLD = group
         _set_rng_states(states)
 
 
+# -- copies
+
+
 def copied(pl_module: LightningModule) -> LightningModule:
-    """A deep copy that belongs to no trainer.
+    """A deep copy that belongs to no trainer and shares no tensor; data sets are shared, since nothing reads them.
 
     Raises:
-        RuntimeError: If the module can't be copied; torch can't copy tensors that are the result of a computation.
+        RuntimeError: If the module can't be copied, or the copy would share code that works on the original.
+
+    Example:
+        >>> from lightning.pytorch.demos.boring_classes import BoringModel
+        >>> module = BoringModel()
+        >>> copied(module).layer.weight is module.layer.weight
+        False
 
     """
+    return _copied(pl_module, {})
+
+
+def copied_with(
+    pl_module: LightningModule, optimizers: Sequence[Optimizer], schedulers: Sequence[Any] = ()
+) -> tuple[LightningModule, list[Optimizer], list[Any]]:
+    """A deep copy of a module, and of optimisers and schedulers that work on the copy.
+
+    Raises:
+        RuntimeError: As :func:`copied`.
+
+    Example:
+        >>> from lightning.pytorch.demos.boring_classes import BoringModel
+        >>> module = BoringModel()
+        >>> duplicate, (optimizer,), _ = copied_with(module, [torch.optim.SGD(module.parameters(), lr=0.1)])
+        >>> optimizer.param_groups[0]["params"][0] is duplicate.layer.weight
+        True
+
+    """
+    memo: dict[int, Any] = {}
+    duplicate = _copied(pl_module, memo)
+    if shares_code(duplicate):
+        msg = "the module holds a hook or another function that a copy would share"
+        raise RuntimeError(msg)
+    duplicates = [copied_optimizer(optimizer, memo) for optimizer in optimizers]
+    return duplicate, duplicates, [copy.deepcopy(scheduler, memo) for scheduler in schedulers]
+
+
+def copied_optimizer(optimizer: Optimizer, memo: dict[int, Any]) -> Optimizer:
+    """A copy of an optimiser, all attributes included; its parameters are those that `memo` has for the original's.
+
+    ``copy.deepcopy`` keeps three attributes only, without which LBFGS and others can't step.
+    """
+    duplicate: Optimizer = object.__new__(type(optimizer))
+    memo[id(optimizer)] = duplicate
+    kept = {name: value for name, value in vars(optimizer).items() if name != "step"}  # schedulers wrap it, and count
+    duplicate.__dict__.update(copy.deepcopy(kept, memo))
+    return duplicate
+
+
+def _copied(pl_module: LightningModule, memo: dict[int, Any]) -> LightningModule:
+    for name, module in pl_module.named_modules():
+        for attribute, value in vars(module).items():
+            if isinstance(value, Dataset | DataLoader):
+                memo[id(value)] = value
+            elif isinstance(value, Tensor | list | tuple | dict):  # torch refuses to copy results of computations
+                memo |= {id(t): t.detach().clone() for _, t in tensors(value) if t.grad_fn is not None}
+            elif (
+                attribute in _STEPS and isinstance(value, FunctionType) and not _is_made_anew(pl_module, module, value)
+            ):
+                msg = f"{name or 'the module'}.{attribute} was replaced by a function that a copy would share"
+                raise RuntimeError(msg)
     trainer, pl_module._trainer = pl_module._trainer, None  # noqa: SLF001 - deepcopy would follow it to the data
     try:
-        duplicate = copy.deepcopy(pl_module)
+        duplicate = copy.deepcopy(pl_module, memo)
     finally:
         pl_module._trainer = trainer  # noqa: SLF001
     duplicate._metric_attributes = None  # noqa: SLF001 - Lightning's cache holds the ids of the original's metrics
+    duplicate._compiler_ctx = None  # noqa: SLF001
+    for name in _STEPS:  # those of a probe that waits for the next step, and compiled ones, work on the original
+        if isinstance(vars(duplicate).get(name), FunctionType):
+            del duplicate.__dict__[name]
     return duplicate
+
+
+def _is_made_anew(pl_module: LightningModule, module: nn.Module, function: FunctionType) -> bool:
+    """Whether a copy does without `function`, since its class's own method does the same, or compiles it again."""
+    probe = getattr(function, "probe", None)
+    if probe is not None:
+        return getattr(probe, "_was_own", None) is None
+    compiled = "_orig_mod" in module._modules  # noqa: SLF001 - ``torch.compile(net)``
+    return compiled or (module is pl_module and pl_module._compiler_ctx is not None)  # noqa: SLF001
+
+
+def shares_code(module: nn.Module) -> bool:
+    """Whether a copy holds functions, such as hooks, that work on what does not belong to it: they would change that.
+
+    Example:
+        >>> net, seen = nn.Linear(3, 2), []
+        >>> shares_code(net)
+        False
+        >>> _ = net.register_forward_hook(lambda *values: seen.append(values))
+        >>> shares_code(net)
+        True
+
+    """
+    own = {id(child) for child in module.modules()}
+    values = [value for child in module.modules() for value in vars(child).values()]
+    values += [v for value in values if isinstance(value, dict) for v in value.values()]
+    values += [v for value in values if isinstance(value, list | tuple) for v in value]
+    used: list[Any] = []
+    for function in (value for value in values if isinstance(value, FunctionType)):
+        used += [cell.cell_contents for cell in function.__closure__ or () if cell != CellType()]
+        used += [function.__globals__.get(name) for name in function.__code__.co_names]
+    used = [getattr(value, "__self__", value) for value in used]  # of a bound method
+    return any(isinstance(value, nn.Module | list | dict | set) and id(value) not in own for value in used)
+
+
+# -- what can be tried, and on what
+
+
+def obstacle(trainer: Trainer) -> str | None:
+    """Why no copy of the module can be tried in this run, or None.
+
+    Example:
+        >>> from lightning.pytorch import Trainer
+        >>> obstacle(Trainer(accelerator="cpu", logger=False, barebones=True)) is None
+        True
+
+    """
+    strategy = type(trainer.strategy).__name__
+    if any(name in strategy for name in _SHARDED):
+        return f"{strategy} shards the parameters, and a shard can't be trained alone"
+    return None
+
+
+@contextmanager
+def memory_given_back(device: torch.device) -> Iterator[None]:
+    """Free what an experiment leaves behind in reference cycles, on the GPU too, also after running out of memory."""
+    try:
+        yield
+    finally:
+        gc.collect()
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether `error` says that memory ran out, of the CPU or of an accelerator.
+
+    Example:
+        >>> is_out_of_memory(RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")), is_out_of_memory(KeyError())
+        (True, False)
+
+    """
+    said = "out of memory" in str(error) or "can't allocate memory" in str(error)
+    return said or isinstance(error, MemoryError | torch.OutOfMemoryError)
+
+
+def calmed(pl_module: M) -> M:
+    """`pl_module` itself, with dropout off and statistics of this process only. For copies.
+
+    Known dropout modules get probability 0, whatever mode they are in: those of torch, the dropout inside of
+    attention and recurrent layers, and the stochastic depth of torchvision and timm.
+
+    Example:
+        >>> calmed(nn.Sequential(nn.Dropout(0.5)))[0].p
+        0.0
+
+    """
+    for module in pl_module.modules():
+        kind = type(module).__name__
+        if isinstance(module, _DropoutNd) or kind in {"StochasticDepth", "DropPath", "StableDropout"}:
+            for name in {"p", "drop_prob"} & vars(module).keys():
+                setattr(module, name, 0.0)
+        elif isinstance(module, nn.MultiheadAttention | nn.RNNBase):
+            module.dropout = 0.0
+        elif isinstance(module, nn.SyncBatchNorm):  # ranks do not try the same number of steps
+            module.__class__ = _LocalBatchNorm  # type: ignore[assignment]
+        elif isinstance(module, Metric):
+            module.distributed_available_fn = _never
+    return pl_module
+
+
+class _LocalBatchNorm(_BatchNorm):
+    def _check_input_dim(self, input: Tensor) -> None:  # noqa: A002 - torch's name
+        """Any number of dimensions, as ``SyncBatchNorm`` takes."""
+
+
+def _never() -> bool:
+    return False
+
+
+def first_examples(batch: Any, count: int) -> Any:
+    """The first `count` examples of a batch, or the batch itself if it can't be told where examples lie.
+
+    Sliced are nested tuples, lists and dictionaries in which every tensor has the examples in dimension 0, and lists
+    with an entry per example.
+
+    Args:
+        batch: What a data loader gives.
+        count: Examples to keep.
+
+    Example:
+        >>> first_examples({"x": torch.zeros(32, 3), "id": ["a"] * 32, "epoch": 1}, 2)
+        {'x': tensor([[0., 0., 0.],
+                [0., 0., 0.]]), 'id': ['a', 'a'], 'epoch': 1}
+        >>> nodes = (torch.zeros(30, 3), torch.zeros(2, 64))  # a graph and its edges: no common dimension
+        >>> first_examples(nodes, 2) is nodes
+        True
+
+    """
+    size = leading_size(batch)
+    if size is None or size <= count or not _has_examples(batch, size):
+        return batch
+    return _sliced(batch, size, count)
+
+
+def _has_examples(structure: Any, size: int) -> bool:
+    if isinstance(structure, Tensor):
+        return structure.ndim == 0 or structure.shape[0] == size
+    if isinstance(structure, list | tuple):
+        return all(_has_examples(value, size) for value in structure) or len(structure) == size
+    if type(structure) is dict:
+        return all(_has_examples(value, size) for value in structure.values())
+    return next(tensors(structure), None) is None
+
+
+def _sliced(structure: Any, size: int, count: int) -> Any:
+    if isinstance(structure, Tensor):
+        return structure[:count] if structure.ndim else structure
+    if isinstance(structure, list | tuple) and len(structure) == size:
+        return structure[:count]
+    if isinstance(structure, tuple) and hasattr(structure, "_fields"):
+        return type(structure)(*(_sliced(value, size, count) for value in structure))
+    if isinstance(structure, list | tuple):
+        return type(structure)(_sliced(value, size, count) for value in structure)
+    if type(structure) is dict:
+        return {key: _sliced(value, size, count) for key, value in structure.items()}
+    return structure
+
+
+@contextmanager
+def eager(module: nn.Module) -> Iterator[None]:
+    """Run the compiled modules within `module` uncompiled: compiling a copy takes longer than the experiment."""
+    compiled = any("_orig_mod" in m._modules or m._compiled_call_impl is not None for m in module.modules())  # noqa: SLF001
+    if compiled or "torch._dynamo" in sys.modules:
+        with torch.compiler.set_stance("force_eager"):
+            yield
+    else:
+        yield

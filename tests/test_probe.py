@@ -344,6 +344,13 @@ def test_losses_inside_a_compiled_network_are_seen_without_compiling_twice(how):
     assert torch.equal(call.arguments["target"], Y)
 
 
+def test_scripted_modules_take_no_hooks_and_do_no_harm():
+    seen = observe(lambda m, b: F.cross_entropy(m.head(m.net(b[0])), b[1]), net=torch.jit.script(nn.Linear(3, 4)),
+                   head=nn.Linear(4, 2))  # fmt: skip
+    assert [c.name for c in seen.net_calls] == ["head"]
+    assert [c.name for c in seen.loss_calls] == ["cross_entropy"]
+
+
 # -- leaving no trace
 
 

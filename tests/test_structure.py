@@ -15,6 +15,11 @@ class Pair:
     name: str = "pair"
 
 
+@dataclass(slots=True)
+class Slots:
+    x: torch.Tensor
+
+
 class Graph:
     """As PyTorch Geometric's batches: knows its tensors, and copies itself."""
 
@@ -38,9 +43,17 @@ Named = namedtuple("Named", "left right")  # noqa: PYI024
 
 
 def test_every_kind_of_container_is_entered():
-    batch = {"a": [X, (X, None)], "b": Pair(X), "c": Graph(X), "d": UserDict(e=X), "f": Named(X, "text"), 1: X}
+    batch = {
+        "a": [X, (X, None)],
+        "b": Pair(X),
+        "c": Graph(X),
+        "d": UserDict(e=X),
+        "f": Named(X, "text"),
+        "g": Slots(X),
+        1: X,
+    }
     paths = [path for path, _ in tensors(batch)]
-    assert paths == ["a[0]", "a[1][0]", "b.first", "c.x", "d.e", "f.left", "[1]"]
+    assert paths == ["a[0]", "a[1][0]", "b.first", "c.x", "d.e", "f.left", "g.x", "[1]"]
 
 
 def test_cyclic_objects_end():
@@ -52,7 +65,7 @@ def test_what_holds_no_tensors_gives_none():
 
 
 def test_snapshots_do_not_change_later():
-    for make in (lambda x: [x], lambda x: {"x": x}, Pair, Graph, lambda x: Named(x, 1)):
+    for make in (lambda x: [x], lambda x: {"x": x}, Pair, Slots, Graph, lambda x: Named(x, 1)):
         x = X.clone()
         original = make(x)
         copy = snapshot(original)

@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-CARD = 3.6
-"""Inches of a card: at 100 dots per inch the 360 pixels at which TensorBoard shows an image unscaled."""
+CARD = 3.5
+"""Inches of a card: at 100 dots per inch the 350 pixels at which TensorBoard shows an image unscaled."""
 DPI = 100
 FONT_SIZE = 11
 """Points; smaller is not legible on a card."""
@@ -47,7 +47,7 @@ def pixels(figure: Figure) -> NDArray[np.uint8]:
 
     Example:
         >>> pixels(card("Inputs")).shape
-        (360, 360, 3)
+        (350, 350, 3)
 
     """
     canvas = cast("FigureCanvasAgg", figure.canvas)

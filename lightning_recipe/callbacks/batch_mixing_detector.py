@@ -1,0 +1,240 @@
+"""Recipe, section 2: "use backprop to chart dependencies"."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from lightning_recipe import tensorboard
+from lightning_recipe.callback import Check
+from lightning_recipe.causes import likely_cause
+from lightning_recipe.dependencies import UndecidedError
+from lightning_recipe.examples import batch_of
+from lightning_recipe.figures.canvas import pixels
+from lightning_recipe.figures.dependencies import dependency_matrix
+from lightning_recipe.finding import Finding, Section
+from lightning_recipe.mixing import Clean, Mixing, examine
+from lightning_recipe.probe import NetCall, Probe, Step
+from lightning_recipe.structure import tensors
+from lightning_recipe.trial import copied, eager, isolated, memory_given_back, obstacle
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from lightning.pytorch import LightningModule, Trainer
+
+SHOWN = 4
+"""Calls named in a message."""
+
+
+class BatchMixingDetector(Check):
+    """Judges whether the network's output for one example depends on other examples of the batch.
+
+    After the first training step, each distinct call of the network in it is repeated on a copy (weights as after
+    that step; norm layers on running statistics, dropout off) and gradients are sent back from random halves of the
+    examples. Any that arrives at the other half is mixing: 2 * ceil(log2(B)) backward passes for all pairs of `B`
+    examples. Tokens and categories are followed from their embeddings on. A hit counts when changing the inputs of
+    some examples changes the outputs of others, in double precision, too.
+
+    - outputs depend on the place of examples in the batch, softmax over the batch, attention or recurrence along the
+      batch where there is a sequence: `failed`, with the module in which it begins;
+    - all examples enter alike, as in a mean over dimension 0, or rows are examples by appearance only: `warning`;
+    - an output that depends on no input at all, whatever the weights: `warning`;
+    - rows that are nodes, points or time steps, attention between examples (may be meant), a batch of one, NaN:
+      `skipped`. What a training step computes between two calls of modules is not seen.
+
+    The batch is the dimension with the DataLoader's batch size, else the size that all tensors of the batch share.
+    The mixing of BatchNorm is stated, not alarmed. Resumed runs are `skipped`.
+
+    Args:
+        max_examples: Rows and columns of the dependency matrix in TensorBoard, at most.
+        max_seconds: Seconds after which the check gives up; a single backward pass is never cut short. A hit may take
+            10 s more to confirm and to locate.
+        strict: Stop the run when something failed.
+
+    Raises:
+        ValueError: If there are fewer than 2 examples or no seconds.
+
+    Source:
+        A. Karpathy, A Recipe for Training Neural Networks (2019): "set the loss to be something trivial like the sum
+        of all outputs of example i, run the backward pass all the way to the input, and ensure that you get a non-zero
+        gradient only on the i-th input".
+
+    Example:
+        >>> from lightning.pytorch import Trainer
+        >>> from lightning.pytorch.demos.boring_classes import BoringModel
+        >>> check = BatchMixingDetector(max_seconds=5)
+        >>> trainer = Trainer(callbacks=[check], barebones=True, max_steps=1)
+        >>> trainer.fit(BoringModel())  # doctest: +SKIP
+        >>> check.findings[0].status  # doctest: +SKIP
+        <Status.SKIPPED: 'skipped'>
+
+    """
+
+    section = Section.SKELETON
+    why = (
+        "with a batch that leaks, the network learns from examples that it will not have when it is used; it trains "
+        "regardless, only worse"
+    )
+
+    def __init__(self, *, max_examples: int = 16, max_seconds: float = 10.0, strict: bool = False) -> None:
+        super().__init__(strict=strict)
+        if max_examples < 2 or max_seconds <= 0:  # noqa: PLR2004 - a pair
+            msg = f"max_examples of 2 and max_seconds above 0 expected, got {max_examples} and {max_seconds}"
+            raise ValueError(msg)
+        self.max_examples = max_examples
+        self.max_seconds = max_seconds
+        self._probe: Probe | None = None
+        self._done = False
+
+    # -- when
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Begin anew with each fit."""
+        super().setup(trainer, pl_module, stage)
+        if stage == "fit":
+            self._done = False
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
+        """Watch the first step of the run."""
+        if self._done:
+            return
+        if trainer.global_step > 0:
+            self._done = True
+            self.conclude(trainer, [self.skipped(f"the run resumes at step {trainer.global_step}")])
+            return
+        with self.guarded(trainer):
+            self._probe = Probe.attach(pl_module, "training_step")
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        """Judge what was seen."""
+        if self._done or self._probe is None or not self._probe.ran:
+            return
+        probe, self._probe, self._done = self._probe, None, True
+        self.conclude(trainer, self.check(trainer, pl_module, probe))
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        """Say so when there was nothing to judge."""
+        if not self._done:
+            self._done, self._probe = True, None
+            self.conclude(trainer, [self.skipped("no training step was run")])
+
+    # -- what
+
+    def check(self, trainer: Trainer, pl_module: LightningModule, probe: Probe) -> Iterator[Finding]:
+        """Judge each distinct call of the network."""
+        step = probe.result()
+        if (reason := obstacle(trainer)) is not None:
+            yield self.skipped(reason)
+            return
+        if step is None or not step.net_calls:
+            compiled = step is not None and step.compiled
+            yield self.skipped("the whole step is compiled" if compiled else "no module with parameters was called")
+            return
+        calls = {(c.name, tuple(t.shape for _, t in tensors((c.args, c.kwargs)))): c for c in reversed(step.net_calls)}
+        try:
+            with isolated():
+                duplicate = copied(pl_module)
+        except Exception as error:  # noqa: BLE001 - whatever a module keeps
+            yield self.skipped(f"the network can't be copied: {type(error).__name__}: {str(error)[:200]}")
+            return
+        deadline = time.monotonic() + self.max_seconds
+        hits: list[Finding] = []
+        mixing: list[tuple[str, Mixing]] = []
+        clean: list[str] = []
+        undecided: list[str] = []
+        for call in reversed(calls.values()):
+            name = call.name or type(pl_module).__name__
+            try:
+                found = self._examine(trainer, duplicate, step, call, deadline)
+                if isinstance(found, Mixing):
+                    hits.append(self._mixes(name, found))
+                    mixing.append((name, found))
+                elif found.dead and len(calls) == 1:
+                    hits.append(self._is_dead(name))
+                else:
+                    clean.append(f"{name} ({_describe(found)})")
+            except UndecidedError as reason:
+                undecided.append(f"{name}: {reason}")
+        if clean and not hits:
+            unseen = "; what the step computes between these calls was not seen" if len(calls) > 1 else ""
+            rest = f"; not judged: {_few(undecided)}" if undecided else ""
+            hits = [self.passed(f"no output depends on another example: {_few(clean)}{unseen}{rest}", leak=0)]
+        yield from hits or [self.skipped(_few(undecided))]
+        for name, found in mixing:
+            self._draw(trainer, name, found)
+
+    def _examine(
+        self, trainer: Trainer, duplicate: LightningModule, step: Step, call: NetCall, deadline: float
+    ) -> Clean | Mixing:
+        """Everything that can go wrong when a network is called alone is a reason not to judge it."""
+        on_gpu = duplicate.device.type != "cpu"
+        back = memory_given_back(duplicate.device) if on_gpu else nullcontext()
+        try:
+            with back, isolated(), torch.enable_grad(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                batch = batch_of(trainer, step.batch, call)
+                module = duplicate.get_submodule(call.name)
+                module = getattr(module, "_orig_mod", module)  # of a compiled one
+                with eager(module):
+                    return examine(module, call, batch, most=self.max_examples, deadline=deadline)
+        except UndecidedError:
+            raise
+        except TimeoutError as error:
+            msg = f"not decided within {self.max_seconds:g} s"
+            raise UndecidedError(msg) from error
+        except Exception as error:
+            msg = f"a copy could not be run on its own: {type(error).__name__}: {str(error)[:200]}"
+            raise UndecidedError(msg) from error
+
+    def _mixes(self, name: str, found: Mixing) -> Finding:
+        cause, (i, j) = likely_cause(found), found.pair
+        judge = self.failed if cause.certain and found.batch.examples else self.warning
+        own = found.matrix.diagonal().any()
+        strength = f"up to {found.strength:.2g} times as strongly as their own" if own else "and not their own"
+        return judge(
+            f"{name} mixes examples: its output for example {i} depends on the input of example {j}, and the inputs of "
+            f"{found.receivers} of {found.batch.size} examples ({_dimensions(found)}) reach the outputs of others, "
+            f"{strength} (expected: 0). It begins {found.event.where}; likely cause: {cause.what}",
+            fix=cause.fix,
+            leak=found.strength,
+            receivers=found.receivers,
+            examples=found.batch.size,
+        )
+
+    def _is_dead(self, name: str) -> Finding:
+        return self.warning(
+            f"the output of {name} is the same for any input, to the bit, also with other weights: 0 gradient reaches "
+            "its input",
+            fix="look for a detach, an input overwritten or multiplied by zero, or a result that is not used",
+            leak=0,
+        )
+
+    def _draw(self, trainer: Trainer, name: str, found: Mixing) -> None:
+        title = (
+            f"{name}: outputs depend on inputs of others, {found.strength:.2g} times as much as on their own; "
+            f"{len(found.examples)} of {found.batch.size} examples"
+        )
+        image = pixels(dependency_matrix(found.matrix.numpy(), found.examples, title))
+        for writer in tensorboard.writers(trainer):
+            step = tensorboard.batches_that_stepped(trainer)
+            writer.add_image("BatchMixingDetector/dependencies", image, step, dataformats="HWC")
+
+
+def _describe(found: Clean) -> str:
+    layers = "layer, which mixes" if found.norms == 1 else "layers, which mix"
+    norms = f"; {found.norms} BatchNorm {layers} by design, ran on running statistics" if found.norms else ""
+    return f"{found.batch.size} examples, {_dimensions(found)}{norms}"
+
+
+def _few(texts: list[str]) -> str:
+    more = f", and {len(texts) - SHOWN} more" if len(texts) > SHOWN else ""
+    return ", ".join(texts[:SHOWN]) + more
+
+
+def _dimensions(found: Clean | Mixing) -> str:
+    return ("dimension " if len(found.dims) == 1 else "dimensions ") + " and ".join(map(str, found.dims))

@@ -1,0 +1,143 @@
+"""Which rows of the tensors that enter the network are examples, and which may be something else."""
+
+from __future__ import annotations
+
+from collections.abc import Sized
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_recipe.dependencies import UndecidedError, layouts
+from lightning_recipe.structure import leading_size, tensors
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from lightning.pytorch import Trainer
+
+    from lightning_recipe.step import NetCall
+
+FEW = 4
+"""Rows for each example up to which they may be taken for views of it, rather than for nodes of its graph."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What is known about the rows that enter a call.
+
+    Attributes:
+        size: How many there are.
+        examples: Whether they are examples for certain: what the DataLoader put into the batch.
+        agreed: Whether every tensor of the batch, and there are several, has as many in dimension 0.
+        shuffled: Whether neighbours have nothing to do with each other.
+        content: The tensors of the batch.
+
+    """
+
+    size: int
+    examples: bool
+    agreed: bool
+    shuffled: bool
+    content: list[Tensor]
+
+    def owns(self, tensor: Tensor) -> bool:
+        """Whether `tensor` is one of the batch, as the DataLoader made it: rows are examples, if there are any."""
+        alike = [t for t in self.content if t.shape == tensor.shape and t.device == tensor.device]
+        return any(torch.equal(t, tensor.to(t.dtype)) for t in alike)
+
+
+def batch_of(trainer: Trainer, content: Any, call: NetCall) -> Batch:
+    """The rows of a call: the DataLoader's batch size, else a size that all tensors of the batch share.
+
+    Args:
+        trainer: Its training DataLoaders are asked for their batch size.
+        content: The batch.
+        call: The call; one of its arguments must have as many rows.
+
+    Raises:
+        UndecidedError: If there are fewer than two rows, or an argument is empty or not a number.
+
+    """
+    arguments = [(path, t) for path, t in tensors((call.args, call.kwargs))]
+    _refuse_unusable(call, arguments)
+    loaders = getattr(trainer.fit_loop._combined_loader, "flattened", [])  # noqa: SLF001 - train_dataloader may be nested
+    sizes = [size for loader in loaders if (size := _loader_size(loader)) is not None]
+    samplers = [type(getattr(loader, "sampler", None)).__name__ for loader in loaders]
+    shuffled = bool(samplers) and "SequentialSampler" not in samplers
+    shapes = [t.shape for _, t in arguments]
+    batch = [t for _, t in tensors(content) if t.ndim]
+    for size in sizes:
+        if size > 1 and any(layouts(shape, size) for shape in shapes):
+            return Batch(size, examples=True, agreed=True, shuffled=shuffled, content=batch)
+    shared = set.intersection(*({s for s in t.shape if s > 1} for t in batch)) if len(batch) > 1 else set()
+    shared = {size for size in shared if any(size in shape for shape in shapes)}
+    size = next(iter(shared)) if len(shared) == 1 else leading_size([t for _, t in arguments]) or 0
+    if size < 2:  # noqa: PLR2004 - a pair
+        msg = f"a batch of {size} has no pair of examples"
+        raise UndecidedError(msg)
+    agreed = not sizes and len(batch) > 1 and all(t.shape[0] == size or shared == {size} for t in batch)
+    return Batch(size, examples=False, agreed=agreed, shuffled=shuffled, content=batch)
+
+
+def _refuse_unusable(call: NetCall, arguments: list[tuple[str, Tensor]]) -> None:
+    if not arguments:
+        msg = "it is called with no tensors"
+        raise UndecidedError(msg)
+    for path, tensor in arguments:
+        where = next((name for name, value in call.inputs.items() if value is tensor), path)
+        if not tensor.numel():
+            msg = f"{where} is empty, shape {tuple(tensor.shape)}"
+            raise UndecidedError(msg)
+        if tensor.is_floating_point() and tensor.isnan().any():
+            msg = f"{where} holds NaN"
+            raise UndecidedError(msg)
+
+
+def why_not_examples(module: nn.Module, call: NetCall, batch: Batch, dims: Sequence[int]) -> str:
+    """Why rows that mix may be something else: nodes of a graph, points of a set, steps in time; empty if they aren't.
+
+    Args:
+        module: The module called.
+        call: The call.
+        batch: What is known of its rows.
+        dims: The dimensions of its inputs along which rows were counted.
+
+    """
+    size = batch.size
+    arguments = [t for _, t in tensors((call.args, call.kwargs))]
+    rows = max((t.shape[0] for t in arguments if t.ndim), default=0)
+    lists = [value for value in (*call.args, *call.kwargs.values()) if isinstance(value, list)]
+    if any(tuple(t.shape) == (size, size) and not (batch.examples and batch.owns(t)) for t in arguments):
+        return f"an input of {size} by {size} may relate rows to each other, as the edges of a graph do"
+    if _keeps_edges(module, size):
+        return f"its {size} rows may be the nodes of a graph that it keeps"
+    if any(len(value) == size for value in lists):
+        return f"a list of {size} may hold an example in each entry"
+    if not any(size in t.shape for t in arguments):
+        if rows > FEW * size or not all(t.is_floating_point() for t in arguments):
+            return f"its {rows} rows may be nodes or points, several for each of {size} examples"
+    elif not batch.examples and not batch.agreed:
+        return f"its {size} rows depend on each other, but may be nodes, points or steps in time, not examples"
+    if set(dims) != {0} and not any(t.numel() == o.numel() for t in arguments for o in batch.content):
+        return f"a dimension other than the first, of size {size}, may be the batch by chance only"
+    return ""
+
+
+def _keeps_edges(module: nn.Module, size: int) -> bool:
+    """Whether the module keeps what may be the edges of a graph: pairs of indices, or a square matrix."""
+    kept = [
+        t for m in module.modules() for t in (*m.buffers(recurse=False), *vars(m).values()) if isinstance(t, Tensor)
+    ]
+    pairs = any(t.ndim == 2 and 2 in t.shape and not t.is_floating_point() for t in kept)  # noqa: PLR2004
+    return pairs or any(tuple(t.shape) == (size, size) for t in kept)
+
+
+def _loader_size(loader: Any) -> int | None:
+    """How many examples a DataLoader puts into a batch; None if it leaves that to others."""
+    size = getattr(loader, "batch_size", None) or getattr(getattr(loader, "batch_sampler", None), "batch_size", None)
+    if not isinstance(size, int):
+        return None
+    dataset = getattr(loader, "dataset", None)
+    return min(size, len(dataset)) if isinstance(dataset, Sized) and len(dataset) else size

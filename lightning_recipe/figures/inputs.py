@@ -1,0 +1,180 @@
+"""One tensor that entered a network as a card: its picture by kind, and a title that tells all of its scale."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from lightning_recipe.figures.images import images
+from lightning_recipe.figures.picture import Picture, shown
+from lightning_recipe.figures.scale import PICTURED, Statistics, share, span_of, statistics
+from lightning_recipe.figures.sequences import audio, sequences
+from lightning_recipe.figures.tables import histogram, table
+from lightning_recipe.figures.tokens import tokens
+from lightning_recipe.kinds import Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from matplotlib.figure import Figure
+    from torch import Tensor
+
+    from lightning_recipe.figures.captions import Answers
+    from lightning_recipe.kinds import Reading
+
+
+def input_card(  # noqa: PLR0913
+    name: str,
+    tensor: Tensor,
+    reading: Reading,
+    answers: Answers,
+    *,
+    measured: Statistics | None = None,
+    max_examples: int = 16,
+    span: tuple[float, float] | None = None,
+    mean: list[float] | None = None,
+    std: list[float] | None = None,
+    decode: Callable[..., Any] | None = None,
+) -> Figure:
+    """A tensor as a person of the field expects to see it.
+
+    Args:
+        name: What the title begins with.
+        tensor: What entered the network, whole, on any device. Only what is drawn is copied from there.
+        reading: How to read it.
+        answers: Target and prediction of its examples.
+        measured: :func:`statistics` of the tensor, if known.
+        max_examples: Examples drawn at most.
+        span: The values that black and white stand for, :func:`span_of` the tensor by default.
+        mean: With `std`, undoes a normalisation of images: a value for each channel, or one for all.
+        std: See `mean`.
+        decode: Makes text of a list of token ids.
+
+    Example:
+        >>> from lightning_recipe.figures.captions import Answers
+        >>> from lightning_recipe.figures.picture import title_of
+        >>> from lightning_recipe.kinds import recognise
+        >>> batch = torch.zeros(2, 1, 8, 8)
+        >>> title_of(input_card("net.x", batch, recognise(batch), Answers()))
+        'net.x (2, 1, 8, 8) float32 mean 0, std 0, min 0, max 0, NaN 0% black 0, white 1; no target found'
+
+    """
+    measured = measured or statistics(tensor)
+    numbers = [together(part) for part in str(measured).split(", ")]
+    title = [
+        f"{name} {together(str(tuple(tensor.shape)))} {str(tensor.dtype).removeprefix('torch.')}",
+        ", ".join(numbers),
+    ]
+    notes = [reading.doubt] if reading.doubt else []
+    if reading.kind in PICTURED and not (mean is None and std is None):
+        undone = undo(tensor, reading, mean, std)
+        notes.append(
+            "normalisation undone" if undone is not None else "mean and std do not fit its channels: not undone"
+        )
+        if undone is not None:
+            tensor, measured = undone, statistics(undone)
+    span = span or span_of(measured, tensor.dtype, reading.kind)
+    try:
+        picture = _draw(tensor, reading, answers, span, max_examples, decode)
+    except Exception as error:  # noqa: BLE001 - a tensor that defies its kind still has values
+        picture = histogram(tensor)
+        picture.notes.insert(0, f"not drawn as {reading.kind}: {type(error).__name__}: {error}"[:200])
+    low, high = (f"{value:.4g}" for value in span)
+    scale = {
+        **dict.fromkeys(PICTURED, f"black {low}, white {high}"),
+        Kind.SEQUENCE: f"blue {low}, yellow {high}" if not picture.lines else f"bottom {low}, top {high}",
+        Kind.AUDIO: f"waveform from {low} to {high}",
+        Kind.TABULAR: f"blue {low}, yellow {high}",
+    }.get(reading.kind, "")
+    if scale and (measured.low < span[0] or measured.high > span[1]):
+        scale += ", beyond is clipped"
+    notes = [note for note in [scale, *notes, *picture.notes] if note]
+    return shown([*title, "; ".join(notes)], picture)
+
+
+def together(text: str) -> str:
+    """`text` with spaces at which a line does not end."""
+    return text.replace(" ", "\N{NO-BREAK SPACE}")
+
+
+def summary(name: str, tensor: Tensor, reading: Reading, measured: Statistics) -> str:
+    """What a card shows, in one line.
+
+    Example:
+        >>> from lightning_recipe.kinds import Reading
+        >>> ones = torch.ones(32, 1, 8, 8)
+        >>> summary("net.x", ones, Reading(Kind.IMAGE, "NCHW"), statistics(ones))
+        'net.x: images (32, 1, 8, 8), float32, mean 1.00, std 0.00'
+
+    """
+    doubt = f" ({reading.doubt})" if reading.doubt else ""
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    text = f"{name}: {reading.kind} {tuple(tensor.shape)}{doubt}, {dtype}"
+    text += f", mean {measured.mean:.2f}, std {measured.std:.2f}"
+    return text + (f", NaN {share(measured.nan)}" if measured.nan else "")
+
+
+def input_span(
+    tensor: Tensor, reading: Reading, measured: Statistics, mean: list[float] | None, std: list[float] | None
+) -> tuple[float, float]:
+    """The values that black and white are to stand for when `tensor` is drawn with these arguments.
+
+    Example:
+        >>> from lightning_recipe.kinds import Reading
+        >>> dark = torch.full((2, 1, 8, 8), -1.0)
+        >>> input_span(dark, Reading(Kind.IMAGE, "NCHW"), statistics(dark), [0.5], [0.5])
+        (0.0, 1.0)
+
+    """
+    if reading.kind in PICTURED and not (mean is None and std is None):
+        undone = undo(tensor, reading, mean, std)
+        if undone is not None:
+            return span_of(statistics(undone), undone.dtype, reading.kind)
+    return span_of(measured, tensor.dtype, reading.kind)
+
+
+def undo(tensor: Tensor, reading: Reading, mean: list[float] | None, std: list[float] | None) -> Tensor | None:
+    """``tensor * std + mean`` for each channel, or None if their numbers do not fit the channels.
+
+    Example:
+        >>> from lightning_recipe.kinds import Reading
+        >>> undo(torch.ones(1, 3, 8, 8), Reading(Kind.IMAGE, "NCHW"), [0.5], [0.25]).mean()
+        tensor(0.7500)
+
+    """
+    values = tensor.float()
+    if reading.fold:
+        values = values.reshape(values.shape[0], *reading.fold)
+    place = reading.axes.index("C") if "C" in reading.axes else None
+    channels = values.shape[place] if place is not None else 1
+    factors = []
+    for numbers, neutral in ((std, 1.0), (mean, 0.0)):
+        if numbers is not None and len(numbers) not in {1, channels}:
+            return None
+        shape = [1] * values.ndim
+        if place is not None and numbers is not None:
+            shape[place] = len(numbers)
+        factors.append(torch.tensor([neutral] if numbers is None else numbers, device=values.device).reshape(shape))
+    return (values * factors[0] + factors[1]).reshape(tensor.shape)
+
+
+def _draw(  # noqa: PLR0913, PLR0917
+    tensor: Tensor,
+    reading: Reading,
+    answers: Answers,
+    span: tuple[float, float],
+    max_examples: int,
+    decode: Callable[..., Any] | None,
+) -> Picture:
+    if reading.kind in {*PICTURED, Kind.MASK}:
+        return images(tensor, reading, answers, span, max_examples)
+    if reading.kind is Kind.SEQUENCE:
+        return sequences(tensor, reading, answers, span, max_examples)
+    if reading.kind is Kind.AUDIO:
+        return audio(tensor, answers, span, max_examples)
+    if reading.kind is Kind.TOKENS:
+        return tokens(tensor, answers, decode, max_examples)
+    if reading.kind is Kind.TABULAR:
+        return table(tensor, answers, span, max_examples)
+    return histogram(tensor)

@@ -1,0 +1,594 @@
+import random
+import time
+import types
+
+import lightning.pytorch as L
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch.callbacks import Callback
+from patients import CLASSES, FEATURES, Healthy
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
+
+from lightning_recipe.callback import FailedCheckError
+from lightning_recipe.callbacks.overfit_one_batch import OverfitOneBatch
+from lightning_recipe.figures.canvas import pixels
+from lightning_recipe.figures.experiments import labels_and_predictions
+
+
+def judged(fit, module, check=None, **settings):
+    check = check or OverfitOneBatch(max_steps=110, tolerance=0.05, max_seconds=60)  # the machine may be busy
+    fit(module, [check], **{"max_epochs": -1, "max_steps": 1, "limit_val_batches": 0, "logger": False, **settings})
+    (finding,) = check.findings
+    return finding
+
+
+# -- healthy modules of many kinds
+
+
+class Any(L.LightningModule):
+    """A net, a loss, a batch."""
+
+    def __init__(self, net, loss, batch, optimizer=None):
+        super().__init__()
+        self.net, self.loss, self.batch = net, loss, batch
+        self.optimizer = optimizer or (lambda p: torch.optim.Adam(p, 1e-2))
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        return self.loss(self.net(x), y)
+
+    def configure_optimizers(self):
+        return self.optimizer(self.parameters())
+
+    def train_dataloader(self):
+        return DataLoader(TensorDataset(*self.batch), len(self.batch[0]))
+
+
+def mlp(n_in, n_out):
+    return nn.Sequential(nn.Linear(n_in, 64), nn.ReLU(), nn.Linear(64, n_out))
+
+
+class RNN(nn.Module):
+    def __init__(self, vocabulary, out, *, all_positions):
+        super().__init__()
+        self.embed, self.rnn = nn.Embedding(vocabulary, 24), nn.GRU(24, 48, 2, batch_first=True, dropout=0.3)
+        self.head, self.all_positions = nn.Linear(48, out), all_positions
+
+    def forward(self, x):
+        h = self.rnn(self.embed(x))[0]
+        return self.head(h if self.all_positions else h[:, -1])
+
+
+class Transformer(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Linear(5, 32)
+        self.layer = nn.TransformerEncoderLayer(32, 4, 64, dropout=0.2, batch_first=True)
+        self.head = nn.Linear(32, 3)
+
+    def forward(self, x):
+        return self.head(self.layer(self.embed(x)).mean(1))
+
+
+def x(*shape):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(1))
+
+
+def classes(n, k):
+    return torch.randint(k, (n,), generator=torch.Generator().manual_seed(2))
+
+
+def token_loss(out, y):
+    return F.cross_entropy(out.flatten(0, 1), y.flatten())
+
+
+def conv():
+    return nn.Sequential(
+        nn.Conv2d(1, 8, 3, bias=False),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Dropout2d(0.3),
+        nn.Flatten(),
+        nn.Linear(288, 10),
+    )
+
+
+tokens = torch.randint(11, (32, 9), generator=torch.Generator().manual_seed(3))
+HEALTHY = {
+    "classifier": Healthy,
+    "conv": lambda: Any(conv(), F.cross_entropy, (x(32, 1, 8, 8), classes(32, 10))),
+    "regression": lambda: Any(mlp(6, 1), lambda o, y: F.mse_loss(o[:, 0], y), (x(32, 6), x(32))),
+    "l1": lambda: Any(mlp(6, 2), F.l1_loss, (x(32, 6), x(32, 2))),
+    "huber": lambda: Any(mlp(6, 2), F.smooth_l1_loss, (x(32, 6), x(32, 2))),
+    "multilabel": lambda: Any(mlp(6, 4), F.binary_cross_entropy_with_logits, (x(32, 6), (x(32, 4) > 0).float())),
+    "probabilities": lambda: Any(
+        nn.Sequential(mlp(6, 1), nn.Sigmoid(), nn.Flatten(0)), F.binary_cross_entropy, (x(32, 6), (x(32) > 0).float())
+    ),
+    "soft_labels": lambda: Any(mlp(6, 3), F.cross_entropy, (x(32, 6), x(32, 3).softmax(1))),
+    "bce_soft": lambda: Any(mlp(6, 3), F.binary_cross_entropy_with_logits, (x(32, 6), x(32, 3).sigmoid())),
+    "smoothing": lambda: Any(
+        mlp(6, 5), lambda o, y: F.cross_entropy(o, y, label_smoothing=0.2), (x(32, 6), classes(32, 5))
+    ),
+    "log_softmax": lambda: Any(nn.Sequential(mlp(6, 5), nn.LogSoftmax(1)), F.nll_loss, (x(32, 6), classes(32, 5))),
+    "kl": lambda: Any(
+        nn.Sequential(mlp(6, 3), nn.LogSoftmax(1)),
+        lambda o, y: F.kl_div(o, y, reduction="batchmean"),
+        (x(32, 6), x(32, 3).softmax(1)),
+    ),
+    "poisson": lambda: Any(mlp(6, 1), lambda o, y: F.poisson_nll_loss(o[:, 0], y), (x(32, 6), classes(32, 6).float())),
+    "segmentation": lambda: Any(
+        nn.Sequential(
+            nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 2, 1)
+        ),
+        F.cross_entropy,
+        (x(32, 1, 6, 6), (x(32, 1, 6, 6)[:, 0] > 0).long()),
+    ),
+    "sequence": lambda: Any(RNN(11, 3, all_positions=False), F.cross_entropy, (tokens, classes(32, 3))),
+    "language": lambda: Any(RNN(11, 11, all_positions=True), token_loss, (tokens[:, :-1], tokens[:, 1:])),
+    "transformer": lambda: Any(Transformer(), F.cross_entropy, (x(32, 7, 5), classes(32, 3))),
+    "autoencoder": lambda: Any(mlp(6, 6), F.mse_loss, (x(32, 6), x(32, 6))),
+    "sgd": lambda: Any(
+        mlp(6, 3), F.cross_entropy, (x(32, 6), classes(32, 3)), lambda p: torch.optim.SGD(p, 0.1, momentum=0.9)
+    ),
+    "lbfgs": lambda: Any(mlp(6, 3), F.cross_entropy, (x(32, 6), classes(32, 3)), lambda p: torch.optim.LBFGS(p, 0.5)),
+    "by_hand": lambda: Any(mlp(6, 1), lambda o, y: ((o[:, 0] - y) ** 2).mean(), (x(32, 6), x(32))),
+    "summed": lambda: Any(
+        mlp(6, 2), lambda o, y: F.mse_loss(o, y, reduction="none").sum(1).mean(), (x(32, 6), x(32, 2))
+    ),
+    "equal_labels": lambda: Any(mlp(6, 3), F.cross_entropy, (x(32, 6), torch.ones(32, dtype=torch.long))),
+    "duplicates": lambda: Any(mlp(6, 3), F.cross_entropy, (x(16, 6).repeat_interleave(2, 0), classes(32, 3))),
+}
+
+
+@pytest.mark.parametrize("kind", HEALTHY)
+def test_healthy_modules_memorise(fit, kind):
+    finding = judged(fit, HEALTHY[kind]())
+    assert finding.status == "passed", finding.message
+    assert finding.evidence["measured"] < finding.evidence["start"]
+
+
+# -- faults, and what they are called
+
+
+class Softmax(Healthy):
+    def loss(self, logits, y):
+        return F.cross_entropy(logits.softmax(1), y)
+
+
+class TooLow(Healthy):
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters(), lr=1e-7)
+
+
+class TooHigh(Healthy):
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=1e4)
+
+
+class Clipped(Healthy):
+    def loss(self, logits, y):
+        return super().loss(logits, y).clamp(max=0.5)
+
+
+class Detached(Healthy):
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        return F.cross_entropy(self(x).detach() + 0 * next(self.parameters()).sum(), y)
+
+
+class Constant(Healthy):
+    def forward(self, x):
+        return super().forward(torch.zeros_like(x))
+
+
+class OnlyPositive(Healthy):
+    def forward(self, x):
+        return super().forward(x)[:, 0].relu()
+
+    def loss(self, out, y):
+        return F.mse_loss(out, -1.0 - y.float())
+
+    def training_step(self, batch, batch_idx):
+        return self.loss(self(batch[0]), batch[1])
+
+
+class Broadcast(Healthy):
+    def training_step(self, batch, batch_idx):
+        return F.mse_loss(self(batch[0])[:, :1], batch[1].float())
+
+
+@pytest.mark.parametrize(
+    ("disease", "said"),
+    [
+        (Softmax, "ln(1 + 3/e) = 0.7437"),
+        (TooLow, "raise the learning rate"),
+        (TooHigh, "lower the learning rate"),
+        (Clipped, "no parameter gets any gradient"),
+        (Detached, "no parameter gets any gradient"),
+        (Constant, "the same for all 8 examples"),
+        (OnlyPositive, "no prediction is below 0, but targets go down to -4"),
+        (Broadcast, "broadcast"),
+    ],
+)
+def test_faults_are_found_and_named(fit, disease, said):
+    finding = judged(fit, disease())
+    assert finding.status == "failed", finding.message
+    assert said in finding.message + finding.fix
+
+
+def test_only_adam_reaching_it_is_an_optimiser_problem(fit):
+    evidence = judged(fit, TooLow()).evidence
+    assert evidence["left"] > 0.9
+    assert evidence["measured_with_adam"] < 0.3
+    assert evidence["floor"] == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5, 12])
+def test_falling_when_the_steps_are_over_is_never_failed(fit, steps):
+    finding = judged(fit, Healthy(), OverfitOneBatch(max_steps=steps))
+    assert finding.status in {"warning", "skipped"} if steps <= 2 else finding.status == "warning", finding
+    assert steps <= 2 or "in 100 steps" in finding.message
+
+
+def test_strict_stops_the_run(fit):
+    with pytest.raises(FailedCheckError, match="ln"):
+        judged(fit, Softmax(), OverfitOneBatch(max_steps=120, strict=True))
+
+
+# -- what can't be judged
+
+
+class Noisy(Healthy):
+    def forward(self, x):
+        return super().forward(x + 20 * torch.randn_like(x))
+
+
+class Penalised(Healthy):
+    def loss(self, logits, y):
+        return super().loss(logits, y) + 30 * logits.square().mean()
+
+
+class TwoOptimizers(Healthy):
+    automatic_optimization = False
+
+    def training_step(self, batch, batch_idx):
+        for optimizer in self.optimizers():
+            optimizer.zero_grad()
+            self.manual_backward(F.cross_entropy(self(batch[0]), batch[1]))
+            optimizer.step()
+
+    def configure_optimizers(self):
+        return [torch.optim.Adam(self.net[0].parameters()), torch.optim.Adam(self.net[-1].parameters())]
+
+
+class Policy(Healthy):
+    def loss(self, logits, y):
+        log_p = logits.log_softmax(1)
+        action = torch.distributions.Categorical(logits=logits.detach()).sample()
+        return -(log_p.gather(1, action[:, None])[:, 0] * (action == y).float().sub(0.5)).mean()
+
+
+class Distilled(Healthy):
+    def loss(self, logits, y):
+        return F.mse_loss(logits, logits.detach() + 5)
+
+
+class Contrastive(Healthy):
+    def loss(self, logits, y):
+        z = F.normalize(logits, dim=1)
+        return F.cross_entropy(z @ z.flip(0).T, torch.arange(len(z)))
+
+
+class Empty(Healthy):
+    def on_train_batch_start(self, batch, batch_idx):
+        return -1
+
+
+class NotANumber(Healthy):
+    def loss(self, logits, y):
+        return super().loss(logits, y) * float("nan")
+
+
+class Graph(Healthy):
+    """Gets nodes, three for each graph; four of the graphs are equal and have different targets."""
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        nodes = torch.cat([x[:1].repeat(4, 1), x[1:5]]).repeat(3, 1)
+        return F.cross_entropy(self.net(nodes).unflatten(0, (3, 8)).sum(0), torch.cat([torch.arange(4), y[1:5]]))
+
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters(), lr=0.03)
+
+
+class Linear(Healthy):
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Linear(1, 1)
+
+    def forward(self, x):
+        return self.net(x[:, :1])
+
+    def training_step(self, batch, batch_idx):
+        return F.mse_loss(self(batch[0])[:, 0], batch[0][:, 1])
+
+
+class NoCopy(Healthy):
+    def __init__(self):
+        super().__init__()
+        self.lock = types.SimpleNamespace(generator=(i for i in range(3)))
+
+
+class OutOfMemory(Healthy):
+    def training_step(self, batch, batch_idx):
+        if len(self.trainer.callbacks) == 1 and type(self.trainer.callbacks[0]).__name__ == "_Recorder":
+            raise torch.OutOfMemoryError
+        return super().training_step(batch, batch_idx)
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        (Noisy, "random"),
+        (Penalised, "other terms"),
+        (TwoOptimizers, "2 optimisers"),
+        (Policy, "not known"),
+        (Distilled, "not known"),
+        (Contrastive, "not known"),
+        (Linear, "one layer"),
+        (Graph, "equal ones with different targets"),
+        (Empty, "no step"),
+        (NotANumber, "no loss to begin with"),
+        (NoCopy, "could not be trained"),
+        (OutOfMemory, "memory"),
+    ],
+)
+def test_what_has_no_known_floor_is_skipped(fit, kind, said):
+    finding = judged(fit, kind(), max_epochs=1)
+    assert finding.status == "skipped", finding.message
+    assert said in finding.message
+
+
+def test_a_resumed_run_is_skipped(fit, tmp_path):
+    trainer = fit(Healthy(), max_steps=3)
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    check = OverfitOneBatch()
+    module = Healthy()
+    trainer = L.Trainer(accelerator="cpu", max_steps=5, callbacks=[check], logger=False, enable_checkpointing=False,
+                        enable_progress_bar=False, enable_model_summary=False)  # fmt: skip
+    trainer.fit(module, ckpt_path=tmp_path / "last.ckpt", weights_only=False)
+    assert [finding.status for finding in check.findings] == ["skipped"]
+
+
+def test_the_seconds_bound_it(fit):
+    class Slow(Healthy):
+        def training_step(self, batch, batch_idx):
+            time.sleep(0.1)
+            return super().training_step(batch, batch_idx)
+
+    began = time.monotonic()
+    finding = judged(fit, Slow(), OverfitOneBatch(max_seconds=0.5))
+    assert time.monotonic() - began < 4
+    assert finding.status == "skipped"
+    assert "too few steps" in finding.message
+
+
+# -- manual optimisation, schedules, batches that can't be sliced
+
+
+class Manual(Healthy):
+    automatic_optimization = False
+
+    def training_step(self, batch, batch_idx):
+        optimizer = self.optimizers()
+        optimizer.zero_grad()
+        self.manual_backward(F.cross_entropy(self(batch[0]), batch[1]))
+        optimizer.step()
+        self.lr_schedulers().step()
+
+
+class WarmUp(Healthy):
+    def configure_optimizers(self):
+        optimizer = torch.optim.Adam(self.parameters(), lr=1.0)  # times at most 0.003
+        noam = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: 0.005 * min((i + 1) / 20, (20 / (i + 1)) ** 0.5))
+        return [optimizer], [{"scheduler": noam, "interval": "step"}]
+
+
+class OneCycle(Healthy):
+    def configure_optimizers(self):
+        optimizer = torch.optim.SGD(self.parameters(), lr=0.1)
+        cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.3, total_steps=self.trainer.estimated_stepping_batches)
+        return [optimizer], [{"scheduler": cycle, "interval": "step"}]
+
+
+class WholeBatch(Healthy):
+    def forward(self, x):
+        return self.net(x.view(32, FEATURES))
+
+
+class Compiled(Healthy):
+    def __init__(self):
+        super().__init__()
+        self.net = torch.compile(self.net, backend="eager")
+
+
+class Mapping(Healthy):
+    def training_step(self, batch, batch_idx):
+        return super().training_step((batch.pop("x"), batch.pop("y")), batch_idx)
+
+    def train_dataloader(self):
+        return DataLoader([{"x": a, "y": b} for a, b in self.data(64, 1)], 32)
+
+
+@pytest.mark.parametrize("kind", [Manual, WarmUp, OneCycle, WholeBatch, Mapping, Compiled])
+def test_it_works_out(fit, kind):
+    check = OverfitOneBatch(max_seconds=60, tolerance=0.05)
+    finding = judged(fit, kind(), check, **({"max_epochs": 8, "max_steps": -1} if kind in {OneCycle, WarmUp} else {}))
+    assert finding.status == "passed", finding.message
+    assert "on 32 examples" in finding.message if kind is WholeBatch else "on 8 examples" in finding.message
+
+
+# -- no trace
+
+
+class Hostile(Healthy):
+    """Watches who calls it, and draws random numbers of all kinds."""
+
+    def __init__(self, calls):
+        super().__init__()
+        self.calls, self.data_set = calls, TensorDataset(torch.zeros(1))
+        self.register_buffer("steps", torch.zeros(()))
+        self.last = None
+
+    def __deepcopy__(self, memo):
+        duplicate = type(self).__new__(type(self))
+        memo[id(self)] = duplicate
+        import copy  # noqa: PLC0415
+
+        calls = self.__dict__.pop("calls")
+        duplicate.__dict__.update(copy.deepcopy(self.__dict__, memo) | {"calls": calls, "is_copy": True})
+        self.__dict__["calls"] = calls
+        return duplicate
+
+    def training_step(self, batch, batch_idx):
+        self.steps += 1
+        batch[0].add_(0.01 * random.random() + 0.01 * np.random.rand())  # noqa: NPY002
+        if getattr(self, "is_copy", False):
+            self.calls.append("step of the copy")
+        self.logger.experiment.add_scalar("mine", 1.0, batch_idx)
+        self.last = self(batch[0])
+        return super().training_step(batch, batch_idx)
+
+    def _seen(self, name):
+        if getattr(self, "is_copy", False):
+            self.calls.append(name)
+
+    def prepare_data(self):
+        self._seen("prepare_data")
+
+    def setup(self, stage):
+        self._seen("setup")
+
+    def teardown(self, stage):
+        self._seen("teardown")
+
+    def configure_callbacks(self):
+        self._seen("configure_callbacks")
+        return []
+
+    def on_train_start(self):
+        self._seen("on_train_start")
+
+    def on_train_epoch_end(self):
+        self._seen("on_train_epoch_end")
+
+    def on_train_end(self):
+        self._seen("on_train_end")
+
+    def on_after_batch_transfer(self, batch, dataloader_idx):
+        self._seen("on_after_batch_transfer")
+        return batch
+
+
+class Data(L.LightningDataModule):
+    def __init__(self):
+        super().__init__()
+        self.calls = []
+
+    def setup(self, stage):
+        self.calls.append("setup")
+
+    def teardown(self, stage):
+        self.calls.append("teardown")
+
+    def train_dataloader(self):
+        self.calls.append("train_dataloader")
+        return Healthy().train_dataloader()
+
+
+class Streams(Callback):
+    """The random streams at the start of every batch, and the modes."""
+
+    def __init__(self):
+        self.seen = []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.seen.append(
+            (torch.rand(1).item(), random.random(), np.random.rand(), float(batch[0].sum()), pl_module.training)  # noqa: NPY002
+        )
+
+
+def test_the_run_is_bit_identical(fit):
+    runs = []
+    for callbacks in ([], [OverfitOneBatch(max_steps=10)]):
+        calls, streams = [], Streams()
+        torch.manual_seed(0)
+        module = Hostile(calls)
+        trainer = fit(module, [*callbacks, streams])
+        state = module.state_dict() | {
+            f"o{i}{k}": v for i, s in enumerate(trainer.optimizers[0].state.values()) for k, v in s.items()
+        }
+        metrics = {k: float(v) for k, v in trainer.logged_metrics.items()}
+        runs.append((state, metrics, streams.seen, calls))
+    (bare, metrics, seen, _), (watched, metrics_too, seen_too, calls) = runs
+    assert bare.keys() == watched.keys()
+    assert all(torch.equal(bare[name], watched[name]) for name in bare)
+    assert (metrics, seen) == (metrics_too, seen_too)
+    assert set(calls) == {"step of the copy"}
+
+
+def test_the_data_module_is_left_alone(fit):
+    data = Data()
+    check = OverfitOneBatch(max_steps=5)
+    fit(Healthy(), [check], train=data, max_steps=1)
+    assert data.calls == ["setup", "train_dataloader", "teardown"]
+    assert data.trainer.max_steps == 1
+
+
+def test_pictures_and_numbers_are_in_tensorboard(fit, events):
+    trainer = fit(TooLow(), [OverfitOneBatch(max_steps=20)], max_steps=1)
+    tags = events(trainer).Tags()
+    assert {"OverfitOneBatch/loss", "OverfitOneBatch/labels_and_predictions"} <= set(tags["images"])
+    assert {"OverfitOneBatch/measured", "OverfitOneBatch/floor"} <= set(tags["scalars"])
+
+
+@pytest.mark.parametrize(
+    ("name", "prediction", "target"),
+    [
+        ("cross_entropy", torch.randn(8, 100), torch.arange(8)),
+        ("cross_entropy", torch.randn(8, 5), torch.rand(8, 5).softmax(1)),
+        ("cross_entropy", torch.randn(2, 5, 4, 4), torch.randint(5, (2, 4, 4))),
+        ("nll_loss", torch.randn(3, 5).log_softmax(1), torch.tensor([1, -100, 2])),
+        ("binary_cross_entropy_with_logits", torch.randn(8), torch.ones(8)),
+        ("mse_loss", torch.ones(8, 3), torch.ones(8, 3)),
+    ],
+)
+def test_labels_and_predictions_of_all_kinds_are_drawn(name, prediction, target):
+    image = pixels(labels_and_predictions(name, {"input": prediction, "target": target}))
+    assert image.shape == (350, 350, 3)
+    assert len(np.unique(image.reshape(-1, 3), axis=0)) > 10
+
+
+def test_nothing_of_the_inner_trainer_is_said(fit, capfd, recwarn):
+    fit(Healthy(), [OverfitOneBatch(max_steps=3)], max_steps=1)
+    out, err = capfd.readouterr()
+    assert "max_steps=3" not in out + err
+    assert out.count("OverfitOneBatch: ") == 1
+    assert not [w for w in recwarn if "lightning_recipe" in str(w.filename)]
+
+
+def test_processes_try_each_for_itself(fit):
+    check = OverfitOneBatch(max_steps=30)
+    fit(Healthy(), [check], strategy="ddp_fork", devices=2, max_steps=2, limit_val_batches=0)
+
+
+@pytest.mark.parametrize("wrong", [{"max_examples": 0}, {"max_steps": -1}, {"max_seconds": 0}, {"tolerance": 1.5}])
+def test_senseless_settings_are_refused(wrong):
+    with pytest.raises(ValueError, match="expected"):
+        OverfitOneBatch(**wrong)
+
+
+assert CLASSES == 4  # the floors above are for four classes

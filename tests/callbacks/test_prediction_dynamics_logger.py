@@ -1,0 +1,508 @@
+import io
+import math
+
+import lightning.pytorch as L
+import numpy as np
+import pytest
+import torch
+from patients import FEATURES, Healthy
+from PIL import Image
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
+
+from lightning_recipe import Status
+from lightning_recipe.callbacks.prediction_dynamics_logger import PredictionDynamicsLogger, frames
+from lightning_recipe.fixed_batch import KEPT
+
+LONG = {"max_epochs": 6, "limit_val_batches": 1, "check_val_every_n_epoch": 100}  # 48 steps
+
+
+def impatient(**arguments):
+    """Judges runs of 48 steps."""
+    return PredictionDynamicsLogger(every_n_steps=5, min_steps=40, **arguments)
+
+
+def run(fit, module, callback=None, *, pictures=False, **settings):
+    callback = callback or PredictionDynamicsLogger()
+    trainer = fit(module, [callback], **({} if pictures else {"logger": False}), **settings)
+    assert len(callback.findings) == 1
+    return callback.findings[0], trainer
+
+
+# -- false alarms first
+
+
+def test_healthy_passes_and_is_measured(fit):
+    finding, _ = run(fit, Healthy(), impatient(), **LONG)
+    assert finding.status is Status.PASSED
+    assert finding.step == 48
+    assert finding.evidence["moved"] > 0.3
+    assert finding.evidence["late_moved"] < 0.1
+    assert finding.evidence["error"] < 0.5
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4])
+def test_short_runs_are_not_accused(fit, steps):
+    class Slow(Healthy):
+        def configure_optimizers(self):
+            return torch.optim.Adam(self.parameters(), lr=1e-7)
+
+    finding, _ = run(fit, Slow(), max_steps=steps)
+    assert finding.status in {Status.PASSED, Status.SKIPPED}
+
+
+class NoNorm(Healthy):
+    """Without running statistics, which move predictions even at a learning rate of 0."""
+
+    rate = 3e-3
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(FEATURES, 32), nn.ReLU(), nn.Linear(32, 4))
+
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters(), lr=self.rate)
+
+
+class RandomLabels(NoNorm):
+    def data(self, n, seed):
+        x, y = super().data(n, seed).tensors
+        return TensorDataset(x, y[torch.randperm(n, generator=torch.Generator().manual_seed(seed))])
+
+
+@pytest.mark.parametrize("rate", [1e-4, 1e-3, 1e-2])
+def test_what_can_not_be_learnt_is_not_accused(fit, rate):
+    class Module(RandomLabels):
+        pass
+
+    Module.rate = rate
+    finding, _ = run(fit, Module(), impatient(), **LONG)
+    assert finding.status in {Status.PASSED, Status.SKIPPED}
+
+
+def test_good_from_the_start_needs_not_move(fit):
+    class Pretrained(NoNorm):
+        rate = 1e-9
+
+    module = Pretrained()
+    centres = module.data(4, 0).tensors[0]
+    module.net = nn.Linear(FEATURES, 4)  # the right answer is the nearest centre
+    with torch.no_grad():
+        module.net.weight.copy_(centres)
+        module.net.bias.copy_(-centres.square().sum(1) / 2)
+    finding, _ = run(fit, module, impatient(), **LONG)
+    assert finding.status is Status.PASSED
+    assert finding.evidence["moved"] < 0.01
+
+
+def test_a_rate_that_still_rises_is_not_accused(fit):
+    class WarmUp(NoNorm):
+        rate = 1.0
+
+        def configure_optimizers(self):
+            optimizer = super().configure_optimizers()
+            schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: step * 1e-8)
+            return [optimizer], [{"scheduler": schedule, "interval": "step"}]
+
+    finding, _ = run(fit, WarmUp(), impatient(), **LONG)
+    assert finding.status is Status.SKIPPED
+    assert "still rises" in finding.message
+
+
+def test_unknown_targets_are_not_accused(fit):
+    class ByHand(NoNorm):
+        rate = 1e-9
+
+        def loss(self, logits, y):
+            return (logits.exp().sum(1).log() - logits[range(len(y)), y]).mean()
+
+    finding, _ = run(fit, ByHand(), impatient(), **LONG)
+    assert finding.status is Status.SKIPPED
+    assert "no loss tells" in finding.message
+
+
+def test_targets_that_are_all_the_same_are_not_judged(fit):
+    class Constant(NoNorm):
+        rate = 1e-9
+
+        def loss(self, logits, y):
+            return F.mse_loss(logits[:, 0], torch.ones(len(y)))
+
+    finding, _ = run(fit, Constant(), impatient(), **LONG)
+    assert finding.status is Status.SKIPPED
+
+
+# -- diseases
+
+
+def test_frozen(fit):
+    class Slow(NoNorm):
+        rate = 1e-7
+
+    finding, _ = run(fit, Slow(), impatient(), **LONG)
+    assert finding.status is Status.WARNING
+    assert "raise the learning rate" in finding.fix
+    assert finding.evidence["moved"] < 0.001
+
+
+def test_frozen_parameters(fit):
+    class Frozen(NoNorm):
+        def training_step(self, batch, batch_idx):
+            return super().training_step(batch, batch_idx).detach().requires_grad_()
+
+    finding, _ = run(fit, Frozen(), impatient(), **LONG)
+    assert finding.status is Status.WARNING
+    assert finding.evidence["moved"] == 0
+
+
+def test_jumping(fit):
+    class Fast(RandomLabels):
+        rate = 10.0
+
+    finding, _ = run(fit, Fast(), impatient(), **LONG)
+    assert finding.status is Status.WARNING
+    assert "lower the learning rate" in finding.fix
+    assert finding.evidence["late_moved"] > 0.15
+    assert finding.evidence["late_flips"] > 0.3
+
+
+def test_collapsed(fit):
+    class Decayed(NoNorm):
+        def __init__(self):
+            super().__init__()
+            nn.init.normal_(self.net[-1].weight, std=0.05)
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), lr=0.1, weight_decay=3.0)
+
+    finding, _ = run(fit, Decayed(), impatient(), **LONG)
+    assert finding.status is Status.WARNING
+    assert "weight decay" in finding.fix
+    assert finding.evidence["spread"] < 0.001
+
+
+def test_not_finite(fit):
+    class Broken(NoNorm):
+        def on_train_batch_start(self, batch, batch_idx):
+            if self.global_step == 3:
+                nn.init.constant_(self.net[0].bias, math.nan)
+
+    finding, _ = run(fit, Broken())
+    assert finding.status is Status.WARNING
+    assert "NaN" in finding.message
+
+
+# -- when it looks
+
+
+class Looks(PredictionDynamicsLogger):
+    """Remembers the steps at which it looked."""
+
+    def _look(self, trainer, pl_module, fixed):
+        super()._look(trainer, pl_module, fixed)
+        self.at = [*getattr(self, "at", []), fixed.latest]
+        self.fixed = fixed
+
+
+def test_steps_and_scalars(fit, events):
+    callback = Looks(every_n_steps=10)
+    _, trainer = run(fit, Healthy(), callback, pictures=True, max_epochs=5)
+    assert callback.at == [0, 1, 2, 4, 8, 10, 20, 30, 40]
+    read = events(trainer)
+    for name in ("jitter", "flip_rate"):
+        assert [e.step for e in read.Scalars(f"Looks/{name}")] == callback.at[1:]
+    right = read.Scalars("Looks/share_right")
+    assert [e.step for e in right] == callback.at
+    fixed = callback.fixed
+    assert right[-1].value == pytest.approx(float((fixed.last.argmax(1) == fixed.how.target).float().mean()))
+
+
+def test_predictions_are_those_of_the_module_in_eval_mode(fit):
+    class Last(PredictionDynamicsLogger):
+        def judge(self, fixed):
+            self.last, self.first = fixed.last, fixed.first
+            return super().judge(fixed)
+
+    module, callback = Healthy(), Last()
+    x = next(iter(module.val_dataloader()))[0][:16]
+    before = module.eval()(x).softmax(1).detach()
+    fit(module.train(), [callback])
+    assert torch.allclose(callback.first, before, atol=1e-6)
+    assert torch.allclose(callback.last, module.eval()(x).softmax(1), atol=1e-6)
+
+
+def test_accumulated_steps_count_once(fit):
+    callback = Looks(every_n_steps=2)
+    run(fit, Healthy(), callback, accumulate_grad_batches=4, max_epochs=2)
+    assert callback.at == [0, 1, 2, 4]
+
+
+@pytest.mark.parametrize("settings", [{"num_sanity_val_steps": 0}, {"limit_val_batches": 0}])
+def test_without_a_sanity_check_the_first_training_batch(fit, settings):
+    callback = Looks()
+    finding, _ = run(fit, Healthy(), callback, **settings)
+    assert finding.status is Status.PASSED
+    assert callback.at == [1, 2, 3, 5, 9, 16]
+
+
+def test_a_validation_step_without_a_loss_gives_way_to_training(fit):
+    class NoLoss(Healthy):
+        def validation_step(self, batch, batch_idx):
+            self.accuracy(self(batch[0]), batch[1])
+
+    callback = Looks()
+    finding, _ = run(fit, NoLoss(), callback)
+    assert finding.status is Status.PASSED
+    assert callback.at[0] == 1
+    assert callback.fixed.how.kind == "classes"
+
+
+def test_a_first_step_that_is_left_out_is_waited_for(fit):
+    class LeavesOut(Healthy):
+        def on_train_batch_start(self, batch, batch_idx):
+            return -1 if self.current_epoch == 0 else None
+
+    callback, module = Looks(), LeavesOut()
+    finding, _ = run(fit, module, callback, limit_val_batches=0)
+    assert finding.status is Status.PASSED
+    assert callback.at[0] == 1
+    assert "training_step" not in module.__dict__
+
+
+def test_resumed_runs_go_on_counting(fit, tmp_path):
+    fit(Healthy(), max_epochs=1).save_checkpoint(tmp_path / "last.ckpt")
+    callback = Looks()
+    trainer = L.Trainer(
+        accelerator="cpu", max_epochs=2, callbacks=[callback], logger=False, default_root_dir=tmp_path,
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+    trainer.fit(Healthy(), ckpt_path=tmp_path / "last.ckpt")
+    assert callback.at == [8, 9, 10, 12, 16]
+
+
+def test_memory_is_bounded_and_nothing_is_kept_after_the_fit(fit):
+    callback = Looks(every_n_steps=1)
+    run(fit, NoNorm(), callback, max_epochs=10)
+    assert len(callback.at) == 81
+    looks = callback.fixed.looks
+    assert len(looks) <= KEPT
+    assert [look.step for look in looks] == [*range(0, 81, 2)]
+    assert callback._fixed is None
+    assert callback._steps == []
+
+
+def test_only_as_many_examples_are_run_again_as_are_shown(fit):
+    sizes = []
+
+    class Counts(NoNorm):
+        def forward(self, x):
+            if not self.training:
+                sizes.append(len(x))
+            return super().forward(x)
+
+    run(fit, Counts(), PredictionDynamicsLogger(max_examples=5), max_steps=4)
+    assert sizes[-4:] == [5, 5, 5, 5]
+
+
+# -- what it can't look at
+
+
+def test_several_modules_without_a_loss_are_a_reason(fit):
+    class GAN(Healthy):
+        automatic_optimization = False
+
+        def __init__(self):
+            super().__init__()
+            self.g, self.d = nn.Linear(FEATURES, FEATURES), nn.Linear(FEATURES, 1)
+
+        def training_step(self, batch, batch_idx):
+            optimizer = self.optimizers()
+            optimizer.zero_grad()
+            self.manual_backward(F.softplus(-self.d(self.g(batch[0]) + 1)).mean())
+            optimizer.step()
+
+        def configure_optimizers(self):
+            return torch.optim.Adam(self.parameters(), lr=1e-3)
+
+        def validation_step(self, batch, batch_idx):
+            pass
+
+    finding, _ = run(fit, GAN())
+    assert finding.status is Status.SKIPPED
+    assert "g, d are called" in finding.message
+    assert "predict=" in finding.message
+
+
+class TwoSteps(NoNorm):
+    """Computes between two modules, so that its network can't be run again on its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(4, 4)
+
+    def forward(self, x):
+        return self.head(self.net(x) * 2)
+
+    def training_step(self, batch, batch_idx):
+        return F.cross_entropy(self.head(self.net(batch[0]) * 2), batch[1])
+
+    def validation_step(self, batch, batch_idx):
+        self.training_step(batch, batch_idx)
+
+
+def test_predict_is_a_way_out(fit):
+    finding, _ = run(fit, TwoSteps())
+    assert finding.status is Status.SKIPPED
+    assert "code outside of modules" in finding.message
+    finding, _ = run(
+        fit, TwoSteps(), PredictionDynamicsLogger(predict=lambda module, batch: module(batch[0])), max_epochs=4
+    )
+    assert finding.status is Status.PASSED
+    assert finding.evidence["error"] < 1
+
+
+@pytest.mark.parametrize("predict", [lambda module, batch: None, lambda module, batch: batch["x"]])
+def test_a_predict_that_does_not_work_is_a_reason(fit, predict):
+    finding, _ = run(fit, Healthy(), PredictionDynamicsLogger(predict=predict))
+    assert finding.status is Status.SKIPPED
+    assert "predict" in finding.message
+
+
+class Odd(NoNorm):
+    """Batches that are dictionaries with strings, objects and Nones."""
+
+    def collate(self, examples):
+        x, y = (torch.stack(part) for part in zip(*examples, strict=True))
+        return {"x": x, "y": y, "names": ["a"] * len(x), "none": None, "object": object()}
+
+    def train_dataloader(self):
+        return DataLoader(self.data(64, 1), 32, collate_fn=self.collate)
+
+    def val_dataloader(self):
+        return DataLoader(self.data(64, 1), 32, collate_fn=self.collate)
+
+    def training_step(self, batch, batch_idx):
+        return F.cross_entropy(self(batch["x"]), batch["y"])
+
+    def validation_step(self, batch, batch_idx):
+        self.training_step(batch, batch_idx)
+
+
+class OneExample(NoNorm):
+    def train_dataloader(self):
+        return DataLoader(self.data(16, 1), 1)
+
+    val_dataloader = train_dataloader
+
+
+class EmptyValidation(Healthy):
+    def val_dataloader(self):
+        return DataLoader(self.data(0, 1), 32)
+
+
+class BrokenInputs(NoNorm):
+    def data(self, n, seed):
+        x, y = super().data(n, seed).tensors
+        return TensorDataset(torch.full_like(x, math.nan), y)
+
+
+class ManyClasses(NoNorm):
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Linear(FEATURES, 200_000)
+
+    def training_step(self, batch, batch_idx):
+        return F.cross_entropy(self(batch[0]), batch[1])
+
+    def train_dataloader(self):
+        return DataLoader(self.data(8, 1), 4)
+
+    val_dataloader = train_dataloader
+
+
+@pytest.mark.parametrize("module", [Odd, OneExample, EmptyValidation, BrokenInputs, ManyClasses])
+def test_hostile_inputs(fit, module):
+    finding, _ = run(fit, module(), pictures=True, max_epochs=1)
+    assert finding.status in {Status.PASSED, Status.SKIPPED}
+    assert "Error" not in finding.message
+
+
+# -- pictures
+
+
+class Kinds(L.LightningModule):
+    def __init__(self, net, loss, x, y):
+        super().__init__()
+        self.net, self.loss, self.x, self.y = net, loss, x, y
+
+    def training_step(self, batch, _):
+        return self.loss(self.net(batch[0]), batch[1])
+
+    def validation_step(self, batch, _):
+        self.loss(self.net(batch[0]), batch[1])
+
+    def train_dataloader(self):
+        return DataLoader(TensorDataset(self.x, self.y), 8)
+
+    def val_dataloader(self):
+        return DataLoader(TensorDataset(self.x, self.y), 8)
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def by_token(logits, ids):
+    return F.cross_entropy(logits.flatten(0, 1), ids.flatten())
+
+
+KINDS = {
+    "classes": lambda: (nn.Linear(5, 3), F.cross_entropy, torch.randn(64, 5), torch.arange(64) % 3),
+    "one label": lambda: (nn.Linear(5, 1), F.binary_cross_entropy_with_logits, torch.randn(64, 5), torch.ones(64, 1)),
+    "labels": lambda: (nn.Linear(5, 3), F.binary_cross_entropy_with_logits, torch.randn(64, 5), torch.ones(64, 3)),
+    "numbers": lambda: (nn.Linear(5, 1), F.mse_loss, torch.randn(64, 5), torch.randn(64, 1)),
+    "tokens": lambda: (
+        nn.Sequential(nn.Embedding(11, 8), nn.Linear(8, 11)), by_token, torch.arange(64 * 9).view(64, 9) % 11,
+        torch.arange(1, 64 * 9 + 1).view(64, 9) % 11,
+    ),
+    "classes of pixels": lambda: (
+        nn.Conv2d(1, 3, 3, padding=1), F.cross_entropy, torch.randn(64, 1, 16, 16), torch.ones(64, 16, 16).long(),
+    ),
+    "images": lambda: (
+        nn.Conv2d(3, 3, 3, padding=1), F.mse_loss, torch.randn(64, 3, 16, 16), torch.rand(64, 3, 16, 16),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_picture_of_each_kind(fit, events, kind):
+    finding, trainer = run(fit, Kinds(*KINDS[kind]()), PredictionDynamicsLogger(decode=chr), pictures=True)
+    assert finding.status is Status.PASSED
+    read = events(trainer)
+    shown = read.Images("PredictionDynamicsLogger/predictions")
+    assert [image.step for image in shown] == [0, 1, 2, 4, 8, 16]
+    pictures = [np.asarray(Image.open(io.BytesIO(image.encoded_image_string))) for image in shown]
+    assert {picture.shape for picture in pictures} == {(350, 350, 3)}
+    assert not np.array_equal(pictures[0], pictures[-1])
+    assert ("PredictionDynamicsLogger/over time" in read.Tags()["images"]) == (kind in {"classes of pixels", "images"})
+
+
+def test_no_more_pictures_than_tensorboard_keeps(fit, events):
+    _, trainer = run(fit, NoNorm(), PredictionDynamicsLogger(every_n_steps=1), pictures=True, **LONG)
+    steps = [image.step for image in events(trainer).Images("PredictionDynamicsLogger/predictions")]
+    assert len(steps) <= 10
+    assert (steps[0], steps[-1]) == (0, 48)
+
+
+@pytest.mark.parametrize("expected", [1, 2, 10, 250, 10**6, math.inf])
+def test_frames_are_few(expected):
+    chosen = frames(expected)
+    assert chosen[0] == 0
+    assert len(chosen) <= 9
+    assert chosen == sorted(set(chosen))
+
+
+@pytest.mark.parametrize("name", ["max_examples", "every_n_steps", "min_steps", "min_moved", "max_jitter"])
+def test_numbers_must_be_positive(name):
+    with pytest.raises(ValueError, match=name):
+        PredictionDynamicsLogger(**{name: 0})

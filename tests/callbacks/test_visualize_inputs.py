@@ -1,0 +1,550 @@
+import io
+import pickle
+from dataclasses import dataclass
+
+import lightning.pytorch as L
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch.loggers import CSVLogger
+from patients import CLASSES, FEATURES, Healthy
+from PIL import Image
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
+
+from lightning_recipe import Status
+from lightning_recipe.answers import answers
+from lightning_recipe.callbacks import visualize_inputs
+from lightning_recipe.callbacks.visualize_inputs import MAX_CARDS, VisualizeInputs, frames
+from lightning_recipe.figures.picture import title_of
+from lightning_recipe.probe import Probe
+from lightning_recipe.structure import tensors
+
+
+class Module(L.LightningModule):
+    """Any network, loss and data; batches are (input, target)."""
+
+    def __init__(self, net, loss, *tensors, batch_size=8):
+        super().__init__()
+        self.net, self.loss, self.data, self.size = net, loss, TensorDataset(*tensors), batch_size
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        return self.loss(self.net(x), y)
+
+    def validation_step(self, batch, batch_idx):
+        self.training_step(batch, batch_idx)
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.01)
+
+    def train_dataloader(self):
+        return DataLoader(self.data, self.size)
+
+    val_dataloader = train_dataloader
+
+
+@pytest.fixture
+def cards(monkeypatch):
+    """The figures and their names, as they are drawn."""
+    drawn = []
+    draw = visualize_inputs.input_card
+
+    def keep(name, *args, **kwargs):
+        figure = draw(name, *args, **kwargs)
+        drawn.append((name, figure))
+        return figure
+
+    monkeypatch.setattr(visualize_inputs, "input_card", keep)
+    return drawn
+
+
+def steps(events, trainer):
+    accumulator = events(trainer)
+    return {tag: [event.step for event in accumulator.Images(tag)] for tag in accumulator.Tags()["images"]}
+
+
+# -- when
+
+
+def test_first_batches_of_both_lie_side_by_side(fit, events):
+    look = VisualizeInputs()
+    trainer = fit(Healthy(), [look])
+    tags = steps(events, trainer)
+    assert sorted(tags) == ["VisualizeInputs/x train", "VisualizeInputs/x val"]
+    assert tags["VisualizeInputs/x train"][0] == tags["VisualizeInputs/x val"][0] == 0
+    assert len(tags["VisualizeInputs/x train"]) == 2
+    assert len(tags["VisualizeInputs/x val"]) == 3, "sanity check and two epochs"
+
+
+def test_one_finding_tells_what_was_drawn(fit):
+    look = VisualizeInputs()
+    fit(Healthy(), [look])
+    (finding,) = look.findings
+    assert finding.status is Status.PASSED
+    assert finding.message.startswith(f"drew x: rows (32, {FEATURES}), float32, mean ")
+    assert finding.evidence == {"inputs": 1, "examples": 32}
+    assert finding.step == 0
+
+
+def test_the_beginning_and_the_end_of_a_long_run_are_kept(fit, events):
+    trainer = fit(Healthy(), [VisualizeInputs()], max_epochs=20, limit_train_batches=1, limit_val_batches=1)
+    for tag, seen in steps(events, trainer).items():
+        assert len(seen) <= 10, tag
+        assert seen[0] == 0
+        assert seen[-1] >= 18, tag
+
+
+def test_epochs_in_between_are_not_drawn(fit, events):
+    trainer = fit(Healthy(), [VisualizeInputs(every_n_epochs=3)], max_epochs=5, limit_train_batches=1)
+    assert steps(events, trainer)["VisualizeInputs/x train"] == [0, 3]
+
+
+def test_frames():
+    for every in (1, 2, 7):
+        for epochs in (1, 2, 3, 8, 9, 10, 100, 12345, -1, None):
+            found = frames(every, epochs)
+            assert 0 in found
+            assert len(found) <= 9
+            assert all(epoch % every == 0 for epoch in found)
+            if epochs and epochs > 0:
+                assert max(found) == (epochs - 1) // every * every
+
+
+def test_no_sanity_check_and_no_validation(fit, events):
+    trainer = fit(Healthy(), [VisualizeInputs()], num_sanity_val_steps=0)
+    assert sorted(steps(events, trainer)) == ["VisualizeInputs/x train", "VisualizeInputs/x val"]
+    trainer = fit(Healthy(), [VisualizeInputs()], limit_val_batches=0)
+    assert sorted(steps(events, trainer)) == ["VisualizeInputs/x train"]
+
+
+def test_each_validation_loader_has_its_own_cards(fit, events):
+    class Two(Healthy):
+        def validation_step(self, batch, batch_idx, dataloader_idx=0):
+            self(batch[0])
+
+        def val_dataloader(self):
+            return [DataLoader(self.data(16, i), 8) for i in range(2)]
+
+    tags = steps(events, fit(Two(), [VisualizeInputs()]))
+    assert sorted(tags) == ["VisualizeInputs/x train", "VisualizeInputs/x val", "VisualizeInputs/x val 1"]
+
+
+def test_several_validations_in_an_epoch_are_drawn_once(fit, events):
+    trainer = fit(Healthy(), [VisualizeInputs()], val_check_interval=2)
+    assert len(steps(events, trainer)["VisualizeInputs/x val"]) == 3
+
+
+def test_validate_alone_draws_nothing(fit, events):
+    look, module = VisualizeInputs(), Healthy()
+    trainer = fit(module, [look])
+    before = steps(events, trainer)
+    trainer.validate(module, verbose=False)
+    assert steps(events, trainer) == before
+    assert len(look.findings) == 1
+
+
+def test_nothing_is_watched_on_steps_that_are_not_shown(fit, monkeypatch):
+    watched = []
+    attach = Probe.attach
+    monkeypatch.setattr(visualize_inputs.Probe, "attach", lambda *a: watched.append(a[1]) or attach(*a))
+    fit(Healthy(), [VisualizeInputs()])
+    assert sorted(watched) == ["training_step"] * 2 + ["validation_step"] * 3
+
+
+# -- what
+
+
+def test_what_is_drawn_is_what_entered_the_network(fit, cards):
+    """Not the batch: the step augments it."""
+
+    class Augments(Module):
+        def training_step(self, batch, batch_idx):
+            x, y = batch
+            return self.loss(self.net(1 - x), y)
+
+    images = torch.rand(8, 1, 8, 8)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+    fit(Augments(net, F.cross_entropy, images, torch.arange(8) % 3), [VisualizeInputs()], num_sanity_val_steps=0)
+    figure = dict(cards)["train net.input"]
+    drawn = np.asarray(figure.axes[0].images[0].get_array())
+    zoom = int(f"{figure.axes[0].texts[1].get_position()[0] - figure.axes[0].texts[0].get_position()[0] - 4:.0f}") // 8
+    first = drawn[: 8 * zoom : zoom, : 8 * zoom : zoom, 0]
+    assert (first == np.rint(255 * (1 - images[0, 0].double().numpy()))).all()
+
+
+def test_the_event_file_holds_the_figure(fit, events, cards):
+    trainer = fit(Healthy(), [VisualizeInputs()], max_epochs=1)
+    event = events(trainer).Images("VisualizeInputs/x train")[0]
+    image = np.asarray(Image.open(io.BytesIO(event.encoded_image_string)))
+    figure = dict(cards)["train x"]
+    assert (image == visualize_inputs.pixels(figure)).all()
+    assert title_of(figure).startswith(f"train x (32, {FEATURES}) float32 mean ")
+
+
+def test_training_and_validation_share_black_and_white(fit, cards):
+    """A validation set that was not normalised must not look like one that was."""
+
+    class Differs(Module):
+        def validation_step(self, batch, batch_idx):
+            self.net(batch[0] / 10)
+
+    images = torch.rand(8, 1, 8, 8) * 4 - 2
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+    module = Differs(net, F.cross_entropy, images, torch.arange(8) % 3)
+    fit(module, [VisualizeInputs()], num_sanity_val_steps=0, max_epochs=1)
+    train, val = (title_of(dict(cards)[f"{stage} net.input"]) for stage in ("train", "val"))
+    assert train.split("black")[1].split(";")[0] == val.split("black")[1].split(";")[0]
+
+
+def test_nothing_is_clipped_when_the_sanity_check_saw_a_smaller_range(fit, cards):
+    class Grows(Module):
+        def training_step(self, batch, batch_idx):
+            return self.loss(self.net(batch[0] * 7), batch[1])
+
+        def validation_step(self, batch, batch_idx):
+            self.net(batch[0])
+
+    fit(Grows(nn.Linear(5, 3), F.cross_entropy, torch.eye(5), torch.arange(5) % 3), [VisualizeInputs()], max_epochs=1)
+    titles = [title_of(figure) for _, figure in cards]
+    assert ["blue 0, yellow 1;" in titles[0], *("blue 0, yellow 7;" in title for title in titles[1:])] == [True] * 3
+
+
+def test_hidden_states_do_not_outvote_the_batch(fit):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rnn = nn.LSTM(5, 3, num_layers=2, batch_first=True)
+
+        def forward(self, x, hidden, cell):
+            return self.rnn(x, (hidden, cell))[0][:, -1]
+
+    class Hidden(Module):
+        def training_step(self, batch, batch_idx):
+            x, y = batch
+            return self.loss(self.net(x, torch.zeros(2, len(x), 3), torch.zeros(2, len(x), 3)), y)
+
+    look = VisualizeInputs()
+    fit(Hidden(Net(), F.cross_entropy, torch.rand(8, 30, 5), torch.arange(8) % 3), [look])
+    assert "net.x: sequences (8, 30, 5)" in look.findings[0].message
+    assert "net.hidden: values (2, 8, 3)" in look.findings[0].message
+
+
+def test_targets_and_predictions(fit, cards):
+    class Sure(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(1))
+
+        def forward(self, x):
+            return self.weight * F.one_hot(x[:, 0].long(), 5).float()
+
+    x = torch.stack([torch.arange(8.0) % 5, torch.rand(8) * 0.4], 1)
+    fit(Module(Sure(), F.cross_entropy, x, torch.tensor([0, 1, 2, 3, 4, 4, 0, 1])), [VisualizeInputs()])
+    texts = [text.get_text() for text in dict(cards)["train net.x"].axes[0].texts][:8]
+    assert texts == ["0 | 0", "1 | 1", "2 | 2", "3 | 3", "4 | 4", "4 | 0", "0 | 1", "1 | 2"]
+
+
+def test_a_normalisation_is_undone_in_the_run(fit, cards):
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+    module = Module(net, F.cross_entropy, (torch.rand(8, 1, 8, 8) - 0.5) / 0.2, torch.arange(8) % 3)
+    fit(module, [VisualizeInputs(mean=[0.5], std=[0.2])])
+    assert "black 0, white 1; normalisation undone" in title_of(dict(cards)["train net.input"])
+
+
+def test_tokens_with_shifted_targets(fit, cards):
+    ids = torch.randint(1, 30, (8, 13))
+    net = nn.Sequential(nn.Embedding(30, 4), nn.Linear(4, 30))
+    module = Module(net, lambda a, b: F.cross_entropy(a.flatten(0, 1), b.flatten()), ids[:, :-1], ids[:, 1:])
+    fit(module, [VisualizeInputs(decode=lambda row: "-".join(map(str, row)))])
+    texts = [text.get_text() for text in dict(cards)["train net.input"].axes[0].texts]
+    assert texts[0:6:2] == ["input", "target", "said"]
+    assert texts[1].startswith("-".join(map(str, ids[0, :6].tolist())))
+    assert texts[3].startswith("-".join(map(str, ids[0, 1:7].tolist())))
+
+
+def test_several_inputs_have_a_card_each(fit, events):
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(30, 3), nn.Embedding(9, 3)
+
+        def forward(self, image, *, token):
+            return self.a(image) + self.b(token).mean(1)
+
+    class Keywords(Module):
+        def training_step(self, batch, batch_idx):
+            return F.cross_entropy(self.net(batch[0], token=batch[1]), batch[2])
+
+    look = VisualizeInputs()
+    trainer = fit(Keywords(Two(), None, torch.rand(8, 30), torch.randint(9, (8, 20)), torch.arange(8) % 3), [look])
+    assert {tag.split("/")[1] for tag in steps(events, trainer)} == {
+        "net.image train", "net.token train", "net.image val", "net.token val",
+    }  # fmt: skip
+    assert "net.image: rows" in look.findings[0].message
+    assert "net.token: rows of token ids" in look.findings[0].message
+
+
+def test_dozens_of_inputs_are_cut(fit, events):
+    class Many(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(5, 1)
+
+        def forward(self, xs):
+            return self.layer(sum(xs))
+
+    class Lists(Module):
+        def training_step(self, batch, batch_idx):
+            return self.net([batch[0] + i for i in range(20)]).mean()
+
+    look = VisualizeInputs()
+    trainer = fit(Lists(Many(), None, torch.rand(8, 5)), [look], limit_val_batches=0)
+    assert len(steps(events, trainer)) == MAX_CARDS
+    assert "12 more inputs are not drawn" in look.findings[0].message
+
+
+def test_a_graph(fit, events):
+    @dataclass
+    class Graph:
+        x: torch.Tensor
+        edges: torch.Tensor
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(4, 2)
+
+        def forward(self, x, edges):
+            return self.layer(x + x[edges[0]].mean(0))
+
+    class Graphs(Module):
+        def training_step(self, batch, batch_idx):
+            return self.net(batch.x, batch.edges).square().mean()
+
+        def train_dataloader(self):
+            return DataLoader([Graph(torch.rand(30, 4), torch.randint(30, (2, 90)))], batch_size=None)
+
+    look = VisualizeInputs()
+    trainer = fit(Graphs(Net(), None, torch.rand(1)), [look], limit_val_batches=0)
+    assert len(steps(events, trainer)) == 2
+    assert "net.edges: values (2, 90)" in look.findings[0].message
+
+
+# -- nothing to draw
+
+
+def only(look):
+    (finding,) = look.findings
+    assert finding.status is Status.SKIPPED
+    return finding.message
+
+
+@pytest.mark.parametrize("logger", [False, "csv"])
+def test_without_tensorboard_it_says_so_once(fit, tmp_path, logger):
+    look = VisualizeInputs()
+    fit(Healthy(), [look], logger=CSVLogger(tmp_path) if logger else False)
+    assert only(look) == "pictures need a TensorBoardLogger, and the trainer has none"
+
+
+def test_fast_dev_run(fit):
+    look = VisualizeInputs()
+    fit(Healthy(), [look], fast_dev_run=True)
+    assert only(look) == "fast_dev_run writes no pictures"
+
+
+def test_no_network_is_called(fit):
+    class NoNet(Module):
+        def __init__(self):
+            super().__init__(None, None, torch.rand(8, 3))
+            self.weight = nn.Parameter(torch.ones(3))
+
+        def training_step(self, batch, batch_idx):
+            return (batch[0] * self.weight).mean()
+
+    look = VisualizeInputs()
+    fit(NoNet(), [look])
+    assert "no call of a module with parameters was seen in the first train step" in only(look)
+
+
+def test_no_tensor_enters_the_network(fit):
+    class Draws(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(3, 1)
+
+        def forward(self, count):
+            return self.layer(torch.ones(count, 3)).mean()
+
+    class Alone(Module):
+        def training_step(self, batch, batch_idx):
+            return self.net(4)
+
+    look = VisualizeInputs()
+    fit(Alone(Draws(), None, torch.rand(8, 3)), [look])
+    assert only(look) == "no tensor entered net from outside"
+
+
+@pytest.mark.parametrize("settings", [{"limit_train_batches": 0}, {"max_epochs": 0}])
+def test_no_training(fit, settings):
+    look = VisualizeInputs()
+    fit(Healthy(), [look], **settings)
+    assert only(look) == "no training step was completed"
+
+
+def test_a_step_that_is_left_out_leaves_no_watch_behind(fit):
+    class Leaves(Healthy):
+        def on_train_batch_start(self, batch, batch_idx):
+            return -1
+
+    look, module = VisualizeInputs(), Leaves()
+    fit(module, [look])
+    assert only(look) == "no training step was completed"
+    assert "training_step" not in module.__dict__
+
+
+def test_what_goes_wrong_is_said_once(fit, monkeypatch):
+    def crash(*_):
+        msg = "boom"
+        raise RuntimeError(msg)
+
+    monkeypatch.setattr(visualize_inputs, "recognise", crash)
+    look = VisualizeInputs()
+    trainer = fit(Healthy(), [look])
+    assert "boom" in only(look)
+    assert trainer.global_step == 16
+
+
+# -- hostile batches
+
+
+def batches(name):
+    x, y = torch.randn(8, FEATURES), torch.arange(8) % CLASSES
+    return {
+        "one example": [[x[:1], y[:1]]] * 2,
+        "NaN": [[x * torch.nan, y]],
+        "strings": [{"x": x, "y": y, "name": ["a"] * 8, "path": object(), "none": None}],
+        "ragged": [[x[:n], y[:n]] for n in (8, 3, 1)],
+        "empty": [[x[:0], y[:0]]],
+    }[name]
+
+
+@pytest.mark.parametrize("name", ["one example", "NaN", "strings", "ragged", "empty"])
+def test_hostile_batches(fit, name):
+    class Hostile(Healthy):
+        def __init__(self):
+            super().__init__()
+            self.net = nn.Linear(FEATURES, CLASSES)
+
+        def training_step(self, batch, batch_idx):
+            x, y = (batch["x"], batch["y"]) if isinstance(batch, dict) else batch
+            return F.cross_entropy(self.net(x), y)
+
+        def validation_step(self, batch, batch_idx):
+            self.training_step(batch, batch_idx)
+
+        def train_dataloader(self):
+            return DataLoader(batches(name), batch_size=None)
+
+        val_dataloader = train_dataloader
+
+    look = VisualizeInputs()
+    trainer = fit(Hostile(), [look])
+    assert trainer.state.finished
+    assert [finding.status for finding in look.findings] == [Status.PASSED]
+
+
+def test_an_empty_validation_loader(fit):
+    class NoVal(Healthy):
+        def val_dataloader(self):
+            return DataLoader(TensorDataset(torch.rand(0, FEATURES)), 8)
+
+    look = VisualizeInputs()
+    fit(NoVal(), [look])
+    assert [finding.status for finding in look.findings] == [Status.PASSED]
+
+
+# -- the rest
+
+
+@pytest.mark.parametrize("bad", [{"max_examples": 0}, {"every_n_epochs": 0}])
+def test_nonsense_is_refused(bad):
+    with pytest.raises(ValueError, match="at least 1"):
+        VisualizeInputs(**bad)
+
+
+def test_it_holds_no_tensors_after_the_run(fit):
+    look = VisualizeInputs()
+    fit(Healthy(), [look])
+    assert look._watched is None
+    assert not list(tensors({name: value for name, value in vars(look).items() if name != "log"}))
+    assert pickle.loads(pickle.dumps(look)).findings == look.findings  # noqa: S301
+
+
+def test_random_numbers_of_decode_do_not_disturb_the_run(fit):
+    ids = torch.randint(1, 30, (8, 13))
+    ends = []
+    for callbacks in ([], [VisualizeInputs(decode=lambda row: str(torch.rand(len(row))))]):
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Embedding(30, 4), nn.Dropout(0.5), nn.Linear(4, 30))
+        module = Module(net, lambda a, b: F.cross_entropy(a.flatten(0, 1), b.flatten()), ids[:, :-1], ids[:, 1:])
+        fit(module, callbacks)
+        ends.append(torch.cat([p.flatten() for p in module.parameters()]))
+    assert torch.equal(*ends)
+
+
+# -- answers
+
+
+def answers_of(loss, x, y, net=None):
+    module = Module(net or nn.Linear(x.shape[-1], x.shape[-1]), loss, x, y)
+    probe = Probe.attach(module, "training_step")
+    module.training_step((x, y), 0)
+    return answers(probe.result(), len(x))
+
+
+def test_answers_of_classes():
+    found = answers_of(F.cross_entropy, torch.rand(4, 5), torch.tensor([0, 1, 2, -100]))
+    assert found.target.tolist() == [0, 1, 2, -100]
+    assert found.prediction.shape == (4,)
+    assert found.ignored == -100
+    soft = answers_of(F.cross_entropy, torch.rand(4, 5), torch.eye(5)[:4])
+    assert soft.target.tolist() == [0, 1, 2, 3]
+
+
+def test_answers_of_yes_or_no():
+    x = torch.tensor([[2.0], [-2.0]])
+    net = nn.Linear(1, 1)
+    nn.init.ones_(net.weight)
+    nn.init.zeros_(net.bias)
+    found = answers_of(F.binary_cross_entropy_with_logits, x, torch.tensor([[1.0], [1.0]]), net)
+    assert (found.target.tolist(), found.prediction.tolist()) == ([[1], [1]], [[1], [0]])
+    probabilities = answers_of(
+        lambda p, y: F.binary_cross_entropy(p.sigmoid(), y), x, torch.tensor([[1.0], [0.0]]), net
+    )
+    assert probabilities.prediction.tolist() == [[1], [0]]
+    soft = answers_of(F.binary_cross_entropy_with_logits, x, torch.tensor([[0.3], [0.6]]), net)
+    assert soft.prediction.flatten().tolist() == pytest.approx([0.8808, 0.1192], abs=1e-4)
+
+
+def test_answers_of_numbers_and_of_flattened_sequences():
+    found = answers_of(F.mse_loss, torch.rand(4, 5), torch.rand(4, 5))
+    assert found.target.shape == found.prediction.shape == (4, 5)
+    flat = answers_of(
+        lambda a, b: F.cross_entropy(a.flatten(0, 1), b.flatten()), torch.rand(4, 6, 5), torch.ones(4, 6).long()
+    )
+    assert flat.target.shape == flat.prediction.shape == (4, 6)
+
+
+def test_answers_of_a_loss_by_hand_are_looked_for_in_the_batch():
+    found = answers_of(lambda a, b: -a.log_softmax(1)[torch.arange(4), b].mean(), torch.rand(4, 5), torch.arange(4))
+    assert found.target.tolist() == [0, 1, 2, 3]
+    assert found.prediction.shape == (4,)
+    values = answers_of(lambda a, b: (a - b).abs().mean(), torch.rand(4, 5), torch.rand(4, 5) + 1)
+    assert values.target is None, "as likely the input before augmentation"
+
+
+def test_no_answers_of_other_examples():
+    found = answers_of(lambda a, b: F.mse_loss(a[:3], b[:3]), torch.rand(4, 5), torch.rand(4, 2, 5)[:, 0])
+    assert found.prediction is None

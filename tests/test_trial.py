@@ -1,0 +1,184 @@
+import random
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from patients import Healthy
+from torch import nn
+from torch.utils.data import TensorDataset
+
+from lightning_recipe.probe import Probe
+from lightning_recipe.short_fit import Budget, short_fit
+from lightning_recipe.trial import (
+    calmed,
+    copied,
+    copied_with,
+    eager,
+    first_examples,
+    is_out_of_memory,
+    isolated,
+    obstacle,
+)
+
+
+def draws():
+    return torch.rand(1).item(), random.random(), np.random.rand()  # noqa: NPY002
+
+
+def broken():
+    with isolated():
+        draws()
+        raise ZeroDivisionError
+
+
+def test_randomness_is_put_back_also_when_the_body_raises():
+    torch.manual_seed(1), random.seed(1), np.random.seed(1)  # noqa: NPY002
+    expected = draws()
+    torch.manual_seed(1), random.seed(1), np.random.seed(1)  # noqa: NPY002
+    with pytest.raises(ZeroDivisionError):
+        broken()
+    assert draws() == expected
+
+
+def test_a_copy_shares_no_tensor_and_leaves_the_original_alone():
+    module = Healthy()
+    module.trainer = trainer = Trainer(barebones=True)
+    module.data_set = TensorDataset(torch.zeros(3))
+    module.last = module(torch.randn(4, 12))  # torch refuses to copy this
+    duplicate = copied(module)
+    assert module.trainer is trainer
+    assert duplicate._trainer is None
+    assert duplicate.data_set is module.data_set
+    assert duplicate.last.grad_fn is None
+    theirs = {t.data_ptr() for t in module.state_dict().values()}
+    assert not theirs & {t.data_ptr() for t in duplicate.state_dict().values()}
+
+
+def test_a_copy_does_not_run_the_original_s_step():
+    module = Healthy()
+    probe = Probe.attach(module, "training_step")
+    assert "training_step" not in vars(copied(module))
+    probe.detach()
+
+    original = module.net[0].forward
+    module.net[0].forward = lambda x: original(2 * x)  # would train the original's weights
+    with pytest.raises(RuntimeError, match=r"net\.0\.forward was replaced"):
+        copied(module)
+
+
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.AdamW, torch.optim.LBFGS])
+def test_optimizers_are_copied_with_their_state(kind):
+    module = Healthy().eval()
+    optimizer = kind(module.parameters(), lr=0.01)
+    x, y = torch.randn(8, 12), torch.arange(8) % 4
+
+    def step(module, optimizer):
+        def closure():
+            optimizer.zero_grad()
+            loss = module.loss(module(x), y)
+            loss.backward()
+            return loss
+
+        optimizer.step(closure)
+
+    step(module, optimizer)
+    duplicate, (same,), _ = copied_with(module, [optimizer])
+    before = module.net[0].weight.detach().clone()
+    step(duplicate, same)
+    assert torch.equal(module.net[0].weight, before)
+    step(module, optimizer)
+    assert torch.equal(module.net[0].weight, duplicate.net[0].weight)
+
+
+def test_schedules_work_on_the_copied_optimizer():
+    module = Healthy()
+    [optimizer], [schedule] = module.configure_optimizers()
+    _, (same,), (schedule_too,) = copied_with(module, [optimizer], [schedule])
+    schedule_too.step()
+    assert same.param_groups[0]["lr"] < optimizer.param_groups[0]["lr"]
+
+
+def test_dropout_is_off_wherever_it_hides():
+    layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.5)
+    net = calmed(nn.Sequential(layer, nn.LSTM(8, 8, 2, dropout=0.5), nn.Dropout2d(0.5), nn.SyncBatchNorm(3)))
+    assert (layer.self_attn.dropout, layer.dropout.p, net[1].dropout, net[2].p) == (0, 0, 0, 0)
+    net[3](torch.randn(2, 3, 4))  # SyncBatchNorm itself refuses the CPU
+
+
+def test_first_examples_of_nested_batches():
+    batch = ({"x": torch.arange(20), "n": torch.tensor(3)}, [{"id": i} for i in range(20)], None)
+    x, ids, _ = first_examples(batch, 2)
+    assert x["x"].tolist() == [0, 1]
+    assert ids == [{"id": 0}, {"id": 1}]
+    assert x["n"] == 3
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [
+        torch.zeros(4, 3),  # as few already
+        (torch.zeros(20, 3), torch.zeros(2, 64)),  # nodes and edges
+        [torch.zeros(20, 3), object()][:1] + [type("Graph", (), {"to_dict": lambda self: {"x": torch.zeros(20)}})()],  # noqa: RUF005
+        "no tensors",
+        None,
+    ],
+)
+def test_what_has_no_examples_is_left_whole(batch):
+    assert first_examples(batch, 8) is batch or isinstance(batch, list)
+
+
+def test_out_of_memory_is_told():
+    assert is_out_of_memory(torch.OutOfMemoryError())
+    assert is_out_of_memory(MemoryError())
+    assert is_out_of_memory(RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"))
+    assert not is_out_of_memory(RuntimeError("shape mismatch"))
+
+
+def test_sharded_parameters_are_an_obstacle():
+    trainer = Trainer(barebones=True, accelerator="cpu")
+    assert obstacle(trainer) is None
+    trainer.strategy.__class__ = type("FSDPStrategy", (type(trainer.strategy),), {})
+    assert "shards" in obstacle(trainer)
+
+
+def test_compiled_modules_run_uncompiled():
+    calls = []
+
+    def backend(graph, inputs):
+        calls.append(graph)
+        return graph.forward
+
+    net = torch.compile(nn.Linear(2, 2), backend=backend)
+    with eager(net):
+        net(torch.zeros(1, 2))
+    assert not calls
+
+
+def test_a_short_fit_that_raises_leaves_no_trace(fit):
+    class Fragile(Healthy):
+        tried = 0
+
+        def training_step(self, batch, batch_idx):
+            if self.trainer is not run["trainer"] and batch_idx == 3:
+                raise ZeroDivisionError
+            return super().training_step(batch, batch_idx)
+
+    from lightning.pytorch.callbacks import Callback  # noqa: PLC0415
+
+    class Try(Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            run["trainer"] = trainer
+            before = draws()
+            torch.manual_seed(0), random.seed(0), np.random.seed(0)  # noqa: NPY002
+            with pytest.raises(ZeroDivisionError):
+                short_fit(trainer, pl_module, batch, Budget(10, 10.0))
+            after = draws()
+            torch.manual_seed(0), random.seed(0), np.random.seed(0)  # noqa: NPY002
+            assert after == draws() != before
+            assert pl_module.trainer is trainer
+            assert all(p.grad is None for p in pl_module.parameters())
+
+    run = {}
+    fit(Fragile(), [Try()], max_steps=1, logger=False)
+    assert run
