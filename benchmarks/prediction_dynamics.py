@@ -26,10 +26,10 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_recipe.callbacks import prediction_dynamics_logger
+from lightning_recipe.dynamics.fixed_batch import FixedBatch
+from lightning_recipe.dynamics.predictions import reading
 from lightning_recipe.figures import dynamics
 from lightning_recipe.figures.canvas import pixels
-from lightning_recipe.fixed_batch import FixedBatch
-from lightning_recipe.predictions import reading
 from lightning_recipe.probe import LossCall
 
 RATES = [10.0**exponent for exponent in range(-6, 2)]

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from lightning_recipe.floor import floor, indistinguishable
+from lightning_recipe.overfitting.floor import floor, indistinguishable
 from lightning_recipe.step import LossCall
 
 

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from lightning_recipe import predictions
-from lightning_recipe.predictions import reading, unread
+from lightning_recipe.dynamics import predictions
+from lightning_recipe.dynamics.predictions import reading, unread
 from lightning_recipe.probe import LossCall
 
 

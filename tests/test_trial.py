@@ -8,8 +8,8 @@ from patients import Healthy
 from torch import nn
 from torch.utils.data import TensorDataset
 
+from lightning_recipe.overfitting.short_fit import Budget, short_fit
 from lightning_recipe.probe import Probe
-from lightning_recipe.short_fit import Budget, short_fit
 from lightning_recipe.trial import (
     calmed,
     copied,

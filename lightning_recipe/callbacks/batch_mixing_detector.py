@@ -11,13 +11,13 @@ import torch
 
 from lightning_recipe import tensorboard
 from lightning_recipe.callback import Check
-from lightning_recipe.causes import likely_cause
-from lightning_recipe.dependencies import UndecidedError
-from lightning_recipe.examples import batch_of
 from lightning_recipe.figures.canvas import pixels
 from lightning_recipe.figures.dependencies import dependency_matrix
 from lightning_recipe.finding import Finding, Section
-from lightning_recipe.mixing import Clean, Mixing, examine
+from lightning_recipe.mixing.causes import likely_cause
+from lightning_recipe.mixing.dependencies import UndecidedError
+from lightning_recipe.mixing.examples import batch_of
+from lightning_recipe.mixing.judgement import Clean, Mixing, examine
 from lightning_recipe.probe import NetCall, Probe, Step
 from lightning_recipe.structure import tensors
 from lightning_recipe.trial import copied, eager, isolated, memory_given_back, obstacle

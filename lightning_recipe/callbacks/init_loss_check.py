@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from lightning_recipe.diagnosis import bias_fix, carriers, output_layer, scale_fix
 from lightning_recipe.finding import Section
 from lightning_recipe.first_step import FirstStepCheck
-from lightning_recipe.reference_losses import CERTAIN, NotComparableError, References, references
+from lightning_recipe.initial_loss.diagnosis import bias_fix, carriers, output_layer, scale_fix
+from lightning_recipe.initial_loss.reference_losses import CERTAIN, NotComparableError, References, references
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

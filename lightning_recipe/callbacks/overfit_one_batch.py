@@ -12,7 +12,7 @@ from lightning_recipe.callback import Check
 from lightning_recipe.figures import experiments
 from lightning_recipe.figures.canvas import pixels
 from lightning_recipe.finding import Section
-from lightning_recipe.memorised import (
+from lightning_recipe.overfitting.memorised import (
     Trial,
     has_many_targets,
     has_no_gradient,
@@ -24,7 +24,7 @@ from lightning_recipe.memorised import (
     symptoms,
     wrong_kind,
 )
-from lightning_recipe.short_fit import Budget, peak_learning_rates, short_fit
+from lightning_recipe.overfitting.short_fit import Budget, peak_learning_rates, short_fit
 from lightning_recipe.trial import first_examples, is_out_of_memory, memory_given_back, obstacle
 
 if TYPE_CHECKING:
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from lightning_recipe.finding import Finding
-    from lightning_recipe.floor import Floor
-    from lightning_recipe.short_fit import Fit
+    from lightning_recipe.overfitting.floor import Floor
+    from lightning_recipe.overfitting.short_fit import Fit
 
 ADAM = (3e-4, 1e-3)
 """Learning rates of the second arm. "Adam is safe ... with a learning rate of 3e-4" (the recipe, section 3)."""

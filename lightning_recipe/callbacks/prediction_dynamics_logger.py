@@ -11,12 +11,12 @@ from torch import Tensor
 
 from lightning_recipe import tensorboard
 from lightning_recipe.callback import RecipeCallback
+from lightning_recipe.dynamics.fixed_batch import FixedBatch, predicted, replayed
+from lightning_recipe.dynamics.replay import CannotReplayError
 from lightning_recipe.figures import dynamics
 from lightning_recipe.figures.canvas import pixels
 from lightning_recipe.finding import Finding, Section
-from lightning_recipe.fixed_batch import FixedBatch, predicted, replayed
 from lightning_recipe.probe import Probe
-from lightning_recipe.replay import CannotReplayError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lightning_recipe import tensorboard
-from lightning_recipe.answers import answers
 from lightning_recipe.callback import RecipeCallback
 from lightning_recipe.figures.canvas import pixels
 from lightning_recipe.figures.inputs import input_card, input_span, summary
 from lightning_recipe.figures.scale import statistics
 from lightning_recipe.finding import Section
-from lightning_recipe.kinds import recognise
+from lightning_recipe.inputs.answers import answers
+from lightning_recipe.inputs.kinds import recognise
 from lightning_recipe.probe import Probe
 from lightning_recipe.structure import leading_size
 from lightning_recipe.trial import isolated

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lightning_recipe.dynamics.predictions import CLASSES, NUMBER_MAPS, NUMBERS, TOKENS
 from lightning_recipe.figures import predictions
-from lightning_recipe.predictions import CLASSES, NUMBER_MAPS, NUMBERS, TOKENS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from lightning_recipe.fixed_batch import FixedBatch
-    from lightning_recipe.predictions import Reading
+    from lightning_recipe.dynamics.fixed_batch import FixedBatch
+    from lightning_recipe.dynamics.predictions import Reading
 
     Array = NDArray[Any]
 

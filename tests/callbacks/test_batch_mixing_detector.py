@@ -12,9 +12,9 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from lightning_recipe.callbacks.batch_mixing_detector import BatchMixingDetector
-from lightning_recipe.dependencies import UndecidedError
-from lightning_recipe.examples import Batch
-from lightning_recipe.mixing import examine
+from lightning_recipe.mixing.dependencies import UndecidedError
+from lightning_recipe.mixing.examples import Batch
+from lightning_recipe.mixing.judgement import examine
 from lightning_recipe.step import NetCall
 
 B, T, D = 12, 5, 8

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_recipe import Status
 from lightning_recipe.callbacks.prediction_dynamics_logger import PredictionDynamicsLogger, frames
-from lightning_recipe.fixed_batch import KEPT
+from lightning_recipe.dynamics.fixed_batch import KEPT
 
 LONG = {"max_epochs": 6, "limit_val_batches": 1, "check_val_every_n_epoch": 100}  # 48 steps
 

@@ -14,10 +14,10 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_recipe import Status
-from lightning_recipe.answers import answers
 from lightning_recipe.callbacks import visualize_inputs
 from lightning_recipe.callbacks.visualize_inputs import MAX_CARDS, VisualizeInputs, frames
 from lightning_recipe.figures.picture import title_of
+from lightning_recipe.inputs.answers import answers
 from lightning_recipe.probe import Probe
 from lightning_recipe.structure import tensors
 

@@ -5,10 +5,10 @@ from matplotlib import colormaps
 from matplotlib.text import Text
 from torch.nn import functional as F
 
+from lightning_recipe.dynamics.fixed_batch import FixedBatch
+from lightning_recipe.dynamics.predictions import reading, unread
 from lightning_recipe.figures import dynamics, predictions
 from lightning_recipe.figures.canvas import pixels
-from lightning_recipe.fixed_batch import FixedBatch
-from lightning_recipe.predictions import reading, unread
 from lightning_recipe.probe import LossCall
 
 

@@ -24,7 +24,7 @@ class UndecidedError(Exception):
     Example:
         >>> raise UndecidedError("two calls with the same input differ")
         Traceback (most recent call last):
-        lightning_recipe.dependencies.UndecidedError: two calls with the same input differ
+        lightning_recipe.mixing.dependencies.UndecidedError: two calls with the same input differ
 
     """
 

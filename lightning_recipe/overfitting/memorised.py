@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from lightning_recipe.floor import Floor, floor
+from lightning_recipe.overfitting.floor import Floor, floor
 
 if TYPE_CHECKING:
-    from lightning_recipe.short_fit import Fit
+    from lightning_recipe.overfitting.short_fit import Fit
     from lightning_recipe.step import Step
 
 NOISE = 1e-4
@@ -37,7 +37,7 @@ class Trial:
     """The fits of one batch: by the user's optimiser first, then by Adam.
 
     Example:
-        >>> from lightning_recipe.short_fit import Fit
+        >>> from lightning_recipe.overfitting.short_fit import Fit
         >>> by_hand = Fit("SGD (lr 0.1)", losses=[2.0, 0.5, 0.02], calls={0: [], 1: [], 2: []})
         >>> Trial(0.02).distances(by_hand)
         [1.0, 0.25, 0.01]

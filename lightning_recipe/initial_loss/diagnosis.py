@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from lightning_recipe.reference_losses import CLASSES, LOGITS, References
+from lightning_recipe.initial_loss.reference_losses import CLASSES, LOGITS, References
 from lightning_recipe.structure import tensors
 
 if TYPE_CHECKING:

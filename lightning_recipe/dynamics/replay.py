@@ -39,7 +39,7 @@ class CannotReplayError(Exception):
     Example:
         >>> raise CannotReplayError("no module with parameters was called")
         Traceback (most recent call last):
-        lightning_recipe.replay.CannotReplayError: no module with parameters was called
+        lightning_recipe.dynamics.replay.CannotReplayError: no module with parameters was called
 
     """
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from lightning_recipe.dependencies import UndecidedError
+from lightning_recipe.mixing.dependencies import UndecidedError
 
 if TYPE_CHECKING:
-    from lightning_recipe.mixing import Mixing
+    from lightning_recipe.mixing.judgement import Mixing
 
 DENSE = 0.9
 """Share of the pairs depending on each other from which on the whole batch enters, not what a wrong view() picks."""

@@ -7,8 +7,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from lightning_recipe.predictions import Reading, reading, unread
-from lightning_recipe.replay import CannotReplayError, Replay, undisturbed
+from lightning_recipe.dynamics.predictions import Reading, reading, unread
+from lightning_recipe.dynamics.replay import CannotReplayError, Replay, undisturbed
 from lightning_recipe.structure import snapshot, tensors
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ def replayed(step: Step, trainer: Trainer, pl_module: LightningModule, examples:
     """The first examples of the batch of a step, their predictions from running the network's calls again.
 
     Raises:
-        CannotReplayError: If that can't be done; see :class:`lightning_recipe.replay.Replay`.
+        CannotReplayError: If that can't be done; see :class:`lightning_recipe.dynamics.replay.Replay`.
 
     """
     how, call = _read_off(step, examples)

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from lightning_recipe.dependencies import SEED, Part, UndecidedError, halves, layouts
+from lightning_recipe.mixing.dependencies import SEED, Part, UndecidedError, halves, layouts
 from lightning_recipe.structure import tensors
 
 if TYPE_CHECKING:
-    from lightning_recipe.rerun import Rerun
+    from lightning_recipe.mixing.rerun import Rerun
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
-from lightning_recipe.dependencies import SEED, Part, Rows, layouts
+from lightning_recipe.mixing.dependencies import SEED, Part, Rows, layouts
 from lightning_recipe.structure import _Cloneable, tensors
 
 if TYPE_CHECKING:

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from lightning_recipe.dependencies import Dependencies, Part, UndecidedError, layouts
-from lightning_recipe.examples import Batch, why_not_examples
-from lightning_recipe.operations import attention_over_batch, batch_norm_in_function, softmax_over_batch
-from lightning_recipe.rerun import Rerun, calm
+from lightning_recipe.mixing.dependencies import Dependencies, Part, UndecidedError, layouts
+from lightning_recipe.mixing.examples import Batch, why_not_examples
+from lightning_recipe.mixing.operations import attention_over_batch, batch_norm_in_function, softmax_over_batch
+from lightning_recipe.mixing.rerun import Rerun, calm
+from lightning_recipe.mixing.traces import Event, first_mixed
 from lightning_recipe.structure import tensors
-from lightning_recipe.traces import Event, first_mixed
 from lightning_recipe.trial import shares_code
 
 if TYPE_CHECKING:

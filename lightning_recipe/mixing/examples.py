@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from lightning_recipe.dependencies import UndecidedError, layouts
+from lightning_recipe.mixing.dependencies import UndecidedError, layouts
 from lightning_recipe.structure import leading_size, tensors
 
 if TYPE_CHECKING:

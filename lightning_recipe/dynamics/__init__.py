@@ -1,0 +1,1 @@
+"""Predictions on a fixed batch, again and again: the machinery of PredictionDynamicsLogger."""

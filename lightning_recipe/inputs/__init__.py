@@ -1,0 +1,1 @@
+"""What kind of data a tensor holds, and what belongs to it: the machinery of VisualizeInputs."""
