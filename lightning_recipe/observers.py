@@ -17,6 +17,7 @@ import weakref
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MethodType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -59,6 +60,9 @@ LOSSES: dict[Callable[..., Any], str] = {
     )
     if hasattr(F, name)  # linear_cross_entropy is new in torch 2.13
 }
+_FAST = (nn.TransformerEncoder, nn.TransformerEncoderLayer, nn.MultiheadAttention)
+"""In eval mode they run other code, which rounds differently and zeroes what is padded, unless they see a hook on
+themselves or a function mode: they must see neither."""
 _TORCH = str(Path(torch.__file__).parent) + os.sep
 _WRAPPER = str(Path(__file__).with_name("probe.py"))
 
@@ -79,7 +83,7 @@ class Observers:
         self._recording = False  # the outermost module being called has parameters
         self._continues = False  # the outermost module being called works on what came out of the network
         self._in_backward = False
-        self._paused = False
+        self._paused_at = 0  # the depth of the module within which the function mode is left
         self._pl_module = pl_module
         self._mode = _LossMode(self)
         self._undo: list[Callable[[], None]] = []
@@ -97,7 +101,7 @@ class Observers:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if not self._paused:
+        if not self._paused_at:
             self._mode.__exit__(kind, error, trace)
         for undo in reversed(self._undo):
             undo()
@@ -120,6 +124,22 @@ class Observers:
             self._undo.append(lambda: module.__dict__.update(_compiled_call_impl=compiled_in_place))
             return
 
+        if isinstance(module, _FAST) and "forward" not in vars(module):
+
+            def forward(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+                output = None
+                self._before(name, module, args, kwargs)
+                try:
+                    output = type(module).forward(module, *args, **kwargs)
+                finally:
+                    self._after(output)
+                return output
+
+            # bound, so that a copy that the step makes runs on its own weights
+            module.__dict__["forward"] = MethodType(functools.wraps(type(module).forward)(forward), module)
+            self._undo.append(lambda: module.__dict__.pop("forward", None))
+            return
+
         def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             self._before(name, module, args, kwargs)
 
@@ -139,16 +159,18 @@ class Observers:
             self._safely(self._enter, name, module, args, kwargs)
         if _is_compiled(module):
             self._compiled.append(name or "the LightningModule")
-            self._paused = torch.overrides._get_current_function_mode() is self._mode  # noqa: SLF001 - no public reader
-            if self._paused:
+        if _is_compiled(module) or isinstance(module, _FAST):
+            entered = torch.overrides._get_current_function_mode() is self._mode  # noqa: SLF001 - no public reader
+            if entered:
                 self._mode.__exit__(None, None, None)
+                self._paused_at = self._depth
 
     def _after(self, output: Any) -> None:
         if torch.compiler.is_compiling() or self._in_backward:
             return
-        if self._paused:
+        if self._paused_at == self._depth:
             self._mode.__enter__()
-            self._paused = False
+            self._paused_at = 0
         self._depth -= 1
         if self._depth == 0:
             self._safely(self._leave, output)
@@ -296,7 +318,7 @@ class _LossMode(TorchFunctionMode):
 
 
 def _observable(module: nn.Module, name: str = "", seen: set[int] | None = None) -> Iterator[tuple[str, nn.Module]]:
-    """Modules whose calls can be seen: no scripted ones, nothing inside compiled ones, no metrics, no loss modules."""
+    """Modules whose calls can be seen: no scripted ones, nothing inside compiled and fast ones, no metrics, no losses."""
     seen = set() if seen is None else seen
     if id(module) in seen or isinstance(module, Metric | nn.modules.loss._Loss):  # noqa: SLF001 - their only common base
         return
@@ -304,7 +326,7 @@ def _observable(module: nn.Module, name: str = "", seen: set[int] | None = None)
     if isinstance(module, torch.jit.ScriptModule):  # takes no hooks
         return
     yield name, module
-    if not was_compiled(module):
+    if not was_compiled(module) and not isinstance(module, _FAST[1:]):
         for child_name, child in module.named_children():
             yield from _observable(child, f"{name}.{child_name}" if name else child_name, seen)
 

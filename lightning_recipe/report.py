@@ -99,11 +99,13 @@ def table(findings: Sequence[Finding]) -> Table:
 
     """
     grid = Table(title="lightning_recipe", title_justify="left", box=SIMPLE_HEAD, expand=False)
-    for column in ("status", "check", "found", "what to do"):
+    for column in ("status", "check", "found, and what to do"):
         grid.add_column(column, overflow="fold", no_wrap=column in {"status", "check"})
     for finding in by_urgency(findings):
-        style = STYLES[finding.status]
-        grid.add_row(Text(finding.status.value, style), finding.check, Text(finding.message), Text(finding.fix))
+        found = Text(finding.message)
+        if finding.fix:
+            found.append("\nfix: ", "bold").append(finding.fix)
+        grid.add_row(Text(finding.status.value, STYLES[finding.status]), finding.check, found)
     return grid
 
 
@@ -121,7 +123,7 @@ def markdown(findings: Sequence[Finding]) -> str:
 
     """
     longest = sum(max((len(getattr(f, name)) for f in findings), default=0) for name in ("message", "fix"))
-    status, check = "status" + NBSP * (longest // 5), "check" + NBSP * (longest // 2)
+    status, check = "status" + NBSP * (longest // 5), "check" + NBSP * (longest // 2 + 30)
     rows = [f"| {status} | {check} | found | what to do |", "|---|---|---|---|"]
     for finding in by_urgency(findings):
         status = finding.status.value

@@ -281,13 +281,13 @@ class OverfitOneBatch(Check):
         )
 
     def _optimiser(self, trial: Trial, best: Fit, on: str, evidence: dict[str, float]) -> Finding:
-        """The model, the loss and the data are in order: Adam has shown it."""
+        """The model can memorise the batch with this loss: Adam has shown it."""
         own = trial.fits[0]
         left = trial.distances(own)
         reaches = "reaches the lowest possible loss" if trial.is_reached(best) else "nears the lowest possible loss"
         message = (
-            f"{on} {best.optimizer} {reaches}, {_path(best)}: model, loss and "
-            f"data are in order. Your {own.optimizer} went {_path(own)}"
+            f"{on} {best.optimizer} {reaches}, {_path(best)}, so the model can memorise them. "
+            f"Your {own.optimizer} went {_path(own)}"
         )
         rate = f", still falling by {_rate(own):.3g} in 100 steps"
         if own.lr_overridden:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
 from lightning_recipe.mixing.dependencies import UndecidedError, layouts
 from lightning_recipe.structure import leading_size, tensors
@@ -57,7 +58,7 @@ def batch_of(trainer: Trainer, content: Any, call: NetCall) -> Batch:
         call: The call; one of its arguments must have as many rows.
 
     Raises:
-        UndecidedError: If there are fewer than two rows, or an argument is empty or not a number.
+        UndecidedError: If there are fewer than two rows, or an argument is empty, packed, or not a number.
 
     """
     arguments = [(path, t) for path, t in tensors((call.args, call.kwargs))]
@@ -84,6 +85,9 @@ def batch_of(trainer: Trainer, content: Any, call: NetCall) -> Batch:
 def _refuse_unusable(call: NetCall, arguments: list[tuple[str, Tensor]]) -> None:
     if not arguments:
         msg = "it is called with no tensors"
+        raise UndecidedError(msg)
+    if any(isinstance(value, PackedSequence) for value in (*call.args, *call.kwargs.values())):
+        msg = "it receives a PackedSequence, whose rows are steps in time of examples of different length"
         raise UndecidedError(msg)
     for path, tensor in arguments:
         where = next((name for name, value in call.inputs.items() if value is tensor), path)

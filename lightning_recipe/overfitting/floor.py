@@ -186,7 +186,10 @@ def _cross_entropy(arguments: dict[str, Any], alike: Tensor | None) -> Tensor:
     q = q.masked_fill(ignored[..., None], 0.0) if ignored.ndim else q
     if alike is not None:
         shape = q.shape
-        alike = alike.repeat_interleave(q[0, ..., 0].numel()) if q.ndim > 2 and int(alike.max()) else alike  # noqa: PLR2004
+        positions = math.prod(shape[1:-1])
+        if q.ndim > 2 and int(alike.max()):  # noqa: PLR2004 - the positions of an example are not alike
+            alike = (alike[:, None] * positions + torch.arange(positions)).flatten()
+            alike = torch.unique(alike, return_inverse=True)[1]
         if len(alike) != q[..., 0].numel():  # one prediction for all positions
             alike = torch.zeros(q[..., 0].numel(), dtype=torch.long)
         q = _shared(q.reshape(-1, classes), alike).reshape(shape)
@@ -275,9 +278,15 @@ BEST: dict[str, Callable[[dict[str, Any], Tensor | None], Tensor]] = {
 def _trap(call: LossCall) -> tuple[float, str]:
     """The floor for probabilities in the place of logits or of their logarithms, if that is what came in."""
     prediction, target = call.arguments["input"].double(), call.arguments["target"]
+    if call.name == "nll_loss" and float(prediction.max()) > 1:
+        return -math.inf, "they are no logarithms of probabilities, which are never above 0, as log_softmax gives them"
     inside = bool(((prediction >= 0) & (prediction <= 1)).all())
     if not inside:
         return math.nan, ""
+    if call.name == "binary_cross_entropy" and _are_distributions(prediction) and not _are_distributions(target):
+        return _value(call, target / target.sum(1, keepdim=True).clamp(min=1)), (
+            "those of each example sum to 1, as after a softmax, and its targets do not: use a sigmoid"
+        )
     if call.name == "binary_cross_entropy_with_logits":
         value = _value(call, (target > 0.5).double())  # noqa: PLR2004
         return value, "they lie between 0 and 1, and the loss applies a sigmoid of its own"
@@ -293,3 +302,11 @@ def _trap(call: LossCall) -> tuple[float, str]:
             )
             return _value(call, best), f"they are probabilities, and the loss applies a softmax of its own{formula}"
     return math.nan, ""
+
+
+def _are_distributions(values: Tensor) -> bool:
+    """Whether every row sums to 1, other than by being the same all over, as an output layer of zeros is."""
+    if values.ndim < 2 or values.shape[1] < 2:  # noqa: PLR2004 - a row of several
+        return False
+    flat = float(values.max() - values.min()) < 1e-3  # noqa: PLR2004 - half precision
+    return not flat and bool(((values.sum(1) - 1).abs() < 1e-3).all())  # noqa: PLR2004
