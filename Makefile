@@ -12,7 +12,7 @@ broken: $(VENV)/installed
 	$(BIN)/python -m lightning_recipe.demo --broken
 
 test: lint
-	$(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

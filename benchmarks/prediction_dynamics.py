@@ -30,7 +30,7 @@ from lightning_recipe.dynamics.fixed_batch import FixedBatch
 from lightning_recipe.dynamics.predictions import reading
 from lightning_recipe.figures import dynamics
 from lightning_recipe.figures.canvas import pixels
-from lightning_recipe.probe import LossCall
+from lightning_recipe.step import LossCall
 
 RATES = [10.0**exponent for exponent in range(-6, 2)]
 STEPS = 300

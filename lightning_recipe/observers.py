@@ -318,7 +318,7 @@ class _LossMode(TorchFunctionMode):
 
 
 def _observable(module: nn.Module, name: str = "", seen: set[int] | None = None) -> Iterator[tuple[str, nn.Module]]:
-    """Modules whose calls can be seen: no scripted ones, nothing inside compiled and fast ones, no metrics, no losses."""
+    """Modules whose calls can be seen: no scripted ones, nothing in compiled and fast ones, no metrics or losses."""
     seen = set() if seen is None else seen
     if id(module) in seen or isinstance(module, Metric | nn.modules.loss._Loss):  # noqa: SLF001 - their only common base
         return

@@ -7,14 +7,12 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from lightning_recipe.eager import losses_inside
-from lightning_recipe.observers import LOSSES, Observers
-from lightning_recipe.step import LossCall, NetCall, Step
-from lightning_recipe.structure import MAX_ELEMENTS
+from lightning_recipe.observers import Observers
 
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["LOSSES", "MAX_ELEMENTS", "LossCall", "NetCall", "Probe", "Step"]
+    from lightning_recipe.step import Step
 
 
 class Probe:

@@ -111,6 +111,52 @@ def test_activation_checkpointing_does_not_count_calls_twice():
     assert seen.loss is not None
 
 
+def transformer(kind):
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    if kind == "attention":
+        return nn.MultiheadAttention(8, 2, batch_first=True), lambda net, x: net(x, x, x)[0]
+    if kind == "layer":
+        return layer, lambda net, x: net(x)
+    return nn.TransformerEncoder(layer, 1), lambda net, x: net(x, src_key_padding_mask=torch.arange(5).expand(3, 5) > 2)
+
+
+@pytest.mark.parametrize(
+    ("kind", "fast"),
+    [
+        ("attention", "_native_multi_head_attention"),
+        ("layer", "_transformer_encoder_layer_fwd"),
+        ("encoder", "_transformer_encoder_layer_fwd"),
+    ],
+)
+def test_transformers_in_eval_mode_compute_what_they_would(monkeypatch, kind, fast):
+    """Torch's fast path is left for hooks and function modes: it rounds differently, and zeroes what is padded."""
+    original, taken = getattr(torch, fast), []
+    monkeypatch.setattr(torch, fast, lambda *a, **k: taken.append(1) or original(*a, **k))
+    net, call = transformer(kind)
+    x = torch.randn(3, 5, 8)
+
+    def step(m, b):
+        with torch.no_grad():
+            outputs.append(call(m.net, b))
+            twin = copy.deepcopy(m.net)  # as teachers are, on its own weights
+            for parameter in twin.parameters():
+                parameter.zero_()
+            outputs.append(call(twin, b))
+        return F.mse_loss(m.head(outputs[0]), b)
+
+    outputs = []
+    seen = observe(step, x, net=net.eval(), head=nn.Linear(8, 8))
+    assert len(taken) == 2
+    with torch.no_grad():
+        assert torch.equal(outputs[0], call(net, x))
+    assert not outputs[1].any()
+    assert seen.net_calls[0].name == "net"
+    assert seen.net_calls[-1].name == "head"
+    assert torch.equal(next(iter(seen.inputs.values())), x)
+    assert [c.name for c in seen.loss_calls] == ["mse_loss"]
+    assert "forward" not in vars(net)
+
+
 # -- the loss
 
 

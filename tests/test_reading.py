@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from lightning_recipe.dynamics import predictions
 from lightning_recipe.dynamics.predictions import reading, unread
-from lightning_recipe.probe import LossCall
+from lightning_recipe.step import LossCall
 
 
 def loss_call(function, given, target, **more):

@@ -5,20 +5,19 @@ from __future__ import annotations
 import time
 import warnings
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from lightning_recipe import tensorboard
-from lightning_recipe.callback import Check
 from lightning_recipe.figures.canvas import pixels
 from lightning_recipe.figures.dependencies import dependency_matrix
 from lightning_recipe.finding import Finding, Section
+from lightning_recipe.first_step import FirstStepCheck
 from lightning_recipe.mixing.causes import likely_cause
 from lightning_recipe.mixing.dependencies import UndecidedError
 from lightning_recipe.mixing.examples import batch_of
 from lightning_recipe.mixing.judgement import Clean, Mixing, examine
-from lightning_recipe.probe import NetCall, Probe, Step
 from lightning_recipe.structure import tensors
 from lightning_recipe.trial import copied, eager, isolated, memory_given_back, obstacle
 
@@ -27,11 +26,13 @@ if TYPE_CHECKING:
 
     from lightning.pytorch import LightningModule, Trainer
 
+    from lightning_recipe.step import NetCall, Step
+
 SHOWN = 4
 """Calls named in a message."""
 
 
-class BatchMixingDetector(Check):
+class BatchMixingDetector(FirstStepCheck):
     """Judges whether the network's output for one example depends on other examples of the batch.
 
     After the first training step, each distinct call of the network in it is repeated on a copy (weights as after
@@ -65,13 +66,15 @@ class BatchMixingDetector(Check):
         gradient only on the i-th input".
 
     Example:
+        >>> import contextlib, io
         >>> from lightning.pytorch import Trainer
-        >>> from lightning.pytorch.demos.boring_classes import BoringModel
-        >>> check = BatchMixingDetector(max_seconds=5)
+        >>> from lightning_recipe.demo import DigitsNet, loaders
+        >>> check = BatchMixingDetector()
         >>> trainer = Trainer(callbacks=[check], barebones=True, max_steps=1)
-        >>> trainer.fit(BoringModel())  # doctest: +SKIP
-        >>> check.findings[0].status  # doctest: +SKIP
-        <Status.SKIPPED: 'skipped'>
+        >>> with contextlib.redirect_stdout(io.StringIO()):
+        ...     trainer.fit(DigitsNet(), *loaders())
+        >>> check.findings[0].status
+        <Status.PASSED: 'passed'>
 
     """
 
@@ -88,52 +91,16 @@ class BatchMixingDetector(Check):
             raise ValueError(msg)
         self.max_examples = max_examples
         self.max_seconds = max_seconds
-        self._probe: Probe | None = None
-        self._done = False
 
-    # -- when
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Begin anew with each fit."""
-        super().setup(trainer, pl_module, stage)
-        if stage == "fit":
-            self._done = False
-
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
-        """Watch the first step of the run."""
-        if self._done:
-            return
-        if trainer.global_step > 0:
-            self._done = True
-            self.conclude(trainer, [self.skipped(f"the run resumes at step {trainer.global_step}")])
-            return
-        with self.guarded(trainer):
-            self._probe = Probe.attach(pl_module, "training_step")
-
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        """Judge what was seen."""
-        if self._done or self._probe is None or not self._probe.ran:
-            return
-        probe, self._probe, self._done = self._probe, None, True
-        self.conclude(trainer, self.check(trainer, pl_module, probe))
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
-        """Say so when there was nothing to judge."""
-        if not self._done:
-            self._done, self._probe = True, None
-            self.conclude(trainer, [self.skipped("no training step was run")])
-
-    # -- what
-
-    def check(self, trainer: Trainer, pl_module: LightningModule, probe: Probe) -> Iterator[Finding]:
+    def check(self, trainer: Trainer, pl_module: LightningModule, step: Step) -> Iterator[Finding]:
         """Judge each distinct call of the network."""
-        step = probe.result()
         if (reason := obstacle(trainer)) is not None:
             yield self.skipped(reason)
             return
-        if step is None or not step.net_calls:
-            compiled = step is not None and step.compiled
-            yield self.skipped("the whole step is compiled" if compiled else "no module with parameters was called")
+        if not step.net_calls:
+            yield self.skipped(
+                "the whole step is compiled" if step.compiled else "no module with parameters was called"
+            )
             return
         calls = {(c.name, tuple(t.shape for _, t in tensors((c.args, c.kwargs)))): c for c in reversed(step.net_calls)}
         try:

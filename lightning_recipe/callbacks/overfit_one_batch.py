@@ -51,6 +51,7 @@ class OverfitOneBatch(Check):
     the targets allow, Adam tries, with 3e-4 and then 1e-3. The run is bit-identical with and without.
 
     - reached by the user's optimiser: `passed`;
+    - no parameter ever gets a gradient: `failed`; `warning` where the floor isn't known;
     - by Adam only: `failed`, an optimiser problem; `warning` where the user's optimiser was getting there, or warms
       up for long;
     - falling when the steps or the seconds were over: `warning`, with the rate;
@@ -77,12 +78,14 @@ class OverfitOneBatch(Check):
         (e.g. as little as two) ... verify that we can reach the lowest achievable loss".
 
     Example:
+        >>> import contextlib, io
         >>> from lightning.pytorch import Trainer
-        >>> from lightning.pytorch.demos.boring_classes import BoringModel
-        >>> check = OverfitOneBatch(max_steps=400)
+        >>> from lightning_recipe.demo import DigitsNet, loaders
+        >>> check = OverfitOneBatch(max_seconds=60)
         >>> trainer = Trainer(callbacks=[check], barebones=True, max_steps=1)
-        >>> trainer.fit(BoringModel())  # doctest: +SKIP
-        >>> check.findings[0].status  # doctest: +SKIP
+        >>> with contextlib.redirect_stdout(io.StringIO()):
+        ...     trainer.fit(DigitsNet(), *loaders())
+        >>> check.findings[0].status
         <Status.PASSED: 'passed'>
 
     """
@@ -198,10 +201,10 @@ class OverfitOneBatch(Check):
         evidence = {"start": own.losses[0], "measured": own.losses[-1], "steps": len(own.losses)}
         if len(floors) == 1:
             evidence |= {"floor": floors[0].value}
-        if trial.is_reached(own):
-            there = f"the lowest loss that is possible, {_floor(floors)}" if floors else "nearly nothing of what it was"
-            return self.passed(f"{went}: it reaches {there}", **evidence)
-        certain = self._certain(trial, pl_module, on, went, evidence)
+        kind = wrong_kind(trial)
+        if trial.is_reached(own) and not kind:
+            return self.passed(f"{went}: {_there(own, floors)}", **evidence)
+        certain = self._certain(trial, pl_module, on, went, kind, evidence)
         if certain is not None:
             return certain
         if unknown := _unknown(trial):
@@ -214,26 +217,29 @@ class OverfitOneBatch(Check):
         if trial.is_reached(best) or ahead:
             return self._optimiser(trial, nearest, on, evidence)
         if is_linear(pl_module):
-            return self.skipped(f"{went}; a model of one layer need not be able to memorise them")
+            trained = ", ".join(symptoms(own, pl_module))
+            return self.skipped(f"{went}; training one layer at most need not be able to memorise them; {trained}")
         if not knows_examples(own) and not trial.is_falling(nearest):
             return self.skipped(
                 f"{went}, and no further than {nearest.losses[-1]:.4g} with any optimiser; inputs can't be told by "
                 "example, so that there may be equal ones with different targets"
             )
         if any(trial.is_falling(fit) for fit in trial.fits):
-            return self._falling(trial, on, evidence)
+            return self._falling(trial, pl_module, on, evidence)
         others = " and ".join(f"to {fit.losses[-1]:.4g} with {fit.optimizer}" for fit in trial.fits[1:])
         verdict = self.warning if has_many_targets(own) else self.failed
         return verdict(
             f"{went}, {others}, where it is stuck; the lowest that is possible is {_floor(floors)}; "
             + ", ".join(symptoms(nearest, pl_module)),
-            fix="the model is too small, its inputs do not tell the examples apart, part of it gets no gradient, or "
-            "the loss does not compare what it should: look at the labels and predictions of OverfitOneBatch",
+            fix=_weights_fix(nearest)
+            or "the model is too small, its inputs do not tell the examples apart, part of it gets no gradient, inputs "
+            "or targets are far from a standard deviation of 1, or the loss does not compare what it should: look at "
+            "the labels and predictions of OverfitOneBatch",
             **evidence,
         )
 
-    def _certain(
-        self, trial: Trial, pl_module: LightningModule, on: str, went: str, evidence: dict[str, float]
+    def _certain(  # noqa: PLR0913, PLR0917 - what judge knows by then
+        self, trial: Trial, pl_module: LightningModule, on: str, went: str, kind: str, evidence: dict[str, float]
     ) -> Finding | None:
         """Mistakes that no optimiser could make good."""
         own = trial.fits[0]
@@ -242,16 +248,18 @@ class OverfitOneBatch(Check):
             return self.failed(
                 f"{on} no parameter gets any gradient while {_names(own)} is at {_values(own)}, above its floor of "
                 f"{_floor(floors)}; the loss stays at {own.losses[-1]:.4g}",
-                fix="look for what comes between that loss and backward: clamp() of the loss (clip the gradients "
-                "instead), detach(), no_grad(), or parameters that are all frozen",
+                fix=_gradient_fix(pl_module),
                 **evidence,
             )
-        if kind := wrong_kind(trial):
+        if not floors and has_no_gradient(own) and own.losses[-1] != 0:
+            return self.warning(
+                f"{went}: no parameter gets any gradient from it", fix=_gradient_fix(pl_module), **evidence
+            )
+        if kind:
+            so = "which means nothing" if trial.is_reached(own) else f"and can't reach {_floor(floors)}"
             return self.failed(
-                f"{went}, and can't reach {_floor(floors)}: {kind}",
-                fix="give predictions and targets the same shape"
-                if "broadcast" in kind
-                else "hand over the raw outputs of the last layer, without softmax or sigmoid; nll_loss: log_softmax",
+                f"{went}, {so}: {kind}",
+                fix=_kind_fix(kind),
                 **evidence,
             )
         if floors and knows_examples(own) and all(map(is_constant, trial.fits)):
@@ -262,7 +270,7 @@ class OverfitOneBatch(Check):
             )
         return None
 
-    def _falling(self, trial: Trial, on: str, evidence: dict[str, float]) -> Finding:
+    def _falling(self, trial: Trial, pl_module: LightningModule, on: str, evidence: dict[str, float]) -> Finding:
         """No fit is there yet, and more steps may help."""
         own = trial.fits[0]
         fit = min(filter(trial.is_falling, trial.fits), key=lambda fit: trial.distances(fit)[-1])
@@ -274,8 +282,9 @@ class OverfitOneBatch(Check):
         if trial.is_nearly_there(own):
             return self.passed(message, **evidence)
         return self.warning(
-            message,
-            fix="give it max_steps or max_seconds; if that does not help: scale inputs and targets to a standard "
+            f"{message}; {', '.join(symptoms(fit, pl_module))}",
+            fix=_weights_fix(fit)
+            or "give it max_steps or max_seconds; if that does not help: scale inputs and targets to a standard "
             "deviation of 1, raise the learning rate, enlarge the model",
             **evidence,
         )
@@ -296,8 +305,8 @@ class OverfitOneBatch(Check):
             return self.passed(message + rate, **evidence)
         if trial.is_falling(own):
             return self.warning(message + rate, fix="a larger learning rate, or Adam to begin with", **evidence)
-        if not own.weights_moved:
-            fix = "the optimiser changes no weight: is its learning rate 0, does it hold the parameters of this module?"
+        if fix := _weights_fix(own):
+            pass
         elif left[-1] > 0.9 * left[0] and max(left) < 1.1 * left[0]:
             fix = "the loss hardly moves: raise the learning rate"
         else:
@@ -317,22 +326,59 @@ def _no_single_objective(trainer: Trainer) -> str | None:
     return None
 
 
+def _there(own: Fit, floors: list[Floor]) -> str:
+    if not floors:
+        return "it reaches nearly nothing of what it was"
+    if has_only_known_terms(own):
+        return f"it reaches the lowest loss that is possible, {_floor(floors)}"
+    # negative terms, or weights that are learnt
+    return f"its {_names(own)} to {_values(own)}, where the lowest that is possible is {_floor(floors)}"
+
+
 def _unknown(trial: Trial) -> str:
     """Why it is not known what the loss should have reached, or nothing."""
     own = trial.fits[0]
     floors = trial.floors(own.first)
     if not floors:
-        return "and its lowest value is not known: it is not made of losses of torch.nn.functional on given targets"
+        losses = f"what {_names(own)} could reach isn't" if _names(own) else "it uses no loss of torch.nn.functional"
+        return f"and its lowest value is not known: {losses}"
     if is_noisy(own):
         return (
-            f"without reaching {_floor(floors)}; but two equal steps differ by {own.noise:.2g}: the step draws random "
-            "numbers or keeps a state, so that its lowest loss is not known"
+            f"its {_names(own)} to {_values(own)} without reaching {_floor(floors)}; but two equal steps differ by "
+            f"{own.noise:.2g}: the step draws random numbers or keeps a state, so that its lowest loss is not known"
         )
     if not has_only_known_terms(own):
         return f"its {_names(own)} to {_values(own)}; other terms in the loss may keep it above {_floor(floors)}"
     if any(map(trial.is_too_short, trial.fits)):
         return "and then the steps (max_steps) or the time (max_seconds) were over: too few steps to judge"
     return ""
+
+
+def _gradient_fix(pl_module: LightningModule) -> str:
+    by_hand = "" if pl_module.automatic_optimization else ", or a zero_grad() between backward and step"
+    return (
+        "look for what comes between that loss and backward: clamp() of the loss (clip the gradients instead), "
+        f"detach(), item(), no_grad(), parameters that are all frozen{by_hand}"
+    )
+
+
+def _weights_fix(fit: Fit) -> str:
+    """What to do about weights that the optimiser does not change, or nothing."""
+    if fit.left_out:
+        return "hand the optimiser all parameters that should learn: those of this module, not of a copy"
+    if not fit.weights_moved:
+        return "the optimiser changes no weight: is its learning rate 0; where you optimise by hand, is step() called?"
+    return ""
+
+
+def _kind_fix(kind: str) -> str:
+    if "broadcast" in kind:
+        return "give predictions and targets the same shape"
+    if "nll_loss" in kind:
+        return "log_softmax after the last layer, or cross_entropy in the place of nll_loss, on the raw outputs"
+    if "its targets do not" in kind:
+        return "sigmoid in the place of softmax; or binary_cross_entropy_with_logits on the raw outputs"
+    return "hand over the raw outputs of the last layer, without softmax or sigmoid"
 
 
 def _path(fit: Fit) -> str:

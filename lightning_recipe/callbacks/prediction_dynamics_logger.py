@@ -87,11 +87,15 @@ class PredictionDynamicsLogger(RecipeCallback):
         running statistics of BatchNorm hide a frozen network.
 
     Example:
+        >>> import contextlib, io
         >>> from lightning.pytorch import Trainer
-        >>> from lightning.pytorch.demos.boring_classes import BoringModel
+        >>> from lightning_recipe.demo import DigitsNet, loaders
         >>> logger = PredictionDynamicsLogger(every_n_steps=10)
-        >>> trainer = Trainer(callbacks=[logger], barebones=True, max_steps=8)
-        >>> trainer.fit(BoringModel())  # doctest: +SKIP
+        >>> trainer = Trainer(callbacks=[logger], barebones=True, max_steps=60)
+        >>> with contextlib.redirect_stdout(io.StringIO()):
+        ...     trainer.fit(DigitsNet(), *loaders())
+        >>> logger.findings[0].status
+        <Status.PASSED: 'passed'>
 
     """
 

@@ -20,7 +20,7 @@ from lightning_recipe.structure import tensors
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from lightning_recipe.probe import LossCall
+    from lightning_recipe.step import LossCall
 
 BUDGET = 2**21
 """Numbers in one look at the predictions (first examples, first positions), so that memory and time stay bounded."""

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from lightning.pytorch import LightningModule, Trainer
 
-    from lightning_recipe.probe import NetCall, Step
+    from lightning_recipe.step import NetCall, Step
 
 REMEMBERED = 2**20
 """Elements up to which a tensor that is a plain attribute is copied, to be put back; buffers always are."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from lightning_recipe.initial_loss.reference_losses import CLASSES, LOGITS, References
+from lightning_recipe.initial_loss.reference_losses import CLASSES, LOGITS, NUMBERS, References
 from lightning_recipe.structure import tensors
 
 if TYPE_CHECKING:
@@ -53,12 +53,15 @@ def output_layer(pl_module: nn.Module, outputs: int) -> tuple[str, nn.Module] | 
 def scale_fix(call: LossCall, step: Step, layer: tuple[str, nn.Module] | None) -> str:
     """What to scale down, with the sizes of what there is to scale."""
     prediction, target = call.arguments["input"], call.arguments["target"]
+    if prediction.numel() > 1 and _std(prediction) == 0:
+        return f"all predictions are {float(prediction.flatten()[0]):.3g}: a softmax over one output? dead activations?"
     parts = [f"predictions have a standard deviation of {_std(prediction):.3g}"]
     if target.is_floating_point() and call.name not in CLASSES | LOGITS:
         parts.append(f"targets {_std(target):.3g}")
     parts += [f"input {name} {_std(x):.3g}" for name, x in step.inputs.items() if x.is_floating_point() and x.numel()]
     where = f"the output layer {layer[0]}" if layer else "the output layer"
-    return f"{', '.join(parts)}: bring inputs and targets to about 1, and initialise {where} smaller"
+    scale = "bring inputs and targets to about 1, and " if len(parts) > 1 else ""
+    return f"{', '.join(parts)}: {scale}initialise {where} smaller"
 
 
 def _std(tensor: Tensor) -> float:
@@ -85,4 +88,8 @@ def bias_fix(call: LossCall, found: References, layer: tuple[str, nn.Module] | N
     missing = int((constant < math.log(1e-20)).sum()) if call.name in CLASSES else 0
     if missing:
         bias += f"; {missing} of {found.classes} classes do not occur in this batch: is the training data shuffled?"
+    if call.name.startswith("binary_cross_entropy") and (missing := int((constant.abs() > 13).sum())):  # noqa: PLR2004
+        bias += f"; {missing} of {constant.numel()} have one answer only in this batch: take p from all training data"
+    if call.name in NUMBERS and not 0.1 < (spread := _std(call.arguments["target"])) < 10:  # noqa: PLR2004
+        bias = f"the targets have a standard deviation of {spread:.3g}: scale them to 1, with mean 0; else {bias}"
     return bias

@@ -137,19 +137,32 @@ class Rerun:
         return self._leaf(output, rows)
 
     def _find_positions(self) -> None:
-        """Embeddings of positions belong to no example, even where there are as many positions as examples."""
+        """Embeddings of positions belong to no example, even where there are as many positions as examples.
+
+        Nor is it known to which example a row belongs where the module puts them into an order of its own before they
+        are embedded, as for packing by length: the same rows, wherever the examples were.
+        """
         if all(t.is_floating_point() or t.is_complex() for _, t in tensors((self.args, self.kwargs))):
             return
+        order = torch.arange(self.batch_size).roll(1)
         with torch.no_grad():
             self.run()
             before = self._indices
             try:
-                self.run(order=torch.arange(self.batch_size).roll(1))
+                self.run(order=order)
             except Exception:  # noqa: BLE001 - such as sorted lengths that no longer are
                 return
-        after = self._indices
-        same = [a.shape == b.shape and torch.equal(a, b) for a, b in zip(before, after, strict=False)]
-        self._positions = {i for i, equal in enumerate(same) if equal}
+        pairs = enumerate(zip(before, self._indices, strict=False))
+        self._positions = {i for i, (a, b) in pairs if a.shape == b.shape and not self._moves(a, b, order)}
+
+    def _moves(self, before: Tensor, after: Tensor, order: Tensor) -> bool:
+        """Whether indices moved with their examples, or changed."""
+        rows = self.rows(before.shape)
+        if rows is None or torch.equal(before, after):
+            return not torch.equal(before, after)
+        if torch.equal(rows.reordered(before, order, self.batch_size), after):
+            return True
+        return not torch.equal(before.unique(dim=rows.dim), after.unique(dim=rows.dim))
 
     # -- what another order of the examples changes
 

@@ -276,37 +276,28 @@ BEST: dict[str, Callable[[dict[str, Any], Tensor | None], Tensor]] = {
 
 
 def _trap(call: LossCall) -> tuple[float, str]:
-    """The floor for probabilities in the place of logits or of their logarithms, if that is what came in."""
+    """The floor for predictions of the wrong kind, such as probabilities in the place of logits, if they came in."""
     prediction, target = call.arguments["input"].double(), call.arguments["target"]
-    if call.name == "nll_loss" and float(prediction.max()) > 1:
-        return -math.inf, "they are no logarithms of probabilities, which are never above 0, as log_softmax gives them"
     inside = bool(((prediction >= 0) & (prediction <= 1)).all())
-    if not inside:
-        return math.nan, ""
-    if call.name == "binary_cross_entropy" and _are_distributions(prediction) and not _are_distributions(target):
-        return _value(call, target / target.sum(1, keepdim=True).clamp(min=1)), (
-            "those of each example sum to 1, as after a softmax, and its targets do not: use a sigmoid"
-        )
-    if call.name == "binary_cross_entropy_with_logits":
+    dim = 1 if prediction.ndim > 1 else 0
+    classes = prediction.shape[dim] if prediction.ndim else 1
+    sums = prediction.sum(dim) if prediction.ndim else prediction
+    distributions = inside and classes > 1 and bool(((sums - 1).abs() < 1e-3).all())  # noqa: PLR2004 - half precision
+    if call.name == "binary_cross_entropy_with_logits" and inside:
         value = _value(call, (target > 0.5).double())  # noqa: PLR2004
         return value, "they lie between 0 and 1, and the loss applies a sigmoid of its own"
-    if call.name in {"cross_entropy", "nll_loss"}:
-        dim = 1 if prediction.ndim > 1 else 0
-        if prediction.shape[dim] > 1 and bool(((prediction.sum(dim) - 1).abs() < 1e-3).all()):  # noqa: PLR2004 - half precision
-            classes = prediction.shape[dim]
-            best = _cross_entropy({**call.arguments, "label_smoothing": 0.0, "weight": None}, None).exp()
-            if call.name == "nll_loss":
-                return _value(call, best), "they are probabilities, and nll_loss expects their logarithms"
-            formula = (
-                f", which can't bring it below ln(1 + {classes - 1}/e) = {math.log(1 + (classes - 1) / math.e):.4f}"
-            )
-            return _value(call, best), f"they are probabilities, and the loss applies a softmax of its own{formula}"
+    if call.name == "binary_cross_entropy" and distributions and prediction.ndim > 1:
+        several = target.sum(1)  # 0.5: not the labels of one class, smoothed
+        equal = float(prediction.max() - prediction.min()) < 1e-3  # noqa: PLR2004 - sigmoids of an output layer of zeros
+        if not equal and float((several - 1).abs().max()) > 0.5:  # noqa: PLR2004
+            best = target.double() / several[:, None].clamp(min=1)
+            return _value(call, best), "they sum to 1 for each example, as after a softmax, and its targets do not"
+    if call.name in {"cross_entropy", "nll_loss"} and distributions:
+        best = _cross_entropy({**call.arguments, "label_smoothing": 0.0, "weight": None}, None).exp()
+        if call.name == "nll_loss":
+            return _value(call, best), "they are probabilities, and nll_loss expects their logarithms"
+        formula = f", which can't bring it below ln(1 + {classes - 1}/e) = {math.log(1 + (classes - 1) / math.e):.4f}"
+        return _value(call, best), f"they are probabilities, and the loss applies a softmax of its own{formula}"
+    if call.name == "nll_loss" and float(prediction.max()) > 0.01:  # noqa: PLR2004 - rounding, log(p + eps)
+        return -math.inf, "nll_loss expects logarithms of probabilities, which are never above 0"
     return math.nan, ""
-
-
-def _are_distributions(values: Tensor) -> bool:
-    """Whether every row sums to 1, other than by being the same all over, as an output layer of zeros is."""
-    if values.ndim < 2 or values.shape[1] < 2:  # noqa: PLR2004 - a row of several
-        return False
-    flat = float(values.max() - values.min()) < 1e-3  # noqa: PLR2004 - half precision
-    return not flat and bool(((values.sum(1) - 1).abs() < 1e-3).all())  # noqa: PLR2004

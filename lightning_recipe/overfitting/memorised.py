@@ -172,15 +172,17 @@ def has_only_known_terms(fit: Fit) -> bool:
 
 
 def wrong_kind(trial: Trial) -> str:
-    """What is wrong with the predictions by their kind, if a fit ended where such predictions have to; or nothing."""
+    """What is wrong with the predictions by their kind, if a fit ended where such predictions have to; or nothing.
+
+    What nll_loss makes of anything but logarithms has no lowest value: reaching it means nothing.
+    """
     for fit in trial.fits:
-        calls = [] if fit.last is None or trial.is_reached(fit) else fit.last.loss_calls
-        for call in calls:
+        for call in fit.last.loss_calls if fit.last is not None else []:
             found = floor(call)
-            if found is None or not found.trap_reason:
+            if found is None or not found.trap_reason or (trial.is_reached(fit) and call.name != "nll_loss"):
                 continue
             above = float(call.value.double().mean()) - found.trap
-            certain = call.name in {"cross_entropy", "nll_loss"}  # rows that sum to 1 are no chance
+            certain = call.name in {"cross_entropy", "nll_loss", "binary_cross_entropy"}  # no chance: rows sum to 1
             if certain or above <= trial.tolerance * max(found.ignorant - found.value, abs(found.trap)):
                 low, high = _low(call.arguments["input"]), _high(call.arguments["input"])
                 entered = f"the predictions that enter {call.name} ({call.where}) go from {low:.3g} to {high:.3g}"
@@ -226,13 +228,22 @@ def symptoms(fit: Fit, pl_module: nn.Module) -> list[str]:
             found += _out_of_range(prediction, target.double())
     dead = [name for name, grad in fit.grads.items() if grad == 0]
     if dead and len(dead) < len(fit.grads):
-        modules = list(dict.fromkeys(name.rpartition(".")[0] or name for name in dead))
-        found.append(f"no gradient reaches {', '.join(modules[:4])}" + (" and others" if len(modules) > 4 else ""))  # noqa: PLR2004
+        found.append(f"no gradient reaches {_modules(dead)}")
+    if fit.left_out:
+        found.append(f"the optimiser does not hold the parameters of {_modules(fit.left_out)}")
     if not fit.weights_moved:
         found.append("the optimiser changed no weight")
-    held = sum(p.numel() for p in pl_module.parameters() if p.requires_grad)
-    found.append(f"{held} trainable parameters in all")
+    everything = sum(p.numel() for p in pl_module.parameters())
+    trainable = sum(p.numel() for p in pl_module.parameters() if p.requires_grad)
+    frozen = f" ({everything - trainable} more are frozen)" if everything > trainable else ""
+    found.append(f"{trainable} trainable parameters in all{frozen}")
     return found
+
+
+def _modules(names: list[str]) -> str:
+    """The modules of these parameters, or those of the first four."""
+    modules = list(dict.fromkeys(name.rpartition(".")[0] or name for name in names))
+    return ", ".join(modules[:4]) + (" and others" if len(modules) > 4 else "")  # noqa: PLR2004
 
 
 def _out_of_range(prediction: Tensor, target: Tensor) -> list[str]:
@@ -242,7 +253,7 @@ def _out_of_range(prediction: Tensor, target: Tensor) -> list[str]:
             return [f"no prediction is below {limit:g}, but targets go down to {_low(target):.3g}"]
     if high <= 1 < _high(target) and 1 - high < 1e-3:  # noqa: PLR2004
         return [f"no prediction is above 1, but targets go up to {_high(target):.3g}"]
-    return []
+    return [f"predictions go from {low:.3g} to {high:.3g}, targets from {_low(target):.3g} to {_high(target):.3g}"]
 
 
 def _low(tensor: Tensor) -> float:

@@ -77,6 +77,7 @@ class Fit:
         grads: At the last probed step the largest absolute gradient, by name of the parameter; 0 where there is none.
         noise: By how much the loss differed between two steps with the same weights; it should be 0.
         weights_moved: Whether the optimiser changed any weight.
+        left_out: Names of the trainable parameters that the optimiser does not hold.
         lr_overridden: Whether the module's own code set another learning rate than the short fit did.
         out_of_time: Whether the time was over before the steps were.
         seconds: How long it took.
@@ -91,6 +92,7 @@ class Fit:
     grads: dict[str, float] = field(default_factory=dict)
     noise: float = 0.0
     weights_moved: bool = False
+    left_out: list[str] = field(default_factory=list)
     lr_overridden: bool = False
     out_of_time: bool = False
     seconds: float = 0.0
@@ -320,9 +322,11 @@ class _Recorder(Callback):
         self._factor = 1.0
         self._before: list[Tensor] = []
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         trainer.datamodule = self._outer.datamodule  # type: ignore[attr-defined] # for steps that read from it
         self._before = [parameter.detach().clone() for parameter in self._parameters()]
+        held = {id(parameter) for parameter in self._parameters()}
+        self.fit.left_out = [n for n, p in pl_module.named_parameters() if p.requires_grad and id(p) not in held]
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         trainer.should_stop = True  # the repeats are one epoch, also when a hook of the module ends it early

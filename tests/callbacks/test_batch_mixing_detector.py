@@ -194,6 +194,40 @@ class TimeFirst(Net):
         return self.loss(self(x.transpose(0, 1)), y.transpose(0, 1))
 
 
+def test_packed_sequences_have_steps_in_time_for_rows(fit):
+    class Packed(Net):
+        """With as many features as examples."""
+
+        def training_step(self, batch, batch_idx):
+            x, y = batch
+            rows = torch.nn.utils.rnn.pack_padded_sequence(
+                x.reshape(B, -1, B), torch.arange(B).fmod(3) + 1, batch_first=True, enforce_sorted=False
+            )
+            return self.loss(self.net[0](rows)[1][0].flatten(1), y)
+
+        def data(self, n, seed):
+            return TensorDataset(torch.randn(n, 3 * B), torch.arange(n) % CLASSES)
+
+    finding = examined(fit, Packed(nn.GRU(B, CLASSES)))
+    assert finding.status == "skipped", finding
+    assert "PackedSequence" in finding.message
+
+
+def test_examples_that_the_module_sorts_before_their_embedding(fit):
+    def by_length(x, embed, rnn, head):
+        lengths, order = (x > 0).sum(1).sort(descending=True)
+        rows = torch.nn.utils.rnn.pack_padded_sequence(embed(x[order]), lengths, batch_first=True)
+        return head(rnn(rows)[1][-1])[order.argsort()]
+
+    class Tokens(Net):
+        def data(self, n, seed):
+            padded = torch.arange(T) > torch.randint(T, (n, 1))
+            return TensorDataset(torch.randint(1, 9, (n, T)).masked_fill(padded, 0), torch.arange(n) % CLASSES)
+
+    finding = examined(fit, Tokens(Do(by_length, nn.Embedding(9, D), nn.GRU(D, D, batch_first=True), down())))
+    assert finding.status == "skipped", finding
+
+
 @pytest.mark.parametrize("size", [B, T])
 def test_time_first_takes_dimension_1_as_the_batch(fit, size):
     finding = examined(fit, TimeFirst(nn.TransformerEncoder(nn.TransformerEncoderLayer(D, 2, 9), 1), batch_size=size))

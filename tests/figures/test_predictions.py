@@ -9,7 +9,7 @@ from lightning_recipe.dynamics.fixed_batch import FixedBatch
 from lightning_recipe.dynamics.predictions import reading, unread
 from lightning_recipe.figures import dynamics, predictions
 from lightning_recipe.figures.canvas import pixels
-from lightning_recipe.probe import LossCall
+from lightning_recipe.step import LossCall
 
 
 def watched(function, target, *outputs, inputs=None, steps=None):
