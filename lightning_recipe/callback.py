@@ -117,7 +117,9 @@ class RecipeCallback(Callback):
             self.unwritten = False
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
-        """Print the closing table."""
+        """Print the closing table; there is no silence."""
+        if not self.findings:
+            self.publish(trainer, self.skipped("no training step was run"))
         self._close(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:  # noqa: ARG002

@@ -62,12 +62,6 @@ class FirstStepCheck(Check):
         probe, self._probe, self._over = self._probe, None, True
         self.conclude(trainer, self._judge_step(trainer, pl_module, probe))
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
-        """Say so when there was nothing to judge."""
-        if not self._over:
-            self._probe, self._over = None, True
-            self.conclude(trainer, [self.skipped("no training step was run")])
-
     def _judge_step(self, trainer: Trainer, pl_module: LightningModule, probe: Probe) -> Iterator[Finding]:
         step = probe.result()
         if step is not None:

@@ -151,6 +151,15 @@ def test_a_second_fit_of_the_same_trainer_goes_on(fit, callback):
     assert {f.status for f in instance.findings} <= {Status.PASSED, Status.SKIPPED}
 
 
+@each_callback
+@pytest.mark.parametrize("settings", [{"limit_train_batches": 0}, {"max_epochs": 0}], ids=str)
+def test_without_a_step_it_says_so(fit, callback, settings):
+    instance = callback()
+    trainer = fit(Healthy(), [instance], **settings)
+    assert trainer.state.finished
+    assert [f.status for f in instance.findings] == [Status.SKIPPED]
+
+
 # -- when things break
 
 

@@ -345,12 +345,6 @@ def test_resumed_runs_are_skipped(fit, tmp_path):
     assert "resumes at step 8" in only(check).message
 
 
-def test_no_step_at_all(fit):
-    check = InitLossCheck()
-    fit(Healthy(), [check], limit_train_batches=0)
-    assert check.findings == [] or only(check).status is Status.SKIPPED
-
-
 @pytest.mark.parametrize(
     "arguments", [{"warn_ratio": 0.5}, {"warn_ratio": 5, "fail_ratio": 2}, {"bias_share": 0}, {"bias_share": 1.5}]
 )
