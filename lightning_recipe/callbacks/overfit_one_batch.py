@@ -25,6 +25,7 @@ from lightning_recipe.overfitting.memorised import (
     wrong_kind,
 )
 from lightning_recipe.overfitting.short_fit import Budget, peak_learning_rates, short_fit
+from lightning_recipe.structure import leading_size
 from lightning_recipe.trial import first_examples, is_out_of_memory, memory_given_back, obstacle
 
 if TYPE_CHECKING:
@@ -195,7 +196,7 @@ class OverfitOneBatch(Check):
         """The decision, see the class."""
         own, best = trial.fits[0], trial.fits[-1]
         floors = trial.floors(own.first)
-        size = own.first.batch_size if own.first is not None else None
+        size = (leading_size(own.first.batch) or own.first.batch_size) if own.first is not None else None
         on = f"on {size} example{'s' * (size > 1)}" if size else "on one batch"
         went = f"{on} the loss went {_path(own)} with {own.optimizer}"
         evidence = {"start": own.losses[0], "measured": own.losses[-1], "steps": len(own.losses)}
