@@ -117,6 +117,26 @@ def test_probabilities_end_at_a_floor_of_their_own():
     assert floor(call(F.nll_loss, torch.randn(8, 10).softmax(1), torch.arange(8))).trap == pytest.approx(-1)
 
 
+def test_equal_inputs_do_not_make_their_positions_equal():
+    target = torch.tensor([[0, 1, 2], [0, 1, 2], [2, 2, 2]])
+    found = floor(call(F.cross_entropy, torch.randn(3, 4, 3), target), {"x": torch.tensor([[1.0], [1.0], [2.0]])})
+    assert found.value == pytest.approx(0, abs=1e-6)
+    assert found.ignorant > 0.5
+
+
+def test_only_logarithms_of_probabilities_enter_nll_loss():
+    assert "never above 0" in floor(call(F.nll_loss, torch.randn(8, 10), torch.arange(8))).trap_reason
+    assert not floor(call(F.nll_loss, torch.randn(8, 10).log_softmax(1), torch.arange(8))).trap_reason
+
+
+def test_a_softmax_over_labels_that_do_not_exclude_each_other():
+    labels, classes = torch.tensor([[1.0, 1, 0], [0, 0, 0]]), torch.eye(3)[:2]
+    softmax, undecided = torch.randn(2, 3).softmax(1), torch.full((2, 2), 0.5)
+    assert "softmax" in floor(call(F.binary_cross_entropy, softmax, labels)).trap_reason
+    assert not floor(call(F.binary_cross_entropy, softmax, classes)).trap_reason
+    assert not floor(call(F.binary_cross_entropy, undecided, torch.ones(2, 2))).trap_reason
+
+
 def test_logits_are_no_trap():
     assert math.isnan(floor(CALLS["labels"]).trap)
     assert math.isnan(floor(call(F.cross_entropy, torch.rand(8, 10), torch.arange(8))).trap)

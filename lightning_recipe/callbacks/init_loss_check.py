@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 
 from lightning_recipe.finding import Section
 from lightning_recipe.first_step import FirstStepCheck
-from lightning_recipe.initial_loss.diagnosis import bias_fix, carriers, output_layer, scale_fix
+from lightning_recipe.initial_loss.diagnosis import bias_fix, carriers, output_layer, scale_fix, untrained
 from lightning_recipe.initial_loss.reference_losses import CERTAIN, NotComparableError, References, references
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from lightning.pytorch import LightningModule, Trainer
+    from torch import nn
 
     from lightning_recipe.finding import Finding
     from lightning_recipe.step import LossCall, Step
@@ -35,14 +36,17 @@ class InitLossCheck(FirstStepCheck):
     the batch, and a bias suggested by few targets is not trusted.
 
     - not finite, or cross entropy over a single class: `failed`;
-    - more than ``warn_ratio * (1 + 4 / sqrt(n))`` times know-nothing: `warning`, with `fail_ratio`: `failed`;
+    - more than ``warn_ratio * (1 + 4 / sqrt(n))`` times know-nothing: `warning`; with `fail_ratio`, and an output
+      layer that can be named (not logits scaled on purpose, as in ArcFace): `failed`;
     - nearer to know-nothing than to the best constant, where a constant bias alone would remove more than
       ``bias_share + 3 / n`` of know-nothing: `warning`, with that bias;
-    - below ``1 - 16 / n``, and half, of the best constant: `warning`. The square of a chance correlation is about
-      ``1 / n``. Regression is judged at a hundredth of the best constant only: skip connections know much already.
+    - below ``1 - 16 / n``, and half, of the best constant, although the output layer's weights lie within the bounds
+      of torch's default initialisation, so that it can't have been pretrained: `warning`. The square of a chance
+      correlation is about ``1 / n``. Regression is judged at a hundredth of the best constant only: skip connections
+      know much already.
 
-    Resumed runs are `skipped`, as are losses computed without a function of ``torch.nn.functional``, inside compiled
-    modules, against targets that the network itself computed, and regression on fewer than 8 numbers.
+    Resumed runs are `skipped`, as are losses computed without a function of ``torch.nn.functional``, against targets
+    that the network itself computed, and regression on fewer than 8 numbers.
 
     Args:
         warn_ratio: Times know-nothing. 2 is what an output layer gives whose outputs are as large as standardised
@@ -147,20 +151,15 @@ class InitLossCheck(FirstStepCheck):
                 return self.skipped(f"{name}: a zero output is already perfect for these targets, so there is no scale")
             case "too high":
                 ratio = (found.measured - found.floor) / (found.know_nothing - found.floor)
-                verdict = self.failed if ratio > self.fail_ratio * band(found.examples) else self.warning
+                hard = layer is not None and ratio > self.fail_ratio * band(found.examples)
+                verdict = self.failed if hard else self.warning
                 return verdict(
                     f"{context}, {ratio:.3g} times the {found.know_nothing:.4g} of knowing nothing",
                     fix=scale_fix(call, step, layer),
                     **found.evidence,
                 )
             case "too low":
-                return self.warning(
-                    f"{context}, below the {found.best_constant:.4g} that any constant prediction can reach, before "
-                    "a single update",
-                    fix="if the network is not pretrained, the target leaks into its input: look for it among "
-                    + (", ".join(step.inputs) or "the tensors that enter the network"),
-                    **found.evidence,
-                )
+                return self._too_low(context, step, found, layer)
             case "needs bias":
                 return self.warning(
                     f"{context}, but the best constant prediction reaches {found.best_constant:.4g}: the first steps "
@@ -171,6 +170,18 @@ class InitLossCheck(FirstStepCheck):
         return self.passed(
             f"{context}; knowing nothing gives {found.know_nothing:.4g}, the best constant {found.best_constant:.4g} "
             f"({found.examples} targets)",
+            **found.evidence,
+        )
+
+    def _too_low(self, context: str, step: Step, found: References, layer: tuple[str, nn.Module] | None) -> Finding:
+        below = f"{context}, below the {found.best_constant:.4g} that any constant prediction can reach"
+        if layer is None or not untrained(layer[1]):
+            known = "the network has been trained before, or is not initialised by torch's default"
+            return self.passed(f"{below}: {known}", **found.evidence)
+        return self.warning(
+            f"{below}, before a single update and though the output layer {layer[0]} is untrained",
+            fix="the target leaks into the input, unless a connection past the network carries it: look among "
+            + (", ".join(step.inputs) or "the tensors that enter the network"),
             **found.evidence,
         )
 

@@ -388,7 +388,7 @@ def _path(fit: Fit) -> str:
 
 def _floor(floors: list[Floor]) -> str:
     reasons = " and ".join(dict.fromkeys(f.reason for f in floors if f.reason))
-    return " and ".join(f"{f.value:.4g}" for f in floors) + (f" ({reasons})" if reasons else "")
+    return " and ".join(f"{round(f.value, 9):.4g}" for f in floors) + (f" ({reasons})" if reasons else "")
 
 
 def _values(fit: Fit) -> str:

@@ -211,8 +211,12 @@ def _read_off(step: Step, examples: int) -> tuple[Reading, NetCall]:
             return how, step.net_calls[0]
         msg = f"{names} returned no tensor of floating point numbers with a row for each example"
     elif step.net_calls:
-        losses = ", ".join(dict.fromkeys(loss.name for loss in step.loss_calls)) or "a loss of torch.nn.functional"
-        msg = f"the step calls {names}; what they return is not the prediction that {losses} compares with a target"
+        losses = ", ".join(dict.fromkeys(loss.name for loss in step.loss_calls))
+        msg = f"{names} are called, and " + (
+            f"what they return is not the prediction that {losses} compares with a target"
+            if losses
+            else "no loss of torch.nn.functional was given what one of them returned"
+        )
     elif step.compiled:
         msg = f"{step.compiled[0]} is compiled as a whole, so that no call of the network was seen"
     else:

@@ -50,6 +50,23 @@ def output_layer(pl_module: nn.Module, outputs: int) -> tuple[str, nn.Module] | 
     return layers[-1] if layers else None
 
 
+def untrained(layer: nn.Module) -> bool:
+    """Whether the weights lie within the bounds of torch's default initialisation, 1 / sqrt(fan in) around 0.
+
+    A quarter more is allowed for the first update. Training takes some of the weights far beyond.
+
+    Example:
+        >>> untrained(nn.Linear(16, 4))
+        True
+
+    """
+    weight = layer.weight
+    if not isinstance(weight, Tensor) or not weight.numel():
+        return False
+    fan_in = weight.numel() / weight.shape[0]
+    return float(weight.detach().abs().max()) <= 1.25 / math.sqrt(fan_in)
+
+
 def scale_fix(call: LossCall, step: Step, layer: tuple[str, nn.Module] | None) -> str:
     """What to scale down, with the sizes of what there is to scale."""
     prediction, target = call.arguments["input"], call.arguments["target"]

@@ -180,6 +180,13 @@ def test_a_mean_of_fifty_suggests_a_bias_of_fifty(fit):
     assert "net.4" in finding.fix
 
 
+def test_targets_in_other_units_are_to_be_scaled(fit):
+    class Prices(Regression):
+        mean, std = 3e5, 1e5
+
+    assert "scale them to 1" in judged(fit, Prices()).fix
+
+
 def test_an_output_layer_without_bias_is_named(fit):
     class NoBias(Regression):
         mean, std = 50.0, 10.0
@@ -195,6 +202,14 @@ def test_one_positive_in_ten_suggests_its_log_odds(fit):
     finding = judged(fit, Imbalanced())
     assert finding.status is Status.WARNING
     assert finding.fix.endswith("-2.197")
+
+
+def test_outputs_that_are_all_one_are_named(fit):
+    class OneOutput(Imbalanced):
+        def loss(self, out, y):
+            return F.binary_cross_entropy(out.reshape(-1, 1).softmax(1)[:, 0], y)
+
+    assert "all predictions are 1" in judged(fit, OneOutput()).fix
 
 
 def test_one_class_of_several_in_unshuffled_batches(fit):
@@ -219,6 +234,31 @@ def test_target_leaks_into_the_input(fit):
     finding = judged(fit, Leak())
     assert finding.status is Status.WARNING
     assert finding.evidence["measured"] < 0.5 * finding.evidence["best_constant"]
+
+
+def test_a_network_that_was_trained_before_is_no_leak(fit):
+    module = Variant()
+    fit(module, max_epochs=20, limit_val_batches=0)
+    finding = judged(fit, module)
+    assert finding.evidence["measured"] < 0.5 * finding.evidence["best_constant"]
+    assert finding.status is Status.PASSED
+    assert "trained before" in finding.message
+
+
+def test_cosines_scaled_on_purpose_are_not_hard_evidence(fit):
+    class ArcFace(Variant):
+        def __init__(self):
+            super().__init__()
+            self.net[-1] = nn.Identity()
+            self.centres = nn.Parameter(torch.randn(CLASSES, 32))
+
+        def loss(self, out, y):
+            cosine = F.linear(F.normalize(out), F.normalize(self.centres))
+            return F.cross_entropy(64 * torch.cos(cosine.acos() + 0.5 * F.one_hot(y, CLASSES)), y)
+
+    finding = judged(fit, ArcFace())
+    assert finding.evidence["measured"] > 10 * finding.evidence["know_nothing"]
+    assert finding.status is Status.WARNING
 
 
 def test_cross_entropy_over_one_class(fit):
@@ -272,10 +312,10 @@ def test_all_targets_ignored(fit):
 
 def test_several_losses_are_each_judged(fit, events):
     class MultiTask(Regression):
-        outputs = CLASSES + 1
+        outputs = CLASSES
 
         def loss(self, out, y):
-            return F.mse_loss(out[:, 0], y) + F.cross_entropy(1000 * out[:, 1:], (y > 0).long())
+            return F.mse_loss(out[:, 0], y) + F.cross_entropy(1000 * out, (y > 0).long())
 
     check = InitLossCheck()
     trainer = fit(MultiTask(), [check], max_steps=2, limit_val_batches=0)

@@ -1,3 +1,4 @@
+import copy
 import random
 import time
 import types
@@ -200,9 +201,28 @@ class Broadcast(Healthy):
         return F.mse_loss(self(batch[0])[:, :1], batch[1].float())
 
 
+class NotLogarithms(Healthy):
+    def loss(self, logits, y):
+        return F.nll_loss(logits, y)
+
+
+class OfACopy(Healthy):
+    def configure_optimizers(self):
+        return torch.optim.Adam(copy.deepcopy(self.net).parameters())
+
+
+class Stepless(Healthy):
+    automatic_optimization = False
+
+    def training_step(self, batch, batch_idx):
+        self.manual_backward(super().training_step(batch, batch_idx))
+
+
 @pytest.mark.parametrize(
     ("disease", "said"),
     [
+        (NotLogarithms, "log_softmax"),
+        (OfACopy, "the optimiser does not hold the parameters of net"),
         (Softmax, "ln(1 + 3/e) = 0.7437"),
         (TooLow, "raise the learning rate"),
         (TooHigh, "lower the learning rate"),
@@ -217,6 +237,22 @@ def test_faults_are_found_and_named(fit, disease, said):
     finding = judged(fit, disease())
     assert finding.status == "failed", finding.message
     assert said in finding.message + finding.fix
+
+
+def test_a_step_that_is_not_taken_is_named(fit):
+    finding = judged(fit, Stepless(), max_epochs=1)  # its steps are never counted
+    assert finding.status == "failed", finding.message
+    assert "is step() called?" in finding.fix
+
+
+def test_no_gradient_from_a_loss_by_hand_is_a_warning(fit):
+    class Item(Healthy):
+        def loss(self, logits, y):
+            return torch.tensor(super().loss(logits, y).item(), requires_grad=True)
+
+    finding = judged(fit, Item())
+    assert finding.status == "warning", finding.message
+    assert "no parameter gets any gradient" in finding.message
 
 
 def test_only_adam_reaching_it_is_an_optimiser_problem(fit):
