@@ -240,7 +240,7 @@ def reading(output: object, loss: LossCall, examples: int, *, by_shape: bool = F
 
     Example:
         >>> import torch.nn.functional as F
-        >>> from lightning_recipe.probe import LossCall
+        >>> from lightning_recipe.step import LossCall
         >>> logits, y = torch.randn(4, 9, 5), torch.zeros(36).long()
         >>> flat = {"input": logits.flatten(0, 1), "target": y}
         >>> loss = LossCall("cross_entropy", F.cross_entropy, flat, torch.tensor(1.6), 36, "a.py:1", False)
