@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import time
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from lightning_recipe.eager import losses_inside
@@ -87,11 +89,14 @@ class Probe:
         if self.step is not None:  # someone kept the wrapper
             return self._original(*args, **kwargs)
         observers = Observers(self._pl_module)
+        start = time.monotonic()
         with observers:
             output = self._original(*args, **kwargs)
+        seconds = time.monotonic() - start
         try:
             batch = args[0] if args else next(iter(kwargs.values()), None)
-            self.step = observers.conclude(batch, output, training=self._method == "training_step")
+            step = observers.conclude(batch, output, training=self._method == "training_step")
+            self.step = replace(step, seconds=seconds)
             if self.step.compiled and not self.step.loss_calls:
                 with suppress(Exception):  # then they stay unseen, and the checks say so
                     self.step.loss_calls.extend(losses_inside(self.step.net_calls))

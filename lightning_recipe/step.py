@@ -74,6 +74,7 @@ class Step:
         net_calls: Calls of outermost modules with parameters, in order.
         loss_calls: Loss functions that `loss` was computed from, in order; all of them in a validation step.
         compiled: Names of compiled modules, within which loss functions are not seen.
+        seconds: How long it took; on an accelerator, until all was queued.
 
     """
 
@@ -82,6 +83,7 @@ class Step:
     net_calls: list[NetCall] = field(default_factory=list)
     loss_calls: list[LossCall] = field(default_factory=list)
     compiled: list[str] = field(default_factory=list)
+    seconds: float = 0.0
 
     @property
     def inputs(self) -> dict[str, Tensor]:

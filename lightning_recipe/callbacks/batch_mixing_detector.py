@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
 from contextlib import nullcontext
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from lightning_recipe import tensorboard
+from lightning_recipe import report, tensorboard
 from lightning_recipe.figures.canvas import pixels
 from lightning_recipe.figures.dependencies import dependency_matrix
 from lightning_recipe.finding import Finding, Section
@@ -109,6 +110,7 @@ class BatchMixingDetector(FirstStepCheck):
         except Exception as error:  # noqa: BLE001 - whatever a module keeps
             yield self.skipped(f"the network can't be copied: {type(error).__name__}: {str(error)[:200]}")
             return
+        self._announce(trainer, step)
         deadline = time.monotonic() + self.max_seconds
         hits: list[Finding] = []
         mixing: list[tuple[str, Mixing]] = []
@@ -134,6 +136,12 @@ class BatchMixingDetector(FirstStepCheck):
         yield from hits or [self.skipped(_few(undecided))]
         for name, found in mixing:
             self._draw(trainer, name, found)
+
+    def _announce(self, trainer: Trainer, step: Step) -> None:
+        """Say what takes the time, if it will be more than a second."""
+        passes = 2 * math.log2(max(2, step.batch_size or 0))
+        if trainer.is_global_zero and 3 * passes * step.seconds > 1:  # a backward pass takes about two forward ones
+            report.show(trainer, f"BatchMixingDetector repeats the first step, for at most {self.max_seconds:g} s ...")
 
     def _examine(
         self, trainer: Trainer, duplicate: LightningModule, step: Step, call: NetCall, deadline: float

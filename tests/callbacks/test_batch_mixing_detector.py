@@ -1,5 +1,6 @@
 import json
 import pickle
+import time
 from dataclasses import dataclass
 
 import lightning.pytorch as L
@@ -741,3 +742,14 @@ def test_runs_once_for_each_fit(fit):
 def test_arguments_are_checked(arguments):
     with pytest.raises(ValueError, match="expected"):
         BatchMixingDetector(**arguments)
+
+
+def test_slow_networks_are_announced(fit, capsys):
+    class Slow(Healthy):
+        def forward(self, x):
+            time.sleep(0.1)
+            return super().forward(x)
+
+    for module, lines in ((Healthy(), 0), (Slow(), 1)):
+        fit(module, [BatchMixingDetector()], max_steps=1, limit_val_batches=0)
+        assert capsys.readouterr().out.count("repeats the first step") == lines
