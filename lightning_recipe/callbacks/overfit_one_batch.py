@@ -159,10 +159,14 @@ class OverfitOneBatch(Check):
             yield self.skipped(f"there is no loss to begin with: {losses[0]:g}" if losses else "no step was run")
             return
         yield self.judge(trial, pl_module)
-        for writer in tensorboard.writers(trainer):
-            step = tensorboard.batches_that_stepped(trainer)
-            for name, figure in pictures(trial).items():
-                writer.add_image(f"OverfitOneBatch/{name}", pixels(figure), step, dataformats="HWC")
+        if not (writers := tensorboard.writers(trainer)):
+            return
+        for name, figure in pictures(trial).items():
+            image = pixels(figure)
+            for writer in writers:
+                writer.add_image(
+                    f"OverfitOneBatch/{name}", image, tensorboard.batches_that_stepped(trainer), dataformats="HWC"
+                )
 
     def attempt(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> Trial:
         """Fit by as many optimisers as are needed; on the whole batch if its first examples alone raise."""

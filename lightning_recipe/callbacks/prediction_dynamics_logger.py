@@ -172,8 +172,9 @@ class PredictionDynamicsLogger(RecipeCallback):
         """Keep what was watched, and the training loss."""
         self._keep_step(trainer)
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
-        if self._fixed is not None and isinstance(loss, Tensor):
-            self._loss = loss.detach() if self._loss is None else self._loss + loss.detach()
+        if self._fixed is not None and isinstance(loss, Tensor) and loss.numel() == 1:  # a manual step returns anything
+            loss = loss.detach().reshape(())
+            self._loss = loss if self._loss is None else self._loss + loss
             self._losses += 1
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -255,7 +256,7 @@ class PredictionDynamicsLogger(RecipeCallback):
         values = fixed.how.read(fixed.again(trainer, pl_module))
         loss = math.nan
         if self._loss is not None:
-            loss = float(self._loss.mean()) / self._losses * trainer.accumulate_grad_batches
+            loss = float(self._loss) / self._losses * trainer.accumulate_grad_batches
             self._loss, self._losses = None, 0
         picture = dynamics.keep(fixed.how, values)
         numbers = fixed.look(step, values, picture, loss=loss, rate=_learning_rate(trainer))

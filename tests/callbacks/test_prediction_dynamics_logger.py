@@ -506,3 +506,20 @@ def test_frames_are_few(expected):
 def test_numbers_must_be_positive(name):
     with pytest.raises(ValueError, match=name):
         PredictionDynamicsLogger(**{name: 0})
+
+
+def test_a_manual_step_may_return_anything(fit):
+    class PerExample(Healthy):
+        automatic_optimization = False
+
+        def training_step(self, batch, batch_idx):
+            optimizer = self.optimizers()
+            optimizer.zero_grad()
+            self.manual_backward(self.loss(self(batch[0]), batch[1]))
+            optimizer.step()
+            return torch.zeros(batch_idx + 2)  # another shape at every step
+
+    logger = PredictionDynamicsLogger()
+    trainer = fit(PerExample(), [logger])
+    assert trainer.state.finished
+    assert [f.status for f in logger.findings] == [Status.PASSED]
