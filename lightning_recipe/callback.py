@@ -87,18 +87,27 @@ class RecipeCallback(Callback):
         self.findings.append(finding)
         if not trainer.is_global_zero:
             return
-        report.show(trainer, *report.lines(finding))
-        if not _writes(trainer):
-            return
+        with self._reporting(trainer):
+            report.show(trainer, *report.lines(finding))
+        if _writes(trainer):
+            with self._reporting(trainer):
+                self._write(trainer, finding)
+
+    def _write(self, trainer: Trainer, finding: Finding) -> None:
         everything = findings(trainer)
+        report.write_json(everything, report.folder(trainer) / report.FILE_NAME)
+        for writer in tensorboard.writers(trainer):
+            for name, value in finding.evidence.items():
+                writer.add_scalar(self._tag(name), value, finding.step)
+            writer.add_text("recipe", report.markdown(everything), finding.step)
+            writer.flush()
+
+    @contextmanager
+    def _reporting(self, trainer: Trainer) -> Iterator[None]:
+        """A closed terminal, a full disk or a broken logger is no reason to lose training: the user is told once."""
         try:
-            report.write_json(everything, report.folder(trainer) / report.FILE_NAME)
-            for writer in tensorboard.writers(trainer):
-                for name, value in finding.evidence.items():
-                    writer.add_scalar(self._tag(name), value, finding.step)
-                writer.add_text("recipe", report.markdown(everything), finding.step)
-                writer.flush()
-        except Exception as error:  # noqa: BLE001 - a full disk or a broken logger is no reason to lose training
+            yield
+        except Exception as error:  # noqa: BLE001
             if not any(callback.unwritten for callback in _of_the_recipe(trainer)):
                 warnings.warn(f"lightning_recipe could not write its report: {error!r}", stacklevel=1)
             self.unwritten = True
@@ -134,7 +143,8 @@ class RecipeCallback(Callback):
         if _writes(trainer):
             look = tensorboard.command(trainer) or "no TensorBoard logger: numbers and pictures are left out"
             footer = [f"report      {report.folder(trainer) / report.FILE_NAME}", f"TensorBoard {look}"]
-        report.close(trainer, findings(trainer), *footer)
+        with self._reporting(trainer):
+            report.close(trainer, findings(trainer), *footer)
 
 
 class Check(RecipeCallback):

@@ -209,21 +209,23 @@ class VisualizeInputs(RecipeCallback):
                 contextlib.suppress(OSError),
             ):  # publish() tells of full disks
                 warnings.simplefilter("ignore")  # of glyphs that a font lacks
-                for writer in tensorboard.writers(trainer):
-                    figure = input_card(
-                        f"{stage} {name}",
-                        tensor,
-                        reading,
-                        answers(step, tensor.shape[0] if tensor.ndim else 0),
-                        measured=measured,
-                        max_examples=self.max_examples,
-                        span=self._spans[key],
-                        mean=self.mean,
-                        std=self.std,
-                        decode=self.decode,
-                    )
-                    tag, when = f"{type(self).__name__}/{name} {stage}", tensorboard.batches_that_stepped(trainer)
-                    writer.add_image(tag, pixels(figure), when, dataformats="HWC")
+                if not (writers := tensorboard.writers(trainer)):
+                    continue
+                figure = input_card(
+                    f"{stage} {name}",
+                    tensor,
+                    reading,
+                    answers(step, tensor.shape[0] if tensor.ndim else 0),
+                    measured=measured,
+                    max_examples=self.max_examples,
+                    span=self._spans[key],
+                    mean=self.mean,
+                    std=self.std,
+                    decode=self.decode,
+                )
+                tag, image = f"{type(self).__name__}/{name} {stage}", pixels(figure)
+                for writer in writers:
+                    writer.add_image(tag, image, tensorboard.batches_that_stepped(trainer), dataformats="HWC")
                     writer.flush()
         more = f"; {len(step.inputs) - MAX_CARDS} more inputs are not drawn" if len(step.inputs) > MAX_CARDS else ""
         return self.passed(f"drew {'; '.join(told)}{more}", inputs=len(step.inputs), examples=examples or 0)

@@ -242,6 +242,21 @@ def test_a_report_that_can_not_be_written_costs_one_warning(fit, make):
     assert {f.status for c in callbacks for f in c.findings} == {Status.PASSED}
 
 
+@each_and_all
+def test_a_terminal_that_is_gone_costs_one_warning(fit, make, monkeypatch):
+    def gone(*args, **kwargs):
+        raise BrokenPipeError
+
+    monkeypatch.setattr("lightning_recipe.report._print", gone)
+    callbacks = make()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")
+        trainer = fit(Healthy(), callbacks)
+    assert trainer.global_step == 16
+    assert sum("BrokenPipeError" in str(w.message) for w in caught) == 1
+    assert {f.status for c in callbacks for f in c.findings} == {Status.PASSED}
+
+
 @each_callback
 def test_strict_passes_what_is_healthy(fit, callback):
     if issubclass(callback, Check):
