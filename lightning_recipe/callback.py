@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from lightning.pytorch.callbacks import Callback
 
 from lightning_recipe import report, tensorboard
+from lightning_recipe.figures.canvas import pixels
 from lightning_recipe.finding import Finding, Section, Status
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from lightning.pytorch import LightningModule, Trainer
+    from matplotlib.figure import Figure
 
 
 class FailedCheckError(Exception):
@@ -37,12 +39,14 @@ class RecipeCallback(Callback):
 
     Attributes:
         section: The part of the recipe that the callback makes executable.
+        sentence: The number of the recipe's sentence in that section; callbacks from elsewhere come last.
         why: The recipe's reason.
         findings: What it found in the latest ``fit``.
 
     """
 
     section: ClassVar[Section]
+    sentence: ClassVar[int] = 99
     why: ClassVar[str]
 
     def __init__(self) -> None:
@@ -88,7 +92,7 @@ class RecipeCallback(Callback):
         if not trainer.is_global_zero:
             return
         with self._reporting(trainer):
-            report.show(trainer, *report.lines(finding))
+            report.show_finding(trainer, finding)
         if _writes(trainer):
             with self._reporting(trainer):
                 self._write(trainer, finding)
@@ -97,10 +101,37 @@ class RecipeCallback(Callback):
         everything = findings(trainer)
         report.write_json(everything, report.folder(trainer) / report.FILE_NAME)
         for writer in tensorboard.writers(trainer):
-            for name, value in finding.evidence.items():
-                writer.add_scalar(self._tag(name), value, finding.step)
-            writer.add_text("recipe", report.markdown(everything), finding.step)
+            writer.add_text(report.TAG, report.markdown(everything), finding.step)
+            writer.add_text(self.tag("findings"), report.details(self.findings), finding.step)
             writer.flush()
+
+    def tell(self, trainer: Trainer, line: str) -> None:
+        """Print a line that is no finding, such as what takes the time."""
+        if trainer.is_global_zero:
+            with self._reporting(trainer):
+                report.show(trainer, line)
+
+    def draw(self, trainer: Trainer, name: str, figure: Figure) -> None:
+        """Write a picture to TensorBoard, at the step of the loggers' axis, under the callback's own name."""
+        image, step = pixels(figure), tensorboard.batches_that_stepped(trainer)
+        with self._reporting(trainer):
+            for writer in tensorboard.writers(trainer):
+                writer.add_image(self.tag(name), image, step, dataformats="HWC")
+                writer.flush()
+
+    def tag(self, name: str) -> str:
+        """Where TensorBoard shows `name`: it sorts by the alphabet, so the recipe's numbers come first.
+
+        Args:
+            name: Of a picture or a curve, with its unit.
+
+        Example:
+            >>> from lightning_recipe import OverfitOneBatch
+            >>> OverfitOneBatch().tag("loss")
+            '2.08 OverfitOneBatch/loss'
+
+        """
+        return f"{list(Section).index(self.section) + 1}.{self.sentence:02} {type(self).__name__}/{name}"
 
     @contextmanager
     def _reporting(self, trainer: Trainer) -> Iterator[None]:
@@ -111,11 +142,6 @@ class RecipeCallback(Callback):
             if not any(callback.unwritten for callback in _of_the_recipe(trainer)):
                 warnings.warn(f"lightning_recipe could not write its report: {error!r}", stacklevel=1)
             self.unwritten = True
-
-    def _tag(self, name: str) -> str:
-        """A tag for a number, numbered from the second finding of this callback that has it."""
-        count = sum(name in finding.evidence for finding in self.findings)
-        return f"{type(self).__name__}/{name}" + (f" {count}" if count > 1 else "")
 
     # -- Lightning's hooks
 
@@ -141,8 +167,9 @@ class RecipeCallback(Callback):
             return
         footer = []
         if _writes(trainer):
-            look = tensorboard.command(trainer) or "no TensorBoard logger: numbers and pictures are left out"
-            footer = [f"report      {report.folder(trainer) / report.FILE_NAME}", f"TensorBoard {look}"]
+            look = tensorboard.how_to_look(trainer) or ["no TensorBoard logger: numbers and pictures are left out"]
+            footer = [f"report      {report.folder(trainer) / report.FILE_NAME}", f"TensorBoard {look[0]}"]
+            footer += [f"{'':12}{line}" for line in look[1:]]
         with self._reporting(trainer):
             report.close(trainer, findings(trainer), *footer)
 

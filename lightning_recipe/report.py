@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import textwrap
 import time
 from contextlib import ExitStack, contextmanager
 from importlib.metadata import PackageNotFoundError, version
@@ -12,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import rich
 from rich.box import SIMPLE_HEAD
-from rich.padding import Padding
+from rich.console import Group
+from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
@@ -27,8 +30,11 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
 FILE_NAME = "recipe.json"
+TAG = "0 report"
+"""Of the table in TensorBoard's Text tab: it sorts by the alphabet."""
 SCHEMA_VERSION = 1
-NBSP = "\u00a0"  # TensorBoard squeezes columns by their longest text and breaks words: spaces in the header widen them
+LINE = 64
+"""Characters in a line of the table in TensorBoard, which breaks words where columns are wider than its card."""
 STYLES = {Status.PASSED: "green", Status.WARNING: "yellow", Status.FAILED: "bold red", Status.SKIPPED: "dim"}
 
 
@@ -45,6 +51,18 @@ def by_urgency(findings: Sequence[Finding]) -> list[Finding]:
     return sorted(findings, key=lambda finding: order.index(finding.status))
 
 
+def summary(findings: Sequence[Finding]) -> str:
+    """How many findings there are of each status.
+
+    Example:
+        >>> summary([Finding("A", Status.PASSED, "fine"), Finding("B", Status.FAILED, "not fine")])
+        '1 failed, 1 passed'
+
+    """
+    counts = {status: sum(finding.status is status for finding in findings) for status in Status}
+    return ", ".join(f"{count} {status.value}" for status, count in counts.items() if count)
+
+
 # -- terminal
 
 
@@ -56,6 +74,14 @@ def show(trainer: Trainer, *renderables: RenderableType) -> None:
     else:
         with tqdm.external_write_mode():
             _print(rich.get_console(), renderables)
+
+
+def show_finding(trainer: Trainer, finding: Finding) -> None:
+    """Print a finding as it arrives."""
+    live = getattr(trainer.progress_bar_callback, "progress", None)
+    console = rich.get_console() if live is None else live.console
+    on_screen = console.is_terminal or console.is_jupyter
+    show(trainer, *([on_a_screen(finding)] if on_screen else in_a_log(finding)))
 
 
 def close(trainer: Trainer, findings: Sequence[Finding], *footer: str) -> None:
@@ -71,23 +97,35 @@ def _print(console: Console, renderables: Sequence[RenderableType]) -> None:
         console.print(renderable, soft_wrap=isinstance(renderable, str), highlight=not isinstance(renderable, str))
 
 
-def lines(finding: Finding) -> list[RenderableType]:
+def in_a_log(finding: Finding) -> list[str]:
     """A finding as it arrives: one line; why and fix below it only when something is wrong.
 
     Example:
-        >>> finding = Finding("A", Status.FAILED, "5, not 2", why="2 is right", fix="make it 2")
-        >>> [str(getattr(line, "renderable", line)) for line in lines(finding)]
-        ['failed   A: 5, not 2', 'why: 2 is right', 'fix: make it 2']
+        >>> in_a_log(Finding("A", Status.FAILED, "5, not 2", why="2 is right", fix="make it 2"))
+        ['failed   A: 5, not 2', '         why: 2 is right', '         fix: make it 2']
 
     """
-    style = STYLES[finding.status]
-    head = Text.assemble((f"{finding.status.value:8}", style), " ", (finding.check, "bold"), f": {finding.message}")
-    if finding.status not in {Status.FAILED, Status.WARNING}:
-        return [head]
-    details = [
-        Text.assemble((f"{name}: ", "bold"), text) for name, text in (("why", finding.why), ("fix", finding.fix))
-    ]
-    return [head, *(Padding(line, (0, 0, 0, 9)) for line in details if not line.plain.endswith(": "))]
+    details = [f"{'':9}{name}: {text}" for name, text in _reasons(finding).items()]
+    return [escape(line) for line in (f"{finding.status.value:8} {finding.check}: {finding.message}", *details)]
+
+
+def on_a_screen(finding: Finding) -> Group | Table:
+    """The same in lines as wide as the screen: what is not wrong gets one of them, the closing table has the rest.
+
+    Example:
+        >>> rich.print(on_a_screen(Finding("A", Status.PASSED, "fine")))
+        passed   A: fine
+
+    """
+    status = Text(f"{finding.status.value:8}", STYLES[finding.status])
+    found = Text.assemble((finding.check, "bold"), f": {finding.message}")
+    if not _is_wrong(finding):
+        return Group(Text.assemble(status, " ", found, no_wrap=True, overflow="ellipsis"))  # a bare text is wrapped
+    grid = Table.grid(padding=(0, 1, 0, 0))
+    grid.add_row(status, found)
+    for name, text in _reasons(finding).items():
+        grid.add_row("", Text.assemble((f"{name}: ", "bold"), text))
+    return grid
 
 
 def table(findings: Sequence[Finding]) -> Table:
@@ -98,7 +136,8 @@ def table(findings: Sequence[Finding]) -> Table:
         1
 
     """
-    grid = Table(title="lightning_recipe", title_justify="left", box=SIMPLE_HEAD, expand=False)
+    title = f"lightning_recipe: {summary(findings)}"
+    grid = Table(title=title, title_justify="left", box=SIMPLE_HEAD, expand=False)
     for column in ("status", "check", "found, and what to do"):
         grid.add_column(column, overflow="fold", no_wrap=column in {"status", "check"})
     for finding in by_urgency(findings):
@@ -109,32 +148,72 @@ def table(findings: Sequence[Finding]) -> Table:
     return grid
 
 
+def _is_wrong(finding: Finding) -> bool:
+    return finding.status in {Status.FAILED, Status.WARNING}
+
+
+def _reasons(finding: Finding) -> dict[str, str]:
+    """What to tell of something that is wrong."""
+    told = {"why": finding.why, "fix": finding.fix} if _is_wrong(finding) else {}
+    return {name: text for name, text in told.items() if text}
+
+
 # -- files
 
 
 def markdown(findings: Sequence[Finding]) -> str:
-    r"""The same table for TensorBoard's Text tab and for pull requests.
+    r"""The same table for TensorBoard's Text tab and for pull requests, below a line that sums it up.
 
     Example:
-        >>> print(markdown([Finding("A", Status.FAILED, "5 | 6", fix="x")]).replace(NBSP, ""))
-        | status | check | found | what to do |
-        |---|---|---|---|
-        | **failed** | A | 5 \| 6 | x |
+        >>> print(markdown([Finding("A", Status.FAILED, "5 | 6", fix="x"), Finding("B", Status.PASSED, "fine")]))
+        **1 failed, 1 passed**
+        <BLANKLINE>
+        | status | check | found, and what to do |
+        |---|---|---|
+        | **failed** | A | 5 \| 6<br>**fix:** x |
+        | passed | B | fine |
 
     """
-    longest = sum(max((len(getattr(f, name)) for f in findings), default=0) for name in ("message", "fix"))
-    status, check = "status" + NBSP * (longest // 5), "check" + NBSP * (longest // 2 + 30)
-    rows = [f"| {status} | {check} | found | what to do |", "|---|---|---|---|"]
+    rows = ["| status | check | found, and what to do |", "|---|---|---|"]
     for finding in by_urgency(findings):
         status = finding.status.value
-        loud = finding.status in {Status.FAILED, Status.WARNING}
-        cells = [f"**{status}**" if loud else status, finding.check, finding.message, finding.fix]
-        rows.append("| " + " | ".join(_cell(cell) for cell in cells) + " |")
-    return "\n".join(rows)
+        found = _cell(finding.message) + (f"<br>**fix:** {_cell(finding.fix)}" if finding.fix else "")
+        rows.append(f"| {f'**{status}**' if _is_wrong(finding) else status} | {_cell(finding.check)} | {found} |")
+    return "\n".join([f"**{summary(findings)}**", "", *rows])
+
+
+def details(findings: Sequence[Finding]) -> str:
+    """What a callback found with all its evidence, and the recipe's reason, for TensorBoard's Text tab.
+
+    Example:
+        >>> print(details([Finding("A", Status.FAILED, "5, not 2", {"measured": 5.0}, why="so", fix="halve it")]))
+        **failed:** 5, not 2
+        <BLANKLINE>
+        **why:** so
+        <BLANKLINE>
+        **fix:** halve it
+        <BLANKLINE>
+        | measured |
+        |---|
+        | 5 |
+
+    """
+    parts = []
+    for finding in findings:
+        said = {finding.status.value: finding.message, "why": finding.why, "fix": finding.fix}
+        parts += [f"**{name}:** {_cell(text)}" for name, text in said.items() if text]
+        if finding.evidence:
+            names, values = zip(
+                *((_cell(name), f"{value:.4g}") for name, value in finding.evidence.items()), strict=True
+            )
+            parts.append(f"| {' | '.join(names)} |\n|{'---|' * len(names)}\n| {' | '.join(values)} |")
+    return "\n\n".join(parts)
 
 
 def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")
+    """Text that markdown takes for nothing else, in lines short enough for a column of TensorBoard's."""
+    escaped = re.sub(r"([\\`*_|\[\]])", r"\\\1", " ".join(text.split())).replace("<", "&lt;")
+    return "<br>".join(textwrap.wrap(escaped, LINE, break_long_words=False, break_on_hyphens=False))
 
 
 def to_json(findings: Sequence[Finding]) -> str:

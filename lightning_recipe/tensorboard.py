@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -36,15 +37,34 @@ def writers(trainer: Trainer) -> list[SummaryWriter]:
     return [logger.experiment for logger in loggers(trainer)] if trainer.is_global_zero else []
 
 
+def is_written(trainer: Trainer) -> bool:
+    """Whether this process writes event files, so that a picture is worth drawing.
+
+    Example:
+        >>> from lightning.pytorch import Trainer
+        >>> is_written(Trainer(logger=False, barebones=True))
+        False
+
+    """
+    return trainer.is_global_zero and bool(loggers(trainer))
+
+
 def batches_that_stepped(trainer: Trainer) -> int:
     """The x axis of Lightning's own loggers and monitors; ``global_step`` counts every optimiser's steps."""
     return int(trainer.fit_loop.epoch_loop._batches_that_stepped)  # noqa: SLF001 - Lightning's monitors read it too
 
 
-def command(trainer: Trainer) -> str:
-    """What to type to look at the run, or nothing if no TensorBoard logger writes it.
+def how_to_look(trainer: Trainer) -> list[str]:
+    """What to type to look at the run, and the pages to open then; nothing if no TensorBoard logger writes it.
 
     TensorBoard keeps ten images of a tag by default, by chance; the option keeps them all.
     """
-    folders = [str(logger.log_dir) for logger in loggers(trainer)]
-    return f"tensorboard --logdir {folders[0]} --samples_per_plugin images=100" if folders else ""
+    folders = [shlex.quote(str(logger.log_dir)) for logger in loggers(trainer)]
+    if not folders:
+        return []
+    page = "http://localhost:6006/"  # what is filtered by tag is shown unfolded: the recipe's begin with a number
+    return [
+        f"tensorboard --logdir {folders[0]} --samples_per_plugin images=100",
+        f"{page}#text   this table",
+        f"{page}?tagFilter=%5E%5Cd&smoothing=0#timeseries   pictures and curves",
+    ]

@@ -15,7 +15,7 @@ def demo(folder, *arguments):
 def test_demo_passes_and_ends_in_the_command(tmp_path):
     printed, findings = demo(tmp_path, "--epochs", "2")
     assert {f["status"] for f in findings} == {"passed"}
-    assert printed.strip().splitlines()[-1].startswith("TensorBoard tensorboard --logdir ")
+    assert printed.strip().splitlines()[-3].startswith("TensorBoard tensorboard --logdir ")
 
 
 def test_broken_demo_shows_what_failing_looks_like(tmp_path):

@@ -1,11 +1,13 @@
 import json
 
 import pytest
+import rich.console
 import torch
 from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar
 from patients import Healthy, InitTooLarge
 
 from lightning_recipe import Finding, InitLossCheck, Section, Status, report
+from lightning_recipe.figures.canvas import card
 
 
 def finding(status=Status.FAILED, **changes):
@@ -28,14 +30,38 @@ def test_nan_survives_json():
 
 
 def test_why_and_fix_only_when_something_is_wrong():
-    shown = {status: len(report.lines(finding(status))) for status in Status}
-    assert shown == {Status.FAILED: 3, Status.WARNING: 3, Status.PASSED: 1, Status.SKIPPED: 1}
+    expected = {Status.FAILED: 3, Status.WARNING: 3, Status.PASSED: 1, Status.SKIPPED: 1}
+    assert {status: len(report.in_a_log(finding(status))) for status in Status} == expected
+
+
+@pytest.mark.parametrize("status", Status)
+def test_on_a_screen_what_is_well_takes_one_line(status):
+    console = rich.console.Console(width=80, force_terminal=True, color_system=None)
+    with console.capture() as captured:
+        console.print(report.on_a_screen(finding(status, message="word " * 40)))
+    first, *rest = captured.get().splitlines()
+    assert first.startswith(f"{status.value:8} A: word word")
+    assert max(map(len, [first, *rest])) <= 80
+    if status in {Status.PASSED, Status.SKIPPED}:
+        assert first.endswith("…")
+        assert not rest
+    else:
+        assert captured.get().count("word") == 40
+        assert all(line.startswith(" " * 9) for line in rest)
+        assert [line.split()[0] for line in rest[-2:]] == ["why:", "fix:"]
+
+
+def test_a_log_holds_what_was_said(capsys):
+    """Square brackets are markup to rich."""
+    rich.print(*report.in_a_log(finding(message="[B, T] of [bold]")))
+    assert "[B, T] of [bold]" in capsys.readouterr().out
 
 
 def test_markdown_is_a_table_whatever_a_message_holds():
     text = report.markdown([finding(Status.PASSED), finding(message="a | b\n<script>")])
-    header, _, first, second = text.splitlines()
-    assert header.count("|") == 5
+    summary, _, header, _, first, second = text.splitlines()
+    assert summary == "**1 failed, 1 passed**"
+    assert header.count("|") == 4
     assert first.startswith("| **failed** |")  # what failed comes first
     assert "<script>" not in first
     assert second.startswith("| passed |")
@@ -58,10 +84,12 @@ def test_each_finding_is_printed_once_and_the_table_ends_the_run(fit, capsys, ba
     printed = capsys.readouterr().out
     assert printed.count("InitLossCheck: cross_entropy") == 1
     assert printed.count("why: ") == 1
-    end = printed[printed.index("lightning_recipe ") :].rstrip()
+    end = printed[printed.index("lightning_recipe: 1 failed") :].rstrip()
     assert end.count("InitLossCheck") == 1
-    assert "tensorboard --logdir" in end.splitlines()[-1]
-    assert end.splitlines()[-1].endswith("--samples_per_plugin images=100")  # on one line, to be copied
+    command, link, _ = end.splitlines()[-3:]
+    assert "tensorboard --logdir" in command
+    assert command.endswith("--samples_per_plugin images=100")  # on one line, to be copied
+    assert "http://localhost:6006/#text" in link
 
 
 def test_the_table_ends_a_run_that_fails(fit, capsys):
@@ -78,8 +106,17 @@ def test_the_table_ends_a_run_that_fails(fit, capsys):
 def test_the_text_card_is_the_table(fit, events):
     check = InitLossCheck()
     written = events(fit(Healthy(), [check]))
-    text = written.Tensors("recipe/text_summary")[-1].tensor_proto.string_val[0].decode()
-    assert text == report.markdown(check.findings)
+    assert written.Tensors("0 report/text_summary")[-1].tensor_proto.string_val[0].decode() == report.markdown(
+        check.findings
+    )
+    card = written.Tensors("2.04 InitLossCheck/findings/text_summary")[-1].tensor_proto.string_val[0].decode()
+    assert f"| {check.findings[0].evidence['measured']:.4g} |" in card
+
+
+def test_in_tensorboard_a_table_keeps_its_columns():
+    """TensorBoard breaks words where a row of long cells is wider than the card."""
+    cells = report.markdown([finding(message="many words " * 50, fix="do this " * 50)]).splitlines()[-1].split("<br>")
+    assert max(map(len, cells)) < report.LINE + 30
 
 
 def test_only_rank_zero_reports(fit, capsys, monkeypatch, tmp_path):
@@ -95,10 +132,11 @@ def test_steps_are_those_of_lightnings_loggers(fit, events):
     class Late(InitLossCheck):
         def on_train_epoch_end(self, trainer, pl_module):
             self.publish(trainer, self.passed("now", epoch=trainer.current_epoch))
+            self.draw(trainer, "epoch", card(f"{trainer.current_epoch}"))
 
     callback = Late()
     written = events(fit(Healthy(), [callback], accumulate_grad_batches=2))
     assert [f.step for f in callback.findings] == [0, 4, 8]
-    assert [e.step for e in written.Scalars("Late/epoch")] == [4]
-    assert written.Scalars("Late/epoch 2")[0].step == 8
+    assert [e.step for e in written.Images("2.04 Late/epoch")] == [4, 8]
+    assert [e.step for e in written.Tensors("2.04 Late/findings/text_summary")] == [0, 4, 8]
     assert torch.tensor([e.step for e in written.Scalars("epoch")]).max() >= 7

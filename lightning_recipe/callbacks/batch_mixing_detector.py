@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from lightning_recipe import report, tensorboard
-from lightning_recipe.figures.canvas import pixels
+from lightning_recipe import tensorboard
 from lightning_recipe.figures.dependencies import dependency_matrix
 from lightning_recipe.finding import Finding, Section
 from lightning_recipe.first_step import FirstStepCheck
@@ -80,6 +79,7 @@ class BatchMixingDetector(FirstStepCheck):
     """
 
     section = Section.SKELETON
+    sentence = 12
     why = (
         "with a batch that leaks, the network learns from examples that it will not have when it is used; it trains "
         "regardless, only worse"
@@ -134,14 +134,13 @@ class BatchMixingDetector(FirstStepCheck):
             rest = f"; not judged: {_few(undecided)}" if undecided else ""
             hits = [self.passed(f"no output depends on another example: {_few(clean)}{unseen}{rest}", leak=0)]
         yield from hits or [self.skipped(_few(undecided))]
-        for name, found in mixing:
-            self._draw(trainer, name, found)
+        self._draw_matrices(trainer, mixing)
 
     def _announce(self, trainer: Trainer, step: Step) -> None:
         """Say what takes the time, if it will be more than a second."""
         passes = 2 * math.log2(max(2, step.batch_size or 0))
-        if trainer.is_global_zero and 3 * passes * step.seconds > 1:  # a backward pass takes about two forward ones
-            report.show(trainer, f"BatchMixingDetector repeats the first step, for at most {self.max_seconds:g} s ...")
+        if 3 * passes * step.seconds > 1:  # a backward pass takes about two forward ones
+            self.tell(trainer, f"BatchMixingDetector repeats the first step, for at most {self.max_seconds:g} s ...")
 
     def _examine(
         self, trainer: Trainer, duplicate: LightningModule, step: Step, call: NetCall, deadline: float
@@ -189,15 +188,14 @@ class BatchMixingDetector(FirstStepCheck):
             leak=0,
         )
 
-    def _draw(self, trainer: Trainer, name: str, found: Mixing) -> None:
-        title = (
-            f"{name}: outputs depend on inputs of others, {found.strength:.2g} times as much as on their own; "
-            f"{len(found.examples)} of {found.batch.size} examples"
-        )
-        image = pixels(dependency_matrix(found.matrix.numpy(), found.examples, title))
-        for writer in tensorboard.writers(trainer):
-            step = tensorboard.batches_that_stepped(trainer)
-            writer.add_image("BatchMixingDetector/dependencies", image, step, dataformats="HWC")
+    def _draw_matrices(self, trainer: Trainer, mixing: list[tuple[str, Mixing]]) -> None:
+        for name, found in mixing if tensorboard.is_written(trainer) else []:
+            title = (
+                f"{name}: outputs depend on inputs of others, {found.strength:.2g} times as much as on their own; "
+                f"{len(found.examples)} of {found.batch.size} examples"
+            )
+            which = f" of {name}" if len(mixing) > 1 else ""
+            self.draw(trainer, f"dependencies{which}", dependency_matrix(found.matrix.numpy(), found.examples, title))
 
 
 def _describe(found: Clean) -> str:

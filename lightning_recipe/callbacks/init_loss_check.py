@@ -80,6 +80,7 @@ class InitLossCheck(FirstStepCheck):
     """
 
     section = Section.SKELETON
+    sentence = 4
     why = (
         "a loss that does not start where it should means that the output layer, the scale of the data, or the loss "
         "itself is wrong; and the first steps are spent on learning a constant"

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from lightning_recipe import report, tensorboard
 from lightning_recipe.callback import Check
 from lightning_recipe.figures import experiments
-from lightning_recipe.figures.canvas import pixels
 from lightning_recipe.finding import Section
 from lightning_recipe.overfitting.memorised import (
     Trial,
@@ -92,6 +91,7 @@ class OverfitOneBatch(Check):
     """
 
     section = Section.SKELETON
+    sentence = 8
     why = (
         "a model that can't memorise a few examples won't learn from many: overfit a single batch, and verify that it "
         "reaches the lowest achievable loss"
@@ -159,14 +159,9 @@ class OverfitOneBatch(Check):
             yield self.skipped(f"there is no loss to begin with: {losses[0]:g}" if losses else "no step was run")
             return
         yield self.judge(trial, pl_module)
-        if not (writers := tensorboard.writers(trainer)):
-            return
-        for name, figure in pictures(trial).items():
-            image = pixels(figure)
-            for writer in writers:
-                writer.add_image(
-                    f"OverfitOneBatch/{name}", image, tensorboard.batches_that_stepped(trainer), dataformats="HWC"
-                )
+        if tensorboard.is_written(trainer):
+            for name, figure in pictures(trial).items():
+                self.draw(trainer, name, figure)
 
     def attempt(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> Trial:
         """Fit by as many optimisers as are needed; on the whole batch if its first examples alone raise."""
@@ -418,5 +413,5 @@ def pictures(trial: Trial) -> dict[str, Figure]:
     drawn = {"loss": experiments.loss_curves(curves, floors[0].value if len(floors) == 1 else None)}
     calls = nearest.last.loss_calls if nearest.last is not None else []
     if calls and floors:
-        drawn["labels_and_predictions"] = experiments.labels_and_predictions(calls[0].name, calls[0].arguments)
+        drawn["labels and predictions"] = experiments.labels_and_predictions(calls[0].name, calls[0].arguments)
     return drawn

@@ -14,7 +14,6 @@ from lightning_recipe.callback import RecipeCallback
 from lightning_recipe.dynamics.fixed_batch import FixedBatch, predicted, replayed
 from lightning_recipe.dynamics.replay import CannotReplayError
 from lightning_recipe.figures import dynamics
-from lightning_recipe.figures.canvas import pixels
 from lightning_recipe.finding import Finding, Section
 from lightning_recipe.probe import Probe
 
@@ -26,7 +25,12 @@ if TYPE_CHECKING:
     from lightning_recipe.step import Step
 
 FRAMES = 9  # pictures before the last one: TensorBoard keeps ten images of a tag
-SCALARS = ("jitter", "flip_rate", "share_right", "mean_absolute_error")
+CURVES = {  # of what is measured at each look
+    "jitter": "jitter ({} per step)",
+    "flip_rate": "flips (share per look)",
+    "share_right": "right (share)",
+    "mean_absolute_error": "error (target units)",
+}
 EVIDENCE = ("moved", "late_moved", "late_flips", "spread", "error", "loss_start", "loss_late")  # of what is measured
 LATE_LOOKS = 4  # looks in the second half of the run without which nothing is called frozen or jumping
 LEARNT = 0.9  # error on the fixed batch, in units of that of knowing nothing, below which something was learnt
@@ -47,8 +51,9 @@ class PredictionDynamicsLogger(RecipeCallback):
     that was given the network's output tells what it is: classes, yes or no, numbers, tokens, or maps of these.
 
     Scalars: ``jitter``, the mean share of probability that moved since the look before, per step (total variation;
-    for numbers, in standard deviations of the target); ``flip_rate``, the share of answers that changed;
-    ``share_right``, or ``mean_absolute_error``. Pictures: at most ten, evenly spaced in the logarithm of the step.
+    for numbers, in standard deviations of the target); ``flips``, the share of answers that changed since; ``right``,
+    the share of answers that are, or ``error``, the mean absolute one. Pictures: at most ten, evenly spaced in the
+    logarithm of the step.
 
     The verdict at the end is about held-out predictions that have learnt nothing while the training loss has not
     fallen (error of at least 0.9 of that of knowing nothing, loss at least 0.95 of the first); all else `passed`:
@@ -100,6 +105,7 @@ class PredictionDynamicsLogger(RecipeCallback):
     """
 
     section = Section.SKELETON
+    sentence = 11
     why = (
         "how predictions on a fixed batch move tells how training goes: they settle when all is well, stand still when "
         "the learning rate is too low, and jitter when it is too high"
@@ -261,20 +267,18 @@ class PredictionDynamicsLogger(RecipeCallback):
         picture = dynamics.keep(fixed.how, values)
         numbers = fixed.look(step, values, picture, loss=loss, rate=_learning_rate(trainer))
         for writer in tensorboard.writers(trainer):
-            for name in SCALARS:
+            for name, curve in CURVES.items():
                 if math.isfinite(value := numbers.get(name, math.nan)):
-                    writer.add_scalar(f"{type(self).__name__}/{name}", value, step)
+                    unit = "std" if fixed.how.of_numbers else "share"
+                    writer.add_scalar(self.tag(curve.format(unit)), value, step)
         if self._frames and step - fixed.begun >= self._frames[0]:
             self._frames = [frame for frame in self._frames if frame > step - fixed.begun]
             self._show(trainer, fixed)
 
     def _show(self, trainer: Trainer, fixed: FixedBatch, *, last: bool = False) -> None:
-        if not (writers := tensorboard.writers(trainer)):
-            return
-        for name, figure in dynamics.draw(fixed, self.decode, last=last).items():
-            image = pixels(figure)
-            for writer in writers:
-                writer.add_image(f"{type(self).__name__}/{name}", image, fixed.latest, dataformats="HWC")
+        if tensorboard.is_written(trainer):
+            for name, figure in dynamics.draw(fixed, self.decode, last=last).items():
+                self.draw(trainer, name, figure)
 
     # -- judging
 

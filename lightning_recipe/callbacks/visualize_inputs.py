@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import warnings
 from collections.abc import Callable  # noqa: TC003 - LightningCLI reads the types of arguments at run time
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +9,6 @@ import numpy as np
 
 from lightning_recipe import tensorboard
 from lightning_recipe.callback import RecipeCallback
-from lightning_recipe.figures.canvas import pixels
 from lightning_recipe.figures.inputs import input_card, input_span, summary
 from lightning_recipe.figures.scale import statistics
 from lightning_recipe.finding import Section
@@ -40,8 +37,8 @@ class VisualizeInputs(RecipeCallback):
     sequences, audio, token ids, tables and anything else are told apart by shape, dtype and values; where a tensor has
     a second reading, the title names it. The title also gives shape, dtype, mean, std, min, max, share of NaN, and the
     values that black and white stand for. Training and validation share these, so that a difference in scale is seen:
-    the range only ever widens over a run. Their cards lie side by side, ``VisualizeInputs/<input> train`` and
-    ``... val``: do they look alike?
+    the range only ever widens over a run. Their cards lie side by side, ``<input> train`` and ``<input> val``: do they
+    look alike?
 
     The first training batch and the first validation batch (the one of the sanity check) are drawn, then the first
     batch of at most nine more epochs up to the last, ever further apart.
@@ -77,6 +74,7 @@ class VisualizeInputs(RecipeCallback):
     """
 
     section = Section.SKELETON
+    sentence = 10
     why = "what enters the network is the only source of truth: mistakes in loading and augmenting show here or nowhere"
 
     def __init__(
@@ -203,14 +201,9 @@ class VisualizeInputs(RecipeCallback):
             before = self._spans.get(key, (low, high))
             self._spans[key] = (min(low, before[0]), max(high, before[1]))
             told.append(summary(name, tensor, reading, measured))
-            with (
-                isolated(),
-                warnings.catch_warnings(),
-                contextlib.suppress(OSError),
-            ):  # publish() tells of full disks
-                warnings.simplefilter("ignore")  # of glyphs that a font lacks
-                if not (writers := tensorboard.writers(trainer)):
-                    continue
+            if not tensorboard.is_written(trainer):
+                continue
+            with isolated():
                 figure = input_card(
                     f"{stage} {name}",
                     tensor,
@@ -223,10 +216,7 @@ class VisualizeInputs(RecipeCallback):
                     std=self.std,
                     decode=self.decode,
                 )
-                tag, image = f"{type(self).__name__}/{name} {stage}", pixels(figure)
-                for writer in writers:
-                    writer.add_image(tag, image, tensorboard.batches_that_stepped(trainer), dataformats="HWC")
-                    writer.flush()
+            self.draw(trainer, f"{name} {stage}", figure)
         more = f"; {len(step.inputs) - MAX_CARDS} more inputs are not drawn" if len(step.inputs) > MAX_CARDS else ""
         return self.passed(f"drew {'; '.join(told)}{more}", inputs=len(step.inputs), examples=examples or 0)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -51,5 +52,7 @@ def pixels(figure: Figure) -> NDArray[np.uint8]:
 
     """
     canvas = cast("FigureCanvasAgg", figure.canvas)
-    canvas.draw()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of glyphs that a font lacks
+        canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()

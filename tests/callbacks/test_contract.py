@@ -133,6 +133,23 @@ def test_findings_survive_json(fit, callback):
         assert finding.why
 
 
+@each_and_all
+def test_tensorboard_shows_each_under_its_own_name(fit, events, make):
+    callbacks = make()
+    read = events(fit(Healthy(), callbacks, max_steps=12))
+    scalars, images, texts = (read.Tags()[kind] for kind in ("scalars", "images", "tensors"))
+    users = {"train_loss", "train_accuracy", "val_loss", "epoch"}
+    groups = [callback.tag("") for callback in callbacks]
+    assert groups == sorted(groups), "the recipe's order is that of the alphabet"
+    for tag in {*scalars, *images, *texts} - users - {"0 report/text_summary"}:
+        assert tag.startswith(tuple(groups)), tag
+    for callback in callbacks:
+        assert callback.tag("findings") + "/text_summary" in texts
+    for tag in {*scalars} - users:
+        assert len(read.Scalars(tag)) > 1, "a single point is no curve"
+        assert "(" in tag, "no unit"
+
+
 @each_callback
 def test_works_when_fitted_twice(fit, callback):
     instance = callback()

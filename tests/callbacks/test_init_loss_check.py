@@ -310,7 +310,7 @@ def test_all_targets_ignored(fit):
 # -- several losses, and none
 
 
-def test_several_losses_are_each_judged(fit, events):
+def test_several_losses_are_each_judged(fit):
     class MultiTask(Regression):
         outputs = CLASSES
 
@@ -318,21 +318,9 @@ def test_several_losses_are_each_judged(fit, events):
             return F.mse_loss(out[:, 0], y) + F.cross_entropy(1000 * out, (y > 0).long())
 
     check = InitLossCheck()
-    trainer = fit(MultiTask(), [check], max_steps=2, limit_val_batches=0)
+    fit(MultiTask(), [check], max_steps=2, limit_val_batches=0)
     assert [f.status for f in check.findings] == [Status.PASSED, Status.FAILED]
-    scalars = events(trainer).Tags()["scalars"]
-    names = {"measured", "know_nothing", "best_constant"}
-    assert {tag for tag in scalars if tag.startswith("InitLossCheck")} >= (
-        {f"InitLossCheck/{n}" for n in names} | {f"InitLossCheck/{n} 2" for n in names}
-    )
-
-
-def test_scalars_are_the_evidence(fit, events):
-    check = InitLossCheck()
-    written = events(fit(Healthy(), [check]))
-    for name, value in only(check).evidence.items():
-        (point,) = written.Scalars(f"InitLossCheck/{name}")
-        assert point.value == pytest.approx(value)
+    assert all({"measured", "know_nothing", "best_constant"} <= f.evidence.keys() for f in check.findings)
 
 
 def test_skipped_with_the_reason(fit):

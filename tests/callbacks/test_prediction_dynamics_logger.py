@@ -210,9 +210,9 @@ def test_steps_and_scalars(fit, events):
     _, trainer = run(fit, Healthy(), callback, pictures=True, max_epochs=5)
     assert callback.at == [0, 1, 2, 4, 8, 10, 20, 30, 40]
     read = events(trainer)
-    for name in ("jitter", "flip_rate"):
-        assert [e.step for e in read.Scalars(f"Looks/{name}")] == callback.at[1:]
-    right = read.Scalars("Looks/share_right")
+    for curve in ("jitter (share per step)", "flips (share per look)"):
+        assert [e.step for e in read.Scalars(callback.tag(curve))] == callback.at[1:]
+    right = read.Scalars(callback.tag("right (share)"))
     assert [e.step for e in right] == callback.at
     fixed = callback.fixed
     assert right[-1].value == pytest.approx(float((fixed.last.argmax(1) == fixed.how.target).float().mean()))
@@ -479,17 +479,19 @@ def test_a_picture_of_each_kind(fit, events, kind):
     finding, trainer = run(fit, Kinds(*KINDS[kind]()), PredictionDynamicsLogger(decode=chr), pictures=True)
     assert finding.status is Status.PASSED
     read = events(trainer)
-    shown = read.Images("PredictionDynamicsLogger/predictions")
+    shown = read.Images("2.11 PredictionDynamicsLogger/predictions")
     assert [image.step for image in shown] == [0, 1, 2, 4, 8, 16]
     pictures = [np.asarray(Image.open(io.BytesIO(image.encoded_image_string))) for image in shown]
     assert {picture.shape for picture in pictures} == {(350, 350, 3)}
     assert not np.array_equal(pictures[0], pictures[-1])
-    assert ("PredictionDynamicsLogger/over time" in read.Tags()["images"]) == (kind in {"classes of pixels", "images"})
+    assert ("2.11 PredictionDynamicsLogger/over time" in read.Tags()["images"]) == (
+        kind in {"classes of pixels", "images"}
+    )
 
 
 def test_no_more_pictures_than_tensorboard_keeps(fit, events):
     _, trainer = run(fit, NoNorm(), PredictionDynamicsLogger(every_n_steps=1), pictures=True, **LONG)
-    steps = [image.step for image in events(trainer).Images("PredictionDynamicsLogger/predictions")]
+    steps = [image.step for image in events(trainer).Images("2.11 PredictionDynamicsLogger/predictions")]
     assert len(steps) <= 10
     assert (steps[0], steps[-1]) == (0, 48)
 

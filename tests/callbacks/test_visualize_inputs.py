@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from lightning_recipe import Status
 from lightning_recipe.callbacks import visualize_inputs
 from lightning_recipe.callbacks.visualize_inputs import MAX_CARDS, VisualizeInputs, frames
+from lightning_recipe.figures.canvas import pixels
 from lightning_recipe.figures.picture import title_of
 from lightning_recipe.inputs.answers import answers
 from lightning_recipe.probe import Probe
@@ -72,10 +73,10 @@ def test_first_batches_of_both_lie_side_by_side(fit, events):
     look = VisualizeInputs()
     trainer = fit(Healthy(), [look])
     tags = steps(events, trainer)
-    assert sorted(tags) == ["VisualizeInputs/x train", "VisualizeInputs/x val"]
-    assert tags["VisualizeInputs/x train"][0] == tags["VisualizeInputs/x val"][0] == 0
-    assert len(tags["VisualizeInputs/x train"]) == 2
-    assert len(tags["VisualizeInputs/x val"]) == 3, "sanity check and two epochs"
+    assert sorted(tags) == ["2.10 VisualizeInputs/x train", "2.10 VisualizeInputs/x val"]
+    assert tags["2.10 VisualizeInputs/x train"][0] == tags["2.10 VisualizeInputs/x val"][0] == 0
+    assert len(tags["2.10 VisualizeInputs/x train"]) == 2
+    assert len(tags["2.10 VisualizeInputs/x val"]) == 3, "sanity check and two epochs"
 
 
 def test_one_finding_tells_what_was_drawn(fit):
@@ -98,7 +99,7 @@ def test_the_beginning_and_the_end_of_a_long_run_are_kept(fit, events):
 
 def test_epochs_in_between_are_not_drawn(fit, events):
     trainer = fit(Healthy(), [VisualizeInputs(every_n_epochs=3)], max_epochs=5, limit_train_batches=1)
-    assert steps(events, trainer)["VisualizeInputs/x train"] == [0, 3]
+    assert steps(events, trainer)["2.10 VisualizeInputs/x train"] == [0, 3]
 
 
 def test_frames():
@@ -114,9 +115,9 @@ def test_frames():
 
 def test_no_sanity_check_and_no_validation(fit, events):
     trainer = fit(Healthy(), [VisualizeInputs()], num_sanity_val_steps=0)
-    assert sorted(steps(events, trainer)) == ["VisualizeInputs/x train", "VisualizeInputs/x val"]
+    assert sorted(steps(events, trainer)) == ["2.10 VisualizeInputs/x train", "2.10 VisualizeInputs/x val"]
     trainer = fit(Healthy(), [VisualizeInputs()], limit_val_batches=0)
-    assert sorted(steps(events, trainer)) == ["VisualizeInputs/x train"]
+    assert sorted(steps(events, trainer)) == ["2.10 VisualizeInputs/x train"]
 
 
 def test_each_validation_loader_has_its_own_cards(fit, events):
@@ -128,12 +129,16 @@ def test_each_validation_loader_has_its_own_cards(fit, events):
             return [DataLoader(self.data(16, i), 8) for i in range(2)]
 
     tags = steps(events, fit(Two(), [VisualizeInputs()]))
-    assert sorted(tags) == ["VisualizeInputs/x train", "VisualizeInputs/x val", "VisualizeInputs/x val 1"]
+    assert sorted(tags) == [
+        "2.10 VisualizeInputs/x train",
+        "2.10 VisualizeInputs/x val",
+        "2.10 VisualizeInputs/x val 1",
+    ]
 
 
 def test_several_validations_in_an_epoch_are_drawn_once(fit, events):
     trainer = fit(Healthy(), [VisualizeInputs()], val_check_interval=2)
-    assert len(steps(events, trainer)["VisualizeInputs/x val"]) == 3
+    assert len(steps(events, trainer)["2.10 VisualizeInputs/x val"]) == 3
 
 
 def test_validate_alone_draws_nothing(fit, events):
@@ -176,10 +181,10 @@ def test_what_is_drawn_is_what_entered_the_network(fit, cards):
 
 def test_the_event_file_holds_the_figure(fit, events, cards):
     trainer = fit(Healthy(), [VisualizeInputs()], max_epochs=1)
-    event = events(trainer).Images("VisualizeInputs/x train")[0]
+    event = events(trainer).Images("2.10 VisualizeInputs/x train")[0]
     image = np.asarray(Image.open(io.BytesIO(event.encoded_image_string)))
     figure = dict(cards)["train x"]
-    assert (image == visualize_inputs.pixels(figure)).all()
+    assert (image == pixels(figure)).all()
     assert title_of(figure).startswith(f"train x (32, {FEATURES}) float32 mean ")
 
 
