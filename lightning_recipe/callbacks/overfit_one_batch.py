@@ -143,9 +143,12 @@ class OverfitOneBatch(Check):
         if reason := obstacle(trainer) or _no_single_objective(trainer):
             yield self.skipped(reason)
             return
+        with memory_given_back(trainer.strategy.root_device):  # of the copy, to which a trial's steps refer
+            yield from self._examine(trainer, pl_module, batch)
+
+    def _examine(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> Iterator[Finding]:
         try:
-            with memory_given_back(trainer.strategy.root_device):
-                trial = self.attempt(trainer, pl_module, batch)
+            trial = self.attempt(trainer, pl_module, batch)
         except Exception as error:
             if is_out_of_memory(error):
                 yield self.skipped("not enough memory for a second copy of the module and its optimiser's state")
