@@ -111,9 +111,10 @@ class RecipeCallback(Callback):
             with self._reporting(trainer):
                 report.show(trainer, line)
 
-    def draw(self, trainer: Trainer, name: str, figure: Figure) -> None:
-        """Write a picture to TensorBoard, at the step of the loggers' axis, under the callback's own name."""
-        image, step = pixels(figure), tensorboard.batches_that_stepped(trainer)
+    def draw(self, trainer: Trainer, name: str, figure: Figure, step: int | None = None) -> None:
+        """Write a picture to TensorBoard under the callback's own name, at the present step unless `step` is given."""
+        image = pixels(figure)
+        step = tensorboard.batches_that_stepped(trainer) if step is None else step
         with self._reporting(trainer):
             for writer in tensorboard.writers(trainer):
                 writer.add_image(self.tag(name), image, step, dataformats="HWC")

@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from lightning_recipe import tensorboard
+from lightning_recipe.allowance import Allowance
 from lightning_recipe.callback import RecipeCallback
 from lightning_recipe.dynamics.fixed_batch import FixedBatch, predicted, replayed
 from lightning_recipe.dynamics.replay import CannotReplayError
@@ -38,6 +41,7 @@ FELL = 0.95  # of the first training loss; below, the loss has fallen
 FLIPS = 0.3  # share of answers that must change from one look to the next to speak of jumping
 NUMBERS = 4.0  # times max_jitter, in standard deviations of the target, for numbers, which have no bounds
 COLLAPSED = 1e-3  # mean distance from the mean prediction below which all examples are predicted the same
+FOLDED = 256  # losses kept one by one, which costs less at each step than to add them
 RISING = 1.5  # times the mean learning rate of the first half: above, the rate is still rising at the end
 
 
@@ -53,7 +57,7 @@ class PredictionDynamicsLogger(RecipeCallback):
     Scalars: ``jitter``, the mean share of probability that moved since the look before, per step (total variation;
     for numbers, in standard deviations of the target); ``flips``, the share of answers that changed since; ``right``,
     the share of answers that are, or ``error``, the mean absolute one. Pictures: at most ten, evenly spaced in the
-    logarithm of the step.
+    logarithm of the step; what would take more than `max_share` of the run's time is drawn at its end.
 
     The verdict at the end is about held-out predictions that have learnt nothing while the training loss has not
     fallen (error of at least 0.9 of that of knowing nothing, loss at least 0.95 of the first); all else `passed`:
@@ -72,6 +76,8 @@ class PredictionDynamicsLogger(RecipeCallback):
         min_steps: Batches from which on predictions should have moved.
         min_moved: Share of probability, 0 to 1; for numbers, standard deviations of the target.
         max_jitter: The same unit, from one look to the next; for numbers four times as much.
+        max_share: Share of the run's time, 0 to 1, that pictures after the first may take before its end; 1 is no
+            limit.
         predict: ``predict(pl_module, batch)``, for modules whose network can't be run again on its own. Returns a
             tensor like the loss function's input, such as logits. Called in eval mode, without gradients.
         decode: From a token's id to its text.
@@ -119,18 +125,23 @@ class PredictionDynamicsLogger(RecipeCallback):
         min_steps: int = 200,
         min_moved: float = 0.01,
         max_jitter: float = 0.15,
+        max_share: float = 0.01,
         predict: Callable[..., Any] | None = None,
         decode: Callable[..., Any] | None = None,
     ) -> None:
         super().__init__()
-        if min(max_examples, every_n_steps, min_steps, min_moved, max_jitter) <= 0:
-            msg = "max_examples, every_n_steps, min_steps, min_moved and max_jitter must be positive"
+        if min(max_examples, every_n_steps, min_steps, min_moved, max_jitter) <= 0 or not 0 <= max_share <= 1:
+            msg = (
+                "positive max_examples, every_n_steps, min_steps, min_moved and max_jitter, and a max_share between 0 "
+                "and 1 expected"
+            )
             raise ValueError(msg)
         self.max_examples = max_examples
         self.every_n_steps = every_n_steps
         self.min_steps = min_steps
         self.min_moved = min_moved
         self.max_jitter = max_jitter
+        self.max_share = max_share
         self.predict = predict
         self.decode = decode
         self._forget()
@@ -142,8 +153,10 @@ class PredictionDynamicsLogger(RecipeCallback):
         self._asked_training = False
         self._fixed: FixedBatch | None = None
         self._frames: list[int] = []  # steps since the first look, from which on the next pictures are due
-        self._loss: Tensor | None = None  # sum of the training losses since the last look; on the device
-        self._losses = 0
+        self._undrawn: list[FixedBatch] = []  # as it was when pictures were due, for which there was no time yet
+        self._time = Allowance(self.max_share)
+        self._losses: list[Tensor] = []  # of training since the last look, and sums of them; on the device
+        self._count = 0
 
     # -- when
 
@@ -179,9 +192,11 @@ class PredictionDynamicsLogger(RecipeCallback):
         self._keep_step(trainer)
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
         if self._fixed is not None and isinstance(loss, Tensor) and loss.numel() == 1:  # a manual step returns anything
-            loss = loss.detach().reshape(())
-            self._loss = loss if self._loss is None else self._loss + loss
-            self._losses += 1
+            self._losses.append(loss.detach())
+            self._count += 1
+            if len(self._losses) == FOLDED:
+                with self._once(trainer):
+                    self._losses = [_sum(self._losses)]
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Look for a last time, draw, and judge."""
@@ -193,7 +208,9 @@ class PredictionDynamicsLogger(RecipeCallback):
         self._let_go()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Let go of the batch."""
+        """Draw what there was no time for, and let go of the batch."""
+        with self._once(trainer):
+            self._show_all(trainer)
         self._let_go()
         super().on_exception(trainer, pl_module, exception)
 
@@ -261,9 +278,9 @@ class PredictionDynamicsLogger(RecipeCallback):
         step = tensorboard.batches_that_stepped(trainer)
         values = fixed.how.read(fixed.again(trainer, pl_module))
         loss = math.nan
-        if self._loss is not None:
-            loss = float(self._loss) / self._losses * trainer.accumulate_grad_batches
-            self._loss, self._losses = None, 0
+        if self._losses:
+            loss = float(_sum(self._losses)) / self._count * trainer.accumulate_grad_batches
+            self._losses, self._count = [], 0
         picture = dynamics.keep(fixed.how, values)
         numbers = fixed.look(step, values, picture, loss=loss, rate=_learning_rate(trainer))
         for writer in tensorboard.writers(trainer):
@@ -273,12 +290,19 @@ class PredictionDynamicsLogger(RecipeCallback):
                     writer.add_scalar(self.tag(curve.format(unit)), value, step)
         if self._frames and step - fixed.begun >= self._frames[0]:
             self._frames = [frame for frame in self._frames if frame > step - fixed.begun]
-            self._show(trainer, fixed)
+            self._undrawn.append(replace(fixed, looks=[*fixed.looks]))
+        if self._undrawn and self._time.is_enough():
+            self._show(trainer, self._undrawn.pop(0))
 
     def _show(self, trainer: Trainer, fixed: FixedBatch, *, last: bool = False) -> None:
         if tensorboard.is_written(trainer):
-            for name, figure in dynamics.draw(fixed, self.decode, last=last).items():
-                self.draw(trainer, name, figure)
+            with self._time.spent():
+                for name, figure in dynamics.draw(fixed, self.decode, last=last).items():
+                    self.draw(trainer, name, figure, fixed.latest)
+
+    def _show_all(self, trainer: Trainer) -> None:
+        while self._undrawn:
+            self._show(trainer, self._undrawn.pop(0))
 
     # -- judging
 
@@ -288,6 +312,7 @@ class PredictionDynamicsLogger(RecipeCallback):
         if tensorboard.batches_that_stepped(trainer) > fixed.latest:
             self._frames = []
             self._look(trainer, pl_module, fixed)
+        self._show_all(trainer)
         self._show(trainer, fixed, last=True)
         self.publish(trainer, self.judge(fixed))
 
@@ -342,6 +367,10 @@ class PredictionDynamicsLogger(RecipeCallback):
             "require gradients, get some, and are in the optimiser",
             **evidence,
         )
+
+
+def _sum(losses: list[Tensor]) -> Tensor:
+    return torch.stack([loss.reshape(()) for loss in losses]).sum()
 
 
 def frames(expected: float) -> list[int]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lightning_recipe import tensorboard
+from lightning_recipe.allowance import Allowance
 from lightning_recipe.callback import RecipeCallback
 from lightning_recipe.figures.inputs import input_card, input_span, summary
 from lightning_recipe.figures.scale import statistics
@@ -41,11 +42,13 @@ class VisualizeInputs(RecipeCallback):
     look alike?
 
     The first training batch and the first validation batch (the one of the sanity check) are drawn, then the first
-    batch of at most nine more epochs up to the last, ever further apart.
+    batch of at most nine more epochs up to the last, ever further apart, as long as that takes no more than `max_share`
+    of the run's time.
 
     Args:
         max_examples: Examples drawn at most.
         every_n_epochs: Epochs in between are never drawn.
+        max_share: Share of the run's time, 0 to 1, that pictures after the first may take; 1 is no limit.
         mean: Mean that the images were normalised with, one value or one for each channel: draws ``x * std + mean``.
         std: Standard deviation, likewise.
         decode: Makes text of a list of token ids, such as the ``decode`` of a tokenizer.
@@ -55,7 +58,7 @@ class VisualizeInputs(RecipeCallback):
         data is immediately before your y_hat = model(x) ... this is the only source of truth".
 
     Raises:
-        ValueError: If `max_examples` or `every_n_epochs` is less than 1.
+        ValueError: If `max_examples` or `every_n_epochs` is less than 1, or `max_share` not between 0 and 1.
 
     Example:
         >>> from tempfile import TemporaryDirectory
@@ -77,11 +80,12 @@ class VisualizeInputs(RecipeCallback):
     sentence = 10
     why = "what enters the network is the only source of truth: mistakes in loading and augmenting show here or nowhere"
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - three say how much to draw, three are escape hatches
         self,
         *,
         max_examples: int = 16,
         every_n_epochs: int = 1,
+        max_share: float = 0.01,
         mean: list[float] | None = None,
         std: list[float] | None = None,
         decode: Callable[..., Any] | None = None,
@@ -90,8 +94,12 @@ class VisualizeInputs(RecipeCallback):
         if max_examples < 1 or every_n_epochs < 1:
             msg = f"max_examples and every_n_epochs must be at least 1, not {max_examples} and {every_n_epochs}"
             raise ValueError(msg)
+        if not 0 <= max_share <= 1:
+            msg = f"max_share must lie between 0 and 1, got {max_share}"
+            raise ValueError(msg)
         self.max_examples = max_examples
         self.every_n_epochs = every_n_epochs
+        self.max_share = max_share
         self.mean = mean
         self.std = std
         self.decode = decode
@@ -99,6 +107,7 @@ class VisualizeInputs(RecipeCallback):
         self._drawn: dict[str, int] = {}  # the epoch that was drawn last, for training and each validation loader
         self._spans: dict[tuple[str, str], tuple[float, float]] = {}  # black and white of an input of a kind
         self._watched: tuple[str, Probe] | None = None
+        self._time = Allowance(max_share)
 
     # -- when
 
@@ -107,6 +116,7 @@ class VisualizeInputs(RecipeCallback):
         super().setup(trainer, pl_module, stage)
         self._epochs = frames(self.every_n_epochs, trainer.max_epochs) if stage == "fit" else None
         self._drawn, self._spans = {}, {}
+        self._time = Allowance(self.max_share)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
         """Watch the first training step of an epoch that is to be drawn."""
@@ -157,7 +167,7 @@ class VisualizeInputs(RecipeCallback):
         epoch = -1 if trainer.sanity_checking else trainer.current_epoch
         last = self._drawn.get(stage)
         epochs = self._epochs
-        if epochs is None or not (last is None or (epoch in epochs and epoch != last)):
+        if epochs is None or not (last is None or (epoch in epochs and epoch != last and self._time.is_enough())):
             return
         self._drawn[stage] = epoch
         with self.guarded(trainer):
@@ -184,7 +194,8 @@ class VisualizeInputs(RecipeCallback):
         elif not step.inputs:
             finding = self.skipped(f"no tensor entered {step.net_calls[0].name or 'the network'} from outside")
         else:
-            finding = self._cards(trainer, stage, step)
+            with self._time.spent():
+                finding = self._cards(trainer, stage, step)
         self._epochs = epochs
         return finding
 

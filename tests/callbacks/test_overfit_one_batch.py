@@ -1,4 +1,5 @@
 import copy
+import gc
 import random
 import time
 import types
@@ -7,7 +8,7 @@ import lightning.pytorch as L
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, LambdaCallback
 from patients import CLASSES, FEATURES, Healthy
 from torch import nn
 from torch.nn import functional as F
@@ -627,3 +628,19 @@ def test_senseless_settings_are_refused(wrong):
 
 
 assert CLASSES == 4  # the floors above are for four classes
+
+
+def test_nothing_of_the_copies_is_left(fit):
+    """Not even in reference cycles, which would hold a copy of the network and its optimiser for a while."""
+
+    class Counted(Healthy):
+        pass
+
+    seen = []
+
+    def count(*_):
+        seen.append(sum(type(thing) is Counted for thing in gc.get_objects()))
+
+    gc.collect()
+    fit(Counted(), [OverfitOneBatch(max_steps=5), LambdaCallback(on_train_batch_start=count)], max_steps=1)
+    assert seen == [1]

@@ -1,3 +1,4 @@
+import contextlib
 import io
 import math
 
@@ -14,6 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from lightning_recipe import Status
 from lightning_recipe.callbacks.prediction_dynamics_logger import PredictionDynamicsLogger, frames
 from lightning_recipe.dynamics.fixed_batch import KEPT
+from lightning_recipe.figures import dynamics
 
 LONG = {"max_epochs": 6, "limit_val_batches": 1, "check_val_every_n_epoch": 100}  # 48 steps
 
@@ -487,6 +489,30 @@ def test_a_picture_of_each_kind(fit, events, kind):
     assert ("2.11 PredictionDynamicsLogger/over time" in read.Tags()["images"]) == (
         kind in {"classes of pixels", "images"}
     )
+
+
+@pytest.mark.parametrize("ends", ["well", "in an error"])
+def test_pictures_that_would_take_too_long_are_drawn_at_the_end(fit, monkeypatch, ends):
+    """Each shows what was known at its step."""
+
+    class Breaks(NoNorm):
+        def on_train_epoch_end(self):
+            if ends != "well" and self.current_epoch == 1:
+                msg = "mine"
+                raise RuntimeError(msg)
+
+    drawn = []
+    draw = dynamics.draw
+
+    def keep(fixed, *args, **kwargs):
+        drawn.append((fixed.latest, fixed.looks[-1].step))
+        return draw(fixed, *args, **kwargs)
+
+    monkeypatch.setattr(dynamics, "draw", keep)
+    with contextlib.nullcontext() if ends == "well" else pytest.raises(RuntimeError, match="mine"):
+        fit(Breaks(), [PredictionDynamicsLogger(max_share=0)], max_epochs=2)
+    assert [step for step, _ in drawn] == [0, 1, 2, 4, 8, *([16] if ends == "well" else [])]
+    assert all(step == last for step, last in drawn)
 
 
 def test_no_more_pictures_than_tensorboard_keeps(fit, events):

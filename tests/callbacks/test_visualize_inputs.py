@@ -70,7 +70,7 @@ def steps(events, trainer):
 
 
 def test_first_batches_of_both_lie_side_by_side(fit, events):
-    look = VisualizeInputs()
+    look = VisualizeInputs(max_share=1)
     trainer = fit(Healthy(), [look])
     tags = steps(events, trainer)
     assert sorted(tags) == ["2.10 VisualizeInputs/x train", "2.10 VisualizeInputs/x val"]
@@ -90,7 +90,7 @@ def test_one_finding_tells_what_was_drawn(fit):
 
 
 def test_the_beginning_and_the_end_of_a_long_run_are_kept(fit, events):
-    trainer = fit(Healthy(), [VisualizeInputs()], max_epochs=20, limit_train_batches=1, limit_val_batches=1)
+    trainer = fit(Healthy(), [VisualizeInputs(max_share=1)], max_epochs=20, limit_train_batches=1, limit_val_batches=1)
     for tag, seen in steps(events, trainer).items():
         assert len(seen) <= 10, tag
         assert seen[0] == 0
@@ -98,7 +98,7 @@ def test_the_beginning_and_the_end_of_a_long_run_are_kept(fit, events):
 
 
 def test_epochs_in_between_are_not_drawn(fit, events):
-    trainer = fit(Healthy(), [VisualizeInputs(every_n_epochs=3)], max_epochs=5, limit_train_batches=1)
+    trainer = fit(Healthy(), [VisualizeInputs(every_n_epochs=3, max_share=1)], max_epochs=5, limit_train_batches=1)
     assert steps(events, trainer)["2.10 VisualizeInputs/x train"] == [0, 3]
 
 
@@ -128,7 +128,7 @@ def test_each_validation_loader_has_its_own_cards(fit, events):
         def val_dataloader(self):
             return [DataLoader(self.data(16, i), 8) for i in range(2)]
 
-    tags = steps(events, fit(Two(), [VisualizeInputs()]))
+    tags = steps(events, fit(Two(), [VisualizeInputs(max_share=1)]))
     assert sorted(tags) == [
         "2.10 VisualizeInputs/x train",
         "2.10 VisualizeInputs/x val",
@@ -136,13 +136,18 @@ def test_each_validation_loader_has_its_own_cards(fit, events):
     ]
 
 
+def test_there_is_no_time_for_more_in_a_short_run(fit, events):
+    trainer = fit(Healthy(), [VisualizeInputs(max_share=0)], max_epochs=3)
+    assert steps(events, trainer) == {"2.10 VisualizeInputs/x train": [0], "2.10 VisualizeInputs/x val": [0]}
+
+
 def test_several_validations_in_an_epoch_are_drawn_once(fit, events):
-    trainer = fit(Healthy(), [VisualizeInputs()], val_check_interval=2)
+    trainer = fit(Healthy(), [VisualizeInputs(max_share=1)], val_check_interval=2)
     assert len(steps(events, trainer)["2.10 VisualizeInputs/x val"]) == 3
 
 
 def test_validate_alone_draws_nothing(fit, events):
-    look, module = VisualizeInputs(), Healthy()
+    look, module = VisualizeInputs(max_share=1), Healthy()
     trainer = fit(module, [look])
     before = steps(events, trainer)
     trainer.validate(module, verbose=False)
@@ -154,7 +159,7 @@ def test_nothing_is_watched_on_steps_that_are_not_shown(fit, monkeypatch):
     watched = []
     attach = Probe.attach
     monkeypatch.setattr(visualize_inputs.Probe, "attach", lambda *a: watched.append(a[1]) or attach(*a))
-    fit(Healthy(), [VisualizeInputs()])
+    fit(Healthy(), [VisualizeInputs(max_share=1)])
     assert sorted(watched) == ["training_step"] * 2 + ["validation_step"] * 3
 
 
@@ -211,7 +216,8 @@ def test_nothing_is_clipped_when_the_sanity_check_saw_a_smaller_range(fit, cards
         def validation_step(self, batch, batch_idx):
             self.net(batch[0])
 
-    fit(Grows(nn.Linear(5, 3), F.cross_entropy, torch.eye(5), torch.arange(5) % 3), [VisualizeInputs()], max_epochs=1)
+    module = Grows(nn.Linear(5, 3), F.cross_entropy, torch.eye(5), torch.arange(5) % 3)
+    fit(module, [VisualizeInputs(max_share=1)], max_epochs=1)
     titles = [title_of(figure) for _, figure in cards]
     assert ["blue 0, yellow 1;" in titles[0], *("blue 0, yellow 7;" in title for title in titles[1:])] == [True] * 3
 

@@ -1,0 +1,268 @@
+"""What the recipe costs: bare fits against fits with ``recipe()``, in turn, in one run.
+
+Run ``python benchmarks/overhead.py``; ``--short`` only proves that it runs. Each round fits the same module with the
+same seed by itself, with the recipe, and with what a user would otherwise attach (`LearningRateMonitor` and
+`DeviceStatsMonitor`), in an order that changes from round to round. Two clocks: the wall's, and that of the processor,
+which does not see what else the machine does.
+
+- steady state: from step `START_UP` to the last, when the checks of the start are over; the ratio of a pair, its median
+  over the rounds, and the smallest and the largest. Aim: at most 1.02.
+- start-up: all before, in seconds more than bare. Aim: at most 20 s.
+- memory: the most that a process held at the start and after it, each fit in a process of its own, in copies of the
+  module with its gradients and Adam's state. Aim: at most one copy more, and none after the start.
+
+If neural_net_checklist is installed (``pip install --no-deps neural_net_checklist``), its checks of the same kind (loss
+at initialisation, independence of the batch, overfitting a batch) are timed too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import logging
+import subprocess
+import sys
+import threading
+import time
+import warnings
+from itertools import pairwise
+from statistics import median
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import psutil
+import torch
+from lightning.pytorch import LightningModule, Trainer, seed_everything
+from lightning.pytorch.callbacks import Callback, DeviceStatsMonitor, LambdaCallback, LearningRateMonitor
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
+
+from lightning_recipe import recipe
+
+AIM = 1.02
+CLASSES = 10
+START_UP = 50  # steps
+MEGABYTE = 2**20
+
+
+class Classifier(LightningModule):
+    """Any net with logits for ten classes, and Adam; takes the time of its own steps."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+        self.clocks: list[tuple[float, float]] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Inputs to logits."""
+        logits: Tensor = self.net(x)
+        return logits
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """Cross entropy; logged, as users do."""
+        if batch_idx == START_UP:
+            self.read_clocks()
+        loss = F.cross_entropy(self(batch[0]), batch[1])
+        self.log("train_loss", loss)
+        return loss
+
+    def on_train_epoch_end(self) -> None:
+        """Stop the clocks before any callback concludes."""
+        self.read_clocks()
+
+    def read_clocks(self) -> None:
+        """Wall and processor, in seconds."""
+        self.clocks.append((time.perf_counter(), time.process_time()))
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Adam."""
+        return torch.optim.Adam(self.parameters(), 1e-3)
+
+
+class Transformer(nn.Module):
+    """A small encoder over tokens (N, 32)."""
+
+    def __init__(self, width: int = 64) -> None:
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(width, 4, 2 * width, batch_first=True)
+        self.embedding = nn.Embedding(100, width)
+        self.encoder = nn.TransformerEncoder(layer, 2)
+        self.head = nn.Linear(width, CLASSES)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Tokens to logits."""
+        logits: Tensor = self.head(self.encoder(self.embedding(tokens)).mean(1))
+        return logits
+
+
+def mlp() -> tuple[nn.Module, Tensor]:
+    """Three layers; so small that Lightning's own cost of a step is most of it."""
+    hidden = 256
+    return nn.Sequential(
+        nn.Linear(784, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, CLASSES)
+    ), torch.randn(64, 784)
+
+
+def cnn() -> tuple[nn.Module, Tensor]:
+    """Two convolutions with BatchNorm."""
+    return nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(16, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU(), nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(), nn.Linear(32, CLASSES),
+    ), torch.randn(32, 3, 32, 32)  # fmt: skip
+
+
+def transformer() -> tuple[nn.Module, Tensor]:
+    """Two layers over 32 tokens."""
+    return Transformer(), torch.randint(100, (16, 32))
+
+
+def large() -> tuple[nn.Module, Tensor]:
+    """Parameters of 100 MB, so that a copy is seen among all else that a process holds."""
+    width = 2900
+    return nn.Sequential(
+        nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 10)
+    ), (torch.randn(8, width))
+
+
+ATTACHED = {
+    "bare": list,
+    "recipe()": recipe,
+    "monitors": lambda: [LearningRateMonitor("step"), DeviceStatsMonitor(cpu_stats=True)],
+}
+
+
+def fit(make: str, attached: str, steps: int) -> dict[str, float]:
+    """Seconds of one fit: at the start and afterwards, by both clocks."""
+    seed_everything(0, verbose=False)
+    net, x = globals()[make]()
+    module = Classifier(net)
+    batches = TensorDataset(x.repeat(steps, *[1] * (x.ndim - 1)), torch.randint(CLASSES, (len(x) * steps,)))
+    callbacks: list[Callback] = ATTACHED[attached]()
+    with TemporaryDirectory() as folder:
+        trainer = Trainer(
+            max_epochs=1, accelerator="cpu", callbacks=callbacks, logger=TensorBoardLogger(folder),
+            enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
+        )  # fmt: skip
+        module.read_clocks()
+        with contextlib.redirect_stdout(io.StringIO()):
+            trainer.fit(module, DataLoader(batches, len(x)))
+    starts, ends = pairwise(module.clocks)
+    return {
+        f"{phase} {clock}": after[i] - before[i]
+        for phase, (before, after) in {"start": starts, "steady": ends}.items()
+        for i, clock in enumerate(("wall", "processor"))
+    }
+
+
+def time_all(make: str, rounds: int, steps: int) -> None:
+    """Print the ratios of one net."""
+    seen: dict[str, list[dict[str, float]]] = {name: [] for name in ATTACHED}
+    for i in range(-1, rounds):
+        names = list(ATTACHED)
+        for name in names[i % len(names) :] + names[: i % len(names)]:
+            measured = fit(make, name, steps)
+            if i >= 0:  # the first round warms up
+                seen[name].append(measured)
+    for name in ("recipe()", "monitors"):
+        pairs = list(zip(seen[name], seen["bare"], strict=True))
+        for clock in ("processor", "wall"):
+            ratios = sorted(full[f"steady {clock}"] / bare[f"steady {clock}"] for full, bare in pairs)
+            more = median(full[f"start {clock}"] - bare[f"start {clock}"] for full, bare in pairs)
+            bare_ms = 1000 * median(bare[f"steady {clock}"] for _, bare in pairs) / (steps - START_UP)
+            verdict = "" if median(ratios) <= AIM or name != "recipe()" else f"  over {AIM}"
+            print(
+                f"{make:12} {name:9} {clock:10} steady x{median(ratios):.3f} ({ratios[0]:.3f} to {ratios[-1]:.3f}) of "
+                f"{bare_ms:.2f} ms a step; start-up {more:+.2f} s{verdict}"
+            )
+
+
+def measure_memory(attached: str, steps: int) -> dict[str, float]:
+    """Megabytes that this process held at most, at the start and after it."""
+    peaks = {"start": 0.0, "steady": 0.0}
+    state, over = {"phase": "start"}, threading.Event()
+    process = psutil.Process()
+
+    def later(*arguments: Any) -> None:
+        if arguments[-1] == steps // 2:
+            state["phase"] = "steady"
+
+    def watch() -> None:
+        while not over.wait(0.002):
+            peaks[state["phase"]] = max(peaks[state["phase"]], process.memory_info().rss / MEGABYTE)
+
+    ATTACHED["watched"] = lambda: [*ATTACHED[attached](), LambdaCallback(on_train_batch_start=later)]
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    fit("large", "watched", max(steps, START_UP + 2))
+    over.set()
+    watcher.join()
+    return peaks
+
+
+def compare_memory(steps: int) -> None:
+    """Print how much more a process holds with the recipe than without."""
+    net, _ = large()
+    copy = 4 * sum(p.numel() * p.element_size() for p in net.parameters()) / MEGABYTE  # gradients, and two moments
+    held = {}
+    for attached in ("bare", "recipe()"):
+        command = [sys.executable, __file__, "--memory", attached, "--steps", str(steps)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603
+        held[attached] = json.loads(done.stdout.splitlines()[-1])
+    for phase in ("start", "steady"):
+        bare, full = (held[name][phase] for name in ("bare", "recipe()"))
+        print(
+            f"memory {phase:6} bare {bare:5.0f} MB, recipe() {full:5.0f} MB: {(full - bare) / copy:+.2f} copies of the "
+            f"module with its optimiser ({copy:.0f} MB)"
+        )
+
+
+def compare_checklist() -> None:
+    """Time the same checks as another package does them, by hand and outside of fit."""
+    try:
+        from neural_net_checklist import torch_diagnostics as checklist  # noqa: PLC0415
+    except ImportError:
+        print("neural_net_checklist is not installed: not compared")
+        return
+    for make in ("mlp", "cnn"):
+        seed_everything(0, verbose=False)
+        _, x = globals()[make]()
+        batch = x, torch.arange(len(x)) % CLASSES
+        start = time.perf_counter()
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            checklist.assert_balanced_classification_cross_entropy_loss_at_init(
+                globals()[make]()[0], batch, num_classes=CLASSES
+            )
+            checklist.assert_forward_batch_independence(lambda make=make: globals()[make]()[0], batch)
+            checklist.assert_backward_batch_independence(lambda make=make: globals()[make]()[0], batch)
+            checklist.assert_overfit_to_batch(globals()[make]()[0], batch)
+        print(f"{make:12} neural_net_checklist, the same four checks: {time.perf_counter() - start:.2f} s")
+
+
+def main() -> None:
+    """Print a row for each net and clock."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--short", action="store_true", help="only prove that it runs")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--memory", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    if options.memory:
+        print(json.dumps(measure_memory(options.memory, options.steps)))
+        return
+    rounds, steps = (1, START_UP + 10) if options.short else (options.rounds, options.steps)
+    for make in ("mlp",) if options.short else ("mlp", "cnn", "transformer"):
+        time_all(make, rounds, steps)
+    compare_memory(START_UP + 10)
+    compare_checklist()
+
+
+if __name__ == "__main__":
+    main()
