@@ -9,12 +9,20 @@ from typing import Any
 
 
 class Status(StrEnum):
-    """The four verdicts. There is no fifth: silence is not a verdict."""
+    """The four verdicts. There is no fifth: silence is not a verdict.
 
-    FAILED = "failed"  # hard evidence of a mistake
-    WARNING = "warning"  # a heuristic says that something is off
-    PASSED = "passed"  # looked at, and as it should be
-    SKIPPED = "skipped"  # could not be judged; the message says why
+    Attributes:
+        FAILED: Hard evidence of a mistake.
+        WARNING: A heuristic says that something is off.
+        PASSED: Looked at, and as it should be.
+        SKIPPED: Could not be judged; the message says why.
+
+    """
+
+    FAILED = "failed"
+    WARNING = "warning"
+    PASSED = "passed"
+    SKIPPED = "skipped"
 
 
 class Section(StrEnum):
@@ -76,7 +84,7 @@ class Finding:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Finding:
-        """The inverse of :meth:`to_dict`.
+        """The inverse of ``to_dict``.
 
         Raises:
             TypeError: If `values` has a key that is no field of a finding, or lacks one that has no default.
