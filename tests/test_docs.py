@@ -178,6 +178,13 @@ def test_the_reference_has_every_public_name(pages):
         assert path in documented
 
 
+@pytest.mark.parametrize("path", sorted(ROOT.glob("docs/examples/*.*")), ids=lambda path: path.name)
+def test_examples_are_shown_whole(pages, path):
+    page = pages["continuous_integration/"]
+    assert letters(path.read_text(encoding="utf-8")) in letters("".join(page.words))
+    assert f"../examples/{path.name}" in page.links
+
+
 def test_the_page_on_findings_names_all_statuses():
     findings = (ROOT / "docs/findings.md").read_text(encoding="utf-8")
     table = re.search(r"## Statuses\n(.*?)\n## ", findings, re.DOTALL).group(1)

@@ -1,4 +1,4 @@
-"""``python train.py fit --config lightning_cli.yaml``: nothing in here knows the recipe."""
+"""Nothing in here knows the recipe: the callbacks come from the configuration."""
 
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.cli import LightningCLI
