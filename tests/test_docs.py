@@ -74,9 +74,10 @@ def test_the_command_is_strict():
     assert "zensical build --clean --strict" in (ROOT / "Makefile").read_text(encoding="utf-8")
 
 
-def test_every_source_is_a_page(pages):
+def test_every_source_is_a_page_and_in_the_menu(pages):
     sources = {path.relative_to(ROOT / "docs").with_suffix("").as_posix() for path in ROOT.glob("docs/**/*.md")}
     assert set(pages) == {"" if source == "index" else f"{source}/" for source in sources}
+    assert {HOST + address for address in pages} <= {urljoin(HOST, link) for link in pages[""].links}
 
 
 def test_no_link_is_dead(site, pages):
