@@ -133,7 +133,7 @@ def text(callback: RecipeCallback) -> str:
     """The findings as the terminal shows them."""
     console = Console(file=io.StringIO(), width=WIDTH)
     for finding in callback.findings:
-        console.print(*report.lines(finding), sep="\n")
+        console.print(report.on_a_screen(finding))
     return re.sub(r" +$", "", console.file.getvalue(), flags=re.MULTILINE)
 
 

@@ -45,7 +45,7 @@ class Finding:
         check: Name of the callback that found it.
         status: The verdict.
         message: What was found, with the number measured and the number expected in it.
-        evidence: The same numbers under short names; also the names of the scalars in TensorBoard.
+        evidence: The same numbers under short names.
         why: Why a user should care: the recipe's sentence behind the check.
         fix: What to change. Empty when there is nothing to change.
         section: Where in the recipe the check belongs.
