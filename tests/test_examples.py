@@ -1,6 +1,7 @@
 """The files in docs/examples run as the page that shows them says."""
 
 import json
+import os
 import runpy
 import subprocess
 import sys
@@ -41,7 +42,8 @@ def run_pytest(folder, source, *options):
     path = folder / "test_model.py"
     path.write_text(source, encoding="utf-8")
     command = [sys.executable, "-m", "pytest", "-q", "--tb=short", "-p", "no:cacheprovider", *options, path.name]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)  # noqa: S603 - our own
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}  # as in this process, see conftest.py
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)  # noqa: S603 - our own
 
 
 def test_a_healthy_model_passes(tmp_path):
