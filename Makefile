@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo broken test lint fix clean
+.PHONY: demo broken test lint fix docs clean
 
 demo: $(VENV)/installed
 	$(BIN)/python -m lightning_recipe.demo
@@ -23,6 +23,9 @@ fix: $(VENV)/installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: $(VENV)/installed
+	$(BIN)/zensical build --clean --strict
+
 # torch first and by itself: other packages would take a newer build with several GB of CUDA
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -31,4 +34,4 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) recipe_demo
+	rm -rf $(VENV) recipe_demo site .cache

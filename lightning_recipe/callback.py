@@ -179,7 +179,7 @@ class Check(RecipeCallback):
     """A callback that judges.
 
     Args:
-        strict: Stop the run with :class:`FailedCheckError` when something failed; for continuous integration.
+        strict: Stop the run with ``FailedCheckError`` when something failed; for continuous integration.
 
     """
 

@@ -9,12 +9,20 @@ from typing import Any
 
 
 class Status(StrEnum):
-    """The four verdicts. There is no fifth: silence is not a verdict."""
+    """The four verdicts. There is no fifth: silence is not a verdict.
 
-    FAILED = "failed"  # hard evidence of a mistake
-    WARNING = "warning"  # a heuristic says that something is off
-    PASSED = "passed"  # looked at, and as it should be
-    SKIPPED = "skipped"  # could not be judged; the message says why
+    Attributes:
+        FAILED: Hard evidence of a mistake.
+        WARNING: A heuristic says that something is off.
+        PASSED: Looked at, and as it should be.
+        SKIPPED: Could not be judged; the message says why.
+
+    """
+
+    FAILED = "failed"
+    WARNING = "warning"
+    PASSED = "passed"
+    SKIPPED = "skipped"
 
 
 class Section(StrEnum):
@@ -37,7 +45,7 @@ class Finding:
         check: Name of the callback that found it.
         status: The verdict.
         message: What was found, with the number measured and the number expected in it.
-        evidence: The same numbers under short names; also the names of the scalars in TensorBoard.
+        evidence: The same numbers under short names.
         why: Why a user should care: the recipe's sentence behind the check.
         fix: What to change. Empty when there is nothing to change.
         section: Where in the recipe the check belongs.
@@ -76,7 +84,7 @@ class Finding:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Finding:
-        """The inverse of :meth:`to_dict`.
+        """The inverse of ``to_dict``.
 
         Raises:
             TypeError: If `values` has a key that is no field of a finding, or lacks one that has no default.

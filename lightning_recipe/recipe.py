@@ -21,7 +21,7 @@ def recipe(*, strict: bool = False) -> list[Callback]:
         strict: Stop the run when a check fails; for continuous integration.
 
     Example:
-        >>> [type(callback).__name__ for callback in recipe()]  # doctest: +NORMALIZE_WHITESPACE
+        >>> [type(callback).__name__ for callback in recipe()]
         ['InitLossCheck', 'OverfitOneBatch', 'VisualizeInputs', 'PredictionDynamicsLogger', 'BatchMixingDetector']
 
     """

@@ -1,0 +1,63 @@
+"""The files in docs/examples run as the page that shows them says."""
+
+import json
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lightning_recipe import recipe
+
+EXAMPLES = Path(__file__).parent.parent / "docs" / "examples"
+TEST = (EXAMPLES / "test_model.py").read_text(encoding="utf-8")
+
+
+def test_lightning_cli(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = EXAMPLES / "lightning_cli.yaml"
+    settings = [
+        "--trainer.max_epochs=1",
+        "--trainer.log_every_n_steps=5",
+        "--trainer.accelerator=cpu",
+        "--trainer.enable_progress_bar=false",
+    ]
+    monkeypatch.setattr(sys, "argv", ["train.py", "fit", f"--config={config}", *settings])
+    runpy.run_path(str(EXAMPLES / "train.py"), run_name="__main__")
+    folder = tmp_path / "lightning_logs" / "version_0"
+    found = json.loads((folder / "recipe.json").read_text(encoding="utf-8"))["findings"]
+    names = {type(callback).__name__ for callback in recipe()}
+    assert {finding["check"] for finding in found} == names
+    assert "failed" not in {finding["status"] for finding in found}
+    used = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))["trainer"]["callbacks"]
+    arguments = {callback["class_path"].rpartition(".")[-1]: callback["init_args"] for callback in used}
+    assert arguments["InitLossCheck"]["warn_ratio"] == 3
+    assert [name for name, given in arguments.items() if given.get("strict")] == ["BatchMixingDetector"]
+
+
+def run_pytest(folder, source, *options):
+    path = folder / "test_model.py"
+    path.write_text(source, encoding="utf-8")
+    command = [sys.executable, "-m", "pytest", "-q", "--tb=short", "-p", "no:cacheprovider", *options, path.name]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}  # as in this process, see conftest.py
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)  # noqa: S603 - our own
+
+
+def test_a_healthy_model_passes(tmp_path):
+    done = run_pytest(tmp_path, TEST)
+    assert done.returncode == 0, done.stdout
+    assert "2 passed" in done.stdout
+
+
+def test_a_model_that_mixes_fails_and_is_named(tmp_path):
+    healthy = "import DigitsNet, loaders"
+    assert healthy in TEST
+    done = run_pytest(tmp_path, TEST.replace(healthy, "import BrokenDigitsNet as DigitsNet, loaders"), "-k", "mix")
+    assert done.returncode == pytest.ExitCode.TESTS_FAILED, done.stdout
+    assert "1 failed" in done.stdout
+    message = "BatchMixingDetector: BrokenDigitsNet mixes examples"
+    assert f"FailedCheckError: {message}" in done.stdout
+    assert "between features and head" in done.stdout
