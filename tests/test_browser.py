@@ -3,87 +3,71 @@
 import contextlib
 import io
 import os
-import re
-import shlex
 import shutil
 import subprocess
-import sys
 import warnings
-from pathlib import Path
 
 import lightning.pytorch as L
+import make_screenshots
 import pytest
+import torch
 from conftest import QUIET
 from lightning.pytorch.loggers import TensorBoardLogger
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
 from lightning_recipe import recipe
 from lightning_recipe.demo import DigitsNet, loaders
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-SWITCHES = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
-    "--disable-background-networking", "--disable-component-update",
-]  # fmt: skip
 PATIENCE = 30_000  # ms
-
-
-def installed():
-    return next(filter(None, map(shutil.which, BROWSERS)), None)
 
 
 @pytest.fixture(scope="module")
 def browser():
     """Chromium; continuous integration installs it, elsewhere its absence is a reason to skip."""
-    if installed() is None and os.environ.get("CI") and shutil.which("apt-get"):
+    if make_screenshots.installed() is None and os.environ.get("CI") and shutil.which("apt-get"):
         as_root = [] if os.geteuid() == 0 else ["sudo", "-n"]
         for words in (["update"], ["install", "-y", "chromium"]):
             subprocess.run([*as_root, "apt-get", "-qq", *words], check=True, stdout=subprocess.DEVNULL)  # noqa: S603
-    if (path := installed()) is None:
+    if make_screenshots.installed() is None:
         assert not os.environ.get("CI"), "no browser, and none could be installed"
-        pytest.skip(f"none of {', '.join(BROWSERS)} is installed: what TensorBoard shows was NOT looked at")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=SWITCHES)
+        pytest.skip("no Chromium is installed: what TensorBoard shows was NOT looked at")
+    with make_screenshots.browser() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
 def printed(tmp_path_factory):
     """What a run on real data prints."""
     folder, out = tmp_path_factory.mktemp("run"), io.StringIO()
+    torch.set_num_threads(1)
     L.seed_everything(0, verbose=False)
+    callbacks = recipe()
+    callbacks[1].max_seconds = 60  # on a busy machine
     logger = TensorBoardLogger(folder, name="digits")
     with warnings.catch_warnings(), contextlib.redirect_stdout(out):
         warnings.simplefilter("ignore")
-        trainer = L.Trainer(max_epochs=3, accelerator="cpu", callbacks=recipe(), logger=logger, **QUIET)
+        trainer = L.Trainer(max_epochs=3, accelerator="cpu", callbacks=callbacks, logger=logger, **QUIET)
         trainer.fit(DigitsNet(), *loaders())
     return out.getvalue()
 
 
 @pytest.fixture(scope="module")
-def address(printed):
-    """Where the printed command, on another port, serves the run."""
-    (command,) = re.findall(r"^TensorBoard (tensorboard .*)$", printed, re.MULTILINE)
-    program, *options = shlex.split(command)
-    path = Path(sys.executable).with_name(program)
-    with subprocess.Popen([path, *options, "--port", "0"], stderr=subprocess.PIPE, text=True) as server:  # noqa: S603
-        yield next(found.group() for line in server.stderr if (found := re.search(r"http://localhost:\d+/", line)))
-        server.terminate()
+def links(printed):
+    with make_screenshots.served(printed) as links:
+        yield links
 
 
 @pytest.fixture
-def visit(browser, printed, address):
+def visit(browser, links):
     """Open one of the printed links."""
     pages = []
+    expect.set_options(timeout=PATIENCE)
 
-    def opened(view):
-        (link,) = re.findall(rf"http://localhost:6006/(\S*#{view})", printed)
+    def opened(name):
         page = browser.new_page(viewport={"width": 1280, "height": 1600})
         page.set_default_timeout(PATIENCE)
-        expect.set_options(timeout=PATIENCE)
         pages.append(page)
-        page.goto(address + link)
+        page.goto(links[name])
         return page
 
     yield opened
