@@ -365,7 +365,15 @@ def _caller() -> tuple[str, tuple[Any, ...]]:
     where, stack = "", []
     while frame is not None and frame.f_code.co_filename != _WRAPPER:
         if not frame.f_code.co_filename.startswith((_TORCH, __file__)):
-            where = where or f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"
+            where = where or _place(frame)
             stack.append((frame.f_code, frame.f_lasti))
         frame = frame.f_back
     return where or "compiled code", tuple(stack)
+
+
+def _place(frame: FrameType) -> str:
+    """``file.py:3``; in a notebook, whose cells are files with a number for a name, ``In[2], line 3``."""
+    file = frame.f_code.co_filename
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    named = getattr(getattr(shell, "compile", None), "format_code_name", lambda _: None)(file)  # from IPython 8 on
+    return f"{named[1]}, line {frame.f_lineno}" if named else f"{Path(file).name}:{frame.f_lineno}"

@@ -1,11 +1,13 @@
 import copy
 import inspect
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import lightning.pytorch as L
 import pytest
 import torch
 import torch.nn.functional as F
+from IPython.core.compilerop import CachingCompiler
 from patients import Healthy
 from torch import nn
 from torchmetrics.classification import BinaryAccuracy
@@ -191,6 +193,14 @@ def test_every_loss_function_is_seen(name):
     assert torch.equal(call.value, loss.detach())
     assert torch.allclose(call.function(**call.arguments), loss)
     assert call.where.startswith("test_probe.py:")
+
+
+def test_a_loss_in_a_cell_of_a_notebook_is_found_by_the_number_of_the_cell(monkeypatch):
+    compiler = CachingCompiler()
+    source = "def step(m, b):\n    return F.cross_entropy(m.net(b[0]), b[1])"
+    exec(compiler(source, compiler.cache(source, 7), "exec"), cell := {"F": F})  # noqa: S102 - what notebooks do
+    monkeypatch.setattr("IPython.get_ipython", lambda: SimpleNamespace(compile=compiler))
+    assert observe(cell["step"]).loss_calls[0].where == "In[7], line 2"
 
 
 def test_all_losses_of_torch_are_known():

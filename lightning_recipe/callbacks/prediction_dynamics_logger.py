@@ -80,7 +80,7 @@ class PredictionDynamicsLogger(RecipeCallback):
             limit.
         predict: ``predict(pl_module, batch)``, for modules whose network can't be run again on its own. Returns a
             tensor like the loss function's input, such as logits. Called in eval mode, without gradients.
-        decode: From a token's id to its text.
+        decode: Makes text of a list of token ids, such as the ``decode`` of a tokenizer; it gets one at a time.
 
     Raises:
         ValueError: If a number is not positive.

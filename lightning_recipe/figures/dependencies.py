@@ -47,8 +47,9 @@ def dependency_matrix(matrix: NDArray[np.float64], examples: Sequence[int], titl
         axes.imshow(np.where(part, share, np.nan), cmap=shades, vmin=0, vmax=1)
     axes.set_xlabel("input of example", fontsize=FONT_SIZE)
     axes.set_ylabel("output of example", fontsize=FONT_SIZE)
-    size = 8 if n > 8 else FONT_SIZE  # noqa: PLR2004 - sixteen labels fit side by side, of two digits
-    axes.set_xticks(range(n), [str(i) for i in examples], fontsize=size, rotation=90 if max(examples) > 99 else 0)  # noqa: PLR2004
+    size = 8 if n > 8 else FONT_SIZE  # noqa: PLR2004 - sixteen fit below each other
+    upright = n * len(str(max(examples))) <= 20  # noqa: PLR2004 - digits that fit side by side
+    axes.set_xticks(range(n), [str(i) for i in examples], fontsize=size, rotation=0 if upright else 90)
     axes.set_yticks(range(n), [str(i) for i in examples], fontsize=size)
     axes.set_xticks(np.arange(n + 1) - 0.5, minor=True)
     axes.set_yticks(np.arange(n + 1) - 0.5, minor=True)

@@ -58,7 +58,7 @@ def draw(fixed: FixedBatch, decode: Callable[..., Any] | None = None, *, last: b
 
     Args:
         fixed: With at least one look, whose pictures come from :func:`keep`.
-        decode: From a token's id to its text.
+        decode: Makes text of a list of token ids; it gets one at a time.
         last: Training has ended: maps get a film strip, too.
 
     """
@@ -100,7 +100,7 @@ def _tokens(how: Reading, step: int, kept: Sequence[Array], decode: Callable[...
     target = np.asarray(_target(how)[: now.shape[0], : now.shape[1]].cpu())
 
     def text(token: int) -> str:
-        return "-" if token < 0 else str(token) if decode is None else str(decode(token))
+        return "-" if token < 0 else str(token) if decode is None else str(decode([token]))
 
     said = [[[text(int(token)) for token in line] for line in lines] for lines in (target, now)]
     title = f"tokens predicted at step {step:,}\n{now.shape[1]} of {how.positions[0]} positions, {len(now)} examples"

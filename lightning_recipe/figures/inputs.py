@@ -106,12 +106,18 @@ def summary(name: str, tensor: Tensor, reading: Reading, measured: Statistics) -
         >>> ones = torch.ones(32, 1, 8, 8)
         >>> summary("net.x", ones, Reading(Kind.IMAGE, "NCHW"), statistics(ones))
         'net.x: images (32, 1, 8, 8), float32, mean 1.00, std 0.00'
+        >>> ids = torch.tensor([[3, 1, 4, 1, 5]])
+        >>> summary("net.x", ids, Reading(Kind.TOKENS, "NT"), statistics(ids))
+        'net.x: rows of token ids (1, 5), int64, 1 to 5'
 
     """
     doubt = f" ({reading.doubt})" if reading.doubt else ""
     dtype = str(tensor.dtype).removeprefix("torch.")
     text = f"{name}: {reading.kind} {tuple(tensor.shape)}{doubt}, {dtype}"
-    text += f", mean {measured.mean:.2f}, std {measured.std:.2f}"
+    if reading.kind in {Kind.TOKENS, Kind.MASK}:  # names, not amounts
+        text += f", {measured.low:.0f} to {measured.high:.0f}"
+    else:
+        text += f", mean {measured.mean:.2f}, std {measured.std:.2f}"
     return text + (f", NaN {share(measured.nan)}" if measured.nan else "")
 
 

@@ -146,9 +146,10 @@ def _axes(title: str, *, left: float, right: float, bottom: float = 0.18, top: f
 
 
 def _short(word: str) -> str:
-    """The beginning of `word`; characters that the font lacks are written as in Python's source."""
+    """The beginning of `word`; characters that the font lacks are written as in Python's source, a mere space as ␣."""
     font = get_font(findfont("DejaVu Sans"))
     visible = "".join(c if font.get_char_index(ord(c)) else c.encode("unicode_escape").decode() for c in word)
+    visible = visible if visible.strip() else visible.replace(" ", "␣")
     visible = visible if len(visible) <= CHARACTERS else visible[: CHARACTERS - 1] + "…"
     return visible.replace("$", r"\$")  # not mathematics
 

@@ -95,7 +95,8 @@ def _write(  # noqa: PLR0913, PLR0917
 def padding_id(ids: Tensor) -> int | None:
     """The id that fills up the rows, or None: the most frequent last one, if a row ends in a run of it.
 
-    A run is two of them; four if there is a single row.
+    A run is two of them; four if there is a single row. Padding surrounds the content: an id that also stands within
+    it is none, such as that of the space in characters.
 
     Example:
         >>> import torch
@@ -103,11 +104,16 @@ def padding_id(ids: Tensor) -> int | None:
         0
         >>> padding_id(torch.tensor([[5, 6, 7], [7, 8, 9]])) is None
         True
+        >>> padding_id(torch.tensor([[5, 0, 6, 0], [7, 8, 0, 0]])) is None
+        True
 
     """
     run = 2 if len(ids) > 1 else 4
     if ids.shape[1] <= run:
         return None
     last = int(ids[:, -1].cpu().mode().values)
-    runs = (ids[:, -run:] == last).all(dim=1)
-    return last if bool(runs.any()) and bool((ids != last).any()) else None
+    content = ids != last
+    runs = ~content[:, -run:].any(dim=1)
+    begun = content.cumsum(dim=1)
+    within = ~content & (begun > 0) & (begun < begun[:, -1:])
+    return last if bool(runs.any()) and bool(content.any()) and not bool(within.any()) else None

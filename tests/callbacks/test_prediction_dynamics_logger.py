@@ -478,7 +478,7 @@ KINDS = {
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_picture_of_each_kind(fit, events, kind):
-    finding, trainer = run(fit, Kinds(*KINDS[kind]()), PredictionDynamicsLogger(decode=chr), pictures=True)
+    finding, trainer = run(fit, Kinds(*KINDS[kind]()), PredictionDynamicsLogger(decode=bytes), pictures=True)
     assert finding.status is Status.PASSED
     read = events(trainer)
     shown = read.Images("2.11 PredictionDynamicsLogger/predictions")

@@ -316,6 +316,9 @@ def test_padding():
     assert padding_id(torch.tensor([[5, 1, 1], [2, 3, 4], [7, 8, 1]])) == 1
     assert padding_id(torch.tensor([[1, 1], [1, 1]])) is None, "nothing but one value is no padding"
     assert padding_id(torch.tensor([[1]])) is None
+    assert padding_id(torch.tensor([[1, 1, 5, 6, 1], [1, 5, 6, 7, 8]])) is None, "a run at the front only"
+    assert padding_id(torch.tensor([[1, 5, 6, 1, 1], [1, 1, 5, 6, 1]])) == 1, "on both sides"
+    assert padding_id(torch.tensor([[5, 1, 6, 7, 8], [5, 6, 7, 1, 1]])) is None, "the space of a text that ends in two"
 
 
 def test_rows_are_a_heat_map_above_the_range_of_each_feature():

@@ -128,7 +128,7 @@ def test_tokens():
     target = torch.tensor([[1, 2, -100]])
     before, after = (torch.eye(4)[torch.tensor([line])] for line in ([1, 1, 0], [1, 3, 1]))
     fixed = watched(F.cross_entropy, target, before.mT, after.mT)
-    figure = dynamics.draw(fixed, decode="abcdefgh".__getitem__)["predictions"]
+    figure = dynamics.draw(fixed, decode=lambda ids: "".join("abcdefgh"[i] for i in ids))["predictions"]
     axes = figure.axes[0]
     assert texts(axes) == ["b", "b", "c", "d", "-", "b"]
     row = axes.images[0].get_array()[1]
@@ -140,10 +140,10 @@ def test_tokens():
 
 @pytest.mark.filterwarnings("error")
 def test_tokens_that_the_font_lacks():
-    logits = torch.zeros(1, 2, 3)
-    fixed = watched(F.cross_entropy, torch.tensor([[0, 1, 0]]), logits)
-    figure = dynamics.draw(fixed, decode="\n你".__getitem__)["predictions"]
-    assert texts(figure.axes[0])[::2] == ["\\n", "\\u4f60", "\\n"]
+    logits = torch.zeros(1, 3, 4)
+    fixed = watched(F.cross_entropy, torch.tensor([[0, 1, 0, 2]]), logits)
+    figure = dynamics.draw(fixed, decode=lambda ids: "\n你 "[ids[0]])["predictions"]
+    assert texts(figure.axes[0])[::2] == ["\\n", "\\u4f60", "\\n", "␣"]
     fits(figure)
 
 
