@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+from patients import Healthy
 
 import lightning_recipe
 
@@ -11,18 +12,49 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def callback_table():
-    rows = ["| callback | the recipe's words |", "|---|---|"]
+def callback_table(heading="| in TensorBoard | the recipe's words |"):
+    rows = [heading, "|---|---|"]
     for callback in lightning_recipe.recipe():
         module = __import__(type(callback).__module__, fromlist=["_"])
         sentence = module.__doc__.splitlines()[0].split(": ", 1)[1].rstrip(".")
-        rows.append(f"| `{type(callback).__name__}` | {sentence} |")
+        page = f"docs/callbacks/{module.__name__.split('.')[-1]}.md"
+        assert (ROOT / page).exists()
+        rows.append(f"| [{callback.tag('').rstrip('/')}]({page}) | {sentence} |")
     return "\n".join(rows)
 
 
+def between_the_marks(text):
+    return re.search(r"<!-- callbacks: begin -->\n(.*)\n<!-- callbacks: end -->", text, re.DOTALL).group(1)
+
+
 def test_the_table_of_callbacks_is_the_code():
-    between = re.search(r"<!-- callbacks: begin -->\n(.*)\n<!-- callbacks: end -->", README, re.DOTALL)
-    assert between.group(1) == callback_table(), f"put this into the README:\n{callback_table()}"
+    assert between_the_marks(README) == callback_table(), f"put this into the README:\n{callback_table()}"
+
+
+def structure(text):
+    """What two languages have in common: levels of headings, code, tables, lists, pictures and links, in order."""
+    fences = re.findall(r"```.*?```", text, re.DOTALL)
+    prose = re.sub(r"```.*?```", "```", text, flags=re.DOTALL)
+    marks = re.findall(r"^(#+ |```|\| ?[^\s|]|- |!\[)", prose, re.MULTILINE)
+    marks = ["|" if mark.startswith("|") else mark.strip() for mark in marks]
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", prose) if not link.startswith("README")]
+    code = [re.sub(r" +#.*", "", fence) for fence in fences]  # comments are translated
+    return marks, sorted(links), code
+
+
+def test_the_korean_readme_is_in_step():
+    korean = (ROOT / "README.ko.md").read_text(encoding="utf-8")
+    for ours, theirs in zip(structure(README), structure(korean), strict=True):
+        assert ours == theirs
+    assert between_the_marks(korean).splitlines()[1:] == callback_table().splitlines()[1:]
+    assert len(re.findall(r"[가-힣]", korean)) > 1000, "most of it is Korean"
+
+
+@pytest.mark.parametrize("name", ["README.md", "README.ko.md"])
+def test_what_it_links_to_exists(name):
+    links = re.findall(r"\]\(([^)#]+)\)", (ROOT / name).read_text(encoding="utf-8"))
+    assert links
+    assert [link for link in links if not link.startswith("https://") and not (ROOT / link).exists()] == []
 
 
 @pytest.mark.parametrize("target", re.findall(r"^make (\w+)", README, re.MULTILINE))
@@ -35,12 +67,10 @@ def test_continuous_integration_runs_the_same_command():
     assert ".ci/run" in (ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8")
 
 
-def test_the_example_runs(fit):
-    code = re.search(r"```python\n(.*?)```", README, re.DOTALL).group(1)
-    assert re.findall(r"import (\w+)$", code, re.MULTILINE) == ["Trainer", "recipe"]
-    from patients import Healthy  # noqa: PLC0415
-
-    exec(  # noqa: S102 - it is our own
-        code.replace("Trainer(", "Trainer(fast_dev_run=True, accelerator='cpu', "),
-        {"model": Healthy(), "train_dataloaders": None, "val_dataloaders": None},
-    )
+def test_the_examples_run(fit):
+    first, second = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert re.findall(r"import (\w+)$", first, re.MULTILINE) == ["Trainer", "recipe"]
+    assert len(first.splitlines()) <= 6
+    names = {"model": Healthy(), "train_dataloaders": None, "val_dataloaders": None}
+    for code in (first, second):
+        exec(code.replace("Trainer(", "Trainer(fast_dev_run=True, accelerator='cpu', "), names)  # noqa: S102 - our own
