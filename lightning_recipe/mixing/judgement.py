@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_recipe.mixing.dependencies import Dependencies, Part, UndecidedError, layouts
-from lightning_recipe.mixing.examples import Batch, why_not_examples
+from lightning_recipe.mixing.examples import Batch, why_no_rows, why_not_examples
 from lightning_recipe.mixing.operations import attention_over_batch, batch_norm_in_function, softmax_over_batch
 from lightning_recipe.mixing.rerun import Rerun, calm
 from lightning_recipe.mixing.traces import Event, first_mixed
@@ -129,7 +129,7 @@ def examine(
             return Clean(batch, _dims(rerun.run()[0]), norms, dead)
         mixing.append((rerun, chart))
     if reasons or not mixing:
-        raise reasons[0] if reasons else UndecidedError(f"no input has rows for each of {batch.size} examples")
+        raise reasons[0] if reasons else UndecidedError(why_no_rows(call.args, call.kwargs, batch.size))
     rerun, chart = mixing[-1 if doubtful else 0]
     if doubtful and rerun.shared != doubtful:
         msg = f"another dimension of an input has the size of the batch, {batch.size}; try another batch size"
@@ -198,11 +198,11 @@ def _mixing_chart(rerun: Rerun, deadline: float) -> tuple[Dependencies | None, b
     leaves, outputs = rerun.run()
     size = rerun.batch_size
     if not leaves:
-        msg = f"no floating-point input, and no embedding, has rows for each of {size} examples"
-        raise UndecidedError(msg)
+        raise UndecidedError(why_no_rows(rerun.args, rerun.kwargs, size))
     parts = [(i, t, options) for i, (_, t) in enumerate(outputs) if (options := layouts(t.shape, size))]
     if not parts:
-        msg = f"no output has rows for each of {size} examples"
+        shapes = ", ".join(dict.fromkeys(str(tuple(t.shape)) for _, t in outputs)) or "no numbers"
+        msg = f"no output has rows for each of {size} examples, it returns {shapes}"
         raise UndecidedError(msg)
     likely = [(t, options[min(rerun.variant, len(options) - 1)]) for _, t, options in parts]
     own, leaks = Dependencies(likely, leaves, size, deadline=deadline).spread()

@@ -1,7 +1,7 @@
 import json
 import pickle
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import lightning.pytorch as L
 import numpy as np
@@ -506,6 +506,39 @@ class Dense(Graph):
 @pytest.mark.parametrize("size", [None, 1, 2])
 def test_nodes_of_a_graph_are_no_examples(fit, kind, size):
     assert examined(fit, kind(size)).status in {"skipped", "passed"}
+
+
+@dataclass
+class Kept:
+    """Makes its tensors itself, as chemprop's molecules do: they can be read, but not replaced one by one."""
+
+    x: torch.Tensor = field(init=False)
+
+    def __post_init__(self):
+        self.x = torch.randn(B, FEATURES)
+
+
+@pytest.mark.parametrize(
+    ("enters", "reason"),
+    [
+        (lambda x, y: (torch.randn(20, FEATURES), y), "no floating-point input"),
+        (lambda x, y: (Kept(), y), "inside an object, Kept,"),
+        (lambda x, y: (x, y), f"it returns ({CLASSES},)"),
+    ],
+)
+def test_what_cannot_be_judged_is_said_as_it_is(fit, enters, reason):
+    class Elsewhere(Net):
+        def training_step(self, batch, batch_idx):
+            out = self(*enters(*batch))
+            return self.loss(out[:9] if out.ndim > 1 else out, batch[1][: len(out)] if out.ndim > 1 else batch[1][0])
+
+        def forward(self, x, y):
+            out = self.net(getattr(x, "x", x))
+            return out.mean(0) if "returns" in reason else out
+
+    finding = examined(fit, Elsewhere(down(FEATURES), batch_size=9))
+    assert finding.status == "skipped"
+    assert reason in finding.message
 
 
 def test_a_set_is_no_batch(fit):
