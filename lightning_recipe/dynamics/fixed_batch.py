@@ -157,7 +157,13 @@ def replayed(step: Step, trainer: Trainer, pl_module: LightningModule, examples:
     """
     how, call = _read_off(step, examples)
     replay = Replay.of(step, call)
-    values = how.read(replay.run(trainer, pl_module, watch_parameters=True))
+    outputs = replay.run(trainer, pl_module, watch_parameters=True)
+    try:
+        values = how.read(outputs)
+    except (KeyError, RuntimeError) as error:
+        name = call.name or type(call.module).__name__
+        msg = f"{name} returns something of another shape in eval mode than in the step, so that it can't be read"
+        raise CannotReplayError(msg) from error
     if step.batch_size is not None and how.examples < step.batch_size:
         fewer = replay.first(how.examples, of=step.batch_size)
         with suppress(CannotReplayError, RuntimeError, KeyError):  # such as graphs: examples can't be taken apart
