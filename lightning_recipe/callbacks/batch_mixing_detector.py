@@ -155,7 +155,14 @@ class BatchMixingDetector(FirstStepCheck):
                 module = duplicate.get_submodule(call.name)
                 module = getattr(module, "_orig_mod", module)  # of a compiled one
                 with eager(module):
-                    return examine(module, call, batch, most=self.max_examples, deadline=deadline)
+                    try:
+                        return examine(module, call, batch, most=self.max_examples, deadline=deadline)
+                    except RuntimeError as error:
+                        if "inplace operation" not in str(error):
+                            raise
+                    # inputs need no gradient in the run, so that there networks may write over what is made of them
+                    with torch.autograd.graph.allow_mutation_on_saved_tensors():
+                        return examine(module, call, batch, most=self.max_examples, deadline=deadline)
         except UndecidedError:
             raise
         except TimeoutError as error:

@@ -59,7 +59,7 @@ def batch_of(trainer: Trainer, content: Any, call: NetCall) -> Batch:
         call: The call; one of its arguments must have as many rows.
 
     Raises:
-        UndecidedError: If there are fewer than two rows, or an argument is empty, packed, or not a number.
+        UndecidedError: If there are fewer than two rows, all arguments are empty, or one is packed or not a number.
 
     """
     arguments = [(path, t) for path, t in tensors((call.args, call.kwargs))]
@@ -89,11 +89,11 @@ def _refuse_unusable(call: NetCall, arguments: list[tuple[str, Tensor]]) -> None
     if any(isinstance(value, PackedSequence) for value in (*call.args, *call.kwargs.values())):
         msg = "it receives a PackedSequence, whose rows are steps in time of examples of different length"
         raise UndecidedError(msg)
+    if not any(tensor.numel() for _, tensor in arguments):
+        msg = "it is called with empty tensors"
+        raise UndecidedError(msg)
     for path, tensor in arguments:
         where = next((name for name, value in call.inputs.items() if value is tensor), path)
-        if not tensor.numel():
-            msg = f"{where} is empty, shape {tuple(tensor.shape)}"
-            raise UndecidedError(msg)
         if tensor.is_floating_point() and tensor.isnan().any():
             msg = f"{where} holds NaN"
             raise UndecidedError(msg)

@@ -98,7 +98,7 @@ class Rerun:
         finally:
             for handle in handles:
                 handle.remove()
-        found = [(path, t) for path, t in tensors(output) if t.is_floating_point() or t.is_complex()]
+        found = [(path, t) for path, t in tensors(output) if t.numel() and (t.is_floating_point() or t.is_complex())]
         return self._leaves, found
 
     def rows(self, shape: Sequence[int]) -> Rows | None:
@@ -115,7 +115,7 @@ class Rerun:
             tensor = tensor.to(self.dtype or tensor.dtype)
         elif not tensor.is_complex():
             return tensor.clone()
-        return tensor.clone() if rows is None else self._leaf(tensor, rows)
+        return self._leaf(tensor, rows) if rows is not None and tensor.numel() else tensor.clone()
 
     def _leaf(self, tensor: Tensor, rows: Rows) -> Tensor:
         given = tensor if self._given is None else self._given[len(self._leaves)].to(tensor.dtype)
@@ -128,7 +128,7 @@ class Rerun:
         given = [t for _, t in tensors((args, kwargs))]
         if not given or any(t.is_floating_point() or t.is_complex() for t in given):
             return None
-        if not (isinstance(output, Tensor) and output.is_floating_point()):
+        if not (isinstance(output, Tensor) and output.is_floating_point() and output.numel()):
             return None
         self._indices.append(given[0])
         rows = self.rows(output.shape)

@@ -604,6 +604,32 @@ def test_not_a_number(fit):
     assert "x holds NaN" in finding.message
 
 
+@pytest.mark.parametrize(("layer", "status"), [(nn.ReLU(), "passed"), (nn.Softmax(0), "failed")])
+def test_an_empty_input_beside_others_is_no_hindrance(fit, layer, status):
+    class Covariates(Net):
+        def training_step(self, batch, batch_idx):
+            x, y = batch
+            return self.loss(self(x, covariates=torch.zeros(len(x), T, 0)), y)
+
+        def forward(self, x, covariates):
+            return self.net(torch.cat([x, covariates.flatten(1)], 1))
+
+    assert examined(fit, Covariates(up(D), layer, down())).status == status
+
+
+@pytest.mark.parametrize("mix", [False, True])
+def test_a_network_that_scales_its_input_in_place(fit, mix):
+    class Scales(Net):
+        def forward(self, x):
+            x = x - x.mean(1, keepdim=True)
+            deviation = x.square().mean(1, keepdim=True).sqrt()
+            x /= deviation
+            return self.net(x).softmax(0) if mix else self.net(x)
+
+    finding = examined(fit, Scales(up(D), nn.ReLU(), down()))
+    assert finding.status == ("failed" if mix else "passed"), finding.message
+
+
 def test_infinite_inputs_are_not_a_verdict(fit):
     assert examined(fit, Broken(float("inf"))).status in {"skipped", "passed"}
 
