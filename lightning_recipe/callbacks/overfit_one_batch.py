@@ -346,8 +346,9 @@ def _unknown(trial: Trial) -> str:
     own = trial.fits[0]
     floors = trial.floors(own.first)
     if not floors:
-        losses = f"what {_names(own)} could reach isn't" if _names(own) else "it uses no loss of torch.nn.functional"
-        return f"and its lowest value is not known: {losses}"
+        if names := _names(own):
+            return f"and the lowest value of {names} is not known"
+        return "and its lowest value is not known: it uses no loss of torch.nn.functional"
     if is_noisy(own):
         return (
             f"its {_names(own)} to {_values(own)} without reaching {_floor(floors)}; but two equal steps differ by "
