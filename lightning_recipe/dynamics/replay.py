@@ -13,10 +13,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 
-from lightning_recipe.structure import snapshot, tensors
+from lightning_recipe.structure import mapped, snapshot, tensors
 from lightning_recipe.trial import isolated
 
 if TYPE_CHECKING:
@@ -89,7 +88,7 @@ class Replay:
             i = waiting.pop()
             calls[i] = _linked(step.net_calls[i], step.net_calls[:i])
             links: list[_Link] = []
-            apply_to_collection((calls[i].args, calls[i].kwargs), _Link, links.append)
+            mapped((calls[i].args, calls[i].kwargs), _Link, links.append)
             waiting.extend({link.call for link in links} - calls.keys())
         return cls(dict(sorted(calls.items())))
 
@@ -228,8 +227,8 @@ def _same_parameters(modules: list[nn.Module]) -> Iterator[None]:
 
 def _mapped(call: NetCall, kind: type, function: Callable[[Any], Any]) -> dict[str, Any]:
     """The arguments of `call` with `function` applied to everything of one kind."""
-    mapped: dict[str, Any] = apply_to_collection({"args": call.args, "kwargs": call.kwargs}, kind, function)
-    return mapped
+    arguments: dict[str, Any] = mapped({"args": call.args, "kwargs": call.kwargs}, kind, function)
+    return arguments
 
 
 def _run(call: NetCall, outputs: dict[int, dict[str, Tensor]]) -> dict[str, Tensor]:

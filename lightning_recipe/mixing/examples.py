@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from lightning_recipe.loaders import batch_sizes, training_loaders
 from lightning_recipe.mixing.dependencies import UndecidedError, layouts
-from lightning_recipe.structure import leading_size, tensors
+from lightning_recipe.structure import leading_size, mapped, tensors
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -139,7 +138,7 @@ def why_no_rows(args: Sequence[Any], kwargs: dict[str, Any], size: int) -> str:
     """
     for value in (*args, *kwargs.values()):
         reached: list[Tensor] = []
-        apply_to_collection(value, Tensor, reached.append, allow_frozen=True)
+        mapped(value, Tensor, reached.append)
         if not reached and next(tensors(value), None) is not None:
             return f"its inputs lie inside an object, {type(value).__name__}, where they can't be varied one by one"
     return f"no floating-point input, and no embedding of what differs, has a row for each of {size} examples"

@@ -6,13 +6,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
 from lightning_recipe.mixing.dependencies import SEED, Part, Rows, layouts
-from lightning_recipe.structure import _Cloneable, tensors
+from lightning_recipe.structure import _Cloneable, mapped, tensors
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -92,8 +91,8 @@ class Rerun:
         handles = [m.register_forward_hook(self._embedded, with_kwargs=True) for m in childless]
         torch.manual_seed(seed)
         try:
-            given = apply_to_collection({"args": self.args, "kwargs": self.kwargs}, Tensor, self._argument)
-            given = apply_to_collection(given, _Cloneable, _clone, wrong_dtype=Tensor)  # graphs, written to
+            given = mapped({"args": self.args, "kwargs": self.kwargs}, Tensor, self._argument)
+            given = mapped(given, (Tensor, _Cloneable), _clone)  # graphs, written to
             output = self.module(*given["args"], **given["kwargs"])
         finally:
             for handle in handles:
@@ -242,7 +241,7 @@ def calm(module: nn.Module) -> int:
 
 
 def _clone(value: Any) -> Any:
-    return value if isinstance(value, type) else value.clone()
+    return value if isinstance(value, type | Tensor) else value.clone()
 
 
 def _close(a: Tensor, b: Tensor) -> bool:
