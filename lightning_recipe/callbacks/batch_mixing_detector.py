@@ -208,7 +208,9 @@ class BatchMixingDetector(FirstStepCheck):
 def _describe(found: Clean) -> str:
     layers = "layer, which mixes" if found.norms == 1 else "layers, which mix"
     norms = f"; {found.norms} BatchNorm {layers} by design, ran on running statistics" if found.norms else ""
-    return f"{found.batch.size} examples, {_dimensions(found)}{norms}"
+    shapes = " and ".join(map(str, found.left_out[:2])) + (", ..." if len(found.left_out) > 2 else "")  # noqa: PLR2004
+    rest = f"; what has no row for each of them was not varied: {shapes}" if found.left_out else ""
+    return f"{found.batch.size} examples, {_dimensions(found)}{norms}{rest}"
 
 
 def _few(texts: list[str]) -> str:

@@ -35,6 +35,7 @@ class Clean:
         dims: The dimensions of the inputs taken as the batch.
         norms: BatchNorm layers, which ran on their running statistics.
         dead: Whether no input reaches the output, whatever the weights.
+        left_out: Shapes of the inputs that have no rows of examples, and were not varied.
 
     """
 
@@ -42,6 +43,7 @@ class Clean:
     dims: tuple[int, ...]
     norms: int
     dead: bool = False
+    left_out: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,7 @@ def examine(
             reasons += [] if shared else [reason]
             continue
         if chart is None:
-            return Clean(batch, _dims(rerun.run()[0]), norms, dead)
+            return Clean(batch, _dims(rerun.run()[0]), norms, dead, tuple(rerun.left_out))
         mixing.append((rerun, chart))
     if reasons or not mixing:
         raise reasons[0] if reasons else UndecidedError(why_no_rows(call.args, call.kwargs, batch.size))
@@ -171,6 +173,12 @@ def _look(rerun: Rerun, deadline: float) -> tuple[Dependencies | None, bool]:
         return chart, False
     if not (dead and _is_constant(rerun)):
         msg = "no gradient flows from its output to its inputs"
+        raise UndecidedError(msg)
+    if rerun.left_out:
+        msg = (
+            f"its output depends on none of the inputs with a row for each of {rerun.batch_size} examples; "
+            f"{rerun.left_out[0]} has none, as nodes and points have not"
+        )
         raise UndecidedError(msg)
     return None, True
 

@@ -59,6 +59,7 @@ class Rerun:
     _given: list[Tensor] | None = None
     _indices: list[Tensor] = field(default_factory=list)
     _order: Tensor | None = None
+    _takes_gradients: bool = False  # of its own, such as forces
 
     def __post_init__(self) -> None:
         halves_in = {torch.float16, torch.bfloat16}
@@ -86,6 +87,22 @@ class Rerun:
             The leaves, and the floating-point outputs by path.
 
         """
+        if torch.is_grad_enabled():
+            return self._run(leaves, order, seed)
+        if not self._takes_gradients:
+            try:
+                return self._run(leaves, order, seed)
+            except RuntimeError as error:
+                if "require grad" not in str(error):
+                    raise
+                self._takes_gradients = True
+        with torch.enable_grad():
+            inputs, outputs = self._run(leaves, order, seed)
+        return [(leaf.detach(), rows) for leaf, rows in inputs], [(path, t.detach()) for path, t in outputs]
+
+    def _run(
+        self, leaves: list[Tensor] | None, order: Tensor | None, seed: int
+    ) -> tuple[list[Part], list[tuple[str, Tensor]]]:
         self._given, self._order, self._leaves, self._indices = leaves, order, [], []
         childless = [m for m in self.module.modules() if next(m.children(), None) is None]
         handles = [m.register_forward_hook(self._embedded, with_kwargs=True) for m in childless]
@@ -115,6 +132,12 @@ class Rerun:
         elif not tensor.is_complex():
             return tensor.clone()
         return self._leaf(tensor, rows) if rows is not None and tensor.numel() else tensor.clone()
+
+    @property
+    def left_out(self) -> list[tuple[int, ...]]:
+        """Shapes of the arguments that have no rows of examples, and are never varied: of nodes, or shared by all."""
+        shapes = [tuple(t.shape) for _, t in tensors((self.args, self.kwargs)) if t.numel() and t.ndim]
+        return [shape for shape in shapes if self.rows(shape) is None]
 
     def _leaf(self, tensor: Tensor, rows: Rows) -> Tensor:
         given = tensor if self._given is None else self._given[len(self._leaves)].to(tensor.dtype)

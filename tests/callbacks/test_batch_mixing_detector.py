@@ -306,6 +306,59 @@ def test_dead_network_is_a_warning(fit):
     assert "same for any input" in finding.message
 
 
+class Atoms(Net):
+    """Energies of molecules, as of SchNet: what has a row for each molecule takes no part."""
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        energy = self(x.repeat(2, 1)[1:], cell=torch.randn(len(x), 3))
+        return self.loss(energy.repeat(1, CLASSES), y)
+
+    def forward(self, atoms, cell):
+        owner = torch.arange(len(atoms)) % len(cell)
+        energies = self.net(atoms).sum(1, keepdim=True)
+        return energies.new_zeros(len(cell), 1).index_add(0, owner, energies) + 0 * cell.detach().sum()
+
+
+class Forces(Net):
+    """Takes gradients in its forward."""
+
+    def __init__(self, layer):
+        super().__init__(nn.Linear(FEATURES, D), layer, nn.Linear(D, D))
+
+    def training_step(self, batch, batch_idx):
+        return self.loss(self(batch[0], batch[1]), batch[1])
+
+    def forward(self, x, kinds):  # integers are looked at without gradients
+        x = x.requires_grad_()
+        (force,) = torch.autograd.grad(self.net(x).square().sum(), x, create_graph=True)
+        return force[:, :CLASSES]
+
+
+def test_an_output_of_what_was_not_varied_is_not_called_dead(fit):
+    finding = examined(fit, Atoms(down(FEATURES), batch_size=9))
+    assert finding.status == "skipped"
+    assert "as nodes" in finding.message
+
+
+def test_what_was_not_varied_is_told(fit):
+    class Grid(Net):
+        def training_step(self, batch, batch_idx):
+            return self.loss(self(batch[0], torch.linspace(0, 1, 5)), batch[1])
+
+        def forward(self, x, grid):
+            return self.net(x) * grid.sum()
+
+    finding = examined(fit, Grid(down(FEATURES)))
+    assert finding.status == "passed"
+    assert "not varied: (5,)" in finding.message
+
+
+@pytest.mark.parametrize(("layer", "status"), [(nn.Tanh(), "passed"), (nn.Softmax(0), "failed")])
+def test_a_network_that_takes_gradients_itself(fit, layer, status):
+    assert examined(fit, Forces(layer)).status == status
+
+
 def test_inputs_without_gradient_are_skipped_not_called_dead(fit):
     finding = examined(fit, Net(up(), Do(lambda x, head: head(x.detach().sign()), down(T * D))))
     assert finding.status == "skipped"
