@@ -218,10 +218,10 @@ def _read_off(step: Step, examples: int) -> tuple[Reading, NetCall]:
         msg = f"{names} returned no tensor of floating point numbers with a row for each example"
     elif step.net_calls:
         losses = ", ".join(dict.fromkeys(loss.name for loss in step.loss_calls))
-        msg = f"{names} are called, and " + (
-            f"what they return is not the prediction that {losses} compares with a target"
+        msg = f"the step calls {names}, and " + (
+            f"what comes out is not the prediction that {losses} compares with a target"
             if losses
-            else "no loss of torch.nn.functional was given what one of them returned"
+            else "no loss of torch.nn.functional is given what comes out"
         )
     elif step.compiled:
         msg = f"{step.compiled[0]} is compiled as a whole, so that no call of the network was seen"
