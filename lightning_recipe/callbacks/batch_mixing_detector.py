@@ -210,7 +210,8 @@ def _describe(found: Clean) -> str:
     norms = f"; {found.norms} BatchNorm {layers} by design, ran on running statistics" if found.norms else ""
     shapes = " and ".join(map(str, found.left_out[:2])) + (", ..." if len(found.left_out) > 2 else "")  # noqa: PLR2004
     rest = f"; what has no row for each of them was not varied: {shapes}" if found.left_out else ""
-    return f"{found.batch.size} examples, {_dimensions(found)}{norms}{rest}"
+    rows = f" of {found.rows_each} rows each" if found.rows_each > 1 else ""
+    return f"{found.batch.size} examples{rows}, {_dimensions(found)}{norms}{rest}"
 
 
 def _few(texts: list[str]) -> str:

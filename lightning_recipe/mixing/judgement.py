@@ -36,6 +36,7 @@ class Clean:
         norms: BatchNorm layers, which ran on their running statistics.
         dead: Whether no input reaches the output, whatever the weights.
         left_out: Shapes of the inputs that have no rows of examples, and were not varied.
+        rows_each: Rows for each example at most; whether those mix was not asked.
 
     """
 
@@ -44,6 +45,7 @@ class Clean:
     norms: int
     dead: bool = False
     left_out: tuple[tuple[int, ...], ...] = ()
+    rows_each: int = 1
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,9 @@ def examine(
             reasons += [] if shared else [reason]
             continue
         if chart is None:
-            return Clean(batch, _dims(rerun.run()[0]), norms, dead, tuple(rerun.left_out))
+            leaves, _ = rerun.run()
+            each = max(len(rows.owner) for _, rows in leaves) // batch.size
+            return Clean(batch, _dims(leaves), norms, dead, tuple(rerun.left_out), each)
         mixing.append((rerun, chart))
     if reasons or not mixing:
         raise reasons[0] if reasons else UndecidedError(why_no_rows(call.args, call.kwargs, batch.size))

@@ -390,7 +390,7 @@ def test_two_views_and_chained_calls(fit):
     module.head = nn.Linear(D, D)
     finding = examined(fit, module)
     assert finding.status == "passed"
-    assert "net (" in finding.message
+    assert f"net ({B} examples of 2 rows each" in finding.message
     assert "head (" in finding.message
 
 
