@@ -332,7 +332,7 @@ def test_several_modules_without_a_loss_are_a_reason(fit):
 
     finding, _ = run(fit, GAN())
     assert finding.status is Status.SKIPPED
-    assert "g, d are called" in finding.message
+    assert "the step calls g, d" in finding.message
     assert "predict=" in finding.message
 
 
