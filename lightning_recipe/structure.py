@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections import Counter, OrderedDict, defaultdict
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from dataclasses import fields, is_dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -59,27 +60,93 @@ def _children(structure: Any) -> list[tuple[Any, Any]]:
         return []
     if is_dataclass(structure):
         return [(f.name, getattr(structure, f.name, None)) for f in fields(structure)]
-    if not hasattr(structure, "__dict__"):
-        return []
     if callable(getattr(structure, "to_dict", None)) and hasattr(structure, "clone"):
         return list(structure.to_dict().items())
-    return list(vars(structure).items())
+    slots = [getattr(kind, "__slots__", ()) for kind in type(structure).__mro__]
+    names = [name for group in slots for name in ([group] if isinstance(group, str) else group)]
+    names = [name for name in names if name != "__dict__" and hasattr(structure, name)]
+    return [*getattr(structure, "__dict__", {}).items(), *((name, getattr(structure, name)) for name in names)]
+
+
+def mapped(structure: Any, kinds: type | tuple[type, ...], function: Callable[[Any], Any]) -> Any:
+    """A copy of `structure` in which `function` was applied to everything of some kinds.
+
+    Lightning's ``apply_to_collection``, which leaves objects as they are, as well as frozen dataclasses and fields that
+    ``__init__`` does not take. Here they are copied, as far as `tensors` enters them.
+
+    Args:
+        structure: Anything. What holds nothing of these kinds is kept by reference, as is what can't be copied.
+        kinds: Types.
+        function: From a value to what takes its place.
+
+    Example:
+        >>> class Pair:
+        ...     def __init__(self, x, y):
+        ...         self.x, self.y = x, y
+        >>> pair = Pair(torch.ones(2), "label")
+        >>> twice = mapped([pair], Tensor, lambda x: 2 * x)
+        >>> twice[0].x, twice[0].y, pair.x
+        (tensor([2., 2.]), 'label', tensor([1., 1.]))
+
+    """
+    return _mapped(structure, kinds if isinstance(kinds, tuple) else (kinds,), function, {})
+
+
+def _mapped(structure: Any, kinds: tuple[type, ...], function: Callable[[Any], Any], done: dict[int, Any]) -> Any:
+    def apply(value: Any) -> Any:
+        if isinstance(value, kinds):
+            return function(value)
+        if id(value) not in done:
+            try:
+                done[id(value)] = duplicate = copy.copy(value)
+                for name, child in _children(value):
+                    changed = _mapped(child, kinds, function, done)
+                    if isinstance(value, MutableMapping):
+                        duplicate[name] = changed
+                    else:
+                        object.__setattr__(duplicate, name, changed)  # frozen or not
+            except (TypeError, AttributeError):  # it holds an open file, or is made by a constructor only
+                done[id(value)] = value
+        return done[id(value)]
+
+    objects = {type(found) for found in _objects(structure, kinds)}
+    return apply_to_collection(structure, (*kinds, *objects), apply, allow_frozen=True)
+
+
+def _objects(structure: Any, kinds: tuple[type, ...], depth: int = 0) -> Iterator[Any]:
+    """The objects nearest to the root in which something of `kinds` lies, except those that copy themselves.
+
+    Dataclasses are objects, and so is any mapping of a class of its own, whose constructor may ask for something else.
+    """
+    if isinstance(structure, (*kinds, _Cloneable)) or depth > MAX_DEPTH:
+        return
+    children = [value for _, value in _children(structure)]
+    own = isinstance(structure, MutableMapping) and type(structure) not in {dict, OrderedDict, defaultdict}
+    if isinstance(structure, Mapping | list | tuple) and not own:
+        for value in children:
+            yield from _objects(value, kinds, depth + 1)
+    elif own or any(_holds(value, kinds, depth + 1) for value in children):
+        yield structure
+
+
+def _holds(structure: Any, kinds: tuple[type, ...], depth: int) -> bool:
+    if isinstance(structure, kinds):
+        return True
+    return depth < MAX_DEPTH and any(_holds(value, kinds, depth + 1) for _, value in _children(structure))
 
 
 def snapshot(structure: Any) -> Any:
     """A copy whose tensors are detached clones, so that nothing done later changes it.
 
-    Objects of unknown kinds are kept by reference.
-
     Example:
         >>> batch = [torch.zeros(2), "label"]
-        >>> copy = snapshot(batch)
+        >>> kept = snapshot(batch)
         >>> _ = batch[0].add_(1)
-        >>> copy
+        >>> kept
         [tensor([0., 0.]), 'label']
 
     """
-    return apply_to_collection(structure, (Tensor, _Cloneable), _clone)
+    return mapped(structure, (Tensor, _Cloneable), _clone)
 
 
 def _clone(value: Any) -> Any:
@@ -135,8 +202,8 @@ def cut(tensor: Tensor, keep: int | None = None) -> Tensor:
     """
     if keep is None and tensor.ndim and tensor.numel() > MAX_ELEMENTS:
         keep = max(1, MAX_ELEMENTS * tensor.shape[0] // tensor.numel())
-    copy: Tensor = snapshot(tensor if keep is None else tensor[:keep])
-    return copy
+    kept: Tensor = snapshot(tensor if keep is None else tensor[:keep])
+    return kept
 
 
 def cut_arguments(arguments: dict[str, Any]) -> dict[str, Any]:

@@ -129,7 +129,14 @@ def _copied(pl_module: LightningModule, memo: dict[int, Any]) -> LightningModule
                 msg = f"{name or 'the module'}.{attribute} was replaced by a function that a copy would share"
                 raise RuntimeError(msg)
     trainer, pl_module._trainer = pl_module._trainer, None  # noqa: SLF001 - deepcopy would follow it to the data
+    known = dict(memo)
     try:
+        duplicate = copy.deepcopy(pl_module, memo)
+    except RuntimeError:  # results of computations in objects, such as distributions; searching these may take long
+        values = (value for module in pl_module.modules() for value in vars(module).values())
+        results = {id(t): t for value in values for _, t in tensors(value) if t.grad_fn is not None}
+        memo.clear()
+        memo |= known | {key: t.detach().clone() for key, t in results.items()}
         duplicate = copy.deepcopy(pl_module, memo)
     finally:
         pl_module._trainer = trainer  # noqa: SLF001

@@ -192,3 +192,8 @@ def test_no_reference():
         references(seen(F.cosine_embedding_loss, logits(N, 3), logits(N, 3), torch.ones(N)))
     with pytest.raises(NotComparableError, match="log-probabilities"):
         references(seen(F.nll_loss, logits(N, 3).softmax(1), CLASS))
+
+
+def test_classes_that_do_not_occur_have_no_probability():
+    found = references(seen(F.cross_entropy, logits(50, 10), torch.arange(50) % 2))
+    assert found.constant[2:].max() < math.log(1e-20)  # rounding leaves 1e-17

@@ -166,15 +166,16 @@ def test_outputs_may_be_nested():
     assert set(Replay.of(step, step.net_calls[-1]).run(TRAINER, module)) == {"logits", "more[0]"}
 
 
-def test_a_forward_that_needs_gradients_is_a_reason_and_no_crash():
-    class Force(nn.Linear):
+def test_a_forward_that_raises_in_eval_mode_is_a_reason_and_no_crash():
+    class TrainsOnly(nn.Linear):
         def forward(self, x):
-            x = x.detach().requires_grad_()
-            return torch.autograd.grad(super().forward(x).sum(), x, create_graph=True)[0]
+            if not self.training:
+                raise RuntimeError
+            return super().forward(x)
 
-    module = Plain(net=Force(3, 1))
-    step = watched(module, torch.randn(8, 3), torch.randn(8, 3))
-    with pytest.raises(CannotReplayError, match="net in eval mode without gradients raised RuntimeError"):
+    module = Plain(net=TrainsOnly(3, 1))
+    step = watched(module, torch.randn(8, 3), torch.randn(8, 1))
+    with pytest.raises(CannotReplayError, match="net in eval mode raised RuntimeError"):
         Replay.of(step, step.net_calls[-1]).run(TRAINER, module)
 
 
@@ -228,3 +229,24 @@ def test_sharded_parameters_are_left_alone(monkeypatch):
     monkeypatch.setattr(trainer._accelerator_connector, "strategy", FSDPStrategy())
     with pytest.raises(CannotReplayError, match="sharded"):
         Replay.of(step, step.net_calls[-1]).run(trainer, module)
+
+
+def test_a_network_that_takes_gradients_itself_leaves_none():
+    class Forces(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.energy = nn.Linear(3, 1)
+
+        def forward(self, x):
+            x = x.detach().requires_grad_()
+            energy = self.energy(x).square().sum()
+            energy.backward(retain_graph=True)
+            return torch.autograd.grad(energy, x, create_graph=True)[0]
+
+    module = Plain(net=Forces())
+    step = watched(module, torch.randn(8, 3), torch.randn(8, 3))
+    before = module.net.energy.weight.grad.clone()
+    output = Replay.of(step, step.net_calls[-1]).run(TRAINER, module)[""]
+    assert torch.equal(output, step.net_calls[-1].output)
+    assert not output.requires_grad
+    assert torch.equal(module.net.energy.weight.grad, before)

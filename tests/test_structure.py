@@ -1,10 +1,11 @@
 from collections import UserDict, namedtuple
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+import pytest
 import torch
 from torch import nn
 
-from lightning_recipe.structure import by_parameter, leading_size, snapshot, tensors
+from lightning_recipe.structure import by_parameter, leading_size, mapped, snapshot, tensors
 
 X = torch.arange(6.0).view(3, 2)
 
@@ -18,6 +19,49 @@ class Pair:
 @dataclass(slots=True)
 class Slots:
     x: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Frozen:
+    x: torch.Tensor
+
+
+@dataclass
+class Made:
+    """As chemprop's molecules: its tensor is made by itself."""
+
+    x: torch.Tensor = field(init=False)
+
+    def __post_init__(self):
+        self.x = X.clone()
+
+
+class BareSlots:
+    __slots__ = ("x",)
+
+    def __init__(self, x):
+        self.x = x
+
+
+class OwnMapping(dict):
+    """Its constructor takes no mapping."""
+
+    def __init__(self, x):
+        super().__init__(x=x)
+
+    @property
+    def x(self):
+        return self["x"]
+
+
+class Locked:
+    """Can't be copied."""
+
+    def __init__(self, x):
+        self.x = x
+
+    def __copy__(self):
+        raise TypeError
 
 
 class Graph:
@@ -93,3 +137,29 @@ def test_arguments_by_the_names_of_forward():
 
     assert by_parameter(Net(), (1, 2, 3), {"extra": 4}) == {"x": 1, "rest": (2, 3), "extra": 4}
     assert by_parameter(Net(), (), {}) == {}  # a call that forward itself will refuse
+
+
+@pytest.mark.parametrize("make", [Custom, Frozen, Slots, BareSlots, OwnMapping, lambda _: Made()])
+@pytest.mark.parametrize("nest", [lambda value: value, lambda value: [{"a": (value, "text")}]])
+def test_a_snapshot_is_a_copy_whatever_the_tensors_lie_in(make, nest):
+    original = make(X.clone())
+    copy = snapshot(nest(original))
+    copy = copy if nest(0) == 0 else copy[0]["a"][0]
+    assert type(copy) is type(original)
+    assert copy is not original
+    original.x.add_(1)
+    assert torch.equal(copy.x, X)
+
+
+def test_cycles_and_shared_objects_stay_what_they_are():
+    one = Custom(X)
+    copy, again = mapped([one, one], torch.Tensor, lambda x: x + 1)
+    assert copy is again
+    assert copy.me is copy
+    assert torch.equal(copy.x, X + 1)
+
+
+def test_what_can_not_be_copied_or_holds_nothing_is_kept():
+    locked, empty, frozen = Locked(X), Custom("text"), Frozen("text")
+    assert [a is b for a, b in zip(snapshot([locked, empty]), [locked, empty], strict=True)] == [True, True]
+    assert snapshot([X, frozen])[1] == frozen

@@ -55,6 +55,16 @@ def test_a_copy_shares_no_tensor_and_leaves_the_original_alone():
     assert not theirs & {t.data_ptr() for t in duplicate.state_dict().values()}
 
 
+def test_results_of_computations_kept_in_an_object_are_copied():
+    module = Healthy()
+    module.prior = torch.distributions.Normal(module(torch.zeros(4, 12)), 1.0)
+    duplicate, (optimizer,), _ = copied_with(module, [torch.optim.Adam(module.parameters())])
+    assert torch.equal(duplicate.prior.mean, module.prior.mean)
+    assert module.prior.loc.grad_fn is not None
+    assert duplicate.prior.loc.grad_fn is None
+    assert optimizer.param_groups[0]["params"][0] is duplicate.net[0].weight
+
+
 def test_a_copy_does_not_run_the_original_s_step():
     module = Healthy()
     probe = Probe.attach(module, "training_step")

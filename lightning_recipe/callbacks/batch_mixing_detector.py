@@ -155,7 +155,14 @@ class BatchMixingDetector(FirstStepCheck):
                 module = duplicate.get_submodule(call.name)
                 module = getattr(module, "_orig_mod", module)  # of a compiled one
                 with eager(module):
-                    return examine(module, call, batch, most=self.max_examples, deadline=deadline)
+                    try:
+                        return examine(module, call, batch, most=self.max_examples, deadline=deadline)
+                    except RuntimeError as error:
+                        if "inplace operation" not in str(error):
+                            raise
+                    # inputs need no gradient in the run, so that there networks may write over what is made of them
+                    with torch.autograd.graph.allow_mutation_on_saved_tensors():
+                        return examine(module, call, batch, most=self.max_examples, deadline=deadline)
         except UndecidedError:
             raise
         except TimeoutError as error:
@@ -201,7 +208,10 @@ class BatchMixingDetector(FirstStepCheck):
 def _describe(found: Clean) -> str:
     layers = "layer, which mixes" if found.norms == 1 else "layers, which mix"
     norms = f"; {found.norms} BatchNorm {layers} by design, ran on running statistics" if found.norms else ""
-    return f"{found.batch.size} examples, {_dimensions(found)}{norms}"
+    shapes = " and ".join(map(str, found.left_out[:2])) + (", ..." if len(found.left_out) > 2 else "")  # noqa: PLR2004
+    rest = f"; what has no row for each of them was not varied: {shapes}" if found.left_out else ""
+    rows = f" of {found.rows_each} rows each" if found.rows_each > 1 else ""
+    return f"{found.batch.size} examples{rows}, {_dimensions(found)}{norms}{rest}"
 
 
 def _few(texts: list[str]) -> str:

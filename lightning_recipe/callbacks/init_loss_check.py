@@ -119,7 +119,7 @@ class InitLossCheck(FirstStepCheck):
             inside = f", unless inside {step.compiled[0]}, which is compiled" if step.compiled else ""
             yield self.skipped(
                 f"the loss, {float(step.loss.mean()):.4g}, is computed with none of the loss functions of "
-                f"torch.nn.functional{inside}"
+                f"torch.nn.functional{inside}: compare it by hand with the loss of a constant prediction"
             )
 
     def _judge(self, call: LossCall, step: Step, pl_module: LightningModule) -> Finding:

@@ -11,6 +11,7 @@ from lightning_recipe import report, tensorboard
 from lightning_recipe.callback import Check
 from lightning_recipe.figures import experiments
 from lightning_recipe.finding import Section
+from lightning_recipe.loaders import examples_in
 from lightning_recipe.overfitting.memorised import (
     Trial,
     has_many_targets,
@@ -185,6 +186,7 @@ class OverfitOneBatch(Check):
                     raise
                 few = batch  # the module's code relies on the size of its batches
                 trial = fit(few, Trial(self.tolerance), self.max_seconds / 2)
+            trial.examples = examples_in(trainer, batch) if few is batch else leading_size(few)
             for number, lr in enumerate(ADAM):
                 if trial.is_settled():
                     break
@@ -198,10 +200,11 @@ class OverfitOneBatch(Check):
         """The decision, see the class."""
         own, best = trial.fits[0], trial.fits[-1]
         floors = trial.floors(own.first)
-        size = (leading_size(own.first.batch) or own.first.batch_size) if own.first is not None else None
-        on = f"on {size} example{'s' * (size > 1)}" if size else "on one batch"
+        size = trial.examples or (own.first.batch_size if own.first is not None else None)
+        on = _on(size)
         went = f"{on} the loss went {_path(own)} with {own.optimizer}"
         evidence = {"start": own.losses[0], "measured": own.losses[-1], "steps": len(own.losses)}
+        evidence |= {"examples": size} if size else {}
         if len(floors) == 1:
             evidence |= {"floor": floors[0].value}
         kind = wrong_kind(trial)
@@ -343,8 +346,9 @@ def _unknown(trial: Trial) -> str:
     own = trial.fits[0]
     floors = trial.floors(own.first)
     if not floors:
-        losses = f"what {_names(own)} could reach isn't" if _names(own) else "it uses no loss of torch.nn.functional"
-        return f"and its lowest value is not known: {losses}"
+        if names := _names(own):
+            return f"and the lowest value of {names} is not known"
+        return "and its lowest value is not known: it uses no loss of torch.nn.functional"
     if is_noisy(own):
         return (
             f"its {_names(own)} to {_values(own)} without reaching {_floor(floors)}; but two equal steps differ by "
@@ -382,6 +386,10 @@ def _kind_fix(kind: str) -> str:
     if "its targets do not" in kind:
         return "sigmoid in the place of softmax; or binary_cross_entropy_with_logits on the raw outputs"
     return "hand over the raw outputs of the last layer, without softmax or sigmoid"
+
+
+def _on(size: int | None) -> str:
+    return f"on {size} example{'s' * (size > 1)}" if size else "on one batch"
 
 
 def _path(fit: Fit) -> str:

@@ -204,7 +204,8 @@ class VisualizeInputs(RecipeCallback):
         in_batch = leading_size(step.batch)  # not outvoted by hidden states, which have layers in front
         examples = in_batch if in_batch in sizes else leading_size(step.inputs)
         told = []
-        for name, tensor in list(step.inputs.items())[:MAX_CARDS]:
+        filled = {name: tensor for name, tensor in step.inputs.items() if tensor.numel()} or step.inputs
+        for name, tensor in list(filled.items())[:MAX_CARDS]:
             reading = recognise(tensor, examples)
             measured = statistics(tensor)
             key = (name, reading.kind)
@@ -228,7 +229,9 @@ class VisualizeInputs(RecipeCallback):
                     decode=self.decode,
                 )
             self.draw(trainer, f"{name} {stage}", figure)
-        more = f"; {len(step.inputs) - MAX_CARDS} more inputs are not drawn" if len(step.inputs) > MAX_CARDS else ""
+        left = len(filled) - MAX_CARDS
+        more = f"; {left} more inputs are not drawn" if left > 0 else ""
+        more += f"; {empty} are empty" if (empty := len(step.inputs) - len(filled)) else ""
         return self.passed(f"drew {'; '.join(told)}{more}", inputs=len(step.inputs), examples=examples or 0)
 
 

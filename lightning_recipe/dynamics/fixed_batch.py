@@ -157,7 +157,13 @@ def replayed(step: Step, trainer: Trainer, pl_module: LightningModule, examples:
     """
     how, call = _read_off(step, examples)
     replay = Replay.of(step, call)
-    values = how.read(replay.run(trainer, pl_module, watch_parameters=True))
+    outputs = replay.run(trainer, pl_module, watch_parameters=True)
+    try:
+        values = how.read(outputs)
+    except (KeyError, RuntimeError) as error:
+        name = call.name or type(call.module).__name__
+        msg = f"{name} returns something of another shape in eval mode than in the step, so that it can't be read"
+        raise CannotReplayError(msg) from error
     if step.batch_size is not None and how.examples < step.batch_size:
         fewer = replay.first(how.examples, of=step.batch_size)
         with suppress(CannotReplayError, RuntimeError, KeyError):  # such as graphs: examples can't be taken apart
@@ -212,10 +218,10 @@ def _read_off(step: Step, examples: int) -> tuple[Reading, NetCall]:
         msg = f"{names} returned no tensor of floating point numbers with a row for each example"
     elif step.net_calls:
         losses = ", ".join(dict.fromkeys(loss.name for loss in step.loss_calls))
-        msg = f"{names} are called, and " + (
-            f"what they return is not the prediction that {losses} compares with a target"
+        msg = f"the step calls {names}, and " + (
+            f"what comes out is not the prediction that {losses} compares with a target"
             if losses
-            else "no loss of torch.nn.functional was given what one of them returned"
+            else "no loss of torch.nn.functional is given what comes out"
         )
     elif step.compiled:
         msg = f"{step.compiled[0]} is compiled as a whole, so that no call of the network was seen"

@@ -1,4 +1,4 @@
-"""A captured call of the network, run again on the real module: in eval mode, without gradients or side effects.
+"""A captured call of the network, run again on the real module: in eval mode, without side effects.
 
 For a look at the predictions no copy of the module is needed, only that everything which a forward may touch is put
 back: modes, buffers, plain attributes, random streams. Hooks of the LightningModule are not called.
@@ -13,10 +13,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 
-from lightning_recipe.structure import snapshot, tensors
+from lightning_recipe.structure import mapped, snapshot, tensors
 from lightning_recipe.trial import isolated
 
 if TYPE_CHECKING:
@@ -89,7 +88,7 @@ class Replay:
             i = waiting.pop()
             calls[i] = _linked(step.net_calls[i], step.net_calls[:i])
             links: list[_Link] = []
-            apply_to_collection((calls[i].args, calls[i].kwargs), _Link, links.append)
+            mapped((calls[i].args, calls[i].kwargs), _Link, links.append)
             waiting.extend({link.call for link in links} - calls.keys())
         return cls(dict(sorted(calls.items())))
 
@@ -228,8 +227,8 @@ def _same_parameters(modules: list[nn.Module]) -> Iterator[None]:
 
 def _mapped(call: NetCall, kind: type, function: Callable[[Any], Any]) -> dict[str, Any]:
     """The arguments of `call` with `function` applied to everything of one kind."""
-    mapped: dict[str, Any] = apply_to_collection({"args": call.args, "kwargs": call.kwargs}, kind, function)
-    return mapped
+    arguments: dict[str, Any] = mapped({"args": call.args, "kwargs": call.kwargs}, kind, function)
+    return arguments
 
 
 def _run(call: NetCall, outputs: dict[int, dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -237,13 +236,35 @@ def _run(call: NetCall, outputs: dict[int, dict[str, Tensor]]) -> dict[str, Tens
         found = outputs[link.call][link.path]
         return found if found.ndim == len(link.shape) else found.reshape(-1, *link.shape[1:])
 
-    arguments = snapshot(_mapped(call, _Link, resolve))  # a forward may write to them
+    def forward() -> dict[str, Tensor]:
+        arguments = snapshot(_mapped(call, _Link, resolve))  # a forward may write to them
+        return dict(tensors(call.module(*arguments["args"], **arguments["kwargs"])))
+
     try:
-        output = call.module(*arguments["args"], **arguments["kwargs"])
+        try:
+            return forward()
+        except RuntimeError as error:
+            if "require grad" not in str(error):
+                raise
+        with _gradients(call.module):  # the network itself takes gradients, such as forces
+            return {path: tensor.detach() for path, tensor in forward().items()}
     except Exception as error:
-        msg = f"running {_name(call)} in eval mode without gradients raised {type(error).__name__}: {error}"
+        msg = f"running {_name(call)} in eval mode raised {type(error).__name__}: {error}"
         raise CannotReplayError(msg) from error
-    return dict(tensors(output))
+
+
+@contextmanager
+def _gradients(module: nn.Module) -> Iterator[None]:
+    """With gradients, of which none stays at a parameter."""
+    before = [(parameter, parameter.grad) for parameter in module.parameters()]
+    try:
+        for parameter, _ in before:
+            parameter.grad = None
+        with torch.enable_grad():
+            yield
+    finally:
+        for parameter, gradient in before:
+            parameter.grad = gradient
 
 
 def _name(call: NetCall) -> str:

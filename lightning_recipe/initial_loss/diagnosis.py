@@ -94,6 +94,9 @@ def bias_fix(call: LossCall, found: References, layer: tuple[str, nn.Module] | N
         "binary_cross_entropy": "log(p / (1 - p)) of the positives' share p, before the sigmoid",
     }.get(call.name, "the logarithm of the class frequencies" if call.name in CLASSES else "the mean of the targets")
     constant = found.constant
+    missing = int((constant < math.log(1e-20)).sum()) if call.name in CLASSES else 0
+    if missing:  # such a class may well be one in 2n; with a bias of -69 it would never be learnt
+        constant = constant.clamp(min=-math.log(2 * found.examples))
     if call.name == "binary_cross_entropy":
         constant = torch.logit(constant, eps=1e-6)
     values = ", ".join(f"{value:.4g}" for value in constant.flatten()[:10].tolist())
@@ -102,9 +105,11 @@ def bias_fix(call: LossCall, found: References, layer: tuple[str, nn.Module] | N
     bias = f"set the bias of {name} to {what}: {values}"
     if layer is not None and getattr(layer[1], "bias", None) is None:
         bias = f"{name} has no bias: give it one, and set it to {what}: {values}"
-    missing = int((constant < math.log(1e-20)).sum()) if call.name in CLASSES else 0
     if missing:
-        bias += f"; {missing} of {found.classes} classes do not occur in this batch: is the training data shuffled?"
+        bias += (
+            f"; {missing} of {found.classes} classes do not occur in this batch: take the frequencies from all the "
+            "training data, and see that it is shuffled"
+        )
     if call.name.startswith("binary_cross_entropy") and (missing := int((constant.abs() > 13).sum())):  # noqa: PLR2004
         bias += f"; {missing} of {constant.numel()} have one answer only in this batch: take p from all training data"
     if call.name in NUMBERS and not 0.1 < (spread := _std(call.arguments["target"])) < 10:  # noqa: PLR2004

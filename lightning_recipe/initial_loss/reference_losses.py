@@ -165,7 +165,7 @@ def _of_classes(name: str, loss: Any, prediction: Tensor, dim: int) -> tuple[flo
     weights = -gradient.movedim(dim, 0).flatten(1).sum(1)
     if name == "cross_entropy" and classes > 1:  # through log_softmax the gradient lacks its mean, sum(a) / classes
         weights = weights + know_nothing.detach() / math.log(classes) / classes
-    weights = weights.clamp(min=0)
+    weights = weights.where(weights > 1e-12 * weights.sum(), 0)  # rounding
     constant = (weights / weights.sum()).clamp(min=_TINY).log()
     shape = [1] * prediction.ndim
     shape[dim] = classes

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sized
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,8 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from lightning_recipe.loaders import batch_sizes, training_loaders
 from lightning_recipe.mixing.dependencies import UndecidedError, layouts
-from lightning_recipe.structure import leading_size, tensors
+from lightning_recipe.structure import leading_size, mapped, tensors
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -58,14 +58,13 @@ def batch_of(trainer: Trainer, content: Any, call: NetCall) -> Batch:
         call: The call; one of its arguments must have as many rows.
 
     Raises:
-        UndecidedError: If there are fewer than two rows, or an argument is empty, packed, or not a number.
+        UndecidedError: If there are fewer than two rows, all arguments are empty, or one is packed or not a number.
 
     """
     arguments = [(path, t) for path, t in tensors((call.args, call.kwargs))]
     _refuse_unusable(call, arguments)
-    loaders = getattr(trainer.fit_loop._combined_loader, "flattened", [])  # noqa: SLF001 - train_dataloader may be nested
-    sizes = [size for loader in loaders if (size := _loader_size(loader)) is not None]
-    samplers = [type(getattr(loader, "sampler", None)).__name__ for loader in loaders]
+    sizes = batch_sizes(trainer)
+    samplers = [type(getattr(loader, "sampler", None)).__name__ for loader in training_loaders(trainer)]
     shuffled = bool(samplers) and "SequentialSampler" not in samplers
     shapes = [t.shape for _, t in arguments]
     batch = [t for _, t in tensors(content) if t.ndim]
@@ -89,11 +88,11 @@ def _refuse_unusable(call: NetCall, arguments: list[tuple[str, Tensor]]) -> None
     if any(isinstance(value, PackedSequence) for value in (*call.args, *call.kwargs.values())):
         msg = "it receives a PackedSequence, whose rows are steps in time of examples of different length"
         raise UndecidedError(msg)
+    if not any(tensor.numel() for _, tensor in arguments):
+        msg = "it is called with empty tensors"
+        raise UndecidedError(msg)
     for path, tensor in arguments:
         where = next((name for name, value in call.inputs.items() if value is tensor), path)
-        if not tensor.numel():
-            msg = f"{where} is empty, shape {tuple(tensor.shape)}"
-            raise UndecidedError(msg)
         if tensor.is_floating_point() and tensor.isnan().any():
             msg = f"{where} holds NaN"
             raise UndecidedError(msg)
@@ -129,6 +128,22 @@ def why_not_examples(module: nn.Module, call: NetCall, batch: Batch, dims: Seque
     return ""
 
 
+def why_no_rows(args: Sequence[Any], kwargs: dict[str, Any], size: int) -> str:
+    """Why no input of a call can be varied for one of `size` examples alone.
+
+    Example:
+        >>> why_no_rows((torch.zeros(67, 4), torch.zeros(8).long()), {}, 8)
+        'no floating-point input, and no embedding of what differs, has a row for each of 8 examples'
+
+    """
+    for value in (*args, *kwargs.values()):
+        reached: list[Tensor] = []
+        mapped(value, Tensor, reached.append)
+        if not reached and next(tensors(value), None) is not None:
+            return f"its inputs lie inside an object, {type(value).__name__}, where they can't be varied one by one"
+    return f"no floating-point input, and no embedding of what differs, has a row for each of {size} examples"
+
+
 def _keeps_edges(module: nn.Module, size: int) -> bool:
     """Whether the module keeps what may be the edges of a graph: pairs of indices, or a square matrix."""
     kept = [
@@ -136,12 +151,3 @@ def _keeps_edges(module: nn.Module, size: int) -> bool:
     ]
     pairs = any(t.ndim == 2 and 2 in t.shape and not t.is_floating_point() for t in kept)  # noqa: PLR2004
     return pairs or any(tuple(t.shape) == (size, size) for t in kept)
-
-
-def _loader_size(loader: Any) -> int | None:
-    """How many examples a DataLoader puts into a batch; None if it leaves that to others."""
-    size = getattr(loader, "batch_size", None) or getattr(getattr(loader, "batch_sampler", None), "batch_size", None)
-    if not isinstance(size, int):
-        return None
-    dataset = getattr(loader, "dataset", None)
-    return min(size, len(dataset)) if isinstance(dataset, Sized) and len(dataset) else size

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_recipe.mixing.dependencies import Dependencies, Part, UndecidedError, layouts
-from lightning_recipe.mixing.examples import Batch, why_not_examples
+from lightning_recipe.mixing.examples import Batch, why_no_rows, why_not_examples
 from lightning_recipe.mixing.operations import attention_over_batch, batch_norm_in_function, softmax_over_batch
 from lightning_recipe.mixing.rerun import Rerun, calm
 from lightning_recipe.mixing.traces import Event, first_mixed
@@ -35,6 +35,8 @@ class Clean:
         dims: The dimensions of the inputs taken as the batch.
         norms: BatchNorm layers, which ran on their running statistics.
         dead: Whether no input reaches the output, whatever the weights.
+        left_out: Shapes of the inputs that have no rows of examples, and were not varied.
+        rows_each: Rows for each example at most; whether those mix was not asked.
 
     """
 
@@ -42,6 +44,8 @@ class Clean:
     dims: tuple[int, ...]
     norms: int
     dead: bool = False
+    left_out: tuple[tuple[int, ...], ...] = ()
+    rows_each: int = 1
 
 
 @dataclass(frozen=True)
@@ -126,10 +130,12 @@ def examine(
             reasons += [] if shared else [reason]
             continue
         if chart is None:
-            return Clean(batch, _dims(rerun.run()[0]), norms, dead)
+            leaves, _ = rerun.run()
+            each = max(len(rows.owner) for _, rows in leaves) // batch.size
+            return Clean(batch, _dims(leaves), norms, dead, tuple(rerun.left_out), each)
         mixing.append((rerun, chart))
     if reasons or not mixing:
-        raise reasons[0] if reasons else UndecidedError(f"no input has rows for each of {batch.size} examples")
+        raise reasons[0] if reasons else UndecidedError(why_no_rows(call.args, call.kwargs, batch.size))
     rerun, chart = mixing[-1 if doubtful else 0]
     if doubtful and rerun.shared != doubtful:
         msg = f"another dimension of an input has the size of the batch, {batch.size}; try another batch size"
@@ -172,6 +178,12 @@ def _look(rerun: Rerun, deadline: float) -> tuple[Dependencies | None, bool]:
     if not (dead and _is_constant(rerun)):
         msg = "no gradient flows from its output to its inputs"
         raise UndecidedError(msg)
+    if rerun.left_out:
+        msg = (
+            f"its output depends on none of the inputs with a row for each of {rerun.batch_size} examples; "
+            f"{rerun.left_out[0]} has none, as nodes and points have not"
+        )
+        raise UndecidedError(msg)
     return None, True
 
 
@@ -198,11 +210,11 @@ def _mixing_chart(rerun: Rerun, deadline: float) -> tuple[Dependencies | None, b
     leaves, outputs = rerun.run()
     size = rerun.batch_size
     if not leaves:
-        msg = f"no floating-point input, and no embedding, has rows for each of {size} examples"
-        raise UndecidedError(msg)
+        raise UndecidedError(why_no_rows(rerun.args, rerun.kwargs, size))
     parts = [(i, t, options) for i, (_, t) in enumerate(outputs) if (options := layouts(t.shape, size))]
     if not parts:
-        msg = f"no output has rows for each of {size} examples"
+        shapes = ", ".join(dict.fromkeys(str(tuple(t.shape)) for _, t in outputs)) or "no numbers"
+        msg = f"no output has rows for each of {size} examples, it returns {shapes}"
         raise UndecidedError(msg)
     likely = [(t, options[min(rerun.variant, len(options) - 1)]) for _, t, options in parts]
     own, leaks = Dependencies(likely, leaves, size, deadline=deadline).spread()

@@ -39,13 +39,18 @@ def softmax_over_batch(outputs: Sequence[Tensor], batch_size: int) -> bool:
 
     """
     for node in operations(outputs):
-        if "SoftmaxBackward" in type(node).__name__:
+        if _is_softmax(node):
             shape = list(node._saved_result.shape)  # noqa: SLF001 - autograd names what it saves so
             dim = node._saved_dim  # noqa: SLF001
             dim -= 2**64 if dim >= 2**63 else 0  # negative ones come out unsigned
             if shape[dim] == batch_size and shape.count(batch_size) == 1:
                 return True
     return False
+
+
+def _is_softmax(node: Any) -> bool:
+    """Whether `node` is a softmax, not the gradient of one in a network that takes gradients itself."""
+    return "SoftmaxBackward" in type(node).__name__ and hasattr(node, "_saved_result")
 
 
 def attention_over_batch(outputs: Sequence[Tensor], batch_size: int) -> tuple[bool, bool]:
@@ -65,7 +70,7 @@ def attention_over_batch(outputs: Sequence[Tensor], batch_size: int) -> tuple[bo
     found = swapped = False
     for node in operations(outputs):
         name = type(node).__name__
-        if "SoftmaxBackward" in name:
+        if _is_softmax(node):
             found |= tuple(node._saved_result.shape[-2:]) == (batch_size, batch_size)  # noqa: SLF001
         elif "ScaledDotProduct" in name and node._saved_query.shape[-2] == batch_size:  # noqa: SLF001
             found, swapped = True, swapped or node._saved_query.shape[0] > 1  # noqa: SLF001

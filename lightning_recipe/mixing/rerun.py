@@ -6,13 +6,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
 from lightning_recipe.mixing.dependencies import SEED, Part, Rows, layouts
-from lightning_recipe.structure import _Cloneable, tensors
+from lightning_recipe.structure import _Cloneable, mapped, tensors
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -60,6 +59,7 @@ class Rerun:
     _given: list[Tensor] | None = None
     _indices: list[Tensor] = field(default_factory=list)
     _order: Tensor | None = None
+    _takes_gradients: bool = False  # of its own, such as forces
 
     def __post_init__(self) -> None:
         halves_in = {torch.float16, torch.bfloat16}
@@ -87,18 +87,34 @@ class Rerun:
             The leaves, and the floating-point outputs by path.
 
         """
+        if torch.is_grad_enabled():
+            return self._run(leaves, order, seed)
+        if not self._takes_gradients:
+            try:
+                return self._run(leaves, order, seed)
+            except RuntimeError as error:
+                if "require grad" not in str(error):
+                    raise
+                self._takes_gradients = True
+        with torch.enable_grad():
+            inputs, outputs = self._run(leaves, order, seed)
+        return [(leaf.detach(), rows) for leaf, rows in inputs], [(path, t.detach()) for path, t in outputs]
+
+    def _run(
+        self, leaves: list[Tensor] | None, order: Tensor | None, seed: int
+    ) -> tuple[list[Part], list[tuple[str, Tensor]]]:
         self._given, self._order, self._leaves, self._indices = leaves, order, [], []
         childless = [m for m in self.module.modules() if next(m.children(), None) is None]
         handles = [m.register_forward_hook(self._embedded, with_kwargs=True) for m in childless]
         torch.manual_seed(seed)
         try:
-            given = apply_to_collection({"args": self.args, "kwargs": self.kwargs}, Tensor, self._argument)
-            given = apply_to_collection(given, _Cloneable, _clone, wrong_dtype=Tensor)  # graphs, written to
+            given = mapped({"args": self.args, "kwargs": self.kwargs}, Tensor, self._argument)
+            given = mapped(given, (Tensor, _Cloneable), _clone)  # graphs, written to
             output = self.module(*given["args"], **given["kwargs"])
         finally:
             for handle in handles:
                 handle.remove()
-        found = [(path, t) for path, t in tensors(output) if t.is_floating_point() or t.is_complex()]
+        found = [(path, t) for path, t in tensors(output) if t.numel() and (t.is_floating_point() or t.is_complex())]
         return self._leaves, found
 
     def rows(self, shape: Sequence[int]) -> Rows | None:
@@ -115,7 +131,13 @@ class Rerun:
             tensor = tensor.to(self.dtype or tensor.dtype)
         elif not tensor.is_complex():
             return tensor.clone()
-        return tensor.clone() if rows is None else self._leaf(tensor, rows)
+        return self._leaf(tensor, rows) if rows is not None and tensor.numel() else tensor.clone()
+
+    @property
+    def left_out(self) -> list[tuple[int, ...]]:
+        """Shapes of the arguments that have no rows of examples, and are never varied: of nodes, or shared by all."""
+        shapes = [tuple(t.shape) for _, t in tensors((self.args, self.kwargs)) if t.numel() and t.ndim]
+        return [shape for shape in shapes if self.rows(shape) is None]
 
     def _leaf(self, tensor: Tensor, rows: Rows) -> Tensor:
         given = tensor if self._given is None else self._given[len(self._leaves)].to(tensor.dtype)
@@ -128,7 +150,7 @@ class Rerun:
         given = [t for _, t in tensors((args, kwargs))]
         if not given or any(t.is_floating_point() or t.is_complex() for t in given):
             return None
-        if not (isinstance(output, Tensor) and output.is_floating_point()):
+        if not (isinstance(output, Tensor) and output.is_floating_point() and output.numel()):
             return None
         self._indices.append(given[0])
         rows = self.rows(output.shape)
@@ -242,7 +264,7 @@ def calm(module: nn.Module) -> int:
 
 
 def _clone(value: Any) -> Any:
-    return value if isinstance(value, type) else value.clone()
+    return value if isinstance(value, type | Tensor) else value.clone()
 
 
 def _close(a: Tensor, b: Tensor) -> bool:

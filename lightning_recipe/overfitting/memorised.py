@@ -46,12 +46,14 @@ class Trial:
         tolerance: Share of the way to the floor that may be left.
         fits: In their order.
         warms_up: Whether the learning rate of the run begins far below its peak.
+        examples: How many there are to memorise; None if that isn't known.
 
     """
 
     tolerance: float
     fits: list[Fit] = field(default_factory=list)
     warms_up: bool = False
+    examples: int | None = None
     _floors: list[Floor] | None = None
 
     def floors(self, first: Step | None) -> list[Floor]:

@@ -46,7 +46,6 @@ LEFT_OUT = (
     "configure_model",
     "configure_callbacks",
     "on_before_batch_transfer",
-    "transfer_batch_to_device",
     "on_after_batch_transfer",
     "on_fit_start",
     "on_fit_end",
@@ -272,6 +271,7 @@ def _adopt(module: LightningModule, optimizers: Any) -> None:
     plain = next(c for c in type(module).__mro__ if c.__name__ == "LightningModule" and "core.module" in c.__module__)
     for name in LEFT_OUT:
         setattr(module, name, MethodType(getattr(plain, name), module))
+    module.transfer_batch_to_device = lambda batch, *_: batch  # type: ignore[method-assign] # it is there
     module.configure_optimizers = lambda: optimizers  # type: ignore[method-assign]
     module.log = module.log_dict = _nowhere  # type: ignore[method-assign]
 

@@ -306,6 +306,59 @@ def test_dead_network_is_a_warning(fit):
     assert "same for any input" in finding.message
 
 
+class Atoms(Net):
+    """Energies of molecules, as of SchNet: what has a row for each molecule takes no part."""
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        energy = self(x.repeat(2, 1)[1:], cell=torch.randn(len(x), 3))
+        return self.loss(energy.repeat(1, CLASSES), y)
+
+    def forward(self, atoms, cell):
+        owner = torch.arange(len(atoms)) % len(cell)
+        energies = self.net(atoms).sum(1, keepdim=True)
+        return energies.new_zeros(len(cell), 1).index_add(0, owner, energies) + 0 * cell.detach().sum()
+
+
+class Forces(Net):
+    """Takes gradients in its forward."""
+
+    def __init__(self, layer):
+        super().__init__(nn.Linear(FEATURES, D), layer, nn.Linear(D, D))
+
+    def training_step(self, batch, batch_idx):
+        return self.loss(self(batch[0], batch[1]), batch[1])
+
+    def forward(self, x, kinds):  # integers are looked at without gradients
+        x = x.requires_grad_()
+        (force,) = torch.autograd.grad(self.net(x).square().sum(), x, create_graph=True)
+        return force[:, :CLASSES]
+
+
+def test_an_output_of_what_was_not_varied_is_not_called_dead(fit):
+    finding = examined(fit, Atoms(down(FEATURES), batch_size=9))
+    assert finding.status == "skipped"
+    assert "as nodes" in finding.message
+
+
+def test_what_was_not_varied_is_told(fit):
+    class Grid(Net):
+        def training_step(self, batch, batch_idx):
+            return self.loss(self(batch[0], torch.linspace(0, 1, 5)), batch[1])
+
+        def forward(self, x, grid):
+            return self.net(x) * grid.sum()
+
+    finding = examined(fit, Grid(down(FEATURES)))
+    assert finding.status == "passed"
+    assert "not varied: (5,)" in finding.message
+
+
+@pytest.mark.parametrize(("layer", "status"), [(nn.Tanh(), "passed"), (nn.Softmax(0), "failed")])
+def test_a_network_that_takes_gradients_itself(fit, layer, status):
+    assert examined(fit, Forces(layer)).status == status
+
+
 def test_inputs_without_gradient_are_skipped_not_called_dead(fit):
     finding = examined(fit, Net(up(), Do(lambda x, head: head(x.detach().sign()), down(T * D))))
     assert finding.status == "skipped"
@@ -337,7 +390,7 @@ def test_two_views_and_chained_calls(fit):
     module.head = nn.Linear(D, D)
     finding = examined(fit, module)
     assert finding.status == "passed"
-    assert "net (" in finding.message
+    assert f"net ({B} examples of 2 rows each" in finding.message
     assert "head (" in finding.message
 
 
@@ -508,6 +561,39 @@ def test_nodes_of_a_graph_are_no_examples(fit, kind, size):
     assert examined(fit, kind(size)).status in {"skipped", "passed"}
 
 
+class Nodes:
+    """Copies itself, as the batches of PyTorch Geometric do, and nobody else knows how to."""
+
+    def __init__(self):
+        self.x = torch.randn(9, FEATURES)
+
+    def clone(self):
+        return self
+
+
+@pytest.mark.parametrize(
+    ("enters", "reason"),
+    [
+        (lambda x, y: (torch.randn(20, FEATURES), y), "no floating-point input"),
+        (lambda x, y: (Nodes(), y), "inside an object, Nodes,"),
+        (lambda x, y: (x, y), f"it returns ({CLASSES},)"),
+    ],
+)
+def test_what_cannot_be_judged_is_said_as_it_is(fit, enters, reason):
+    class Elsewhere(Net):
+        def training_step(self, batch, batch_idx):
+            out = self(*enters(*batch))
+            return self.loss(out[:9] if out.ndim > 1 else out, batch[1][: len(out)] if out.ndim > 1 else batch[1][0])
+
+        def forward(self, x, y):
+            out = self.net(getattr(x, "x", x))
+            return out.mean(0) if "returns" in reason else out
+
+    finding = examined(fit, Elsewhere(down(FEATURES), batch_size=9))
+    assert finding.status == "skipped"
+    assert reason in finding.message
+
+
 def test_a_set_is_no_batch(fit):
     class Points(Net):
         def train_dataloader(self):
@@ -569,6 +655,32 @@ def test_not_a_number(fit):
     assert finding.status == "skipped"
     assert "net.0.x" not in finding.message
     assert "x holds NaN" in finding.message
+
+
+@pytest.mark.parametrize(("layer", "status"), [(nn.ReLU(), "passed"), (nn.Softmax(0), "failed")])
+def test_an_empty_input_beside_others_is_no_hindrance(fit, layer, status):
+    class Covariates(Net):
+        def training_step(self, batch, batch_idx):
+            x, y = batch
+            return self.loss(self(x, covariates=torch.zeros(len(x), T, 0)), y)
+
+        def forward(self, x, covariates):
+            return self.net(torch.cat([x, covariates.flatten(1)], 1))
+
+    assert examined(fit, Covariates(up(D), layer, down())).status == status
+
+
+@pytest.mark.parametrize("mix", [False, True])
+def test_a_network_that_scales_its_input_in_place(fit, mix):
+    class Scales(Net):
+        def forward(self, x):
+            x = x - x.mean(1, keepdim=True)
+            deviation = x.square().mean(1, keepdim=True).sqrt()
+            x /= deviation
+            return self.net(x).softmax(0) if mix else self.net(x)
+
+    finding = examined(fit, Scales(up(D), nn.ReLU(), down()))
+    assert finding.status == ("failed" if mix else "passed"), finding.message
 
 
 def test_infinite_inputs_are_not_a_verdict(fit):

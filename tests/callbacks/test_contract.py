@@ -96,6 +96,49 @@ def test_the_run_is_left_untouched(fit, make, settings):
         assert bare[name] == full[name], name
 
 
+class Item:
+    """A batch that is an object."""
+
+    def __init__(self, x, y):
+        self.x, self.y = x, y
+
+
+class InPlace(Watched):
+    """Writes to its batches, and sets their attributes."""
+
+    def training_step(self, batch, batch_idx):
+        batch.x.add_(0.1)
+        batch.y = (batch.y + 1) % 4
+        return super().training_step((batch.x, batch.y), batch_idx)
+
+    def validation_step(self, batch, batch_idx):
+        batch.x.mul_(2)
+        self.log("val_loss", self.loss(self(batch.x), batch.y), batch_size=len(batch.x))
+
+    def train_dataloader(self):
+        return self._objects(super().train_dataloader())
+
+    def val_dataloader(self):
+        return self._objects(super().val_dataloader())
+
+    def _objects(self, loader):
+        return DataLoader(
+            loader.dataset, 32, collate_fn=lambda items: Item(*map(torch.stack, zip(*items, strict=True)))
+        )
+
+
+@each_and_all
+def test_a_batch_that_is_an_object_is_left_untouched(fit, make):
+    runs = []
+    for callbacks in ([], make()):
+        torch.manual_seed(1)
+        module = InPlace()
+        runs.append(traces(fit(module, callbacks, max_epochs=1), module))
+    bare, full = runs
+    for name in bare:
+        assert bare[name] == full[name], name
+
+
 @each_and_all
 def test_checkpoints_hold_the_same(fit, make, tmp_path):
     states = []

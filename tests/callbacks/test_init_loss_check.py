@@ -223,6 +223,8 @@ def test_one_class_of_several_in_unshuffled_batches(fit):
     finding = judged(fit, Sorted())
     assert finding.status is Status.WARNING
     assert "8 of 10 classes do not occur" in finding.fix
+    bias = [float(value) for value in finding.fix.split("[")[1].split("]")[0].split(", ")]
+    assert min(bias) == pytest.approx(-math.log(2 * 64), abs=0.01)  # not so low that they could never be learnt
 
 
 def test_target_leaks_into_the_input(fit):

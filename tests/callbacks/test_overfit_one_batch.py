@@ -3,6 +3,7 @@ import gc
 import random
 import time
 import types
+from dataclasses import dataclass
 
 import lightning.pytorch as L
 import numpy as np
@@ -460,12 +461,34 @@ class Mapping(Healthy):
         return DataLoader([{"x": a, "y": b} for a, b in self.data(64, 1)], 32)
 
 
-@pytest.mark.parametrize("kind", [Manual, WarmUp, OneCycle, WholeBatch, Mapping, Compiled])
+@dataclass(frozen=True)
+class Fixed:
+    """Lightning's own functions refuse to move or to copy it."""
+
+    x: torch.Tensor
+    y: torch.Tensor
+
+
+class FrozenBatch(Healthy):
+    def transfer_batch_to_device(self, batch, device, dataloader_idx):
+        return batch
+
+    def training_step(self, batch, batch_idx):
+        return F.cross_entropy(self(batch.x), batch.y)
+
+    def train_dataloader(self):
+        data = self.data(64, 1)
+        return DataLoader(data, 32, collate_fn=lambda items: Fixed(*map(torch.stack, zip(*items, strict=True))))
+
+
+@pytest.mark.parametrize("kind", [Manual, WarmUp, OneCycle, WholeBatch, Mapping, Compiled, FrozenBatch])
 def test_it_works_out(fit, kind):
     check = OverfitOneBatch(max_seconds=60, tolerance=0.05)
     finding = judged(fit, kind(), check, **({"max_epochs": 8, "max_steps": -1} if kind in {OneCycle, WarmUp} else {}))
     assert finding.status == "passed", finding.message
-    assert "on 32 examples" in finding.message if kind is WholeBatch else "on 8 examples" in finding.message
+    assert (
+        "on 32 examples" in finding.message if kind in {WholeBatch, FrozenBatch} else "on 8 examples" in finding.message
+    )
 
 
 # -- no trace

@@ -466,6 +466,22 @@ def test_hostile_batches(fit, name):
     assert [finding.status for finding in look.findings] == [Status.PASSED]
 
 
+def test_empty_inputs_take_no_place_of_others(fit, events):
+    class Covariates(Healthy):
+        def forward(self, x, **empty):
+            return super().forward(x)
+
+        def training_step(self, batch, batch_idx):
+            x, y = batch
+            return F.cross_entropy(self(x=x, **{f"a{i}": x[:, :0] for i in range(9)}), y)
+
+    look = VisualizeInputs()
+    trainer = fit(Covariates(), [look], limit_val_batches=0)
+    assert {tag.split("/")[-1] for tag in events(trainer).Tags()["images"]} == {"x train"}
+    assert look.findings[0].evidence["inputs"] == 10
+    assert "nan" not in look.findings[0].message
+
+
 def test_an_empty_validation_loader(fit):
     class NoVal(Healthy):
         def val_dataloader(self):
