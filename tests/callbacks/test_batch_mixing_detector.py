@@ -1,7 +1,6 @@
 import json
 import pickle
-import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import lightning.pytorch as L
 import numpy as np
@@ -16,6 +15,7 @@ from lightning_recipe.callbacks.batch_mixing_detector import BatchMixingDetector
 from lightning_recipe.mixing.dependencies import UndecidedError
 from lightning_recipe.mixing.examples import Batch
 from lightning_recipe.mixing.judgement import examine
+from lightning_recipe.probe import Probe
 from lightning_recipe.step import NetCall
 
 B, T, D = 12, 5, 8
@@ -853,12 +853,9 @@ def test_arguments_are_checked(arguments):
         BatchMixingDetector(**arguments)
 
 
-def test_slow_networks_are_announced(fit, capsys):
-    class Slow(Healthy):
-        def forward(self, x):
-            time.sleep(0.1)
-            return super().forward(x)
-
-    for module, lines in ((Healthy(), 0), (Slow(), 1)):
-        fit(module, [BatchMixingDetector()], max_steps=1, limit_val_batches=0)
-        assert capsys.readouterr().out.count("repeats the first step") == lines
+@pytest.mark.parametrize(("seconds", "lines"), [(0.001, 0), (0.5, 1)])
+def test_slow_networks_are_announced(fit, capsys, monkeypatch, seconds, lines):
+    result = Probe.result
+    monkeypatch.setattr(Probe, "result", lambda probe: replace(result(probe), seconds=seconds))
+    fit(Healthy(), [BatchMixingDetector()], max_steps=1, limit_val_batches=0)
+    assert capsys.readouterr().out.count("repeats the first step") == lines
