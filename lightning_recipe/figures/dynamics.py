@@ -42,15 +42,20 @@ def keep(how: Reading, values: Tensor) -> Array:
     """
     if how.of_maps:
         channels = 3 if values.shape[-1] == 3 else 1  # noqa: PLR2004
-        return np.asarray((values[:MAPS, ..., :channels] if not how.of_classes else values[:MAPS].argmax(-1)).cpu())
+        return _array(values[:MAPS].argmax(-1) if how.of_classes else values[:MAPS, ..., :channels])
     if how.kind == NUMBERS:
         outputs = max(1, min(values.shape[1], LINES // 2))
-        return np.asarray(values[: LINES // outputs, :outputs].flatten().cpu())
+        return _array(values[: LINES // outputs, :outputs].flatten())
     if how.kind == TOKENS:
-        return np.asarray(values[:SENTENCES, :WORDS].argmax(-1).cpu())
+        return _array(values[:SENTENCES, :WORDS].argmax(-1))
     answers = how.answers(values)
-    parts = [part.flatten()[:ROWS].float().cpu() for part in (how.of_the_truth(values), answers) if part is not None]
-    return np.stack([np.asarray(part) for part in parts], axis=-1)
+    parts = [part.flatten()[:ROWS].float() for part in (how.of_the_truth(values), answers) if part is not None]
+    return np.stack([_array(part) for part in parts], axis=-1)
+
+
+def _array(values: Tensor) -> Array:
+    """On the CPU; half precision as float32, NumPy has no bfloat16."""
+    return np.asarray((values.float() if values.is_floating_point() else values).cpu())
 
 
 def draw(fixed: FixedBatch, decode: Callable[..., Any] | None = None, *, last: bool = False) -> dict[str, Figure]:
@@ -83,7 +88,7 @@ def _answers(how: Reading, steps: Sequence[int], kept: Sequence[Array], span: st
     truth, answers = np.stack(kept)[..., 0], np.stack(kept)[..., 1].astype(int)
     flips = np.zeros(answers.shape, dtype=bool)
     flips[1:] = answers[1:] != answers[:-1]
-    target = np.asarray(_target(how).flatten()[: answers.shape[1]].cpu())
+    target = _array(_target(how).flatten()[: answers.shape[1]])
     labels = 1 if how.kind == CLASSES else _target(how).shape[1]
 
     def text(row: int, answer: float) -> str:
@@ -97,7 +102,7 @@ def _answers(how: Reading, steps: Sequence[int], kept: Sequence[Array], span: st
 
 def _tokens(how: Reading, step: int, kept: Sequence[Array], decode: Callable[..., Any] | None) -> Figure:
     now, before = kept[-1], kept[max(0, len(kept) - 2)]
-    target = np.asarray(_target(how)[: now.shape[0], : now.shape[1]].cpu())
+    target = _array(_target(how)[: now.shape[0], : now.shape[1]])
 
     def text(token: int) -> str:
         return "-" if token < 0 else str(token) if decode is None else str(decode([token]))
@@ -111,7 +116,7 @@ def _maps(how: Reading, step: int, maps: Array, inputs: Tensor | None) -> Figure
     columns = {}
     if inputs is not None and inputs.ndim == IMAGES and inputs.shape[1] <= min(inputs.shape[2:]):
         every = math.ceil(max(inputs.shape[2:]) / predictions.THUMBNAIL)
-        images = np.asarray(inputs[:MAPS, :, ::every, ::every].movedim(1, -1).float().cpu())
+        images = _array(inputs[:MAPS, :, ::every, ::every].movedim(1, -1))
         images = images[..., : 3 if images.shape[-1] == 3 else 1]  # noqa: PLR2004
         columns["input"] = predictions.number_colours(images, *_extremes(images))
     if how.target is not None:
@@ -152,14 +157,14 @@ def _classes(how: Reading) -> int:
 
 def _target_maps(how: Reading) -> Array:
     target = _target(how)[:MAPS]
-    return np.asarray((target if how.of_classes else target[..., : 3 if target.shape[-1] == 3 else 1]).cpu())  # noqa: PLR2004
+    return _array(target if how.of_classes else target[..., : 3 if target.shape[-1] == 3 else 1])  # noqa: PLR2004
 
 
 def _range(how: Reading, maps: Array) -> tuple[float, float]:
     """What dark and bright stand for: the range of the targets, so that it is the same at every step."""
     if how.kind != NUMBER_MAPS:
         return 0.0, 1.0
-    return _extremes(maps if how.target is None else np.asarray(how.target.float().cpu()))
+    return _extremes(maps if how.target is None else _array(how.target))
 
 
 def _extremes(values: Array) -> tuple[float, float]:

@@ -211,3 +211,27 @@ def test_a_film_strip_from_the_first_to_the_last():
         thumbnail(figures["over time"], 1, len(labels) - 2), thumbnail(figures["over time"], 1, len(labels) - 1)
     )
     fits(figures["over time"])
+
+
+# -- half precision, which NumPy does not know
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    ("function", "output", "target"),
+    [
+        (F.cross_entropy, torch.eye(3), torch.arange(3)),
+        (F.cross_entropy, torch.randn(2, 5, 4), torch.randint(4, (2, 4))),
+        (F.cross_entropy, torch.randn(2, 3, 8, 8), torch.randint(3, (2, 8, 8))),
+        (F.binary_cross_entropy_with_logits, torch.randn(3, 2), torch.ones(3, 2)),
+        (F.mse_loss, torch.randn(3, 2), torch.randn(3, 2)),
+        (F.mse_loss, torch.randn(2, 3, 8, 8), torch.randn(2, 3, 8, 8)),
+    ],
+    ids=["classes", "tokens", "maps of classes", "labels", "numbers", "maps of numbers"],
+)
+def test_half_precision(function, output, target, dtype):
+    output, target = (t.to(dtype) if t.is_floating_point() else t for t in (output, target))
+    inputs = torch.randn(len(output), 1, 8, 8, dtype=dtype)
+    fixed = watched(function, target, output, output + 1, inputs=inputs)
+    figures = dynamics.draw(fixed, last=True)
+    assert all(pixels(figure).std() > 0 for figure in figures.values())
