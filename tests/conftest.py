@@ -1,10 +1,17 @@
+import os
 import warnings
 
 import lightning.pytorch as L
 import pytest
 import torch
+from hypothesis import Phase, settings
 from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+# The same examples in every run. HYPOTHESIS_PROFILE=long takes ten times as many, others each time, and shrinks.
+settings.register_profile("same", derandomize=True, deadline=None, phases=[Phase.explicit, Phase.generate])
+settings.register_profile("long", max_examples=1000, deadline=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 QUIET = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
 

@@ -14,6 +14,7 @@ import pytest
 import torch
 import yaml
 from conftest import QUIET
+from ends import assert_same, frozen, process, traces
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from patients import Healthy
@@ -50,36 +51,6 @@ class Watched(Healthy):
         return DataLoader(self.data(128, 1), 32, shuffle=True)
 
 
-def plain(value):
-    """Optimiser states and the like, comparable."""
-    if isinstance(value, torch.Tensor):
-        return value.tolist()
-    if isinstance(value, dict):
-        return {k: plain(v) for k, v in value.items()}
-    return [plain(v) for v in value] if isinstance(value, (list, tuple)) else value
-
-
-def traces(trainer, module):
-    return {
-        "weights and buffers": plain(module.state_dict()),
-        "optimiser": plain([o.state_dict() for o in trainer.optimizers]),
-        "scheduler": plain([c.scheduler.state_dict() for c in trainer.lr_scheduler_configs]),
-        "torch stream": torch.get_rng_state().tolist(),
-        "numpy stream": np.random.get_state()[1].tolist(),  # noqa: NPY002
-        "python stream": random.getstate(),
-        "modes": [m.training for m in module.modules()],
-        "hooks": [(len(m._forward_hooks), len(m._forward_pre_hooks), len(m._backward_hooks)) for m in module.modules()],
-        "gradients wanted": [p.requires_grad for p in module.parameters()],
-        "attributes": sorted(module.__dict__),
-        "logged": plain(trainer.logged_metrics),
-        "callback metrics": plain(trainer.callback_metrics),
-        "data": module.seen,
-        "function modes": torch.overrides._get_current_function_mode(),
-        "grad mode": torch.is_grad_enabled(),
-        "threads": torch.get_num_threads(),
-    }
-
-
 @each_and_all
 @pytest.mark.parametrize(
     "settings", [{}, {"accumulate_grad_batches": 2, "gradient_clip_val": 0.1}, {"precision": "bf16-mixed"}]
@@ -89,11 +60,9 @@ def test_the_run_is_left_untouched(fit, make, settings):
     for callbacks in ([], make()):
         torch.manual_seed(1)
         module = Watched()
-        runs.append(traces(fit(module, callbacks, **settings), module))
-    bare, full = runs
-    assert len(bare["data"]) == 8
-    for name in bare:
-        assert bare[name] == full[name], name
+        runs.append(traces(fit(module, callbacks, **settings), module) | {"data": module.seen, **process()})
+    assert len(module.seen) == 8
+    assert_same(*runs)
 
 
 class Item:
@@ -149,7 +118,7 @@ def test_checkpoints_hold_the_same(fit, make, tmp_path):
         states.append(torch.load(tmp_path / f"{i}.ckpt", weights_only=False))
     for state in states:
         state.pop("callbacks")
-    assert plain(states[0]) == plain(states[1])
+    assert_same(*map(frozen, states))
 
 
 # -- verdicts
