@@ -31,7 +31,8 @@ class FailedCheckError(Exception):
 
     def __init__(self, findings: list[Finding]) -> None:
         self.findings = findings
-        super().__init__("\n".join(f"{f.check}: {f.message}" + (f" Fix: {f.fix}" if f.fix else "") for f in findings))
+        said = [f"{f.check}: {f.message}" + (f" Fix: {f.fix}" if f.fix else "") for f in findings]
+        super().__init__("\n".join(said) or "a check failed in another process")
 
 
 class RecipeCallback(Callback):
@@ -100,10 +101,10 @@ class RecipeCallback(Callback):
     def _write(self, trainer: Trainer, finding: Finding) -> None:
         everything = findings(trainer)
         report.write_json(everything, report.folder(trainer) / report.FILE_NAME)
-        for writer in tensorboard.writers(trainer):
-            writer.add_text(report.TAG, report.markdown(everything), finding.step)
-            writer.add_text(self.tag("findings"), report.details(self.findings), finding.step)
-            writer.flush()
+        with tensorboard.writing(trainer) as writers:
+            for writer in writers:
+                writer.add_text(report.TAG, report.markdown(everything), finding.step)
+                writer.add_text(self.tag("findings"), report.details(self.findings), finding.step)
 
     def tell(self, trainer: Trainer, line: str) -> None:
         """Print a line that is no finding, such as what takes the time."""
@@ -115,10 +116,9 @@ class RecipeCallback(Callback):
         """Write a picture to TensorBoard under the callback's own name, at the present step unless `step` is given."""
         image = pixels(figure)
         step = tensorboard.batches_that_stepped(trainer) if step is None else step
-        with self._reporting(trainer):
-            for writer in tensorboard.writers(trainer):
+        with self._reporting(trainer), tensorboard.writing(trainer) as writers:
+            for writer in writers:
                 writer.add_image(self.tag(name), image, step, dataformats="HWC")
-                writer.flush()
 
     def tag(self, name: str) -> str:
         """Where TensorBoard shows `name`: it sorts by the alphabet, so the recipe's numbers come first.

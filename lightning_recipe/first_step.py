@@ -62,6 +62,13 @@ class FirstStepCheck(Check):
         probe, self._probe, self._over = self._probe, None, True
         self.conclude(trainer, self._judge_step(trainer, pl_module, probe))
 
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Stop waiting for a step that never came."""
+        if self._probe is not None:
+            self._probe.detach()
+            self._probe = None
+        super().on_exception(trainer, pl_module, exception)
+
     def _judge_step(self, trainer: Trainer, pl_module: LightningModule, probe: Probe) -> Iterator[Finding]:
         step = probe.result()
         if step is not None:

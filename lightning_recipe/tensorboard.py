@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import shlex
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from lightning.pytorch import Trainer
     from torch.utils.tensorboard import SummaryWriter
 
@@ -35,6 +38,30 @@ def writers(trainer: Trainer) -> list[SummaryWriter]:
 
     """
     return [logger.experiment for logger in loggers(trainer)] if trainer.is_global_zero else []
+
+
+@contextmanager
+def writing(trainer: Trainer) -> Iterator[list[SummaryWriter]]:
+    """The event file writers, to write something that may find no room; the user's next curve still may.
+
+    A writer whose thread died of a full disk raises at all that it is given later, the user's curves included. It is
+    then made to begin a new file, as it does after ``close()``.
+
+    Raises:
+        OSError: If it can't be written.
+
+    """
+    opened = writers(trainer)
+    for writer in opened:
+        writer.flush()  # what the user has logged
+    try:
+        yield opened
+        for writer in opened:
+            writer.flush()
+    except OSError:
+        for writer in opened:
+            writer.file_writer = writer.all_writers = None
+        raise
 
 
 def is_written(trainer: Trainer) -> bool:

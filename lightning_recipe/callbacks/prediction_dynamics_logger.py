@@ -283,11 +283,12 @@ class PredictionDynamicsLogger(RecipeCallback):
             self._losses, self._count = [], 0
         picture = dynamics.keep(fixed.how, values)
         numbers = fixed.look(step, values, picture, loss=loss, rate=_learning_rate(trainer))
-        for writer in tensorboard.writers(trainer):
+        with self._reporting(trainer), tensorboard.writing(trainer) as writers:
             for name, curve in CURVES.items():
                 if math.isfinite(value := numbers.get(name, math.nan)):
-                    unit = "std" if fixed.how.of_numbers else "share"
-                    writer.add_scalar(self.tag(curve.format(unit)), value, step)
+                    tag = self.tag(curve.format("std" if fixed.how.of_numbers else "share"))
+                    for writer in writers:
+                        writer.add_scalar(tag, value, step)
         if self._frames and step - fixed.begun >= self._frames[0]:
             self._frames = [frame for frame in self._frames if frame > step - fixed.begun]
             self._undrawn.append(replace(fixed, looks=[*fixed.looks]))

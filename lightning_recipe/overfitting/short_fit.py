@@ -157,7 +157,7 @@ def short_fit(  # noqa: PLR0913 - an experiment has these parts
         recorder = _Recorder(Fit(name), trainer, optimizers, peaks, budget, over, advance, force=adam is not None)
         inner.callbacks = [recorder]  # type: ignore[attr-defined]
         _adopt(calmed(module), (optimizers, schedulers) if schedulers else optimizers)
-        with eager(module):
+        with eager(module), _interrupts_passed_on():
             inner.fit(module, train_dataloaders=_Repeats(batch, budget.steps))
     recorder.fit.seconds = time.monotonic() - started
     return recorder.fit
@@ -294,6 +294,17 @@ def _quiet() -> Iterator[None]:
     finally:
         for logger, level in levels.items():
             logger.setLevel(level)
+
+
+@contextmanager
+def _interrupts_passed_on() -> Iterator[None]:
+    """The outer trainer is to have the user's Ctrl+C, which the inner one turns into an exit."""
+    try:
+        yield
+    except SystemExit as end:
+        if isinstance(interrupt := end.__context__, KeyboardInterrupt):
+            raise interrupt from None
+        raise
 
 
 class _Recorder(Callback):

@@ -1,0 +1,191 @@
+"""Whatever breaks in the middle of a check: the run is the user's, and as it would have been."""
+
+import os
+import re
+import subprocess
+import sys
+
+import lightning.pytorch as L
+import pytest
+import torch
+from ends import assert_same, module_state, process, quick, streams, traces
+from lightning.pytorch.loggers import TensorBoardLogger
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from patients import Healthy
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from lightning_recipe import Status
+
+PLACES = {  # a file of the package, in the midst of whose work the user's forward raises
+    "a trial": "overfitting/short_fit.py",
+    "the copy of a batch": "mixing/rerun.py",
+    "a look at the predictions": "dynamics/replay.py",
+}
+
+
+class Shared:
+    """The same in all copies of a module."""
+
+    def __init__(self, place, error):
+        self.place, self.error, self.times = place, error, 0
+
+    def __deepcopy__(self, memo):
+        return self
+
+
+class Raises(Healthy):
+    """From the second forward on that some file of the package asks for, directly or not."""
+
+    def __init__(self, place, error):
+        super().__init__()
+        self.shared = Shared(place, error)
+
+    def forward(self, x):
+        if self.is_asked_by(self.shared.place):
+            self.shared.times += 1
+            if self.shared.times >= 2:
+                raise self.shared.error
+        return super().forward(x)
+
+    @staticmethod
+    def is_asked_by(place):
+        frame = sys._getframe()
+        while frame is not None:
+            if frame.f_code.co_filename.endswith(f"lightning_recipe/{place}"):
+                return True
+            frame = frame.f_back
+        return False
+
+
+class Before(L.Callback):
+    """First in the list: keeps what the module was before each of the recipe's hooks."""
+
+    def __init__(self):
+        self.before = self.error = None
+
+    def keep(self, trainer, pl_module, *_):
+        self.before = {**module_state(pl_module), "streams": streams()}
+
+    on_validation_batch_end = on_train_batch_start = on_train_batch_end = on_train_end = keep
+
+    def on_exception(self, trainer, pl_module, exception):
+        self.error = exception
+
+
+def interrupted(fit, module, error):
+    around, before = process(), Before()
+    with pytest.raises(SystemExit if isinstance(error, KeyboardInterrupt) else type(error)):  # Lightning's way
+        fit(module, [before, *quick()])
+    assert before.error is error, "the user's own exception arrives"
+    assert_same(before.before, {**module_state(module), "streams": streams()})
+    assert_same(around, process())
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(3)], ids=repr)
+@pytest.mark.parametrize("place", PLACES.values(), ids=PLACES)
+def test_interrupted_in_the_middle_of(fit, place, error):
+    interrupted(fit, Raises(place, error), error)
+
+
+@pytest.mark.parametrize("nth", [1, 3, 6])
+def test_interrupted_while_drawing(fit, monkeypatch, nth):
+    error, count, draw = KeyboardInterrupt(), [0], FigureCanvasAgg.draw
+
+    def raises(*args, **kwargs):
+        count[0] += 1
+        if count[0] == nth:
+            raise error
+        return draw(*args, **kwargs)
+
+    monkeypatch.setattr(FigureCanvasAgg, "draw", raises)
+    interrupted(fit, Healthy(), error)
+
+
+class OddError(Exception):
+    """Of a kind that nobody expects."""
+
+
+@pytest.mark.parametrize("error", [OddError("mine"), torch.OutOfMemoryError("CUDA out of memory")], ids=repr)
+@pytest.mark.parametrize("place", PLACES.values(), ids=PLACES)
+def test_an_error_in_the_middle_of(fit, place, error):
+    ends = []
+    for callbacks in ([], quick()):
+        torch.manual_seed(3)
+        module = Raises(place, error)
+        around = process()
+        ends.append(traces(fit(module, callbacks), module))
+        assert_same(around, process())
+    assert module.shared.times >= 2, "it was raised"
+    assert_same(*ends)
+    assert Status.SKIPPED in {f.status for c in callbacks for f in c.findings}
+    assert Status.FAILED not in {f.status for c in callbacks for f in c.findings}
+
+
+def test_an_error_while_drawing(fit, monkeypatch):
+    ends = []
+    for callbacks in ([], quick()):
+        torch.manual_seed(3)
+        module = Healthy()
+        if callbacks:
+            monkeypatch.setattr(FigureCanvasAgg, "draw", lambda *_: 1 / 0)
+        ends.append(traces(fit(module, callbacks), module))
+    assert_same(*ends)
+    assert Status.FAILED not in {f.status for c in callbacks for f in c.findings}
+
+
+# -- a disk that is full, a folder that can't be written
+
+
+@pytest.mark.parametrize("callbacks", [[], quick()], ids=["bare", "recipe()"])
+def test_a_folder_that_can_not_be_written_is_lightnings_to_refuse(fit, tmp_path, callbacks):
+    """Permissions would not stop root; a file in the place of the folder does."""
+    (tmp_path / "logs").touch()
+    with pytest.raises((FileExistsError, NotADirectoryError)):
+        fit(Healthy(), callbacks, logger=TensorBoardLogger(tmp_path / "logs"))
+
+
+FULL = """
+import resource, sys, warnings
+import torch
+from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch.loggers import TensorBoardLogger
+from ends import quick, traces
+from conftest import QUIET
+from patients import Healthy
+
+torch.set_num_threads(1)
+folder, with_recipe = sys.argv[1], sys.argv[2] == "True"
+resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))  # bytes of a file: room for curves, not for pictures
+seed_everything(3, verbose=False)
+module = Healthy()
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    trainer = Trainer(
+        max_epochs=3, accelerator="cpu", logger=TensorBoardLogger(folder), log_every_n_steps=1, default_root_dir=folder,
+        callbacks=quick() if with_recipe else [], **QUIET,
+    )
+    trainer.fit(module)
+import hashlib
+end = traces(trainer, module)
+end.pop("loops")
+print("END", hashlib.sha256(repr(end).encode()).hexdigest())
+print("WARNINGS", sum("lightning_recipe" in str(w.message) for w in caught))
+"""
+
+
+def test_a_full_disk_costs_one_warning(tmp_path):
+    """The user's curves still find room; the thread that writes TensorBoard's files dies of a picture that does not."""
+    ends, counts = [], []
+    for with_recipe in (False, True):
+        path = os.pathsep.join(sys.path)
+        done = subprocess.run(  # noqa: S603
+            [sys.executable, "-c", FULL, str(tmp_path / str(with_recipe)), str(with_recipe)],
+            capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path}, timeout=300, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-3000:]
+        ends.append(re.search("END (.*)", done.stdout)[1])
+        counts.append(int(re.search("WARNINGS (.*)", done.stdout)[1]))
+        curves = EventAccumulator(str(next(tmp_path.glob(f"{with_recipe}/*/*"))), {"scalars": 0}).Reload()
+        assert len(curves.Scalars("train_loss")) > 1
+    assert ends[0] == ends[1]
+    assert counts == [0, 1]
