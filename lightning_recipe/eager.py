@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING
+import warnings
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from lightning_recipe.observers import Observers, was_compiled
-from lightning_recipe.trial import isolated
+from lightning_recipe.structure import snapshot
+from lightning_recipe.trial import copied, eager, isolated
 
 if TYPE_CHECKING:
+    from lightning.pytorch import LightningModule
+
     from lightning_recipe.step import LossCall, NetCall
 
 
@@ -35,3 +39,27 @@ def losses_inside(net_calls: list[NetCall]) -> list[LossCall]:
                 module(*call.args, **call.kwargs)
             found += observers.conclude(None, None, training=False).loss_calls
     return found
+
+
+def losses_in_step(
+    pl_module: LightningModule, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> list[LossCall]:
+    """Loss functions that a step of a module compiled as a whole called, in order; likewise on a copy.
+
+    Args:
+        pl_module: What ``torch.compile(LightningModule)`` was given.
+        method: Such as ``"training_step"``.
+        args: What it was called with.
+        kwargs: Likewise.
+
+    Raises:
+        Exception: Whatever the step raises without a trainer, as it does when it optimises by hand.
+
+    """
+    with isolated(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # self.log says that it does nothing
+        module = copied(pl_module)
+        observers = Observers(module)
+        with torch.set_grad_enabled(method == "training_step"), eager(module), observers:
+            output = getattr(module, method)(*snapshot(args), **snapshot(kwargs))
+    return observers.conclude(None, output, training=method == "training_step").loss_calls

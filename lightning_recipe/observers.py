@@ -86,22 +86,24 @@ class Observers:
         self._paused_at = 0  # the depth of the module within which the function mode is left
         self._pl_module = pl_module
         self._mode = _LossMode(self)
+        self._entered_mode = False
         self._undo: list[Callable[[], None]] = []
 
     # -- entering and leaving
 
     def __enter__(self) -> None:
         if getattr(self._pl_module, "_compiler_ctx", None) is not None:
-            self._compiled.append("the LightningModule")  # hooks would become part of the compiled step
-        else:
-            for name, module in _observable(self._pl_module):
-                self._safely(self._hook, name, module)
+            self._compiled.append("the LightningModule")  # hooks and the mode would become part of the compiled step
+            return
+        for name, module in _observable(self._pl_module):
+            self._safely(self._hook, name, module)
         self._mode.__enter__()
+        self._entered_mode = True
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if not self._paused_at:
+        if self._entered_mode and not self._paused_at:
             self._mode.__exit__(kind, error, trace)
         for undo in reversed(self._undo):
             undo()

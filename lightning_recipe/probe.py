@@ -6,15 +6,16 @@ import functools
 import time
 from contextlib import suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from lightning_recipe.eager import losses_inside
+from lightning_recipe.eager import losses_in_step, losses_inside
 from lightning_recipe.observers import Observers
 
 if TYPE_CHECKING:
+    from lightning.pytorch import LightningModule
     from torch import nn
 
-    from lightning_recipe.step import Step
+    from lightning_recipe.step import LossCall, Step
 
 
 class Probe:
@@ -99,8 +100,13 @@ class Probe:
             self.step = replace(step, seconds=seconds)
             if self.step.compiled and not self.step.loss_calls:
                 with suppress(Exception):  # then they stay unseen, and the checks say so
-                    self.step.loss_calls.extend(losses_inside(self.step.net_calls))
+                    self.step.loss_calls.extend(self._losses_unseen(self.step, args, kwargs))
         except Exception as error:  # noqa: BLE001 - reported by result(), where it can do no harm
             self._error = error
         self._error = self._error or observers.error
         return output
+
+    def _losses_unseen(self, step: Step, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[LossCall]:
+        if getattr(self._pl_module, "_compiler_ctx", None) is not None:
+            return losses_in_step(cast("LightningModule", self._pl_module), self._method, args, kwargs)
+        return losses_inside(step.net_calls)

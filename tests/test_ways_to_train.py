@@ -1,17 +1,21 @@
 """However a module is trained, the recipe neither breaks the run nor changes where it ends."""
 
-import copy
+import signal
 import warnings
 
 import lightning.pytorch as L
 import pytest
 import torch
+from conftest import QUIET
+from ends import assert_same, process, quick, traces
+from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.utilities import CombinedLoader
 from patients import CLASSES, FEATURES, Healthy
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from lightning_recipe import Status, recipe
+from lightning_recipe import InitLossCheck, Status, recipe
 
 
 class Manual(Healthy):
@@ -51,6 +55,29 @@ class Adversarial(Healthy):
         return [torch.optim.Adam(self.generator.parameters(), 1e-3), torch.optim.Adam(self.critic.parameters(), 1e-3)]
 
 
+class Toggled(Adversarial):
+    """The critic at every step, the generator at every second, gradients accumulated and clipped by hand."""
+
+    def training_step(self, batch, batch_idx):
+        real, bce = batch[0], F.binary_cross_entropy_with_logits
+        for_generator, for_critic = self.optimizers()
+        fake = self.generator(torch.randn(len(real), 3))
+        self.toggle_optimizer(for_critic)
+        scores = self.critic(torch.cat([real, fake.detach()]))[:, 0]
+        self.manual_backward(bce(scores, torch.arange(len(scores)).lt(len(real)).float()) / 2)
+        if batch_idx % 2:
+            self.clip_gradients(for_critic, gradient_clip_val=0.5)
+            for_critic.step()
+            for_critic.zero_grad()
+        self.untoggle_optimizer(for_critic)
+        if batch_idx % 2:
+            self.toggle_optimizer(for_generator)
+            for_generator.zero_grad()
+            self.manual_backward(bce(self.critic(fake), torch.ones(len(fake), 1)))
+            for_generator.step()
+            self.untoggle_optimizer(for_generator)
+
+
 class LBFGS(Healthy):
     def configure_optimizers(self):
         return torch.optim.LBFGS(self.parameters(), lr=0.1, max_iter=3)
@@ -70,6 +97,27 @@ class SeveralLoaders(Healthy):
         return [super().val_dataloader()] * 2
 
 
+class ListOfLoaders(SeveralLoaders):
+    """Lightning pairs them; the shorter one begins again."""
+
+    def training_step(self, batch, batch_idx):
+        return super().training_step(dict(zip("ab", batch, strict=True)), batch_idx)
+
+    def train_dataloader(self):
+        return [Healthy.train_dataloader(self), DataLoader(self.data(96, 3), 16, shuffle=True)]
+
+
+class Uneven(Healthy):
+    """Loaders of different lengths, None where one has ended."""
+
+    def training_step(self, batch, batch_idx):
+        return sum(super(Uneven, self).training_step(part, batch_idx) for part in batch if part is not None)
+
+    def train_dataloader(self):
+        loaders = [super().train_dataloader(), DataLoader(self.data(96, 3), 32, shuffle=True)]
+        return CombinedLoader(loaders, "max_size")
+
+
 class Stream(IterableDataset):
     def __init__(self, data):
         self.data = data
@@ -85,7 +133,7 @@ class Streaming(Healthy):
 
 class Workers(Healthy):
     def train_dataloader(self):
-        return DataLoader(self.data(128, 1), 32, shuffle=True, num_workers=1, persistent_workers=True)
+        return DataLoader(self.data(128, 1), 32, shuffle=True, num_workers=2, persistent_workers=True)
 
 
 class NoValidation(Healthy):
@@ -136,36 +184,39 @@ class NoGradientSometimes(Healthy):
         return super().training_step(batch, batch_idx) if batch_idx % 2 else None
 
 
-def end(fit, module, callbacks, **settings):
+def end(fit, module, callbacks=(), **settings):
+    """All that a run leaves behind; the process is as before."""
+    before = process()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         trainer = fit(module, callbacks, **settings)
-    state = copy.deepcopy(dict(module.state_dict()))
-    return trainer, state, torch.get_rng_state()
+    assert_same(before, process())
+    assert trainer.state.finished
+    return traces(trainer, module)
 
 
 def assert_same_end(fit, make, **settings):
     torch.manual_seed(3)
-    _, bare, bare_rng = end(fit, make(), [], **settings)
+    bare = end(fit, make(), **settings)
     torch.manual_seed(3)
     module, callbacks = make(), recipe()
-    trainer, full, rng = end(fit, module, callbacks, **settings)
-    assert trainer.state.finished
-    assert bare.keys() == full.keys()
-    assert [k for k in bare if not torch.equal(bare[k], full[k])] == []
-    assert torch.equal(bare_rng, rng)
-    said = [f for c in callbacks for f in c.findings]
+    assert_same(bare, end(fit, module, callbacks, **settings))
+    assert_not_accused(callbacks)
+    return module
+
+
+def assert_not_accused(callbacks):
     assert all(c.findings for c in callbacks), "no silence"
+    said = [f for c in callbacks for f in c.findings]
     assert [f for f in said if f.status in {Status.FAILED, Status.WARNING}] == []
     assert not [f.message for f in said if "the check itself failed" in f.message]
-    return module, said
 
 
 @pytest.mark.parametrize(
     "make",
     [
-        Healthy, Manual, Adversarial, LBFGS, SeveralLoaders, Streaming, Workers, NoValidation, CompiledNet, Collective,
-        NoGradientSometimes,
+        Healthy, Manual, Adversarial, Toggled, LBFGS, SeveralLoaders, ListOfLoaders, Uneven, Streaming, Workers,
+        NoValidation, CompiledNet, Collective, NoGradientSometimes,
     ],
 )  # fmt: skip
 def test_modules(fit, make):
@@ -197,49 +248,150 @@ def test_settings(fit, settings):
     assert_same_end(fit, Healthy, **settings)
 
 
-def test_a_compiled_network_is_compiled_as_often_as_without(fit):
-    torch.manual_seed(3)
-    bare = CompiledNet()
-    end(fit, bare, [])
-    module, _ = assert_same_end(fit, CompiledNet)
-    assert len(module.graphs) == len(bare.graphs)
+def compilations():
+    """Graphs, graph breaks, and code objects that were compiled, more than once or not."""
+    counters = torch._dynamo.utils.counters
+    return {
+        name: dict(counters[name]) for name in ("stats", "graph_break", "frames", "recompile_limit", "unimplemented")
+    }
 
 
-def test_the_whole_module_compiled(fit):
-    class Silent(Healthy):  # self.log in a compiled step is broken upstream
-        def training_step(self, batch, batch_idx):
-            return self.loss(self(batch[0]), batch[1])
+class Silent(Healthy):
+    """``self.log`` in a compiled step is broken upstream."""
 
-        def validation_step(self, batch, batch_idx):
-            return self.loss(self(batch[0]), batch[1])
+    def training_step(self, batch, batch_idx):
+        return self.loss(self(batch[0]), batch[1])
 
-    def make():
+    def validation_step(self, batch, batch_idx):
+        return self.loss(self(batch[0]), batch[1])
+
+
+class Breaks(nn.Module):
+    def __init__(self, *, broken):
+        super().__init__()
+        self.enter, self.leave, self.broken = nn.Linear(FEATURES, 16), nn.Linear(16, CLASSES), broken
+
+    def forward(self, x):
+        h = self.enter(x).relu()
+        if self.broken:
+            torch._dynamo.graph_break()
+        return self.leave(F.dropout(h, 0.1, self.training))
+
+
+def compiled_net():
+    module = Healthy()
+    module.net = torch.compile(module.net, backend="aot_eager")
+    return module
+
+
+def compiled_in_place():
+    module = Healthy()
+    module.net = Breaks(broken=False)
+    module.net.compile(backend="eager")
+    return module
+
+
+def compiled_with_breaks():
+    module = Healthy()
+    module.net = torch.compile(Breaks(broken=True), backend="eager")
+    return module
+
+
+def compiled_module():
+    return torch.compile(Silent(), backend="aot_eager")
+
+
+@pytest.mark.parametrize("make", [compiled_net, compiled_in_place, compiled_with_breaks, CompiledNet, compiled_module])
+def test_as_much_is_compiled_as_without(fit, make):
+    """No graph, graph break or recompilation more; the last batch is short, so that there is one to begin with."""
+    runs = []
+    for callbacks in ([], recipe()):
         torch._dynamo.reset()
-        return torch.compile(Silent(), backend="aot_eager")
+        torch._dynamo.utils.counters.clear()
+        torch.manual_seed(3)
+        module = make()
+        train = DataLoader(module.data(248, 1), 32, shuffle=True)
+        runs.append(end(fit, module, callbacks, train=train) | compilations())
+        if hasattr(module, "graphs"):
+            runs[-1]["graphs"] = len(module.graphs)
+    assert runs[0]["stats"]["unique_graphs"] >= 1
+    assert_same(*runs)
+    assert_not_accused(callbacks)
 
-    torch.manual_seed(3)
-    _, bare, _ = end(fit, make(), [])
-    torch.manual_seed(3)
-    callbacks = recipe()
-    trainer, full, _ = end(fit, make(), callbacks)
-    assert trainer.state.finished
-    assert [k for k in bare if not torch.equal(bare[k], full[k])] == []
-    assert all(c.findings for c in callbacks)
-    assert not [f for c in callbacks for f in c.findings if f.status in {Status.FAILED, Status.WARNING}]
+
+def test_a_compiled_function_is_compiled_once_more_for_the_first_step_only(fit):
+    class Counts(L.Callback):
+        def __init__(self):
+            self.graphs = []
+
+        def on_train_batch_end(self, *_):
+            self.graphs.append(compilations()["stats"]["unique_graphs"])
+
+    counted = []
+    for callbacks in ([], recipe()):
+        torch._dynamo.reset()
+        torch._dynamo.utils.counters.clear()
+        module, counts = Healthy(), Counts()
+        module.loss = torch.compile(F.cross_entropy, backend="eager")
+        fit(module, [*callbacks, counts], num_sanity_val_steps=0, limit_val_batches=0)
+        counted.append(counts.graphs)
+    assert counted[0] == [1] * 16
+    assert counted[1] == [1] + [2] * 15
 
 
+def trainer_of(folder, callbacks, **settings):
+    settings = {"max_epochs": 2, "logger": False, **QUIET, **settings}
+    return L.Trainer(default_root_dir=folder, callbacks=list(callbacks), accelerator="cpu", **settings)
+
+
+@pytest.mark.filterwarnings("ignore")
 def test_resuming_repeats_no_start_up_work(fit, tmp_path):
-    trainer = fit(Healthy(), max_epochs=1)
-    trainer.save_checkpoint(tmp_path / "last.ckpt")
-    callbacks = recipe()
-    again = L.Trainer(
-        max_epochs=2, callbacks=callbacks, logger=False, accelerator="cpu", enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False, default_root_dir=tmp_path,
-    )  # fmt: skip
-    again.fit(Healthy(), ckpt_path=tmp_path / "last.ckpt", weights_only=False)
+    fit(Healthy(), max_epochs=1).save_checkpoint(tmp_path / "last.ckpt")
+    ends = []
+    for callbacks in ([], recipe()):
+        L.seed_everything(3, verbose=False)
+        module, again = Healthy(), trainer_of(tmp_path, callbacks)
+        again.fit(module, ckpt_path=tmp_path / "last.ckpt", weights_only=False)
+        ends.append(traces(again, module))
+    assert_same(*ends)
     said = [f for c in callbacks for f in c.findings]
-    assert any("resume" in f.message for f in said)
+    assert sum("resume" in f.message for f in said) == 3
     assert not [f for f in said if f.status in {Status.FAILED, Status.WARNING}]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_fitted_twice_then_tested(tmp_path):
+    """By one trainer that goes on, and by one that begins anew with the same callbacks."""
+    ends = []
+    for callbacks in ([], recipe()):
+        L.seed_everything(3, verbose=False)
+        module = Healthy()
+        module.test_step = module.validation_step
+        module.predict_step = lambda batch, batch_idx, module=module: module(batch[0])
+        trainer = trainer_of(tmp_path, callbacks)
+        trainer.fit(module)
+        first = traces(trainer, module)
+        trainer.fit_loop.max_epochs = 3
+        trainer.fit(module)
+        goes_on = traces(trainer, module)
+        trainer = trainer_of(tmp_path, callbacks)
+        trainer.fit(module)
+        end = traces(trainer, module)
+        more = trainer.validate(module, verbose=False), trainer.test(module, module.val_dataloader(), verbose=False)
+        more += tuple(trainer.predict(module, module.val_dataloader()))
+        ends.append({"first": first, "goes on": goes_on, "anew": end, "more": repr(more)})
+    assert_same(*ends)
+    assert_not_accused(callbacks)
+
+
+def test_csv_holds_the_same(fit, tmp_path):
+    files = []
+    for i, callbacks in enumerate(([], recipe())):
+        torch.manual_seed(3)
+        fit(Healthy(), callbacks, logger=CSVLogger(tmp_path, str(i)), log_every_n_steps=1)
+        files.append(next(tmp_path.glob(f"{i}/*/metrics.csv")).read_bytes())
+    assert files[0].count(b"\n") > 16
+    assert files[0] == files[1]
 
 
 def test_keyboard_interrupt_is_the_users(fit):
@@ -313,3 +465,65 @@ def test_two_processes(fit, tmp_path):
     for rank in range(2):
         for bare, full in zip(ends["bare"][rank], ends["full"][rank], strict=True):
             assert torch.equal(bare, full)
+
+
+class OneRankIsWrong(Healthy):
+    """Inputs are a thousand times too large, on one rank only."""
+
+    def training_step(self, batch, batch_idx):
+        return super().training_step((batch[0] * (1000 if self.global_rank == 1 else 1), batch[1]), batch_idx)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_strict_check_that_fails_on_one_rank_stops_all(fit):
+    def hangs(*_):
+        for child in torch.multiprocessing.active_children():
+            child.kill()
+        pytest.fail("a process waits for the other")
+
+    before = signal.signal(signal.SIGALRM, hangs)
+    signal.alarm(120)  # seconds
+    try:
+        module = OneRankIsWrong()
+        module.net[1] = nn.Identity()  # BatchNorm would hide it
+        with pytest.raises(torch.multiprocessing.ProcessRaisedException, match="FailedCheckError"):
+            fit(module, [InitLossCheck(strict=True)], accelerator="cpu", strategy="ddp_fork", devices=2)
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+    assert not torch.multiprocessing.active_children()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_both_import_roots_in_one_process_with_progress_bars(tmp_path):
+    """A module, a trainer, a logger and a bar of each, one after the other, twice."""
+    import pytorch_lightning as pl  # noqa: PLC0415
+
+    def module_of(root):
+        class Module(root.LightningModule):
+            training_step, configure_optimizers = Healthy.training_step, Healthy.configure_optimizers
+            validation_step, loss, forward = Healthy.validation_step, Healthy.loss, Healthy.forward
+
+            def __init__(self):
+                super().__init__()
+                healthy = Healthy()
+                self.net, self.accuracy = healthy.net, healthy.accuracy
+
+        return Module()
+
+    for bar in ("RichProgressBar", "TQDMProgressBar"):
+        for root in (L, pl):
+            ends = []
+            for callbacks in ([], quick()):
+                root.seed_everything(3, verbose=False)
+                module, data = module_of(root), Healthy()
+                trainer = root.Trainer(
+                    max_epochs=1, callbacks=[*callbacks, getattr(root.callbacks, bar)()], accelerator="cpu",
+                    logger=root.loggers.TensorBoardLogger(tmp_path), default_root_dir=tmp_path,
+                    enable_checkpointing=False, enable_model_summary=False,
+                )  # fmt: skip
+                trainer.fit(module, data.train_dataloader(), data.val_dataloader())
+                ends.append(traces(trainer, module))
+            assert_same(*ends)
+            assert all(c.findings for c in callbacks)
+            assert not [f.message for c in callbacks for f in c.findings if "the check itself failed" in f.message]
