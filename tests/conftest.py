@@ -19,6 +19,7 @@ QUIET = {"enable_progress_bar": False, "enable_model_summary": False, "enable_ch
 @pytest.fixture(autouse=True)
 def _reproducible():
     torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(mode=False)  # a Trainer(deterministic=True) leaves it on
     L.seed_everything(0, verbose=False)
 
 

@@ -56,7 +56,7 @@ def process():
     return {
         "function modes": torch.overrides._get_current_function_mode(),
         "dispatch modes": torch.utils._python_dispatch._get_current_dispatch_mode(),
-        "gradients": (torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.is_anomaly_enabled()),
+        "grad modes": (torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.is_anomaly_enabled()),
         "autocast": (torch.is_autocast_enabled("cpu"), torch.is_autocast_enabled("cuda")),
         "dtype": torch.get_default_dtype(),
         "threads": torch.get_num_threads(),
