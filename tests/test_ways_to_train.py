@@ -1,7 +1,8 @@
 """However a module is trained, the recipe neither breaks the run nor changes where it ends."""
 
-import signal
+import time
 import warnings
+from pathlib import Path
 
 import lightning.pytorch as L
 import pytest
@@ -15,7 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from lightning_recipe import InitLossCheck, Status, recipe
+from lightning_recipe import FailedCheckError, InitLossCheck, Status, recipe
 
 
 class Manual(Healthy):
@@ -472,24 +473,30 @@ class OneRankIsWrong(Healthy):
         return super().training_step((batch[0] * (1000 if self.global_rank == 1 else 1), batch[1]), batch_idx)
 
 
-@pytest.mark.filterwarnings("ignore")
-def test_a_strict_check_that_fails_on_one_rank_stops_all(fit):
-    def hangs(*_):
-        for child in torch.multiprocessing.active_children():
-            child.kill()
-        pytest.fail("a process waits for the other")
+class Told(InitLossCheck):
+    """Writes what stops a rank, and waits for the other: whoever started the processes ends all with the first."""
 
-    before = signal.signal(signal.SIGALRM, hangs)
-    signal.alarm(120)  # seconds
-    try:
-        module = OneRankIsWrong()
-        module.net[1] = nn.Identity()  # BatchNorm would hide it
-        with pytest.raises(torch.multiprocessing.ProcessRaisedException, match="FailedCheckError"):
-            fit(module, [InitLossCheck(strict=True)], accelerator="cpu", strategy="ddp_fork", devices=2)
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
-    assert not torch.multiprocessing.active_children()
+    def conclude(self, trainer, verdicts):
+        try:
+            super().conclude(trainer, verdicts)
+        except FailedCheckError as error:
+            folder, deadline = Path(trainer.default_root_dir), time.monotonic() + 20  # seconds
+            (folder / f"{trainer.global_rank}.stopped").write_text(str(error), encoding="utf-8")
+            while len(list(folder.glob("*.stopped"))) < 2 and time.monotonic() < deadline:
+                time.sleep(0.05)
+            raise
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_strict_check_that_fails_on_one_rank_stops_all(fit, tmp_path):
+    module = OneRankIsWrong()
+    module.net[1] = nn.Identity()  # BatchNorm would hide it
+    with pytest.raises(torch.multiprocessing.ProcessRaisedException, match="FailedCheckError"):
+        fit(module, [Told(strict=True)], accelerator="cpu", strategy="ddp_fork", devices=2)
+    said = {path.stem: path.read_text() for path in tmp_path.glob("*.stopped")}
+    assert said.keys() == {"0", "1"}
+    assert said["0"] == "a check failed in another process"
+    assert said["1"].startswith("Told: cross_entropy")
 
 
 @pytest.mark.filterwarnings("ignore")
