@@ -41,6 +41,7 @@ FELL = 0.95  # of the first training loss; below, the loss has fallen
 FLIPS = 0.3  # share of answers that must change from one look to the next to speak of jumping
 NUMBERS = 4.0  # times max_jitter, in standard deviations of the target, for numbers, which have no bounds
 COLLAPSED = 1e-3  # mean distance from the mean prediction below which all examples are predicted the same
+DENSE = 8  # looks, at least, whenever the number of steps doubles
 FOLDED = 256  # losses kept one by one, which costs less at each step than to add them
 RISING = 1.5  # times the mean learning rate of the first half: above, the rate is still rising at the end
 
@@ -51,8 +52,9 @@ class PredictionDynamicsLogger(RecipeCallback):
     The batch is the first one of the sanity check's validation. Without a sanity check, or if no loss tells what its
     predictions should be, it is the first training batch; then the first look comes after the first step. Its
     predictions come from running the network's call of that step again, in eval mode, without gradients, and without
-    a trace in the training: at steps 0, 1, 2, 4, 8, ..., every `every_n_steps`, and at the end. The loss function
-    that was given the network's output tells what it is: classes, yes or no, numbers, tokens, or maps of these.
+    a trace in the training: at steps 0, 1, 2, 4, 8, ..., every `every_n_steps`, later 8 times whenever the number of
+    steps doubles, and at the end. The loss function that was given the network's output tells what it is: classes, yes
+    or no, numbers, tokens, or maps of these.
 
     Scalars: ``jitter``, the mean share of probability that moved since the look before, per step (total variation;
     for numbers, in standard deviations of the target); ``flips``, the share of answers that changed since; ``right``,
@@ -72,7 +74,8 @@ class PredictionDynamicsLogger(RecipeCallback):
 
     Args:
         max_examples: Examples looked at, from the front of the batch.
-        every_n_steps: Batches between looks after the first ones.
+        every_n_steps: Batches between looks after the first ones; twice as many from 16 times that number on, and so
+            forth: a look takes about as long as half a step of a small network, and the whole should cost nothing.
         min_steps: Batches from which on predictions should have moved.
         min_moved: Share of probability, 0 to 1; for numbers, standard deviations of the target.
         max_jitter: The same unit, from one look to the next; for numbers four times as much.
@@ -272,7 +275,11 @@ class PredictionDynamicsLogger(RecipeCallback):
     # -- looking
 
     def _is_due(self, steps: int) -> bool:
-        return steps % self.every_n_steps == 0 or (steps < self.every_n_steps and steps & (steps - 1) == 0)
+        if steps < self.every_n_steps:
+            return steps & (steps - 1) == 0
+        times = steps // (DENSE * self.every_n_steps)
+        interval = self.every_n_steps << max(0, times.bit_length() - 1)  # doubles whenever the steps have
+        return steps % interval == 0
 
     def _look(self, trainer: Trainer, pl_module: LightningModule, fixed: FixedBatch) -> None:
         step = tensorboard.batches_that_stepped(trainer)

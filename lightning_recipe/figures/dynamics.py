@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from lightning_recipe.dynamics.predictions import CLASSES, NUMBER_MAPS, NUMBERS, TOKENS
 from lightning_recipe.figures import predictions
@@ -37,12 +38,15 @@ def keep(how: Reading, values: Tensor) -> Array:
 
     Returns:
         Shape (N, 2) for classes and labels: the probability of what is true, and the answer; (N,) for numbers;
-        (N, T) for tokens: the answers; (N, H, W) for maps of classes, (N, H, W, C) for other maps, C at most 3.
+        (N, T) for tokens: the answers; (N, H, W) for maps of classes, (N, H, W, C) for other maps, C at most 3,
+        not much larger than they are drawn.
 
     """
     if how.of_maps:
         channels = 3 if values.shape[-1] == 3 else 1  # noqa: PLR2004
-        return _array(values[:MAPS].argmax(-1) if how.of_classes else values[:MAPS, ..., :channels])
+        every = max(1, max(values.shape[1:3]) // predictions.THUMBNAIL)  # all looks are in memory until the end
+        shown = values[:MAPS, ::every, ::every]
+        return _array(shown.argmax(-1).to(torch.int16) if how.of_classes else shown[..., :channels].contiguous())
     if how.kind == NUMBERS:
         outputs = max(1, min(values.shape[1], LINES // 2))
         return _array(values[: LINES // outputs, :outputs].flatten())

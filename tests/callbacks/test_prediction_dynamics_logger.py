@@ -207,6 +207,15 @@ class Looks(PredictionDynamicsLogger):
         self.fixed = fixed
 
 
+def test_looks_get_rarer_and_stay_enough_for_a_verdict():
+    logger = PredictionDynamicsLogger()
+    due = [step for step in range(10_000) if logger._is_due(step)]
+    assert due[:8] == [0, 1, 2, 4, 8, 16, 25, 50]
+    assert due[-3:] == [8000, 8800, 9600]
+    for end in (200, 1000, 3000, 10_000):
+        assert 4 <= len([end, *(step for step in due if end / 2 < step < end)]) <= 9
+
+
 def test_steps_and_scalars(fit, events):
     callback = Looks(every_n_steps=10)
     _, trainer = run(fit, Healthy(), callback, pictures=True, max_epochs=5)
@@ -284,7 +293,11 @@ def test_resumed_runs_go_on_counting(fit, tmp_path):
 
 
 def test_memory_is_bounded_and_nothing_is_kept_after_the_fit(fit):
-    callback = Looks(every_n_steps=1)
+    class Always(Looks):
+        def _is_due(self, steps):
+            return True
+
+    callback = Always()
     run(fit, NoNorm(), callback, max_epochs=10)
     assert len(callback.at) == 81
     looks = callback.fixed.looks

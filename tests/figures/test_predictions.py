@@ -1,3 +1,5 @@
+import types
+
 import numpy as np
 import pytest
 import torch
@@ -235,3 +237,13 @@ def test_half_precision(function, output, target, dtype):
     fixed = watched(function, target, output, output + 1, inputs=inputs)
     figures = dynamics.draw(fixed, last=True)
     assert all(pixels(figure).std() > 0 for figure in figures.values())
+
+
+@pytest.mark.parametrize(("classes", "bytes_at_most"), [(True, 2 * 3 * 200 * 200), (False, 4 * 3 * 200 * 200)])
+def test_of_large_maps_little_is_kept(classes, bytes_at_most):
+    """All looks are in memory until the run ends."""
+    values = torch.rand(4, 1000, 900, 2 if classes else 1)
+    how = types.SimpleNamespace(of_maps=True, of_classes=classes)
+    kept = dynamics.keep(how, values)
+    assert kept.nbytes <= bytes_at_most
+    assert kept.base is None or kept.base.nbytes <= bytes_at_most
