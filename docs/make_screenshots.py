@@ -48,13 +48,14 @@ def browser() -> Iterator[Browser]:
 
 
 @contextmanager
-def served(printed: str) -> Iterator[dict[str, str]]:
-    """Run the command that a fit has printed, on a free port; the links that it printed, by the page they open."""
-    (command,) = re.findall(r"^TensorBoard (tensorboard .*)$", printed, re.MULTILINE)
+def served(printed: str, folder: str | None = None) -> Iterator[dict[str, str]]:
+    """Run the command that a fit in `folder` has printed, on a free port; its links, by the page they open."""
+    (typed,) = re.findall(r"^TensorBoard (tensorboard .*)$", printed, re.MULTILINE)
     links = re.findall(r"http://localhost:6006/(\S*#(\w+))", printed)
-    program, *options = shlex.split(command)
+    program, *options = shlex.split(typed)
     path = Path(sys.executable).with_name(program)
-    with subprocess.Popen([path, *options, "--port", "0"], stderr=subprocess.PIPE, text=True) as server:  # noqa: S603
+    command = [str(path), *options, "--port", "0"]
+    with subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True) as server:  # noqa: S603
         lines = iter(server.stderr or ())
         address = next(found.group() for line in lines if (found := re.search(r"http://localhost:\d+/", line)))
         yield {page: address + link for link, page in links}
@@ -67,9 +68,7 @@ def main() -> None:
     with TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "lightning_recipe.demo", "--broken"]
         printed = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout  # noqa: S603
-        command = re.search(r"--logdir (\S+)", printed)
-        printed = printed.replace(command.group(1), str(Path(folder, command.group(1)))) if command else printed
-        with served(printed) as links, browser() as chromium:
+        with served(printed, folder) as links, browser() as chromium:
             for scheme in ("light", "dark"):
                 for page, height in (("text", 800), ("timeseries", 1000)):
                     window = chromium.new_page(viewport={"width": 1280, "height": height}, color_scheme=scheme)
