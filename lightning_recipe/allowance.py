@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 class Allowance:
     """Says whether there is time for something of the kind that was done before.
 
-    The first time is free: what it costs is known only afterwards. Then what was spent, and would be, must be less than
+    The first time is free: what it costs is known only afterwards. Then what was spent, and would be, must be at most
     `share` of the time that has passed.
 
     Args:
@@ -25,7 +25,7 @@ class Allowance:
         True
         >>> with allowance.spent():
         ...     time.sleep(0.01)
-        >>> allowance.is_enough()  # after 1 s
+        >>> allowance.is_enough()  # not before 1 s has passed
         False
 
     """

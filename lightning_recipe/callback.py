@@ -160,18 +160,20 @@ class RecipeCallback(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:  # noqa: ARG002
         """Print the closing table of a run that was stopped, too."""
+        if not self.findings and tensorboard.batches_that_stepped(trainer):
+            self.publish(trainer, self.skipped(f"the run was stopped by {type(exception).__name__} before a verdict"))
         self._close(trainer)
 
     def _close(self, trainer: Trainer) -> None:
         """The last of the recipe's callbacks prints the table of all, and where to look."""
         if not trainer.is_global_zero or _of_the_recipe(trainer)[-1:] != [self] or not findings(trainer):
             return
-        footer = []
-        if _writes(trainer):
-            look = tensorboard.how_to_look(trainer) or ["no TensorBoard logger: numbers and pictures are left out"]
-            footer = [f"report      {report.folder(trainer) / report.FILE_NAME}", f"TensorBoard {look[0]}"]
-            footer += [f"{'':12}{line}" for line in look[1:]]
         with self._reporting(trainer):
+            footer = []
+            if _writes(trainer):
+                look = tensorboard.how_to_look(trainer) or ["no TensorBoard logger: numbers and pictures are left out"]
+                footer = [f"report      {report.folder(trainer) / report.FILE_NAME}", f"TensorBoard {look[0]}"]
+                footer += [f"{'':12}{line}" for line in look[1:]]
             report.close(trainer, findings(trainer), *footer)
 
 

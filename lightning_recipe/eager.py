@@ -10,10 +10,11 @@ import torch
 
 from lightning_recipe.observers import Observers, was_compiled
 from lightning_recipe.structure import snapshot
-from lightning_recipe.trial import copied, eager, isolated
+from lightning_recipe.trial import copied, eager, isolated, shares_code
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule
+    from torch import nn
 
     from lightning_recipe.step import LossCall, NetCall
 
@@ -25,7 +26,7 @@ def losses_inside(net_calls: list[NetCall]) -> list[LossCall]:
     compiled, with the weights of now, without gradients and on borrowed randomness.
 
     Raises:
-        RuntimeError: If a module can't be copied.
+        RuntimeError: If a module can't be copied, or the copy would share a hook.
 
     """
     found: list[LossCall] = []
@@ -34,6 +35,7 @@ def losses_inside(net_calls: list[NetCall]) -> list[LossCall]:
             module = copy.deepcopy(getattr(call.module, "_orig_mod", call.module))
             for part in module.modules():
                 part.__dict__.pop("_compiled_call_impl", None)
+            _refuse_shared_code(module)
             observers = Observers(module)
             with isolated(), torch.no_grad(), observers:
                 module(*call.args, **call.kwargs)
@@ -53,13 +55,21 @@ def losses_in_step(
         kwargs: Likewise.
 
     Raises:
+        RuntimeError: As :func:`losses_inside`.
         Exception: Whatever the step raises without a trainer, as it does when it optimises by hand.
 
     """
     with isolated(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # self.log says that it does nothing
         module = copied(pl_module)
+        _refuse_shared_code(module)
         observers = Observers(module)
         with torch.set_grad_enabled(method == "training_step"), eager(module), observers:
             output = getattr(module, method)(*snapshot(args), **snapshot(kwargs))
     return observers.conclude(None, output, training=method == "training_step").loss_calls
+
+
+def _refuse_shared_code(module: nn.Module) -> None:
+    if shares_code(module):
+        msg = "a copy would run a hook that works on what belongs to the user"
+        raise RuntimeError(msg)

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import rich
 from rich.box import SIMPLE_HEAD
 from rich.console import Group
-from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
@@ -94,7 +93,8 @@ def close(trainer: Trainer, findings: Sequence[Finding], *footer: str) -> None:
 
 def _print(console: Console, renderables: Sequence[RenderableType]) -> None:
     for renderable in renderables:  # plain strings are paths and commands to copy: never broken over lines
-        console.print(renderable, soft_wrap=isinstance(renderable, str), highlight=not isinstance(renderable, str))
+        plain = isinstance(renderable, str)  # and no markup, whatever brackets there are
+        console.print(renderable, soft_wrap=plain, highlight=not plain, markup=not plain)
 
 
 def in_a_log(finding: Finding) -> list[str]:
@@ -106,7 +106,7 @@ def in_a_log(finding: Finding) -> list[str]:
 
     """
     details = [f"{'':9}{name}: {text}" for name, text in _reasons(finding).items()]
-    return [escape(line) for line in (f"{finding.status.value:8} {finding.check}: {finding.message}", *details)]
+    return [f"{finding.status.value:8} {finding.check}: {finding.message}", *details]
 
 
 def on_a_screen(finding: Finding) -> Group | Table:

@@ -52,19 +52,23 @@ def tensors(structure: Any, path: str = "", depth: int = 0) -> Iterator[tuple[st
 
 
 def _children(structure: Any) -> list[tuple[Any, Any]]:
+    if structure is None or isinstance(structure, str | bytes | int | float | type | nn.Module):
+        return []
     if isinstance(structure, Mapping):
         return list(structure.items())
     if isinstance(structure, (list, tuple)):
         return list(zip(getattr(structure, "_fields", range(len(structure))), structure, strict=True))
-    if isinstance(structure, type | nn.Module):
-        return []
     if is_dataclass(structure):
         return [(f.name, getattr(structure, f.name, None)) for f in fields(structure)]
     if callable(getattr(structure, "to_dict", None)) and hasattr(structure, "clone"):
         return list(structure.to_dict().items())
+    return _attributes(structure)
+
+
+def _attributes(structure: Any) -> list[tuple[str, Any]]:
     slots = [getattr(kind, "__slots__", ()) for kind in type(structure).__mro__]
     names = [name for group in slots for name in ([group] if isinstance(group, str) else group)]
-    names = [name for name in names if name != "__dict__" and hasattr(structure, name)]
+    names = [name for name in names if name not in {"__dict__", "__weakref__"} and hasattr(structure, name)]
     return [*getattr(structure, "__dict__", {}).items(), *((name, getattr(structure, name)) for name in names)]
 
 
@@ -99,9 +103,12 @@ def _mapped(structure: Any, kinds: tuple[type, ...], function: Callable[[Any], A
         if id(value) not in done:
             try:
                 done[id(value)] = duplicate = copy.copy(value)
-                for name, child in _children(value):
+                # another mapping keeps its items in an attribute, which a shallow copy shares
+                own = isinstance(value, Mapping) and not isinstance(value, dict)
+                inside = _attributes(value) if own else _children(value)
+                for name, child in inside:
                     changed = _mapped(child, kinds, function, done)
-                    if isinstance(value, MutableMapping):
+                    if isinstance(value, dict):
                         duplicate[name] = changed
                     else:
                         object.__setattr__(duplicate, name, changed)  # frozen or not

@@ -170,7 +170,9 @@ def shares_code(module: nn.Module) -> bool:
 
     """
     own = {id(child) for child in module.modules()}
-    values = [value for child in module.modules() for value in vars(child).values()]
+    values = [  # all but how to compile it: experiments run uncompiled
+        value for child in module.modules() for name, value in vars(child).items() if not name.startswith("_compile")
+    ]
     values += [v for value in values if isinstance(value, dict) for v in value.values()]
     values += [v for value in values if isinstance(value, list | tuple) for v in value]
     used: list[Any] = []

@@ -452,3 +452,32 @@ def test_a_failed_observation_is_reported_and_harmless(monkeypatch):
     assert module.training_step((X, Y)).isfinite()
     with pytest.raises(RuntimeError, match="ZeroDivisionError"):
         probe.result()
+
+
+def test_a_copy_that_would_run_the_users_hook_is_not_run():
+    """The losses of a compiled network are looked for on a copy, which shares the hook."""
+
+    class WithLoss(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(3, 2)
+
+        def forward(self, x, labels):
+            return F.cross_entropy(self.layer(x), labels)
+
+    class Module(nn.Module):
+        def __init__(self, net):
+            super().__init__()
+            self.net = net
+
+        def training_step(self, batch):
+            return self.net(*batch)
+
+    seen = []
+    net = WithLoss()
+    net.layer.register_forward_hook(lambda *values: seen.append(values))
+    module = Module(torch.compile(net, backend="eager"))
+    probe = Probe.attach(module, "training_step")
+    module.training_step((X, Y))
+    assert probe.result().loss_calls == []
+    assert len(seen) == 1

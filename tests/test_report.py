@@ -53,7 +53,7 @@ def test_on_a_screen_what_is_well_takes_one_line(status):
 
 def test_a_log_holds_what_was_said(capsys):
     """Square brackets are markup to rich."""
-    rich.print(*report.in_a_log(finding(message="[B, T] of [bold]")))
+    report._print(rich.console.Console(), report.in_a_log(finding(message="[B, T] of [bold]")))
     assert "[B, T] of [bold]" in capsys.readouterr().out
 
 

@@ -1,4 +1,5 @@
 from collections import UserDict, namedtuple
+from collections.abc import MutableMapping
 from dataclasses import dataclass, field
 
 import pytest
@@ -163,3 +164,48 @@ def test_what_can_not_be_copied_or_holds_nothing_is_kept():
     locked, empty, frozen = Locked(X), Custom("text"), Frozen("text")
     assert [a is b for a, b in zip(snapshot([locked, empty]), [locked, empty], strict=True)] == [True, True]
     assert snapshot([X, frozen])[1] == frozen
+
+
+class Keeps(MutableMapping):
+    """A mapping of one's own, which keeps its items in an attribute."""
+
+    def __init__(self, items):
+        self.kept = items
+
+    def __getitem__(self, key):
+        return self.kept[key]
+
+    def __setitem__(self, key, value):
+        self.kept[key] = value
+
+    def __delitem__(self, key):
+        del self.kept[key]
+
+    def __iter__(self):
+        return iter(self.kept)
+
+    def __len__(self):
+        return len(self.kept)
+
+
+class Slotted:
+    __slots__ = ("__weakref__", "x")
+
+    def __init__(self, x):
+        self.x = x
+
+
+def test_a_mapping_of_ones_own_keeps_its_own_tensors():
+    x = torch.ones(2, requires_grad=True) * 2
+    batch = Keeps({"x": x})
+    copied = snapshot(batch)
+    assert batch["x"] is x
+    assert copied["x"] is not x
+    assert copied["x"].tolist() == [2, 2]
+
+
+def test_slots_with_weak_references_are_copied():
+    item = Slotted(torch.ones(2))
+    copied = snapshot(item)
+    item.x.add_(1)
+    assert copied.x.tolist() == [1, 1]

@@ -56,7 +56,7 @@ class PredictionDynamicsLogger(RecipeCallback):
     steps doubles, and at the end. The loss function that was given the network's output tells what it is: classes, yes
     or no, numbers, tokens, or maps of these.
 
-    Scalars: ``jitter``, the mean share of probability that moved since the look before, per step (total variation;
+    Curves: ``jitter``, the mean share of probability that moved since the look before, per step (total variation;
     for numbers, in standard deviations of the target); ``flips``, the share of answers that changed since; ``right``,
     the share of answers that are, or ``error``, the mean absolute one. Pictures: at most ten, evenly spaced in the
     logarithm of the step; what would take more than `max_share` of the run's time is drawn at its end.
@@ -128,7 +128,7 @@ class PredictionDynamicsLogger(RecipeCallback):
         min_steps: int = 200,
         min_moved: float = 0.01,
         max_jitter: float = 0.15,
-        max_share: float = 0.01,
+        max_share: float = 0.005,
         predict: Callable[..., Any] | None = None,
         decode: Callable[..., Any] | None = None,
     ) -> None:
@@ -320,9 +320,9 @@ class PredictionDynamicsLogger(RecipeCallback):
         if tensorboard.batches_that_stepped(trainer) > fixed.latest:
             self._frames = []
             self._look(trainer, pl_module, fixed)
+        self.publish(trainer, self.judge(fixed))  # before pictures, in which the user's own `decode` may raise
         self._show_all(trainer)
         self._show(trainer, fixed, last=True)
-        self.publish(trainer, self.judge(fixed))
 
     def judge(self, fixed: FixedBatch) -> Finding:
         """The verdict on all looks together."""
@@ -378,7 +378,7 @@ class PredictionDynamicsLogger(RecipeCallback):
 
 
 def _sum(losses: list[Tensor]) -> Tensor:
-    return torch.stack([loss.reshape(()) for loss in losses]).sum()
+    return torch.stack([loss.reshape(()).float() for loss in losses]).sum()  # halves would overflow
 
 
 def frames(expected: float) -> list[int]:

@@ -64,7 +64,7 @@ class References:
 
     @property
     def evidence(self) -> dict[str, float]:
-        """The three losses, as the scalars are called."""
+        """The three losses, as the evidence is called."""
         return {"measured": self.measured, "know_nothing": self.know_nothing, "best_constant": self.best_constant}
 
 
