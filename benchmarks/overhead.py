@@ -1,13 +1,14 @@
 """What the recipe costs: bare fits against fits with ``recipe()``, in turn, in one run.
 
-Run ``python benchmarks/overhead.py``; ``--short`` only proves that it runs. Each round fits the same module with the
-same seed by itself, with the recipe, and with what a user would otherwise attach (`LearningRateMonitor` and
-`DeviceStatsMonitor`), in an order that changes from round to round. Two clocks: the wall's, and that of the processor,
-which does not see what else the machine does.
+Run ``python benchmarks/overhead.py``; ``--short`` only proves that it runs. Each round fits the same module by itself,
+with the recipe, with what a user would otherwise attach (`LearningRateMonitor` and `DeviceStatsMonitor`), and by itself
+once more, in an order that changes from round to round. After the start they take turns, `BLOCK` steps at a time, since
+the speed of a shared machine changes from second to second. Two clocks: the wall's, and that of the processor, which
+does not see what else the machine does.
 
 - steady state: from step `START_UP` to the last, when the checks of the start are over; the ratio of a pair, its median
-  over the rounds, and the smallest and the largest. Aim: at most 1.02. Two equal fits differ by several hundredths on a
-  shared machine, so the time inside the callbacks' own hooks is counted, too, as a share of the bare fit's.
+  over the rounds, and the smallest and the largest. Aim: at most 1.02. What the second bare fit differs by is the error
+  of all. The time inside the callbacks' own hooks is counted, too, as a share of the bare fit's.
 - start-up: all before, in seconds more than bare. Aim: at most 20 s.
 - memory: the most that a process held at the start and after it, each fit in a process of its own, in copies of the
   module with its gradients and Adam's state. Aim: at most one copy more, and none after the start.
@@ -28,7 +29,8 @@ import sys
 import threading
 import time
 import warnings
-from itertools import pairwise
+from collections import Counter, deque
+from concurrent.futures import ThreadPoolExecutor
 from statistics import median
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -38,27 +40,57 @@ import torch
 from lightning.pytorch import LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback, DeviceStatsMonitor, LambdaCallback, LearningRateMonitor
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.trainer import call
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_recipe import recipe
+from lightning_recipe.callback import STEP_HOOKS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 CLASSES = 10
 START_UP = 50  # steps
+BLOCK = 25  # steps at a time
 MEGABYTE = 2**20
+
+
+class Turns:
+    """Lets one of several fits run at a time, each in a thread of its own."""
+
+    def __init__(self, fits: list[str]) -> None:
+        self.order = deque(fits)
+        self.changed = threading.Condition()
+
+    def wait(self, fit: str) -> None:
+        """Until it is this one's turn."""
+        with self.changed:
+            self.changed.wait_for(lambda: self.order[0] == fit)
+
+    def pause(self, fit: str) -> None:
+        """Let all others go first."""
+        with self.changed:
+            self.order.rotate(-1)
+            self.changed.notify_all()
+        self.wait(fit)
+
+    def leave(self, fit: str) -> None:
+        """Be over."""
+        with self.changed:
+            self.order.remove(fit)
+            self.changed.notify_all()
 
 
 class Classifier(LightningModule):
     """Any net with logits for ten classes, and Adam; takes the time of its own steps."""
 
-    def __init__(self, net: nn.Module) -> None:
+    def __init__(self, net: nn.Module, pause: Callable[[], None]) -> None:
         super().__init__()
         self.net = net
-        self.clocks: list[tuple[float, float]] = []
+        self.pause = pause
+        self.clocks: list[tuple[float, float]] = []  # when it began, paused, went on, paused, ...
 
     def forward(self, x: Tensor) -> Tensor:
         """Inputs to logits."""
@@ -67,7 +99,9 @@ class Classifier(LightningModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Cross entropy; logged, as users do."""
-        if batch_idx == START_UP:
+        if batch_idx >= START_UP and (batch_idx - START_UP) % BLOCK == 0:
+            self.read_clocks()
+            self.pause()
             self.read_clocks()
         loss = F.cross_entropy(self(batch[0]), batch[1])
         self.log("train_loss", loss)
@@ -76,6 +110,7 @@ class Classifier(LightningModule):
     def on_train_epoch_end(self) -> None:
         """Stop the clocks before any callback concludes."""
         self.read_clocks()
+        self.pause()
 
     def read_clocks(self) -> None:
         """Wall and processor, in seconds."""
@@ -132,53 +167,70 @@ def large() -> tuple[nn.Module, Tensor]:
     ), (torch.randn(8, width))
 
 
-ATTACHED = {
+ATTACHED: dict[str, Callable[[], list[Callback]]] = {
     "bare": list,
     "recipe()": recipe,
     "monitors": lambda: [LearningRateMonitor("step"), DeviceStatsMonitor(cpu_stats=True)],
+    "bare again": list,
 }
 
 
-def watch_hooks(callbacks: list[Callback]) -> list[float]:
-    """Have the hooks of each step leave the seconds that they took in the list returned."""
-    seconds: list[float] = []
+class Hooks:
+    """Adds up the seconds that entering callbacks' hooks takes, in steps after the start."""
 
-    def timed(hook: Callable[..., None]) -> Callable[..., None]:
-        def call(*arguments: Any) -> None:
-            start = time.process_time()
-            hook(*arguments)
-            seconds.append(time.process_time() - start)
+    def __init__(self, enter: Callable[..., None]) -> None:
+        self.enter = enter
+        self.seconds: Counter[Trainer] = Counter()
 
-        return call
-
-    for callback in callbacks:
-        for name in ("on_train_batch_start", "on_train_batch_end"):
-            setattr(callback, name, timed(getattr(callback, name)))
-    return seconds
+    def __call__(self, trainer: Trainer, hook_name: str, *arguments: Any, **keywords: Any) -> None:
+        """Instead of Lightning's function that enters a hook of all callbacks of a trainer."""
+        start = time.process_time()
+        self.enter(trainer, hook_name, *arguments, **keywords)
+        if trainer.fit_loop.epoch_loop.batch_idx >= START_UP and hook_name in STEP_HOOKS:
+            self.seconds[trainer] += time.process_time() - start
 
 
-def fit(make: str, attached: str, steps: int) -> dict[str, float]:
+HOOKS = Hooks(call._call_callback_hooks)  # noqa: SLF001 - there is no other place that sees all callbacks
+call._call_callback_hooks = HOOKS  # noqa: SLF001
+
+
+def fit(make: str, attached: str, steps: int, turns: Turns | None = None) -> dict[str, float]:
     """Seconds of one fit: at the start and afterwards, by both clocks; and in hooks, afterwards."""
+    turns = turns or Turns([attached])
+    turns.wait(attached)
+    try:
+        return _fit(make, attached, steps, lambda: turns.pause(attached))
+    finally:
+        turns.leave(attached)
+
+
+def _fit(make: str, attached: str, steps: int, pause: Callable[[], None]) -> dict[str, float]:
+    torch.set_num_threads(1)  # of each thread
     seed_everything(0, verbose=False)
     net, x = globals()[make]()
-    module = Classifier(net)
+    module = Classifier(net, pause)
     batches = TensorDataset(x.repeat(steps, *[1] * (x.ndim - 1)), torch.randint(CLASSES, (len(x) * steps,)))
-    callbacks: list[Callback] = ATTACHED[attached]()
-    hooks = watch_hooks(callbacks)
     with TemporaryDirectory() as folder:
         trainer = Trainer(
-            max_epochs=1, accelerator="cpu", callbacks=callbacks, logger=TensorBoardLogger(folder),
+            max_epochs=1, accelerator="cpu", callbacks=ATTACHED[attached](), logger=TensorBoardLogger(folder),
             enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
         )  # fmt: skip
         module.read_clocks()
-        with contextlib.redirect_stdout(io.StringIO()):
-            trainer.fit(module, DataLoader(batches, len(x)))
-    starts, ends = pairwise(module.clocks)
-    return {"hooks": sum(hooks[-2 * len(callbacks) * (steps - START_UP) :])} | {
-        f"{phase} {clock}": after[i] - before[i]
-        for phase, (before, after) in {"start": starts, "steady": ends}.items()
+        trainer.fit(module, DataLoader(batches, len(x)))
+    start, *blocks = zip(module.clocks[::2], module.clocks[1::2], strict=True)
+    return {"hooks": HOOKS.seconds.pop(trainer)} | {
+        f"{phase} {clock}": sum(after[i] - before[i] for before, after in spans)
+        for phase, spans in {"start": [start], "steady": blocks}.items()
         for i, clock in enumerate(("wall", "processor"))
     }
+
+
+def fit_in_turn(make: str, names: list[str], steps: int) -> dict[str, dict[str, float]]:
+    """The same of several fits, in blocks of steps."""
+    turns = Turns(names)
+    with contextlib.redirect_stdout(io.StringIO()), ThreadPoolExecutor(len(names)) as threads:
+        fits = {name: threads.submit(fit, make, name, steps, turns) for name in names}
+    return {name: done.result() for name, done in fits.items()}
 
 
 def time_all(make: str, rounds: int, steps: int) -> None:
@@ -186,20 +238,19 @@ def time_all(make: str, rounds: int, steps: int) -> None:
     seen: dict[str, list[dict[str, float]]] = {name: [] for name in ATTACHED}
     for i in range(-1, rounds):
         names = list(ATTACHED)
-        for name in names[i % len(names) :] + names[: i % len(names)]:
-            measured = fit(make, name, steps)
-            if i >= 0:  # the first round warms up
-                seen[name].append(measured)
-    for name in ("recipe()", "monitors"):
+        measured = fit_in_turn(make, names[i % len(names) :] + names[: i % len(names)], steps)
+        for name in names if i >= 0 else []:  # the first round warms up
+            seen[name].append(measured[name])
+    for name in names[1:]:
         pairs = list(zip(seen[name], seen["bare"], strict=True))
-        hooks = median(full["hooks"] / bare["steady processor"] for full, bare in pairs)
+        hooks = median((full["hooks"] - bare["hooks"]) / bare["steady processor"] for full, bare in pairs)
         for clock in ("processor", "wall"):
             ratios = sorted(full[f"steady {clock}"] / bare[f"steady {clock}"] for full, bare in pairs)
             more = median(full[f"start {clock}"] - bare[f"start {clock}"] for full, bare in pairs)
             bare_ms = 1000 * median(bare[f"steady {clock}"] for _, bare in pairs) / (steps - START_UP)
             span = f"{ratios[0]:.3f} to {ratios[-1]:.3f}"
             print(
-                f"{make:12} {name:9} {clock:10} steady x{median(ratios):.3f} ({span}), in hooks x{1 + hooks:.3f}, of "
+                f"{make:12} {name:10} {clock:10} steady x{median(ratios):.3f} ({span}), in hooks x{1 + hooks:.3f}, of "
                 f"{bare_ms:.2f} ms a step; start-up {more:+.2f} s"
             )
 

@@ -20,6 +20,19 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+STEP_HOOKS = (
+    "on_train_batch_start",
+    "on_before_zero_grad",
+    "on_before_backward",
+    "on_after_backward",
+    "on_before_optimizer_step",
+    "on_train_batch_end",
+    "on_validation_batch_start",
+    "on_validation_batch_end",
+)
+"""What Lightning enters at each step: for five callbacks that do nothing, it takes a fiftieth of a step of 5 ms."""
+
+
 class FailedCheckError(Exception):
     """Raised by a check with ``strict=True``: the run would go on with a mistake in it.
 
@@ -151,6 +164,39 @@ class RecipeCallback(Callback):
         if stage == "fit":
             self.findings = []
             self.unwritten = False
+            self.wake(trainer)
+
+    def wake(self, trainer: Trainer) -> None:
+        """Have Lightning enter the hooks of steps again, those that do something."""
+        for name in STEP_HOOKS:
+            if vars(self).get(name, ...) is None:
+                delattr(self, name)
+        self.rest(trainer, Callback)
+
+    def rest(self, trainer: Trainer, kind: type[Callback], *hooks: str) -> None:
+        """Have Lightning pass over the hooks of steps that are those of `kind`, until `wake` or the next fit.
+
+        It enters what is callable only. Hooks of a user's subclass stay, and all do if something other than Lightning
+        calls them.
+
+        Args:
+            trainer: Its callbacks are those that Lightning calls.
+            kind: A class that has nothing to do at the next steps.
+            hooks: Those in which it has nothing to do; by default all.
+
+        Example:
+            >>> from lightning.pytorch import Trainer
+            >>> from lightning_recipe import OverfitOneBatch
+            >>> callback = OverfitOneBatch()
+            >>> callback.rest(Trainer(callbacks=[callback], barebones=True), OverfitOneBatch)
+            >>> callable(callback.on_train_batch_start)
+            False
+
+        """
+        if any(callback is self for callback in trainer.callbacks):  # type: ignore[attr-defined]
+            for name in hooks or STEP_HOOKS:
+                if name not in vars(self) and getattr(type(self), name) is getattr(kind, name):
+                    setattr(self, name, None)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         """Print the closing table; there is no silence."""

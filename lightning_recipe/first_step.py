@@ -48,6 +48,7 @@ class FirstStepCheck(Check):
             return
         if trainer.global_step > 0:
             self._over = True
+            self.rest(trainer, FirstStepCheck)
             self.conclude(trainer, [self.skipped(f"the run resumes at step {trainer.global_step}, past its beginning")])
             return
         with self.guarded(trainer):
@@ -60,6 +61,7 @@ class FirstStepCheck(Check):
         if self._probe is None or not self._probe.ran:
             return
         probe, self._probe, self._over = self._probe, None, True
+        self.rest(trainer, FirstStepCheck)
         self.conclude(trainer, self._judge_step(trainer, pl_module, probe))
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:

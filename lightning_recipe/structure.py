@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import copy
 import inspect
+from abc import ABC
 from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from dataclasses import fields, is_dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from lightning_utilities.core.apply_func import apply_to_collection
@@ -18,11 +19,18 @@ MAX_ELEMENTS = 2**20
 MAX_DEPTH = 6  # containers within containers; cyclic objects end here
 
 
-@runtime_checkable
-class _Cloneable(Protocol):
-    """Tensors, and containers of tensors that copy themselves: PyTorch Geometric's batches, TensorDicts."""
+class Cloneable(ABC):  # noqa: B024 - told by its method alone, and remembered for each class, unlike of a protocol
+    """Tensors, and containers of tensors that copy themselves: PyTorch Geometric's batches, TensorDicts.
 
-    def clone(self) -> Any: ...
+    Example:
+        >>> isinstance(torch.ones(1), Cloneable), isinstance([1], Cloneable)
+        (True, False)
+
+    """
+
+    @classmethod
+    def __subclasshook__(cls, other: type) -> bool:
+        return callable(getattr(other, "clone", None))
 
 
 def tensors(structure: Any, path: str = "", depth: int = 0) -> Iterator[tuple[str, Tensor]]:
@@ -125,7 +133,7 @@ def _objects(structure: Any, kinds: tuple[type, ...], depth: int = 0) -> Iterato
 
     Dataclasses are objects, and so is any mapping of a class of its own, whose constructor may ask for something else.
     """
-    if isinstance(structure, (*kinds, _Cloneable)) or depth > MAX_DEPTH:
+    if isinstance(structure, (*kinds, Cloneable)) or depth > MAX_DEPTH:
         return
     children = [value for _, value in _children(structure)]
     own = isinstance(structure, MutableMapping) and type(structure) not in {dict, OrderedDict, defaultdict}
@@ -153,12 +161,19 @@ def snapshot(structure: Any) -> Any:
         [tensor([0., 0.]), 'label']
 
     """
-    return mapped(structure, (Tensor, _Cloneable), _clone)
+    return mapped(structure, (Tensor, Cloneable), cloned)
 
 
-def _clone(value: Any) -> Any:
+def cloned(value: Any) -> Any:
+    """A copy of a tensor, detached, or of a container that copies itself.
+
+    Example:
+        >>> cloned(torch.ones(1, requires_grad=True) * 2)
+        tensor([2.])
+
+    """
     if not isinstance(value, Tensor):
-        return value.clone() if not isinstance(value, type) else value
+        return value.clone()
     with torch.inference_mode(mode=False):  # a tensor cloned in inference mode could never take part in autograd
         return value.detach().clone()
 

@@ -41,22 +41,24 @@ def writers(trainer: Trainer) -> list[SummaryWriter]:
 
 
 @contextmanager
-def writing(trainer: Trainer) -> Iterator[list[SummaryWriter]]:
+def writing(trainer: Trainer, *, wait: bool = True) -> Iterator[list[SummaryWriter]]:
     """The event file writers, to write something that may find no room; the user's next curve still may.
 
     A writer whose thread died of a full disk raises at all that it is given later, the user's curves included. It is
     then made to begin a new file, as it does after ``close()``.
+
+    Args:
+        trainer: Its loggers write.
+        wait: Until the thread has written. If not, wait later, before the user logs something: write nothing.
 
     Raises:
         OSError: If it can't be written.
 
     """
     opened = writers(trainer)
-    for writer in opened:
-        writer.flush()  # what the user has logged
     try:
         yield opened
-        for writer in opened:
+        for writer in opened if wait else []:
             writer.flush()
     except OSError:
         for writer in opened:

@@ -132,6 +132,7 @@ class OverfitOneBatch(Check):
         """Try the first batch of the run, before its step."""
         if not self._done:
             self._done = True
+            self.rest(trainer, OverfitOneBatch)
             self.conclude(trainer, self.check(trainer, pl_module, batch))
 
     # -- what

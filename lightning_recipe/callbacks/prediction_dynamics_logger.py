@@ -155,6 +155,8 @@ class PredictionDynamicsLogger(RecipeCallback):
         self._steps: list[Step] = []  # watched, in which the fixed batch may be found
         self._asked_training = False
         self._fixed: FixedBatch | None = None
+        self._due = 0  # step of the next look
+        self._unwaited = False  # TensorBoard's thread writes the latest numbers
         self._frames: list[int] = []  # steps since the first look, from which on the next pictures are due
         self._undrawn: list[FixedBatch] = []  # as it was when pictures were due, for which there was no time yet
         self._time = Allowance(self.max_share)
@@ -181,20 +183,29 @@ class PredictionDynamicsLogger(RecipeCallback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Look at the predictions when it is time to, before the step."""
-        if self._over:
+        if self._over or tensorboard.batches_that_stepped(trainer) < self._due:
             return
         with self._once(trainer):
             if self._fixed is None:
                 self._begin(trainer, pl_module)
-            step = tensorboard.batches_that_stepped(trainer)
-            if self._fixed is not None and step > self._fixed.latest and self._is_due(step - self._fixed.begun):
+            if self._fixed is not None:
                 self._look(trainer, pl_module, self._fixed)
+                self._due = self._fixed.begun + self._next(self._fixed.latest - self._fixed.begun)
+                self.rest(trainer, PredictionDynamicsLogger, "on_train_batch_start")  # until it is due
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any) -> None:  # noqa: ARG002
         """Keep what was watched, and the training loss."""
+        if self._unwaited:
+            self._unwaited = False
+            with self._reporting(trainer), tensorboard.writing(trainer):
+                pass
         self._keep_step(trainer)
+        if self._fixed is None:
+            return
+        if tensorboard.batches_that_stepped(trainer) + 1 >= self._due:
+            self.wake(trainer)
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
-        if self._fixed is not None and isinstance(loss, Tensor) and loss.numel() == 1:  # a manual step returns anything
+        if isinstance(loss, Tensor) and loss.numel() == 1:  # a manual step returns anything
             self._losses.append(loss.detach())
             self._count += 1
             if len(self._losses) == FOLDED:
@@ -233,6 +244,7 @@ class PredictionDynamicsLogger(RecipeCallback):
                 self.publish(trainer, self.skipped(f"the predictions can't be looked at again: {error}"))
         if len(self.findings) > before:
             self._forget(over=True)
+            self.rest(trainer, PredictionDynamicsLogger)
 
     def _keep_step(self, trainer: Trainer) -> None:
         if self._probe is not None:
@@ -274,12 +286,13 @@ class PredictionDynamicsLogger(RecipeCallback):
 
     # -- looking
 
-    def _is_due(self, steps: int) -> bool:
+    def _next(self, steps: int) -> int:
+        """Steps since the first look until the one after `steps`."""
         if steps < self.every_n_steps:
-            return steps & (steps - 1) == 0
+            return min(1 << steps.bit_length(), self.every_n_steps)
         times = steps // (DENSE * self.every_n_steps)
         interval = self.every_n_steps << max(0, times.bit_length() - 1)  # doubles whenever the steps have
-        return steps % interval == 0
+        return (steps // interval + 1) * interval
 
     def _look(self, trainer: Trainer, pl_module: LightningModule, fixed: FixedBatch) -> None:
         step = tensorboard.batches_that_stepped(trainer)
@@ -290,7 +303,8 @@ class PredictionDynamicsLogger(RecipeCallback):
             self._losses, self._count = [], 0
         picture = dynamics.keep(fixed.how, values)
         numbers = fixed.look(step, values, picture, loss=loss, rate=_learning_rate(trainer))
-        with self._reporting(trainer), tensorboard.writing(trainer) as writers:
+        self._unwaited = True
+        with self._reporting(trainer), tensorboard.writing(trainer, wait=False) as writers:
             for name, curve in CURVES.items():
                 if math.isfinite(value := numbers.get(name, math.nan)):
                     tag = self.tag(curve.format("std" if fixed.how.of_numbers else "share"))
@@ -378,7 +392,8 @@ class PredictionDynamicsLogger(RecipeCallback):
 
 
 def _sum(losses: list[Tensor]) -> Tensor:
-    return torch.stack([loss.reshape(()).float() for loss in losses]).sum()  # halves would overflow
+    together = torch.stack([loss.reshape(()) if loss.ndim else loss for loss in losses])
+    return together.float().sum()  # halves would overflow
 
 
 def frames(expected: float) -> list[int]:

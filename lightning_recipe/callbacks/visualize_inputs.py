@@ -118,12 +118,25 @@ class VisualizeInputs(RecipeCallback):
         self._drawn, self._spans = {}, {}
         self._time = Allowance(self.max_share)
 
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        """Attend to the next steps."""
+        self.wake(trainer)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        """Attend to the next steps."""
+        self.wake(trainer)
+
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
         """Watch the first training step of an epoch that is to be drawn."""
-        self._watch(trainer, pl_module, "training_step", "train")
+        if self._epochs is not None and self._drawn.get("train") != trainer.current_epoch:
+            self._watch(trainer, pl_module, "training_step", "train")
+        if self._watched is None:
+            self.rest(trainer, VisualizeInputs)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:  # noqa: ARG002
         """Draw what was seen, and say once what that was."""
+        if self._watched is None:
+            return
         with self.guarded(trainer):
             finding = self._draw(trainer)
             if finding is not None and not self.findings:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torchmetrics.functional.classification import binary_accuracy, multiclass_accuracy
+from torchmetrics.functional.classification import binary_accuracy
 from torchmetrics.functional.regression import mean_absolute_error
 
 from lightning_recipe.structure import tensors
@@ -187,9 +188,7 @@ class Reading:
         if self.target is None:
             return {}
         if self.of_classes:
-            answers, target = self._counted(values.argmax(-1)), self._counted(self.target)
-            right = multiclass_accuracy(answers, target, values.shape[-1], average="micro", validate_args=False)
-            return {"share_right": float(right)}
+            return {"share_right": float(self._counted(values.argmax(-1) == self.target).float().mean())}
         if self.kind in {YES_NO, YES_NO_MAPS}:
             return {"share_right": float(binary_accuracy(values, (self.target > 0.5).long(), validate_args=False))}  # noqa: PLR2004
         return {"mean_absolute_error": float(mean_absolute_error(values, self.target.to(values.dtype)))}
@@ -211,7 +210,15 @@ class Reading:
 
     def _counted(self, values: Tensor) -> Tensor:
         """Those that have a target."""
-        return values if self.target is None or not self.of_classes else values[self.target >= 0]
+        return values if self._has_target is None else values[self._has_target]
+
+    @cached_property
+    def _has_target(self) -> Tensor | None:
+        """Which positions have one; None if all do, or nobody knows."""
+        if self.target is None or not self.of_classes:
+            return None
+        has = self.target >= 0
+        return None if bool(has.all()) else has
 
     def _unit(self, values: Tensor) -> float:
         reference = (values if self.target is None else self.target).float()

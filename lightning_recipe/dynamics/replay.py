@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lightning_recipe.structure import mapped, snapshot, tensors
+from lightning_recipe.structure import Cloneable, cloned, mapped, tensors
 from lightning_recipe.trial import isolated
 
 if TYPE_CHECKING:
@@ -186,15 +186,18 @@ def _remembered(module: nn.Module) -> list[tuple[Any, Any]]:
 
 
 def _put_back(container: Any, content: Any) -> None:
-    if isinstance(container, dict):
-        same = len(container) == len(content) and all(container.get(key) is value for key, value in content.items())
-    elif isinstance(container, list):
-        same = len(container) == len(content) and all(a is b for a, b in zip(container, content, strict=True))
-    else:
-        same = container == content
+    if not (container or content):  # as most are: a module has a dozen dictionaries of hooks
+        return
+    same = container == content if isinstance(container, set) else _identities(container) == _identities(content)
     if not same:
         container.clear()
         (container.extend if isinstance(container, list) else container.update)(content)
+
+
+def _identities(container: Any) -> list[Any]:
+    if isinstance(container, dict):
+        return [*container, *map(id, container.values())]
+    return [*map(id, container)]
 
 
 def _state(module: nn.Module) -> Iterator[Tensor]:
@@ -225,9 +228,9 @@ def _same_parameters(modules: list[nn.Module]) -> Iterator[None]:
             raise CannotReplayError(msg)
 
 
-def _mapped(call: NetCall, kind: type, function: Callable[[Any], Any]) -> dict[str, Any]:
-    """The arguments of `call` with `function` applied to everything of one kind."""
-    arguments: dict[str, Any] = mapped({"args": call.args, "kwargs": call.kwargs}, kind, function)
+def _mapped(call: NetCall, kinds: type | tuple[type, ...], function: Callable[[Any], Any]) -> dict[str, Any]:
+    """The arguments of `call` with `function` applied to everything of some kinds."""
+    arguments: dict[str, Any] = mapped({"args": call.args, "kwargs": call.kwargs}, kinds, function)
     return arguments
 
 
@@ -236,8 +239,11 @@ def _run(call: NetCall, outputs: dict[int, dict[str, Tensor]]) -> dict[str, Tens
         found = outputs[link.call][link.path]
         return found if found.ndim == len(link.shape) else found.reshape(-1, *link.shape[1:])
 
+    def given(value: Any) -> Any:
+        return cloned(resolve(value) if isinstance(value, _Link) else value)  # a forward may write to it
+
     def forward() -> dict[str, Tensor]:
-        arguments = snapshot(_mapped(call, _Link, resolve))  # a forward may write to them
+        arguments = _mapped(call, (_Link, Tensor, Cloneable), given)
         return dict(tensors(call.module(*arguments["args"], **arguments["kwargs"])))
 
     try:

@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
 from lightning_recipe.mixing.dependencies import SEED, Part, Rows, layouts
-from lightning_recipe.structure import _Cloneable, mapped, tensors
+from lightning_recipe.structure import Cloneable, mapped, tensors
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -109,7 +109,7 @@ class Rerun:
         torch.manual_seed(seed)
         try:
             given = mapped({"args": self.args, "kwargs": self.kwargs}, Tensor, self._argument)
-            given = mapped(given, (Tensor, _Cloneable), _clone)  # graphs, written to
+            given = mapped(given, (Tensor, Cloneable), _clone)  # graphs, written to
             output = self.module(*given["args"], **given["kwargs"])
         finally:
             for handle in handles:
@@ -264,7 +264,7 @@ def calm(module: nn.Module) -> int:
 
 
 def _clone(value: Any) -> Any:
-    return value if isinstance(value, type | Tensor) else value.clone()
+    return value if isinstance(value, Tensor) else value.clone()
 
 
 def _close(a: Tensor, b: Tensor) -> bool:
