@@ -6,6 +6,7 @@ import math
 import time
 import warnings
 from contextlib import nullcontext
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -22,7 +23,7 @@ from lightning_recipe.structure import tensors
 from lightning_recipe.trial import copied, eager, isolated, memory_given_back, obstacle
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from lightning.pytorch import LightningModule, Trainer
 
@@ -54,7 +55,7 @@ class BatchMixingDetector(FirstStepCheck):
     Args:
         max_examples: Rows and columns of the dependency matrix in TensorBoard, at most.
         max_seconds: Seconds after which the check gives up; a single backward pass is never cut short. A hit may take
-            10 s more to confirm and to locate.
+            as long again to confirm and to locate.
         strict: Stop the run when something failed.
 
     Raises:
@@ -112,6 +113,7 @@ class BatchMixingDetector(FirstStepCheck):
             return
         self._announce(trainer, step)
         deadline = time.monotonic() + self.max_seconds
+        look = partial(examine, most=self.max_examples, deadline=deadline, grace=self.max_seconds)
         hits: list[Finding] = []
         mixing: list[tuple[str, Mixing]] = []
         clean: list[str] = []
@@ -119,7 +121,7 @@ class BatchMixingDetector(FirstStepCheck):
         for call in reversed(calls.values()):
             name = call.name or type(pl_module).__name__
             try:
-                found = self._examine(trainer, duplicate, step, call, deadline)
+                found = self._examine(trainer, duplicate, step, call, look)
                 if isinstance(found, Mixing):
                     hits.append(self._mixes(name, found))
                     mixing.append((name, found))
@@ -143,7 +145,12 @@ class BatchMixingDetector(FirstStepCheck):
             self.tell(trainer, f"BatchMixingDetector repeats the first step, for at most {self.max_seconds:g} s ...")
 
     def _examine(
-        self, trainer: Trainer, duplicate: LightningModule, step: Step, call: NetCall, deadline: float
+        self,
+        trainer: Trainer,
+        duplicate: LightningModule,
+        step: Step,
+        call: NetCall,
+        look: Callable[..., Clean | Mixing],
     ) -> Clean | Mixing:
         """Everything that can go wrong when a network is called alone is a reason not to judge it."""
         on_gpu = duplicate.device.type != "cpu"
@@ -156,13 +163,13 @@ class BatchMixingDetector(FirstStepCheck):
                 module = getattr(module, "_orig_mod", module)  # of a compiled one
                 with eager(module):
                     try:
-                        return examine(module, call, batch, most=self.max_examples, deadline=deadline)
+                        return look(module, call, batch)
                     except RuntimeError as error:
                         if "inplace operation" not in str(error):
                             raise
                     # inputs need no gradient in the run, so that there networks may write over what is made of them
                     with torch.autograd.graph.allow_mutation_on_saved_tensors():
-                        return examine(module, call, batch, most=self.max_examples, deadline=deadline)
+                        return look(module, call, batch)
         except UndecidedError:
             raise
         except TimeoutError as error:

@@ -22,10 +22,6 @@ if TYPE_CHECKING:
     from lightning_recipe.step import NetCall
 
 
-GRACE = 10.0
-"""Seconds to confirm and to locate what was found, on top of those for finding it."""
-
-
 @dataclass(frozen=True)
 class Clean:
     """No examples mix.
@@ -93,8 +89,14 @@ class Mixing:
         return ((self.matrix > 0).sum().item() - (self.matrix.diagonal() > 0).sum().item()) / (n * n - n)
 
 
-def examine(
-    module: nn.Module, call: NetCall, batch: Batch, *, most: int = 16, deadline: float = math.inf
+def examine(  # noqa: PLR0913 - two say how long it may take
+    module: nn.Module,
+    call: NetCall,
+    batch: Batch,
+    *,
+    most: int = 16,
+    deadline: float = math.inf,
+    grace: float = math.inf,
 ) -> Clean | Mixing:
     """Repeat a call on a copy of its module, and judge whether examples mix.
 
@@ -104,6 +106,7 @@ def examine(
         batch: What is known of its rows.
         most: Rows and columns of the matrix.
         deadline: Value of ``time.monotonic()`` at which to give up; seconds.
+        grace: Seconds to confirm and to locate what was found, from when it was found.
 
     Raises:
         TimeoutError: If the deadline has passed.
@@ -143,7 +146,7 @@ def examine(
     doubt = why_not_examples(module, call, batch, _dims(chart.inputs)) or _why_meant(rerun, call, batch, deadline)
     if doubt:
         raise UndecidedError(doubt)
-    return _describe(rerun, chart, batch, most)
+    return _describe(rerun, chart, batch, most, grace)
 
 
 def _doubtful(call: NetCall, batch: Batch) -> frozenset[int]:
@@ -271,14 +274,14 @@ def _clean_otherwise(module: nn.Module, call: NetCall, size: int, deadline: floa
     return 0
 
 
-def _describe(rerun: Rerun, chart: Dependencies, batch: Batch, most: int) -> Mixing:
+def _describe(rerun: Rerun, chart: Dependencies, batch: Batch, most: int, grace: float) -> Mixing:
     """Everything about a chart that mixes, once changes of the inputs have confirmed it.
 
     Raises:
         UndecidedError: If they do not, or it takes too long.
 
     """
-    chart.deadline = time.monotonic() + GRACE
+    chart.deadline = time.monotonic() + grace
     try:
         leaks = chart.spread()[1]
         victim = int(leaks.argmax())
@@ -292,7 +295,7 @@ def _describe(rerun: Rerun, chart: Dependencies, batch: Batch, most: int) -> Mix
         order_matters = rerun.order_matters()
         event = _confirmed(rerun, chart.inputs, chart.deadline)
     except TimeoutError as error:
-        msg = f"gradients reach other examples, but {GRACE:g} s were too short to confirm it"
+        msg = f"gradients reach other examples, but {grace:g} s were too short to confirm it"
         raise UndecidedError(msg) from error
     receivers = int((leaks > 0).sum())
     return Mixing(
