@@ -201,13 +201,13 @@ class VisualizeInputs(RecipeCallback):
             return None
         (stage, probe), self._watched = self._watched, None
         epochs, self._epochs = self._epochs, None
-        step = probe.result()
-        if step is None or not step.net_calls:
-            finding = self.skipped(f"no call of a module with parameters was seen in the first {stage} step")
-        elif not step.inputs:
-            finding = self.skipped(f"no tensor entered {step.net_calls[0].name or 'the network'} from outside")
-        else:
-            with self._time.spent():
+        with self._time.spent():  # a compiled network runs once more, to see its loss
+            step = probe.result()
+            if step is None or not step.net_calls:
+                finding = self.skipped(f"no call of a module with parameters was seen in the first {stage} step")
+            elif not step.inputs:
+                finding = self.skipped(f"no tensor entered {step.net_calls[0].name or 'the network'} from outside")
+            else:
                 finding = self._cards(trainer, stage, step)
         self._epochs = epochs
         return finding
