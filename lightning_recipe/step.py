@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from lightning_recipe.structure import leading_size
 
 if TYPE_CHECKING:
@@ -94,7 +96,38 @@ class Step:
                 found.setdefault(name, tensor)
         return found
 
+    def views(self, most: int) -> dict[str, Tensor]:
+        """What entered by later calls at the places of `inputs`: the second augmentation of an image, for example.
+
+        Args:
+            most: Calls of a place from which on it is a loop, such as one over time, and left out.
+
+        Example:
+            >>> from torch import nn
+            >>> calls = [NetCall("net", nn.Linear(1, 1), (), {}, {"net.x": torch.full((1, 2), i)}) for i in (1, 2, 2)]
+            >>> Step(None, net_calls=calls).views(3)
+            {'net.x, call 2': tensor([[2, 2]])}
+
+        """
+        entered: dict[str, list[Tensor]] = {}
+        for call in self.net_calls:
+            for name, tensor in call.inputs.items():
+                before = entered.setdefault(name, [])
+                if not any(_equal(tensor, other) for other in before[:most]):
+                    before.append(tensor)
+        few = {name: different for name, different in entered.items() if len(different) < most}
+        return {
+            f"{name}, call {i}": tensor for name, different in few.items() for i, tensor in enumerate(different[1:], 2)
+        }
+
     @property
     def batch_size(self) -> int | None:
         """Number of examples: the size that most of the network's inputs (else the batch's tensors) share."""
         return leading_size(self.inputs) or leading_size(self.batch)
+
+
+def _equal(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors are the same input again; those that can't be compared are taken to be."""
+    if a.layout is not torch.strided or b.layout is not torch.strided:
+        return True
+    return (a.dtype, a.device, a.shape) == (b.dtype, b.device, b.shape) and torch.equal(a, b)

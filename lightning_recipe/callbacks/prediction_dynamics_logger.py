@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable  # noqa: TC003 - LightningCLI reads the types of arguments at run time
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lightning_recipe import tensorboard
 from lightning_recipe.allowance import Allowance
-from lightning_recipe.callback import RecipeCallback
+from lightning_recipe.callback import STEP_HOOKS, RecipeCallback
 from lightning_recipe.dynamics.fixed_batch import FixedBatch, predicted, replayed
 from lightning_recipe.dynamics.replay import CannotReplayError
 from lightning_recipe.figures import dynamics
@@ -42,6 +42,7 @@ FLIPS = 0.3  # share of answers that must change from one look to the next to sp
 NUMBERS = 4.0  # times max_jitter, in standard deviations of the target, for numbers, which have no bounds
 COLLAPSED = 1e-3  # mean distance from the mean prediction below which all examples are predicted the same
 DENSE = 8  # looks, at least, whenever the number of steps doubles
+AT_EACH_STEP = "on_train_batch_end"  # the one hook that is always entered
 FOLDED = 256  # losses kept one by one, which costs less at each step than to add them
 RISING = 1.5  # times the mean learning rate of the first half: above, the rate is still rising at the end
 
@@ -156,6 +157,7 @@ class PredictionDynamicsLogger(RecipeCallback):
         self._asked_training = False
         self._fixed: FixedBatch | None = None
         self._due = 0  # step of the next look
+        self._resting = 0  # batches until its hooks are entered again
         self._unwaited = False  # TensorBoard's thread writes the latest numbers
         self._frames: list[int] = []  # steps since the first look, from which on the next pictures are due
         self._undrawn: list[FixedBatch] = []  # as it was when pictures were due, for which there was no time yet
@@ -191,21 +193,18 @@ class PredictionDynamicsLogger(RecipeCallback):
             if self._fixed is not None:
                 self._look(trainer, pl_module, self._fixed)
                 self._due = self._fixed.begun + self._next(self._fixed.latest - self._fixed.begun)
-                self.rest(trainer, PredictionDynamicsLogger, "on_train_batch_start")  # until it is due
+                self._resting = self._due - self._fixed.latest
+                self.rest(trainer, PredictionDynamicsLogger, *(hook for hook in STEP_HOOKS if hook != AT_EACH_STEP))
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any) -> None:  # noqa: ARG002
-        """Keep what was watched, and the training loss."""
-        if self._unwaited:
-            self._unwaited = False
-            with self._reporting(trainer), tensorboard.writing(trainer):
-                pass
-        self._keep_step(trainer)
-        if self._fixed is None:
-            return
-        if tensorboard.batches_that_stepped(trainer) + 1 >= self._due:
+        """Keep what was watched, and the training loss: the only work at each step."""
+        if self._fixed is None or self._unwaited:
+            self._catch_up(trainer)
+        self._resting -= 1
+        if self._resting == 0:
             self.wake(trainer)
-        loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
-        if isinstance(loss, Tensor) and loss.numel() == 1:  # a manual step returns anything
+        loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
+        if self._fixed is not None and isinstance(loss, Tensor) and loss.numel() == 1:  # a manual step returns anything
             self._losses.append(loss.detach())
             self._count += 1
             if len(self._losses) == FOLDED:
@@ -245,6 +244,13 @@ class PredictionDynamicsLogger(RecipeCallback):
         if len(self.findings) > before:
             self._forget(over=True)
             self.rest(trainer, PredictionDynamicsLogger)
+
+    def _catch_up(self, trainer: Trainer) -> None:
+        if self._unwaited:
+            self._unwaited = False
+            with self._reporting(trainer), tensorboard.writing(trainer):
+                pass
+        self._keep_step(trainer)
 
     def _keep_step(self, trainer: Trainer) -> None:
         if self._probe is not None:

@@ -29,6 +29,8 @@ MAX_FRAMES = 10
 """Pictures of a tag over a run: TensorBoard keeps ten, and drops others by chance."""
 MAX_CARDS = 8
 """Inputs of a network that are drawn; some have dozens."""
+LOOP = 5
+"""Calls of a module in a step from which on only the first is drawn: it is called in a loop, such as one over time."""
 
 
 class VisualizeInputs(RecipeCallback):
@@ -218,6 +220,7 @@ class VisualizeInputs(RecipeCallback):
         examples = in_batch if in_batch in sizes else leading_size(step.inputs)
         told = []
         filled = {name: tensor for name, tensor in step.inputs.items() if tensor.numel()} or step.inputs
+        filled |= step.views(LOOP)
         for name, tensor in list(filled.items())[:MAX_CARDS]:
             reading = recognise(tensor, examples)
             measured = statistics(tensor)
@@ -244,7 +247,7 @@ class VisualizeInputs(RecipeCallback):
             self.draw(trainer, f"{name} {stage}", figure)
         left = len(filled) - MAX_CARDS
         more = f"; {left} more inputs are not drawn" if left > 0 else ""
-        more += f"; {empty} are empty" if (empty := len(step.inputs) - len(filled)) else ""
+        more += f"; {empty} are empty" if (empty := sum(not x.numel() for x in step.inputs.values())) else ""
         return self.passed(f"drew {'; '.join(told)}{more}", inputs=len(step.inputs), examples=examples or 0)
 
 

@@ -482,6 +482,34 @@ def test_empty_inputs_take_no_place_of_others(fit, events):
     assert "nan" not in look.findings[0].message
 
 
+def test_every_view_of_an_encoder_called_twice_is_drawn(fit, events):
+    class Contrastive(Healthy):
+        def training_step(self, batch, batch_idx):
+            x, y = batch
+            first, second, again = self(x), self(x + torch.randn_like(x)), self(x)
+            return F.mse_loss(first, second) + F.cross_entropy(again, y)
+
+    look = VisualizeInputs()
+    trainer = fit(Contrastive(), [look], limit_val_batches=0)
+    assert {tag.split("/")[-1] for tag in events(trainer).Tags()["images"]} == {"x train", "x, call 2 train"}
+    assert look.findings[0].evidence["inputs"] == 1
+    assert "x, call 2: rows (" in look.findings[0].message
+
+
+def test_of_a_loop_over_time_the_first_step_is_drawn(fit, events):
+    class OverTime(Healthy):
+        def __init__(self):
+            super().__init__()
+            self.net = nn.Linear(1, CLASSES)
+
+        def training_step(self, batch, batch_idx):
+            x, y = batch
+            return F.cross_entropy(sum(self.net(x[:, i : i + 1]) for i in range(FEATURES)), y)
+
+    trainer = fit(OverTime(), [VisualizeInputs()], limit_val_batches=0)
+    assert [tag.split("/")[-1] for tag in events(trainer).Tags()["images"]] == ["net.input train"]
+
+
 def test_an_empty_validation_loader(fit):
     class NoVal(Healthy):
         def val_dataloader(self):
