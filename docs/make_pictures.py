@@ -34,7 +34,7 @@ from lightning_recipe import (
     PredictionDynamicsLogger,
     RecipeCallback,
     VisualizeInputs,
-    report,
+    terminal,
 )
 from lightning_recipe.demo import CLASSES, DigitsNet, loaders
 from lightning_recipe.figures.canvas import COLOURS, card, pixels
@@ -133,7 +133,7 @@ def text(callback: RecipeCallback) -> str:
     """The findings as the terminal shows them."""
     console = Console(file=io.StringIO(), width=WIDTH)
     for finding in callback.findings:
-        console.print(report.on_a_screen(finding))
+        console.print(terminal.on_a_screen(finding))
     return re.sub(r" +$", "", console.file.getvalue(), flags=re.MULTILINE)
 
 

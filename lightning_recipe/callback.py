@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from lightning.pytorch.callbacks import Callback
 
-from lightning_recipe import report, tensorboard
+from lightning_recipe import report, tensorboard, terminal
 from lightning_recipe.figures.canvas import pixels
 from lightning_recipe.finding import Finding, Section, Status
 
@@ -106,7 +106,7 @@ class RecipeCallback(Callback):
         if not trainer.is_global_zero:
             return
         with self._reporting(trainer):
-            report.show_finding(trainer, finding)
+            terminal.show_finding(trainer, finding)
         if _writes(trainer):
             with self._reporting(trainer):
                 self._write(trainer, finding)
@@ -123,7 +123,7 @@ class RecipeCallback(Callback):
         """Print a line that is no finding, such as what takes the time."""
         if trainer.is_global_zero:
             with self._reporting(trainer):
-                report.show(trainer, line)
+                terminal.show(trainer, line)
 
     def draw(self, trainer: Trainer, name: str, figure: Figure, step: int | None = None) -> None:
         """Write a picture to TensorBoard under the callback's own name, at the present step unless `step` is given."""
@@ -220,7 +220,7 @@ class RecipeCallback(Callback):
                 look = tensorboard.how_to_look(trainer) or ["no TensorBoard logger: numbers and pictures are left out"]
                 footer = [f"report      {report.folder(trainer) / report.FILE_NAME}", f"TensorBoard {look[0]}"]
                 footer += [f"{'':12}{line}" for line in look[1:]]
-            report.close(trainer, findings(trainer), *footer)
+            terminal.close(trainer, findings(trainer), *footer)
 
 
 class Check(RecipeCallback):

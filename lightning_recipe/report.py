@@ -1,4 +1,4 @@
-"""Findings to read: in the terminal, as markdown, as JSON. Knows no check."""
+"""Findings to read elsewhere: as markdown, as JSON. Knows no check."""
 
 from __future__ import annotations
 
@@ -6,27 +6,17 @@ import json
 import os
 import re
 import textwrap
-import time
-from contextlib import ExitStack, contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import rich
-from rich.box import SIMPLE_HEAD
-from rich.console import Group
-from rich.progress import Progress
-from rich.table import Table
-from rich.text import Text
-from tqdm import tqdm
-
+from lightning_recipe import tensorboard
 from lightning_recipe.finding import Finding, Status
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Sequence
 
     from lightning.pytorch import Trainer
-    from rich.console import Console, RenderableType
 
 FILE_NAME = "recipe.json"
 TAG = "0 report"
@@ -34,7 +24,6 @@ TAG = "0 report"
 SCHEMA_VERSION = 1
 LINE = 64
 """Characters in a line of the table in TensorBoard, which breaks words where columns are wider than its card."""
-STYLES = {Status.PASSED: "green", Status.WARNING: "yellow", Status.FAILED: "bold red", Status.SKIPPED: "dim"}
 
 
 def by_urgency(findings: Sequence[Finding]) -> list[Finding]:
@@ -62,103 +51,15 @@ def summary(findings: Sequence[Finding]) -> str:
     return ", ".join(f"{count} {status.value}" for status, count in counts.items() if count)
 
 
-# -- terminal
-
-
-def show(trainer: Trainer, *renderables: RenderableType) -> None:
-    """Print above a running progress bar, or simply print."""
-    live = getattr(trainer.progress_bar_callback, "progress", None)  # of a RichProgressBar
-    if live is not None:
-        _print(live.console, renderables)
-    else:
-        with tqdm.external_write_mode():
-            _print(rich.get_console(), renderables)
-
-
-def show_finding(trainer: Trainer, finding: Finding) -> None:
-    """Print a finding as it arrives."""
-    live = getattr(trainer.progress_bar_callback, "progress", None)
-    console = rich.get_console() if live is None else live.console
-    on_screen = console.is_terminal or console.is_jupyter
-    show(trainer, *([on_a_screen(finding)] if on_screen else in_a_log(finding)))
-
-
-def close(trainer: Trainer, findings: Sequence[Finding], *footer: str) -> None:
-    """Print the table of all findings, below the last state of a progress bar."""
-    live = getattr(trainer.progress_bar_callback, "progress", None)
-    if live is not None:
-        live.stop()  # Lightning does so too, but only after the last callback
-    _print(rich.get_console() if live is None else live.console, [table(findings), *footer])
-
-
-def _print(console: Console, renderables: Sequence[RenderableType]) -> None:
-    for renderable in renderables:  # plain strings are paths and commands to copy: never broken over lines
-        plain = isinstance(renderable, str)  # and no markup, whatever brackets there are
-        console.print(renderable, soft_wrap=plain, highlight=not plain, markup=not plain)
-
-
-def in_a_log(finding: Finding) -> list[str]:
-    """A finding as it arrives: one line; why and fix below it only when something is wrong.
+def is_wrong(finding: Finding) -> bool:
+    """Whether there is something to do.
 
     Example:
-        >>> in_a_log(Finding("A", Status.FAILED, "5, not 2", why="2 is right", fix="make it 2"))
-        ['failed   A: 5, not 2', '         why: 2 is right', '         fix: make it 2']
+        >>> is_wrong(Finding("A", Status.WARNING, "not fine"))
+        True
 
     """
-    details = [f"{'':9}{name}: {text}" for name, text in _reasons(finding).items()]
-    return [f"{finding.status.value:8} {finding.check}: {finding.message}", *details]
-
-
-def on_a_screen(finding: Finding) -> Group | Table:
-    """The same in lines as wide as the screen: what is not wrong gets one of them, the closing table has the rest.
-
-    Example:
-        >>> rich.print(on_a_screen(Finding("A", Status.PASSED, "fine")))
-        passed   A: fine
-
-    """
-    status = Text(f"{finding.status.value:8}", STYLES[finding.status])
-    found = Text.assemble((finding.check, "bold"), f": {finding.message}")
-    if not _is_wrong(finding):
-        return Group(Text.assemble(status, " ", found, no_wrap=True, overflow="ellipsis"))  # a bare text is wrapped
-    grid = Table.grid(padding=(0, 1, 0, 0))
-    grid.add_row(status, found)
-    for name, text in _reasons(finding).items():
-        grid.add_row("", Text.assemble((f"{name}: ", "bold"), text))
-    return grid
-
-
-def table(findings: Sequence[Finding]) -> Table:
-    """All findings of a run, what failed on top.
-
-    Example:
-        >>> table([Finding("A", Status.PASSED, "fine")]).row_count
-        1
-
-    """
-    title = f"lightning_recipe: {summary(findings)}"
-    grid = Table(title=title, title_justify="left", box=SIMPLE_HEAD, expand=False)
-    for column in ("status", "check", "found, and what to do"):
-        grid.add_column(column, overflow="fold", no_wrap=column in {"status", "check"})
-    for finding in by_urgency(findings):
-        found = Text(finding.message)
-        if finding.fix:
-            found.append("\nfix: ", "bold").append(finding.fix)
-        grid.add_row(Text(finding.status.value, STYLES[finding.status]), finding.check, found)
-    return grid
-
-
-def _is_wrong(finding: Finding) -> bool:
     return finding.status in {Status.FAILED, Status.WARNING}
-
-
-def _reasons(finding: Finding) -> dict[str, str]:
-    """What to tell of something that is wrong."""
-    told = {"why": finding.why, "fix": finding.fix} if _is_wrong(finding) else {}
-    return {name: text for name, text in told.items() if text}
-
-
-# -- files
 
 
 def markdown(findings: Sequence[Finding]) -> str:
@@ -178,7 +79,7 @@ def markdown(findings: Sequence[Finding]) -> str:
     for finding in by_urgency(findings):
         status = finding.status.value
         found = _cell(finding.message) + (f"<br>**fix:** {_cell(finding.fix)}" if finding.fix else "")
-        rows.append(f"| {f'**{status}**' if _is_wrong(finding) else status} | {_cell(finding.check)} | {found} |")
+        rows.append(f"| {f'**{status}**' if is_wrong(finding) else status} | {_cell(finding.check)} | {found} |")
     return "\n".join([f"**{summary(findings)}**", "", *rows])
 
 
@@ -261,58 +162,7 @@ def folder(trainer: Trainer) -> Path:
 
     Asks the loggers, not ``trainer.log_dir``, which talks to the other ranks.
     """
-    from lightning_recipe import tensorboard  # noqa: PLC0415
-
     for logger in [*tensorboard.loggers(trainer), *trainer.loggers]:
         if isinstance(log_dir := getattr(logger, "log_dir", None), str | os.PathLike) and str(log_dir):
             return Path(log_dir)
     return Path(trainer.default_root_dir)
-
-
-@contextmanager
-def progress(trainer: Trainer, description: str, total: int) -> Iterator[Callable[[], None]]:
-    """One line that says how far something slow has come, gone at the end; none for what takes less than a second.
-
-    Nothing is shown where nobody looks: not in files, and not on ranks other than zero. While a `RichProgressBar` is
-    on the screen, the line is printed once and stays, since rich shows one moving line at a time.
-
-    Args:
-        trainer: The trainer of the run.
-        description: What is going on.
-        total: Steps that it takes at most.
-
-    Yields:
-        A function to call after each step.
-
-    Example:
-        >>> from lightning.pytorch import Trainer
-        >>> with progress(Trainer(barebones=True), "trying", total=3) as advance:
-        ...     advance()
-
-    """
-    live = getattr(trainer.progress_bar_callback, "progress", None)
-    console = live.console if live is not None else rich.get_console()
-    bar = Progress(console=console, transient=True, auto_refresh=False)
-    task = bar.add_task(description, total=total)
-    visible = trainer.is_global_zero and console.is_terminal
-    due, shown = time.monotonic() + 1, False
-
-    with ExitStack() as stack:
-
-        def advance() -> None:
-            nonlocal due, shown
-            bar.advance(task)
-            if not visible or time.monotonic() < due:
-                return
-            due = time.monotonic() + 0.1  # seconds; drawing takes time
-            if live is not None:
-                if not shown:
-                    console.print(f"{description} ...")
-            elif shown:
-                bar.refresh()
-            else:
-                stack.enter_context(tqdm.external_write_mode())
-                stack.enter_context(bar)
-            shown = True
-
-        yield advance

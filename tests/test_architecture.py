@@ -15,8 +15,8 @@ FILES = {path.relative_to(PACKAGE).as_posix(): path for path in sorted(PACKAGE.r
 CALLBACKS = {name: path for name, path in FILES.items() if name.startswith("callbacks/") and "__init__" not in name}
 DOORS = {  # a foreign package, and who may import it
     "matplotlib": r"figures/.*",
-    "rich": r"report\.py",
-    "tqdm": r"report\.py",
+    "rich": r"terminal\.py",
+    "tqdm": r"terminal\.py",
     "sklearn": r"demo\.py",
     "torch.utils.tensorboard": r"tensorboard\.py",
     "tensorboard": r"tensorboard\.py",

@@ -6,7 +6,7 @@ import torch
 from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar
 from patients import Healthy, InitTooLarge
 
-from lightning_recipe import Finding, InitLossCheck, Section, Status, report
+from lightning_recipe import Finding, InitLossCheck, Section, Status, report, terminal
 from lightning_recipe.figures.canvas import card
 
 
@@ -31,14 +31,14 @@ def test_nan_survives_json():
 
 def test_why_and_fix_only_when_something_is_wrong():
     expected = {Status.FAILED: 3, Status.WARNING: 3, Status.PASSED: 1, Status.SKIPPED: 1}
-    assert {status: len(report.in_a_log(finding(status))) for status in Status} == expected
+    assert {status: len(terminal.in_a_log(finding(status))) for status in Status} == expected
 
 
 @pytest.mark.parametrize("status", Status)
 def test_on_a_screen_what_is_well_takes_one_line(status):
     console = rich.console.Console(width=80, force_terminal=True, color_system=None)
     with console.capture() as captured:
-        console.print(report.on_a_screen(finding(status, message="word " * 40)))
+        console.print(terminal.on_a_screen(finding(status, message="word " * 40)))
     first, *rest = captured.get().splitlines()
     assert first.startswith(f"{status.value:8} A: word word")
     assert max(map(len, [first, *rest])) <= 80
@@ -53,7 +53,7 @@ def test_on_a_screen_what_is_well_takes_one_line(status):
 
 def test_a_log_holds_what_was_said(capsys):
     """Square brackets are markup to rich."""
-    report._print(rich.console.Console(), report.in_a_log(finding(message="[B, T] of [bold]")))
+    terminal._print(rich.console.Console(), terminal.in_a_log(finding(message="[B, T] of [bold]")))
     assert "[B, T] of [bold]" in capsys.readouterr().out
 
 

@@ -7,7 +7,7 @@ import math
 import time
 from typing import TYPE_CHECKING, Any
 
-from lightning_recipe import report, tensorboard
+from lightning_recipe import tensorboard, terminal
 from lightning_recipe.callback import Check
 from lightning_recipe.figures import experiments
 from lightning_recipe.finding import Section
@@ -172,7 +172,7 @@ class OverfitOneBatch(Check):
         """Fit by as many optimisers as are needed; on the whole batch if its first examples alone raise."""
         deadline = time.monotonic() + self.max_seconds
         few = first_examples(batch, self.max_examples)
-        with report.progress(trainer, "OverfitOneBatch", self.max_steps * (1 + len(ADAM))) as advance:
+        with terminal.progress(trainer, "OverfitOneBatch", self.max_steps * (1 + len(ADAM))) as advance:
 
             def fit(examples: Any, trial: Trial, seconds: float, adam: float | None = None) -> Trial:
                 budget = Budget(self.max_steps, seconds)

@@ -276,7 +276,7 @@ def test_a_terminal_that_is_gone_costs_one_warning(fit, make, monkeypatch):
     def gone(*args, **kwargs):
         raise BrokenPipeError
 
-    monkeypatch.setattr("lightning_recipe.report._print", gone)
+    monkeypatch.setattr("lightning_recipe.terminal._print", gone)
     callbacks = make()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("default")
