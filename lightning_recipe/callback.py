@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import Callback
 
 from lightning_recipe import report, tensorboard, terminal
 from lightning_recipe.figures.canvas import pixels
-from lightning_recipe.finding import Finding, Section, Status
+from lightning_recipe.finding import Finding, Section, Status, in_short
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -97,7 +97,7 @@ class RecipeCallback(Callback):
         try:
             yield
         except Exception as error:  # noqa: BLE001 - a check must never end the run by accident
-            self.publish(trainer, self.skipped(f"the check itself failed: {type(error).__name__}: {error}"))
+            self.publish(trainer, self.skipped(f"the check itself failed: {in_short(error)}"))
 
     def publish(self, trainer: Trainer, finding: Finding) -> None:
         """Keep a finding; print it, and rewrite the report in the logger's folder, on rank zero."""

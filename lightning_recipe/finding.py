@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any
@@ -101,3 +102,17 @@ class Finding:
             known["section"] = Section(known["section"])
         known["evidence"] = {k: float(v) for k, v in known.get("evidence", {}).items()}
         return cls(**known)
+
+
+def in_short(error: BaseException) -> str:
+    r"""An exception in one line of at most 250 characters: some of torch's list each of its backends.
+
+    Example:
+        >>> in_short(RuntimeError("no such operator\nCPU: registered at " + "a.cpp " * 100))
+        'RuntimeError: no such operator'
+        >>> in_short(KeyError("x"))
+        "KeyError: 'x'"
+
+    """
+    first = next((line for line in str(error).splitlines() if line.strip()), "")
+    return textwrap.shorten(f"{type(error).__name__}: {first}" if first else type(error).__name__, 250)

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 from lightning_recipe.eager import losses_in_step, losses_inside
+from lightning_recipe.finding import in_short
 from lightning_recipe.observers import Observers
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ class Probe:
 
         """
         if self._error is not None:
-            msg = f"the step could not be observed: {type(self._error).__name__}: {self._error}"
+            msg = f"the step could not be observed: {in_short(self._error)}"
             raise RuntimeError(msg) from self._error
         return self.step
 

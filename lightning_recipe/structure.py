@@ -38,7 +38,8 @@ def tensors(structure: Any, path: str = "", depth: int = 0) -> Iterator[tuple[st
 
     Args:
         structure: Anything. Tuples, lists, mappings, dataclasses, objects with ``to_dict`` (graphs) and
-            plain objects with attributes are entered; all else holds no tensors.
+            plain objects with attributes are entered; all else holds no tensors. Nested tensors, whose examples have
+            shapes of their own, are left out.
         path: What the paths start with.
         depth: How deep `structure` itself lies.
 
@@ -52,7 +53,8 @@ def tensors(structure: Any, path: str = "", depth: int = 0) -> Iterator[tuple[st
 
     """
     if isinstance(structure, Tensor):
-        yield path, structure
+        if not structure.is_nested:
+            yield path, structure
     elif depth < MAX_DEPTH:
         for key, value in _children(structure):
             step = f"[{key}]" if isinstance(key, int) else f".{key}" if path else str(key)

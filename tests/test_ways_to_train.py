@@ -185,6 +185,22 @@ class NoGradientSometimes(Healthy):
         return super().training_step(batch, batch_idx) if batch_idx % 2 else None
 
 
+class Nested(Healthy):
+    """Examples of different lengths in one nested tensor."""
+
+    layout = torch.strided
+
+    def training_step(self, batch, batch_idx):
+        parts = [x.expand(1 + i % 3, -1) for i, x in enumerate(batch[0])]
+        logits = self.net[0](torch.nested.nested_tensor(parts, layout=self.layout))
+        logits = torch.stack([part.mean(0) for part in logits.unbind()])
+        return self.loss(self.net[1:](logits), batch[1])
+
+
+class Jagged(Nested):
+    layout = torch.jagged
+
+
 def end(fit, module, callbacks=(), **settings):
     """All that a run leaves behind, in the process too."""
     with warnings.catch_warnings():
@@ -215,7 +231,7 @@ def assert_not_accused(callbacks):
     "make",
     [
         Healthy, Manual, Adversarial, Toggled, LBFGS, SeveralLoaders, ListOfLoaders, Uneven, Streaming, Workers,
-        NoValidation, CompiledNet, Collective, NoGradientSometimes,
+        NoValidation, CompiledNet, Collective, NoGradientSometimes, Nested, Jagged,
     ],
 )  # fmt: skip
 def test_modules(fit, make):

@@ -13,7 +13,7 @@ import torch
 
 from lightning_recipe import tensorboard
 from lightning_recipe.figures.dependencies import dependency_matrix
-from lightning_recipe.finding import Finding, Section
+from lightning_recipe.finding import Finding, Section, in_short
 from lightning_recipe.first_step import FirstStepCheck
 from lightning_recipe.mixing.causes import likely_cause
 from lightning_recipe.mixing.dependencies import UndecidedError
@@ -109,7 +109,7 @@ class BatchMixingDetector(FirstStepCheck):
             with isolated():
                 duplicate = copied(pl_module)
         except Exception as error:  # noqa: BLE001 - whatever a module keeps
-            yield self.skipped(f"the network can't be copied: {type(error).__name__}: {str(error)[:200]}")
+            yield self.skipped(f"the network can't be copied: {in_short(error)}")
             return
         self._announce(trainer, step)
         deadline = time.monotonic() + self.max_seconds
@@ -176,7 +176,7 @@ class BatchMixingDetector(FirstStepCheck):
             msg = f"not decided within {self.max_seconds:g} s"
             raise UndecidedError(msg) from error
         except Exception as error:
-            msg = f"a copy could not be run on its own: {type(error).__name__}: {str(error)[:200]}"
+            msg = f"a copy could not be run on its own: {in_short(error)}"
             raise UndecidedError(msg) from error
 
     def _mixes(self, name: str, found: Mixing) -> Finding:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from lightning_recipe import tensorboard, terminal
 from lightning_recipe.callback import Check
 from lightning_recipe.figures import experiments
-from lightning_recipe.finding import Section
+from lightning_recipe.finding import Section, in_short
 from lightning_recipe.loaders import examples_in
 from lightning_recipe.overfitting.memorised import (
     Trial,
@@ -155,7 +155,7 @@ class OverfitOneBatch(Check):
             if is_out_of_memory(error):
                 yield self.skipped("not enough memory for a second copy of the module and its optimiser's state")
             elif isinstance(error, RuntimeError | TypeError | AttributeError | ValueError | KeyError | IndexError):
-                yield self.skipped(f"a copy of the module could not be trained: {type(error).__name__}: {error}")
+                yield self.skipped(f"a copy of the module could not be trained: {in_short(error)}")
             else:
                 raise
             return

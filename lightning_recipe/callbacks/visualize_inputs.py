@@ -208,7 +208,9 @@ class VisualizeInputs(RecipeCallback):
             if step is None or not step.net_calls:
                 finding = self.skipped(f"no call of a module with parameters was seen in the first {stage} step")
             elif not step.inputs:
-                finding = self.skipped(f"no tensor entered {step.net_calls[0].name or 'the network'} from outside")
+                finding = self.skipped(
+                    f"no tensor of one shape entered {step.net_calls[0].name or 'the network'} from outside"
+                )
             else:
                 finding = self._cards(trainer, stage, step)
         self._epochs = epochs

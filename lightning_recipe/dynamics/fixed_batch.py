@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from lightning_recipe.dynamics.predictions import Reading, reading, unread
 from lightning_recipe.dynamics.replay import CannotReplayError, Replay, undisturbed
+from lightning_recipe.finding import in_short
 from lightning_recipe.structure import snapshot, tensors
 
 if TYPE_CHECKING:
@@ -190,7 +191,7 @@ def predicted(
             try:
                 return dict(tensors(predict(pl_module, snapshot(batch))))
             except Exception as error:
-                msg = f"predict raised {type(error).__name__}: {error}"
+                msg = f"predict raised {in_short(error)}"
                 raise CannotReplayError(msg) from error
 
     outputs = again(trainer, pl_module)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from lightning_recipe.finding import in_short
 from lightning_recipe.structure import Cloneable, cloned, mapped, tensors
 from lightning_recipe.trial import isolated
 
@@ -255,7 +256,7 @@ def _run(call: NetCall, outputs: dict[int, dict[str, Tensor]]) -> dict[str, Tens
         with _gradients(call.module):  # the network itself takes gradients, such as forces
             return {path: tensor.detach() for path, tensor in forward().items()}
     except Exception as error:
-        msg = f"running {_name(call)} in eval mode raised {type(error).__name__}: {error}"
+        msg = f"running {_name(call)} in eval mode raised {in_short(error)}"
         raise CannotReplayError(msg) from error
 
 

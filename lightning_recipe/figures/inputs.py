@@ -12,6 +12,7 @@ from lightning_recipe.figures.scale import PICTURED, Statistics, share, span_of,
 from lightning_recipe.figures.sequences import audio, sequences
 from lightning_recipe.figures.tables import histogram, table
 from lightning_recipe.figures.tokens import tokens
+from lightning_recipe.finding import in_short
 from lightning_recipe.inputs.kinds import Kind
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def input_card(  # noqa: PLR0913
         picture = _draw(tensor, reading, answers, span, max_examples, decode)
     except Exception as error:  # noqa: BLE001 - a tensor that defies its kind still has values
         picture = histogram(tensor)
-        picture.notes.insert(0, f"not drawn as {reading.kind}: {type(error).__name__}: {error}"[:200])
+        picture.notes.insert(0, f"not drawn as {reading.kind}: {in_short(error)}")
     low, high = (f"{value:.4g}" for value in span)
     scale = {
         **dict.fromkeys(PICTURED, f"black {low}, white {high}"),

@@ -83,7 +83,7 @@ def batch_of(trainer: Trainer, content: Any, call: NetCall) -> Batch:
 
 def _refuse_unusable(call: NetCall, arguments: list[tuple[str, Tensor]]) -> None:
     if not arguments:
-        msg = "it is called with no tensors"
+        msg = "it is called with no tensors of one shape"
         raise UndecidedError(msg)
     if any(isinstance(value, PackedSequence) for value in (*call.args, *call.kwargs.values())):
         msg = "it receives a PackedSequence, whose rows are steps in time of examples of different length"

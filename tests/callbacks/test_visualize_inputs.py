@@ -394,7 +394,7 @@ def test_no_tensor_enters_the_network(fit):
 
     look = VisualizeInputs()
     fit(Alone(Draws(), None, torch.rand(8, 3)), [look])
-    assert only(look) == "no tensor entered net from outside"
+    assert only(look) == "no tensor of one shape entered net from outside"
 
 
 @pytest.mark.parametrize("settings", [{"limit_train_batches": 0}, {"max_epochs": 0}])
