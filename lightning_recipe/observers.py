@@ -154,7 +154,7 @@ class Observers:
     # -- calls of modules
 
     def _before(self, name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if torch.compiler.is_compiling() or self._in_backward:  # activation checkpointing calls modules again
+        if self._in_backward or _is_traced():  # activation checkpointing calls modules again
             return
         self._depth += 1
         if self._depth == 1:
@@ -168,7 +168,7 @@ class Observers:
                 self._paused_at = self._depth
 
     def _after(self, output: Any) -> None:
-        if torch.compiler.is_compiling() or self._in_backward:
+        if self._in_backward or _is_traced():
             return
         if self._paused_at == self._depth:
             self._mode.__enter__()
@@ -210,6 +210,8 @@ class Observers:
 
     def see(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         """Take note of one call of a torch function."""
+        if _is_traced():
+            return
         if function in LOSSES and isinstance(output, Tensor):
             self._safely(self._record_loss, function, args, kwargs, output)
         if self._depth == 0:
@@ -331,6 +333,11 @@ def _observable(module: nn.Module, name: str = "", seen: set[int] | None = None)
     if not was_compiled(module) and not isinstance(module, _FAST[1:]):
         for child_name, child in module.named_children():
             yield from _observable(child, f"{name}.{child_name}" if name else child_name, seen)
+
+
+def _is_traced() -> bool:
+    """Whether tensors stand for others: in ``torch.compile``, and in ``vmap`` and ``grad`` of ``torch.func``."""
+    return torch.compiler.is_compiling() or torch._C._functorch.maybe_current_level() is not None  # noqa: SLF001
 
 
 def _has_parameters(module: nn.Module) -> bool:

@@ -14,6 +14,7 @@ from lightning.fabric.utilities.seed import _collect_rng_states, _set_rng_states
 from torch import Tensor, distributed, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
+from torch.nn.parameter import is_lazy
 from torch.utils.data import DataLoader, Dataset
 from torchmetrics import Metric
 
@@ -58,6 +59,45 @@ def isolated() -> Iterator[None]:
         if group is not None:
             distributed.GroupMember.WORLD = group
         _set_rng_states(states)
+
+
+@contextmanager
+def untouched(pl_module: LightningModule) -> Iterator[None]:
+    """Make sure that what runs on a copy leaves the original alone; if it did not, gradients and buffers are put back.
+
+    A copy may reach the original by ways that ``copy.deepcopy`` does not know, such as a weak reference.
+
+    Raises:
+        RuntimeError: If the original was written to.
+
+    Example:
+        >>> net = nn.Linear(1, 1)
+        >>> with untouched(net):
+        ...     net(torch.ones(1, 1)).sum().backward()
+        Traceback (most recent call last):
+        RuntimeError: a copy of the module works on the weights of the original
+        >>> net.weight.grad is None
+        True
+
+    """
+    gradients = [(p, p.grad) for p in pl_module.parameters() if not is_lazy(p)]
+    watched = [*(p for p, _ in gradients), *(g for _, g in gradients if g is not None)]
+    versions = [(t, t._version) for t in watched if not t.is_inference()]  # noqa: SLF001 - there is no other way to tell
+    buffers = [(b, b.detach().clone()) for b in pl_module.buffers() if b.layout is torch.strided and not is_lazy(b)]
+    try:
+        yield
+    finally:
+        strayed = any(p.grad is not gradient for p, gradient in gradients)
+        strayed |= any(t._version != version for t, version in versions)  # noqa: SLF001
+        for parameter, gradient in gradients:
+            parameter.grad = gradient
+        for buffer, before in buffers:
+            if not torch.equal(buffer, before) and not before.isnan().any():
+                buffer.copy_(before)
+                strayed = True
+    if strayed:
+        msg = "a copy of the module works on the weights of the original"
+        raise RuntimeError(msg)
 
 
 # -- copies
@@ -117,6 +157,9 @@ def copied_optimizer(optimizer: Optimizer, memo: dict[int, Any]) -> Optimizer:
 
 
 def _copied(pl_module: LightningModule, memo: dict[int, Any]) -> LightningModule:
+    if any(isinstance(module, torch.jit.ScriptModule) for module in pl_module.modules()):
+        msg = "the module holds TorchScript, whose compiled code a copy would share"
+        raise RuntimeError(msg)
     for name, module in pl_module.named_modules():
         for attribute, value in vars(module).items():
             if isinstance(value, Dataset | DataLoader):

@@ -22,8 +22,8 @@ from lightning_recipe import OverfitOneBatch, RecipeCallback, recipe
 def frozen(value, folder=""):
     """Optimiser states and the like as plain values; tensors as their bytes, so that NaN is NaN and -0 is not 0."""
     if isinstance(value, torch.Tensor):
-        value = value.detach().cpu().contiguous()
-        content = value.to_dense() if value.layout is not torch.strided else value
+        value = value.detach().cpu()
+        content = (value.to_dense() if value.layout is not torch.strided else value).contiguous()
         return str(value.dtype), tuple(value.shape), content.reshape(-1).view(torch.uint8).numpy().tobytes()
     if isinstance(value, np.ndarray):
         return str(value.dtype), value.shape, value.tobytes()

@@ -2,6 +2,7 @@
 
 import time
 import warnings
+import weakref
 from pathlib import Path
 
 import lightning.pytorch as L
@@ -16,7 +17,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from lightning_recipe import FailedCheckError, InitLossCheck, Status, recipe
+from lightning_recipe import FailedCheckError, InitLossCheck, OverfitOneBatch, Status, recipe
 
 
 class Manual(Healthy):
@@ -201,6 +202,40 @@ class Jagged(Nested):
     layout = torch.jagged
 
 
+class Vmapped(Healthy):
+    """The network sees one example at a time, or thinks so."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(FEATURES, 16), nn.ReLU(), nn.Linear(16, CLASSES))
+
+    def forward(self, x):
+        return torch.vmap(self.net)(x)
+
+
+class SparseGradients(Healthy):
+    def __init__(self):
+        super().__init__()
+        self.net = nn.EmbeddingBag(FEATURES, CLASSES, sparse=True)
+
+    def forward(self, x):
+        return self.net(x.argsort(1)[:, : FEATURES // 2])
+
+    def configure_optimizers(self):
+        return torch.optim.SparseAdam(self.parameters(), 1e-2)
+
+
+class Complex(Healthy):
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(
+            nn.Linear(FEATURES, 16, dtype=torch.complex64), nn.Linear(16, CLASSES).to(torch.cfloat)
+        )
+
+    def forward(self, x):
+        return self.net(x.to(torch.complex64)).abs()
+
+
 def end(fit, module, callbacks=(), **settings):
     """All that a run leaves behind, in the process too."""
     with warnings.catch_warnings():
@@ -231,11 +266,50 @@ def assert_not_accused(callbacks):
     "make",
     [
         Healthy, Manual, Adversarial, Toggled, LBFGS, SeveralLoaders, ListOfLoaders, Uneven, Streaming, Workers,
-        NoValidation, CompiledNet, Collective, NoGradientSometimes, Nested, Jagged,
+        NoValidation, CompiledNet, Collective, NoGradientSometimes, Nested, Jagged, Vmapped,
+        SparseGradients, Complex,
     ],
 )  # fmt: skip
 def test_modules(fit, make):
     assert_same_end(fit, make)
+
+
+class Scripted(Healthy):
+    """TorchScript, whose compiled code a copy shares."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = torch.jit.script(self.net)
+
+
+class Backward(Healthy):
+    """Its layers know the module that they belong to, weakly, and use it: those of a copy use the original."""
+
+    def __init__(self):
+        super().__init__()
+        self.net[-1].owner = weakref.ref(self.net[0])
+
+    def forward(self, x):
+        return self.net[1:](self.net[-1].owner()(x))
+
+
+class BeforeTheFirstUpdate(L.Callback):
+    """Whether any gradient is there; what comes after the recipe's callbacks in the list sees what they leave."""
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if batch_idx == 0 and trainer.current_epoch == 0:
+            self.gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
+
+
+@pytest.mark.parametrize("make", [Scripted, Backward])
+def test_a_copy_that_reaches_the_original_is_not_trained(fit, make):
+    callbacks, before = recipe(), BeforeTheFirstUpdate()
+    fit(make(), [*callbacks, before])
+    assert before.gradients == []
+    assert_not_accused(callbacks)
+    (overfit,) = next(c for c in callbacks if isinstance(c, OverfitOneBatch)).findings
+    assert overfit.status is Status.SKIPPED
+    assert "original" in overfit.message or "TorchScript" in overfit.message
 
 
 @pytest.mark.parametrize(

@@ -101,7 +101,7 @@ class BatchMixingDetector(FirstStepCheck):
             return
         if not step.net_calls:
             yield self.skipped(
-                "the whole step is compiled" if step.compiled else "no module with parameters was called"
+                "the whole step is compiled" if step.compiled else "no call of a module with parameters was seen"
             )
             return
         calls = {(c.name, tuple(t.shape for _, t in tensors((c.args, c.kwargs)))): c for c in reversed(step.net_calls)}

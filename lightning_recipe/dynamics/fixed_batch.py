@@ -227,5 +227,5 @@ def _read_off(step: Step, examples: int) -> tuple[Reading, NetCall]:
     elif step.compiled:
         msg = f"{step.compiled[0]} is compiled as a whole, so that no call of the network was seen"
     else:
-        msg = "no module with parameters was called"
+        msg = "no call of a module with parameters was seen"
     raise CannotReplayError(msg)

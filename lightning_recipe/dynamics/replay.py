@@ -37,9 +37,9 @@ class CannotReplayError(Exception):
     """The network can't be run again on its own; the message says why.
 
     Example:
-        >>> raise CannotReplayError("no module with parameters was called")
+        >>> raise CannotReplayError("no call of a module with parameters was seen")
         Traceback (most recent call last):
-        lightning_recipe.dynamics.replay.CannotReplayError: no module with parameters was called
+        lightning_recipe.dynamics.replay.CannotReplayError: no call of a module with parameters was seen
 
     """
 

@@ -113,9 +113,6 @@ def examine(  # noqa: PLR0913 - two say how long it may take
         UndecidedError: If it can't be told; says why.
 
     """
-    if any(isinstance(child, torch.jit.ScriptModule) for child in module.modules()):
-        msg = "it holds TorchScript, whose compiled code a copy shares with the original"
-        raise UndecidedError(msg)
     if shares_code(module):
         msg = "it holds a function, such as a hook, that a copy would share with the original"
         raise UndecidedError(msg)

@@ -90,6 +90,8 @@ def floor(call: LossCall, inputs: dict[str, Tensor] | None = None) -> Floor | No
 def indistinguishable(inputs: dict[str, Tensor], examples: int) -> Tensor | None:
     """For each of `examples` a number, equal for those that no network could tell apart; None if all differ.
 
+    Sparse inputs are taken to differ.
+
     Returns:
         Integers of shape (examples,).
 
@@ -98,6 +100,9 @@ def indistinguishable(inputs: dict[str, Tensor], examples: int) -> Tensor | None
         tensor([0, 1, 0])
 
     """
+    if any(t.layout is not torch.strided for t in inputs.values()):
+        return None
+    inputs = {name: torch.view_as_real(t.resolve_conj()) if t.is_complex() else t for name, t in inputs.items()}
     rows = [t.detach().cpu().flatten(1) for t in inputs.values() if t.ndim > 1 and t.shape[0] == examples]
     rows += [t.detach().cpu()[:, None] for t in inputs.values() if t.ndim == 1 and t.shape[0] == examples]
     if rows:

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from lightning_recipe.probe import Probe
 from lightning_recipe.structure import snapshot
-from lightning_recipe.trial import calmed, copied_optimizer, copied_with, eager, isolated
+from lightning_recipe.trial import calmed, copied_optimizer, copied_with, eager, isolated, untouched
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -137,7 +137,7 @@ def short_fit(  # noqa: PLR0913 - an experiment has these parts
 
     """
     started = time.monotonic()
-    with isolated(), _quiet(), tempfile.TemporaryDirectory() as folder:
+    with isolated(), untouched(pl_module), _quiet(), tempfile.TemporaryDirectory() as folder:
         configs = [] if pl_module.automatic_optimization else trainer.lr_scheduler_configs
         module, optimizers, schedulers = copied_with(
             pl_module, trainer.optimizers, [config.scheduler for config in configs]
@@ -199,6 +199,11 @@ def _lr(group: dict[str, Any]) -> float:
         return float(group["lr"])
     except (KeyError, TypeError):  # relative steps, as of Adafactor
         return math.nan
+
+
+def _largest(gradient: Tensor) -> float:
+    values = gradient.coalesce().values() if gradient.is_sparse else gradient
+    return float(values.abs().max()) if values.numel() else 0.0
 
 
 def _in_words(optimizer: Optimizer, peaks: list[float]) -> str:
@@ -376,7 +381,7 @@ class _Recorder(Callback):
             )
         if self._probe is not None:
             self.fit.grads = {
-                name: 0.0 if parameter.grad is None else float(parameter.grad.detach().abs().max())
+                name: 0.0 if parameter.grad is None else _largest(parameter.grad.detach())
                 for name, parameter in pl_module.named_parameters()
                 if parameter.requires_grad and parameter.numel()
             }

@@ -12,11 +12,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from lightning_recipe.callbacks.batch_mixing_detector import BatchMixingDetector
-from lightning_recipe.mixing.dependencies import UndecidedError
-from lightning_recipe.mixing.examples import Batch
-from lightning_recipe.mixing.judgement import examine
 from lightning_recipe.probe import Probe
-from lightning_recipe.step import NetCall
 
 B, T, D = 12, 5, 8
 
@@ -729,12 +725,10 @@ def test_hooks_that_would_change_the_original_are_not_run(fit):
     assert len(module.features) == 1
 
 
-def test_scripted():
-    x = torch.randn(B, D)
-    batch = Batch(B, examples=True, agreed=True, shuffled=True, content=[x])
-    net = nn.Sequential(torch.jit.script(down()))
-    with pytest.raises(UndecidedError, match="TorchScript"):
-        examine(net, NetCall("net", net, (x,), {}, {"net.x": x}), batch)
+def test_scripted(fit):
+    finding = examined(fit, Net(torch.jit.script(up(D)), down()))
+    assert finding.status == "skipped"
+    assert "TorchScript" in finding.message
 
 
 def test_manual_optimisation(fit):
