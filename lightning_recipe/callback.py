@@ -164,20 +164,19 @@ class RecipeCallback(Callback):
         if stage == "fit":
             self.findings = []
             self.unwritten = False
-            self.wake(trainer)
+            self.wake()
 
-    def wake(self, trainer: Trainer) -> None:
-        """Have Lightning enter the hooks of steps again, those that do something."""
+    def wake(self) -> None:
+        """Have Lightning enter the hooks of steps again."""
         for name in STEP_HOOKS:
             if vars(self).get(name, ...) is None:
-                delattr(self, name)
-        self.rest(trainer, Callback)
+                del vars(self)[name]
 
     def rest(self, trainer: Trainer, kind: type[Callback], *hooks: str) -> None:
         """Have Lightning pass over the hooks of steps that are those of `kind`, until `wake` or the next fit.
 
         It enters what is callable only. Hooks of a user's subclass stay, and all do if something other than Lightning
-        calls them.
+        calls them. Called in the first step or later, when whoever wraps hooks has done so.
 
         Args:
             trainer: Its callbacks are those that Lightning calls.
@@ -196,7 +195,7 @@ class RecipeCallback(Callback):
         if any(callback is self for callback in trainer.callbacks):  # type: ignore[attr-defined]
             for name in hooks or STEP_HOOKS:
                 if name not in vars(self) and getattr(type(self), name) is getattr(kind, name):
-                    setattr(self, name, None)
+                    vars(self)[name] = None
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         """Print the closing table; there is no silence."""

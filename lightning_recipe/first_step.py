@@ -64,12 +64,20 @@ class FirstStepCheck(Check):
         self.rest(trainer, FirstStepCheck)
         self.conclude(trainer, self._judge_step(trainer, pl_module, probe))
 
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop waiting for a step that never came."""
+        self._let_go()
+        super().on_fit_end(trainer, pl_module)
+
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Stop waiting for a step that never came."""
+        self._let_go()
+        super().on_exception(trainer, pl_module, exception)
+
+    def _let_go(self) -> None:
         if self._probe is not None:
             self._probe.detach()
             self._probe = None
-        super().on_exception(trainer, pl_module, exception)
 
     def _judge_step(self, trainer: Trainer, pl_module: LightningModule, probe: Probe) -> Iterator[Finding]:
         step = probe.result()

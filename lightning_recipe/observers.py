@@ -8,6 +8,7 @@ more without.
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
 import os
@@ -17,7 +18,6 @@ import weakref
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from types import MethodType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -72,6 +72,7 @@ class Observers:
 
     def __init__(self, pl_module: nn.Module) -> None:
         self.error: Exception | None = None
+        self.over = False
         self._net_calls: list[NetCall] = []
         self._losses: list[tuple[LossCall, Tensor]] = []
         self._stacks: list[tuple[Any, ...]] = []  # of each loss, where it was called from
@@ -103,6 +104,7 @@ class Observers:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.over = True
         if self._entered_mode and not self._paused_at:
             self._mode.__exit__(kind, error, trace)
         for undo in reversed(self._undo):
@@ -127,18 +129,7 @@ class Observers:
             return
 
         if isinstance(module, _FAST) and "forward" not in vars(module):
-
-            def forward(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-                output = None
-                self._before(name, module, args, kwargs)
-                try:
-                    output = type(module).forward(module, *args, **kwargs)
-                finally:
-                    self._after(output)
-                return output
-
-            # bound, so that a copy that the step makes runs on its own weights
-            module.__dict__["forward"] = MethodType(functools.wraps(type(module).forward)(forward), module)
+            module.__dict__["forward"] = _Forward(self, name, module)
             self._undo.append(lambda: module.__dict__.pop("forward", None))
             return
 
@@ -148,8 +139,8 @@ class Observers:
         def after(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:  # noqa: ARG001
             self._after(output)
 
-        self._undo.append(module.register_forward_pre_hook(before, with_kwargs=True).remove)
-        self._undo.append(module.register_forward_hook(after, with_kwargs=True, always_call=True).remove)
+        self._undo.append(module.register_forward_pre_hook(_Hook(before), with_kwargs=True).remove)
+        self._undo.append(module.register_forward_hook(_Hook(after), with_kwargs=True, always_call=True).remove)
 
     # -- calls of modules
 
@@ -319,6 +310,53 @@ class _LossMode(TorchFunctionMode):
         else:
             self._observers.see(func, args, kwargs, output)
         return output
+
+
+class _Hook:
+    """A hook that copies of its module, also pickled ones, do not get: a step may make a copy that lives for long."""
+
+    def __init__(self, hook: Callable[..., None]) -> None:
+        self._hook = hook
+
+    def __call__(self, *args: Any) -> None:
+        self._hook(*args)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _NoHook, ()
+
+
+class _NoHook:
+    """What they get instead."""
+
+    def __call__(self, *args: Any) -> None:
+        pass
+
+
+class _Forward:
+    """Stands in for the forward of a module, and of its copies while the step lasts; pickled ones get their own."""
+
+    def __init__(self, observers: Observers, name: str, module: nn.Module) -> None:
+        functools.update_wrapper(self, type(module).forward)
+        self._observers, self._name, self._module = weakref.ref(observers), name, module
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        observers, forward = self._observers(), functools.partial(type(self._module).forward, self._module)
+        if observers is None or observers.over:
+            return forward(*args, **kwargs)
+        output = None
+        observers._before(self._name, self._module, args, kwargs)  # noqa: SLF001 - of this file
+        try:
+            output = forward(*args, **kwargs)
+        finally:
+            observers._after(output)  # noqa: SLF001
+        return output
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        observers, module = self._observers(), copy.deepcopy(self._module, memo)
+        return module.forward if observers is None else _Forward(observers, self._name, module)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return getattr, (self._module, "forward")
 
 
 def _observable(module: nn.Module, name: str = "", seen: set[int] | None = None) -> Iterator[tuple[str, nn.Module]]:

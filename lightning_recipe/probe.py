@@ -48,13 +48,8 @@ class Probe:
         self._error: Exception | None = None
         self.step: Step | None = None
 
-        @functools.wraps(self._original)  # Lightning reads the signature
-        def observed(*args: Any, **kwargs: Any) -> Any:
-            return self._observe(args, kwargs)
-
-        observed.probe = self  # type: ignore[attr-defined]
-        self._observed = observed
-        pl_module.__dict__[method] = observed
+        self._observed = _Observed(self)
+        pl_module.__dict__[method] = self._observed
 
     @classmethod
     def attach(cls, pl_module: nn.Module, method: str) -> Probe:
@@ -111,3 +106,24 @@ class Probe:
         if getattr(self._pl_module, "_compiler_ctx", None) is not None:
             return losses_in_step(cast("LightningModule", self._pl_module), self._method, args, kwargs)
         return losses_inside(step.net_calls)
+
+
+class _Observed:
+    """Stands in for a step method until it is called; a copy of the module, also a pickled one, gets its own method."""
+
+    def __init__(self, probe: Probe) -> None:
+        functools.update_wrapper(self, probe._original)  # noqa: SLF001 - Lightning reads the signature
+        self.probe = probe
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.probe._observe(args, kwargs)  # noqa: SLF001
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        was_own = self.probe._was_own  # noqa: SLF001
+        if was_own is not None:
+            return _itself, (was_own,)
+        return getattr, (self.probe._pl_module, self.probe._method)  # noqa: SLF001
+
+
+def _itself(value: Any) -> Any:
+    return value

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
@@ -31,6 +32,10 @@ class Cloneable(ABC):  # noqa: B024 - told by its method alone, and remembered f
     @classmethod
     def __subclasshook__(cls, other: type) -> bool:
         return callable(getattr(other, "clone", None))
+
+
+COPIED = (Tensor, Cloneable, np.ndarray)
+"""What has values that code may change in place."""
 
 
 def tensors(structure: Any, path: str = "", depth: int = 0) -> Iterator[tuple[str, Tensor]]:
@@ -146,6 +151,17 @@ def _objects(structure: Any, kinds: tuple[type, ...], depth: int = 0) -> Iterato
         yield structure
 
 
+def holds(structure: Any, kind: type) -> bool:
+    """Whether something of a kind lies in `structure`, as far as `tensors` enters it.
+
+    Example:
+        >>> holds({"x": [iter("ab")]}, Iterator)
+        True
+
+    """
+    return _holds(structure, (kind,), 0)
+
+
 def _holds(structure: Any, kinds: tuple[type, ...], depth: int) -> bool:
     if isinstance(structure, kinds):
         return True
@@ -153,7 +169,7 @@ def _holds(structure: Any, kinds: tuple[type, ...], depth: int) -> bool:
 
 
 def snapshot(structure: Any) -> Any:
-    """A copy whose tensors are detached clones, so that nothing done later changes it.
+    """A copy whose tensors are detached clones, and arrays copies, so that nothing done later changes it.
 
     Example:
         >>> batch = [torch.zeros(2), "label"]
@@ -163,11 +179,11 @@ def snapshot(structure: Any) -> Any:
         [tensor([0., 0.]), 'label']
 
     """
-    return mapped(structure, (Tensor, Cloneable), cloned)
+    return mapped(structure, COPIED, cloned)
 
 
 def cloned(value: Any) -> Any:
-    """A copy of a tensor, detached, or of a container that copies itself.
+    """A copy of a tensor, detached, of an array, or of a container that copies itself.
 
     Example:
         >>> cloned(torch.ones(1, requires_grad=True) * 2)
@@ -175,7 +191,7 @@ def cloned(value: Any) -> Any:
 
     """
     if not isinstance(value, Tensor):
-        return value.clone()
+        return value.copy() if isinstance(value, np.ndarray) else value.clone()
     with torch.inference_mode(mode=False):  # a tensor cloned in inference mode could never take part in autograd
         return value.detach().clone()
 

@@ -166,9 +166,7 @@ def _copied(pl_module: LightningModule, memo: dict[int, Any]) -> LightningModule
                 memo[id(value)] = value
             elif isinstance(value, Tensor | list | tuple | dict):  # torch refuses to copy results of computations
                 memo |= {id(t): t.detach().clone() for _, t in tensors(value) if t.grad_fn is not None}
-            elif (
-                attribute in _STEPS and isinstance(value, FunctionType) and not _is_made_anew(pl_module, module, value)
-            ):
+            elif attribute in _STEPS and not _is_made_anew(pl_module, module, value):
                 msg = f"{name or 'the module'}.{attribute} was replaced by a function that a copy would share"
                 raise RuntimeError(msg)
     trainer, pl_module._trainer = pl_module._trainer, None  # noqa: SLF001 - deepcopy would follow it to the data
@@ -185,17 +183,17 @@ def _copied(pl_module: LightningModule, memo: dict[int, Any]) -> LightningModule
         pl_module._trainer = trainer  # noqa: SLF001
     duplicate._metric_attributes = None  # noqa: SLF001 - Lightning's cache holds the ids of the original's metrics
     duplicate._compiler_ctx = None  # noqa: SLF001
-    for name in _STEPS:  # those of a probe that waits for the next step, and compiled ones, work on the original
+    for name in _STEPS:  # compiled ones work on the original
         if isinstance(vars(duplicate).get(name), FunctionType):
             del duplicate.__dict__[name]
     return duplicate
 
 
-def _is_made_anew(pl_module: LightningModule, module: nn.Module, function: FunctionType) -> bool:
-    """Whether a copy does without `function`, since its class's own method does the same, or compiles it again."""
-    probe = getattr(function, "probe", None)
-    if probe is not None:
-        return getattr(probe, "_was_own", None) is None
+def _is_made_anew(pl_module: LightningModule, module: nn.Module, step: Any) -> bool:
+    """Whether a copy does without `step`, since its class's own method does the same, or compiles it again."""
+    probe = getattr(step, "probe", None)  # which waits for the next step
+    if not isinstance(step if probe is None else probe._was_own, FunctionType):  # noqa: SLF001
+        return True
     compiled = "_orig_mod" in module._modules  # noqa: SLF001 - ``torch.compile(net)``
     return compiled or (module is pl_module and pl_module._compiler_ctx is not None)  # noqa: SLF001
 

@@ -30,9 +30,8 @@ class Entered(Profiler):
 def test_only_hooks_with_something_to_do_are_entered(fit):
     profiler, callbacks = Entered(), recipe()
     fit(BoringModel(), callbacks, profiler=profiler, max_epochs=2, limit_train_batches=64, limit_val_batches=2)
-    idle = [c for c in callbacks for hook in ("on_before_backward", "on_before_zero_grad") if profiler.of(c, hook)]
-    assert not idle
     for callback in callbacks:
+        assert profiler.of(callback, "on_before_backward") <= 4, "two steps in each epoch at most"
         starts, ends = (profiler.of(callback, f"on_train_batch_{when}") for when in ("start", "end"))
         if isinstance(callback, InitLossCheck | OverfitOneBatch | BatchMixingDetector):
             assert (starts, ends) in {(1, 0), (1, 1)}

@@ -1,5 +1,6 @@
 import copy
 import inspect
+import pickle
 from dataclasses import dataclass
 from types import SimpleNamespace
 
@@ -111,6 +112,23 @@ def test_activation_checkpointing_does_not_count_calls_twice():
     seen = observe(step)
     assert [c.name for c in seen.net_calls] == ["net"]
     assert seen.loss is not None
+
+
+def test_a_copy_that_the_step_makes_is_not_watched_for_ever():
+    """Teachers and averages are made in the first step, and live for long; some are saved there."""
+    copies = []
+
+    def step(m, b):
+        copies.extend([copy.deepcopy(m.net), pickle.loads(pickle.dumps(m.net))])  # noqa: S301
+        return F.mse_loss(m.head(m.net(b)), b)
+
+    x = torch.randn(3, 8)
+    seen = observe(step, x, net=nn.Linear(8, 8), head=nn.Linear(8, 8))
+    assert [c.name for c in seen.net_calls] == ["net", "head"]
+    for twin in copies:
+        assert twin(x).shape == (3, 8)
+        assert not [hook for hook in twin._forward_hooks.values() if vars(hook)], "no hook that knows of the probe"
+        pickle.dumps(twin)
 
 
 def transformer(kind):

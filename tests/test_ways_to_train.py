@@ -1,5 +1,6 @@
 """However a module is trained, the recipe neither breaks the run nor changes where it ends."""
 
+import sys
 import time
 import warnings
 import weakref
@@ -17,7 +18,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from lightning_recipe import FailedCheckError, InitLossCheck, OverfitOneBatch, Status, recipe
+from lightning_recipe import BatchMixingDetector, FailedCheckError, InitLossCheck, OverfitOneBatch, Status, recipe
 
 
 class Manual(Healthy):
@@ -236,6 +237,35 @@ class Complex(Healthy):
         return self.net(x.to(torch.complex64)).abs()
 
 
+class Arrays(Healthy):
+    """Batches of arrays, which the step changes in place."""
+
+    def training_step(self, batch, batch_idx):
+        batch["x"] *= 2
+        return super().training_step((torch.from_numpy(batch["x"]), torch.from_numpy(batch["y"])), batch_idx)
+
+    def train_dataloader(self):
+        def collate(items):
+            x, y = zip(*items, strict=True)
+            return {"x": torch.stack(x).numpy(), "y": torch.stack(y).numpy()}
+
+        return DataLoader(self.data(128, 1), 32, collate_fn=collate)
+
+
+class UsedUp(Arrays):
+    """Batches that hold an iterator."""
+
+    def training_step(self, batch, batch_idx):
+        return Healthy.training_step(self, (torch.stack(list(batch["x"])), torch.from_numpy(batch["y"])), batch_idx)
+
+    def train_dataloader(self):
+        def collate(items):
+            x, y = zip(*items, strict=True)
+            return {"x": iter(x), "y": torch.stack(y).numpy()}
+
+        return DataLoader(self.data(128, 1), 32, collate_fn=collate)
+
+
 def end(fit, module, callbacks=(), **settings):
     """All that a run leaves behind, in the process too."""
     with warnings.catch_warnings():
@@ -267,7 +297,7 @@ def assert_not_accused(callbacks):
     [
         Healthy, Manual, Adversarial, Toggled, LBFGS, SeveralLoaders, ListOfLoaders, Uneven, Streaming, Workers,
         NoValidation, CompiledNet, Collective, NoGradientSometimes, Nested, Jagged, Vmapped,
-        SparseGradients, Complex,
+        SparseGradients, Complex, Arrays, UsedUp,
     ],
 )  # fmt: skip
 def test_modules(fit, make):
@@ -299,6 +329,38 @@ class BeforeTheFirstUpdate(L.Callback):
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
         if batch_idx == 0 and trainer.current_epoch == 0:
             self.gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
+
+
+def test_the_environment_s_defaults_are_for_the_run(fit, monkeypatch):
+    monkeypatch.setenv("PL_TRAINER_LIMIT_TRAIN_BATCHES", "3")
+    check = OverfitOneBatch()
+    assert fit(Healthy(), [check], max_epochs=1).global_step == 3
+    assert [finding.status for finding in check.findings] == [Status.PASSED]
+
+
+def test_a_step_that_exits_when_it_is_good_enough(fit):
+    class Exits(Healthy):
+        def training_step(self, batch, batch_idx):
+            loss = super().training_step(batch, batch_idx)
+            if loss < 0.05:
+                sys.exit()
+            return loss
+
+    check = OverfitOneBatch()
+    assert fit(Exits(), [check], max_steps=3).global_step == 3
+    assert check.findings[0].status is Status.SKIPPED
+    assert "sys.exit" in check.findings[0].message
+
+
+@pytest.mark.parametrize("callback", [InitLossCheck, BatchMixingDetector])
+def test_no_probe_is_left_when_every_batch_is_skipped(fit, callback):
+    class Skips(Healthy):
+        def on_train_batch_start(self, batch, batch_idx):
+            return -1
+
+    module = Skips()
+    fit(module, [callback()])
+    assert "training_step" not in vars(module)
 
 
 @pytest.mark.parametrize("make", [Scripted, Backward])

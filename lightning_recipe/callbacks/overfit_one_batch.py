@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from lightning_recipe import tensorboard, terminal
@@ -25,12 +26,10 @@ from lightning_recipe.overfitting.memorised import (
     wrong_kind,
 )
 from lightning_recipe.overfitting.short_fit import Budget, peak_learning_rates, short_fit
-from lightning_recipe.structure import leading_size
+from lightning_recipe.structure import holds, leading_size
 from lightning_recipe.trial import first_examples, is_out_of_memory, memory_given_back, obstacle
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from lightning.pytorch import LightningModule, Trainer
     from matplotlib.figure import Figure
 
@@ -144,6 +143,9 @@ class OverfitOneBatch(Check):
             return
         if reason := obstacle(trainer) or _no_single_objective(trainer):
             yield self.skipped(reason)
+            return
+        if holds(batch, Iterator):
+            yield self.skipped("the batch holds an iterator, which a trial would use up")
             return
         with memory_given_back(trainer.strategy.root_device):  # of the copy, to which a trial's steps refer
             yield from self._examine(trainer, pl_module, batch)

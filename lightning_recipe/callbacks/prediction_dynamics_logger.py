@@ -202,7 +202,7 @@ class PredictionDynamicsLogger(RecipeCallback):
             self._catch_up(trainer)
         self._resting -= 1
         if self._resting == 0:
-            self.wake(trainer)
+            self.wake()
         loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
         if self._fixed is not None and isinstance(loss, Tensor) and loss.numel() == 1:  # a manual step returns anything
             self._losses.append(loss.detach())
@@ -424,4 +424,4 @@ def _expected_steps(trainer: Trainer) -> float:
 def _learning_rate(trainer: Trainer) -> float:
     """The largest of any parameter group."""
     groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
-    return max((float(group["lr"]) for group in groups if "lr" in group), default=math.nan)
+    return max((float(group["lr"]) for group in groups if group.get("lr") is not None), default=math.nan)

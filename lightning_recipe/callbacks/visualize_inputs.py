@@ -122,11 +122,11 @@ class VisualizeInputs(RecipeCallback):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         """Attend to the next steps."""
-        self.wake(trainer)
+        self.wake()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         """Attend to the next steps."""
-        self.wake(trainer)
+        self.wake()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
         """Watch the first training step of an epoch that is to be drawn."""

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_recipe.finding import in_short
-from lightning_recipe.structure import Cloneable, cloned, mapped, tensors
+from lightning_recipe.structure import COPIED, cloned, mapped, tensors
 from lightning_recipe.trial import isolated
 
 if TYPE_CHECKING:
@@ -244,7 +244,7 @@ def _run(call: NetCall, outputs: dict[int, dict[str, Tensor]]) -> dict[str, Tens
         return cloned(resolve(value) if isinstance(value, _Link) else value)  # a forward may write to it
 
     def forward() -> dict[str, Tensor]:
-        arguments = _mapped(call, (_Link, Tensor, Cloneable), given)
+        arguments = _mapped(call, (_Link, *COPIED), given)
         return dict(tensors(call.module(*arguments["args"], **arguments["kwargs"])))
 
     try:

@@ -15,6 +15,7 @@ import importlib
 import itertools
 import logging
 import math
+import os
 import tempfile
 import time
 import warnings
@@ -157,8 +158,12 @@ def short_fit(  # noqa: PLR0913 - an experiment has these parts
         recorder = _Recorder(Fit(name), trainer, optimizers, peaks, budget, over, advance, force=adam is not None)
         inner.callbacks = [recorder]  # type: ignore[attr-defined]
         _adopt(calmed(module), (optimizers, schedulers) if schedulers else optimizers)
-        with eager(module), _interrupts_passed_on():
-            inner.fit(module, train_dataloaders=_Repeats(batch, budget.steps))
+        try:
+            with eager(module), _interrupts_passed_on():
+                inner.fit(module, train_dataloaders=_Repeats(batch, budget.steps))
+        except SystemExit as error:  # some steps end the program when a target is reached
+            msg = "its step called sys.exit()"
+            raise RuntimeError(msg) from error
     recorder.fit.seconds = time.monotonic() - started
     return recorder.fit
 
@@ -264,11 +269,22 @@ def _inner_trainer(trainer: Trainer, folder: str) -> Trainer:
             "gradient_clip_val": trainer.gradient_clip_val,
             "gradient_clip_algorithm": trainer.gradient_clip_algorithm,
         }
+    with _no_defaults():
+        try:
+            return type(trainer)(**settings)
+        except TypeError:  # a subclass with arguments of its own
+            inner: Trainer = theirs(**settings)
+            return inner
+
+
+@contextmanager
+def _no_defaults() -> Iterator[None]:
+    """Trainers take the arguments that they are not given from the environment: those were meant for the run."""
+    taken = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("PL_TRAINER_")}
     try:
-        return type(trainer)(**settings)
-    except TypeError:  # a subclass with arguments of its own
-        inner: Trainer = theirs(**settings)
-        return inner
+        yield
+    finally:
+        os.environ.update(taken)
 
 
 def _adopt(module: LightningModule, optimizers: Any) -> None:
