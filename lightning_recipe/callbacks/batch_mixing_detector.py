@@ -15,6 +15,7 @@ from lightning_recipe import tensorboard
 from lightning_recipe.figures.dependencies import dependency_matrix
 from lightning_recipe.finding import Finding, Section, in_short
 from lightning_recipe.first_step import FirstStepCheck
+from lightning_recipe.generators import untouched_generators
 from lightning_recipe.mixing.causes import likely_cause
 from lightning_recipe.mixing.dependencies import UndecidedError
 from lightning_recipe.mixing.examples import batch_of
@@ -156,7 +157,7 @@ class BatchMixingDetector(FirstStepCheck):
         on_gpu = duplicate.device.type != "cpu"
         back = memory_given_back(duplicate.device) if on_gpu else nullcontext()
         try:
-            with back, isolated(), torch.enable_grad(), warnings.catch_warnings():
+            with back, isolated(), untouched_generators(), torch.enable_grad(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 batch = batch_of(trainer, step.batch, call)
                 module = duplicate.get_submodule(call.name)

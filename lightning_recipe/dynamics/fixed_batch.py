@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from lightning_recipe.dynamics.predictions import Reading, reading, unread
 from lightning_recipe.dynamics.replay import CannotReplayError, Replay, undisturbed
+from lightning_recipe.dynamics.side_effects import refuse_side_effects
 from lightning_recipe.finding import in_short
 from lightning_recipe.structure import snapshot, tensors
 
@@ -158,6 +159,7 @@ def replayed(step: Step, trainer: Trainer, pl_module: LightningModule, examples:
     """
     how, call = _read_off(step, examples)
     replay = Replay.of(step, call)
+    refuse_side_effects(replay, trainer, pl_module)
     outputs = replay.run(trainer, pl_module, watch_parameters=True)
     try:
         values = how.read(outputs)

@@ -28,6 +28,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
+from lightning_recipe.generators import untouched_generators
 from lightning_recipe.probe import Probe
 from lightning_recipe.structure import snapshot
 from lightning_recipe.trial import calmed, copied_optimizer, copied_with, eager, isolated, untouched
@@ -138,7 +139,7 @@ def short_fit(  # noqa: PLR0913 - an experiment has these parts
 
     """
     started = time.monotonic()
-    with isolated(), untouched(pl_module), _quiet(), tempfile.TemporaryDirectory() as folder:
+    with isolated(), untouched_generators(), untouched(pl_module), _quiet(), tempfile.TemporaryDirectory() as folder:
         configs = [] if pl_module.automatic_optimization else trainer.lr_scheduler_configs
         module, optimizers, schedulers = copied_with(
             pl_module, trainer.optimizers, [config.scheduler for config in configs]

@@ -1,0 +1,82 @@
+"""Random generators that are nobody's global stream: their states, and where scripts keep them."""
+
+from __future__ import annotations
+
+import random
+import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+GENERATORS = {random.Random, torch.Generator, np.random.Generator, np.random.RandomState}
+"""Exactly these types: a ``random.SystemRandom`` has no state."""
+
+
+def state(generator: Any) -> Any:
+    """Where one of `GENERATORS` stands; two states can be compared by ``repr``.
+
+    Example:
+        >>> generator = random.Random(1)
+        >>> before = state(generator)
+        >>> _ = generator.random()
+        >>> repr(state(generator)) == repr(before)
+        False
+
+    """
+    if isinstance(generator, random.Random):
+        return generator.getstate()
+    if isinstance(generator, torch.Generator):
+        return generator.get_state().tolist()
+    return generator.get_state() if isinstance(generator, np.random.RandomState) else generator.bit_generator.state
+
+
+def _put_back(generator: Any, before: Any) -> None:
+    if isinstance(generator, random.Random):
+        generator.setstate(before)
+    elif isinstance(generator, torch.Generator):
+        generator.set_state(torch.tensor(before, dtype=torch.uint8))
+    elif isinstance(generator, np.random.RandomState):
+        generator.set_state(before)
+    else:
+        generator.bit_generator.state = before
+
+
+def named() -> list[Any]:
+    """The generators that any imported file holds by name, such as ``rng`` at the top of a script."""
+    files = [getattr(module, "__dict__", {}) for module in list(sys.modules.values())]
+    values = (value for names in files for value in list(names.values()))
+    return list({id(value): value for value in values if type(value) in GENERATORS}.values())
+
+
+@contextmanager
+def untouched_generators() -> Iterator[list[Any]]:
+    """Put the named generators back to where they stood.
+
+    Yields:
+        A list that holds those that were drawn from, once the body is left.
+
+    Example:
+        >>> rng = random.Random(1)
+        >>> sys.modules["script"] = type(sys)("script")
+        >>> sys.modules["script"].rng = rng
+        >>> with untouched_generators() as drawn:
+        ...     first = rng.random()
+        >>> drawn == [rng], rng.random() == first
+        (True, True)
+        >>> del sys.modules["script"]
+
+    """
+    before = [(generator, state(generator)) for generator in named()]
+    drawn: list[Any] = []
+    try:
+        yield drawn
+    finally:
+        for generator, was in before:
+            if repr(state(generator)) != repr(was):
+                drawn.append(generator)
+                _put_back(generator, was)
