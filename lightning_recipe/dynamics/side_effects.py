@@ -86,7 +86,7 @@ def _compare(a: Any, b: Any, path: str, found: set[str], known: set[int]) -> Non
         return
     known.add(id(a))
     ours, theirs = _parts(a, path), _parts(b, path)
-    if type(a) is not type(b) or list(ours) != list(theirs) or not _equal(a, b):
+    if type(a) is not type(b) or ours.keys() != theirs.keys() or not _equal(a, b):
         found.add(path)
     else:
         for part, value in ours.items():
