@@ -84,8 +84,8 @@ def differences(a: Any, b: Any) -> set[str]:
 def _compare(a: Any, b: Any, path: str, found: set[str], known: set[int]) -> None:
     if a is b or id(a) in known:
         return
-    known.add(id(a))
     ours, theirs = _parts(a, path), _parts(b, path)
+    known |= {id(a)} if ours else set()  # numbers may be one object in many places
     if type(a) is not type(b) or ours.keys() != theirs.keys() or not _equal(a, b):
         found.add(path)
     else:
