@@ -1,6 +1,5 @@
 """However a module is trained, the recipe neither breaks the run nor changes where it ends."""
 
-import sys
 import time
 import warnings
 import weakref
@@ -336,20 +335,6 @@ def test_the_environment_s_defaults_are_for_the_run(fit, monkeypatch):
     check = OverfitOneBatch()
     assert fit(Healthy(), [check], max_epochs=1).global_step == 3
     assert [finding.status for finding in check.findings] == [Status.PASSED]
-
-
-def test_a_step_that_exits_when_it_is_good_enough(fit):
-    class Exits(Healthy):
-        def training_step(self, batch, batch_idx):
-            loss = super().training_step(batch, batch_idx)
-            if loss < 0.05:
-                sys.exit()
-            return loss
-
-    check = OverfitOneBatch()
-    assert fit(Exits(), [check], max_steps=3).global_step == 3
-    assert check.findings[0].status is Status.SKIPPED
-    assert "sys.exit" in check.findings[0].message
 
 
 @pytest.mark.parametrize("callback", [InitLossCheck, BatchMixingDetector])

@@ -159,12 +159,8 @@ def short_fit(  # noqa: PLR0913 - an experiment has these parts
         recorder = _Recorder(Fit(name), trainer, optimizers, peaks, budget, over, advance, force=adam is not None)
         inner.callbacks = [recorder]  # type: ignore[attr-defined]
         _adopt(calmed(module), (optimizers, schedulers) if schedulers else optimizers)
-        try:
-            with eager(module), _interrupts_passed_on():
-                inner.fit(module, train_dataloaders=_Repeats(batch, budget.steps))
-        except SystemExit as error:  # some steps end the program when a target is reached
-            msg = "its step called sys.exit()"
-            raise RuntimeError(msg) from error
+        with eager(module), _interrupts_passed_on():
+            inner.fit(module, train_dataloaders=_Repeats(batch, budget.steps))
     recorder.fit.seconds = time.monotonic() - started
     return recorder.fit
 
