@@ -119,19 +119,20 @@ class BatchMixingDetector(FirstStepCheck):
         mixing: list[tuple[str, Mixing]] = []
         clean: list[str] = []
         undecided: list[str] = []
-        for call in reversed(calls.values()):
-            name = call.name or type(pl_module).__name__
-            try:
-                found = self._examine(trainer, duplicate, step, call, look)
-                if isinstance(found, Mixing):
-                    hits.append(self._mixes(name, found))
-                    mixing.append((name, found))
-                elif found.dead and len(calls) == 1:
-                    hits.append(self._is_dead(name))
-                else:
-                    clean.append(f"{name} ({_describe(found)})")
-            except UndecidedError as reason:
-                undecided.append(f"{name}: {reason}")
+        with untouched_generators():  # of all calls together: to find them takes a twentieth of a second
+            for call in reversed(calls.values()):
+                name = call.name or type(pl_module).__name__
+                try:
+                    found = self._examine(trainer, duplicate, step, call, look)
+                    if isinstance(found, Mixing):
+                        hits.append(self._mixes(name, found))
+                        mixing.append((name, found))
+                    elif found.dead and len(calls) == 1:
+                        hits.append(self._is_dead(name))
+                    else:
+                        clean.append(f"{name} ({_describe(found)})")
+                except UndecidedError as reason:
+                    undecided.append(f"{name}: {reason}")
         if clean and not hits:
             unseen = "; what the step computes between these calls was not seen" if len(calls) > 1 else ""
             rest = f"; not judged: {_few(undecided)}" if undecided else ""
@@ -157,7 +158,7 @@ class BatchMixingDetector(FirstStepCheck):
         on_gpu = duplicate.device.type != "cpu"
         back = memory_given_back(duplicate.device) if on_gpu else nullcontext()
         try:
-            with back, isolated(), untouched_generators(), torch.enable_grad(), warnings.catch_warnings():
+            with back, isolated(), torch.enable_grad(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 batch = batch_of(trainer, step.batch, call)
                 module = duplicate.get_submodule(call.name)

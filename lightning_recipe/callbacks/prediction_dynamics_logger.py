@@ -71,7 +71,8 @@ class PredictionDynamicsLogger(RecipeCallback):
     - they are all NaN or infinite, and were not at first: `warning`.
 
     Runs shorter than `min_steps`, with less than 4 looks in their second half, whose learning rate still rises,
-    or whose target is unknown, are never accused. `skipped`, with the reason, if nothing can be said.
+    or whose target is unknown, are never accused. `skipped`, with the reason, if nothing can be said, as when a forward
+    leaves something behind that can't be put back: it is tried on a copy first.
 
     Args:
         max_examples: Examples looked at, from the front of the batch.
