@@ -49,7 +49,8 @@ def writing(trainer: Trainer, *, wait: bool = True) -> Iterator[list[SummaryWrit
 
     Args:
         trainer: Its loggers write.
-        wait: Until the thread has written. If not, wait later, before the user logs something: write nothing.
+        wait: Until the thread has written. Whoever does not has to come back before the user logs something, and wait
+            then, with nothing to write.
 
     Raises:
         OSError: If it can't be written.

@@ -12,6 +12,7 @@ from lightning_recipe.dynamics.replay import CannotReplayError, Replay, undistur
 from lightning_recipe.dynamics.side_effects import refuse_side_effects
 from lightning_recipe.finding import in_short
 from lightning_recipe.structure import snapshot, tensors
+from lightning_recipe.trial import memory_given_back
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -159,7 +160,8 @@ def replayed(step: Step, trainer: Trainer, pl_module: LightningModule, examples:
     """
     how, call = _read_off(step, examples)
     replay = Replay.of(step, call)
-    refuse_side_effects(replay, trainer, pl_module)
+    with memory_given_back(trainer.strategy.root_device):  # of the copy that is tried
+        refuse_side_effects(replay, trainer, pl_module)
     outputs = replay.run(trainer, pl_module, watch_parameters=True)
     try:
         values = how.read(outputs)

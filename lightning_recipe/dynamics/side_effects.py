@@ -15,7 +15,7 @@ from torch.nn.parameter import is_lazy
 
 from lightning_recipe.dynamics.replay import CannotReplayError, Replay
 from lightning_recipe.generators import GENERATORS, state, untouched_generators
-from lightning_recipe.trial import copied, foreign_hooks, isolated, memory_given_back, shares_code
+from lightning_recipe.trial import copied, foreign_hooks, isolated, shares_code
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
@@ -44,20 +44,19 @@ def refuse_side_effects(replay: Replay, trainer: Trainer, pl_module: LightningMo
             msg = "the module holds a Python generator, which a look might use up"
             raise CannotReplayError(msg) from error
         return
-    with memory_given_back(trainer.strategy.root_device):
-        if any(foreign_hooks(call.module) for call in calls.values()):
-            msg = "it has a forward hook that works on something else, and would see more calls than there are"
-            raise CannotReplayError(msg)
-        if shares_code(duplicate):
-            return  # the copy would run what belongs to the original
-        before = differences(pl_module, duplicate)
-        with untouched_generators() as drawn:
-            Replay(calls).run(trainer, duplicate)
-        changed = sorted(differences(pl_module, duplicate) - before)
-        changed += [f"a {type(generator).__name__} of its own" for generator in drawn]
-        if changed:
-            msg = f"its forward changes {', '.join(changed[:3])}, so that one more would change the training"
-            raise CannotReplayError(msg)
+    if any(foreign_hooks(call.module) for call in calls.values()):
+        msg = "it has a forward hook that works on something else, and would see more calls than there are"
+        raise CannotReplayError(msg)
+    if shares_code(duplicate):
+        return  # the copy would run what belongs to the original
+    before = differences(pl_module, duplicate)
+    with untouched_generators() as drawn:
+        Replay(calls).run(trainer, duplicate)
+    changed = sorted(differences(pl_module, duplicate) - before)
+    changed += [f"a {type(generator).__name__} of its own" for generator in drawn]
+    if changed:
+        msg = f"its forward changes {', '.join(changed[:3])}, so that one more would change the training"
+        raise CannotReplayError(msg)
 
 
 def differences(a: Any, b: Any) -> set[str]:
