@@ -2,9 +2,9 @@
 
 Run ``python benchmarks/overhead.py``; ``--short`` only proves that it runs. Each round fits the same module by itself,
 with the recipe, with what a user would otherwise attach (`LearningRateMonitor` and `DeviceStatsMonitor`), and by itself
-once more, in an order that changes from round to round. After the start they take turns, `BLOCK` steps at a time, since
-the speed of a shared machine changes from second to second. Two clocks: the wall's, and that of the processor, which
-does not see what else the machine does.
+once more, in an order drawn for each round. After the start they take turns, `BLOCK` steps at a time, since the speed
+of a shared machine changes from second to second. Two clocks: the wall's, and that of the processor, which does not see
+what else the machine does.
 
 - steady state: from step `START_UP` to the last, when the checks of the start are over; the ratio of a pair, its median
   over the rounds, and the smallest and the largest. Aim: at most 1.02. What the second bare fit differs by is the error
@@ -25,6 +25,7 @@ import io
 import json
 import logging
 import os
+import random
 import subprocess
 import sys
 import threading
@@ -57,6 +58,10 @@ CLASSES = 10
 START_UP = 50  # steps
 BLOCK = 25  # steps at a time
 MEGABYTE = 2**20
+ONE_ARENA = {"MALLOC_ARENA_MAX": "1"}  # or each thread has its memory from elsewhere, which takes longer
+KEPT = {f"MALLOC_{name}_THRESHOLD_": str(2**30) for name in ("TRIM", "MMAP")}
+"""Has malloc keep what is freed. Else chance decides whether the system hands out the same pages anew at each step:
+bare fits of the CNN, each in a process of its own, had 600 to 2,000 page faults a step, which take up to a tenth of it."""
 
 
 class Turns:
@@ -238,12 +243,12 @@ def fit_in_turn(make: str, names: list[str], steps: int) -> dict[str, dict[str, 
 
 def time_all(make: str, rounds: int, steps: int) -> None:
     """Print the ratios of one net."""
+    names = list(ATTACHED)
+    fit_in_turn(make, names, START_UP + BLOCK)  # warms up
     seen: dict[str, list[dict[str, float]]] = {name: [] for name in ATTACHED}
-    for i in range(-1, rounds):
-        names = list(ATTACHED)
-        measured = fit_in_turn(make, names[i % len(names) :] + names[: i % len(names)], steps)
-        for name in names if i >= 0 else []:  # the first round warms up
-            seen[name].append(measured[name])
+    for i in range(rounds):
+        for name, measured in fit_in_turn(make, random.Random(i).sample(names, len(names)), steps).items():
+            seen[name].append(measured)
     for name in names[1:]:
         pairs = list(zip(seen[name], seen["bare"], strict=True))
         hooks = median((full["hooks"] - bare["hooks"]) / bare["steady processor"] for full, bare in pairs)
@@ -288,7 +293,8 @@ def compare_memory(steps: int) -> None:
     held = {}
     for attached in ("bare", "recipe()"):
         command = [sys.executable, __file__, "--memory", attached, "--steps", str(steps)]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603
+        given = {name: value for name, value in os.environ.items() if name not in KEPT}
+        done = subprocess.run(command, env=given, capture_output=True, text=True, check=True)  # noqa: S603
         held[attached] = json.loads(done.stdout.splitlines()[-1])
     for phase in ("start", "steady"):
         bare, full = (held[name][phase] for name in ("bare", "recipe()"))
@@ -324,12 +330,13 @@ def main() -> None:
     """Print a row for each net and clock."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--short", action="store_true", help="only prove that it runs")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--memory", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if os.environ.get("MALLOC_ARENA_MAX") != "1":  # or each thread has its memory from elsewhere, which takes longer
-        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | {"MALLOC_ARENA_MAX": "1"})  # noqa: S606
+    malloc = ONE_ARENA if options.memory else ONE_ARENA | KEPT
+    if not malloc.items() <= os.environ.items():  # which is read when a process starts
+        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | malloc)  # noqa: S606
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from lightning_recipe import tensorboard
@@ -43,7 +42,6 @@ NUMBERS = 4.0  # times max_jitter, in standard deviations of the target, for num
 COLLAPSED = 1e-3  # mean distance from the mean prediction below which all examples are predicted the same
 DENSE = 8  # looks, at least, whenever the number of steps doubles
 AT_EACH_STEP = "on_train_batch_end"  # the one hook that is always entered
-FOLDED = 256  # losses kept one by one, which costs less at each step than to add them
 RISING = 1.5  # times the mean learning rate of the first half: above, the rate is still rising at the end
 
 
@@ -130,7 +128,7 @@ class PredictionDynamicsLogger(RecipeCallback):
         min_steps: int = 200,
         min_moved: float = 0.01,
         max_jitter: float = 0.15,
-        max_share: float = 0.005,
+        max_share: float = 0.0025,
         predict: Callable[..., Any] | None = None,
         decode: Callable[..., Any] | None = None,
     ) -> None:
@@ -163,7 +161,7 @@ class PredictionDynamicsLogger(RecipeCallback):
         self._frames: list[int] = []  # steps since the first look, from which on the next pictures are due
         self._undrawn: list[FixedBatch] = []  # as it was when pictures were due, for which there was no time yet
         self._time = Allowance(self.max_share)
-        self._losses: list[Tensor] = []  # of training since the last look, and sums of them; on the device
+        self._loss: Tensor | None = None  # of training since the last look, added up on the device
         self._count = 0
 
     # -- when
@@ -206,11 +204,19 @@ class PredictionDynamicsLogger(RecipeCallback):
             self.wake()
         loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
         if self._fixed is not None and isinstance(loss, Tensor) and loss.numel() == 1:  # a manual step returns anything
-            self._losses.append(loss.detach())
-            self._count += 1
-            if len(self._losses) == FOLDED:
+            try:
+                self._add(loss.detach())
+            except Exception:
                 with self._once(trainer):
-                    self._losses = [_sum(self._losses)]
+                    raise
+
+    def _add(self, loss: Tensor) -> None:
+        """Keep no loss itself: it would lie among the activations, and break up the memory that the next step uses."""
+        if self._loss is None:
+            self._loss = loss.float().clone()  # halves would overflow
+        else:
+            self._loss += loss
+        self._count += 1
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Look for a last time, draw, and judge."""
@@ -305,9 +311,10 @@ class PredictionDynamicsLogger(RecipeCallback):
         step = tensorboard.batches_that_stepped(trainer)
         values = fixed.how.read(fixed.again(trainer, pl_module))
         loss = math.nan
-        if self._losses:
-            loss = float(_sum(self._losses)) / self._count * trainer.accumulate_grad_batches
-            self._losses, self._count = [], 0
+        if self._loss is not None and self._count:
+            loss = float(self._loss) / self._count * trainer.accumulate_grad_batches
+            self._loss.zero_()
+            self._count = 0
         picture = dynamics.keep(fixed.how, values)
         numbers = fixed.look(step, values, picture, loss=loss, rate=_learning_rate(trainer))
         self._unwaited = True
@@ -396,11 +403,6 @@ class PredictionDynamicsLogger(RecipeCallback):
             "require gradients, get some, and are in the optimiser",
             **evidence,
         )
-
-
-def _sum(losses: list[Tensor]) -> Tensor:
-    together = torch.stack([loss.reshape(()) if loss.ndim else loss for loss in losses])
-    return together.float().sum()  # halves would overflow
 
 
 def frames(expected: float) -> list[int]:

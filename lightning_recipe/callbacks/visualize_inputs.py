@@ -88,7 +88,7 @@ class VisualizeInputs(RecipeCallback):
         *,
         max_examples: int = 16,
         every_n_epochs: int = 1,
-        max_share: float = 0.005,
+        max_share: float = 0.0025,
         mean: list[float] | None = None,
         std: list[float] | None = None,
         decode: Callable[..., Any] | None = None,
