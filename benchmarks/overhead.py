@@ -61,7 +61,7 @@ MEGABYTE = 2**20
 ONE_ARENA = {"MALLOC_ARENA_MAX": "1"}  # or each thread has its memory from elsewhere, which takes longer
 KEPT = {f"MALLOC_{name}_THRESHOLD_": str(2**30) for name in ("TRIM", "MMAP")}
 """Has malloc keep what is freed. Else chance decides whether the system hands out the same pages anew at each step:
-bare fits of the CNN, each in a process of its own, had 600 to 2,000 page faults a step, which take up to a tenth of it."""
+bare fits of the CNN, each in a process of its own, had 600 to 2,000 page faults a step, up to a tenth of its time."""
 
 
 class Turns:

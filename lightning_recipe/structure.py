@@ -242,8 +242,23 @@ def cut(tensor: Tensor, keep: int | None = None) -> Tensor:
     """
     if keep is None and tensor.ndim and tensor.numel() > MAX_ELEMENTS:
         keep = max(1, MAX_ELEMENTS * tensor.shape[0] // tensor.numel())
-    kept: Tensor = snapshot(tensor if keep is None else tensor[:keep])
+    kept: Tensor = snapshot(tensor if keep is None else first_rows(tensor, keep))
     return kept
+
+
+def first_rows(tensor: Tensor, count: int) -> Tensor:
+    """The first `count` rows, also of sparse tensors, which can't be sliced.
+
+    Example:
+        >>> first_rows(torch.eye(4).to_sparse(), 2).shape
+        torch.Size([2, 4])
+
+    """
+    if not str(tensor.layout).startswith("torch.sparse"):
+        return tensor[:count]
+    rows = torch.arange(min(count, len(tensor)), device=tensor.device)
+    first = tensor.to_sparse_coo().index_select(0, rows)
+    return first if tensor.layout is torch.sparse_coo else first.to_sparse(layout=tensor.layout)
 
 
 def cut_arguments(arguments: dict[str, Any]) -> dict[str, Any]:

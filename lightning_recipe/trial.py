@@ -19,7 +19,7 @@ from torch.nn.parameter import is_lazy
 from torch.utils.data import DataLoader, Dataset
 from torchmetrics import Metric
 
-from lightning_recipe.structure import leading_size, tensors
+from lightning_recipe.structure import first_rows, leading_size, tensors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -393,7 +393,7 @@ def _has_examples(structure: Any, size: int) -> bool:
 
 def _sliced(structure: Any, size: int, count: int) -> Any:
     if isinstance(structure, Tensor):
-        return structure[:count] if structure.ndim else structure
+        return first_rows(structure, count) if structure.ndim else structure
     if isinstance(structure, list | tuple) and len(structure) == size:
         return structure[:count]
     if isinstance(structure, tuple) and hasattr(structure, "_fields"):

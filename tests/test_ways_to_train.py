@@ -225,6 +225,38 @@ class SparseGradients(Healthy):
         return torch.optim.SparseAdam(self.parameters(), 1e-2)
 
 
+class SparseRows(Healthy):
+    """Batches in a sparse layout, as counts of genes or words are."""
+
+    layout = torch.sparse_csr
+
+    def __init__(self):
+        super().__init__()
+        self.net = SparseLinear()
+
+    def train_dataloader(self):
+        def collate(items):
+            x, y = zip(*items, strict=True)
+            return torch.stack(x).relu().to_sparse(layout=self.layout), torch.stack(y)
+
+        return DataLoader(self.data(256, 1), 32, shuffle=True, collate_fn=collate)
+
+    val_dataloader = train_dataloader
+
+
+class SparseCoordinates(SparseRows):
+    layout = torch.sparse_coo
+
+
+class SparseLinear(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(0.1 * torch.randn(FEATURES, CLASSES))
+
+    def forward(self, x):
+        return torch.sparse.mm(x, self.weight)
+
+
 class Complex(Healthy):
     def __init__(self):
         super().__init__()
@@ -296,7 +328,7 @@ def assert_not_accused(callbacks):
     [
         Healthy, Manual, Adversarial, Toggled, LBFGS, SeveralLoaders, ListOfLoaders, Uneven, Streaming, Workers,
         NoValidation, CompiledNet, Collective, NoGradientSometimes, Nested, Jagged, Vmapped,
-        SparseGradients, Complex, Arrays, UsedUp,
+        SparseGradients, SparseRows, SparseCoordinates, Complex, Arrays, UsedUp,
     ],
 )  # fmt: skip
 def test_modules(fit, make):

@@ -110,8 +110,12 @@ class InitLossCheck(FirstStepCheck):
         if step.loss is None:
             yield self.skipped("training_step returned no loss and called backward on none")
         elif step.loss_calls:
+            said: set[str] = set()  # a line that computes several losses may have one thing to say of all
             for call in step.loss_calls:
-                yield self._judge(call, step, pl_module)
+                finding = self._judge(call, step, pl_module)
+                if finding.message not in said:
+                    yield finding
+                said.add(finding.message)
         elif not step.loss.isfinite().all():
             loss = float(step.loss.mean())
             yield self.failed(f"the first loss is {loss}; {carriers(step, {})}", fix=FINITE_FIX, measured=loss)

@@ -11,7 +11,7 @@ from lightning_recipe.dynamics.predictions import Reading, reading, unread
 from lightning_recipe.dynamics.replay import CannotReplayError, Replay, undisturbed
 from lightning_recipe.dynamics.side_effects import refuse_side_effects
 from lightning_recipe.finding import in_short
-from lightning_recipe.structure import snapshot, tensors
+from lightning_recipe.structure import first_rows, snapshot, tensors
 from lightning_recipe.trial import memory_given_back
 
 if TYPE_CHECKING:
@@ -176,7 +176,7 @@ def replayed(step: Step, trainer: Trainer, pl_module: LightningModule, examples:
             if alone.shape == values.shape and alone.allclose(values, rtol=1e-3, atol=1e-4, equal_nan=True):
                 replay = fewer
     inputs = next((tensor for tensor in step.inputs.values() if tensor.ndim), None)
-    return FixedBatch(how, replay.run, None if inputs is None else inputs[: how.examples].clone())
+    return FixedBatch(how, replay.run, None if inputs is None else first_rows(inputs, how.examples).clone())
 
 
 def predicted(
@@ -205,7 +205,7 @@ def predicted(
         msg = "predict returned no tensor of floating point numbers"
         raise CannotReplayError(msg)
     inputs = next((tensor for _, tensor in tensors(batch) if tensor.ndim), None)
-    return FixedBatch(how, again, None if inputs is None else inputs[: how.examples])
+    return FixedBatch(how, again, None if inputs is None else first_rows(inputs, how.examples))
 
 
 def _read_off(step: Step, examples: int) -> tuple[Reading, NetCall]:

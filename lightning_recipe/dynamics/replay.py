@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_recipe.finding import in_short
-from lightning_recipe.structure import COPIED, cloned, mapped, tensors
+from lightning_recipe.structure import COPIED, cloned, first_rows, mapped, tensors
 from lightning_recipe.trial import isolated
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ class Replay:
         """The same on the first `examples` only, of every argument that has `of` in dimension 0."""
 
         def cut(tensor: Tensor) -> Tensor:
-            return tensor[:examples].clone() if tensor.ndim and tensor.shape[0] == of else tensor
+            return first_rows(tensor, examples).clone() if tensor.ndim and tensor.shape[0] == of else tensor
 
         return Replay({i: replace(call, **_mapped(call, Tensor, cut)) for i, call in self.calls.items()})
 

@@ -325,6 +325,18 @@ def test_several_losses_are_each_judged(fit):
     assert all({"measured", "know_nothing", "best_constant"} <= f.evidence.keys() for f in check.findings)
 
 
+def test_the_same_is_said_once_of_losses_of_one_line(fit):
+    class Halves(Regression):
+        outputs = CLASSES
+
+        def loss(self, out, y):
+            return sum(F.mse_loss(out[half, :1], y[half, None]) for half in (slice(0, 4), slice(4, 8)))
+
+    finding = judged(fit, Halves())
+    assert finding.status is Status.SKIPPED
+    assert "4 targets" in finding.message
+
+
 def test_skipped_with_the_reason(fit):
     class ByHand(Regression):
         def loss(self, out, y):
