@@ -40,7 +40,7 @@ FELL = 0.95  # of the first training loss; below, the loss has fallen
 FLIPS = 0.3  # share of answers that must change from one look to the next to speak of jumping
 NUMBERS = 4.0  # times max_jitter, in standard deviations of the target, for numbers, which have no bounds
 COLLAPSED = 1e-3  # mean distance from the mean prediction below which all examples are predicted the same
-DENSE = 8  # looks, at least, whenever the number of steps doubles
+DENSE = 4  # looks, at least, whenever the number of steps doubles
 AT_EACH_STEP = "on_train_batch_end"  # the one hook that is always entered
 RISING = 1.5  # times the mean learning rate of the first half: above, the rate is still rising at the end
 
@@ -51,7 +51,7 @@ class PredictionDynamicsLogger(RecipeCallback):
     The batch is the first one of the sanity check's validation. Without a sanity check, or if no loss tells what its
     predictions should be, it is the first training batch; then the first look comes after the first step. Its
     predictions come from running the network's call of that step again, in eval mode, without gradients, and without
-    a trace in the training: at steps 0, 1, 2, 4, 8, ..., every `every_n_steps`, later 8 times whenever the number of
+    a trace in the training: at steps 0, 1, 2, 4, 8, ..., every `every_n_steps`, later 4 times whenever the number of
     steps doubles, and at the end. The loss function that was given the network's output tells what it is: classes, yes
     or no, numbers, tokens, or maps of these.
 
@@ -74,7 +74,7 @@ class PredictionDynamicsLogger(RecipeCallback):
 
     Args:
         max_examples: Examples looked at, from the front of the batch.
-        every_n_steps: Batches between looks after the first ones; twice as many from 16 times that number on, and so
+        every_n_steps: Batches between looks after the first ones; twice as many from 8 times that number on, and so
             forth: a look takes about as long as half a step of a small network, and the whole should cost nothing.
         min_steps: Batches from which on predictions should have moved.
         min_moved: Share of probability, 0 to 1; for numbers, standard deviations of the target.
