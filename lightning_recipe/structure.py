@@ -257,7 +257,7 @@ def first_rows(tensor: Tensor, count: int) -> Tensor:
     if not str(tensor.layout).startswith("torch.sparse"):
         return tensor[:count]
     rows = torch.arange(min(count, len(tensor)), device=tensor.device)
-    first = tensor.to_sparse_coo().index_select(0, rows)
+    first: Tensor = tensor.to_sparse_coo().index_select(0, rows)
     return first if tensor.layout is torch.sparse_coo else first.to_sparse(layout=tensor.layout)
 
 
