@@ -256,8 +256,7 @@ def first_rows(tensor: Tensor, count: int) -> Tensor:
     """
     if not str(tensor.layout).startswith("torch.sparse"):
         return tensor[:count]
-    rows = torch.arange(min(count, len(tensor)), device=tensor.device)
-    first: Tensor = tensor.to_sparse_coo().index_select(0, rows)
+    first: Tensor = tensor.to_sparse_coo().narrow_copy(0, 0, min(count, len(tensor)))
     return first if tensor.layout is torch.sparse_coo else first.to_sparse(layout=tensor.layout)
 
 

@@ -196,7 +196,7 @@ class PredictionDynamicsLogger(RecipeCallback):
                 self.rest(trainer, PredictionDynamicsLogger, *(hook for hook in STEP_HOOKS if hook != AT_EACH_STEP))
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any) -> None:  # noqa: ARG002
-        """Keep what was watched, and the training loss: the only work at each step."""
+        """Keep what was watched, and add up the training loss: the only work at each step."""
         if self._fixed is None or self._unwaited:
             self._catch_up(trainer)
         self._resting -= 1
@@ -205,13 +205,13 @@ class PredictionDynamicsLogger(RecipeCallback):
         loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
         if self._fixed is not None and isinstance(loss, Tensor) and loss.numel() == 1:  # a manual step returns anything
             try:
-                self._add(loss.detach())
+                self._add(loss.detach().reshape(()))
             except Exception:
                 with self._once(trainer):
                     raise
 
     def _add(self, loss: Tensor) -> None:
-        """Keep no loss itself: it would lie among the activations, and break up the memory that the next step uses."""
+        """Keep no losses: they would lie among the activations, and break up the memory that the next step uses."""
         if self._loss is None:
             self._loss = loss.float().clone()  # halves would overflow
         else:
@@ -311,10 +311,9 @@ class PredictionDynamicsLogger(RecipeCallback):
         step = tensorboard.batches_that_stepped(trainer)
         values = fixed.how.read(fixed.again(trainer, pl_module))
         loss = math.nan
-        if self._loss is not None and self._count:
+        if self._loss is not None:
             loss = float(self._loss) / self._count * trainer.accumulate_grad_batches
-            self._loss.zero_()
-            self._count = 0
+            self._loss, self._count = None, 0
         picture = dynamics.keep(fixed.how, values)
         numbers = fixed.look(step, values, picture, loss=loss, rate=_learning_rate(trainer))
         self._unwaited = True

@@ -245,6 +245,33 @@ def test_predictions_are_those_of_the_module_in_eval_mode(fit):
     assert torch.allclose(callback.last, module.eval()(x).softmax(1), atol=1e-6)
 
 
+def test_losses_of_several_shapes_are_added_up(fit):
+    class Shapes(Healthy):
+        def training_step(self, batch, batch_idx):
+            loss = super().training_step(batch, batch_idx)
+            return loss.reshape([(), (1,), (1, 1)][batch_idx % 3])
+
+    finding, _ = run(fit, Shapes(), impatient(), **LONG)
+    plain, _ = run(fit, Healthy(), impatient(), **LONG)
+    assert finding.status is Status.PASSED
+    assert finding.evidence["loss_late"] == pytest.approx(plain.evidence["loss_late"], rel=0.3)
+
+
+def test_what_can_t_be_added_up_ends_the_check_not_the_run(fit):
+    class Imaginary(Healthy):
+        automatic_optimization = False
+
+        def training_step(self, batch, batch_idx):
+            self.manual_backward(super().training_step(batch, batch_idx))
+            self.optimizers().step()
+            return torch.tensor(1j)
+
+    finding, trainer = run(fit, Imaginary(), impatient(), **LONG)
+    assert trainer.global_step == 48
+    assert finding.status is Status.SKIPPED
+    assert "the check itself failed" in finding.message
+
+
 def test_accumulated_steps_count_once(fit):
     callback = Looks(every_n_steps=2)
     run(fit, Healthy(), callback, accumulate_grad_batches=4, max_epochs=2)
