@@ -161,7 +161,7 @@ class PredictionDynamicsLogger(RecipeCallback):
         self._frames: list[int] = []  # steps since the first look, from which on the next pictures are due
         self._undrawn: list[FixedBatch] = []  # as it was when pictures were due, for which there was no time yet
         self._time = Allowance(self.max_share)
-        self._loss: Tensor | None = None  # of training since the last look, added up on the device
+        self._loss: Tensor | None = None  # of training shortly before the next look, added up on the device
         self._count = 0
 
     # -- when
@@ -196,10 +196,12 @@ class PredictionDynamicsLogger(RecipeCallback):
                 self.rest(trainer, PredictionDynamicsLogger, *(hook for hook in STEP_HOOKS if hook != AT_EACH_STEP))
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any) -> None:  # noqa: ARG002
-        """Keep what was watched, and add up the training loss: the only work at each step."""
+        """Keep what was watched, count steps, and add up the loss of the last `every_n_steps` before a look."""
         if self._fixed is None or self._unwaited:
             self._catch_up(trainer)
         self._resting -= 1
+        if self._resting >= self.every_n_steps:
+            return
         if self._resting == 0:
             self.wake()
         loss = outputs.get("loss") if isinstance(outputs, dict) else outputs

@@ -1,5 +1,6 @@
 import contextlib
 import io
+import itertools
 import math
 
 import lightning.pytorch as L
@@ -243,6 +244,24 @@ def test_predictions_are_those_of_the_module_in_eval_mode(fit):
     fit(module.train(), [callback])
     assert torch.allclose(callback.first, before, atol=1e-6)
     assert torch.allclose(callback.last, module.eval()(x).softmax(1), atol=1e-6)
+
+
+def test_the_loss_of_a_look_is_that_of_the_steps_shortly_before(fit):
+    class Counting(Healthy):
+        def training_step(self, batch, batch_idx):
+            return 0 * super().training_step(batch, batch_idx) + self.trainer.global_step
+
+    class Looks(PredictionDynamicsLogger):
+        def judge(self, fixed):
+            self.losses = {look.step: look.numbers["loss"] for look in fixed.looks}
+            return super().judge(fixed)
+
+    callback = Looks(every_n_steps=2)
+    run(fit, Counting(), callback, **LONG)
+    gaps = {step: step - before for before, step in itertools.pairwise(callback.losses)}
+    assert {1, 2, 4, 8} <= set(gaps.values())
+    for step, gap in gaps.items():
+        assert callback.losses[step] == (step - 1.5 if gap > 1 else step - 1)
 
 
 def test_losses_of_several_shapes_are_added_up(fit):
