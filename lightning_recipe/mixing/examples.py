@@ -93,7 +93,7 @@ def _refuse_unusable(call: NetCall, arguments: list[tuple[str, Tensor]]) -> None
         raise UndecidedError(msg)
     for path, tensor in arguments:
         where = next((name for name, value in call.inputs.items() if value is tensor), path)
-        if tensor.is_floating_point() and tensor.isnan().any():
+        if tensor.is_floating_point() and tensor.layout is torch.strided and tensor.isnan().any():
             msg = f"{where} holds NaN"
             raise UndecidedError(msg)
 
@@ -141,6 +141,8 @@ def why_no_rows(args: Sequence[Any], kwargs: dict[str, Any], size: int) -> str:
         mapped(value, Tensor, reached.append)
         if not reached and next(tensors(value), None) is not None:
             return f"its inputs lie inside an object, {type(value).__name__}, where they can't be varied one by one"
+        if any(tensor.layout is not torch.strided for tensor in reached):
+            return "an input is sparse: its rows can't be varied one by one"
     return f"no floating-point input, and no embedding of what differs, has a row for each of {size} examples"
 
 

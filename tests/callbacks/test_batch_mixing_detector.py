@@ -572,6 +572,8 @@ class Nodes:
     [
         (lambda x, y: (torch.randn(20, FEATURES), y), "no floating-point input"),
         (lambda x, y: (Nodes(), y), "inside an object, Nodes,"),
+        (lambda x, y: (x.to_sparse_csr(), y), "an input is sparse"),
+        (lambda x, y: (x.to_sparse(), y), "an input is sparse"),
         (lambda x, y: (x, y), f"it returns ({CLASSES},)"),
     ],
 )
@@ -582,7 +584,7 @@ def test_what_cannot_be_judged_is_said_as_it_is(fit, enters, reason):
             return self.loss(out[:9] if out.ndim > 1 else out, batch[1][: len(out)] if out.ndim > 1 else batch[1][0])
 
         def forward(self, x, y):
-            out = self.net(getattr(x, "x", x))
+            out = self.net(getattr(x, "x", x).to_dense())
             return out.mean(0) if "returns" in reason else out
 
     finding = examined(fit, Elsewhere(down(FEATURES), batch_size=9))
