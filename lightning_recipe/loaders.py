@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sized
 from typing import TYPE_CHECKING, Any
+
+from lightning.fabric.utilities.data import sized_len
 
 from lightning_recipe.structure import leading_size, tensors
 
@@ -35,5 +36,4 @@ def _batch_size(loader: Any) -> int | None:
     size = getattr(loader, "batch_size", None) or getattr(getattr(loader, "batch_sampler", None), "batch_size", None)
     if not isinstance(size, int):
         return None
-    dataset = getattr(loader, "dataset", None)
-    return min(size, len(dataset)) if isinstance(dataset, Sized) and len(dataset) else size
+    return min(size, sized_len(getattr(loader, "dataset", None)) or size)

@@ -27,7 +27,7 @@ from torch.overrides import TorchFunctionMode
 from torchmetrics import Metric
 
 from lightning_recipe.step import LossCall, NetCall, Step
-from lightning_recipe.structure import by_parameter, cut, cut_arguments, snapshot, storage, tensors
+from lightning_recipe.structure import by_parameter, cloned, cut, cut_arguments, snapshot, storage, tensors
 
 if TYPE_CHECKING:
     from types import FrameType, TracebackType
@@ -80,7 +80,7 @@ class Observers:
         self._from_net: dict[int, weakref.ref[Tensor]] = {}
         self._compiled: list[str] = []
         self._depth = 0
-        self._entered: set[int] = set()  # where the arguments of the outermost module being called are stored
+        self._entered: dict[int, Tensor] = {}  # arguments of the outermost module being called, by place
         self._recording = False  # the outermost module being called has parameters
         self._continues = False  # the outermost module being called works on what came out of the network
         self._in_backward = False
@@ -169,7 +169,8 @@ class Observers:
             self._safely(self._leave, output)
 
     def _enter(self, name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._entered = {storage(tensor) for _, tensor in tensors((args, kwargs))}
+        self._entered = {storage(tensor): tensor for _, tensor in tensors((args, kwargs))}  # kept, or the module
+        # could let go of one, and what it returns could be stored in its place
         self._continues = any(self._is_from_net(tensor) for _, tensor in tensors((args, kwargs)))
         self._recording = _has_parameters(module)
         if self._recording:
@@ -177,8 +178,9 @@ class Observers:
 
     def _leave(self, output: Any) -> None:
         if self._recording or self._continues:
-            passed_through = self._entered if not self._continues else set()  # labels handed on, in graph networks
+            passed_through = self._entered if not self._continues else {}  # labels handed on, in graph networks
             self._mark_from_net(output, passed_through)
+        self._entered = {}
         if self._recording:
             self._record_output(output)
 
@@ -268,7 +270,7 @@ class Observers:
         if training:
             reached = _ancestors(roots)
             losses = [(call, value) for call, value in losses if value.grad_fn in reached]
-        loss = roots[0].detach().clone() if roots else None
+        loss = cloned(roots[0]) if roots else None
         return Step(batch, loss, self._net_calls, [call for call, _ in losses], self._compiled)
 
     def _safely(self, record: Callable[..., None], *args: Any) -> None:

@@ -136,14 +136,14 @@ def _mapped(structure: Any, kinds: tuple[type, ...], function: Callable[[Any], A
 
 
 def _objects(structure: Any, kinds: tuple[type, ...], depth: int = 0) -> Iterator[Any]:
-    """The objects nearest to the root in which something of `kinds` lies, except those that copy themselves.
+    """The objects nearest to the root in which something of `kinds` lies, except graphs that copy themselves.
 
     Dataclasses are objects, and so is any mapping of a class of its own, whose constructor may ask for something else.
     """
-    if isinstance(structure, (*kinds, Cloneable)) or depth > MAX_DEPTH:
+    own = isinstance(structure, MutableMapping) and type(structure) not in {dict, OrderedDict, defaultdict}
+    if isinstance(structure, kinds) or (isinstance(structure, Cloneable) and not own) or depth > MAX_DEPTH:
         return
     children = [value for _, value in _children(structure)]
-    own = isinstance(structure, MutableMapping) and type(structure) not in {dict, OrderedDict, defaultdict}
     if isinstance(structure, Mapping | list | tuple) and not own:
         for value in children:
             yield from _objects(value, kinds, depth + 1)
@@ -193,7 +193,10 @@ def cloned(value: Any) -> Any:
     if not isinstance(value, Tensor):
         return value.copy() if isinstance(value, np.ndarray) else value.clone()
     with torch.inference_mode(mode=False):  # a tensor cloned in inference mode could never take part in autograd
-        return value.detach().clone()
+        try:
+            return value.detach().clone()
+        except Exception:  # noqa: BLE001 - of a class of its own, which lacks what the operation before did not hand on
+            return value.detach().as_subclass(Tensor).clone()
 
 
 def leading_size(structure: Any) -> int | None:

@@ -19,7 +19,7 @@ from torch.nn.parameter import is_lazy
 from torch.utils.data import DataLoader, Dataset
 from torchmetrics import Metric
 
-from lightning_recipe.structure import first_rows, leading_size, tensors
+from lightning_recipe.structure import cloned, tensors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -167,7 +167,7 @@ def _copied(pl_module: LightningModule, memo: dict[int, Any]) -> LightningModule
             if isinstance(value, Dataset | DataLoader):
                 memo[id(value)] = value
             elif isinstance(value, Tensor | list | tuple | dict):  # torch refuses to copy results of computations
-                memo |= {id(t): t.detach().clone() for _, t in tensors(value) if t.grad_fn is not None}
+                memo |= {id(t): cloned(t) for _, t in tensors(value) if t.grad_fn is not None}
             elif attribute in _STEPS and not _is_made_anew(pl_module, module, value):
                 msg = f"{name or 'the module'}.{attribute} was replaced by a function that a copy would share"
                 raise RuntimeError(msg)
@@ -179,7 +179,7 @@ def _copied(pl_module: LightningModule, memo: dict[int, Any]) -> LightningModule
         values = (value for module in pl_module.modules() for value in vars(module).values())
         results = {id(t): t for value in values for _, t in tensors(value) if t.grad_fn is not None}
         memo.clear()
-        memo |= known | {key: t.detach().clone() for key, t in results.items()}
+        memo |= known | {key: cloned(t) for key, t in results.items()}
         duplicate = copy.deepcopy(pl_module, memo)
     finally:
         pl_module._trainer = trainer  # noqa: SLF001
@@ -354,55 +354,6 @@ class _LocalBatchNorm(_BatchNorm):
 
 def _never() -> bool:
     return False
-
-
-def first_examples(batch: Any, count: int) -> Any:
-    """The first `count` examples of a batch, or the batch itself if it can't be told where examples lie.
-
-    Sliced are nested tuples, lists and dictionaries in which every tensor has the examples in dimension 0, and lists
-    with an entry per example.
-
-    Args:
-        batch: What a data loader gives.
-        count: Examples to keep.
-
-    Example:
-        >>> first_examples({"x": torch.zeros(32, 3), "id": ["a"] * 32, "epoch": 1}, 2)
-        {'x': tensor([[0., 0., 0.],
-                [0., 0., 0.]]), 'id': ['a', 'a'], 'epoch': 1}
-        >>> nodes = (torch.zeros(30, 3), torch.zeros(2, 64))  # a graph and its edges: no common dimension
-        >>> first_examples(nodes, 2) is nodes
-        True
-
-    """
-    size = leading_size(batch)
-    if size is None or size <= count or not _has_examples(batch, size):
-        return batch
-    return _sliced(batch, size, count)
-
-
-def _has_examples(structure: Any, size: int) -> bool:
-    if isinstance(structure, Tensor):
-        return structure.ndim == 0 or structure.shape[0] == size
-    if isinstance(structure, list | tuple):
-        return all(_has_examples(value, size) for value in structure) or len(structure) == size
-    if type(structure) is dict:
-        return all(_has_examples(value, size) for value in structure.values())
-    return next(tensors(structure), None) is None
-
-
-def _sliced(structure: Any, size: int, count: int) -> Any:
-    if isinstance(structure, Tensor):
-        return first_rows(structure, count) if structure.ndim else structure
-    if isinstance(structure, list | tuple) and len(structure) == size:
-        return structure[:count]
-    if isinstance(structure, tuple) and hasattr(structure, "_fields"):
-        return type(structure)(*(_sliced(value, size, count) for value in structure))
-    if isinstance(structure, list | tuple):
-        return type(structure)(_sliced(value, size, count) for value in structure)
-    if type(structure) is dict:
-        return {key: _sliced(value, size, count) for key, value in structure.items()}
-    return structure
 
 
 @contextmanager

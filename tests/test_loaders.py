@@ -1,7 +1,7 @@
 import torch
 from patients import CLASSES, FEATURES, Healthy
 from torch.nn import functional as F
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_recipe import OverfitOneBatch
 from lightning_recipe.loaders import batch_sizes, examples_in
@@ -34,6 +34,18 @@ def test_examples_are_counted_by_the_loader_where_nodes_outnumber_them(fit):
     assert batch_sizes(trainer) == [6]
     assert examples_in(trainer, batch) == 6
     assert check.findings[0].evidence["examples"] == 6
+
+
+def test_a_stream_whose_length_raises_has_a_batch_size(fit):
+    class Stream(IterableDataset):
+        def __iter__(self):
+            return iter(Healthy().data(32, 1))
+
+        def __len__(self):
+            return len(iter(self))
+
+    trainer = fit(Healthy(), train=DataLoader(Stream(), 8), max_steps=1, limit_val_batches=0, logger=False)
+    assert batch_sizes(trainer) == [8]
 
 
 def test_a_loader_that_no_tensor_agrees_with_is_not_believed(fit):

@@ -314,6 +314,28 @@ def test_a_target_that_only_passed_through_the_network_or_has_its_shape_is_none_
     assert [call.target_from_net for call in observe(step, net=HandsOn()).loss_calls] == [False, False]
 
 
+def test_what_takes_the_place_of_an_argument_in_memory_is_computed_by_the_network():
+    class Replaces(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(3, 2)
+
+        def forward(self, box):
+            size, place = len(box[0]), box[0].data_ptr()
+            box.clear()
+            made = [torch.zeros(size, dtype=torch.long) for _ in range(100)]  # one of them where the argument was
+            self.replaced = any(y.data_ptr() == place for y in made)
+            return made
+
+    def step(m, b):
+        made = m.net([torch.ones(2**16, dtype=torch.long)])
+        return sum(F.cross_entropy(m.net.layer(torch.zeros(2**16, 3)), y) for y in made)
+
+    net = Replaces()
+    assert all(call.target_from_net for call in observe(step, net=net).loss_calls)
+    assert not net.replaced
+
+
 def test_memory_is_bounded_and_examples_stay_together():
     x = torch.randn(64, 2**15)
     y = torch.arange(64) % 2

@@ -126,6 +126,24 @@ def test_snapshots_of_inference_tensors_can_learn():
     assert (copy.requires_grad_() * 2).sum().requires_grad
 
 
+class Labelled(torch.Tensor):
+    """Names its columns, and copies itself with them; operations give it without, and then it can't."""
+
+    def clone(self, *args, **kwargs):
+        copy = super().clone(*args, **kwargs)
+        copy.labels = list(self.labels)
+        return copy
+
+
+def test_tensors_that_can_not_copy_themselves_are_copied_as_plain_ones():
+    x = X.clone().as_subclass(Labelled)
+    x.labels = ["a", "b"]
+    copy = snapshot([x, 2 * x])
+    assert type(copy[1]) is torch.Tensor
+    x.zero_()
+    assert torch.equal(copy[1], 2 * X)
+
+
 def test_leading_size():
     assert leading_size([torch.zeros(4, 2), torch.zeros(4), torch.zeros(7)]) == 4
     assert leading_size(torch.tensor(1.0)) is None
@@ -186,6 +204,25 @@ class Keeps(MutableMapping):
 
     def __len__(self):
         return len(self.kept)
+
+
+class Table(Keeps):
+    """Copies itself, and knows how many rows it has, as a TensorDict does."""
+
+    def __init__(self, items, rows=0):
+        super().__init__(items)
+        self.rows = rows
+
+    def clone(self):
+        return Table({name: value.clone() for name, value in self.items()}, self.rows)
+
+
+def test_a_mapping_that_copies_itself_keeps_what_else_it_knows():
+    table = Table({"x": X}, 3)
+    copy = mapped([table], torch.Tensor, lambda x: x + 1)[0]
+    assert copy.rows == snapshot([table])[0].rows == 3
+    assert torch.equal(copy["x"], X + 1)
+    assert table["x"] is X
 
 
 class Slotted:

@@ -17,7 +17,6 @@ from lightning_recipe.trial import (
     copied,
     copied_with,
     eager,
-    first_examples,
     is_out_of_memory,
     isolated,
     obstacle,
@@ -117,28 +116,6 @@ def test_dropout_is_off_wherever_it_hides():
     net = calmed(nn.Sequential(layer, nn.LSTM(8, 8, 2, dropout=0.5), nn.Dropout2d(0.5), nn.SyncBatchNorm(3)))
     assert (layer.self_attn.dropout, layer.dropout.p, net[1].dropout, net[2].p) == (0, 0, 0, 0)
     net[3](torch.randn(2, 3, 4))  # SyncBatchNorm itself refuses the CPU
-
-
-def test_first_examples_of_nested_batches():
-    batch = ({"x": torch.arange(20), "n": torch.tensor(3)}, [{"id": i} for i in range(20)], None)
-    x, ids, _ = first_examples(batch, 2)
-    assert x["x"].tolist() == [0, 1]
-    assert ids == [{"id": 0}, {"id": 1}]
-    assert x["n"] == 3
-
-
-@pytest.mark.parametrize(
-    "batch",
-    [
-        torch.zeros(4, 3),  # as few already
-        (torch.zeros(20, 3), torch.zeros(2, 64)),  # nodes and edges
-        [torch.zeros(20, 3), object()][:1] + [type("Graph", (), {"to_dict": lambda self: {"x": torch.zeros(20)}})()],  # noqa: RUF005
-        "no tensors",
-        None,
-    ],
-)
-def test_what_has_no_examples_is_left_whole(batch):
-    assert first_examples(batch, 8) is batch or isinstance(batch, list)
 
 
 def test_out_of_memory_is_told():

@@ -123,7 +123,8 @@ class InitLossCheck(FirstStepCheck):
             inside = f", unless inside {step.compiled[0]}, which is compiled" if step.compiled else ""
             yield self.skipped(
                 f"the loss, {float(step.loss.mean()):.4g}, is computed with none of the loss functions of "
-                f"torch.nn.functional{inside}: compare it by hand with the loss of a constant prediction"
+                f"torch.nn.functional{inside}, so that what it should start at is not known: the loss of a constant "
+                "prediction, computed by hand, may tell"
             )
 
     def _judge(self, call: LossCall, step: Step, pl_module: LightningModule) -> Finding:
@@ -153,7 +154,10 @@ class InitLossCheck(FirstStepCheck):
                     measured=measured,
                 )
             case "no scale":
-                return self.skipped(f"{name}: a zero output is already perfect for these targets, so there is no scale")
+                return self.skipped(
+                    f"{name}: with these targets zeros already have the lowest loss, as where a residual is compared "
+                    "with 0: there is no scale"
+                )
             case "too high":
                 ratio = (found.measured - found.floor) / (found.know_nothing - found.floor)
                 hard = layer is not None and ratio > self.fail_ratio * band(found.examples)

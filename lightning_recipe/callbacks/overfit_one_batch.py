@@ -13,6 +13,7 @@ from lightning_recipe.callback import Check
 from lightning_recipe.figures import experiments
 from lightning_recipe.finding import Section, in_short
 from lightning_recipe.loaders import examples_in
+from lightning_recipe.overfitting.first_examples import first_examples
 from lightning_recipe.overfitting.memorised import (
     Trial,
     has_many_targets,
@@ -27,7 +28,7 @@ from lightning_recipe.overfitting.memorised import (
 )
 from lightning_recipe.overfitting.short_fit import Budget, peak_learning_rates, short_fit
 from lightning_recipe.structure import holds, leading_size
-from lightning_recipe.trial import first_examples, is_out_of_memory, memory_given_back, obstacle
+from lightning_recipe.trial import is_out_of_memory, memory_given_back, obstacle
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
@@ -327,7 +328,7 @@ class OverfitOneBatch(Check):
 def _no_single_objective(trainer: Trainer) -> str | None:
     """Why no loss of the run has to reach a floor, or None."""
     if len(trainer.optimizers) > 1:
-        return f"{len(trainer.optimizers)} optimisers take turns; losses that work against each other reach no floor"
+        return f"losses of {len(trainer.optimizers)} optimisers may work against each other, and then reach no floor"
     if not trainer.optimizers or not any(group["params"] for group in trainer.optimizers[0].param_groups):
         return "there is no optimiser"
     if any(group.get("maximize") for group in trainer.optimizers[0].param_groups):
@@ -350,7 +351,7 @@ def _unknown(trial: Trial) -> str:
     floors = trial.floors(own.first)
     if not floors:
         if names := _names(own):
-            return f"and the lowest value of {names} is not known"
+            return f"and the lowest value of {names} is not known{_why_not(own)}"
         return "and its lowest value is not known: it uses no loss of torch.nn.functional"
     if is_noisy(own):
         return (
@@ -362,6 +363,15 @@ def _unknown(trial: Trial) -> str:
     if any(map(trial.is_too_short, trial.fits)):
         return "and then the steps (max_steps) or the time (max_seconds) were over: too few steps to judge"
     return ""
+
+
+def _why_not(own: Fit) -> str:
+    """What hides the lowest value of a loss, if not the function itself."""
+    calls = own.first.loss_calls if own.first is not None else []
+    if any(call.target_from_net for call in calls):
+        return ": the network computes its target"
+    times = max((call.times for call in calls), default=1)
+    return f": a step computes it {times} times" if times > 1 else ""
 
 
 def _gradient_fix(pl_module: LightningModule) -> str:

@@ -152,7 +152,7 @@ def undisturbed(pl_module: LightningModule, *others: nn.Module) -> Iterator[None
     modules = list({id(m): m for root in (pl_module, *others) for m in root.modules()}.values())
     modes = [(module, module.training) for module in modules]
     attributes = [_remembered(module) for module in modules]
-    values = {id(t): (t, t.detach().clone()) for module in modules for t in _state(module)}
+    values = {id(t): (t, cloned(t)) for module in modules for t in _state(module)}
     with ExitStack() as stack:
         stack.enter_context(isolated())
         stack.enter_context(torch.no_grad())

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_recipe.mixing.dependencies import SEED, Part, UndecidedError, halves, layouts
-from lightning_recipe.structure import tensors
+from lightning_recipe.structure import cloned, tensors
 
 if TYPE_CHECKING:
     from lightning_recipe.mixing.rerun import Rerun
@@ -40,7 +40,7 @@ def trace(rerun: Rerun, leaves: list[Tensor]) -> list[Event]:
     calls: list[tuple[nn.Module, str]] = []  # being run: the module, and the last it called
 
     def note(where: str, module: nn.Module, content: Any) -> None:
-        values = [t.detach().clone() for _, t in tensors(content) if t.is_floating_point()]
+        values = [cloned(t) for _, t in tensors(content) if t.is_floating_point()]
         values = [t for t in values if layouts(t.shape, rerun.batch_size)]
         events.append(Event(where, module, values))
 

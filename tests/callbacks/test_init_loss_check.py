@@ -359,7 +359,7 @@ def test_skipped_with_the_reason(fit):
         (ByHand, "none of the loss functions"),
         (Distilled, "computed by the network"),
         (Triplet, "triplet_margin_loss"),
-        (Zeros, "already perfect"),
+        (Zeros, "no scale"),
     ]:
         finding = judged(fit, module())
         assert finding.status is Status.SKIPPED
