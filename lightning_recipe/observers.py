@@ -60,6 +60,10 @@ LOSSES: dict[Callable[..., Any], str] = {
     )
     if hasattr(F, name)  # linear_cross_entropy is new in torch 2.13
 }
+_CASTS = ("to", "type_as")
+"""Take only the type and the device of their second argument."""
+_SYMMETRIC = ("huber_loss", "l1_loss", "mse_loss", "smooth_l1_loss")
+"""Are the same with prediction and target interchanged, as they often are."""
 _FAST = (nn.TransformerEncoder, nn.TransformerEncoderLayer, nn.MultiheadAttention)
 """In eval mode they run other code, which rounds differently and zeroes what is padded, unless they see a hook on
 themselves or a function mode: they must see neither."""
@@ -212,9 +216,13 @@ class Observers:
 
     def _follow(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         name = getattr(function, "__name__", "")
-        new = name.endswith("_like") or name.startswith("new_")  # takes only the shape of its argument
-        if not new and any(self._is_from_net(tensor) for _, tensor in tensors((args, kwargs))):
-            self._mark_from_net(output)
+        if name.endswith("_like") or name.startswith("new_"):  # takes only the shape of its argument
+            return
+        given = [tensor for _, tensor in tensors(args[:1] if name in _CASTS else (args, kwargs))]
+        outside = [tensor for tensor in given if not self._is_from_net(tensor)]
+        if len(outside) < len(given):
+            views = [] if name.endswith("_") else [storage(tensor) for tensor in outside]  # as of y.view_as(logits)
+            self._mark_from_net(output, views)
 
     def backward(self, loss: Tensor) -> None:
         """Take note of what backward was called on."""
@@ -235,6 +243,9 @@ class Observers:
         bound = inspect.signature(function).bind(*args, **kwargs)
         bound.apply_defaults()
         prediction, target = bound.arguments.get("input"), bound.arguments.get("target")
+        if LOSSES[function] in _SYMMETRIC and self._is_learnt(target) and not self._is_learnt(prediction):
+            prediction, target = target, prediction
+            bound.arguments |= {"input": prediction, "target": target}
         examples = prediction.shape[0] if isinstance(prediction, Tensor) and prediction.ndim else 1
         call = LossCall(
             LOSSES[function],
@@ -243,7 +254,7 @@ class Observers:
             cut(value),
             examples,
             where,
-            isinstance(target, Tensor) and (target.requires_grad or self._is_from_net(target)),
+            self._is_learnt(target),
         )
         self._losses.append((call, value))
 
@@ -253,6 +264,9 @@ class Observers:
         for _, tensor in tensors(output):
             if tensor.requires_grad or storage(tensor) not in passed_through:
                 self._from_net[id(tensor)] = weakref.ref(tensor)
+
+    def _is_learnt(self, value: Any) -> bool:
+        return isinstance(value, Tensor) and (value.requires_grad or self._is_from_net(value))
 
     def _is_from_net(self, tensor: Tensor) -> bool:
         known = self._from_net.get(id(tensor))

@@ -321,19 +321,47 @@ def test_what_takes_the_place_of_an_argument_in_memory_is_computed_by_the_networ
             self.layer = nn.Linear(3, 2)
 
         def forward(self, box):
-            size, place = len(box[0]), box[0].data_ptr()
+            self.place = box[0].data_ptr()
             box.clear()
-            made = [torch.zeros(size, dtype=torch.long) for _ in range(100)]  # one of them where the argument was
-            self.replaced = any(y.data_ptr() == place for y in made)
-            return made
+            return [torch.zeros(16, dtype=torch.long) for _ in range(100)]
 
     def step(m, b):
-        made = m.net([torch.ones(2**16, dtype=torch.long)])
-        return sum(F.cross_entropy(m.net.layer(torch.zeros(2**16, 3)), y) for y in made)
+        made = m.net([torch.ones(16, dtype=torch.long)])
+        there = [y for y in made if y.data_ptr() == m.net.place]
+        return F.cross_entropy(m.net.layer(torch.zeros(16, 3)), (there or made)[0])
 
-    net = Replaces()
-    assert all(call.target_from_net for call in observe(step, net=net).loss_calls)
-    assert not net.replaced
+    assert observe(step, net=Replaces()).loss_calls[0].target_from_net
+
+
+@pytest.mark.parametrize(
+    "shaped",
+    [
+        lambda y, p: y.view_as(p),
+        lambda y, p: y[:1].expand_as(p),
+        lambda y, p: y.reshape_as(p),
+        lambda y, p: y.to(p),
+        lambda y, p: y.double().type_as(p),
+        lambda y, p: torch.broadcast_tensors(p, y)[1],
+    ],
+)
+def test_a_target_with_the_shape_of_the_prediction_is_none_of_the_network(shaped):
+    seen = observe(lambda m, b: F.mse_loss(p := m.net(b[0])[:, 0], shaped(b[1].float(), p)))
+    assert [call.target_from_net for call in seen.loss_calls] == [False]
+
+
+def test_a_target_that_the_prediction_was_written_into_is_of_the_network():
+    seen = observe(lambda m, b: F.mse_loss(p := m.net(b[0])[:, 0], b[1].float().mul_(p.detach())))
+    assert [call.target_from_net for call in seen.loss_calls] == [True]
+
+
+def test_prediction_and_target_may_be_interchanged():
+    def step(m, b):
+        return F.huber_loss(b[1].float(), m.net(b[0])[:, 0], delta=0.5)
+
+    (call,) = observe(step).loss_calls
+    assert not call.target_from_net
+    assert not call.arguments["target"].unique().frac().any()
+    assert torch.isclose(call.function(**call.arguments), call.value)
 
 
 def test_memory_is_bounded_and_examples_stay_together():

@@ -291,10 +291,12 @@ class OverfitOneBatch(Check):
         )
         if trial.is_nearly_there(own):
             return self.passed(message, **evidence)
+        if fit.out_of_time:  # a fact about the machine
+            return self.skipped(f"{message}; more max_seconds will tell")
         return self.warning(
             f"{message}; {', '.join(symptoms(fit, pl_module))}",
             fix=_weights_fix(fit)
-            or "give it max_steps or max_seconds; if that does not help: scale inputs and targets to a standard "
+            or "give it more max_steps; if that does not help: scale inputs and targets to a standard "
             "deviation of 1, raise the learning rate, enlarge the model",
             **evidence,
         )

@@ -74,7 +74,7 @@ def statistics(tensor: Tensor) -> Statistics:
         return Statistics()
     every = math.ceil(values.numel() / MAX_MEASURED)
     values = values[::every]
-    values = values.float() if values.dtype is not torch.float64 else values
+    values = values.double()  # masks of -3e38 have a sum
     low, high = (float(value) for value in values.aminmax())
     nan = inf = 0.0
     if not (math.isfinite(low) and math.isfinite(high)):

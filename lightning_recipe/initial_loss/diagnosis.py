@@ -73,12 +73,18 @@ def scale_fix(call: LossCall, step: Step, layer: tuple[str, nn.Module] | None) -
     if prediction.numel() > 1 and _std(prediction) == 0:
         return f"all predictions are {float(prediction.flatten()[0]):.3g}: a softmax over one output? dead activations?"
     parts = [f"predictions have a standard deviation of {_std(prediction):.3g}"]
+    bias = ""
     if target.is_floating_point() and call.name not in CLASSES | LOGITS:
         parts.append(f"targets {_std(target):.3g}")
+        shift = float(target.double().mean() - prediction.double().mean())
+        if abs(shift) > _std(prediction):
+            parts[0] += f" around {float(prediction.double().mean()):.3g}"
+            parts[1] += f" around {float(target.double().mean()):.3g}"
+            bias = f", or shift its bias by {shift:.3g}"
     parts += [f"input {name} {_std(x):.3g}" for name, x in step.inputs.items() if x.is_floating_point() and x.numel()]
     where = f"the output layer {layer[0]}" if layer else "the output layer"
     scale = "bring inputs and targets to about 1, and " if len(parts) > 1 else ""
-    return f"{', '.join(parts)}: {scale}initialise {where} smaller"
+    return f"{', '.join(parts)}: {scale}initialise {where} smaller{bias}"
 
 
 def _std(tensor: Tensor) -> float:

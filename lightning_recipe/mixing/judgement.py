@@ -214,7 +214,7 @@ def _mixing_chart(rerun: Rerun, deadline: float) -> tuple[Dependencies | None, b
     parts = [(i, t, options) for i, (_, t) in enumerate(outputs) if (options := layouts(t.shape, size))]
     if not parts:
         shapes = ", ".join(dict.fromkeys(str(tuple(t.shape)) for _, t in outputs)) or "no numbers"
-        msg = f"no output has rows for each of {size} examples, it returns {shapes}"
+        msg = f"no output has rows for each of the {size} that enter, it returns {shapes}"
         raise UndecidedError(msg)
     likely = [(t, options[min(rerun.variant, len(options) - 1)]) for _, t, options in parts]
     own, leaks = Dependencies(likely, leaves, size, deadline=deadline).spread()

@@ -384,7 +384,7 @@ class _Recorder(Callback):
             self._probe = Probe.attach(pl_module, "training_step")
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:  # noqa: ARG002
-        if self._force:
+        if self._force or self._factor == 0:  # the module may have set its own since
             self._set_learning_rates()
         elif self._factor == 1.0:
             wanted = itertools.chain.from_iterable(self._peaks)

@@ -162,6 +162,28 @@ def test_inputs_not_scaled(fit):
     assert "input x 2" in finding.fix  # its standard deviation of about 200
 
 
+def test_an_offset_is_named(fit):
+    class Offset(Regression):
+        def __init__(self):
+            super().__init__()
+            with torch.no_grad():
+                list(self.modules())[-1].bias.fill_(-50)
+
+    finding = judged(fit, Offset())
+    assert finding.status is Status.FAILED
+    assert "around -50" in finding.fix
+    assert "shift its bias by 5" in finding.fix
+
+
+def test_losses_from_one_line_are_counted(fit):
+    class Twice(Regression):
+        def training_step(self, batch, batch_idx):
+            out = self(batch[0])
+            return sum(self.loss(out, batch[1]) for _ in range(2))
+
+    assert ", the first of 2 starts at" in judged(fit, Twice()).message
+
+
 def test_targets_not_scaled(fit):
     class Tiny(Regression):
         std = 0.001

@@ -486,9 +486,51 @@ def test_it_works_out(fit, kind):
     check = OverfitOneBatch(max_seconds=60, tolerance=0.05)
     finding = judged(fit, kind(), check, **({"max_epochs": 8, "max_steps": -1} if kind in {OneCycle, WarmUp} else {}))
     assert finding.status == "passed", finding.message
-    assert (
-        "on 32 examples" in finding.message if kind in {WholeBatch, FrozenBatch} else "on 8 examples" in finding.message
-    )
+    assert "on 32 examples" in finding.message if kind is WholeBatch else "on 8 examples" in finding.message
+
+
+class OwnWarmUp(Healthy):
+    """Sets its learning rate before each update, as Lightning's documentation shows."""
+
+    def optimizer_step(self, epoch, batch_idx, optimizer, closure):
+        for group in optimizer.param_groups:
+            group["lr"] = 3e-3 * min(1, (self.trainer.global_step + 1) / 20)
+        optimizer.step(closure=closure)
+
+
+def test_a_warm_up_of_ones_own_is_no_noise(fit):
+    class Check(OverfitOneBatch):
+        def judge(self, trial, pl_module):
+            self.noise = trial.fits[0].noise
+            return super().judge(trial, pl_module)
+
+    check = Check(max_seconds=60, tolerance=0.05)
+    finding = judged(fit, OwnWarmUp(), check)
+    assert (finding.status, check.noise) == ("passed", 0), finding.message
+
+
+@pytest.mark.parametrize("machine_is_slow", [False, True])
+def test_time_that_is_over_accuses_nobody(fit, machine_is_slow):
+    class Slow(OverfitOneBatch):
+        def attempt(self, *arguments):
+            trial = super().attempt(*arguments)
+            for one in trial.fits:
+                one.out_of_time = machine_is_slow
+            return trial
+
+    class Falling(Healthy):
+        def __init__(self):
+            super().__init__()
+            self.net = mlp(FEATURES, CLASSES)
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), lr=1e-2)
+
+    batch = torch.randn(32, FEATURES), torch.arange(32) % CLASSES
+    check = Slow(max_steps=110, max_seconds=60, max_examples=32)
+    finding = judged(fit, Falling(), check, train=DataLoader(TensorDataset(*batch), 32))
+    assert finding.status == ("skipped" if machine_is_slow else "warning"), finding.message
+    assert "still falling" in finding.message
 
 
 # -- no trace

@@ -364,6 +364,11 @@ def test_statistics_against_numpy():
     assert (found.nan, found.inf) == (pytest.approx(5 / values.size), pytest.approx(1 / values.size))
 
 
+def test_statistics_of_a_mask_are_finite():
+    found = statistics(torch.full((4, 8, 8), torch.finfo(torch.float32).min).triu(1))
+    assert -math.inf < found.mean < 0 < found.std < math.inf
+
+
 def test_the_title_carries_it_all():
     images = torch.rand(32, 1, 8, 8)
     title = title_of(card(images, Answers(torch.arange(32))))
