@@ -27,7 +27,7 @@ from torch.overrides import TorchFunctionMode
 from torchmetrics import Metric
 
 from lightning_recipe.step import LossCall, NetCall, Step
-from lightning_recipe.structure import by_parameter, cloned, cut, cut_arguments, snapshot, storage, tensors
+from lightning_recipe.structure import by_parameter, cloned, cut, cut_arguments, snapshot, storage, switches, tensors
 
 if TYPE_CHECKING:
     from types import FrameType, TracebackType
@@ -196,12 +196,13 @@ class Observers:
             for path, tensor in tensors(by_parameter(module, args, kwargs))
             if path in copies and not self._is_from_net(tensor)
         }
-        self._net_calls.append(NetCall(name, module, frozen_args, frozen_kwargs, inputs))
+        self._net_calls.append(NetCall(name, module, frozen_args, frozen_kwargs, inputs, switches=switches(module)))
 
     def _record_output(self, output: Any) -> None:
         kept = {path: cut(tensor) for path, tensor in tensors(output)}
         call = self._net_calls[-1]
-        self._net_calls[-1] = replace(call, output=kept.get("", kept) if kept else output)
+        steady = dict(call.switches.items() & switches(call.module).items())  # a forward may turn some itself
+        self._net_calls[-1] = replace(call, output=kept.get("", kept) if kept else output, switches=steady)
 
     # -- calls of functions, from the mode
 

@@ -28,6 +28,7 @@ class NetCall:
             (``"net.x"``); those computed by an earlier call are left out.
         output: What it returned, tensors detached and cloned, cut to whole examples of at most
             ``structure.MAX_ELEMENTS``.
+        switches: Attributes of the modules inside that are true, false or a text, as they were during the call.
 
     """
 
@@ -37,6 +38,7 @@ class NetCall:
     kwargs: dict[str, Any]
     inputs: dict[str, Tensor]
     output: Any = None
+    switches: dict[str, bool | str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

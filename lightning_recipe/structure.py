@@ -213,6 +213,23 @@ def leading_size(structure: Any) -> int | None:
     return sizes.most_common(1)[0][0] if sizes else None
 
 
+def switches(module: nn.Module) -> dict[str, bool | str]:
+    """Public attributes of `module` and of those inside that are true, false or a text, but for the mode, by path.
+
+    Example:
+        >>> layer = nn.Sequential(nn.GELU())
+        >>> {name: value for name, value in switches(layer).items() if "approximate" in name}
+        {'0.approximate': 'none'}
+
+    """
+    return {
+        f"{path}.{name}" if path else name: value
+        for path, inside in module.named_modules()
+        for name, value in vars(inside).items()
+        if isinstance(value, bool | str) and name != "training" and not name.startswith("_")
+    }
+
+
 def by_parameter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     """The arguments of a call of `module` under the names of forward's parameters.
 

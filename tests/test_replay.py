@@ -37,6 +37,41 @@ def state(module):
     ]
 
 
+class Switched(nn.Module):
+    """Adds an offset, unless told not to."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.offset, self.seen = nn.Linear(3, 2), True, False
+
+    def forward(self, x):
+        self.seen = True
+        return self.layer(x) + 1000 * self.offset
+
+
+def test_what_a_step_switches_for_a_call_is_found():
+    class Module(L.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.net = Switched()
+
+        def training_step(self, batch, batch_idx):
+            self.net.offset = batch_idx == 0
+            loss = self.net(batch).square().mean()
+            self.net.offset = True
+            return loss
+
+    module = Module()
+    for batch_idx in range(2):
+        probe = Probe.attach(module, "training_step")
+        module.training_step(torch.ones(4, 3), batch_idx)
+        step = probe.result()
+        if batch_idx == 0:
+            Replay.of(step, step.net_calls[0])
+    with pytest.raises(CannotReplayError, match=r"net\.offset to False for its call only"):
+        Replay.of(step, step.net_calls[0])
+
+
 def test_gives_what_the_network_says_now_in_eval_mode():
     net = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout(0.5), nn.Linear(4, 1))
     module = Plain(net=net)

@@ -144,7 +144,7 @@ class InitLossCheck(FirstStepCheck):
         if call.name not in CERTAIN and numbers < MIN_TARGETS:
             return self.skipped(f"{name}: {numbers} targets do not tell their scale; {MIN_TARGETS} are needed")
         outcome = judge(found, certain=call.name in CERTAIN, warn_ratio=self.warn_ratio, bias_share=self.bias_share)
-        first = f", the first of {call.times}" if call.times > 1 else ""
+        first = f", the first of {call.times}," if call.times > 1 else ""
         context = f"{name}{first} starts at {found.measured:.4g}"
         layer = output_layer(pl_module, found.constant.numel())
         match outcome:

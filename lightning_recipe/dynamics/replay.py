@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_recipe.finding import in_short
-from lightning_recipe.structure import COPIED, cloned, first_rows, mapped, tensors
+from lightning_recipe.structure import COPIED, cloned, first_rows, mapped, switches, tensors
 from lightning_recipe.trial import isolated
 
 if TYPE_CHECKING:
@@ -80,13 +80,15 @@ class Replay:
         """What has to run to have the output of `call` again.
 
         Raises:
-            CannotReplayError: If an argument of `call` was computed from an earlier call by code outside of modules.
+            CannotReplayError: If an argument of `call` was computed from an earlier call by code outside of modules, or
+                the step has turned a switch for the call only.
 
         """
         waiting = [next(i for i, other in enumerate(step.net_calls) if other is call)]
         calls: dict[int, NetCall] = {}
         while waiting:
             i = waiting.pop()
+            _refuse_switched(step.net_calls[i])
             calls[i] = _linked(step.net_calls[i], step.net_calls[:i])
             links: list[_Link] = []
             mapped((calls[i].args, calls[i].kwargs), _Link, links.append)
@@ -308,6 +310,15 @@ def _linked(call: NetCall, earlier: list[NetCall]) -> NetCall:
         msg = f"what an earlier call returned enters {_name(call)} inside an object, where it can't be replaced"
         raise CannotReplayError(msg)
     return replace(call, **arguments, inputs={}, output=None)  # no more memory than is needed
+
+
+def _refuse_switched(call: NetCall) -> None:
+    now = switches(call.module)
+    for name, value in call.switches.items():
+        if now.get(name, value) != value:
+            where = f"{call.name}.{name}" if call.name else name
+            msg = f"the step sets {where} to {value!r} for its call only, without which other predictions come out"
+            raise CannotReplayError(msg)
 
 
 def _same(output: Tensor, argument: Tensor) -> bool:

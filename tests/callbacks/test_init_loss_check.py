@@ -181,7 +181,7 @@ def test_losses_from_one_line_are_counted(fit):
             out = self(batch[0])
             return sum(self.loss(out, batch[1]) for _ in range(2))
 
-    assert ", the first of 2 starts at" in judged(fit, Twice()).message
+    assert ", the first of 2, starts at" in judged(fit, Twice()).message
 
 
 def test_targets_not_scaled(fit):
