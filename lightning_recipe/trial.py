@@ -169,7 +169,8 @@ def _copied(pl_module: LightningModule, memo: dict[int, Any]) -> LightningModule
             elif isinstance(value, Tensor | list | tuple | dict):  # torch refuses to copy results of computations
                 memo |= {id(t): cloned(t) for _, t in tensors(value) if t.grad_fn is not None}
             elif attribute in _STEPS and not _is_made_anew(pl_module, module, value):
-                msg = f"{name or 'the module'}.{attribute} was replaced by a function that a copy would share"
+                of = name or type(pl_module).__name__
+                msg = f"{of}.{attribute} was replaced by a function that a copy would share"
                 raise RuntimeError(msg)
     trainer, pl_module._trainer = pl_module._trainer, None  # noqa: SLF001 - deepcopy would follow it to the data
     known = dict(memo)

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 ADAM = (3e-4, 1e-3)
 """Learning rates of the second arm. "Adam is safe ... with a learning rate of 3e-4" (the recipe, section 3)."""
 HALF = 0.5
-"""Share of the way that may be left to an optimiser that is still falling, and Adam gets there."""
+"""Share of the way that may be left to a fit that is still falling: the user's, if Adam gets there, or the best."""
 
 
 class OverfitOneBatch(Check):
@@ -55,7 +55,8 @@ class OverfitOneBatch(Check):
     - no parameter ever gets a gradient: `failed`; `warning` where the floor isn't known;
     - by Adam only: `failed`, an optimiser problem; `warning` where the user's optimiser was getting there, or warms
       up for long;
-    - falling when the steps or the seconds were over: `warning`, with the rate;
+    - falling when the steps were over, with more than half of the way left: `warning`, with the rate; with less than
+      that, or when the seconds were over: `skipped`; with less than a quarter: `passed`;
     - stuck: `failed`, with what is known about why; `warning` where there are several targets for each example,
       which not every good model can tell apart.
 
@@ -293,6 +294,8 @@ class OverfitOneBatch(Check):
             return self.passed(message, **evidence)
         if fit.out_of_time:  # a fact about the machine
             return self.skipped(f"{message}; more max_seconds will tell")
+        if trial.distances(fit)[-1] < HALF:
+            return self.skipped(f"{message}; more max_steps will tell")
         return self.warning(
             f"{message}; {', '.join(symptoms(fit, pl_module))}",
             fix=_weights_fix(fit)

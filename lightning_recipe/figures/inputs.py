@@ -118,7 +118,8 @@ def summary(name: str, tensor: Tensor, reading: Reading, measured: Statistics) -
     if reading.kind in {Kind.TOKENS, Kind.MASK}:  # names, not amounts
         text += f", {measured.low:.0f} to {measured.high:.0f}"
     else:
-        text += f", mean {measured.mean:.2f}, std {measured.std:.2f}"
+        form = ".2f" if abs(measured.mean) + measured.std < 1e6 else ".2g"  # noqa: PLR2004 - seven digits
+        text += f", mean {measured.mean:{form}}, std {measured.std:{form}}"
     return text + (f", NaN {share(measured.nan)}" if measured.nan else "")
 
 
