@@ -15,6 +15,7 @@ from lightning_recipe.finding import Section, in_short
 from lightning_recipe.loaders import examples_in
 from lightning_recipe.overfitting.first_examples import first_examples
 from lightning_recipe.overfitting.memorised import (
+    HALF,
     Trial,
     has_many_targets,
     has_no_gradient,
@@ -40,8 +41,6 @@ if TYPE_CHECKING:
 
 ADAM = (3e-4, 1e-3)
 """Learning rates of the second arm. "Adam is safe ... with a learning rate of 3e-4" (the recipe, section 3)."""
-HALF = 0.5
-"""Share of the way that may be left to a fit that is still falling: the user's, if Adam gets there, or the best."""
 
 
 class OverfitOneBatch(Check):
@@ -55,8 +54,9 @@ class OverfitOneBatch(Check):
     - no parameter ever gets a gradient: `failed`; `warning` where the floor isn't known;
     - by Adam only: `failed`, an optimiser problem; `warning` where the user's optimiser was getting there, or warms
       up for long;
-    - falling when the steps were over, with more than half of the way left: `warning`, with the rate; with less than
-      that, or when the seconds were over: `skipped`; with less than a quarter: `passed`;
+    - falling when the steps were over: `passed` if less than a quarter of the way was left; `warning`, with the rate,
+      if more than half of it was, or if after three times the steps as many again would not do at the pace it had;
+      `skipped` when the seconds were over;
     - stuck: `failed`, with what is known about why; `warning` where there are several targets for each example,
       which not every good model can tell apart.
 
@@ -66,7 +66,8 @@ class OverfitOneBatch(Check):
 
     Args:
         max_examples: Examples of the first batch to memorise.
-        max_steps: Steps for each optimiser and learning rate.
+        max_steps: Steps for each optimiser and learning rate; up to three times as many for a fit that has half of the
+            way behind it, and is still falling.
         max_seconds: Seconds for everything, half of them for the user's optimiser. One step always runs.
         tolerance: Share of the way that may be left, 0 to 1: 0.02 is a cross entropy of 0.05 over ten classes,
             or an R2 of 0.98.
@@ -180,7 +181,8 @@ class OverfitOneBatch(Check):
 
             def fit(examples: Any, trial: Trial, seconds: float, adam: float | None = None) -> Trial:
                 budget = Budget(self.max_steps, seconds)
-                done = short_fit(trainer, pl_module, examples, budget, adam=adam, over=trial.is_over, advance=advance)
+                asked = {"over": trial.is_over, "goes_on": trial.goes_on}
+                done = short_fit(trainer, pl_module, examples, budget, adam=adam, advance=advance, **asked)
                 trial.fits.append(done)
                 return trial
 
@@ -294,8 +296,6 @@ class OverfitOneBatch(Check):
             return self.passed(message, **evidence)
         if fit.out_of_time:  # a fact about the machine
             return self.skipped(f"{message}; more max_seconds will tell")
-        if trial.distances(fit)[-1] < HALF:
-            return self.skipped(f"{message}; more max_steps will tell")
         return self.warning(
             f"{message}; {', '.join(symptoms(fit, pl_module))}",
             fix=_weights_fix(fit)

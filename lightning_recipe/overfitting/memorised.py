@@ -22,6 +22,9 @@ STUCK = 0.02
 fit of 600 steps would have to be ten times as long to get rid of two thirds of it."""
 NEARLY = 0.25
 """Share of the way that may be left where the rest is a matter of more steps."""
+HALF = 0.5
+"""Share of the way that may be left to a fit that is still falling, for more steps to be worth while: the user's
+optimiser is left alone, if Adam gets there; without Adam it gets more steps."""
 FEW_STEPS = 100
 """Steps that tell too little when the time was over after them: 20 go by until the learning rate is at its peak, and
 healthy small nets need 50 to 150 to memorise 8 examples at 1e-3."""
@@ -107,9 +110,18 @@ class Trial:
         return fourth < (1 - STUCK) * third < (1 - STUCK) * second and fourth < left[0]
 
     def is_nearly_there(self, fit: Fit) -> bool:
-        """Whether the fit was still getting nearer, with little left."""
+        """Whether the fit was still getting nearer, with little left; if it went on, no more than its pace can do."""
         left = self.distances(fit)
+        if fit.longer and not fit.out_of_time:
+            quarter = len(left) // 4
+            return self.is_falling(fit) and left[-1] <= (left[-1 - quarter] - left[-1]) * len(left) / quarter
         return self.is_falling(fit) and left[-1] <= NEARLY * left[0]
+
+    def goes_on(self, fit: Fit) -> bool:
+        """Whether the fit is on its way, and needs more steps to tell whether it gets there."""
+        left = self.distances(fit)
+        near = self.is_reached(fit) if fit.longer else self.is_nearly_there(fit)
+        return bool(self.floors(fit.first)) and self.is_falling(fit) and not near and left[-1] < HALF * left[0]
 
     def is_too_short(self, fit: Fit) -> bool:
         """Whether the fit had too few steps to tell anything."""

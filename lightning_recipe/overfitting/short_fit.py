@@ -61,6 +61,8 @@ PROBE_EVERY = 10
 """Steps between those that are looked into."""
 RAMP = 20
 """Steps in which the learning rate rises to its peak. The first is taken at 0: two equal steps tell about noise."""
+LONGER = 3
+"""Times as many steps as were allowed, if something good is to be expected of them."""
 LONGEST_SCHEDULE = 10_000
 """Steps of a schedule that are tried in search of its peak."""
 
@@ -80,6 +82,7 @@ class Fit:
         weights_moved: Whether the optimiser changed any weight.
         left_out: Names of the trainable parameters that the optimiser does not hold.
         lr_overridden: Whether the module's own code set another learning rate than the short fit did.
+        longer: Whether it was given more steps.
         out_of_time: Whether the time was over before the steps were.
         seconds: How long it took.
 
@@ -95,13 +98,14 @@ class Fit:
     weights_moved: bool = False
     left_out: list[str] = field(default_factory=list)
     lr_overridden: bool = False
+    longer: bool = False
     out_of_time: bool = False
     seconds: float = 0.0
 
 
 @dataclass(frozen=True)
 class Budget:
-    """How long a short fit may take: `steps`, and `seconds` of wall-clock time."""
+    """How long a short fit may take: `steps`, `LONGER` times as many if it asks for more, and `seconds`."""
 
     steps: int
     seconds: float
@@ -115,6 +119,7 @@ def short_fit(  # noqa: PLR0913 - an experiment has these parts
     *,
     adam: float | None = None,
     over: Callable[[Fit], bool] = lambda fit: False,  # noqa: ARG005
+    goes_on: Callable[[Fit], bool] = lambda fit: False,  # noqa: ARG005
     advance: Callable[[], object] = lambda: None,
 ) -> Fit:
     """Fit a copy of `pl_module` on repeats of `batch`: dropout, weight decay and schedules off, the peak learning rate.
@@ -128,6 +133,7 @@ def short_fit(  # noqa: PLR0913 - an experiment has these parts
         budget: When to stop.
         adam: Train by Adam with this learning rate; by default, with the user's own optimiser.
         over: Asked after each probed step whether to stop.
+        goes_on: Asked when the steps are over, and after each probed step from then on, whether to go on.
         advance: Called after each step.
 
     Returns:
@@ -156,11 +162,13 @@ def short_fit(  # noqa: PLR0913 - an experiment has these parts
             if isinstance(group.get("weight_decay"), int | float):
                 group["weight_decay"] = 0.0
         inner = _inner_trainer(trainer, folder)
-        recorder = _Recorder(Fit(name), trainer, optimizers, peaks, budget, over, advance, force=adam is not None)
+        recorder = _Recorder(
+            Fit(name), trainer, optimizers, peaks, budget, over, goes_on, advance, force=adam is not None
+        )
         inner.callbacks = [recorder]  # type: ignore[attr-defined]
         _adopt(calmed(module), (optimizers, schedulers) if schedulers else optimizers)
         with eager(module), _interrupts_passed_on():
-            inner.fit(module, train_dataloaders=_Repeats(batch, budget.steps))
+            inner.fit(module, train_dataloaders=_Repeats(batch, LONGER * budget.steps))
     recorder.fit.seconds = time.monotonic() - started
     return recorder.fit
 
@@ -336,13 +344,14 @@ class _Recorder(Callback):
         peaks: list[list[float]],
         budget: Budget,
         over: Callable[[Fit], bool],
+        goes_on: Callable[[Fit], bool],
         advance: Callable[[], object],
         *,
         force: bool,
     ) -> None:
         self.fit = fit
         self._outer, self._optimizers, self._peaks = outer, optimizers, peaks
-        self._budget, self._over, self._advance, self._force = budget, over, advance, force
+        self._budget, self._over, self._goes_on, self._advance, self._force = budget, over, goes_on, advance, force
         self._probe: Probe | None = None
         self._deadline = time.monotonic() + budget.seconds
         self._ending = False
@@ -379,7 +388,7 @@ class _Recorder(Callback):
         self._factor = 1.0 if closures else min(1.0, batch_idx / min(RAMP, max(1, self._budget.steps // 4)))
         self._set_learning_rates()
         often = self._step_seconds > 0.05 or not pl_module.automatic_optimization  # noqa: PLR2004 - then a probe costs nothing
-        last = self._ending or batch_idx == self._budget.steps - 1
+        last = self._ending or batch_idx + 1 in {self._budget.steps, LONGER * self._budget.steps}
         if last or often or batch_idx < 2 or batch_idx % PROBE_EVERY == 0:  # noqa: PLR2004 - two equal steps, see RAMP
             self._probe = Probe.attach(pl_module, "training_step")
 
@@ -420,10 +429,13 @@ class _Recorder(Callback):
             self.fit.last = step
             self.fit.calls[batch_idx] = [float(call.value.double().mean()) for call in step.loss_calls]
             over |= self._over(self.fit) or not math.isfinite(self.fit.losses[-1])
+        if batch_idx + 1 >= self._budget.steps and self._probe is not None:
+            over |= batch_idx + 1 == LONGER * self._budget.steps or not self._goes_on(self.fit)
+            self.fit.longer |= not over
         self._probe = None
         self._ending = time.monotonic() > self._deadline
-        self.fit.out_of_time |= self._ending and not over and batch_idx < self._budget.steps - 1
-        trainer.should_stop = over or batch_idx >= self._budget.steps - 1
+        self.fit.out_of_time |= self._ending and not over
+        trainer.should_stop = over
         self._step_seconds = time.monotonic() - self._began
         self._advance()
 
