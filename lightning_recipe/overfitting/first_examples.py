@@ -22,6 +22,7 @@ def first_examples(batch: Any, count: int) -> Any:
         count: Examples to keep.
 
     Example:
+        >>> import torch
         >>> first_examples({"x": torch.zeros(32, 3), "id": ["a"] * 32, "epoch": 1}, 2)
         {'x': tensor([[0., 0., 0.],
                 [0., 0., 0.]]), 'id': ['a', 'a'], 'epoch': 1}
