@@ -196,13 +196,13 @@ class Observers:
             for path, tensor in tensors(by_parameter(module, args, kwargs))
             if path in copies and not self._is_from_net(tensor)
         }
-        self._net_calls.append(NetCall(name, module, frozen_args, frozen_kwargs, inputs, switches=switches(module)))
+        self._net_calls.append(NetCall(name, module, frozen_args, frozen_kwargs, inputs))
 
     def _record_output(self, output: Any) -> None:
         kept = {path: cut(tensor) for path, tensor in tensors(output)}
         call = self._net_calls[-1]
-        steady = dict(call.switches.items() & switches(call.module).items())  # a forward may turn some itself
-        self._net_calls[-1] = replace(call, output=kept.get("", kept) if kept else output, switches=steady)
+        output = kept.get("", kept) if kept else output
+        self._net_calls[-1] = replace(call, output=output, switches=switches(call.module))
 
     # -- calls of functions, from the mode
 

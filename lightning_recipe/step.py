@@ -28,7 +28,7 @@ class NetCall:
             (``"net.x"``); those computed by an earlier call are left out.
         output: What it returned, tensors detached and cloned, cut to whole examples of at most
             ``structure.MAX_ELEMENTS``.
-        switches: Attributes of the modules inside that are true, false or a text, as they were during the call.
+        switches: Attributes of the modules inside that are true, false or a text, as they were at its end.
 
     """
 

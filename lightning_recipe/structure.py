@@ -61,12 +61,19 @@ def tensors(structure: Any, path: str = "", depth: int = 0) -> Iterator[tuple[st
         if not structure.is_nested:
             yield path, structure
     elif depth < MAX_DEPTH:
-        for key, value in _children(structure):
+        for key, value in children(structure):
             step = f"[{key}]" if isinstance(key, int) else f".{key}" if path else str(key)
             yield from tensors(value, path + step, depth + 1)
 
 
-def _children(structure: Any) -> list[tuple[Any, Any]]:
+def children(structure: Any) -> list[tuple[Any, Any]]:
+    """What lies directly in `structure`, under its name or index: items, entries, fields, attributes.
+
+    Example:
+        >>> children({"x": 1}), children(["a"]), children("text")
+        ([('x', 1)], [(0, 'a')], [])
+
+    """
     if structure is None or isinstance(structure, str | bytes | int | float | type | nn.Module):
         return []
     if isinstance(structure, Mapping):
@@ -120,7 +127,7 @@ def _mapped(structure: Any, kinds: tuple[type, ...], function: Callable[[Any], A
                 done[id(value)] = duplicate = copy.copy(value)
                 # another mapping keeps its items in an attribute, which a shallow copy shares
                 own = isinstance(value, Mapping) and not isinstance(value, dict)
-                inside = _attributes(value) if own else _children(value)
+                inside = _attributes(value) if own else children(value)
                 for name, child in inside:
                     changed = _mapped(child, kinds, function, done)
                     if isinstance(value, dict):
@@ -143,11 +150,11 @@ def _objects(structure: Any, kinds: tuple[type, ...], depth: int = 0) -> Iterato
     own = isinstance(structure, MutableMapping) and type(structure) not in {dict, OrderedDict, defaultdict}
     if isinstance(structure, kinds) or (isinstance(structure, Cloneable) and not own) or depth > MAX_DEPTH:
         return
-    children = [value for _, value in _children(structure)]
+    inside = [value for _, value in children(structure)]
     if isinstance(structure, Mapping | list | tuple) and not own:
-        for value in children:
+        for value in inside:
             yield from _objects(value, kinds, depth + 1)
-    elif own or any(_holds(value, kinds, depth + 1) for value in children):
+    elif own or any(_holds(value, kinds, depth + 1) for value in inside):
         yield structure
 
 
@@ -165,7 +172,7 @@ def holds(structure: Any, kind: type) -> bool:
 def _holds(structure: Any, kinds: tuple[type, ...], depth: int) -> bool:
     if isinstance(structure, kinds):
         return True
-    return depth < MAX_DEPTH and any(_holds(value, kinds, depth + 1) for _, value in _children(structure))
+    return depth < MAX_DEPTH and any(_holds(value, kinds, depth + 1) for _, value in children(structure))
 
 
 def snapshot(structure: Any) -> Any:

@@ -27,7 +27,7 @@ from lightning_recipe.overfitting.memorised import (
     symptoms,
     wrong_kind,
 )
-from lightning_recipe.overfitting.short_fit import Budget, peak_learning_rates, short_fit
+from lightning_recipe.overfitting.short_fit import LONGER, Budget, peak_learning_rates, short_fit
 from lightning_recipe.structure import holds, leading_size
 from lightning_recipe.trial import is_out_of_memory, memory_given_back, obstacle
 
@@ -54,9 +54,9 @@ class OverfitOneBatch(Check):
     - no parameter ever gets a gradient: `failed`; `warning` where the floor isn't known;
     - by Adam only: `failed`, an optimiser problem; `warning` where the user's optimiser was getting there, or warms
       up for long;
-    - falling when the steps were over: `passed` if less than a quarter of the way was left; `warning`, with the rate,
-      if more than half of it was, or if after three times the steps as many again would not do at the pace it had;
-      `skipped` when the seconds were over;
+    - falling when the steps or the seconds were over: `passed` if less than a quarter of the way was left; else
+      `skipped` if it was the seconds; `warning`, with the rate, if more than half of the way was left, or if after
+      three times the steps as many again would not do at the pace it had;
     - stuck: `failed`, with what is known about why; `warning` where there are several targets for each example,
       which not every good model can tell apart.
 
@@ -177,7 +177,7 @@ class OverfitOneBatch(Check):
         """Fit by as many optimisers as are needed; on the whole batch if its first examples alone raise."""
         deadline = time.monotonic() + self.max_seconds
         few = first_examples(batch, self.max_examples)
-        with terminal.progress(trainer, "OverfitOneBatch", self.max_steps * (1 + len(ADAM))) as advance:
+        with terminal.progress(trainer, "OverfitOneBatch", LONGER * self.max_steps * (1 + len(ADAM))) as advance:
 
             def fit(examples: Any, trial: Trial, seconds: float, adam: float | None = None) -> Trial:
                 budget = Budget(self.max_steps, seconds)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import is_dataclass
 from typing import Any
 
 from torch import Tensor
 
-from lightning_recipe.structure import Cloneable, first_rows, leading_size, mapped, tensors
+from lightning_recipe.structure import Cloneable, children, first_rows, leading_size, mapped, tensors
 
 
 def first_examples(batch: Any, count: int) -> Any:
@@ -45,10 +45,8 @@ def _has_examples(structure: Any, size: int) -> bool:
         return structure.ndim == 0 or structure.shape[0] == size
     if isinstance(structure, list | tuple):
         return all(_has_examples(value, size) for value in structure) or len(structure) == size
-    if isinstance(structure, Mapping):
-        return all(_has_examples(value, size) for value in structure.values())
-    if is_dataclass(structure) and not isinstance(structure, type):
-        return all(_has_examples(getattr(structure, field.name, None), size) for field in fields(structure))
+    if isinstance(structure, Mapping) or is_dataclass(structure):
+        return all(_has_examples(value, size) for _, value in children(structure))
     counts = type(structure) is int and structure == size  # of examples, which would be fewer
     return not counts and next(tensors(structure), None) is None
 
@@ -56,16 +54,12 @@ def _has_examples(structure: Any, size: int) -> bool:
 def _sliced(structure: Any, size: int, count: int) -> Any:
     if isinstance(structure, Tensor):
         return first_rows(structure, count) if structure.ndim else structure
+    if isinstance(structure, Cloneable):  # TensorDicts
+        return structure[:count]  # type: ignore[index]
     if isinstance(structure, list | tuple) and len(structure) == size:
         return structure[:count]
     if isinstance(structure, tuple) and hasattr(structure, "_fields"):
         return type(structure)(*(_sliced(value, size, count) for value in structure))
     if isinstance(structure, list | tuple):
         return type(structure)(_sliced(value, size, count) for value in structure)
-    if type(structure) is dict:
-        return {key: _sliced(value, size, count) for key, value in structure.items()}
-    if isinstance(structure, Cloneable):  # TensorDicts
-        return structure[:count]  # type: ignore[index]
-    if isinstance(structure, Mapping) or (is_dataclass(structure) and not isinstance(structure, type)):
-        return mapped(structure, (Tensor, list, tuple), lambda value: _sliced(value, size, count))
-    return structure
+    return mapped(structure, (Cloneable, list, tuple), lambda value: _sliced(value, size, count))

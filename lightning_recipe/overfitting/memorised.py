@@ -113,7 +113,7 @@ class Trial:
         """Whether the fit was still getting nearer, with little left; if it went on, no more than its pace can do."""
         left = self.distances(fit)
         if fit.longer and not fit.out_of_time:
-            quarter = len(left) // 4
+            quarter = max(1, len(left) // 4)
             return self.is_falling(fit) and left[-1] <= (left[-1 - quarter] - left[-1]) * len(left) / quarter
         return self.is_falling(fit) and left[-1] <= NEARLY * left[0]
 

@@ -19,6 +19,8 @@ from lightning_recipe.callback import FailedCheckError
 from lightning_recipe.callbacks.overfit_one_batch import OverfitOneBatch
 from lightning_recipe.figures.canvas import pixels
 from lightning_recipe.figures.experiments import labels_and_predictions
+from lightning_recipe.overfitting.memorised import Trial
+from lightning_recipe.overfitting.short_fit import Fit
 
 
 def judged(fit, module, check=None, **settings):
@@ -534,6 +536,11 @@ def test_only_steps_that_lead_nowhere_near_are_accused(fit, machine_is_slow, rat
     finding = judged(fit, Falling(), check, train=DataLoader(TensorDataset(*batch), 96))
     assert finding.status == status, finding.message
     assert (finding.evidence.get("steps", 0) > 110) == (status == "passed")
+
+
+def test_the_pace_of_few_steps_is_known():
+    few = Fit("SGD (lr 1)", losses=[2.0, 0.9, 0.5], calls={0: [], 1: [], 2: []}, longer=True)
+    assert Trial(0.02).is_nearly_there(few)
 
 
 # -- no trace
