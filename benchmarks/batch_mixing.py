@@ -11,8 +11,8 @@ import time
 import torch
 from torch import Tensor, nn
 
-from lightning_recipe.mixing.dependencies import Dependencies, layouts
-from lightning_recipe.mixing.rerun import calm
+from lightning_recipe.dependencies.backprop import Dependencies, layouts
+from lightning_recipe.dependencies.rerun import calm
 
 BATCH_SIZE = 256
 AIM = 10

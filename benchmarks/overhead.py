@@ -48,8 +48,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_recipe import allowance, recipe
+from lightning_recipe import recipe
 from lightning_recipe.callback import STEP_HOOKS
+from lightning_recipe.trial import time_budget
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -199,7 +200,7 @@ class Hooks:
 
 HOOKS = Hooks(call._call_callback_hooks)  # noqa: SLF001 - there is no other place that sees all callbacks
 call._call_callback_hooks = HOOKS  # noqa: SLF001
-allowance.time = SimpleNamespace(monotonic=time.thread_time)  # while other fits run, no time passes for this one
+time_budget.time = SimpleNamespace(monotonic=time.thread_time)  # while other fits run, no time passes for this one
 
 
 def fit(make: str, attached: str, steps: int, turns: Turns | None = None) -> dict[str, float]:

@@ -14,7 +14,7 @@ import torch
 from lightning_recipe.figures.canvas import pixels
 from lightning_recipe.figures.captions import Answers
 from lightning_recipe.figures.inputs import input_card
-from lightning_recipe.inputs.kinds import recognise
+from lightning_recipe.figures.kinds import recognise
 
 LIMIT = 150  # ms
 REPEATS = 7

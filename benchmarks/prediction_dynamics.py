@@ -26,11 +26,11 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_recipe.callbacks import prediction_dynamics_logger
-from lightning_recipe.dynamics.fixed_batch import FixedBatch
-from lightning_recipe.dynamics.predictions import reading
+from lightning_recipe.callbacks._fixed_batch import FixedBatch
 from lightning_recipe.figures import dynamics
 from lightning_recipe.figures.canvas import pixels
-from lightning_recipe.step import LossCall
+from lightning_recipe.losses.reading import reading
+from lightning_recipe.record.step import LossCall
 
 RATES = [10.0**exponent for exponent in range(-6, 2)]
 STEPS = 300

@@ -34,10 +34,10 @@ from lightning_recipe import (
     PredictionDynamicsLogger,
     RecipeCallback,
     VisualizeInputs,
-    terminal,
 )
 from lightning_recipe.demo import CLASSES, DigitsNet, loaders
 from lightning_recipe.figures.canvas import COLOURS, card, pixels
+from lightning_recipe.show import terminal
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from lightning.pytorch.callbacks import Callback
 
-from lightning_recipe import report, tensorboard, terminal
 from lightning_recipe.figures.canvas import pixels
 from lightning_recipe.finding import Finding, Section, Status, in_short
+from lightning_recipe.show import loggers, report, terminal
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -101,7 +101,7 @@ class RecipeCallback(Callback):
 
     def publish(self, trainer: Trainer, finding: Finding) -> None:
         """Keep a finding; print it, and rewrite the report in the logger's folder, on rank zero."""
-        finding = replace(finding, step=tensorboard.batches_that_stepped(trainer))
+        finding = replace(finding, step=loggers.batches_that_stepped(trainer))
         self.findings.append(finding)
         if not trainer.is_global_zero:
             return
@@ -114,7 +114,7 @@ class RecipeCallback(Callback):
     def _write(self, trainer: Trainer, finding: Finding) -> None:
         everything = findings(trainer)
         report.write_json(everything, report.folder(trainer) / report.FILE_NAME)
-        with tensorboard.writing(trainer) as writers:
+        with loggers.writing(trainer) as writers:
             for writer in writers:
                 writer.add_text(report.TAG, report.markdown(everything), finding.step)
                 writer.add_text(self.tag("findings"), report.details(self.findings), finding.step)
@@ -128,8 +128,8 @@ class RecipeCallback(Callback):
     def draw(self, trainer: Trainer, name: str, figure: Figure, step: int | None = None) -> None:
         """Write a picture to TensorBoard under the callback's own name, at the present step unless `step` is given."""
         image = pixels(figure)
-        step = tensorboard.batches_that_stepped(trainer) if step is None else step
-        with self._reporting(trainer), tensorboard.writing(trainer) as writers:
+        step = loggers.batches_that_stepped(trainer) if step is None else step
+        with self._reporting(trainer), loggers.writing(trainer) as writers:
             for writer in writers:
                 writer.add_image(self.tag(name), image, step, dataformats="HWC")
 
@@ -205,7 +205,7 @@ class RecipeCallback(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:  # noqa: ARG002
         """Print the closing table of a run that was stopped, too."""
-        if not self.findings and tensorboard.batches_that_stepped(trainer):
+        if not self.findings and loggers.batches_that_stepped(trainer):
             self.publish(trainer, self.skipped(f"the run was stopped by {type(exception).__name__} before a verdict"))
         self._close(trainer)
 
@@ -216,7 +216,7 @@ class RecipeCallback(Callback):
         with self._reporting(trainer):
             footer = []
             if _writes(trainer):
-                look = tensorboard.how_to_look(trainer) or ["no TensorBoard logger: numbers and pictures are left out"]
+                look = loggers.how_to_look(trainer) or ["no TensorBoard logger: numbers and pictures are left out"]
                 footer = [f"report      {report.folder(trainer) / report.FILE_NAME}", f"TensorBoard {look[0]}"]
                 footer += [f"{'':12}{line}" for line in look[1:]]
             terminal.close(trainer, findings(trainer), *footer)

@@ -6,7 +6,7 @@ from abc import abstractmethod
 from typing import TYPE_CHECKING, Any
 
 from lightning_recipe.callback import Check
-from lightning_recipe.probe import Probe
+from lightning_recipe.record.probe import Probe
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
 
     from lightning_recipe.finding import Finding
-    from lightning_recipe.step import Step
+    from lightning_recipe.record.step import Step
 
 
 class FirstStepCheck(Check):

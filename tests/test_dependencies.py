@@ -8,15 +8,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from lightning_recipe.mixing.dependencies import (
+from lightning_recipe.dependencies.backprop import (
     Dependencies,
     UndecidedError,
     halves,
     layouts,
 )
-from lightning_recipe.mixing.operations import attention_over_batch, softmax_over_batch
-from lightning_recipe.mixing.rerun import Rerun, calm
-from lightning_recipe.mixing.traces import first_mixed
+from lightning_recipe.dependencies.operations import attention_over_batch, softmax_over_batch
+from lightning_recipe.dependencies.rerun import Rerun, calm
+from lightning_recipe.dependencies.traces import first_mixed
 
 FEATURES = 6
 QUICK = settings(deadline=None, max_examples=40, suppress_health_check=list(HealthCheck), derandomize=True)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from lightning_recipe.overfitting.first_examples import first_examples
+from lightning_recipe.trial.first_examples import first_examples
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from lightning_recipe.overfitting.floor import floor, indistinguishable
-from lightning_recipe.step import LossCall
+from lightning_recipe.losses.floor import floor, indistinguishable
+from lightning_recipe.record.step import LossCall
 
 
 def call(function, prediction, target, **options):

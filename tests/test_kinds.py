@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from lightning_recipe.inputs.kinds import Kind, recognise, roughness
+from lightning_recipe.figures.kinds import Kind, recognise, roughness
 
 TIME = torch.linspace(0, 12, 200)
 WAVES = torch.stack([torch.sin(TIME * (1 + i / 3)) for i in range(8)])

@@ -4,7 +4,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_recipe import OverfitOneBatch
-from lightning_recipe.loaders import batch_sizes, examples_in
+from lightning_recipe.run import batch_sizes, examples_in
 
 
 class Molecules(Healthy):

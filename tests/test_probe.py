@@ -13,9 +13,9 @@ from patients import Healthy
 from torch import nn
 from torchmetrics.classification import BinaryAccuracy
 
-from lightning_recipe.observers import LOSSES
-from lightning_recipe.probe import Probe
-from lightning_recipe.structure import MAX_ELEMENTS
+from lightning_recipe.record.observers import LOSSES
+from lightning_recipe.record.probe import Probe
+from lightning_recipe.record.structure import MAX_ELEMENTS
 
 X, Y = torch.randn(8, 3), torch.arange(8) % 2
 
@@ -514,7 +514,7 @@ def test_a_step_without_batch_idx_keeps_its_signature():
 
 
 def test_a_failed_observation_is_reported_and_harmless(monkeypatch):
-    monkeypatch.setattr("lightning_recipe.observers._caller", lambda: 1 // 0)
+    monkeypatch.setattr("lightning_recipe.record.observers._caller", lambda: 1 // 0)
     module = Plain(lambda m, b: F.cross_entropy(m(b[0]), b[1]), net=nn.Linear(3, 2))
     probe = Probe.attach(module, "training_step")
     assert module.training_step((X, Y)).isfinite()

@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from lightning_recipe.dynamics import predictions
-from lightning_recipe.dynamics.predictions import reading, unread
-from lightning_recipe.step import LossCall
+from lightning_recipe.losses import reading as predictions
+from lightning_recipe.losses.reading import reading, unread
+from lightning_recipe.record.step import LossCall
 
 
 def loss_call(function, given, target, **more):

@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from lightning_recipe.initial_loss.reference_losses import SUPPORTED, NotComparableError, references
-from lightning_recipe.observers import LOSSES
-from lightning_recipe.probe import Probe
+from lightning_recipe.losses.references import SUPPORTED, NotComparableError, references
+from lightning_recipe.record.observers import LOSSES
+from lightning_recipe.record.probe import Probe
 
 RNG = torch.Generator().manual_seed(0)
 N = 40

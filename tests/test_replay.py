@@ -5,8 +5,8 @@ from patients import Healthy
 from torch import nn
 from torch.nn import functional as F
 
-from lightning_recipe.dynamics.replay import CannotReplayError, Replay, undisturbed
-from lightning_recipe.probe import Probe
+from lightning_recipe.record.probe import Probe
+from lightning_recipe.trial.replay import CannotReplayError, Replay, undisturbed
 
 TRAINER = L.Trainer(barebones=True, accelerator="cpu")
 

@@ -6,8 +6,9 @@ import torch
 from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar
 from patients import Healthy, InitTooLarge
 
-from lightning_recipe import Finding, InitLossCheck, Section, Status, report, terminal
+from lightning_recipe import Finding, InitLossCheck, Section, Status
 from lightning_recipe.figures.canvas import card
+from lightning_recipe.show import report, terminal
 
 
 def finding(status=Status.FAILED, **changes):

@@ -11,7 +11,8 @@ import pytest
 import torch
 from patients import Healthy
 
-from lightning_recipe import Finding, InitLossCheck, Section, Status, recipe, report
+from lightning_recipe import Finding, InitLossCheck, Section, Status, recipe
+from lightning_recipe.show import report
 
 SCHEMA = json.loads((files("lightning_recipe") / "recipe.schema.json").read_text(encoding="utf-8"))
 FINDING = SCHEMA["$defs"]["finding"]

@@ -13,7 +13,7 @@ from patients import CLASSES, FEATURES, Healthy
 from torch import nn
 
 from lightning_recipe import PredictionDynamicsLogger, Status, recipe
-from lightning_recipe.dynamics.side_effects import differences
+from lightning_recipe.trial.side_effects import differences
 
 RNG = np.random.default_rng(1)
 SEEN = []

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_recipe.structure import by_parameter, leading_size, mapped, snapshot, tensors
+from lightning_recipe.record.structure import by_parameter, leading_size, mapped, snapshot, tensors
 
 X = torch.arange(6.0).view(3, 2)
 

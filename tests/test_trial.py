@@ -10,9 +10,8 @@ from patients import Healthy
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from lightning_recipe.overfitting.short_fit import Budget, short_fit
-from lightning_recipe.probe import Probe
-from lightning_recipe.trial import (
+from lightning_recipe.record.probe import Probe
+from lightning_recipe.trial.copies import (
     calmed,
     copied,
     copied_with,
@@ -21,6 +20,7 @@ from lightning_recipe.trial import (
     isolated,
     obstacle,
 )
+from lightning_recipe.trial.short_fit import Budget, short_fit
 
 
 def draws():
@@ -162,7 +162,7 @@ def test_a_short_fit_that_raises_leaves_no_trace(fit):
             before = draws()
             torch.manual_seed(0), random.seed(0), np.random.seed(0)  # noqa: NPY002
             with pytest.raises(ZeroDivisionError):
-                short_fit(trainer, pl_module, batch, Budget(10, 10.0))
+                short_fit(trainer, pl_module, batch, Budget(10, 10.0, 10.0))
             after = draws()
             torch.manual_seed(0), random.seed(0), np.random.seed(0)  # noqa: NPY002
             assert after == draws() != before

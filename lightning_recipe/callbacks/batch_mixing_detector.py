@@ -11,24 +11,24 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from lightning_recipe import tensorboard
+from lightning_recipe.dependencies.backprop import UndecidedError
+from lightning_recipe.dependencies.causes import likely_cause
+from lightning_recipe.dependencies.examples import batch_of
+from lightning_recipe.dependencies.judgement import Clean, Mixing, examine
 from lightning_recipe.figures.dependencies import dependency_matrix
 from lightning_recipe.finding import Finding, Section, in_short
 from lightning_recipe.first_step import FirstStepCheck
-from lightning_recipe.generators import untouched_generators
-from lightning_recipe.mixing.causes import likely_cause
-from lightning_recipe.mixing.dependencies import UndecidedError
-from lightning_recipe.mixing.examples import batch_of
-from lightning_recipe.mixing.judgement import Clean, Mixing, examine
-from lightning_recipe.structure import tensors
-from lightning_recipe.trial import copied, eager, isolated, memory_given_back, obstacle
+from lightning_recipe.record.structure import tensors
+from lightning_recipe.show import loggers
+from lightning_recipe.trial.copies import copied, eager, isolated, memory_given_back, obstacle
+from lightning_recipe.trial.generators import untouched_generators
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from lightning.pytorch import LightningModule, Trainer
 
-    from lightning_recipe.step import NetCall, Step
+    from lightning_recipe.record.step import NetCall, Step
 
 SHOWN = 4
 """Calls named in a message."""
@@ -205,7 +205,7 @@ class BatchMixingDetector(FirstStepCheck):
         )
 
     def _draw_matrices(self, trainer: Trainer, mixing: list[tuple[str, Mixing]]) -> None:
-        for name, found in mixing if tensorboard.is_written(trainer) else []:
+        for name, found in mixing if loggers.is_written(trainer) else []:
             title = (
                 f"{name}: outputs depend on inputs of others, {found.strength:.2g} times as much as on their own; "
                 f"{len(found.examples)} of {found.batch.size} examples"

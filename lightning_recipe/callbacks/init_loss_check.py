@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from lightning_recipe.callbacks._init_loss_diagnosis import bias_fix, carriers, output_layer, scale_fix, untrained
 from lightning_recipe.finding import Section
 from lightning_recipe.first_step import FirstStepCheck
-from lightning_recipe.initial_loss.diagnosis import bias_fix, carriers, output_layer, scale_fix, untrained
-from lightning_recipe.initial_loss.reference_losses import CERTAIN, NotComparableError, References, references
+from lightning_recipe.losses.references import CERTAIN, NotComparableError, References, references
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from lightning_recipe.finding import Finding
-    from lightning_recipe.step import LossCall, Step
+    from lightning_recipe.record.step import LossCall, Step
 
 FINITE_FIX = "find where it arises with Trainer(detect_anomaly=True); check the data for NaN first"
 DENSE_SHARE = 2 / 3  # of know-nothing; a bias shared by many targets is learnt within a few steps

@@ -8,13 +8,8 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from lightning_recipe import tensorboard, terminal
 from lightning_recipe.callback import Check
-from lightning_recipe.figures import experiments
-from lightning_recipe.finding import Section, in_short
-from lightning_recipe.loaders import examples_in
-from lightning_recipe.overfitting.first_examples import first_examples
-from lightning_recipe.overfitting.memorised import (
+from lightning_recipe.callbacks._overfit_verdict import (
     HALF,
     Trial,
     has_many_targets,
@@ -27,17 +22,22 @@ from lightning_recipe.overfitting.memorised import (
     symptoms,
     wrong_kind,
 )
-from lightning_recipe.overfitting.short_fit import LONGER, Budget, peak_learning_rates, short_fit
-from lightning_recipe.structure import holds, leading_size
-from lightning_recipe.trial import is_out_of_memory, memory_given_back, obstacle
+from lightning_recipe.figures import experiments
+from lightning_recipe.finding import Section, in_short
+from lightning_recipe.record.structure import holds, leading_size
+from lightning_recipe.run import examples_in
+from lightning_recipe.show import loggers, terminal
+from lightning_recipe.trial.copies import is_out_of_memory, memory_given_back, obstacle
+from lightning_recipe.trial.first_examples import first_examples
+from lightning_recipe.trial.short_fit import LONGER, Budget, peak_learning_rates, short_fit
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
     from matplotlib.figure import Figure
 
     from lightning_recipe.finding import Finding
-    from lightning_recipe.overfitting.floor import Floor
-    from lightning_recipe.overfitting.short_fit import Fit
+    from lightning_recipe.losses.floor import Floor
+    from lightning_recipe.trial.short_fit import Fit
 
 ADAM = (3e-4, 1e-3)
 """Learning rates of the second arm. "Adam is safe ... with a learning rate of 3e-4" (the recipe, section 3)."""
@@ -54,9 +54,9 @@ class OverfitOneBatch(Check):
     - no parameter ever gets a gradient: `failed`; `warning` where the floor isn't known;
     - by Adam only: `failed`, an optimiser problem; `warning` where the user's optimiser was getting there, or warms
       up for long;
-    - falling when the steps or the seconds were over: `passed` if less than a quarter of the way was left; else
-      `skipped` if it was the seconds; `warning`, with the rate, if more than half of the way was left, or if after
-      three times the steps as many again would not do at the pace it had;
+    - falling when the steps were over: `passed` if less than a quarter of the way was left. With less than half of it,
+      the fit goes on for up to three times the steps, and passes if at its pace as many again would do. Else `warning`,
+      with the rate, or `skipped` if it was the seconds that were over;
     - stuck: `failed`, with what is known about why; `warning` where there are several targets for each example,
       which not every good model can tell apart.
 
@@ -68,7 +68,8 @@ class OverfitOneBatch(Check):
         max_examples: Examples of the first batch to memorise.
         max_steps: Steps for each optimiser and learning rate; up to three times as many for a fit that has half of the
             way behind it, and is still falling.
-        max_seconds: Seconds for everything, half of them for the user's optimiser. One step always runs.
+        max_seconds: Seconds for everything, half of them for the user's optimiser unless it goes on. One step always
+            runs.
         tolerance: Share of the way that may be left, 0 to 1: 0.02 is a cross entropy of 0.05 over ten classes,
             or an R2 of 0.98.
         strict: Stop the run when it failed.
@@ -169,7 +170,7 @@ class OverfitOneBatch(Check):
             yield self.skipped(f"there is no loss to begin with: {losses[0]:g}" if losses else "no step was run")
             return
         yield self.judge(trial, pl_module)
-        if tensorboard.is_written(trainer):
+        if loggers.is_written(trainer):
             for name, figure in pictures(trial).items():
                 self.draw(trainer, name, figure)
 
@@ -180,7 +181,7 @@ class OverfitOneBatch(Check):
         with terminal.progress(trainer, "OverfitOneBatch", LONGER * self.max_steps * (1 + len(ADAM))) as advance:
 
             def fit(examples: Any, trial: Trial, seconds: float, adam: float | None = None) -> Trial:
-                budget = Budget(self.max_steps, seconds)
+                budget = Budget(self.max_steps, seconds, max(seconds, deadline - time.monotonic()))
                 asked = {"over": trial.is_over, "goes_on": trial.goes_on}
                 done = short_fit(trainer, pl_module, examples, budget, adam=adam, advance=advance, **asked)
                 trial.fits.append(done)
@@ -195,7 +196,7 @@ class OverfitOneBatch(Check):
                 trial = fit(few, Trial(self.tolerance), self.max_seconds / 2)
             trial.examples = examples_in(trainer, batch) if few is batch else leading_size(few)
             for number, lr in enumerate(ADAM):
-                if trial.is_settled():
+                if trial.is_settled() or (trial.is_falling(trial.fits[0]) and time.monotonic() > deadline):
                     break
                 fit(few, trial, max(0.0, deadline - time.monotonic()) / (len(ADAM) - number), lr)
         peaks = itertools.chain.from_iterable(peak_learning_rates(trainer))

@@ -10,21 +10,21 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from lightning_recipe import tensorboard
-from lightning_recipe.allowance import Allowance
 from lightning_recipe.callback import STEP_HOOKS, RecipeCallback
-from lightning_recipe.dynamics.fixed_batch import FixedBatch, predicted, replayed
-from lightning_recipe.dynamics.replay import CannotReplayError
+from lightning_recipe.callbacks._fixed_batch import FixedBatch, predicted, replayed
 from lightning_recipe.figures import dynamics
 from lightning_recipe.finding import Finding, Section
-from lightning_recipe.probe import Probe
+from lightning_recipe.record.probe import Probe
+from lightning_recipe.show import loggers
+from lightning_recipe.trial.replay import CannotReplayError
+from lightning_recipe.trial.time_budget import Allowance
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from lightning.pytorch import LightningModule, Trainer
 
-    from lightning_recipe.step import Step
+    from lightning_recipe.record.step import Step
 
 FRAMES = 9  # pictures before the last one: TensorBoard keeps ten images of a tag
 CURVES = {  # of what is measured at each look
@@ -184,7 +184,7 @@ class PredictionDynamicsLogger(RecipeCallback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Look at the predictions when it is time to, before the step."""
-        if self._over or tensorboard.batches_that_stepped(trainer) < self._due:
+        if self._over or loggers.batches_that_stepped(trainer) < self._due:
             return
         with self._once(trainer):
             if self._fixed is None:
@@ -257,7 +257,7 @@ class PredictionDynamicsLogger(RecipeCallback):
     def _catch_up(self, trainer: Trainer) -> None:
         if self._unwaited:
             self._unwaited = False
-            with self._reporting(trainer), tensorboard.writing(trainer):
+            with self._reporting(trainer), loggers.writing(trainer):
                 pass
         self._keep_step(trainer)
 
@@ -310,7 +310,7 @@ class PredictionDynamicsLogger(RecipeCallback):
         return (steps // interval + 1) * interval
 
     def _look(self, trainer: Trainer, pl_module: LightningModule, fixed: FixedBatch) -> None:
-        step = tensorboard.batches_that_stepped(trainer)
+        step = loggers.batches_that_stepped(trainer)
         values = fixed.how.read(fixed.again(trainer, pl_module))
         loss = math.nan
         if self._loss is not None:
@@ -319,7 +319,7 @@ class PredictionDynamicsLogger(RecipeCallback):
         picture = dynamics.keep(fixed.how, values)
         numbers = fixed.look(step, values, picture, loss=loss, rate=_learning_rate(trainer))
         self._unwaited = True
-        with self._reporting(trainer), tensorboard.writing(trainer, wait=False) as writers:
+        with self._reporting(trainer), loggers.writing(trainer, wait=False) as writers:
             for name, curve in CURVES.items():
                 if math.isfinite(value := numbers.get(name, math.nan)):
                     tag = self.tag(curve.format("std" if fixed.how.of_numbers else "share"))
@@ -332,7 +332,7 @@ class PredictionDynamicsLogger(RecipeCallback):
             self._show(trainer, self._undrawn.pop(0))
 
     def _show(self, trainer: Trainer, fixed: FixedBatch, *, last: bool = False) -> None:
-        if tensorboard.is_written(trainer):
+        if loggers.is_written(trainer):
             with self._time.spent():
                 for name, figure in dynamics.draw(fixed, self.decode, last=last).items():
                     self.draw(trainer, name, figure, fixed.latest)
@@ -346,7 +346,7 @@ class PredictionDynamicsLogger(RecipeCallback):
     def _conclude(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if (fixed := self._fixed) is None:
             return
-        if tensorboard.batches_that_stepped(trainer) > fixed.latest:
+        if loggers.batches_that_stepped(trainer) > fixed.latest:
             self._frames = []
             self._look(trainer, pl_module, fixed)
         self.publish(trainer, self.judge(fixed))  # before pictures, in which the user's own `decode` may raise

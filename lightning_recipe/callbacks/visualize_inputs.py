@@ -7,23 +7,23 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lightning_recipe import tensorboard
-from lightning_recipe.allowance import Allowance
 from lightning_recipe.callback import RecipeCallback
 from lightning_recipe.figures.inputs import input_card, input_span, summary
+from lightning_recipe.figures.kinds import recognise
 from lightning_recipe.figures.scale import statistics
 from lightning_recipe.finding import Section
-from lightning_recipe.inputs.answers import answers
-from lightning_recipe.inputs.kinds import recognise
-from lightning_recipe.probe import Probe
-from lightning_recipe.structure import leading_size
-from lightning_recipe.trial import isolated
+from lightning_recipe.losses.targets import answers
+from lightning_recipe.record.probe import Probe
+from lightning_recipe.record.structure import leading_size
+from lightning_recipe.show import loggers
+from lightning_recipe.trial.copies import isolated
+from lightning_recipe.trial.time_budget import Allowance
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
 
     from lightning_recipe.finding import Finding
-    from lightning_recipe.step import Step
+    from lightning_recipe.record.step import Step
 
 MAX_FRAMES = 10
 """Pictures of a tag over a run: TensorBoard keeps ten, and drops others by chance."""
@@ -188,7 +188,7 @@ class VisualizeInputs(RecipeCallback):
         self._drawn[stage] = epoch
         with self.guarded(trainer):
             self._epochs = None  # whatever goes wrong is said once, not at every epoch
-            if tensorboard.loggers(trainer):
+            if loggers.of(trainer):
                 self._watched = (stage, Probe.attach(pl_module, method))
                 self._epochs = epochs
             elif trainer.fast_dev_run:  # type: ignore[attr-defined]
@@ -232,7 +232,7 @@ class VisualizeInputs(RecipeCallback):
             before = self._spans.get(key, (low, high))
             self._spans[key] = (min(low, before[0]), max(high, before[1]))
             told.append(summary(name, tensor, reading, measured))
-            if not tensorboard.is_written(trainer):
+            if not loggers.is_written(trainer):
                 continue
             with isolated():
                 figure = input_card(

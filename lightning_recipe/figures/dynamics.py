@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from lightning_recipe.dynamics.predictions import CLASSES, NUMBER_MAPS, NUMBERS, TOKENS
 from lightning_recipe.figures import predictions
+from lightning_recipe.losses.reading import CLASSES, NUMBER_MAPS, NUMBERS, TOKENS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from lightning_recipe.dynamics.fixed_batch import FixedBatch
-    from lightning_recipe.dynamics.predictions import Reading
+    from lightning_recipe.callbacks._fixed_batch import FixedBatch
+    from lightning_recipe.losses.reading import Reading
 
     Array = NDArray[Any]
 

@@ -11,8 +11,8 @@ from matplotlib.colors import to_rgb
 
 from lightning_recipe.figures.canvas import COLOURS
 from lightning_recipe.figures.captions import Answers, Caption, captions, legend
+from lightning_recipe.figures.kinds import Kind, Reading, present
 from lightning_recipe.figures.picture import WIDTH, Picture, Text, blank, shortened, text_width
-from lightning_recipe.inputs.kinds import Kind, Reading, present
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -47,7 +47,7 @@ def images(tensor: Tensor, reading: Reading, answers: Answers, span: tuple[float
         max_examples: Examples drawn at most.
 
     Example:
-        >>> from lightning_recipe.inputs.kinds import recognise
+        >>> from lightning_recipe.figures.kinds import recognise
         >>> grey = torch.rand(4, 1, 8, 8)
         >>> picture = images(grey, recognise(grey), Answers(torch.arange(4)), (0.0, 1.0), 16)
         >>> picture.raster.shape[1], [text.text for text in picture.texts]

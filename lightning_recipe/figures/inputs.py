@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from lightning_recipe.figures.images import images
+from lightning_recipe.figures.kinds import Kind
 from lightning_recipe.figures.picture import Picture, shown
 from lightning_recipe.figures.scale import PICTURED, Statistics, share, span_of, statistics
 from lightning_recipe.figures.sequences import audio, sequences
 from lightning_recipe.figures.tables import histogram, table
 from lightning_recipe.figures.tokens import tokens
 from lightning_recipe.finding import in_short
-from lightning_recipe.inputs.kinds import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from lightning_recipe.figures.captions import Answers
-    from lightning_recipe.inputs.kinds import Reading
+    from lightning_recipe.figures.kinds import Reading
 
 
 def input_card(  # noqa: PLR0913
@@ -55,7 +55,7 @@ def input_card(  # noqa: PLR0913
     Example:
         >>> from lightning_recipe.figures.captions import Answers
         >>> from lightning_recipe.figures.picture import title_of
-        >>> from lightning_recipe.inputs.kinds import recognise
+        >>> from lightning_recipe.figures.kinds import recognise
         >>> batch = torch.zeros(2, 1, 8, 8)
         >>> title_of(input_card("net.x", batch, recognise(batch), Answers()))
         'net.x (2, 1, 8, 8) float32 mean 0, std 0, min 0, max 0, NaN 0% black 0, white 1; no target found'
@@ -103,7 +103,7 @@ def summary(name: str, tensor: Tensor, reading: Reading, measured: Statistics) -
     """What a card shows, in one line.
 
     Example:
-        >>> from lightning_recipe.inputs.kinds import Reading
+        >>> from lightning_recipe.figures.kinds import Reading
         >>> ones = torch.ones(32, 1, 8, 8)
         >>> summary("net.x", ones, Reading(Kind.IMAGE, "NCHW"), statistics(ones))
         'net.x: images (32, 1, 8, 8), float32, mean 1.00, std 0.00'
@@ -129,7 +129,7 @@ def input_span(
     """The values that black and white are to stand for when `tensor` is drawn with these arguments.
 
     Example:
-        >>> from lightning_recipe.inputs.kinds import Reading
+        >>> from lightning_recipe.figures.kinds import Reading
         >>> dark = torch.full((2, 1, 8, 8), -1.0)
         >>> input_span(dark, Reading(Kind.IMAGE, "NCHW"), statistics(dark), [0.5], [0.5])
         (0.0, 1.0)
@@ -146,7 +146,7 @@ def undo(tensor: Tensor, reading: Reading, mean: list[float] | None, std: list[f
     """``tensor * std + mean`` for each channel, or None if their numbers do not fit the channels.
 
     Example:
-        >>> from lightning_recipe.inputs.kinds import Reading
+        >>> from lightning_recipe.figures.kinds import Reading
         >>> undo(torch.ones(1, 3, 8, 8), Reading(Kind.IMAGE, "NCHW"), [0.5], [0.25]).mean()
         tensor(0.7500)
 

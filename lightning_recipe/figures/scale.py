@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from lightning_recipe.inputs.kinds import Kind
+from lightning_recipe.figures.kinds import Kind
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from lightning_recipe.inputs.kinds import Reading
+    from lightning_recipe.figures.kinds import Reading
 
 NAMES = ("blue", "amber", "green", "orange", "pink", "sky")
 """The colours of features, in words."""
@@ -53,7 +53,7 @@ def sequences(
         max_examples: Examples drawn at most.
 
     Example:
-        >>> from lightning_recipe.inputs.kinds import Kind, Reading
+        >>> from lightning_recipe.figures.kinds import Kind, Reading
         >>> waves = torch.rand(3, 50, 2)
         >>> picture = sequences(waves, Reading(Kind.SEQUENCE, "NTF"), Answers(), (0.0, 1.0), 16)
         >>> len(picture.lines)

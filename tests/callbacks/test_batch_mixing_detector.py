@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from lightning_recipe.callbacks.batch_mixing_detector import BatchMixingDetector
-from lightning_recipe.probe import Probe
+from lightning_recipe.record.probe import Probe
 
 B, T, D = 12, 5, 8
 

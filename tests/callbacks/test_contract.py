@@ -200,8 +200,8 @@ def test_a_crash_inside_becomes_skipped(fit, callback, monkeypatch):
         msg = "boom"
         raise LookupError(msg)
 
-    monkeypatch.setattr("lightning_recipe.probe.Probe.result", crash)
-    monkeypatch.setattr("lightning_recipe.probe.Probe.attach", crash)
+    monkeypatch.setattr("lightning_recipe.record.probe.Probe.result", crash)
+    monkeypatch.setattr("lightning_recipe.record.probe.Probe.attach", crash)
     instance = callback()
     trainer = fit(Healthy(), [instance])
     assert trainer.state.finished
@@ -276,7 +276,7 @@ def test_a_terminal_that_is_gone_costs_one_warning(fit, make, monkeypatch):
     def gone(*args, **kwargs):
         raise BrokenPipeError
 
-    monkeypatch.setattr("lightning_recipe.terminal._print", gone)
+    monkeypatch.setattr("lightning_recipe.show.terminal._print", gone)
     callbacks = make()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("default")

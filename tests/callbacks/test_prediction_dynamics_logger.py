@@ -14,8 +14,8 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_recipe import Status
+from lightning_recipe.callbacks._fixed_batch import KEPT
 from lightning_recipe.callbacks.prediction_dynamics_logger import LATE_LOOKS, PredictionDynamicsLogger, frames
-from lightning_recipe.dynamics.fixed_batch import KEPT
 from lightning_recipe.figures import dynamics
 
 LONG = {"max_epochs": 6, "limit_val_batches": 1, "check_val_every_n_epoch": 100}  # 48 steps

@@ -18,9 +18,9 @@ from lightning_recipe.callbacks import visualize_inputs
 from lightning_recipe.callbacks.visualize_inputs import MAX_CARDS, VisualizeInputs, frames
 from lightning_recipe.figures.canvas import pixels
 from lightning_recipe.figures.picture import title_of
-from lightning_recipe.inputs.answers import answers
-from lightning_recipe.probe import Probe
-from lightning_recipe.structure import tensors
+from lightning_recipe.losses.targets import answers
+from lightning_recipe.record.probe import Probe
+from lightning_recipe.record.structure import tensors
 
 
 class Module(L.LightningModule):

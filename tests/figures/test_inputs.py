@@ -11,10 +11,10 @@ from lightning_recipe.figures.canvas import pixels
 from lightning_recipe.figures.captions import WRONG, Answers, captions
 from lightning_recipe.figures.images import BROKEN, IGNORED, PAINTS, layout
 from lightning_recipe.figures.inputs import input_card
+from lightning_recipe.figures.kinds import Kind, recognise
 from lightning_recipe.figures.picture import FONT_SIZE, WIDTH, shortened, text_width, title_of, wrapped
 from lightning_recipe.figures.scale import Statistics, span_of, statistics
 from lightning_recipe.figures.tokens import padding_id
-from lightning_recipe.inputs.kinds import Kind, recognise
 
 NOTHING = Answers()
 

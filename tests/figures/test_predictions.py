@@ -7,11 +7,11 @@ from matplotlib import colormaps
 from matplotlib.text import Text
 from torch.nn import functional as F
 
-from lightning_recipe.dynamics.fixed_batch import FixedBatch
-from lightning_recipe.dynamics.predictions import reading, unread
+from lightning_recipe.callbacks._fixed_batch import FixedBatch
 from lightning_recipe.figures import dynamics, predictions
 from lightning_recipe.figures.canvas import pixels
-from lightning_recipe.step import LossCall
+from lightning_recipe.losses.reading import reading, unread
+from lightning_recipe.record.step import LossCall
 
 
 def watched(function, target, *outputs, inputs=None, steps=None):

@@ -1,0 +1,123 @@
+"""What to tell about a loss that starts wrong: who carries the NaN, which layer to change, and to what."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_recipe.losses.references import CLASSES, LOGITS, NUMBERS, References
+from lightning_recipe.record.structure import tensors
+
+if TYPE_CHECKING:
+    from lightning_recipe.record.step import LossCall, Step
+
+
+def carriers(step: Step, arguments: dict[str, Any]) -> str:
+    """Which of the tensors hold NaN or Inf, nearest to the data first."""
+    places = {f"input {name}": tensor for name, tensor in step.inputs.items()}
+    if isinstance(target := arguments.get("target"), Tensor):
+        places["the target"] = target
+    if isinstance(prediction := arguments.get("input"), Tensor):
+        places["the prediction"] = prediction
+    for i, call in enumerate(step.net_calls):
+        for path, tensor in tensors(call.output, f"output of {call.name or 'forward'}"):
+            places.setdefault(path if i or path else f"output {i}", tensor)
+    found = [
+        f"{place} ({int((~tensor.isfinite()).sum())} of {tensor.numel()} values)"
+        for place, tensor in places.items()
+        if tensor.is_floating_point() and not tensor.isfinite().all()
+    ]
+    if found:
+        return f"NaN or Inf in {found[0]}" + (f", then in {', '.join(found[1:])}" if found[1:] else "")
+    if not isinstance(target, Tensor) or not target.numel():
+        return "inputs and outputs are finite, so the loss computation makes it"
+    ignored = arguments.get("ignore_index")
+    if ignored is not None and bool((target == ignored).all()):
+        return f"all {target.numel()} targets are {ignored}, the ignore_index: nothing is left to average"
+    return "inputs, targets and predictions are finite, so the loss computation makes it"
+
+
+def output_layer(pl_module: nn.Module, outputs: int) -> tuple[str, nn.Module] | None:
+    """The last layer that has as many outputs as the prediction, with its name."""
+    layers = [
+        (name, module)
+        for name, module in pl_module.named_modules()
+        if getattr(module, "out_features", getattr(module, "out_channels", None)) == outputs and hasattr(module, "bias")
+    ]
+    return layers[-1] if layers else None
+
+
+def untrained(layer: nn.Module) -> bool:
+    """Whether the weights lie within the bounds of torch's default initialisation, 1 / sqrt(fan in) around 0.
+
+    A quarter more is allowed for the first update. Training takes some of the weights far beyond.
+
+    Example:
+        >>> untrained(nn.Linear(16, 4))
+        True
+
+    """
+    weight = layer.weight
+    if not isinstance(weight, Tensor) or not weight.numel():
+        return False
+    fan_in = weight.numel() / weight.shape[0]
+    return float(weight.detach().abs().max()) <= 1.25 / math.sqrt(fan_in)
+
+
+def scale_fix(call: LossCall, step: Step, layer: tuple[str, nn.Module] | None) -> str:
+    """What to scale down, with the sizes of what there is to scale."""
+    prediction, target = call.arguments["input"], call.arguments["target"]
+    if prediction.numel() > 1 and _std(prediction) == 0:
+        return f"all predictions are {float(prediction.flatten()[0]):.3g}: a softmax over one output? dead activations?"
+    parts = [f"predictions have a standard deviation of {_std(prediction):.3g}"]
+    bias = ""
+    if target.is_floating_point() and call.name not in CLASSES | LOGITS:
+        parts.append(f"targets {_std(target):.3g}")
+        shift = float(target.double().mean() - prediction.double().mean())
+        if abs(shift) > _std(prediction):
+            parts[0] += f" around {float(prediction.double().mean()):.3g}"
+            parts[1] += f" around {float(target.double().mean()):.3g}"
+            bias = f", or shift its bias by {shift:.3g}"
+    parts += [f"input {name} {_std(x):.3g}" for name, x in step.inputs.items() if x.is_floating_point() and x.numel()]
+    where = f"the output layer {layer[0]}" if layer else "the output layer"
+    scale = "bring inputs and targets to about 1, and " if len(parts) > 1 else ""
+    return f"{', '.join(parts)}: {scale}initialise {where} smaller{bias}"
+
+
+def _std(tensor: Tensor) -> float:
+    return float(tensor.double().std(correction=0))
+
+
+def bias_fix(call: LossCall, found: References, layer: tuple[str, nn.Module] | None) -> str:
+    """The bias that makes the network start at the best constant prediction."""
+    what = {
+        "l1_loss": "the median of the targets",
+        "poisson_nll_loss": "the logarithm of the mean",
+        "binary_cross_entropy_with_logits": "log(p / (1 - p)) of the positives' share p",
+        "binary_cross_entropy": "log(p / (1 - p)) of the positives' share p, before the sigmoid",
+    }.get(call.name, "the logarithm of the class frequencies" if call.name in CLASSES else "the mean of the targets")
+    constant = found.constant
+    missing = int((constant < math.log(1e-20)).sum()) if call.name in CLASSES else 0
+    if missing:  # such a class may well be one in 2n; with a bias of -69 it would never be learnt
+        constant = constant.clamp(min=-math.log(2 * found.examples))
+    if call.name == "binary_cross_entropy":
+        constant = torch.logit(constant, eps=1e-6)
+    values = ", ".join(f"{value:.4g}" for value in constant.flatten()[:10].tolist())
+    values = f"[{values}{', ...' if constant.numel() > 10 else ''}]" if constant.numel() > 1 else values  # noqa: PLR2004
+    name = f"the output layer {layer[0]}" if layer else "the output layer"
+    bias = f"set the bias of {name} to {what}: {values}"
+    if layer is not None and getattr(layer[1], "bias", None) is None:
+        bias = f"{name} has no bias: give it one, and set it to {what}: {values}"
+    if missing:
+        bias += (
+            f"; {missing} of {found.classes} classes do not occur in this batch: take the frequencies from all the "
+            "training data, and see that it is shuffled"
+        )
+    if call.name.startswith("binary_cross_entropy") and (missing := int((constant.abs() > 13).sum())):  # noqa: PLR2004
+        bias += f"; {missing} of {constant.numel()} have one answer only in this batch: take p from all training data"
+    if call.name in NUMBERS and not 0.1 < (spread := _std(call.arguments["target"])) < 10:  # noqa: PLR2004
+        bias = f"the targets have a standard deviation of {spread:.3g}: scale them to 1, with mean 0; else {bias}"
+    return bias

@@ -1,0 +1,1 @@
+"""Which outputs depend on which inputs, charted by backprop and confirmed by changing inputs."""

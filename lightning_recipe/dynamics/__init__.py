@@ -1,1 +1,0 @@
-"""Predictions on a fixed batch, again and again: the machinery of PredictionDynamicsLogger."""

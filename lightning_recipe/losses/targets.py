@@ -1,0 +1,100 @@
+"""Which target belongs to each example of a step, and what the network said."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from lightning_recipe.figures.captions import Answers
+from lightning_recipe.record.structure import tensors
+
+if TYPE_CHECKING:
+    from lightning_recipe.record.step import LossCall, Step
+
+CLASSES = {"cross_entropy", "nll_loss", "multi_margin_loss"}
+LOGITS = {"binary_cross_entropy_with_logits", "multilabel_soft_margin_loss"}
+VALUES = {"mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "gaussian_nll_loss"}
+NAMES = re.compile(r"(^|[^a-z])(y|labels?|targets?)($|[^a-z])", re.IGNORECASE)
+
+
+def answers(step: Step, examples: int) -> Answers:
+    """Target and prediction of each example, from the loss; from the batch if no known loss function was called.
+
+    Args:
+        step: What a step did.
+        examples: Size of dimension 0 of the network's inputs.
+
+    Example:
+        >>> from lightning.pytorch.demos.boring_classes import DemoModel
+        >>> from lightning_recipe.record.probe import Probe
+        >>> module = DemoModel()
+        >>> probe = Probe.attach(module, "training_step")
+        >>> _ = module.training_step(torch.ones(4, 32), 0)
+        >>> answers(probe.result(), 4)
+        Answers(target=None, prediction=None, ignored=None)
+
+    """
+    with contextlib.suppress(Exception):  # a picture without answers is better than none
+        for call in step.loss_calls:
+            found = of_loss(call, examples)
+            if found is not None:
+                return found
+        return _of_batch(step, examples)
+    return Answers()
+
+
+def of_loss(call: LossCall, examples: int) -> Answers | None:
+    """Target and prediction of a call of a loss function in the units of the target, or None if it has no such pair."""
+    prediction, target = call.arguments.get("input"), call.arguments.get("target")
+    if not (isinstance(prediction, Tensor) and isinstance(target, Tensor)) or target.ndim == 0 or call.target_from_net:
+        return None
+    if not examples or call.examples % examples or prediction.ndim == 0:
+        return None
+    said: Tensor | None = None
+    if call.name in CLASSES:
+        said = prediction.argmax(1) if prediction.ndim > 1 else None
+        target = target.argmax(1) if target.is_floating_point() and target.shape == prediction.shape else target
+    elif call.name in LOGITS or call.name == "binary_cross_entropy":
+        probability = prediction.sigmoid() if call.name in LOGITS else prediction
+        hard = bool(((target == 0) | (target == 1)).all())
+        said, target = ((probability > 0.5).long(), target.long()) if hard else (probability, target)  # noqa: PLR2004
+    elif call.name in VALUES:
+        said = prediction
+    each = call.examples // examples  # more than one if time or pixels were flattened into the examples
+    if each > 1:
+        target, said = _unflattened(target, each), None if said is None else _unflattened(said, each)
+    ignored = call.arguments.get("ignore_index")
+    return Answers(target, said, ignored if isinstance(ignored, int) else None)
+
+
+def _unflattened(tensor: Tensor, each: int) -> Tensor:
+    whole = len(tensor) // each
+    return tensor[: whole * each].reshape(whole, each, *tensor.shape[1:])
+
+
+def _of_batch(step: Step, examples: int) -> Answers:
+    """The tensor of the batch that is called a target, or that alone did not enter the network."""
+    inputs = step.inputs.values()
+    others = {
+        path: tensor
+        for path, tensor in tensors(step.batch)
+        if tensor.ndim
+        and tensor.shape[0] == examples
+        and tensor.grad_fn is None  # not put there by the step
+        and not any(tensor.shape == entered.shape and torch.equal(tensor, entered) for entered in inputs)
+    }
+    named = [tensor for path, tensor in others.items() if NAMES.search(path)]
+    alone = [tensor for tensor in others.values() if all(tensor.shape != entered.shape for entered in inputs)]
+    target = named[0] if named else alone[0] if len(alone) == 1 else None
+    output = step.net_calls[-1].output if step.net_calls else None
+    if target is None or target.numel() == 0 or not isinstance(output, Tensor) or output.ndim == 0:
+        return Answers(target.detach() if target is not None else None)
+    is_class = not target.is_floating_point() and target.ndim == 1 and output.ndim == 2  # noqa: PLR2004
+    if is_class and output.shape[1] > int(target.max()) and output.shape[1] > 1:
+        return Answers(target.detach(), output.argmax(1))
+    same = target.is_floating_point() and target.shape[1:] == output.shape[1:]
+    return Answers(target.detach(), output if same else None)

@@ -1,1 +1,0 @@
-"""Which outputs depend on which examples: the machinery of BatchMixingDetector."""

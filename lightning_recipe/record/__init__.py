@@ -1,0 +1,1 @@
+"""What one step did: observed as it happens, kept as values."""
