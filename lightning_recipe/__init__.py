@@ -1,6 +1,6 @@
 """A. Karpathy's "A Recipe for Training Neural Networks", made executable for PyTorch Lightning."""
 
-from lightning_recipe.callback import Check, FailedCheckError, RecipeCallback, findings
+from lightning_recipe.callback import Check, RecipeCallback, findings
 from lightning_recipe.callbacks.batch_mixing_detector import BatchMixingDetector
 from lightning_recipe.callbacks.init_loss_check import InitLossCheck
 from lightning_recipe.callbacks.overfit_one_batch import OverfitOneBatch
@@ -8,6 +8,7 @@ from lightning_recipe.callbacks.prediction_dynamics_logger import PredictionDyna
 from lightning_recipe.callbacks.visualize_inputs import VisualizeInputs
 from lightning_recipe.finding import Finding, Section, Status
 from lightning_recipe.recipe import recipe
+from lightning_recipe.watch import FailedCheckError
 
 __all__ = [  # noqa: RUF022 - in the order of the recipe
     "recipe",

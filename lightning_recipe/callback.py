@@ -2,136 +2,142 @@
 
 from __future__ import annotations
 
-import warnings
-from contextlib import contextmanager
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from lightning.pytorch.callbacks import Callback
 
-from lightning_recipe.figures.canvas import pixels
 from lightning_recipe.finding import Finding, Section, Status, in_short
-from lightning_recipe.show import loggers, report, terminal
+from lightning_recipe.ledger import Ledger
+from lightning_recipe.record.step import Need
+from lightning_recipe.watch import STEP_HOOKS, Watch, next_step
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
 
+    import numpy as np
     from lightning.pytorch import LightningModule, Trainer
-    from matplotlib.figure import Figure
+    from torch import Tensor
+    from torch.optim import Optimizer
 
+    from lightning_recipe.record.step import Step
+    from lightning_recipe.run import Run
 
-STEP_HOOKS = (
-    "on_train_batch_start",
-    "on_before_zero_grad",
-    "on_before_backward",
-    "on_after_backward",
-    "on_before_optimizer_step",
-    "on_train_batch_end",
-    "on_validation_batch_start",
-    "on_validation_batch_end",
-)
-"""What Lightning enters at each step: for five callbacks that do nothing, it takes a fiftieth of a step of 5 ms."""
-
-
-class FailedCheckError(Exception):
-    """Raised by a check with ``strict=True``: the run would go on with a mistake in it.
-
-    Example:
-        >>> str(FailedCheckError([Finding("InitLossCheck", Status.FAILED, "starts at 300", fix="scale down")]))
-        'InitLossCheck: starts at 300 Fix: scale down'
-
-    """
-
-    def __init__(self, findings: list[Finding]) -> None:
-        self.findings = findings
-        said = [f"{f.check}: {f.message}" + (f" Fix: {f.fix}" if f.fix else "") for f in findings]
-        super().__init__("\n".join(said) or "a check failed in another process")
+STATE = "lightning_recipe"
+"""Key of the findings in a checkpoint."""
 
 
 class RecipeCallback(Callback):
-    """Keeps findings and shows them.
+    """Takes part in a fit at the moments that it overrides, and keeps its findings.
 
     Attributes:
         section: The part of the recipe that the callback makes executable.
         sentence: The number of the recipe's sentence in that section; callbacks from elsewhere come last.
         why: The recipe's reason.
-        findings: What it found in the latest ``fit``.
+        needs: What it reads of a step that it looks at.
+        explains: Its codes that are the cause of other findings: their codes, with wildcards.
+        patience: Looks in a row at which a heuristic has to find the same before anybody is told.
+        every_n_steps: Steps between looks at first, see ``watch.next_step``. None: at the first batch of an epoch.
+        every_n_epochs: Epochs between those looked at, at least. None: only the first validation, as a rule that of the
+            sanity check.
+        done: Whether it has nothing more to look at in this fit.
+        verbose: Whether findings that are no alarms are printed as they arrive, too.
 
     """
 
     section: ClassVar[Section]
     sentence: ClassVar[int] = 99
     why: ClassVar[str]
+    needs: ClassVar[Need] = Need.INPUTS | Need.LOSSES
+    explains: ClassVar[dict[str, tuple[str, ...]]] = {}
+    patience: ClassVar[int] = 1
+    every_n_steps: int | None = 25
+    every_n_epochs: int | None = 1
+    verbose: bool = False
 
     def __init__(self) -> None:
-        self.findings: list[Finding] = []
-        self.unwritten = False  # the report could not be written, and the user has been told
+        self.ledger = Ledger(self.patience)
+        self.done = False
+
+    @property
+    def findings(self) -> list[Finding]:
+        """What it found in the latest ``fit``."""
+        return self.ledger.findings
+
+    # -- the moments: override what you need
+
+    def before_training(self, run: Run) -> Iterable[Finding]:
+        """At the first training batch, before its step: `run.batch`."""
+        raise NotImplementedError
+
+    def first_step(self, run: Run, step: Step) -> Iterable[Finding]:
+        """After the first step of a run that is not resumed; what `step` holds is from before any update."""
+        raise NotImplementedError
+
+    def sampled_step(self, run: Run, step: Step) -> Iterable[Finding]:
+        """After the optimiser's step: 1, 2, 4, ..., then ever rarer."""
+        raise NotImplementedError
+
+    def validation(self, run: Run, step: Step) -> Iterable[Finding]:
+        """After the first batch of a validation loader, at most 10 times a run."""
+        raise NotImplementedError
+
+    def end(self, run: Run) -> Iterable[Finding]:
+        """After training, also when it was interrupted."""
+        raise NotImplementedError
+
+    def takes(self, moment: str) -> bool:
+        """Whether it overrides a moment."""
+        return getattr(type(self), moment) is not getattr(RecipeCallback, moment)
+
+    def next_look(self, run: Run) -> float:
+        """The step after which ``sampled_step`` is next."""
+        return next_step(run.step, self.every_n_steps or 1, run.horizon)
 
     # -- making findings
 
-    def passed(self, message: str, **evidence: float) -> Finding:
+    def passed(self, message: str, *, code: str = "", subject: str = "", **evidence: float) -> Finding:
         """A finding that all is well."""
-        return self._finding(Status.PASSED, message, evidence)
+        return self._finding(Status.PASSED, message, evidence, "", code, subject)
 
-    def warning(self, message: str, *, fix: str, **evidence: float) -> Finding:
+    def advice(self, message: str, *, fix: str, code: str = "", subject: str = "", **evidence: float) -> Finding:
+        """A finding that nothing is wrong, and something could be better."""
+        return self._finding(Status.ADVICE, message, evidence, fix, code, subject)
+
+    def warning(self, message: str, *, fix: str, code: str = "", subject: str = "", **evidence: float) -> Finding:
         """A finding that a heuristic is worried."""
-        return self._finding(Status.WARNING, message, evidence, fix)
+        return self._finding(Status.WARNING, message, evidence, fix, code, subject)
 
-    def failed(self, message: str, *, fix: str, **evidence: float) -> Finding:
+    def failed(self, message: str, *, fix: str, code: str = "", subject: str = "", **evidence: float) -> Finding:
         """A finding with hard evidence of a mistake."""
-        return self._finding(Status.FAILED, message, evidence, fix)
+        return self._finding(Status.FAILED, message, evidence, fix, code, subject)
 
-    def skipped(self, message: str) -> Finding:
+    def skipped(self, message: str, *, code: str = "", subject: str = "", **evidence: float) -> Finding:
         """A finding that nothing could be judged, and why."""
-        return self._finding(Status.SKIPPED, message, {})
+        return self._finding(Status.SKIPPED, message, evidence, "", code, subject)
 
-    def _finding(self, status: Status, message: str, evidence: dict[str, float], fix: str = "") -> Finding:
-        numbers = {name: float(value) for name, value in evidence.items()}
-        return Finding(type(self).__name__, status, message, numbers, self.why, fix, self.section)
+    def internal_error(self, error: Exception) -> Finding:
+        """What goes wrong inside is said once, and ends the callback's part in this fit, not the fit."""
+        self.done = True
+        return self.skipped(f"not judged: internal error in this check: {in_short(error)}", code="internal_error")
 
-    # -- publishing them
+    def _finding(  # noqa: PLR0913, PLR0917 - the parts of a finding
+        self, status: Status, message: str, evidence: dict[str, float], fix: str, code: str, subject: str
+    ) -> Finding:
+        name = type(self).__name__
+        return Finding(
+            name,
+            status,
+            message,
+            {name: float(value) for name, value in evidence.items()},
+            self.why,
+            fix,
+            self.section,
+            code=f"{name}/{code or status.value}",
+            subject=subject,
+            explains=self.explains.get(code, ()),
+        )
 
-    @contextmanager
-    def guarded(self, trainer: Trainer) -> Iterator[None]:
-        """Turn whatever goes wrong inside into a `skipped` finding: the user's run goes on."""
-        try:
-            yield
-        except Exception as error:  # noqa: BLE001 - a check must never end the run by accident
-            self.publish(trainer, self.skipped(f"the check itself failed: {in_short(error)}"))
-
-    def publish(self, trainer: Trainer, finding: Finding) -> None:
-        """Keep a finding; print it, and rewrite the report in the logger's folder, on rank zero."""
-        finding = replace(finding, step=loggers.batches_that_stepped(trainer))
-        self.findings.append(finding)
-        if not trainer.is_global_zero:
-            return
-        with self._reporting(trainer):
-            terminal.show_finding(trainer, finding)
-        if _writes(trainer):
-            with self._reporting(trainer):
-                self._write(trainer, finding)
-
-    def _write(self, trainer: Trainer, finding: Finding) -> None:
-        everything = findings(trainer)
-        report.write_json(everything, report.folder(trainer) / report.FILE_NAME)
-        with loggers.writing(trainer) as writers:
-            for writer in writers:
-                writer.add_text(report.TAG, report.markdown(everything), finding.step)
-                writer.add_text(self.tag("findings"), report.details(self.findings), finding.step)
-
-    def tell(self, trainer: Trainer, line: str) -> None:
-        """Print a line that is no finding, such as what takes the time."""
-        if trainer.is_global_zero:
-            with self._reporting(trainer):
-                terminal.show(trainer, line)
-
-    def draw(self, trainer: Trainer, name: str, figure: Figure, step: int | None = None) -> None:
-        """Write a picture to TensorBoard under the callback's own name, at the present step unless `step` is given."""
-        image = pixels(figure)
-        step = loggers.batches_that_stepped(trainer) if step is None else step
-        with self._reporting(trainer), loggers.writing(trainer) as writers:
-            for writer in writers:
-                writer.add_image(self.tag(name), image, step, dataformats="HWC")
+    # -- showing
 
     def tag(self, name: str) -> str:
         """Where TensorBoard shows `name`: it sorts by the alphabet, so the recipe's numbers come first.
@@ -147,79 +153,152 @@ class RecipeCallback(Callback):
         """
         return f"{list(Section).index(self.section) + 1}.{self.sentence:02} {type(self).__name__}/{name}"
 
-    @contextmanager
-    def _reporting(self, trainer: Trainer) -> Iterator[None]:
-        """A closed terminal, a full disk or a broken logger is no reason to lose training: the user is told once."""
-        try:
-            yield
-        except Exception as error:  # noqa: BLE001
-            if not any(callback.unwritten for callback in _of_the_recipe(trainer)):
-                warnings.warn(f"lightning_recipe could not write its report: {error!r}", stacklevel=1)
-            self.unwritten = True
+    def tell(self, run: Run, line: str) -> None:
+        """Print a line that is no finding, such as what takes the time."""
+        Watch.publisher_of(run.trainer).tell(line)
 
-    # -- Lightning's hooks
+    def draw(self, run: Run, name: str, image: np.ndarray, step: int | None = None) -> None:
+        """Write a picture to the loggers under the callback's own name.
+
+        Args:
+            run: The run.
+            name: Of the card.
+            image: Pixels of shape (H, W, C), uint8, such as ``figures.canvas.pixels`` gives.
+            step: On the x axis; by default the present step.
+
+        """
+        Watch.publisher_of(run.trainer).picture(self.tag(name), image, run.step if step is None else step)
+
+    def plot(self, run: Run, values: dict[str, float]) -> None:
+        """Write a point of each curve, at the present step."""
+        Watch.publisher_of(run.trainer).numbers({self.tag(name): v for name, v in values.items()}, run.step)
+
+    # -- Lightning's hooks: the host of the watch hands them on
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
         """Begin with no findings."""
         if stage == "fit":
-            self.findings = []
-            self.unwritten = False
+            self.ledger = Ledger(self.patience, self.ledger.skip)
+            self.done = False
             self.wake()
+            Watch.join(trainer, self)
 
-    def wake(self) -> None:
-        """Have Lightning enter the hooks of steps again."""
-        for name in STEP_HOOKS:
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        """See who looks at the first batch."""
+        if watch := self._hosted(trainer):
+            watch.epoch_starts()
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
+        """Watch a step that somebody looks at."""
+        if watch := self._hosted(trainer):
+            watch.batch_starts(batch)
+
+    def on_before_zero_grad(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:  # noqa: ARG002
+        """Take note."""
+        if watch := self._hosted(trainer):
+            watch.notes("zero_grad", optimizer)
+
+    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:  # noqa: ARG002
+        """Take note."""
+        if watch := self._hosted(trainer):
+            watch.notes("backward", loss)
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:  # noqa: ARG002
+        """Take note."""
+        if watch := self._hosted(trainer):
+            watch.notes("optimizer step", optimizer)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any) -> None:  # noqa: ARG002
+        """Show what was watched to those who look at it."""
+        if watch := self._hosted(trainer):
+            watch.batch_ends(outputs)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        """Attend to the next steps."""
+        if watch := self._hosted(trainer):
+            watch.validation_starts()
+
+    def on_validation_batch_start(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,  # noqa: ARG002
+        batch: Any,  # noqa: ARG002
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Watch a step that somebody looks at."""
+        if watch := self._hosted(trainer):
+            watch.validation_batch_starts(batch_idx, dataloader_idx)
+
+    def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:  # noqa: ARG002
+        """Show what was watched to those who look at it."""
+        if watch := self._hosted(trainer):
+            watch.validation_batch_ends()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        """Ask for the last word."""
+        if watch := self._hosted(trainer):
+            watch.ends()
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        """Print the closing table."""
+        if watch := self._hosted(trainer):
+            watch.closes()
+            watch.leave()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:  # noqa: ARG002
+        """Print the closing table of a run that was stopped, too."""
+        if watch := self._hosted(trainer):
+            watch.ends(exception)
+            watch.closes(exception)
+            watch.leave()
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
+        """Leave nothing behind where a fit ends in another way, as the tuner's do."""
+        if watch := self._hosted(trainer):
+            watch.leave()
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:  # noqa: ARG002
+        """Keep the findings; not in `state_dict`, which would forbid two callbacks of a class."""
+        if watch := self._hosted(trainer):
+            checkpoint[STATE] = [callback.ledger.state_dict() for callback in watch.members]
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:  # noqa: ARG002
+        """Go on with the findings of a checkpoint that was written with the same callbacks."""
+        if watch := self._hosted(trainer):
+            states = checkpoint.get(STATE, ())
+            for callback, state in zip(watch.members, states, strict=False):
+                callback.ledger.load_state_dict(state, type(callback).__name__)
+
+    def _hosted(self, trainer: Trainer) -> Watch | None:
+        watch = Watch.of(trainer)
+        return watch if watch is not None and watch.host is self else None
+
+    def wake(self, hooks: Iterable[str] = STEP_HOOKS) -> None:
+        """Have Lightning enter per-step hooks again."""
+        for name in hooks:
             if vars(self).get(name, ...) is None:
                 del vars(self)[name]
 
-    def rest(self, trainer: Trainer, kind: type[Callback], *hooks: str) -> None:
-        """Have Lightning pass over the hooks of steps that are those of `kind`, until `wake` or the next fit.
+    def rest(self, trainer: Trainer, hooks: Iterable[str] = STEP_HOOKS) -> None:
+        """Disable per-step hooks of this callback, until `wake` or the next fit: Lightning enters what is callable.
 
-        It enters what is callable only. Hooks of a user's subclass stay, and all do if something other than Lightning
-        calls them. Called in the first step or later, when whoever wraps hooks has done so.
-
-        Args:
-            trainer: Its callbacks are those that Lightning calls.
-            kind: A class that has nothing to do at the next steps.
-            hooks: Those in which it has nothing to do; by default all.
+        Hooks of a user's subclass stay, and all do if something other than Lightning calls them. Done in the first
+        step or later, when whoever wraps hooks has done so.
 
         Example:
             >>> from lightning.pytorch import Trainer
             >>> from lightning_recipe import OverfitOneBatch
             >>> callback = OverfitOneBatch()
-            >>> callback.rest(Trainer(callbacks=[callback], barebones=True), OverfitOneBatch)
+            >>> callback.rest(Trainer(callbacks=[callback], barebones=True))
             >>> callable(callback.on_train_batch_start)
             False
 
         """
         if any(callback is self for callback in trainer.callbacks):  # type: ignore[attr-defined]
-            for name in hooks or STEP_HOOKS:
-                if name not in vars(self) and getattr(type(self), name) is getattr(kind, name):
+            for name in hooks:
+                if name not in vars(self) and getattr(type(self), name) is getattr(RecipeCallback, name):
                     vars(self)[name] = None
-
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
-        """Print the closing table; there is no silence."""
-        if not self.findings:
-            self.publish(trainer, self.skipped("no training step was run"))
-        self._close(trainer)
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:  # noqa: ARG002
-        """Print the closing table of a run that was stopped, too."""
-        if not self.findings and loggers.batches_that_stepped(trainer):
-            self.publish(trainer, self.skipped(f"the run was stopped by {type(exception).__name__} before a verdict"))
-        self._close(trainer)
-
-    def _close(self, trainer: Trainer) -> None:
-        """The last of the recipe's callbacks prints the table of all, and where to look."""
-        if not trainer.is_global_zero or _of_the_recipe(trainer)[-1:] != [self] or not findings(trainer):
-            return
-        with self._reporting(trainer):
-            footer = []
-            if _writes(trainer):
-                look = loggers.how_to_look(trainer) or ["no TensorBoard logger: numbers and pictures are left out"]
-                footer = [f"report      {report.folder(trainer) / report.FILE_NAME}", f"TensorBoard {look[0]}"]
-                footer += [f"{'':12}{line}" for line in look[1:]]
-            terminal.close(trainer, findings(trainer), *footer)
 
 
 class Check(RecipeCallback):
@@ -234,32 +313,6 @@ class Check(RecipeCallback):
         super().__init__()
         self.strict = strict
 
-    def conclude(self, trainer: Trainer, verdicts: Iterable[Finding]) -> None:
-        """Publish all verdicts; then, if strict, stop the run on all ranks when any rank has a failure.
-
-        Raises:
-            FailedCheckError: If `strict` and any verdict is `failed`.
-
-        """
-        before = len(self.findings)
-        with self.guarded(trainer):
-            for finding in verdicts:
-                self.publish(trainer, finding)
-        if not self.strict:
-            return
-        failed = [finding for finding in self.findings[before:] if finding.status is Status.FAILED]
-        if trainer.strategy.reduce_boolean_decision(bool(failed), all=False):
-            raise FailedCheckError(failed)
-
-
-def _writes(trainer: Trainer) -> bool:
-    """Whether the run may leave files: not with ``fast_dev_run`` and ``barebones``, which promise none."""
-    return not (trainer.fast_dev_run or trainer.barebones)  # type: ignore[attr-defined]
-
-
-def _of_the_recipe(trainer: Trainer) -> list[Any]:
-    return [callback for callback in trainer.callbacks if isinstance(callback, RecipeCallback)]  # type: ignore[attr-defined]
-
 
 def findings(trainer: Trainer) -> list[Finding]:
     """The findings of all of the recipe's callbacks in `trainer`, in the order of its callbacks.
@@ -270,4 +323,5 @@ def findings(trainer: Trainer) -> list[Finding]:
         []
 
     """
-    return [finding for callback in _of_the_recipe(trainer) for finding in callback.findings]
+    ours = [c for c in trainer.callbacks if isinstance(c, RecipeCallback)]  # type: ignore[attr-defined]
+    return [finding for callback in ours for finding in callback.findings]

@@ -10,11 +10,12 @@ from typing import Any
 
 
 class Status(StrEnum):
-    """The four verdicts. There is no fifth: silence is not a verdict.
+    """The verdicts, the most urgent first; a check always reports one.
 
     Attributes:
         FAILED: Hard evidence of a mistake.
         WARNING: A heuristic says that something is off.
+        ADVICE: Nothing is wrong; something could be better.
         PASSED: Looked at, and as it should be.
         SKIPPED: Could not be judged; the message says why.
 
@@ -22,6 +23,7 @@ class Status(StrEnum):
 
     FAILED = "failed"
     WARNING = "warning"
+    ADVICE = "advice"
     PASSED = "passed"
     SKIPPED = "skipped"
 
@@ -50,12 +52,18 @@ class Finding:
         why: Why a user should care: the recipe's sentence behind the check.
         fix: What to change. Empty when there is nothing to change.
         section: Where in the recipe the check belongs.
-        step: Batches that had been trained on when it was found (the x axis of Lightning's loggers).
+        step: Batches that had been trained on when it was found last (the x axis of Lightning's loggers).
+        code: The kind of finding: the check and a name, such as ``"InitLossCheck/too_high"``.
+        subject: The module, tensor or call that it is about; empty if it is the whole run.
+        times: At how many looks it was found.
+        explains: Codes of other findings, with wildcards, that this one is the cause of.
 
     Example:
         >>> finding = Finding("InitLossCheck", Status.PASSED, "starts at 2.31", {"measured": 2.31})
         >>> finding.status == "passed"
         True
+        >>> Finding("A", Status.WARNING, "dead", code="A/dead", subject="decoder.2").key
+        'A/dead@decoder.2'
         >>> Finding.from_dict(finding.to_dict()) == finding
         True
 
@@ -69,6 +77,20 @@ class Finding:
     fix: str = ""
     section: Section = Section.SKELETON
     step: int = 0
+    code: str = ""
+    subject: str = ""
+    times: int = 1
+    explains: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """What makes it the same finding at another look: its code, and its subject if it has one."""
+        return f"{self.code}@{self.subject}" if self.subject else self.code
+
+    @property
+    def is_alarm(self) -> bool:
+        """Whether something is wrong, or seems to be."""
+        return self.status in {Status.FAILED, Status.WARNING}
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values that strict JSON can hold: NaN and infinities become strings.
@@ -81,6 +103,7 @@ class Finding:
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         values |= {"status": self.status.value, "section": self.section.value}
         values["evidence"] = {k: v if math.isfinite(v) else str(v) for k, v in self.evidence.items()}
+        values["explains"] = list(self.explains)
         return values
 
     @classmethod
@@ -101,6 +124,7 @@ class Finding:
         if "section" in known:
             known["section"] = Section(known["section"])
         known["evidence"] = {k: float(v) for k, v in known.get("evidence", {}).items()}
+        known["explains"] = tuple(known.get("explains", ()))
         return cls(**known)
 
 

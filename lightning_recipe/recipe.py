@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
+from lightning_recipe.callback import Check, RecipeCallback
 from lightning_recipe.callbacks.batch_mixing_detector import BatchMixingDetector
 from lightning_recipe.callbacks.init_loss_check import InitLossCheck
 from lightning_recipe.callbacks.overfit_one_batch import OverfitOneBatch
@@ -11,24 +13,58 @@ from lightning_recipe.callbacks.prediction_dynamics_logger import PredictionDyna
 from lightning_recipe.callbacks.visualize_inputs import VisualizeInputs
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from lightning.pytorch.callbacks import Callback
 
+DEFAULT: tuple[type[RecipeCallback], ...] = (
+    InitLossCheck,
+    OverfitOneBatch,
+    VisualizeInputs,
+    PredictionDynamicsLogger,
+    BatchMixingDetector,
+)
+"""In the order of the recipe."""
 
-def recipe(*, strict: bool = False) -> list[Callback]:
+
+def recipe(
+    *own: RecipeCallback, skip: Sequence[str] = (), strict: bool = False, verbose: bool = False
+) -> list[Callback]:
     """All callbacks with their defaults, in the order of the recipe: ``Trainer(callbacks=recipe())``.
 
     Args:
+        own: Callbacks with arguments of your own; each takes the place of the default one of its class.
+        skip: What to silence, by the keys that alarms print, with wildcards: a check, which is then left out
+            (``"BiasCheck"``), a kind of finding (``"InitLossCheck/too_high"``), or one about a certain module
+            (``"BiasCheck/before_norm@decoder.*"``).
         strict: Stop the run when a check fails; for continuous integration.
+        verbose: Print what passed, was skipped or could be better as it arrives, too; by default the closing table
+            says so.
+
+    Raises:
+        TypeError: If one of `own` is no callback of the recipe.
+        ValueError: If a key in `skip` names no check.
 
     Example:
-        >>> [type(callback).__name__ for callback in recipe()]
-        ['InitLossCheck', 'OverfitOneBatch', 'VisualizeInputs', 'PredictionDynamicsLogger', 'BatchMixingDetector']
+        >>> [type(callback).__name__ for callback in recipe(OverfitOneBatch(max_steps=100), skip=["InitLossCheck"])]
+        ['OverfitOneBatch', 'VisualizeInputs', 'PredictionDynamicsLogger', 'BatchMixingDetector']
 
     """
-    return [
-        InitLossCheck(strict=strict),
-        OverfitOneBatch(strict=strict),
-        VisualizeInputs(),
-        PredictionDynamicsLogger(),
-        BatchMixingDetector(strict=strict),
-    ]
+    if foreign := [callback for callback in own if not isinstance(callback, RecipeCallback)]:
+        msg = f"callbacks of the recipe expected, got {foreign[0]!r}"
+        raise TypeError(msg)
+    given = {type(callback): callback for callback in own}
+    callbacks = [given.pop(kind, None) or kind() for kind in DEFAULT] + list(given.values())
+    names = [type(callback).__name__ for callback in callbacks]
+    skip = [skip] if isinstance(skip, str) else list(skip)
+    for key in skip:
+        if not any(fnmatchcase(name, key.partition("/")[0]) for name in names):
+            msg = f"{key!r} in skip names none of {', '.join(names)}"
+            raise ValueError(msg)
+    for callback in callbacks:
+        callback.ledger.skip = tuple(skip)
+        callback.verbose = callback.verbose or verbose
+        if isinstance(callback, Check):
+            callback.strict = callback.strict or strict
+    left = [c for c in callbacks if not any(fnmatchcase(type(c).__name__, key) for key in skip)]
+    return sorted(left, key=lambda callback: callback.tag(""))

@@ -1,35 +1,249 @@
-"""How many examples the training DataLoaders put into a batch."""
+"""What the run will be: its length, its learning rates now and to the end, its loaders and the sizes of its batches."""
 
 from __future__ import annotations
 
+import copy
+import heapq
+import math
+import warnings
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lightning.fabric.utilities.data import sized_len
+from lightning.pytorch.utilities.seed import isolate_rng
 
 from lightning_recipe.record.structure import leading_size, tensors
 
 if TYPE_CHECKING:
-    from lightning.pytorch import Trainer
+    from collections.abc import Iterator
+
+    from lightning.pytorch import LightningModule, Trainer
+    from torch.optim import Optimizer
+
+LONGEST = 10_000
+"""Steps of a schedule that are simulated, about a quarter of a second; the rest of a longer one is not known."""
 
 
-def training_loaders(trainer: Trainer) -> list[Any]:
-    """The training DataLoaders of a fit that has begun; several where batches are combined."""
-    return list(getattr(trainer.fit_loop._combined_loader, "flattened", []))  # noqa: SLF001 - train_dataloader may be nested
+@dataclass
+class Run:
+    """A fit that has begun.
 
+    Attributes:
+        trainer: The trainer of the run.
+        batch: The first training batch, as ``training_step`` receives it; None before.
+        step: Batches that have been trained on, the x axis of Lightning's loggers.
+        loss: Mean training loss of the batches shortly before a look; NaN where there was none.
+        resumed: Whether training goes on from a checkpoint or an earlier fit.
+        loader: Index of the validation loader that is looked at.
+        interrupted: Whether an exception ended training.
 
-def batch_sizes(trainer: Trainer) -> list[int]:
-    """How many examples each training DataLoader puts into a batch, of those that decide it themselves."""
-    return [size for loader in training_loaders(trainer) if (size := _batch_size(loader)) is not None]
+    Example:
+        >>> from lightning.pytorch import Trainer
+        >>> Run(Trainer(barebones=True, max_steps=100)).horizon
+        100.0
 
-
-def examples_in(trainer: Trainer, batch: Any) -> int | None:
-    """How many examples a batch holds: by the DataLoader if a tensor agrees, else the size that most tensors share.
-
-    Of graphs and molecules the most tensors have a row for each node; those of the targets agree with the DataLoader.
     """
-    shapes = [tensor.shape for _, tensor in tensors(batch)]
-    agreed = [size for size in batch_sizes(trainer) if any(size in shape[:2] for shape in shapes)]
-    return agreed[0] if agreed else leading_size(batch)
+
+    trainer: Trainer
+    batch: Any = None
+    step: int = 0
+    loss: float = math.nan
+    resumed: bool = False
+    loader: int = 0
+    interrupted: bool = False
+
+    @property
+    def module(self) -> LightningModule:
+        """The user's module."""
+        module: LightningModule = self.trainer.lightning_module
+        return module
+
+    # -- its length
+
+    @property
+    def batches_that_stepped(self) -> int:
+        """The x axis of Lightning's own loggers and monitors; ``global_step`` counts every optimiser's steps."""
+        return int(self.trainer.fit_loop.epoch_loop._batches_that_stepped)  # noqa: SLF001 - its monitors read it too
+
+    @property
+    def batches_per_epoch(self) -> float:
+        """Training batches in an epoch; infinity if nobody knows."""
+        return float(self.trainer.num_training_batches)
+
+    @property
+    def steps_per_epoch(self) -> float:
+        """Batches in an epoch after which weights are updated; Lightning updates after the last one, too."""
+        batches = self.batches_per_epoch
+        return batches if math.isinf(batches) else math.ceil(batches / self.trainer.accumulate_grad_batches)
+
+    @property
+    def epochs(self) -> float:
+        """Epochs to the planned end; infinity where only ``max_steps`` ends it, or nothing does."""
+        most = self.trainer.max_epochs
+        return math.inf if most is None or most < 0 else float(most)
+
+    @property
+    def horizon(self) -> float:
+        """Batches that will have been trained on at the planned end; infinity if nobody knows.
+
+        ``max_steps`` counts the steps of all optimisers. How many of them a batch takes is known once there was one;
+        until then one is expected in automatic optimisation, and one of each optimiser by hand.
+        """
+        ends = [self.epochs * self.steps_per_epoch] if self.epochs else [0.0]
+        if self.trainer.max_steps >= 0:
+            done, taken = self.batches_that_stepped, self.trainer.global_step
+            by_hand = not self.module.automatic_optimization if self.trainer.optimizers else False
+            each = taken / done if done and taken else float(len(self.trainer.optimizers)) if by_hand else 1.0
+            ends.append(self.trainer.max_steps / each)
+        return min(ends)
+
+    # -- its learning rates
+
+    @property
+    def rates(self) -> list[list[float]]:
+        """The present learning rate of each parameter group, by optimiser; NaN where there is none, as in Adafactor."""
+        return _rates(self.trainer.optimizers)
+
+    @property
+    def rate(self) -> float:
+        """The largest learning rate of now; NaN where there is none."""
+        known = [rate for group in self.rates for rate in group if not math.isnan(rate)]
+        return max(known, default=math.nan)
+
+    @property
+    def peak_rates(self) -> list[list[float]]:
+        """The highest learning rate that each parameter group will have, by optimiser, as far as can be simulated."""
+        return [[max(rates) for rates in zip(*schedule.rates, strict=True)] for schedule in self.schedules()]
+
+    def schedules(self) -> list[Schedule]:
+        """The rates of each optimiser to the end of the run: its schedulers stepped on a copy, as Lightning will.
+
+        Example:
+            >>> from lightning.pytorch import Trainer
+            >>> Run(Trainer(barebones=True)).schedules()
+            []
+
+        """
+        with isolate_rng(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return [self._simulated(i) for i in range(len(self.trainer.optimizers))]
+
+    def _simulated(self, index: int) -> Schedule:
+        optimizer = self.trainer.optimizers[index]
+        configs = [c for c in self.trainer.lr_scheduler_configs if getattr(c.scheduler, "optimizer", None) is optimizer]
+        schedule = Schedule(index, configs, steps=[self.batches_that_stepped], rates=[self.rates[index]])
+        automatic = self.module.automatic_optimization
+        schedule.known = not configs or (automatic and not any(config.reduce_on_plateau for config in configs))
+        configs = [config for config in configs if automatic and not config.reduce_on_plateau]
+        # parameters are shared, and no state is copied: schedules don't touch them
+        memo: dict[int, Any] = {id(p): p for group in optimizer.param_groups for p in group["params"]}
+        memo |= {id(optimizer.state): {}}
+        try:
+            duplicate = copied_optimizer(optimizer, memo)
+            schedulers = [copy.deepcopy(config.scheduler, memo) for config in configs]
+            stepped = [((step, i) for step in self._stepped_at(config)) for i, config in enumerate(configs)]
+            for count, (step, i) in enumerate(heapq.merge(*stepped)):
+                if count == LONGEST:
+                    schedule.complete = False
+                    break
+                vars(duplicate)["_opt_called"] = True  # or it warns that nothing was trained
+                schedulers[i].step()
+                schedule.steps.append(step)
+                schedule.rates.append(_rates([duplicate])[0])
+        except Exception:  # noqa: BLE001 - a scheduler takes arguments, or was stepped past its end
+            schedule.known = False
+        return schedule
+
+    def _stepped_at(self, config: Any) -> Iterator[int]:
+        """After how many batches trained on Lightning steps a scheduler, to the end of the run.
+
+        With ``interval="epoch"`` it counts epochs; with "step" the batches of each epoch, and passes over those after
+        which gradients are accumulated. Every `frequency`-th count it steps.
+        """
+        end, each = self.horizon, self.steps_per_epoch
+        if config.interval == "epoch":
+            epoch = self.trainer.current_epoch
+            while not math.isinf(each) and each and (epoch + 1) * each <= end:
+                epoch += 1
+                if epoch % config.frequency == 0:
+                    yield int(epoch * each)
+            return
+        step, batch = self.batches_that_stepped, 0
+        while step < end:
+            batch = 1 if batch == self.batches_per_epoch else batch + 1
+            if batch % self.trainer.accumulate_grad_batches and batch != self.batches_per_epoch:
+                continue
+            step += 1
+            if batch % config.frequency == 0:
+                yield step
+
+    # -- its data
+
+    @property
+    def loaders(self) -> list[Any]:
+        """The training DataLoaders; several where batches are combined."""
+        combined = self.trainer.fit_loop._combined_loader  # noqa: SLF001 - train_dataloader may be nested
+        return list(getattr(combined, "flattened", []))
+
+    @property
+    def batch_sizes(self) -> list[int]:
+        """How many examples each training DataLoader puts into a batch, of those that decide it themselves."""
+        return [size for loader in self.loaders if (size := _batch_size(loader)) is not None]
+
+    def examples_in(self, batch: Any) -> int | None:
+        """How many examples a batch holds: by the DataLoader if a tensor agrees, else the size most tensors share.
+
+        Of graphs and molecules the most tensors have a row for each node; those of the targets agree with the
+        DataLoader.
+        """
+        shapes = [tensor.shape for _, tensor in tensors(batch)]
+        agreed = [size for size in self.batch_sizes if any(size in shape[:2] for shape in shapes)]
+        return agreed[0] if agreed else leading_size(batch)
+
+
+@dataclass
+class Schedule:
+    """The learning rates that one optimiser will have.
+
+    Attributes:
+        optimizer: Its index.
+        configs: Lightning's, of its schedulers: scheduler, interval, frequency, monitor.
+        steps: Batches trained on from which on the rates hold; the present first.
+        rates: The rate of each parameter group from then on.
+        known: Whether that is all: not where schedulers are stepped by hand, or on a plateau, which nobody foresees.
+        complete: Whether it goes to the end of the run.
+
+    """
+
+    optimizer: int
+    configs: list[Any]
+    steps: list[int]
+    rates: list[list[float]]
+    known: bool = True
+    complete: bool = True
+
+
+def copied_optimizer(optimizer: Optimizer, memo: dict[int, Any]) -> Optimizer:
+    """A copy of an optimiser, all attributes included; its parameters are those that `memo` has for the original's.
+
+    ``copy.deepcopy`` keeps three attributes only, without which LBFGS and others can't step.
+    """
+    duplicate: Optimizer = object.__new__(type(optimizer))
+    memo[id(optimizer)] = duplicate
+    kept = {name: value for name, value in vars(optimizer).items() if name != "step"}  # schedulers wrap it, and count
+    duplicate.__dict__.update(copy.deepcopy(kept, memo))
+    return duplicate
+
+
+def _rates(optimizers: list[Optimizer]) -> list[list[float]]:
+    return [[_rate(group) for group in optimizer.param_groups] for optimizer in optimizers]
+
+
+def _rate(group: dict[str, Any]) -> float:
+    with suppress(KeyError, TypeError):  # relative steps, as of Adafactor
+        return float(group["lr"])
+    return math.nan
 
 
 def _batch_size(loader: Any) -> int | None:

@@ -121,3 +121,10 @@ def bias_fix(call: LossCall, found: References, layer: tuple[str, nn.Module] | N
     if call.name in NUMBERS and not 0.1 < (spread := _std(call.arguments["target"])) < 10:  # noqa: PLR2004
         bias = f"the targets have a standard deviation of {spread:.3g}: scale them to 1, with mean 0; else {bias}"
     return bias
+
+
+def offset(call: LossCall, found: References) -> float:
+    """How far the best constant lies from 0, in standard deviations of the targets; 0 for anything but numbers."""
+    if call.name not in NUMBERS:
+        return 0.0
+    return float(found.constant.abs().max()) / max(_std(call.arguments["target"]), 1e-12)

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from lightning_recipe.callback import Check
 from lightning_recipe.dependencies.backprop import UndecidedError
 from lightning_recipe.dependencies.causes import likely_cause
 from lightning_recipe.dependencies.examples import batch_of
 from lightning_recipe.dependencies.judgement import Clean, Mixing, examine
+from lightning_recipe.figures.canvas import pixels
 from lightning_recipe.figures.dependencies import dependency_matrix
 from lightning_recipe.finding import Finding, Section, in_short
-from lightning_recipe.first_step import FirstStepCheck
 from lightning_recipe.record.structure import tensors
 from lightning_recipe.show import loggers
 from lightning_recipe.trial.copies import copied, eager, isolated, memory_given_back, obstacle
@@ -26,15 +27,16 @@ from lightning_recipe.trial.generators import untouched_generators
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from lightning.pytorch import LightningModule, Trainer
+    from lightning.pytorch import LightningModule
 
     from lightning_recipe.record.step import NetCall, Step
+    from lightning_recipe.run import Run
 
 SHOWN = 4
 """Calls named in a message."""
 
 
-class BatchMixingDetector(FirstStepCheck):
+class BatchMixingDetector(Check):
     """Judges whether the network's output for one example depends on other examples of the batch.
 
     After the first training step, each distinct call of the network in it is repeated on a copy (weights as after
@@ -95,8 +97,9 @@ class BatchMixingDetector(FirstStepCheck):
         self.max_examples = max_examples
         self.max_seconds = max_seconds
 
-    def check(self, trainer: Trainer, pl_module: LightningModule, step: Step) -> Iterator[Finding]:
+    def first_step(self, run: Run, step: Step) -> Iterator[Finding]:
         """Judge each distinct call of the network."""
+        trainer, pl_module = run.trainer, run.module
         if (reason := obstacle(trainer)) is not None:
             yield self.skipped(reason)
             return
@@ -112,7 +115,7 @@ class BatchMixingDetector(FirstStepCheck):
         except Exception as error:  # noqa: BLE001 - whatever a module keeps
             yield self.skipped(f"the network can't be copied: {in_short(error)}")
             return
-        self._announce(trainer, step)
+        self._announce(run, step)
         deadline = time.monotonic() + self.max_seconds
         look = partial(examine, most=self.max_examples, deadline=deadline, grace=self.max_seconds)
         hits: list[Finding] = []
@@ -123,7 +126,7 @@ class BatchMixingDetector(FirstStepCheck):
             for call in reversed(calls.values()):
                 name = call.name or type(pl_module).__name__
                 try:
-                    found = self._examine(trainer, duplicate, step, call, look)
+                    found = self._examine(run, duplicate, step, call, look)
                     if isinstance(found, Mixing):
                         hits.append(self._mixes(name, found))
                         mixing.append((name, found))
@@ -138,17 +141,17 @@ class BatchMixingDetector(FirstStepCheck):
             rest = f"; not judged: {_few(undecided)}" if undecided else ""
             hits = [self.passed(f"no output depends on another example: {_few(clean)}{unseen}{rest}", leak=0)]
         yield from hits or [self.skipped(_few(undecided))]
-        self._draw_matrices(trainer, mixing)
+        self._draw_matrices(run, mixing)
 
-    def _announce(self, trainer: Trainer, step: Step) -> None:
+    def _announce(self, run: Run, step: Step) -> None:
         """Say what takes the time, if it will be more than a second."""
         passes = 2 * math.log2(max(2, step.batch_size or 0))
         if 3 * passes * step.seconds > 1:  # a backward pass takes about two forward ones
-            self.tell(trainer, f"BatchMixingDetector repeats the first step, for at most {self.max_seconds:g} s ...")
+            self.tell(run, f"BatchMixingDetector repeats the first step, for at most {self.max_seconds:g} s ...")
 
     def _examine(
         self,
-        trainer: Trainer,
+        run: Run,
         duplicate: LightningModule,
         step: Step,
         call: NetCall,
@@ -160,7 +163,7 @@ class BatchMixingDetector(FirstStepCheck):
         try:
             with back, isolated(), torch.enable_grad(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                batch = batch_of(trainer, step.batch, call)
+                batch = batch_of(run, step.batch, call)
                 module = duplicate.get_submodule(call.name)
                 module = getattr(module, "_orig_mod", module)  # of a compiled one
                 with eager(module):
@@ -190,6 +193,8 @@ class BatchMixingDetector(FirstStepCheck):
             f"{name} mixes examples: its output for example {i} depends on the input of example {j}, and the inputs of "
             f"{found.receivers} of {found.batch.size} examples ({_dimensions(found)}) reach the outputs of others, "
             f"{strength} (expected: 0). It begins {found.event.where}; likely cause: {cause.what}",
+            code="mixes",
+            subject=name,
             fix=cause.fix,
             leak=found.strength,
             receivers=found.receivers,
@@ -200,18 +205,21 @@ class BatchMixingDetector(FirstStepCheck):
         return self.warning(
             f"the output of {name} is the same for any input, to the bit, also with other weights: 0 gradient reaches "
             "its input",
+            code="constant_output",
+            subject=name,
             fix="look for a detach, an input overwritten or multiplied by zero, or a result that is not used",
             leak=0,
         )
 
-    def _draw_matrices(self, trainer: Trainer, mixing: list[tuple[str, Mixing]]) -> None:
-        for name, found in mixing if loggers.is_written(trainer) else []:
+    def _draw_matrices(self, run: Run, mixing: list[tuple[str, Mixing]]) -> None:
+        for name, found in mixing if loggers.is_written(run.trainer) else []:
             title = (
                 f"{name}: outputs depend on inputs of others, {found.strength:.2g} times as much as on their own; "
                 f"{len(found.examples)} of {found.batch.size} examples"
             )
             which = f" of {name}" if len(mixing) > 1 else ""
-            self.draw(trainer, f"dependencies{which}", dependency_matrix(found.matrix.numpy(), found.examples, title))
+            figure = dependency_matrix(found.matrix.numpy(), found.examples, title)
+            self.draw(run, f"dependencies{which}", pixels(figure))
 
 
 def _describe(found: Clean) -> str:

@@ -5,26 +5,36 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from lightning_recipe.callbacks._init_loss_diagnosis import bias_fix, carriers, output_layer, scale_fix, untrained
+from lightning_recipe.callback import Check
+from lightning_recipe.callbacks._init_loss_diagnosis import (
+    bias_fix,
+    carriers,
+    offset,
+    output_layer,
+    scale_fix,
+    untrained,
+)
 from lightning_recipe.finding import Section
-from lightning_recipe.first_step import FirstStepCheck
 from lightning_recipe.losses.references import CERTAIN, NotComparableError, References, references
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from lightning.pytorch import LightningModule, Trainer
+    from lightning.pytorch import LightningModule
     from torch import nn
 
     from lightning_recipe.finding import Finding
     from lightning_recipe.record.step import LossCall, Step
+    from lightning_recipe.run import Run
 
 FINITE_FIX = "find where it arises with Trainer(detect_anomaly=True); check the data for NaN first"
 DENSE_SHARE = 2 / 3  # of know-nothing; a bias shared by many targets is learnt within a few steps
+FAR = 10.0
+"""Standard deviations of the targets between 0 and their mean from which on training does not make up for a bias."""
 MIN_TARGETS = 8  # fewer numbers do not tell their scale: their mean square may be near 0 by chance
 
 
-class InitLossCheck(FirstStepCheck):
+class InitLossCheck(Check):
     """Judges the loss of the very first training step, before any update, for each loss function in it.
 
     The step itself is observed; nothing is run twice. For each call of a loss function of ``torch.nn.functional``,
@@ -39,7 +49,8 @@ class InitLossCheck(FirstStepCheck):
     - more than ``warn_ratio * (1 + 4 / sqrt(n))`` times know-nothing: `warning`; with `fail_ratio`, and an output
       layer that can be named (not logits scaled on purpose, as in ArcFace): `failed`;
     - nearer to know-nothing than to the best constant, where a constant bias alone would remove more than
-      ``bias_share + 3 / n`` of know-nothing: `warning`, with that bias;
+      ``bias_share + 3 / n`` of know-nothing: `advice`, with that bias, since it costs the first steps only; `warning`
+      where the mean of numbers lies more than 10 of their standard deviations from 0, which training can't make up for;
     - below ``1 - 16 / n``, and half, of the best constant, although the output layer's weights lie within the bounds
       of torch's default initialisation, so that it can't have been pretrained: `warning`. The square of a chance
       correlation is about ``1 / n``. Regression is judged at a hundredth of the best constant only: skip connections
@@ -105,44 +116,44 @@ class InitLossCheck(FirstStepCheck):
         self.fail_ratio = fail_ratio
         self.bias_share = bias_share
 
-    def check(self, trainer: Trainer, pl_module: LightningModule, step: Step) -> Iterator[Finding]:  # noqa: ARG002
+    def first_step(self, run: Run, step: Step) -> Iterator[Finding]:
         """Judge each loss of the step."""
         if step.loss is None:
             yield self.skipped("training_step returned no loss and called backward on none")
         elif step.loss_calls:
-            said: set[str] = set()  # a line that computes several losses may have one thing to say of all
             for call in step.loss_calls:
-                finding = self._judge(call, step, pl_module)
-                if finding.message not in said:
-                    yield finding
-                said.add(finding.message)
+                yield self._judge(call, step, run.module)
         elif not step.loss.isfinite().all():
             loss = float(step.loss.mean())
-            yield self.failed(f"the first loss is {loss}; {carriers(step, {})}", fix=FINITE_FIX, measured=loss)
+            message = f"the first loss is {loss}; {carriers(step, {})}"
+            yield self.failed(message, code="not_finite", fix=FINITE_FIX, measured=loss)
         else:
             inside = f", unless inside {step.compiled[0]}, which is compiled" if step.compiled else ""
             yield self.skipped(
                 f"the loss, {float(step.loss.mean()):.4g}, is computed with none of the loss functions of "
                 f"torch.nn.functional{inside}, so that what it should start at is not known: the loss of a constant "
-                "prediction, computed by hand, may tell"
+                "prediction, computed by hand, may tell",
+                measured=float(step.loss.mean()),
             )
 
     def _judge(self, call: LossCall, step: Step, pl_module: LightningModule) -> Finding:
         name = f"{call.name} ({call.where})"
+        subject = f"{call.name} {call.where}"
         measured = float(call.value.double().mean())
         if not math.isfinite(measured):
             message = f"{name} starts at {measured}; {carriers(step, call.arguments)}"
-            return self.failed(message, fix=FINITE_FIX, measured=measured)
+            return self.failed(message, code="not_finite", subject=subject, fix=FINITE_FIX, measured=measured)
         if call.target_from_net:
-            return self.skipped(f"{name}: its target is computed by the network, so no constant is a reference")
+            reason = "its target is computed by the network, so no constant is a reference"
+            return self.skipped(f"{name}: {reason}", subject=subject, measured=measured)
         try:
             found = references(call, step.batch_size)
         except NotComparableError as reason:
-            return self.skipped(f"{name}: {reason}")
-
+            return self.skipped(f"{name}: {reason}", subject=subject, measured=measured)
         numbers = call.arguments["input"].numel()
         if call.name not in CERTAIN and numbers < MIN_TARGETS:
-            return self.skipped(f"{name}: {numbers} targets do not tell their scale; {MIN_TARGETS} are needed")
+            reason = f"{numbers} targets do not tell their scale; {MIN_TARGETS} are needed"
+            return self.skipped(f"{name}: {reason}", subject=subject, **found.evidence)
         outcome = judge(found, certain=call.name in CERTAIN, warn_ratio=self.warn_ratio, bias_share=self.bias_share)
         first = f", the first of {call.times}," if call.times > 1 else ""
         context = f"{name}{first} starts at {found.measured:.4g}"
@@ -151,45 +162,65 @@ class InitLossCheck(FirstStepCheck):
             case "one class":
                 return self.failed(
                     f"{name} is over a single class: whatever the network says it is {measured:.4g}, with no gradient",
+                    code="one_class",
+                    subject=subject,
                     fix="for two classes use two outputs, or one output with binary_cross_entropy_with_logits",
                     measured=measured,
                 )
             case "no scale":
                 return self.skipped(
                     f"{name}: with these targets zeros already have the lowest loss, as where a residual is compared "
-                    "with 0: there is no scale"
+                    "with 0: there is no scale",
+                    subject=subject,
+                    **found.evidence,
                 )
             case "too high":
                 ratio = (found.measured - found.floor) / (found.know_nothing - found.floor)
                 hard = layer is not None and ratio > self.fail_ratio * band(found.examples)
                 verdict = self.failed if hard else self.warning
+                guess = "a uniform guess" if found.classes else "an output of zero"
                 return verdict(
-                    f"{context}, {ratio:.3g} times the {found.know_nothing:.4g} of knowing nothing",
+                    f"{context}, {ratio:.3g}x the {found.know_nothing:.4g} of {guess}",
+                    code="too_high",
+                    subject=subject,
                     fix=scale_fix(call, step, layer),
                     **found.evidence,
                 )
             case "too low":
-                return self._too_low(context, step, found, layer)
+                return self._too_low(context, subject, step, found, layer)
             case "needs bias":
-                return self.warning(
-                    f"{context}, but the best constant prediction reaches {found.best_constant:.4g}: the first steps "
-                    "will go into learning a constant",
+                far = offset(call, found)
+                verdict = self.warning if far > FAR else self.advice
+                cost = (
+                    f"the targets lie {far:.3g} standard deviations from it, too far to be made up for by training"
+                    if far > FAR
+                    else "the first steps go into learning a constant"
+                )
+                return verdict(
+                    f"{context}, but the best constant prediction reaches {found.best_constant:.4g}: {cost}",
+                    code="output_bias",
+                    subject=subject,
                     fix=bias_fix(call, found, layer),
                     **found.evidence,
                 )
         return self.passed(
-            f"{context}; knowing nothing gives {found.know_nothing:.4g}, the best constant {found.best_constant:.4g} "
-            f"({found.examples} targets)",
+            f"{context}; a guess without knowledge gives {found.know_nothing:.4g}, the best constant "
+            f"{found.best_constant:.4g} ({found.examples} targets)",
+            subject=subject,
             **found.evidence,
         )
 
-    def _too_low(self, context: str, step: Step, found: References, layer: tuple[str, nn.Module] | None) -> Finding:
+    def _too_low(
+        self, context: str, subject: str, step: Step, found: References, layer: tuple[str, nn.Module] | None
+    ) -> Finding:
         below = f"{context}, below the {found.best_constant:.4g} that any constant prediction can reach"
         if layer is None or not untrained(layer[1]):
             known = "the network has been trained before, or is not initialised by torch's default"
-            return self.passed(f"{below}: {known}", **found.evidence)
+            return self.passed(f"{below}: {known}", subject=subject, **found.evidence)
         return self.warning(
             f"{below}, before a single update and though the output layer {layer[0]} is untrained",
+            code="too_low",
+            subject=subject,
             fix="the target leaks into the input, unless a connection past the network carries it: look among "
             + (", ".join(step.inputs) or "the tensors that enter the network"),
             **found.evidence,

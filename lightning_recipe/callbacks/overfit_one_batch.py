@@ -23,9 +23,10 @@ from lightning_recipe.callbacks._overfit_verdict import (
     wrong_kind,
 )
 from lightning_recipe.figures import experiments
+from lightning_recipe.figures.canvas import pixels
 from lightning_recipe.finding import Section, in_short
 from lightning_recipe.record.structure import holds, leading_size
-from lightning_recipe.run import examples_in
+from lightning_recipe.run import Run
 from lightning_recipe.show import loggers, terminal
 from lightning_recipe.trial.copies import is_out_of_memory, memory_given_back, obstacle
 from lightning_recipe.trial.first_examples import first_examples
@@ -121,29 +122,14 @@ class OverfitOneBatch(Check):
         self.max_steps = max_steps
         self.max_seconds = max_seconds
         self.tolerance = tolerance
-        self._done = False
 
-    # -- when
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Begin anew with each fit."""
-        super().setup(trainer, pl_module, stage)
-        if stage == "fit":
-            self._done = False
-
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
-        """Try the first batch of the run, before its step."""
-        if not self._done:
-            self._done = True
-            self.rest(trainer, OverfitOneBatch)
-            self.conclude(trainer, self.check(trainer, pl_module, batch))
-
-    # -- what
-
-    def check(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> Iterator[Finding]:
-        """Try to memorise `batch`, and judge."""
-        if trainer.global_step > 0:
-            yield self.skipped(f"the run resumes at step {trainer.global_step}; what it starts from has been trained")
+    def before_training(self, run: Run) -> Iterator[Finding]:
+        """Try to memorise the first batch, and judge."""
+        trainer, batch = run.trainer, run.batch
+        if run.resumed:
+            if not self.findings:
+                at = f"the run resumes at step {trainer.global_step}"
+                yield self.skipped(f"{at}; what it starts from has been trained")
             return
         if reason := obstacle(trainer) or _no_single_objective(trainer):
             yield self.skipped(reason)
@@ -152,9 +138,9 @@ class OverfitOneBatch(Check):
             yield self.skipped("the batch holds an iterator, which a trial would use up")
             return
         with memory_given_back(trainer.strategy.root_device):  # of the copy, to which a trial's steps refer
-            yield from self._examine(trainer, pl_module, batch)
+            yield from self._examine(run, trainer, run.module, batch)
 
-    def _examine(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> Iterator[Finding]:
+    def _examine(self, run: Run, trainer: Trainer, pl_module: LightningModule, batch: Any) -> Iterator[Finding]:
         try:
             trial = self.attempt(trainer, pl_module, batch)
         except Exception as error:
@@ -172,7 +158,7 @@ class OverfitOneBatch(Check):
         yield self.judge(trial, pl_module)
         if loggers.is_written(trainer):
             for name, figure in pictures(trial).items():
-                self.draw(trainer, name, figure)
+                self.draw(run, name, pixels(figure))
 
     def attempt(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> Trial:
         """Fit by as many optimisers as are needed; on the whole batch if its first examples alone raise."""
@@ -194,7 +180,7 @@ class OverfitOneBatch(Check):
                     raise
                 few = batch  # the module's code relies on the size of its batches
                 trial = fit(few, Trial(self.tolerance), self.max_seconds / 2)
-            trial.examples = examples_in(trainer, batch) if few is batch else leading_size(few)
+            trial.examples = Run(trainer).examples_in(batch) if few is batch else leading_size(few)
             for number, lr in enumerate(ADAM):
                 if trial.is_settled() or (trial.is_falling(trial.fits[0]) and time.monotonic() > deadline):
                     break

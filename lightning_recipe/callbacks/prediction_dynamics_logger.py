@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable  # noqa: TC003 - LightningCLI reads the types of arguments at run time
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-
-from lightning_recipe.callback import STEP_HOOKS, RecipeCallback
+from lightning_recipe.callback import RecipeCallback
 from lightning_recipe.callbacks._fixed_batch import FixedBatch, predicted, replayed
 from lightning_recipe.figures import dynamics
+from lightning_recipe.figures.canvas import pixels
 from lightning_recipe.finding import Finding, Section
-from lightning_recipe.record.probe import Probe
 from lightning_recipe.show import loggers
 from lightning_recipe.trial.replay import CannotReplayError
-from lightning_recipe.trial.time_budget import Allowance
+from lightning_recipe.trial.time_budget import Allowance as TimeBudget
+from lightning_recipe.watch import next_step
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,6 +23,7 @@ if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
 
     from lightning_recipe.record.step import Step
+    from lightning_recipe.run import Run
 
 FRAMES = 9  # pictures before the last one: TensorBoard keeps ten images of a tag
 CURVES = {  # of what is measured at each look
@@ -40,8 +39,6 @@ FELL = 0.95  # of the first training loss; below, the loss has fallen
 FLIPS = 0.3  # share of answers that must change from one look to the next to speak of jumping
 NUMBERS = 4.0  # times max_jitter, in standard deviations of the target, for numbers, which have no bounds
 COLLAPSED = 1e-3  # mean distance from the mean prediction below which all examples are predicted the same
-DENSE = 4  # looks, at least, whenever the number of steps doubles
-AT_EACH_STEP = "on_train_batch_end"  # the one hook that is always entered
 RISING = 1.5  # times the mean learning rate of the first half: above, the rate is still rising at the end
 
 
@@ -115,6 +112,7 @@ class PredictionDynamicsLogger(RecipeCallback):
 
     section = Section.SKELETON
     sentence = 11
+    every_n_epochs = None
     why = (
         "how predictions on a fixed batch move tells how training goes: they settle when all is well, stand still when "
         "the learning rate is too low, and jitter when it is too high"
@@ -149,209 +147,126 @@ class PredictionDynamicsLogger(RecipeCallback):
         self.decode = decode
         self._forget()
 
-    def _forget(self, *, over: bool = False) -> None:
-        self._over = over
-        self._probe: Probe | None = None
+    def _forget(self) -> None:
         self._steps: list[Step] = []  # watched, in which the fixed batch may be found
-        self._asked_training = False
         self._fixed: FixedBatch | None = None
-        self._due = 0  # step of the next look
-        self._resting = 0  # batches until its hooks are entered again
-        self._unwaited = False  # TensorBoard's thread writes the latest numbers
         self._frames: list[int] = []  # steps since the first look, from which on the next pictures are due
         self._undrawn: list[FixedBatch] = []  # as it was when pictures were due, for which there was no time yet
-        self._time = Allowance(self.max_share)
-        self._loss: Tensor | None = None  # of training shortly before the next look, added up on the device
-        self._count = 0
+        self._time = TimeBudget(self.max_share)
 
     # -- when
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Begin anew with each fit."""
         super().setup(trainer, pl_module, stage)
-        if stage == "fit":
-            self._forget()
+        self._forget()
 
-    def on_validation_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        """Watch the first validation step of the sanity check."""
-        if trainer.sanity_checking and not self._over and not self._steps:
-            with self._once(trainer):
-                self._probe = Probe.attach(pl_module, "validation_step")
+    def validation(self, run: Run, step: Step) -> Iterator[Finding]:  # noqa: ARG002
+        """Keep the first validation step of the sanity check."""
+        if not self._steps:
+            self._steps.append(step)
+        yield from ()
 
-    def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:  # noqa: ARG002
-        """Keep what was watched."""
-        self._keep_step(trainer)
+    def before_training(self, run: Run) -> Iterator[Finding]:
+        """Look for the first time."""
+        yield from self._trying(self._begin, run, last=False)
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        """Look at the predictions when it is time to, before the step."""
-        if self._over or loggers.batches_that_stepped(trainer) < self._due:
-            return
-        with self._once(trainer):
-            if self._fixed is None:
-                self._begin(trainer, pl_module)
-            if self._fixed is not None:
-                self._look(trainer, pl_module, self._fixed)
-                self._due = self._fixed.begun + self._next(self._fixed.latest - self._fixed.begun)
-                self._resting = self._due - self._fixed.latest
-                self.rest(trainer, PredictionDynamicsLogger, *(hook for hook in STEP_HOOKS if hook != AT_EACH_STEP))
-
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any) -> None:  # noqa: ARG002
-        """Keep what was watched, count steps, and add up the loss of the last `every_n_steps` before a look."""
-        if self._fixed is None or self._unwaited:
-            self._catch_up(trainer)
-        self._resting -= 1
-        if self._resting >= self.every_n_steps:
-            return
-        if self._resting == 0:
-            self.wake()
-        loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
-        if self._fixed is not None and isinstance(loss, Tensor) and loss.numel() == 1:  # a manual step returns anything
-            try:
-                self._add(loss.detach().reshape(()))
-            except Exception:
-                with self._once(trainer):
-                    raise
-
-    def _add(self, loss: Tensor) -> None:
-        """Keep no losses: they would lie among the activations, and break up the memory that the next step uses."""
-        if self._loss is None:
-            self._loss = loss.float().clone()  # halves would overflow
+    def sampled_step(self, run: Run, step: Step) -> Iterator[Finding]:
+        """Look again; in the first training step if the sanity check gave no batch."""
+        if self._fixed is None:
+            self._steps.append(step)
+            yield from self._trying(self._begin, run, last=True)
         else:
-            self._loss += loss
-        self._count += 1
+            yield from self._trying(self._look, run, self._fixed)
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def end(self, run: Run) -> Iterator[Finding]:
         """Look for a last time, draw, and judge."""
-        if not self._over:
-            with self._once(trainer):
-                if self._fixed is None:
-                    self._begin(trainer, pl_module, at_the_end=True)
-                self._conclude(trainer, pl_module)
-        self._let_go()
+        if run.interrupted:
+            self._show_all(run)
+        else:
+            yield from self._conclude(run)
+        self._forget()
 
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Draw what there was no time for, and let go of the batch."""
-        with self._once(trainer):
-            self._show_all(trainer)
-        self._let_go()
-        super().on_exception(trainer, pl_module, exception)
+    def next_look(self, run: Run) -> float:
+        """Like that of others, but ever rarer: a look takes about as long as half a step of a small network."""
+        if self._fixed is None:
+            return run.step + 1
+        begun = self._fixed.begun
+        return begun + next_step(run.step - begun, self.every_n_steps or 1)
 
-    def _let_go(self) -> None:
-        if self._probe is not None:
-            self._probe.detach()  # waits for a step that never came
-        self._forget(over=True)
-
-    @contextmanager
-    def _once(self, trainer: Trainer) -> Iterator[None]:
-        """What goes wrong is said once, and ends it."""
-        before = len(self.findings)
-        with self.guarded(trainer):
-            try:
-                yield
-            except CannotReplayError as error:
-                self.publish(trainer, self.skipped(f"the predictions can't be looked at again: {error}"))
-        if len(self.findings) > before:
-            self._forget(over=True)
-            self.rest(trainer, PredictionDynamicsLogger)
-
-    def _catch_up(self, trainer: Trainer) -> None:
-        if self._unwaited:
-            self._unwaited = False
-            with self._reporting(trainer), loggers.writing(trainer):
-                pass
-        self._keep_step(trainer)
-
-    def _keep_step(self, trainer: Trainer) -> None:
-        if self._probe is not None:
-            probe, self._probe = self._probe, None
-            with self._once(trainer):
-                self._steps += [step] if (step := probe.result()) is not None else []
+    def _trying(self, look: Callable[..., None], run: Run, *args: Any, **more: Any) -> Iterator[Finding]:
+        """What can't be done is said once, and ends it."""
+        try:
+            look(run, *args, **more)
+        except CannotReplayError as error:
+            self.done = True
+            self._forget()
+            yield self.skipped(f"the predictions can't be looked at again: {error}")
 
     # -- which batch
 
-    def _begin(self, trainer: Trainer, pl_module: LightningModule, *, at_the_end: bool = False) -> None:
-        """Choose the first watched batch whose target is known; if there is none, watch a training step, too.
+    def _begin(self, run: Run, *, last: bool) -> None:
+        """Choose the first watched batch whose target is known, and look; unless another is to come.
 
         Raises:
             CannotReplayError: If no watched batch can be looked at again.
 
         """
-        if self._probe is not None and not at_the_end:
-            return  # the step was left out
         found, reasons = [], ["no step was run"]
         for step in self._steps:
             try:
                 if self.predict is None:
-                    found.append(replayed(step, trainer, pl_module, self.max_examples))
+                    found.append(replayed(step, run.trainer, run.module, self.max_examples))
                 else:
-                    found.append(predicted(step, trainer, pl_module, self.max_examples, self.predict))
+                    found.append(predicted(step, run.trainer, run.module, self.max_examples, self.predict))
             except CannotReplayError as error:
                 reasons.append(str(error))
         found.sort(key=lambda fixed: fixed.how.target is None)
-        asked = self._asked_training or at_the_end
-        if found and (asked or found[0].how.target is not None):
+        if found and (last or found[0].how.target is not None):
             self._fixed, self._steps = found[0], []
-            self._frames = frames(_expected_steps(trainer))
-        elif not asked:
-            self._asked_training = True
-            self._probe = Probe.attach(pl_module, "training_step")
-        else:
+            self._frames = frames(run.horizon)
+            self._look(run, self._fixed)
+        elif last:
             hint = "" if self.predict else ". predict= can give them: a function of the module and the batch"
             raise CannotReplayError(reasons[-1] + hint)
 
     # -- looking
 
-    def _next(self, steps: int) -> int:
-        """Steps since the first look until the one after `steps`."""
-        if steps < self.every_n_steps:
-            return min(1 << steps.bit_length(), self.every_n_steps)
-        times = steps // (DENSE * self.every_n_steps)
-        interval = self.every_n_steps << max(0, times.bit_length() - 1)  # doubles whenever the steps have
-        return (steps // interval + 1) * interval
-
-    def _look(self, trainer: Trainer, pl_module: LightningModule, fixed: FixedBatch) -> None:
-        step = loggers.batches_that_stepped(trainer)
-        values = fixed.how.read(fixed.again(trainer, pl_module))
-        loss = math.nan
-        if self._loss is not None:
-            loss = float(self._loss) / self._count * trainer.accumulate_grad_batches
-            self._loss, self._count = None, 0
+    def _look(self, run: Run, fixed: FixedBatch) -> None:
+        values = fixed.how.read(fixed.again(run.trainer, run.module))
         picture = dynamics.keep(fixed.how, values)
-        numbers = fixed.look(step, values, picture, loss=loss, rate=_learning_rate(trainer))
-        self._unwaited = True
-        with self._reporting(trainer), loggers.writing(trainer, wait=False) as writers:
-            for name, curve in CURVES.items():
-                if math.isfinite(value := numbers.get(name, math.nan)):
-                    tag = self.tag(curve.format("std" if fixed.how.of_numbers else "share"))
-                    for writer in writers:
-                        writer.add_scalar(tag, value, step)
-        if self._frames and step - fixed.begun >= self._frames[0]:
-            self._frames = [frame for frame in self._frames if frame > step - fixed.begun]
+        numbers = fixed.look(run.step, values, picture, loss=run.loss, rate=run.rate)
+        unit = "std" if fixed.how.of_numbers else "share"
+        curves = {curve.format(unit): numbers.get(name, math.nan) for name, curve in CURVES.items()}
+        self.plot(run, {name: value for name, value in curves.items() if math.isfinite(value)})
+        if self._frames and run.step - fixed.begun >= self._frames[0]:
+            self._frames = [frame for frame in self._frames if frame > run.step - fixed.begun]
             self._undrawn.append(replace(fixed, looks=[*fixed.looks]))
         if self._undrawn and self._time.is_enough():
-            self._show(trainer, self._undrawn.pop(0))
+            self._show(run, self._undrawn.pop(0))
 
-    def _show(self, trainer: Trainer, fixed: FixedBatch, *, last: bool = False) -> None:
-        if loggers.is_written(trainer):
+    def _show(self, run: Run, fixed: FixedBatch, *, last: bool = False) -> None:
+        if loggers.is_written(run.trainer):
             with self._time.spent():
                 for name, figure in dynamics.draw(fixed, self.decode, last=last).items():
-                    self.draw(trainer, name, figure, fixed.latest)
+                    self.draw(run, name, pixels(figure), fixed.latest)
 
-    def _show_all(self, trainer: Trainer) -> None:
+    def _show_all(self, run: Run) -> None:
         while self._undrawn:
-            self._show(trainer, self._undrawn.pop(0))
+            self._show(run, self._undrawn.pop(0))
 
     # -- judging
 
-    def _conclude(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def _conclude(self, run: Run) -> Iterator[Finding]:
         if (fixed := self._fixed) is None:
-            return
-        if loggers.batches_that_stepped(trainer) > fixed.latest:
+            yield from self._trying(self._begin, run, last=True)
+        elif run.step > fixed.latest:
             self._frames = []
-            self._look(trainer, pl_module, fixed)
-        self.publish(trainer, self.judge(fixed))  # before pictures, in which the user's own `decode` may raise
-        self._show_all(trainer)
-        self._show(trainer, fixed, last=True)
+            yield from self._trying(self._look, run, fixed)
+        if (fixed := self._fixed) is not None:
+            yield self.judge(fixed)  # before pictures, in which the user's own `decode` may raise
+            self._show_all(run)
+            self._show(run, fixed, last=True)
 
     def judge(self, fixed: FixedBatch) -> Finding:
         """The verdict on all looks together."""
@@ -365,7 +280,8 @@ class PredictionDynamicsLogger(RecipeCallback):
         moved = f"{what} moved by {m['moved']:.3g} {unit} in {steps}"
         if m["finite_start"] == 1 and m["finite"] == 0:
             fix = "lower the learning rate; Trainer(detect_anomaly=True) names the operation where it begins"
-            return self.warning(f"{what} are all NaN or infinite after {steps}", fix=fix, **evidence)
+            said = f"{what} are all NaN or infinite after {steps}"
+            return self.warning(said, code="not_finite", fix=fix, **evidence)
         fell, known = m["loss_late"] < FELL * m["loss_start"], not math.isnan(m["error"])
         early = m["steps"] < self.min_steps or m["late_looks"] < LATE_LOOKS
         if m["error"] < LEARNT or (m["moved"] >= self.min_moved and (fell or early or not known)):
@@ -375,13 +291,14 @@ class PredictionDynamicsLogger(RecipeCallback):
             reason = "too few to expect more" if early else "though the training loss fell"
             reason = reason if known else "no loss tells what they should be"
             return self.skipped(f"{moved}, {self.min_moved:g} needed for a verdict; {reason}")
-        nothing = f"they know no more than nothing (error {m['error']:.3g} of that, below {LEARNT} expected)"
+        nothing = f"no better than an uninformed guess (relative error {m['error']:.3g}, expected below {LEARNT})"
         if not math.isnan(m["loss_late"]):
             nothing += f", and the training loss has not fallen ({m['loss_start']:.3g}, then {m['loss_late']:.3g})"
         if m["late_moved"] > self.max_jitter * (NUMBERS if how.of_numbers else 1) and not m["late_flips"] < FLIPS:
             return self.warning(
                 f"{what} keep jumping, by {m['late_moved']:.3g} {unit} from look to look in the second half of {steps} "
                 f"(at most {self.max_jitter * (NUMBERS if how.of_numbers else 1):g} expected); {nothing}",
+                code="jumping",
                 fix=f"lower the learning rate ({m['rate']:.2g}) tenfold and see whether they settle",
                 **evidence,
             )
@@ -389,6 +306,7 @@ class PredictionDynamicsLogger(RecipeCallback):
             return self.warning(
                 f"{what} have become all the same: their spread fell from {m['spread_start']:.2g} to {m['spread']:.2g} "
                 f"{unit} in {steps} (at least {COLLAPSED} expected); {nothing}",
+                code="collapsed",
                 fix=f"lower the weight decay (vanishing weights) or the learning rate ({m['rate']:.2g}; dead units)",
                 **evidence,
             )
@@ -400,6 +318,7 @@ class PredictionDynamicsLogger(RecipeCallback):
             )
         return self.warning(
             f"{moved} (at least {self.min_moved:g} expected); {nothing}",
+            code="frozen",
             fix=f"raise the learning rate ({m['rate']:.2g}) tenfold; if that changes nothing, see that the parameters "
             "require gradients, get some, and are in the optimiser",
             **evidence,
@@ -416,16 +335,3 @@ def frames(expected: float) -> list[int]:
     """
     ratio = 4.0 if math.isinf(expected) else max(1.0, expected) ** (1 / (FRAMES - 1))
     return sorted({0, *(round(ratio**i) for i in range(FRAMES - 1))})
-
-
-def _expected_steps(trainer: Trainer) -> float:
-    """How many batches will have been trained on at the end; infinity if nobody knows."""
-    epochs = math.inf if trainer.max_epochs in {None, -1} else float(trainer.max_epochs or 0)
-    steps = trainer.max_steps if trainer.max_steps > 0 else math.inf
-    return min(steps, epochs * trainer.num_training_batches / trainer.accumulate_grad_batches)
-
-
-def _learning_rate(trainer: Trainer) -> float:
-    """The largest of any parameter group."""
-    groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
-    return max((float(group["lr"]) for group in groups if group.get("lr") is not None), default=math.nan)

@@ -11,14 +11,12 @@ from torch.nn.utils.rnn import PackedSequence
 
 from lightning_recipe.dependencies.backprop import UndecidedError, layouts
 from lightning_recipe.record.structure import leading_size, mapped, tensors
-from lightning_recipe.run import batch_sizes, training_loaders
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from lightning.pytorch import Trainer
-
     from lightning_recipe.record.step import NetCall
+    from lightning_recipe.run import Run
 
 FEW = 4
 """Rows for each example up to which they may be taken for views of it, rather than for nodes of its graph."""
@@ -49,11 +47,11 @@ class Batch:
         return any(torch.equal(t, tensor.to(t.dtype)) for t in alike)
 
 
-def batch_of(trainer: Trainer, content: Any, call: NetCall) -> Batch:
+def batch_of(run: Run, content: Any, call: NetCall) -> Batch:
     """The rows of a call: the DataLoader's batch size, else a size that all tensors of the batch share.
 
     Args:
-        trainer: Its training DataLoaders are asked for their batch size.
+        run: Its training DataLoaders are asked for their batch size.
         content: The batch.
         call: The call; one of its arguments must have as many rows.
 
@@ -63,8 +61,8 @@ def batch_of(trainer: Trainer, content: Any, call: NetCall) -> Batch:
     """
     arguments = [(path, t) for path, t in tensors((call.args, call.kwargs))]
     _refuse_unusable(call, arguments)
-    sizes = batch_sizes(trainer)
-    samplers = [type(getattr(loader, "sampler", None)).__name__ for loader in training_loaders(trainer)]
+    sizes = run.batch_sizes
+    samplers = [type(getattr(loader, "sampler", None)).__name__ for loader in run.loaders]
     shuffled = bool(samplers) and "SequentialSampler" not in samplers
     shapes = [t.shape for _, t in arguments]
     batch = [t for _, t in tensors(content) if t.ndim]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from lightning_recipe.finding import in_short
 from lightning_recipe.record.observers import Observers
+from lightning_recipe.record.step import Need
 from lightning_recipe.trial.compiled import losses_in_step, losses_inside
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ class Probe:
         pl_module.__dict__[method] = self._observed
 
     @classmethod
-    def attach(cls, pl_module: nn.Module, method: str) -> Probe:
+    def attach(cls, pl_module: nn.Module, method: str, needs: Need = Need.INPUTS | Need.LOSSES) -> Probe:  # noqa: ARG003
         """The probe of the next call of `method`: a new one, or the one that already waits for it."""
         waiting = getattr(pl_module.__dict__.get(method), "probe", None)
         return waiting if isinstance(waiting, Probe) else cls(pl_module, method)

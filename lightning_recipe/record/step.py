@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import Flag, auto
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,6 +14,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from torch import Tensor, nn
+
+
+class Need(Flag):
+    """What of a step is read."""
+
+    INPUTS = auto()
+    LOSSES = auto()
+    WIRING = auto()
+    OUTPUTS = auto()
+    GRADIENTS = auto()
+    UPDATES = auto()
 
 
 @dataclass(frozen=True)

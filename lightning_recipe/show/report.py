@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lightning_recipe.finding import Finding, Status
+from lightning_recipe.ledger import causes
 from lightning_recipe.show import loggers
 
 if TYPE_CHECKING:
@@ -21,22 +22,34 @@ if TYPE_CHECKING:
 FILE_NAME = "recipe.json"
 TAG = "0 report"
 """Of the table in TensorBoard's Text tab: it sorts by the alphabet."""
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 LINE = 64
 """Characters in a line of the table in TensorBoard, which breaks words where columns are wider than its card."""
 
 
-def by_urgency(findings: Sequence[Finding]) -> list[Finding]:
-    """What failed first, then warnings, then what passed, then what was skipped; else the order of the recipe.
+def in_order(findings: Sequence[Finding]) -> list[tuple[Finding, list[Finding]]]:
+    """Every finding that no other explains, with those that it explains; what failed first, skipped last.
 
     Example:
         >>> a, b = Finding("A", Status.PASSED, "fine"), Finding("B", Status.FAILED, "not fine")
-        >>> [finding.check for finding in by_urgency([a, b])]
+        >>> [finding.check for finding, _ in in_order([a, b])]
         ['B', 'A']
 
     """
     order = list(Status)
-    return sorted(findings, key=lambda finding: order.index(finding.status))
+    roots = [(findings[i], explained) for i, explained in causes(findings).items()]
+    return sorted(roots, key=lambda pair: order.index(pair[0].status))
+
+
+def repeated(finding: Finding) -> str:
+    """At how many looks it was found, to be added to a message; nothing for once.
+
+    Example:
+        >>> repeated(Finding("A", Status.WARNING, "dead", times=3, step=80))
+        ' (at 3 looks, the last at step 80)'
+
+    """
+    return f" (at {finding.times} looks, the last at step {finding.step})" if finding.times > 1 else ""
 
 
 def summary(findings: Sequence[Finding]) -> str:
@@ -49,17 +62,6 @@ def summary(findings: Sequence[Finding]) -> str:
     """
     counts = {status: sum(finding.status is status for finding in findings) for status in Status}
     return ", ".join(f"{count} {status.value}" for status, count in counts.items() if count)
-
-
-def is_wrong(finding: Finding) -> bool:
-    """Whether there is something to do.
-
-    Example:
-        >>> is_wrong(Finding("A", Status.WARNING, "not fine"))
-        True
-
-    """
-    return finding.status in {Status.FAILED, Status.WARNING}
 
 
 def markdown(findings: Sequence[Finding]) -> str:
@@ -76,10 +78,14 @@ def markdown(findings: Sequence[Finding]) -> str:
 
     """
     rows = ["| status | check | found, and what to do |", "|---|---|---|"]
-    for finding in by_urgency(findings):
+    for finding, explained in in_order(findings):
         status = finding.status.value
-        found = _cell(finding.message) + (f"<br>**fix:** {_cell(finding.fix)}" if finding.fix else "")
-        rows.append(f"| {f'**{status}**' if is_wrong(finding) else status} | {_cell(finding.check)} | {found} |")
+        parts = [_cell(finding.message + repeated(finding))]
+        parts += [f"**fix:** {_cell(finding.fix)}"] if finding.fix else []
+        parts += [f"**explains:** {_cell(f'{f.check} ({f.status.value}): {f.message}')}" for f in explained]
+        rows.append(
+            f"| {f'**{status}**' if finding.is_alarm else status} | {_cell(finding.check)} | {'<br>'.join(parts)} |"
+        )
     return "\n".join([f"**{summary(findings)}**", "", *rows])
 
 
@@ -102,6 +108,7 @@ def details(findings: Sequence[Finding]) -> str:
     parts = []
     for finding in findings:
         said = {finding.status.value: finding.message, "why": finding.why, "fix": finding.fix}
+        said |= {"key": finding.key} if finding.is_alarm else {}
         parts += [f"**{name}:** {_cell(text)}" for name, text in said.items() if text]
         if finding.evidence:
             names, values = zip(
@@ -118,7 +125,7 @@ def _cell(text: str) -> str:
 
 
 def to_json(findings: Sequence[Finding]) -> str:
-    """All findings as strict JSON: ``{"version": 1, "lightning_recipe": "...", "findings": [...]}``.
+    """All findings as strict JSON: ``{"version": 2, "lightning_recipe": "...", "findings": [...]}``.
 
     Example:
         >>> json.loads(to_json([Finding("A", Status.PASSED, "fine")]))["findings"][0]["status"]

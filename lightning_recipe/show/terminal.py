@@ -15,15 +15,21 @@ from rich.text import Text
 from tqdm import tqdm
 
 from lightning_recipe.finding import Finding, Status
-from lightning_recipe.show.report import by_urgency, is_wrong, summary
+from lightning_recipe.show.report import in_order, repeated, summary
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from lightning.pytorch import Trainer
     from rich.console import Console, RenderableType
 
-STYLES = {Status.PASSED: "green", Status.WARNING: "yellow", Status.FAILED: "bold red", Status.SKIPPED: "dim"}
+STYLES = {
+    Status.FAILED: "bold red",
+    Status.WARNING: "yellow",
+    Status.ADVICE: "cyan",
+    Status.PASSED: "green",
+    Status.SKIPPED: "dim",
+}
 
 
 def show(trainer: Trainer, *renderables: RenderableType) -> None:
@@ -36,20 +42,20 @@ def show(trainer: Trainer, *renderables: RenderableType) -> None:
             _print(rich.get_console(), renderables)
 
 
-def show_finding(trainer: Trainer, finding: Finding) -> None:
-    """Print a finding as it arrives."""
+def show_finding(trainer: Trainer, finding: Finding, explained: Sequence[Finding] = ()) -> None:
+    """Print a finding as it arrives; `explained` are those that it is the cause of."""
     live = getattr(trainer.progress_bar_callback, "progress", None)
     console = rich.get_console() if live is None else live.console
     on_screen = console.is_terminal or console.is_jupyter
-    show(trainer, *([on_a_screen(finding)] if on_screen else in_a_log(finding)))
+    show(trainer, *([on_a_screen(finding, explained)] if on_screen else in_a_log(finding, explained)))
 
 
-def close(trainer: Trainer, findings: Sequence[Finding], *footer: str) -> None:
+def close(trainer: Trainer, findings: Table, *footer: str) -> None:
     """Print the table of all findings, below the last state of a progress bar."""
     live = getattr(trainer.progress_bar_callback, "progress", None)
     if live is not None:
         live.stop()  # Lightning does so too, but only after the last callback
-    _print(rich.get_console() if live is None else live.console, [table(findings), *footer])
+    _print(rich.get_console() if live is None else live.console, [findings, *footer])
 
 
 def _print(console: Console, renderables: Sequence[RenderableType]) -> None:
@@ -58,19 +64,22 @@ def _print(console: Console, renderables: Sequence[RenderableType]) -> None:
         console.print(renderable, soft_wrap=plain, highlight=not plain, markup=not plain)
 
 
-def in_a_log(finding: Finding) -> list[str]:
-    """A finding as it arrives: one line; why and fix below it only when something is wrong.
+def in_a_log(finding: Finding, explained: Sequence[Finding] = ()) -> list[str]:
+    """A finding as it arrives: one line; why, fix and the key that silences it below, if something is wrong.
 
     Example:
-        >>> in_a_log(Finding("A", Status.FAILED, "5, not 2", why="2 is right", fix="make it 2"))
-        ['failed   A: 5, not 2', '         why: 2 is right', '         fix: make it 2']
+        >>> for line in in_a_log(Finding("A", Status.FAILED, "5, not 2", fix="make it 2", code="A/five")):
+        ...     print(line)
+        failed   A: 5, not 2
+                 fix: make it 2
+                 key: A/five
 
     """
-    details = [f"{'':9}{name}: {text}" for name, text in _reasons(finding).items()]
+    details = [f"{'':9}{name}: {text}" for name, text in _reasons(finding, explained).items()]
     return [f"{finding.status.value:8} {finding.check}: {finding.message}", *details]
 
 
-def on_a_screen(finding: Finding) -> Group | Table:
+def on_a_screen(finding: Finding, explained: Sequence[Finding] = ()) -> Group | Table:
     """The same in lines as wide as the screen: what is not wrong gets one of them, the closing table has the rest.
 
     Example:
@@ -80,20 +89,25 @@ def on_a_screen(finding: Finding) -> Group | Table:
     """
     status = Text(f"{finding.status.value:8}", STYLES[finding.status])
     found = Text.assemble((finding.check, "bold"), f": {finding.message}")
-    if not is_wrong(finding):
+    if not finding.is_alarm:
         return Group(Text.assemble(status, " ", found, no_wrap=True, overflow="ellipsis"))  # a bare text is wrapped
     grid = Table.grid(padding=(0, 1, 0, 0))
     grid.add_row(status, found)
-    for name, text in _reasons(finding).items():
+    for name, text in _reasons(finding, explained).items():
         grid.add_row("", Text.assemble((f"{name}: ", "bold"), text))
     return grid
 
 
-def table(findings: Sequence[Finding]) -> Table:
-    """All findings of a run, what failed on top.
+def table(findings: Sequence[Finding], silenced: Mapping[str, int] | None = None, *, verbose: bool = False) -> Table:
+    """All findings of a run: causes on top, each with what it explains; what is well in one row.
+
+    Args:
+        findings: In the order of the recipe.
+        silenced: How often each silenced key was found.
+        verbose: A row for each check that passed.
 
     Example:
-        >>> table([Finding("A", Status.PASSED, "fine")]).row_count
+        >>> table([Finding("A", Status.PASSED, "fine"), Finding("B", Status.PASSED, "fine")]).row_count
         1
 
     """
@@ -101,18 +115,30 @@ def table(findings: Sequence[Finding]) -> Table:
     grid = Table(title=title, title_justify="left", box=SIMPLE_HEAD, expand=False)
     for column in ("status", "check", "found, and what to do"):
         grid.add_column(column, overflow="fold", no_wrap=column in {"status", "check"})
-    for finding in by_urgency(findings):
-        found = Text(finding.message)
-        if finding.fix:
-            found.append("\nfix: ", "bold").append(finding.fix)
+    for finding, explained in in_order(findings):
+        if finding.status is Status.PASSED and not verbose:
+            continue
+        found = Text(finding.message + repeated(finding))
+        for name, text in {"fix": finding.fix, **_explained(explained)}.items():
+            if text:
+                found.append(f"\n{name}: ", "bold").append(text)
         grid.add_row(Text(finding.status.value, STYLES[finding.status]), finding.check, found)
+    well = list(dict.fromkeys(finding.check for finding in findings if finding.status is Status.PASSED))
+    if well and not verbose:
+        grid.add_row(Text("passed", STYLES[Status.PASSED]), "", ", ".join(well))
+    for key, count in (silenced or {}).items():
+        grid.add_row(Text("silenced", "dim"), key, f"found {count} time{'s' * (count > 1)}" if count else "left out")
     return grid
 
 
-def _reasons(finding: Finding) -> dict[str, str]:
+def _reasons(finding: Finding, explained: Sequence[Finding]) -> dict[str, str]:
     """What to tell of something that is wrong."""
-    told = {"why": finding.why, "fix": finding.fix} if is_wrong(finding) else {}
-    return {name: text for name, text in told.items() if text}
+    told = {"why": finding.why, "fix": finding.fix, **_explained(explained), "key": finding.key}
+    return {name: text for name, text in told.items() if text and finding.is_alarm}
+
+
+def _explained(findings: Sequence[Finding]) -> dict[str, str]:
+    return {"explains": "; ".join(f"{f.check} ({f.status.value}): {f.message}" for f in findings)} if findings else {}
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_recipe.callback import FailedCheckError
+from lightning_recipe.watch import FailedCheckError
 from lightning_recipe.callbacks._overfit_verdict import Trial
 from lightning_recipe.callbacks.overfit_one_batch import OverfitOneBatch
 from lightning_recipe.figures.canvas import pixels

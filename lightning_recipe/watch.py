@@ -1,0 +1,376 @@
+"""One per fit: counts steps, wakes the callbacks that are due, and opens one record of the step for all of them."""
+
+from __future__ import annotations
+
+import math
+import time
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from functools import reduce
+from operator import add, or_
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+from torch import Tensor
+
+from lightning_recipe.finding import Finding, Status
+from lightning_recipe.ledger import causes
+from lightning_recipe.record.probe import Probe
+from lightning_recipe.run import Run
+from lightning_recipe.show.publisher import Publisher
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from lightning.pytorch import Trainer
+
+    from lightning_recipe.callback import RecipeCallback
+    from lightning_recipe.record.step import Step
+
+PER_DOUBLING = 4
+"""Looks, at least, whenever the number of steps doubles."""
+WIDEST = 0.02
+"""Share of the run between two looks at most: what goes wrong late is then seen by several in a row."""
+WINDOW = 25
+"""Batches before a look whose training loss is added up, on the device."""
+_TRAINING = ("on_train_batch_start", "on_train_batch_end")
+_BACKWARD = ("on_before_zero_grad", "on_before_backward", "on_after_backward", "on_before_optimizer_step")
+_VALIDATION = ("on_validation_batch_start", "on_validation_batch_end")
+STEP_HOOKS = (*_TRAINING, *_BACKWARD, *_VALIDATION)
+"""Lightning enters them even when empty: those of twenty-five callbacks would cost 0.65 ms a step."""
+FRAMES = 10
+"""Epochs that are looked at in a run: TensorBoard keeps ten pictures of a tag, and drops others by chance."""
+
+_WATCHES: WeakKeyDictionary[Trainer, Watch] = WeakKeyDictionary()
+
+
+class FailedCheckError(Exception):
+    """Raised by a check with ``strict=True``: the run would go on with a mistake in it.
+
+    Example:
+        >>> str(FailedCheckError([Finding("InitLossCheck", Status.FAILED, "starts at 300", fix="scale down")]))
+        'InitLossCheck: starts at 300 Fix: scale down'
+
+    """
+
+    def __init__(self, findings: list[Finding]) -> None:
+        self.findings = findings
+        said = [f"{f.check}: {f.message}" + (f" Fix: {f.fix}" if f.fix else "") for f in findings]
+        super().__init__("\n".join(said) or "a check failed in another process")
+
+
+def next_step(step: int, every: int, horizon: float = math.inf) -> int:
+    """The look after the one at `step`: 1, 2, 4, 8, ..., every `every` steps, and ever rarer.
+
+    Example:
+        >>> step, looks = 0, []
+        >>> while (step := next_step(step, 25)) < 400:
+        ...     looks.append(step)
+        >>> looks
+        [1, 2, 4, 8, 16, 25, 50, 75, 100, 125, 150, 175, 200, 250, 300, 350]
+
+    """
+    if step < every:
+        return min(1 << step.bit_length(), every)
+    doublings = max(0, (step // (PER_DOUBLING * every)).bit_length() - 1)
+    gap = min(every << doublings, max(every, horizon * WIDEST))
+    gap = every << max(0, int(gap / every).bit_length() - 1)
+    return (step // gap + 1) * gap
+
+
+def epochs(every: int, most: int | None) -> set[int]:
+    """The epochs to look at: the first and the last, and others ever further apart, one less than `FRAMES` in all.
+
+    The one left is for a first batch outside of the plan: that of the sanity check, or of a run that was resumed.
+
+    Example:
+        >>> sorted(epochs(1, 5)), sorted(epochs(10, 1000))
+        ([0, 1, 2, 3, 4], [0, 10, 20, 40, 70, 140, 270, 510, 990])
+
+    """
+    last = (most - 1) // every if most is not None and most > 0 else 2 ** (FRAMES - 3)
+    if last == 0:
+        return {0}
+    return {0, *(round(epoch) * every for epoch in np.geomspace(1, last, FRAMES - 2))}
+
+
+class Watch:
+    """What the recipe's callbacks of one fit share.
+
+    The first of them is the host, whose hooks Lightning enters; those of the others rest from the beginning, and the
+    host's whenever there is nothing to do but to count.
+
+    Attributes:
+        run: What the run will be.
+        publisher: The door to people.
+        members: The callbacks, in the trainer's order.
+        host: The first of them.
+
+    """
+
+    def __init__(self, trainer: Trainer, host: RecipeCallback) -> None:
+        self.run, self.publisher = Run(trainer), Publisher(trainer)
+        self.members, self.host = [host], host
+        self._began = False
+        self._probe: Probe | None = None
+        self._asked: list[RecipeCallback] = []  # who is to be shown the step that is watched
+        self._first: list[RecipeCallback] = []  # who waits for the first step of the run
+        self._of_epoch: list[RecipeCallback] = []  # who waits for the first step of this epoch
+        self._due: dict[RecipeCallback, float] = {}  # steps after which others look
+        self._seen: dict[int, int] = {}  # the epoch whose validation was looked at last, by loader
+        self._count: float = 0  # batches until the next look, at least
+        self._sum: Tensor | None = None  # of the training loss
+        self._added = 0
+
+    @staticmethod
+    def of(trainer: Trainer) -> Watch | None:
+        """The watch of the fit that goes on, if any."""
+        return _WATCHES.get(trainer)
+
+    @staticmethod
+    def publisher_of(trainer: Trainer) -> Publisher:
+        """The door to people of a fit."""
+        watch = _WATCHES.get(trainer)
+        return Publisher(trainer) if watch is None else watch.publisher
+
+    @staticmethod
+    def join(trainer: Trainer, callback: RecipeCallback) -> None:
+        """Take part in the fit that begins; the first to join hosts."""
+        watch = _WATCHES.get(trainer)
+        if watch is None or callback in watch.members:
+            _WATCHES[trainer] = Watch(trainer, callback)
+        else:
+            watch.members.append(callback)
+
+    def leave(self) -> None:
+        """The fit is over: nothing of the watch stays."""
+        if self._probe is not None:
+            self._probe.detach()  # it waits for a step that never came
+        self._probe = None
+        _WATCHES.pop(self.run.trainer, None)
+
+    # -- training
+
+    def epoch_starts(self) -> None:
+        """Find out who looks at the first batch of this epoch."""
+        trainer = self.run.trainer
+        self._of_epoch = [
+            callback
+            for callback in self._taking("sampled_step")
+            if callback.every_n_steps is None
+            and trainer.current_epoch in epochs(callback.every_n_epochs or 1, trainer.max_epochs)
+        ]
+        if self._of_epoch:
+            self.host.wake(_TRAINING)
+
+    def batch_starts(self, batch: Any) -> None:
+        """Begin at the first batch; watch the step if anyone is to look at it."""
+        if not self._began:
+            self._begin(batch)
+        if self._probe is not None:  # the batch before was left out by a hook
+            return
+        asked = [*self._of_epoch, *self._first]
+        if not self.run.trainer.fit_loop.epoch_loop._should_accumulate():  # noqa: SLF001 - weights change after it
+            asked += [c for c, due in self._due.items() if due <= self.run.batches_that_stepped + 1]
+        self._open([c for c in self.members if c in asked and not c.done], "training_step")
+
+    def batch_ends(self, outputs: Any) -> None:
+        """Count; show the step that was watched to those who asked for it."""
+        self._count -= 1
+        if self._count > WINDOW and self._probe is None:
+            return
+        self._add_up(outputs)
+        step, asked = self._close()
+        if step is not None:
+            self._show(step, asked)
+        if self._probe is None:
+            self._wait()
+
+    def _show(self, step: Step, asked: list[RecipeCallback]) -> None:
+        first, of_epoch, self._first, self._of_epoch = self._first, self._of_epoch, [], []
+        self.run.step, self.run.loss = self.run.batches_that_stepped, self._mean_loss()
+        with self._time_given_back():
+            self._ask("first_step", [c for c in asked if c in first], step)
+            self._ask("sampled_step", [c for c in asked if c in of_epoch], step)
+            self.run.step += 1
+            looking = [c for c in asked if self._due.get(c, math.inf) <= self.run.step]
+            self._ask("sampled_step", looking, step)
+        self._due |= {callback: callback.next_look(self.run) for callback in looking}
+
+    def _begin(self, batch: Any) -> None:
+        run, self._began = self.run, True
+        for callback in self.members:
+            callback.rest(run.trainer, (*_BACKWARD, *_VALIDATION) if callback is self.host else STEP_HOOKS)
+        run.batch, run.resumed, run.step = batch, run.trainer.global_step > 0, run.batches_that_stepped
+        with self._time_given_back():
+            self._ask("before_training", self._taking("before_training"))
+        run.batch, self._first = None, self._taking("first_step")
+        if run.resumed:
+            reason = f"the run resumes at step {run.trainer.global_step}, past its beginning"
+            for callback in self._first:
+                self._enter(callback, [] if callback.findings else [callback.skipped(reason)])
+            self._first = []
+        looking = [c for c in self._taking("sampled_step") if c.every_n_steps is not None]
+        self._due = {callback: callback.next_look(run) for callback in looking}
+
+    def _wait(self) -> None:
+        """Have Lightning enter no more hooks than are needed to count the batches until the next look."""
+        self._due = {callback: step for callback, step in self._due.items() if not callback.done}
+        if any(not callback.done for callback in (*self._first, *self._of_epoch)):
+            return
+        self._count = min(self._due.values(), default=math.inf) - self.run.batches_that_stepped - 1
+        if self._count <= 1:
+            self.host.wake(_TRAINING)
+        else:
+            self.host.rest(self.run.trainer, _TRAINING[: 2 if math.isinf(self._count) else 1])
+
+    def _add_up(self, outputs: Any) -> None:
+        """Keep no losses: they would lie among the activations, and break up the memory that the next step uses."""
+        loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
+        if not self._due or not (isinstance(loss, Tensor) and loss.numel() == 1):  # a step by hand returns anything
+            return
+        with suppress(Exception):  # of another device
+            loss = loss.detach().reshape(()) * self.run.trainer.accumulate_grad_batches
+            self._sum = loss.float().clone() if self._sum is None else self._sum.add_(loss)  # halves would overflow
+            self._added += 1
+
+    def _mean_loss(self) -> float:
+        total, added, self._sum, self._added = self._sum, self._added, None, 0
+        return math.nan if total is None else float(total) / added
+
+    # -- validation
+
+    def validation_starts(self) -> None:
+        """Attend to the first steps."""
+        if self._taking("validation"):
+            self.host.wake(_VALIDATION)
+
+    def validation_batch_starts(self, batch_idx: int, loader: int) -> None:
+        """Watch the first step of a loader if anyone is to look at it: at the first of all, then at planned epochs."""
+        trainer = self.run.trainer
+        epoch, last = -1 if trainer.sanity_checking else trainer.current_epoch, self._seen.get(loader)
+        if batch_idx == 0 and epoch != last:
+            self._seen[loader], self.run.loader = epoch, loader
+            taking = self._taking("validation")
+            planned = [c.every_n_epochs and epoch in epochs(c.every_n_epochs, trainer.max_epochs) for c in taking]
+            asked = [callback for callback, now in zip(taking, planned, strict=True) if now or last is None]
+            self._open(asked, "validation_step")
+        if self._probe is None and self._began and loader + 1 >= len(trainer.num_val_batches):
+            self.host.rest(trainer, _VALIDATION)
+
+    def validation_batch_ends(self) -> None:
+        """Show the step that was watched."""
+        step, asked = self._close()
+        if step is not None:
+            self.run.step = self.run.batches_that_stepped
+            self._ask("validation", asked, step)
+
+    def notes(self, event: str, about: Any) -> None:
+        """Enter into the record what Lightning does around a step in automatic optimisation."""
+        if self._probe is not None:
+            self._probe.note(event, about)
+
+    # -- the end
+
+    def ends(self, error: BaseException | None = None) -> None:
+        """Ask all for their last word, also when an exception ended training."""
+        self.run.step, self.run.interrupted = self.run.batches_that_stepped, error is not None
+        self.run.loss = self._mean_loss()
+        self._ask("end", self._taking("end"))
+        for callback in self.members:
+            callback.done = True
+
+    def closes(self, error: BaseException | None = None) -> None:
+        """Print the closing table; there is no silence."""
+        reason = "no training step was run"
+        if error is not None:
+            reason = f"the run was stopped by {type(error).__name__} before a verdict"
+        for callback in self.members:
+            if not (callback.findings or callback.ledger.silenced) and (error is None or self.run.step):
+                self._enter(callback, [callback.skipped(reason)])
+        silenced = reduce(add, (callback.ledger.silenced for callback in self.members))
+        self.publisher.write(self.findings, {}, self.run.step)
+        verbose = any(callback.verbose for callback in self.members)
+        self.publisher.close(self.findings, silenced, verbose=verbose)
+
+    # -- what is found
+
+    @property
+    def findings(self) -> list[Finding]:
+        """All of the run so far, in the order of the callbacks."""
+        return [finding for callback in self.members for finding in callback.findings]
+
+    def _taking(self, moment: str) -> list[RecipeCallback]:
+        return [callback for callback in self.members if not callback.done and callback.takes(moment)]
+
+    def _open(self, asked: list[RecipeCallback], method: str) -> None:
+        if asked:
+            self._asked = asked
+            needs = reduce(or_, (callback.needs for callback in asked))
+            try:
+                self._probe = Probe.attach(self.run.module, method, needs)
+            except Exception as error:  # noqa: BLE001 - none of these may end the run
+                self._give_up(error)
+
+    def _close(self) -> tuple[Step | None, list[RecipeCallback]]:
+        """The step that was watched, if it has run, and who asked for it."""
+        if self._probe is None or not self._probe.ran:
+            return None, []
+        probe, self._probe = self._probe, None
+        try:
+            return probe.result(), self._asked
+        except Exception as error:  # noqa: BLE001
+            self._give_up(error)
+            return None, []
+
+    def _give_up(self, error: Exception) -> None:
+        for callback in self._asked:
+            self._enter(callback, [callback.internal_error(error)])
+        self._probe = None
+
+    def _ask(self, moment: str, callbacks: Sequence[RecipeCallback], *step: Step) -> None:
+        """Collect what callbacks find at a moment; if strict, stop on all ranks when any rank has a failure.
+
+        Raises:
+            FailedCheckError: If a strict check failed.
+
+        """
+        failed: list[Finding] = []
+        for callback in callbacks:
+            found: list[Finding] = []
+            try:
+                found.extend(getattr(callback, moment)(self.run, *step))
+            except Exception as error:  # noqa: BLE001 - a check must never end the run by accident
+                found.append(callback.internal_error(error))
+            told = self._enter(callback, found)
+            failed += [f for f in told if f.status is Status.FAILED and getattr(callback, "strict", False)]
+        strict = any(getattr(callback, "strict", False) for callback in callbacks)
+        if strict and self.run.trainer.strategy.reduce_boolean_decision(bool(failed), all=False):
+            raise FailedCheckError(failed)
+
+    def _enter(self, callback: RecipeCallback, found: Sequence[Finding]) -> list[Finding]:
+        """Keep what a callback has found at one look, and tell what is new."""
+        told = callback.ledger.look([replace(finding, step=self.run.step) for finding in found])
+        everything = self.findings
+        explained = causes(everything)
+        for finding in told:
+            if finding.is_alarm or callback.verbose:
+                i = next(i for i, other in enumerate(everything) if other is finding)
+                self.publisher.arrived(finding, explained.get(i, []))
+        if told:
+            self.publisher.write(everything, {callback.tag("findings"): callback.findings}, self.run.step)
+        return told
+
+    @contextmanager
+    def _time_given_back(self) -> Iterator[None]:
+        """``Trainer(max_time=...)`` is for training: what experiments take is not taken from it."""
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            for timer in self.run.trainer.callbacks:  # type: ignore[attr-defined]
+                times = getattr(timer, "_start_time", None)
+                if type(timer).__name__ == "Timer" and isinstance(times, dict):
+                    spent = time.monotonic() - start
+                    times |= {stage: t + spent for stage, t in times.items() if t is not None and stage == "train"}
