@@ -260,15 +260,13 @@ class RecipeCallback(Callback):
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:  # noqa: ARG002
         """Keep the findings; not in `state_dict`, which would forbid two callbacks of a class."""
-        if watch := self._hosted(trainer):
-            checkpoint[STATE] = [callback.ledger.state_dict() for callback in watch.members]
+        checkpoint.setdefault(STATE, []).append(self.ledger.state_dict())
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:  # noqa: ARG002
         """Go on with the findings of a checkpoint that was written with the same callbacks."""
-        if watch := self._hosted(trainer):
-            states = checkpoint.get(STATE, ())
-            for callback, state in zip(watch.members, states, strict=False):
-                callback.ledger.load_state_dict(state, type(callback).__name__)
+        for callback, state in zip(_of_the_recipe(trainer), checkpoint.get(STATE, ()), strict=False):
+            if callback is self:
+                self.ledger.load_state_dict(state, type(self).__name__)
 
     def _hosted(self, trainer: Trainer) -> Watch | None:
         watch = Watch.of(trainer)
@@ -323,5 +321,8 @@ def findings(trainer: Trainer) -> list[Finding]:
         []
 
     """
-    ours = [c for c in trainer.callbacks if isinstance(c, RecipeCallback)]  # type: ignore[attr-defined]
-    return [finding for callback in ours for finding in callback.findings]
+    return [finding for callback in _of_the_recipe(trainer) for finding in callback.findings]
+
+
+def _of_the_recipe(trainer: Trainer) -> list[RecipeCallback]:
+    return [callback for callback in trainer.callbacks if isinstance(callback, RecipeCallback)]  # type: ignore[attr-defined]

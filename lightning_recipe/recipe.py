@@ -54,7 +54,8 @@ def recipe(
         msg = f"callbacks of the recipe expected, got {foreign[0]!r}"
         raise TypeError(msg)
     given = {type(callback): callback for callback in own}
-    callbacks = [given.pop(kind, None) or kind() for kind in DEFAULT] + list(given.values())
+    callbacks = [given[kind] if kind in given else kind() for kind in DEFAULT]
+    callbacks += [callback for callback in own if type(callback) not in DEFAULT]
     names = [type(callback).__name__ for callback in callbacks]
     skip = [skip] if isinstance(skip, str) else list(skip)
     for key in skip:
@@ -67,4 +68,5 @@ def recipe(
         if isinstance(callback, Check):
             callback.strict = callback.strict or strict
     left = [c for c in callbacks if not any(fnmatchcase(type(c).__name__, key) for key in skip)]
-    return sorted(left, key=lambda callback: callback.tag(""))
+    left.sort(key=lambda callback: callback.tag(""))
+    return [*left]

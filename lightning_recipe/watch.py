@@ -178,7 +178,7 @@ class Watch:
     def batch_ends(self, outputs: Any) -> None:
         """Count; show the step that was watched to those who asked for it."""
         self._count -= 1
-        if self._count > WINDOW and self._probe is None:
+        if self._count >= WINDOW and self._probe is None:
             return
         self._add_up(outputs)
         step, asked = self._close()
@@ -228,7 +228,8 @@ class Watch:
     def _add_up(self, outputs: Any) -> None:
         """Keep no losses: they would lie among the activations, and break up the memory that the next step uses."""
         loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
-        if not self._due or not (isinstance(loss, Tensor) and loss.numel() == 1):  # a step by hand returns anything
+        known = isinstance(loss, Tensor) and loss.numel() == 1 and loss.is_floating_point()
+        if not (self._due and known):  # a step by hand returns anything
             return
         with suppress(Exception):  # of another device
             loss = loss.detach().reshape(()) * self.run.trainer.accumulate_grad_batches

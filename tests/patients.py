@@ -60,3 +60,12 @@ class InitTooLarge(Healthy):
     def __init__(self):
         super().__init__()
         nn.init.normal_(self.net[-1].weight, std=30)
+
+
+def healthy_for(check):
+    """A healthy module of the kind that a check is about."""
+    return KINDS.get(check.__name__, Healthy)()
+
+
+KINDS = {}
+"""By the name of a check to which `Healthy` is not of that kind."""

@@ -4,7 +4,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_recipe import OverfitOneBatch
-from lightning_recipe.run import batch_sizes, examples_in
+from lightning_recipe.run import Run
 
 
 class Molecules(Healthy):
@@ -31,8 +31,8 @@ def test_examples_are_counted_by_the_loader_where_nodes_outnumber_them(fit):
     trainer = fit(Molecules(), [check], max_steps=1, limit_val_batches=0, logger=False)
     batch = next(iter(Molecules().train_dataloader()))
     assert len(batch[0]) == 15
-    assert batch_sizes(trainer) == [6]
-    assert examples_in(trainer, batch) == 6
+    assert Run(trainer).batch_sizes == [6]
+    assert Run(trainer).examples_in(batch) == 6
     assert check.findings[0].evidence["examples"] == 6
 
 
@@ -45,7 +45,7 @@ def test_a_stream_whose_length_raises_has_a_batch_size(fit):
             return len(iter(self))
 
     trainer = fit(Healthy(), train=DataLoader(Stream(), 8), max_steps=1, limit_val_batches=0, logger=False)
-    assert batch_sizes(trainer) == [8]
+    assert Run(trainer).batch_sizes == [8]
 
 
 def test_a_loader_that_no_tensor_agrees_with_is_not_believed(fit):
@@ -57,11 +57,11 @@ def test_a_loader_that_no_tensor_agrees_with_is_not_believed(fit):
         return items[0]
 
     trainer = fit(Whole(), max_steps=1, limit_val_batches=0, logger=False)
-    assert batch_sizes(trainer) == [1]
-    assert examples_in(trainer, next(iter(trainer.train_dataloader))) == 30
+    assert Run(trainer).batch_sizes == [1]
+    assert Run(trainer).examples_in(next(iter(trainer.train_dataloader))) == 30
 
 
 def test_batches_without_tensors_have_no_size(fit):
     trainer = fit(Healthy(), max_steps=1, limit_val_batches=0, logger=False)
-    assert batch_sizes(trainer) == [32]
-    assert examples_in(trainer, ["text"]) is None
+    assert Run(trainer).batch_sizes == [32]
+    assert Run(trainer).examples_in(["text"]) is None

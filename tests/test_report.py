@@ -7,12 +7,19 @@ from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar
 from patients import Healthy, InitTooLarge
 
 from lightning_recipe import Finding, InitLossCheck, Section, Status
-from lightning_recipe.figures.canvas import card
+from lightning_recipe.figures.canvas import card, pixels
 from lightning_recipe.show import report, terminal
 
 
 def finding(status=Status.FAILED, **changes):
-    values = {"check": "A", "message": "5, not 2", "evidence": {"x": 1.0}, "why": "because", "fix": "make it 2"}
+    values = {
+        "check": "A",
+        "message": "5, not 2",
+        "evidence": {"x": 1.0},
+        "why": "because",
+        "fix": "make it 2",
+        "code": "A/five",
+    }
     return Finding(status=status, **{**values, **changes})
 
 
@@ -31,7 +38,7 @@ def test_nan_survives_json():
 
 
 def test_why_and_fix_only_when_something_is_wrong():
-    expected = {Status.FAILED: 3, Status.WARNING: 3, Status.PASSED: 1, Status.SKIPPED: 1}
+    expected = {Status.FAILED: 4, Status.WARNING: 4, Status.ADVICE: 1, Status.PASSED: 1, Status.SKIPPED: 1}
     assert {status: len(terminal.in_a_log(finding(status))) for status in Status} == expected
 
 
@@ -43,13 +50,13 @@ def test_on_a_screen_what_is_well_takes_one_line(status):
     first, *rest = captured.get().splitlines()
     assert first.startswith(f"{status.value:8} A: word word")
     assert max(map(len, [first, *rest])) <= 80
-    if status in {Status.PASSED, Status.SKIPPED}:
+    if status not in {Status.FAILED, Status.WARNING}:
         assert first.endswith("…")
         assert not rest
     else:
         assert captured.get().count("word") == 40
         assert all(line.startswith(" " * 9) for line in rest)
-        assert [line.split()[0] for line in rest[-2:]] == ["why:", "fix:"]
+        assert [line.split()[0] for line in rest[-3:]] == ["why:", "fix:", "key:"]
 
 
 def test_a_log_holds_what_was_said(capsys):
@@ -131,13 +138,15 @@ def test_only_rank_zero_reports(fit, capsys, monkeypatch, tmp_path):
 
 def test_steps_are_those_of_lightnings_loggers(fit, events):
     class Late(InitLossCheck):
-        def on_train_epoch_end(self, trainer, pl_module):
-            self.publish(trainer, self.passed("now", epoch=trainer.current_epoch))
-            self.draw(trainer, "epoch", card(f"{trainer.current_epoch}"))
+        every_n_steps = 3
+
+        def sampled_step(self, run, step):
+            yield self.passed("now", code=f"at_{run.step}")
+            self.draw(run, "epoch", pixels(card(f"{run.trainer.current_epoch}")))
 
     callback = Late()
     written = events(fit(Healthy(), [callback], accumulate_grad_batches=2))
-    assert [f.step for f in callback.findings] == [0, 4, 8]
-    assert [e.step for e in written.Images("2.04 Late/epoch")] == [4, 8]
-    assert [e.step for e in written.Tensors("2.04 Late/findings/text_summary")] == [0, 4, 8]
+    assert [f.step for f in callback.findings] == [0, 1, 2, 3, 6]
+    assert [e.step for e in written.Images("2.04 Late/epoch")] == [1, 2, 3, 6]
+    assert [e.step for e in written.Tensors("2.04 Late/findings/text_summary")] == [0, 1, 2, 3, 6]
     assert torch.tensor([e.step for e in written.Scalars("epoch")]).max() >= 7

@@ -80,6 +80,9 @@ VALID = json.loads(report.to_json([Finding("A", Status.FAILED, "5, not 2", {"val
         ("section", "2"),
         ("step", -1),
         ("step", 0.5),
+        ("code", None),
+        ("times", 0),
+        ("explains", "A/*"),
     ],
 )
 def test_a_wrong_finding_fails(key, value):
@@ -98,7 +101,7 @@ def test_a_finding_without_a_key_fails(key):
         validate(document)
 
 
-@pytest.mark.parametrize("change", [{"version": 2}, {"version": "1"}, {"findings": {}}, {"lightning_recipe": ""}])
+@pytest.mark.parametrize("change", [{"version": 1}, {"version": "2"}, {"findings": {}}, {"lightning_recipe": ""}])
 def test_a_wrong_document_fails(change):
     with pytest.raises(jsonschema.ValidationError):
         validate(VALID | change)

@@ -17,9 +17,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from lightning_recipe import Status
 
 PLACES = {  # a file of the package, in the midst of whose work the user's forward raises
-    "a trial": "overfitting/short_fit.py",
-    "the copy of a batch": "mixing/rerun.py",
-    "a look at the predictions": "dynamics/replay.py",
+    "a trial": "trial/short_fit.py",
+    "the copy of a batch": "dependencies/rerun.py",
+    "a look at the predictions": "trial/replay.py",
 }
 
 

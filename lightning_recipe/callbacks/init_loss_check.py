@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 FINITE_FIX = "find where it arises with Trainer(detect_anomaly=True); check the data for NaN first"
 DENSE_SHARE = 2 / 3  # of know-nothing; a bias shared by many targets is learnt within a few steps
 FAR = 10.0
-"""Standard deviations of the targets between 0 and their mean from which on training does not make up for a bias."""
+"""Standard deviations of the targets between 0 and their mean from which on training does not make up for a bias. Of
+an MLP of two hidden layers, with Adam at 1e-3 and 3e-3, 5 of them cost at most 0.10 of its R2 after 2,000 steps and 0.05
+to 0.45 after 500; 10 cost 0.06 to 0.12 and up to 2; 20 up to 0.23 and 8."""
 MIN_TARGETS = 8  # fewer numbers do not tell their scale: their mean square may be near 0 by chance
 
 
@@ -144,16 +146,16 @@ class InitLossCheck(Check):
             message = f"{name} starts at {measured}; {carriers(step, call.arguments)}"
             return self.failed(message, code="not_finite", subject=subject, fix=FINITE_FIX, measured=measured)
         if call.target_from_net:
-            reason = "its target is computed by the network, so no constant is a reference"
-            return self.skipped(f"{name}: {reason}", subject=subject, measured=measured)
+            message = f"{name}: its target is computed by the network, so no constant is a reference"
+            return self.skipped(message, subject=subject, measured=measured)
         try:
             found = references(call, step.batch_size)
         except NotComparableError as reason:
             return self.skipped(f"{name}: {reason}", subject=subject, measured=measured)
         numbers = call.arguments["input"].numel()
         if call.name not in CERTAIN and numbers < MIN_TARGETS:
-            reason = f"{numbers} targets do not tell their scale; {MIN_TARGETS} are needed"
-            return self.skipped(f"{name}: {reason}", subject=subject, **found.evidence)
+            message = f"{name}: {numbers} targets do not tell their scale; {MIN_TARGETS} are needed"
+            return self.skipped(message, subject=subject, **found.evidence)
         outcome = judge(found, certain=call.name in CERTAIN, warn_ratio=self.warn_ratio, bias_share=self.bias_share)
         first = f", the first of {call.times}," if call.times > 1 else ""
         context = f"{name}{first} starts at {found.measured:.4g}"
@@ -190,10 +192,10 @@ class InitLossCheck(Check):
                 return self._too_low(context, subject, step, found, layer)
             case "needs bias":
                 far = offset(call, found)
-                verdict = self.warning if far > FAR else self.advice
+                verdict = self.warning if far >= FAR else self.advice
                 cost = (
                     f"the targets lie {far:.3g} standard deviations from it, too far to be made up for by training"
-                    if far > FAR
+                    if far >= FAR
                     else "the first steps go into learning a constant"
                 )
                 return verdict(

@@ -239,7 +239,7 @@ class PredictionDynamicsLogger(RecipeCallback):
         unit = "std" if fixed.how.of_numbers else "share"
         curves = {curve.format(unit): numbers.get(name, math.nan) for name, curve in CURVES.items()}
         self.plot(run, {name: value for name, value in curves.items() if math.isfinite(value)})
-        if self._frames and run.step - fixed.begun >= self._frames[0]:
+        if self._frames and self._frames[0] <= run.step - fixed.begun and run.step < run.horizon:  # the last is drawn
             self._frames = [frame for frame in self._frames if frame > run.step - fixed.begun]
             self._undrawn.append(replace(fixed, looks=[*fixed.looks]))
         if self._undrawn and self._time.is_enough():

@@ -133,11 +133,6 @@ class VisualizeInputs(RecipeCallback):
         if not self.done:
             list(self._draw(run, step, f"val {run.loader}" if run.loader else "val"))
 
-    def end(self, run: Run) -> Iterator[Finding]:  # noqa: ARG002
-        """Say so when there was nothing to draw."""
-        if not self.findings:
-            yield self.skipped("no training step was completed")
-
     def _no_pictures(self, run: Run) -> Iterator[Finding]:
         if not loggers.of(run.trainer):
             self.done = True

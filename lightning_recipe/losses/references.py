@@ -63,7 +63,7 @@ class References:
     has_prior: bool
 
     @property
-    def evidence(self) -> dict[str, float]:
+    def evidence(self) -> dict[str, Any]:
         """The three losses, as the evidence is called."""
         return {"measured": self.measured, "know_nothing": self.know_nothing, "best_constant": self.best_constant}
 

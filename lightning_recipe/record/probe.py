@@ -82,6 +82,9 @@ class Probe:
             raise RuntimeError(msg) from self._error
         return self.step
 
+    def note(self, event: str, about: Any) -> None:
+        """Temporary."""
+
     def _observe(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self.detach()
         if self.step is not None:  # someone kept the wrapper

@@ -196,10 +196,19 @@ def test_a_mean_of_fifty_suggests_a_bias_of_fifty(fit):
         mean, std = 50.0, 10.0
 
     finding = judged(fit, Fifty())
-    assert finding.status is Status.WARNING
+    assert (finding.status, finding.code) == (Status.ADVICE, "InitLossCheck/output_bias")
     assert finding.evidence["measured"] > 10 * finding.evidence["best_constant"]
     assert float(finding.fix.rsplit(": ", 1)[1]) == pytest.approx(50, abs=6)
     assert "net.4" in finding.fix
+
+
+def test_a_mean_that_training_can_not_make_up_for_is_a_warning(fit):
+    class Far(Regression):
+        mean, std = 300.0, 5.0
+
+    finding = judged(fit, Far())
+    assert (finding.status, finding.code) == (Status.WARNING, "InitLossCheck/output_bias")
+    assert float(finding.fix.rsplit(": ", 1)[1]) == pytest.approx(300, abs=6)
 
 
 def test_targets_in_other_units_are_to_be_scaled(fit):
@@ -222,7 +231,7 @@ def test_an_output_layer_without_bias_is_named(fit):
 
 def test_one_positive_in_ten_suggests_its_log_odds(fit):
     finding = judged(fit, Imbalanced())
-    assert finding.status is Status.WARNING
+    assert (finding.status, finding.code) == (Status.ADVICE, "InitLossCheck/output_bias")
     assert finding.fix.endswith("-2.197")
 
 
@@ -243,7 +252,7 @@ def test_one_class_of_several_in_unshuffled_batches(fit):
             return DataLoader(TensorDataset(x, (torch.arange(256) % 20) // 18), 64)
 
     finding = judged(fit, Sorted())
-    assert finding.status is Status.WARNING
+    assert (finding.status, finding.code) == (Status.ADVICE, "InitLossCheck/output_bias")
     assert "8 of 10 classes do not occur" in finding.fix
     bias = [float(value) for value in finding.fix.split("[")[1].split("]")[0].split(", ")]
     assert min(bias) == pytest.approx(-math.log(2 * 64), abs=0.01)  # not so low that they could never be learnt

@@ -1,0 +1,273 @@
+"""When the recipe looks, and that it costs nothing in between."""
+
+import itertools
+from collections import Counter
+
+import pytest
+import torch
+from lightning.pytorch.callbacks import Callback, Timer
+from lightning.pytorch.demos.boring_classes import BoringModel
+from lightning.pytorch.profilers import Profiler
+from patients import Healthy
+
+from lightning_recipe import (
+    BatchMixingDetector,
+    Check,
+    FailedCheckError,
+    InitLossCheck,
+    OverfitOneBatch,
+    Section,
+    VisualizeInputs,
+    recipe,
+)
+from lightning_recipe.record.probe import Probe
+from lightning_recipe.watch import _WATCHES, STEP_HOOKS, epochs, next_step
+
+
+class Entered(Profiler):
+    """Counts the hooks of callbacks that Lightning enters."""
+
+    def __init__(self):
+        super().__init__()
+        self.counts = Counter()
+
+    def start(self, action_name):
+        self.counts[action_name] += 1
+
+    def stop(self, action_name):
+        pass
+
+    def of(self, callback, hook):
+        return self.counts[f"[Callback]{callback.state_key}.{hook}"]
+
+
+class Looks(Check):
+    """Takes part at every moment."""
+
+    section, why = Section.MISTAKES, "a test"
+
+    def __init__(self, every_n_steps=25, every_n_epochs=1):
+        super().__init__()
+        self.every_n_steps, self.every_n_epochs = every_n_steps, every_n_epochs
+        self.at = []
+
+    def before_training(self, run):
+        self.at.append(("before", run.step))
+        self.batch = run.batch
+        return ()
+
+    def first_step(self, run, step):
+        self.at.append(("first", run.step))
+        return ()
+
+    def sampled_step(self, run, step):
+        self.at.append(("sampled", run.step))
+        return ()
+
+    def validation(self, run, step):
+        self.at.append(("validation", run.step))
+        return ()
+
+    def end(self, run):
+        self.at.append(("interrupted" if run.interrupted else "end", run.step))
+        yield self.passed("looked")
+
+    def of(self, moment):
+        return [step for name, step in self.at if name == moment]
+
+
+# -- when
+
+
+def test_moments_come_in_order_and_at_their_steps(fit):
+    check = Looks()
+    fit(Healthy(), [check], max_epochs=5)
+    assert check.at[:4] == [("validation", 0), ("before", 0), ("first", 0), ("sampled", 1)]
+    assert check.of("sampled") == [1, 2, 4, 8, 16, 25]
+    assert check.of("validation") == [0, 7, 15, 23, 31, 39], "where Lightning logs them"
+    assert check.at[-1] == ("end", 40)
+    assert len(check.batch) == 2
+
+
+def test_steps_are_those_that_change_weights(fit):
+    check = Looks(every_n_steps=2)
+    fit(Healthy(), [check], accumulate_grad_batches=4, max_epochs=3)
+    assert check.of("sampled") == [1, 2, 4, 6]
+
+
+def test_first_batches_of_epochs(fit):
+    check = Looks(every_n_steps=None, every_n_epochs=2)
+    fit(Healthy(), [check], max_epochs=5)
+    assert check.of("sampled") == [0, 16, 32]
+    assert check.of("validation") == [0, 7, 23, 39]
+
+
+def test_gaps_grow_to_a_share_of_the_run():
+    looks = [25]
+    while (step := next_step(looks[-1], 25, horizon=100_000)) <= 100_000:
+        looks.append(step)
+    gaps = [b - a for a, b in itertools.pairwise(looks)]
+    assert max(gaps) <= 2_000
+    assert gaps[-1] >= 1_000
+    assert len(looks) < 150
+
+
+def test_few_epochs_are_looked_at():
+    for every in (1, 2, 7):
+        for most in (1, 2, 3, 8, 9, 10, 100, 12345, -1, None):
+            found = epochs(every, most)
+            assert 0 in found
+            assert len(found) <= 9
+            assert all(epoch % every == 0 for epoch in found)
+            if most and most > 0:
+                assert max(found) == (most - 1) // every * every
+
+
+def test_an_exception_in_training_ends_the_looks_too(fit):
+    class Breaks(Healthy):
+        def on_train_batch_end(self, outputs, batch, batch_idx):
+            if batch_idx == 3:
+                msg = "mine"
+                raise RuntimeError(msg)
+
+    check, module = Looks(), Breaks()
+    with pytest.raises(RuntimeError, match="mine"):
+        fit(module, [check])
+    assert check.at[-1] == ("interrupted", 3)
+    assert not _WATCHES
+    assert "training_step" not in module.__dict__
+
+
+def test_what_goes_wrong_at_one_moment_is_said_once(fit):
+    class Wrong(Looks):
+        def sampled_step(self, run, step):
+            super().sampled_step(run, step)
+            msg = "boom"
+            raise RuntimeError(msg)
+
+    check, other = Wrong(), Looks()
+    trainer = fit(Healthy(), [check, other])
+    assert trainer.global_step == 16
+    assert check.of("sampled") == [1]
+    assert [f.code for f in check.findings] == ["Wrong/internal_error"]
+    assert other.of("sampled") == [1, 2, 4, 8, 16]
+
+
+def test_one_probe_serves_all_that_look(fit, monkeypatch):
+    watched = []
+    attach = Probe.attach
+    monkeypatch.setattr(Probe, "attach", lambda *a: watched.append(a[1]) or attach(*a))
+    checks = [Looks(), Looks(), InitLossCheck()]
+    fit(Healthy(), checks)
+    assert Counter(watched) == {"training_step": len(checks[0].of("sampled")), "validation_step": 3}
+
+
+def test_time_of_experiments_is_not_taken_from_max_time(fit):
+    class Slow(Looks):
+        def before_training(self, run):
+            run.trainer.callbacks[-1]._start_time["train"] -= 100  # as if it had taken so long
+            self.elapsed = run.trainer.callbacks[-1].time_elapsed()
+            return ()
+
+    check, timer = Slow(), Timer("00:01:00:00")
+    fit(Healthy(), [check, timer], max_epochs=1)
+    assert check.elapsed >= 100
+    assert timer.start_time("train") is not None
+
+
+# -- what it costs
+
+
+def test_only_hooks_with_something_to_do_are_entered(fit):
+    profiler, callbacks = Entered(), recipe()
+    fit(BoringModel(), callbacks, profiler=profiler, max_epochs=2, limit_train_batches=64, limit_val_batches=2)
+    host, *others = callbacks
+    for callback in others:
+        assert all(profiler.of(callback, hook) <= (2 if "validation" in hook else 1) for hook in STEP_HOOKS)
+    assert profiler.of(host, "on_train_batch_start") < 30, "the looks"
+    assert profiler.of(host, "on_train_batch_end") == 128, "counts"
+    assert profiler.of(host, "on_before_backward") <= 1
+
+
+def test_with_nothing_left_to_look_at_nothing_is_entered(fit):
+    profiler, callbacks = Entered(), [InitLossCheck(), OverfitOneBatch(), BatchMixingDetector()]
+    fit(BoringModel(), callbacks, profiler=profiler, max_steps=20)
+    for callback in callbacks:
+        assert all(profiler.of(callback, hook) <= 2 for hook in STEP_HOOKS)
+
+
+def test_hooks_of_a_subclass_are_always_entered(fit):
+    class Mine(InitLossCheck):
+        ends = backwards = 0
+
+        def on_train_batch_end(self, *args):
+            super().on_train_batch_end(*args)
+            self.ends += 1
+
+        def on_after_backward(self, *args):
+            super().on_after_backward(*args)
+            self.backwards += 1
+
+    check, other = Mine(), OverfitOneBatch(max_steps=5)
+    fit(BoringModel(), [other, check], max_steps=5)
+    assert (check.ends, check.backwards) == (5, 5)
+    assert len(check.findings) == 1
+
+
+def test_a_group_that_enters_them_itself_still_can(fit):
+    class Group(Callback):
+        def __init__(self, *members):
+            self.members = members
+
+        def __getattribute__(self, name):
+            if not name.startswith("on_") and name not in {"setup", "teardown"}:
+                return super().__getattribute__(name)
+            return lambda *args, **kwargs: [getattr(member, name)(*args, **kwargs) for member in self.members]
+
+    checks = [InitLossCheck(), BatchMixingDetector()]
+    fit(BoringModel(), [Group(*checks)], max_steps=3)
+    assert [len(check.findings) for check in checks] == [1, 1]
+
+
+@pytest.mark.parametrize("kind", [InitLossCheck, OverfitOneBatch, BatchMixingDetector, VisualizeInputs])
+def test_rest_ends_with_the_next_fit(fit, kind):
+    callback = kind()
+    for _ in range(2):
+        fit(BoringModel(), [callback], max_steps=3)
+        assert callback.on_train_batch_start is None
+        assert len(callback.findings) == 1
+
+
+# -- strict
+
+
+class Fails(Check):
+    section, why = Section.MISTAKES, "a test"
+
+    def first_step(self, run, step):
+        yield self.failed("wrong", code="wrong", fix="right")
+        yield self.passed("fine")
+
+
+def test_strict_stops_the_run_after_publishing(fit):
+    check, other = Fails(strict=True), InitLossCheck()
+    with pytest.raises(FailedCheckError, match="Fails: wrong Fix: right"):
+        fit(Healthy(), [check, other])
+    assert [f.status for f in check.findings] == ["failed", "passed"]
+    assert len(other.findings) == 1, "what others found at this look is told, too"
+
+
+def test_without_strict_the_run_goes_on(fit):
+    assert fit(Healthy(), [Fails()]).global_step == 16
+
+
+# -- the module
+
+
+def test_nothing_is_left_in_module_or_process(fit):
+    module, bare = Healthy(), Healthy()
+    fit(module, recipe(OverfitOneBatch(max_steps=5)))
+    fit(bare)
+    assert vars(module).keys() == vars(bare).keys()
+    assert not _WATCHES
+    assert torch.overrides._get_current_function_mode() is None
