@@ -228,8 +228,9 @@ class Watch:
     def _add_up(self, outputs: Any) -> None:
         """Keep no losses: they would lie among the activations, and break up the memory that the next step uses."""
         loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
-        known = isinstance(loss, Tensor) and loss.numel() == 1 and loss.is_floating_point()
-        if not (self._due and known):  # a step by hand returns anything
+        if not (self._due and isinstance(loss, Tensor)):  # a step by hand returns anything
+            return
+        if loss.numel() != 1 or not loss.is_floating_point():
             return
         with suppress(Exception):  # of another device
             loss = loss.detach().reshape(()) * self.run.trainer.accumulate_grad_batches

@@ -31,8 +31,8 @@ FINITE_FIX = "find where it arises with Trainer(detect_anomaly=True); check the 
 DENSE_SHARE = 2 / 3  # of know-nothing; a bias shared by many targets is learnt within a few steps
 FAR = 10.0
 """Standard deviations of the targets between 0 and their mean from which on training does not make up for a bias. Of
-an MLP of two hidden layers, with Adam at 1e-3 and 3e-3, 5 of them cost at most 0.10 of its R2 after 2,000 steps and 0.05
-to 0.45 after 500; 10 cost 0.06 to 0.12 and up to 2; 20 up to 0.23 and 8."""
+an MLP of two hidden layers, with Adam at 1e-3 and 3e-3, 5 of them cost at most 0.10 of its R2 after 2,000 steps and
+0.05 to 0.45 after 500; 10 cost 0.06 to 0.12 and up to 2; 20 up to 0.23 and 8."""
 MIN_TARGETS = 8  # fewer numbers do not tell their scale: their mean square may be near 0 by chance
 
 

@@ -273,7 +273,7 @@ class PredictionDynamicsLogger(RecipeCallback):
         if len(fixed.looks) == 1:
             return self.skipped(f"only one look at the predictions, at step {fixed.latest}: the run was too short")
         m, how = fixed.measure(), fixed.how
-        evidence = {name: m[name] for name in EVIDENCE if math.isfinite(m[name])}
+        evidence: dict[str, Any] = {name: m[name] for name in EVIDENCE if math.isfinite(m[name])}
         unit = "standard deviations" if how.of_numbers else "of the probability"
         what = f"predictions on {how.examples} fixed example" + ("s" if how.examples > 1 else "")
         steps = f"{m['steps']:,.0f} steps"
