@@ -12,10 +12,10 @@ from lightning_recipe.callbacks._fixed_batch import FixedBatch, predicted, repla
 from lightning_recipe.figures import dynamics
 from lightning_recipe.figures.canvas import pixels
 from lightning_recipe.finding import Finding, Section
+from lightning_recipe.looks import next_step
 from lightning_recipe.show import loggers
 from lightning_recipe.trial.replay import CannotReplayError
 from lightning_recipe.trial.time_budget import Allowance as TimeBudget
-from lightning_recipe.watch import next_step
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

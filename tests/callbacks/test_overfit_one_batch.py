@@ -19,8 +19,8 @@ from lightning_recipe.callbacks._overfit_verdict import Trial
 from lightning_recipe.callbacks.overfit_one_batch import OverfitOneBatch
 from lightning_recipe.figures.canvas import pixels
 from lightning_recipe.figures.experiments import labels_and_predictions
+from lightning_recipe.reporter import FailedCheckError
 from lightning_recipe.trial.short_fit import Fit
-from lightning_recipe.watch import FailedCheckError
 
 
 def judged(fit, module, check=None, **settings):
