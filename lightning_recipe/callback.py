@@ -34,7 +34,7 @@ class RecipeCallback(Callback):
         section: The part of the recipe that the callback makes executable.
         sentence: The number of the recipe's sentence in that section; callbacks from elsewhere come last.
         why: The recipe's reason.
-        needs: What it reads of a step that it looks at.
+        needs: What it reads of a step that it looks at; with nothing, the step is not watched.
         explains: Its codes that are the cause of other findings: their codes, with wildcards.
         patience: Looks in a row at which a heuristic has to find the same before anybody is told.
         every_n_steps: Steps between looks at first, see ``looks.next_step``. None: at the first batch of an epoch.
@@ -49,7 +49,7 @@ class RecipeCallback(Callback):
     section: ClassVar[Section]
     sentence: ClassVar[int] = 99
     why: ClassVar[str]
-    needs: ClassVar[Need] = Need.INPUTS | Need.LOSSES
+    needs: Need = Need.INPUTS | Need.LOSSES
     explains: ClassVar[dict[str, tuple[str, ...]]] = {}
     patience: ClassVar[int] = 1
     every_n_steps: int | None = 25

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lightning_recipe.looks import epochs
 from lightning_recipe.record.probe import Probe
+from lightning_recipe.record.step import Need, Step
 from lightning_recipe.reporter import Reporter
 from lightning_recipe.run import Run
 from lightning_recipe.show.publisher import Publisher
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from lightning.pytorch import Trainer
 
     from lightning_recipe.callback import RecipeCallback
-    from lightning_recipe.record.step import Step
 
 WINDOW = 25
 """Batches before a look whose training loss is added up, on the device."""
@@ -120,11 +120,11 @@ class Watch:
     def batch_ends(self, outputs: Any) -> None:
         """Count; show the step that was watched to those who asked for it."""
         self._count -= 1
-        if self._count >= WINDOW and self._probe is None:
+        if self._count >= WINDOW and not self._asked:
             return
         self._add_up(outputs)
         step, asked = self._close()
-        if step is not None:
+        if asked:
             self._show(step, asked)
         if self._probe is None:
             self._wait()
@@ -162,7 +162,8 @@ class Watch:
         self._due = {callback: step for callback, step in self._due.items() if not callback.done}
         if any(not callback.done for callback in (*self._first, *self._of_epoch)):
             return
-        self._count = min(self._due.values(), default=math.inf) - self.run.batches_that_stepped - 1
+        due = min([*self._due.values(), self.run.horizon]) if self._due else math.inf  # at the end some look once more
+        self._count = due - self.run.batches_that_stepped - 1
         if self._count <= 1:
             self.host.wake(_TRAINING)
         else:
@@ -207,7 +208,7 @@ class Watch:
     def validation_batch_ends(self) -> None:
         """Show the step that was watched."""
         step, asked = self._close()
-        if step is not None:
+        if asked:
             self.run.step = self.run.batches_that_stepped
             self.reporter.ask("validation", asked, step)
 
@@ -232,29 +233,35 @@ class Watch:
         return [callback for callback in self.members if not callback.done and callback.takes(moment)]
 
     def _open(self, asked: list[RecipeCallback], method: str) -> None:
-        if asked:
-            self._asked = asked
-            needs = reduce(or_, (callback.needs for callback in asked))
-            try:
-                self._probe = Probe.attach(self.run.module, method, needs)
-            except Exception as error:  # noqa: BLE001 - none of these may end the run
-                self._give_up(error)
-
-    def _close(self) -> tuple[Step | None, list[RecipeCallback]]:
-        """The step that was watched, if it has run, and who asked for it."""
-        if self._probe is None or not self._probe.ran:
-            return None, []
-        probe, self._probe = self._probe, None
+        self._asked = asked
+        needs = reduce(or_, (callback.needs for callback in asked), Need(0))
+        if not needs:
+            return
         try:
-            return probe.result(), self._asked
-        except Exception as error:  # noqa: BLE001
+            self._probe = Probe.attach(self.run.module, method, needs)
+        except Exception as error:  # noqa: BLE001 - none of these may end the run
             self._give_up(error)
-            return None, []
+
+    def _close(self) -> tuple[Step, list[RecipeCallback]]:
+        """The step that was watched, once it has run, and who asked for it."""
+        if self._probe is None:
+            asked, self._asked = self._asked, []
+            return Step(None), asked
+        if not self._probe.ran:  # left out by a hook: the next one is watched
+            return Step(None), []
+        (probe, self._probe), (asked, self._asked) = (self._probe, None), (self._asked, [])
+        try:
+            step = probe.result()
+        except Exception as error:  # noqa: BLE001
+            self._asked = asked
+            self._give_up(error)
+            return Step(None), []
+        return Step(None) if step is None else step, asked
 
     def _give_up(self, error: Exception) -> None:
-        for callback in self._asked:
+        asked, self._asked, self._probe = self._asked, [], None
+        for callback in asked:
             self.reporter.enter(callback, [callback.internal_error(error)])
-        self._probe = None
 
     @contextmanager
     def _time_given_back(self) -> Iterator[None]:

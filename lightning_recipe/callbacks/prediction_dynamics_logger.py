@@ -13,6 +13,7 @@ from lightning_recipe.figures import dynamics
 from lightning_recipe.figures.canvas import pixels
 from lightning_recipe.finding import Finding, Section
 from lightning_recipe.looks import next_step
+from lightning_recipe.record.step import Need
 from lightning_recipe.show import loggers
 from lightning_recipe.trial.replay import CannotReplayError
 from lightning_recipe.trial.time_budget import Allowance as TimeBudget
@@ -150,6 +151,7 @@ class PredictionDynamicsLogger(RecipeCallback):
     def _forget(self) -> None:
         self._steps: list[Step] = []  # watched, in which the fixed batch may be found
         self._fixed: FixedBatch | None = None
+        self.needs = type(self).needs  # until there is a batch
         self._frames: list[int] = []  # steps since the first look, from which on the next pictures are due
         self._undrawn: list[FixedBatch] = []  # as it was when pictures were due, for which there was no time yet
         self._time = TimeBudget(self.max_share)
@@ -223,7 +225,7 @@ class PredictionDynamicsLogger(RecipeCallback):
                 reasons.append(str(error))
         found.sort(key=lambda fixed: fixed.how.target is None)
         if found and (last or found[0].how.target is not None):
-            self._fixed, self._steps = found[0], []
+            self._fixed, self._steps, self.needs = found[0], [], Need(0)
             self._frames = frames(run.horizon)
             self._look(run, self._fixed)
         elif last:
