@@ -1,5 +1,7 @@
+import ast
 import math
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -7,11 +9,27 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
+import lightning_recipe
 from lightning_recipe.losses.constants import is_contrastive
 from lightning_recipe.losses.floor import floor
 from lightning_recipe.losses.references import references
 from lightning_recipe.losses.table import LOSSES, TABLE, Takes
 from lightning_recipe.record.step import LossCall
+
+PACKAGE = Path(lightning_recipe.__file__).parent
+
+
+def names_outside_the_table():
+    """Strings of the package that are the name of a loss function, or its end; texts and docstrings may hold some."""
+    named = (*TABLE, "with_logits", "_loss", "cross_entropy")
+    for path in sorted(PACKAGE.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value in named:
+                yield f"{path.relative_to(PACKAGE).as_posix()}:{node.lineno}"
+
+
+def test_the_names_of_loss_functions_are_in_one_file_only():
+    assert {place.partition(":")[0] for place in names_outside_the_table()} == {"losses/table.py"}
 
 
 def test_the_table_holds_every_loss_function_of_torch():

@@ -3,21 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from lightning_recipe.losses.constants import (
-    asking,
-    best,
-    in_double,
-    is_contrastive,
-    loss_of,
-    same_for_all,
-    same_for_examples,
-)
+from lightning_recipe.losses.constants import Question, is_contrastive
 from lightning_recipe.losses.table import TABLE, Constant, Family, Takes
 
 if TYPE_CHECKING:
@@ -77,17 +69,16 @@ def floor(call: LossCall, inputs: dict[str, Tensor] | None = None) -> Floor | No
         return None
     examples = prediction.shape[0] if prediction.ndim else 1
     alike = indistinguishable(inputs or {}, examples) if examples == call.examples else None
-    call = in_double(call)
     try:
-        with asking():
-            if loss.family is Family.YES_NO and not 0 <= float(target.min()) <= float(target.max()) <= 1:
-                return None
-            apart = _lowest(call, None)
-            value = apart if alike is None else _lowest(call, same_for_examples(call, alike))
-            ignorant = _lowest(call, _same_for_all_examples(call))
-            trap, trap_reason = _trap(call)
-            prediction, target = call.arguments["input"], call.arguments["target"]
-            together = torch.broadcast_shapes(prediction.shape, target.shape) if loss.family is Family.NUMBERS else ()
+        if loss.family is Family.YES_NO and not 0 <= float(target.min()) <= float(target.max()) <= 1:
+            return None
+        own = Question(call)
+        apart = own.cost(own.best())
+        value = apart if alike is None else own.cost(own.best(own.same_for_examples(alike)))
+        equal = torch.zeros(examples, dtype=torch.long)  # of positions, often flattened into the examples, too
+        ignorant = own.cost(own.best(own.same_for_all() if loss.of_classes else own.same_for_examples(equal)))
+        trap, trap_reason = _trap(call, own)
+        together = torch.broadcast_shapes(prediction.shape, target.shape) if loss.family is Family.NUMBERS else ()
     except (RuntimeError, IndexError, ValueError):  # targets that only this call's own code understands
         return None
     if not math.isfinite(value):
@@ -95,7 +86,7 @@ def floor(call: LossCall, inputs: dict[str, Tensor] | None = None) -> Floor | No
     if math.prod(together) > max(prediction.numel(), target.numel()):  # every prediction is held to every target
         shapes = f"{tuple(prediction.shape)} and targets {tuple(target.shape)} broadcast to {tuple(together)}"
         return Floor(0.0, ignorant, "", value, f"predictions {shapes}, where each is compared with all")
-    return Floor(value, max(value, ignorant), _reason(call, value, apart), trap, trap_reason)
+    return Floor(value, max(value, ignorant), _reason(own, value, apart), trap, trap_reason)
 
 
 def indistinguishable(inputs: dict[str, Tensor], examples: int) -> Tensor | None:
@@ -136,28 +127,14 @@ def indistinguishable(inputs: dict[str, Tensor], examples: int) -> Tensor | None
     return alike if int(alike.max()) + 1 < examples else None
 
 
-def _lowest(call: LossCall, shared: Tensor | None) -> float:
-    return float(loss_of(call, best(call, shared)))
-
-
-def _same_for_all_examples(call: LossCall) -> Tensor:
-    """Of classes one distribution for all positions, too, as these are often flattened into the examples."""
-    if TABLE[call.name].of_classes:
-        return same_for_all(call)
-    prediction = call.arguments["input"]
-    return same_for_examples(call, torch.zeros(prediction.shape[:1], dtype=torch.long))
-
-
-def _reason(call: LossCall, value: float, apart: float) -> str:
+def _reason(own: Question, value: float, apart: float) -> str:
     if value < ROUNDING:
         return ""
     reasons = []
-    smoothing = call.arguments.get("label_smoothing")
-    if smoothing:
+    if smoothing := own.arguments.get("label_smoothing"):
         reasons.append(f"label smoothing {smoothing:g}")
     elif apart > ROUNDING:
-        shapes_differ = call.arguments["input"].shape != call.arguments["target"].shape
-        broadcast = shapes_differ and TABLE[call.name].family is Family.NUMBERS
+        broadcast = own.loss.family is Family.NUMBERS and own.prediction.shape != own.target.shape
         reasons.append("shapes that broadcast" if broadcast else "soft targets")
     if value > apart + ROUNDING:
         reasons.append("equal inputs with different targets")
@@ -167,34 +144,32 @@ def _reason(call: LossCall, value: float, apart: float) -> str:
 # -- predictions of the wrong kind
 
 
-def _trap(call: LossCall) -> tuple[float, str]:
+def _trap(call: LossCall, own: Question) -> tuple[float, str]:
     """The floor for predictions of the wrong kind, such as probabilities in the place of logits, if they came in."""
-    loss, prediction, target = TABLE[call.name], call.arguments["input"], call.arguments["target"]
+    prediction, target = own.prediction, own.target
     inside = bool(((prediction >= 0) & (prediction <= 1)).all())
     dim = 1 if prediction.ndim > 1 else 0
     classes = prediction.shape[dim] if prediction.ndim else 1
     sums = prediction.sum(dim) if prediction.ndim else prediction
     distributions = inside and classes > 1 and bool(((sums - 1).abs() < 1e-3).all())  # noqa: PLR2004 - half precision
-    match loss.family, loss.takes:
+    match own.loss.family, own.loss.takes:
         case Family.YES_NO, Takes.LOGITS if inside:
-            value = float(loss_of(call, (target > 0.5).double()))  # noqa: PLR2004
-            return value, "they lie between 0 and 1, and the loss applies a sigmoid of its own"
+            ends = (target > 0.5).double()  # noqa: PLR2004
+            return own.cost(ends), "they lie between 0 and 1, and the loss applies a sigmoid of its own"
         case Family.YES_NO, Takes.PROBABILITIES if distributions and prediction.ndim > 1:
             several = target.sum(1)  # 0.5: not the labels of one class, smoothed
             equal = float(prediction.max() - prediction.min()) < 1e-3  # noqa: PLR2004 - sigmoids of an output of zeros
             if not equal and float((several - 1).abs().max()) > 0.5:  # noqa: PLR2004
-                value = float(loss_of(call, target.double() / several[:, None].clamp(min=1)))
+                value = own.cost(target / several[:, None].clamp(min=1))
                 return value, "they sum to 1 for each example, as after a softmax, and its targets do not"
         case Family.CLASSES, _ if distributions:
             plain = {"label_smoothing": 0.0} if "label_smoothing" in call.arguments else {}
-            perfect = best(replace(call, arguments={**call.arguments, "weight": None, **plain})).exp()
-            value = float(loss_of(call, perfect))
-            if loss.takes is Takes.LOG_PROBABILITIES:
+            value = own.cost(Question(call, weight=None, **plain).best().exp())
+            if own.loss.takes is Takes.LOG_PROBABILITIES:
                 return value, f"they are probabilities, and {call.name} expects their logarithms"
             limit = f"ln(1 + {classes - 1}/e) = {math.log(1 + (classes - 1) / math.e):.4f}"
-            return value, (
-                "they are probabilities, and the loss applies a softmax of its own, which can't bring it below " + limit
-            )
+            what = "they are probabilities, and the loss applies a softmax of its own, which can't bring it below"
+            return value, f"{what} {limit}"
         case Family.CLASSES, Takes.LOG_PROBABILITIES if float(prediction.max()) > 0.01:  # noqa: PLR2004 - log(p + eps)
             return -math.inf, f"{call.name} expects logarithms of probabilities, which are never above 0"
     return math.nan, ""

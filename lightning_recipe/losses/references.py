@@ -8,23 +8,13 @@ examples that the probe kept.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from lightning_recipe.losses.constants import (
-    asking,
-    best,
-    in_double,
-    is_contrastive,
-    is_distribution,
-    is_logarithmic,
-    loss_of,
-    output_dim,
-    same_for_all,
-)
+from lightning_recipe.losses.constants import Question, is_contrastive
 from lightning_recipe.losses.table import TABLE, Constant, Family, Takes
 
 if TYPE_CHECKING:
@@ -91,32 +81,28 @@ def references(call: LossCall, batch_size: int | None = None) -> References:
         (0.6931, 0.5623)
 
     """
-    loss = TABLE[call.name]
+    loss, prediction, target = TABLE[call.name], call.arguments.get("input"), call.arguments.get("target")
     if loss.constant is Constant.NONE:
         msg = f"a constant prediction has no meaning for {call.name}"
         raise NotComparableError(msg)
-    call = in_double(call)
-    prediction, target = call.arguments["input"], call.arguments["target"]
     if not isinstance(prediction, Tensor) or not isinstance(target, Tensor) or not prediction.numel():
         msg = f"{call.name} was called without examples"
         raise NotComparableError(msg)
-    with asking():
-        dim = output_dim(call)
-        if loss.takes is Takes.LOG_PROBABILITIES and not is_distribution(prediction, dim):
-            total = float(prediction.exp().sum(dim).mean())
-            msg = f"{call.name} expects log-probabilities, but their exponentials sum to {total:.3g} instead of 1"
-            raise NotComparableError(msg)
-        classes = prediction.shape[dim] if loss.has_classes else 0
-        ignorant = replace(call, arguments={**call.arguments, **_variance(call)})
-        know_nothing = float(loss_of(ignorant, torch.full_like(prediction, _nothing(call, classes))))
-        constant = best(ignorant, same_for_all(call))
-        lowest = float(loss_of(call, constant, **_variance(call, constant)))
-        measured, floor = float(loss_of(call, prediction)), 0.0
-        if loss.family is Family.COUNTS:
-            floor = float(loss_of(call, best(call)))
-        elif "var" in call.arguments:
-            floor = lowest - 1.0  # a density has no floor: one nat below the best constant serves as the unit
-    counted = _counted(call)
+    own = Question(call)
+    if loss.takes is Takes.LOG_PROBABILITIES and not math.isclose(own.total(own.dim), 1, abs_tol=0.01):
+        total = own.total(own.dim)
+        msg = f"{call.name} expects log-probabilities, but their exponentials sum to {total:.3g} instead of 1"
+        raise NotComparableError(msg)
+    classes = prediction.shape[own.dim] if loss.has_classes else 0
+    plain = Question(call, **_variance(own))
+    constant = plain.best(plain.same_for_all())
+    know_nothing = plain.cost(torch.full_like(own.prediction, _nothing(own, classes)))
+    lowest, floor = own.cost(constant, **_variance(own, constant)), 0.0
+    if loss.family is Family.COUNTS:
+        floor = own.cost(own.best())
+    elif "var" in own.arguments:
+        floor = lowest - 1.0  # a density has no floor: one nat below the best constant serves as the unit
+    counted = _counted(target, call.arguments.get("ignore_index"))
     if not counted:
         msg = f"all targets of {call.name} are its ignore_index"
         raise NotComparableError(msg)
@@ -125,37 +111,34 @@ def references(call: LossCall, batch_size: int | None = None) -> References:
     dense = prediction.numel() // (classes or 1) > of_batch
     varied = lowest - floor > 1e-6 * abs(know_nothing - floor)  # else all targets are the same, as those of a GAN
     has_prior = varied and counted >= classes and not is_contrastive(call)
-    width = prediction.shape[dim] if classes or prediction.ndim > 1 else 1
-    outputs = constant.movedim(dim, 0).reshape(width, -1)[:, 0]
+    width = prediction.shape[own.dim] if classes or prediction.ndim > 1 else 1
+    outputs = constant.movedim(own.dim, 0).reshape(width, -1)[:, 0]
+    measured = own.cost(own.prediction)
     return References(measured, know_nothing, lowest, outputs, floor, counted, dense, classes, has_prior)
 
 
-def _nothing(call: LossCall, classes: int) -> float:
-    """What an output is that knows nothing: a log-rate of 0 is a rate of 1."""
-    match TABLE[call.name].takes:
-        case Takes.LOG_PROBABILITIES:
-            return -math.log(classes)
-        case Takes.PROBABILITIES:
-            return 0.5
-        case Takes.RATES:
-            return 0.0 if is_logarithmic(call) else 1.0
-    return 0.0
+def _nothing(own: Question, classes: int) -> float:
+    """What an output is that knows nothing."""
+    return {
+        Takes.LOG_PROBABILITIES: -math.log(max(1, classes)),
+        Takes.PROBABILITIES: 0.5,
+        Takes.RATES: 0.0 if own.logarithmic else 1.0,
+    }.get(own.loss.takes, 0.0)
 
 
-def _variance(call: LossCall, constant: Tensor | None = None) -> dict[str, Tensor]:
+def _variance(own: Question, constant: Tensor | None = None) -> dict[str, Tensor]:
     """Where it is predicted, too: 1 for who knows nothing, or the best one beside `constant`."""
-    variance = call.arguments.get("var")
+    variance = own.arguments.get("var")
     if not isinstance(variance, Tensor):
         return {}
     if constant is None:
         return {"var": torch.ones_like(variance)}
-    spread = (call.arguments["target"] - constant).square().mean().clamp(min=float(call.arguments["eps"]))
+    spread = (own.target - constant).square().mean().clamp(min=float(own.arguments["eps"]))
     return {"var": spread.expand_as(variance)}
 
 
-def _counted(call: LossCall) -> int:
+def _counted(target: Tensor, ignored: int | None) -> int:
     """Rows of the target, less those that are ignored."""
-    target = call.arguments["target"]
-    if "ignore_index" in call.arguments and not target.is_floating_point():
-        return int((target != call.arguments["ignore_index"]).sum())
-    return int(target.shape[0]) if target.ndim else 1
+    if ignored is not None and not target.is_floating_point():
+        return int((target != ignored).sum())
+    return len(target) if target.ndim else 1
