@@ -134,7 +134,7 @@ def value(loss_call, prediction):
     return float(loss_call.function(**arguments | {"input": prediction}).mean())
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(made, st.floats(0.01, 4))
 def test_no_constant_is_better_than_the_best(given_call, size):
     _, loss_call, rng = given_call
@@ -151,7 +151,7 @@ def test_no_constant_is_better_than_the_best(given_call, size):
     assert value(loss_call, best) == pytest.approx(found.best_constant, rel=1e-9, abs=1e-9)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(made, st.floats(0.01, 4), st.booleans())
 def test_no_prediction_is_better_than_the_floor(given_call, size, doubles):
     _, loss_call, rng = given_call
@@ -167,7 +167,7 @@ def test_no_prediction_is_better_than_the_floor(given_call, size, doubles):
     assert found.ignorant >= found.value
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(made)
 def test_floor_and_references_agree_on_the_best_constant(given_call):
     case, loss_call, _ = given_call

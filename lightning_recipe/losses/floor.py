@@ -105,9 +105,8 @@ def indistinguishable(inputs: dict[str, Tensor], examples: int) -> Tensor | None
     if any(t.layout is not torch.strided for t in inputs.values()):
         return None
     inputs = {name: torch.view_as_real(t.resolve_conj()) if t.is_complex() else t for name, t in inputs.items()}
-    rows = [t.detach().cpu().flatten(1) for t in inputs.values() if t.ndim > 1 and t.shape[0] == examples]
-    rows += [t.detach().cpu()[:, None] for t in inputs.values() if t.ndim == 1 and t.shape[0] == examples]
-    if rows:
+    each = [t.detach().cpu() for t in inputs.values() if t.ndim and t.shape[0] == examples]
+    if rows := [t.flatten(1) if t.ndim > 1 else t[:, None] for t in each]:
         numbers = [torch.unique(row, dim=0, return_inverse=True)[1] for row in rows]
         alike = torch.unique(torch.stack(numbers, 1), dim=0, return_inverse=True)[1]
     else:
