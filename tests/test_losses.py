@@ -1,5 +1,6 @@
 import ast
 import math
+import re
 import warnings
 from pathlib import Path
 
@@ -30,6 +31,12 @@ def names_outside_the_table():
 
 def test_the_names_of_loss_functions_are_in_one_file_only():
     assert {place.partition(":")[0] for place in names_outside_the_table()} == {"losses/table.py"}
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.glob("losses/*.py")), ids=lambda path: path.stem)
+def test_the_room_knows_the_record_only_and_the_table_nothing(path):
+    imported = re.findall(r"^ *from lightning_recipe\.(\w+)", path.read_text(encoding="utf-8"), re.MULTILINE)
+    assert set(imported) <= (set() if path.stem == "table" else {"losses", "record", "finding"})
 
 
 def test_the_table_holds_every_loss_function_of_torch():
