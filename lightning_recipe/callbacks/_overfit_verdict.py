@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_recipe.losses.floor import Floor, floor
+from lightning_recipe.losses.table import TABLE, Family, Takes
 
 if TYPE_CHECKING:
     from lightning_recipe.record.step import Step
@@ -192,15 +193,16 @@ def has_only_known_terms(fit: Fit) -> bool:
 def wrong_kind(trial: Trial) -> str:
     """What is wrong with the predictions by their kind, if a fit ended where such predictions have to; or nothing.
 
-    What nll_loss makes of anything but logarithms has no lowest value: reaching it means nothing.
+    What a loss of log-probabilities makes of anything else has no lowest value: reaching it means nothing.
     """
     for fit in trial.fits:
         for call in fit.last.loss_calls if fit.last is not None else []:
-            found = floor(call)
-            if found is None or not found.trap_reason or (trial.is_reached(fit) and call.name != "nll_loss"):
+            found, loss = floor(call), TABLE[call.name]
+            means_something = loss.takes is not Takes.LOG_PROBABILITIES
+            if found is None or not found.trap_reason or (trial.is_reached(fit) and means_something):
                 continue
             above = float(call.value.double().mean()) - found.trap
-            certain = call.name in {"cross_entropy", "nll_loss", "binary_cross_entropy"}  # no chance: rows sum to 1
+            certain = loss.of_classes or loss.takes is Takes.PROBABILITIES  # no chance: rows sum to 1
             if certain or above <= trial.tolerance * max(found.ignorant - found.value, abs(found.trap)):
                 low, high = _low(call.arguments["input"]), _high(call.arguments["input"])
                 entered = f"the predictions that enter {call.name} ({call.where}) go from {low:.3g} to {high:.3g}"
@@ -242,7 +244,7 @@ def symptoms(fit: Fit, pl_module: nn.Module) -> list[str]:
                 found.append(
                     f"the predictions are the same for all {len(prediction)} examples (they differ by {spread:.2g})"
                 )
-        if target.is_floating_point() and call.name.endswith(("mse_loss", "l1_loss", "huber_loss")):
+        if target.is_floating_point() and TABLE[call.name].family is Family.NUMBERS:
             found += _out_of_range(prediction, target.double())
     dead = [name for name, grad in fit.grads.items() if grad == 0]
     if dead and len(dead) < len(fit.grads):
@@ -317,7 +319,7 @@ def has_many_targets(fit: Fit) -> bool:
     for call in fit.first.loss_calls:
         target, prediction = call.arguments["target"], call.arguments["input"]
         targets = target.numel()
-        if call.name in {"cross_entropy", "kl_div"} and target.is_floating_point() and prediction.ndim > 1:
+        if TABLE[call.name].of_classes and target.is_floating_point() and prediction.ndim > 1:
             targets //= prediction.shape[1]
         if targets > size:
             return True

@@ -386,7 +386,7 @@ def _weights_fix(fit: Fit) -> str:
 def _kind_fix(kind: str) -> str:
     if "broadcast" in kind:
         return "give predictions and targets the same shape"
-    if "nll_loss" in kind:
+    if "logarithms" in kind:
         return "log_softmax after the last layer, or cross_entropy in the place of nll_loss, on the raw outputs"
     if "its targets do not" in kind:
         return "sigmoid in the place of softmax; or binary_cross_entropy_with_logits on the raw outputs"
