@@ -11,15 +11,9 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from lightning_recipe.record.probe import Probe
-from lightning_recipe.trial.copies import (
-    calmed,
-    copied,
-    copied_with,
-    eager,
-    is_out_of_memory,
-    isolated,
-    obstacle,
-)
+from lightning_recipe.trial.calming import with_local_statistics, without_dropout
+from lightning_recipe.trial.copies import copied, copied_with
+from lightning_recipe.trial.isolation import eager, is_out_of_memory, isolated, obstacle
 from lightning_recipe.trial.short_fit import Budget, short_fit
 
 
@@ -113,7 +107,9 @@ def test_schedules_work_on_the_copied_optimizer():
 
 def test_dropout_is_off_wherever_it_hides():
     layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.5)
-    net = calmed(nn.Sequential(layer, nn.LSTM(8, 8, 2, dropout=0.5), nn.Dropout2d(0.5), nn.SyncBatchNorm(3)))
+    net = with_local_statistics(
+        without_dropout(nn.Sequential(layer, nn.LSTM(8, 8, 2, dropout=0.5), nn.Dropout2d(0.5), nn.SyncBatchNorm(3)))
+    )
     assert (layer.self_attn.dropout, layer.dropout.p, net[1].dropout, net[2].p) == (0, 0, 0, 0)
     net[3](torch.randn(2, 3, 4))  # SyncBatchNorm itself refuses the CPU
 
@@ -129,7 +125,7 @@ def test_sharded_parameters_are_an_obstacle():
     trainer = Trainer(barebones=True, accelerator="cpu")
     assert obstacle(trainer) is None
     trainer.strategy.__class__ = type("FSDPStrategy", (type(trainer.strategy),), {})
-    assert "shards" in obstacle(trainer)
+    assert "sharded" in obstacle(trainer)
 
 
 def test_compiled_modules_run_uncompiled():

@@ -27,8 +27,8 @@ from lightning_recipe.finding import Section, in_short
 from lightning_recipe.record.structure import holds, leading_size
 from lightning_recipe.run import examples_in
 from lightning_recipe.show import loggers, terminal
-from lightning_recipe.trial.copies import is_out_of_memory, memory_given_back, obstacle
 from lightning_recipe.trial.first_examples import first_examples
+from lightning_recipe.trial.isolation import is_out_of_memory, memory_given_back, obstacle
 from lightning_recipe.trial.short_fit import LONGER, Budget, peak_learning_rates, short_fit
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from lightning_recipe.finding import Finding, Section
 from lightning_recipe.record.probe import Probe
 from lightning_recipe.show import loggers
 from lightning_recipe.trial.replay import CannotReplayError
-from lightning_recipe.trial.time_budget import Allowance
+from lightning_recipe.trial.time_budget import TimeBudget
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -160,7 +160,7 @@ class PredictionDynamicsLogger(RecipeCallback):
         self._unwaited = False  # TensorBoard's thread writes the latest numbers
         self._frames: list[int] = []  # steps since the first look, from which on the next pictures are due
         self._undrawn: list[FixedBatch] = []  # as it was when pictures were due, for which there was no time yet
-        self._time = Allowance(self.max_share)
+        self._time = TimeBudget(self.max_share)
         self._loss: Tensor | None = None  # of training shortly before the next look, added up on the device
         self._count = 0
 

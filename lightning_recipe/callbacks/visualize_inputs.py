@@ -16,8 +16,8 @@ from lightning_recipe.losses.targets import answers
 from lightning_recipe.record.probe import Probe
 from lightning_recipe.record.structure import leading_size
 from lightning_recipe.show import loggers
-from lightning_recipe.trial.copies import isolated
-from lightning_recipe.trial.time_budget import Allowance
+from lightning_recipe.trial.isolation import isolated
+from lightning_recipe.trial.time_budget import TimeBudget
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
@@ -110,7 +110,7 @@ class VisualizeInputs(RecipeCallback):
         self._drawn: dict[str, int] = {}  # the epoch that was drawn last, for training and each validation loader
         self._spans: dict[tuple[str, str], tuple[float, float]] = {}  # black and white of an input of a kind
         self._watched: tuple[str, Probe] | None = None
-        self._time = Allowance(max_share)
+        self._time = TimeBudget(max_share)
 
     # -- when
 
@@ -119,7 +119,7 @@ class VisualizeInputs(RecipeCallback):
         super().setup(trainer, pl_module, stage)
         self._epochs = frames(self.every_n_epochs, trainer.max_epochs) if stage == "fit" else None
         self._drawn, self._spans = {}, {}
-        self._time = Allowance(self.max_share)
+        self._time = TimeBudget(self.max_share)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         """Attend to the next steps."""
