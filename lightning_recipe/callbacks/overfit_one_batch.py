@@ -27,9 +27,10 @@ from lightning_recipe.finding import Section, in_short
 from lightning_recipe.record.structure import holds, leading_size
 from lightning_recipe.run import examples_in
 from lightning_recipe.show import loggers, terminal
+from lightning_recipe.trial.course import LONGER
 from lightning_recipe.trial.first_examples import first_examples
 from lightning_recipe.trial.isolation import is_out_of_memory, memory_given_back, obstacle
-from lightning_recipe.trial.short_fit import LONGER, Budget, peak_learning_rates, short_fit
+from lightning_recipe.trial.short_fit import Budget, peak_learning_rates, short_fit
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
@@ -181,9 +182,9 @@ class OverfitOneBatch(Check):
         with terminal.progress(trainer, "OverfitOneBatch", LONGER * self.max_steps * (1 + len(ADAM))) as advance:
 
             def fit(examples: Any, trial: Trial, seconds: float, adam: float | None = None) -> Trial:
-                budget = Budget(self.max_steps, seconds, max(seconds, deadline - time.monotonic()))
-                asked = {"over": trial.is_over, "goes_on": trial.goes_on}
-                done = short_fit(trainer, pl_module, examples, budget, adam=adam, advance=advance, **asked)
+                most = max(seconds, deadline - time.monotonic())
+                budget = Budget(self.max_steps, seconds, most, trial.is_over, trial.goes_on)
+                done = short_fit(trainer, pl_module, examples, budget, adam=adam, advance=advance)
                 trial.fits.append(done)
                 return trial
 

@@ -1,0 +1,174 @@
+"""The course of a short fit: its learning rates, its books, and its end."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from lightning_recipe.record.probe import Probe
+
+if TYPE_CHECKING:
+    from lightning.pytorch import LightningModule
+    from torch.optim import Optimizer
+
+    from lightning_recipe.trial.short_fit import Budget, Fit
+
+PROBE_EVERY = 10
+"""Steps between those that are looked into."""
+RAMP = 20
+"""Steps in which the learning rate rises to its peak. The first is taken at 0: two equal steps tell about noise."""
+LONGER = 3
+"""Times as many steps as were allowed, if something good is to be expected of them."""
+SLOW = 0.05
+"""Seconds of a step from which on each is looked into: a probe costs little of that."""
+
+
+class Ramp:
+    """Learning rates that rise from 0 to their `peaks`, and are then held there against schedules.
+
+    Args:
+        optimizers: Theirs are set.
+        peaks: For each optimiser and parameter group; NaN for those without a learning rate.
+        steps: Of the fit; the rates rise in `RAMP` of them, and in a quarter at most.
+        force: Whether to set them again before each update, whatever the module's own code has set.
+
+    """
+
+    def __init__(self, optimizers: list[Optimizer], peaks: list[list[float]], steps: int, *, force: bool) -> None:
+        self._optimizers, self._peaks, self._force = optimizers, list(itertools.chain.from_iterable(peaks)), force
+        searches = any(kind.__name__ == "LBFGS" for o in optimizers for kind in type(o).__mro__)
+        self._length = 0 if searches else min(RAMP, max(1, steps // 4))  # a line search from 0 fails
+        self._factor = 1.0
+        self.overridden = False  # by the module's own code
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        """All that the optimisers hold."""
+        return [parameter for group in self._groups() for parameter in group["params"]]
+
+    def begin(self, step: int) -> None:
+        """Set the rates for a step."""
+        self._factor = min(1.0, step / self._length) if self._length else 1.0
+        self._set()
+
+    def before_update(self) -> None:
+        """Set them again, or see whether they have been changed since."""
+        if self._force or self._factor == 0:
+            self._set()
+        elif self._factor == 1.0:
+            pairs = zip(self._groups(), self._peaks, strict=True)
+            self.overridden |= any(abs(rate(group) - peak) > 1e-6 * abs(peak) for group, peak in pairs)
+
+    def _groups(self) -> list[dict[str, Any]]:
+        return [group for optimizer in self._optimizers for group in optimizer.param_groups]
+
+    def _set(self) -> None:
+        for group, peak in zip(self._groups(), self._peaks, strict=True):
+            if not math.isnan(peak):
+                lr, new = group["lr"], peak * self._factor
+                group["lr"] = torch.full_like(lr, new) if isinstance(lr, Tensor) else new
+
+
+class Books:
+    """Keeps `fit`: the loss of each step, and what the probed ones did."""
+
+    def __init__(self, fit: Fit) -> None:
+        self.fit = fit
+        self._probe: Probe | None = None
+        self._before: list[Tensor] = []
+
+    def open(self, pl_module: LightningModule, held: list[Tensor]) -> None:
+        """Before the first step; `held` are the optimisers' parameters."""
+        self._before = [parameter.detach().clone() for parameter in held]
+        known = {id(parameter) for parameter in held}
+        self.fit.left_out = [n for n, p in pl_module.named_parameters() if p.requires_grad and id(p) not in known]
+
+    def probe(self, pl_module: LightningModule) -> None:
+        """Look into the next step."""
+        self._probe = Probe.attach(pl_module, "training_step")
+
+    def gradients(self, pl_module: LightningModule) -> None:
+        """Of a probed step, before the update."""
+        if self._probe is not None:
+            self.fit.grads = {
+                name: 0.0 if parameter.grad is None else _largest(parameter.grad.detach())
+                for name, parameter in pl_module.named_parameters()
+                if parameter.requires_grad and parameter.numel()
+            }
+
+    def enter(self, number: int, outputs: Any) -> bool:
+        """After a step; returns whether it was probed."""
+        probe, self._probe = self._probe, None
+        step = probe.result() if probe is not None else None
+        loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
+        if step is not None and step.loss is not None:
+            loss = step.loss
+        losses = self.fit.losses
+        losses.append(float(loss) if isinstance(loss, Tensor) and loss.numel() == 1 else math.nan)
+        if number == 1:
+            self.fit.noise = abs(losses[1] - losses[0])
+        if step is not None:
+            self.fit.first, self.fit.last = self.fit.first or step, step
+            self.fit.calls[number] = [float(call.value.double().mean()) for call in step.loss_calls]
+        return step is not None
+
+    def close(self, held: list[Tensor]) -> None:
+        """After the last step."""
+        pairs = zip(self._before, held, strict=True)
+        self.fit.weights_moved = any(not torch.equal(before, parameter) for before, parameter in pairs)
+        self._before = []
+
+
+class Stopping:
+    """Says when a fit ends, by its `budget`. All that has to do with seconds is here."""
+
+    def __init__(self, fit: Fit, budget: Budget) -> None:
+        self._fit, self._budget = fit, budget
+        self._started = self._began = time.monotonic()
+        self._seconds = budget.seconds
+        self._ending = self._slow = False
+
+    def looks_at(self, number: int) -> bool:
+        """Whether the step that begins is to be probed, for it may be the last, or takes long anyway."""
+        self._began = time.monotonic()
+        return self._ending or self._slow or number + 1 in {self._budget.steps, LONGER * self._budget.steps}
+
+    def is_over(self, number: int, *, probed: bool) -> bool:
+        """Whether the step that ends was the last."""
+        fit, budget = self._fit, self._budget
+        over = self._ending
+        if probed:
+            over |= budget.over(fit) or not math.isfinite(fit.losses[-1])
+        if probed and number + 1 >= budget.steps:
+            over |= number + 1 == LONGER * budget.steps or not budget.goes_on(fit)
+            if not over:
+                fit.longer, self._seconds = True, budget.most
+        now = time.monotonic()
+        self._ending = now > self._started + self._seconds
+        fit.out_of_time |= self._ending and not over
+        self._slow = now - self._began > SLOW
+        return over
+
+
+def rate(group: dict[str, Any]) -> float:
+    """The learning rate of a parameter group; NaN for relative steps, as of Adafactor.
+
+    Example:
+        >>> rate({"lr": 0.1}), rate({"lr": None})
+        (0.1, nan)
+
+    """
+    try:
+        return float(group["lr"])
+    except (KeyError, TypeError):
+        return math.nan
+
+
+def _largest(gradient: Tensor) -> float:
+    values = gradient.coalesce().values() if gradient.is_sparse else gradient
+    return float(values.abs().max()) if values.numel() else 0.0
