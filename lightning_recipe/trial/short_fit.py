@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import tempfile
-import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -48,7 +47,6 @@ class Fit:
         lr_overridden: Whether the module's own code set another learning rate than the short fit did.
         longer: Whether it was given more steps.
         out_of_time: Whether the time was over before the steps were.
-        seconds: How long it took.
 
     """
 
@@ -64,7 +62,6 @@ class Fit:
     lr_overridden: bool = False
     longer: bool = False
     out_of_time: bool = False
-    seconds: float = 0.0
 
 
 def _no(_: Fit) -> bool:
@@ -120,7 +117,6 @@ def short_fit(  # noqa: PLR0913 - an experiment has these parts
         Exception: Whatever the module's own code raises.
 
     """
-    started = time.monotonic()
     with isolated(), untouched_generators(), untouched(pl_module), quiet(), tempfile.TemporaryDirectory() as folder:
         configs = [] if pl_module.automatic_optimization else trainer.lr_scheduler_configs
         module, optimizers, schedulers = copied_with(
@@ -144,7 +140,7 @@ def short_fit(  # noqa: PLR0913 - an experiment has these parts
         adopt(with_local_statistics(without_dropout(module)), (optimizers, schedulers) if schedulers else optimizers)
         with eager(module), interrupts_passed_on():
             inner.fit(module, train_dataloaders=Repeats(batch, LONGER * budget.steps))
-    fit.lr_overridden, fit.seconds = ramp.overridden, time.monotonic() - started
+    fit.lr_overridden = ramp.overridden
     return fit
 
 
@@ -168,9 +164,7 @@ class _Recorder(Callback):
         self._ramp.before_update()
         self._books.gradients(pl_module)
 
-    def on_train_batch_end(
-        self, trainer: Trainer, _: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:  # noqa: ARG002
+    def on_train_batch_end(self, trainer: Trainer, _: Any, outputs: Any, __: Any, batch_idx: int) -> None:
         probed = self._books.enter(batch_idx, outputs)
         trainer.should_stop = self._stopping.is_over(batch_idx, probed=probed)
         self._advance()

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_recipe.callback import FailedCheckError
-from lightning_recipe.callbacks._overfit_verdict import Trial
+from lightning_recipe.callbacks._overfit_progress import Trial
 from lightning_recipe.callbacks.overfit_one_batch import OverfitOneBatch
 from lightning_recipe.figures.canvas import pixels
 from lightning_recipe.figures.experiments import labels_and_predictions
@@ -488,7 +488,7 @@ def test_it_works_out(fit, kind):
     check = OverfitOneBatch(max_seconds=60, tolerance=0.05)
     finding = judged(fit, kind(), check, **({"max_epochs": 8, "max_steps": -1} if kind in {OneCycle, WarmUp} else {}))
     assert finding.status == "passed", finding.message
-    assert "on 32 examples" in finding.message if kind is WholeBatch else "on 8 examples" in finding.message
+    assert finding.evidence["examples"] == (32 if kind is WholeBatch else 8)
 
 
 class OwnWarmUp(Healthy):
