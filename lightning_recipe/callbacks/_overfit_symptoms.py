@@ -59,12 +59,8 @@ def is_constant(fit: Fit) -> bool:
         return False
     call = fit.last.loss_calls[0]
     prediction, target = call.arguments["input"].double(), call.arguments["target"]
-    return (
-        prediction.ndim > 0
-        and len(prediction) > 1
-        and _spread(prediction) <= ROUNDING * _size(prediction) < math.inf
-        and (bool((target != target[:1]).any()))
-    )
+    several = prediction.ndim > 0 and len(prediction) > 1 and bool((target != target[:1]).any())
+    return several and _spread(prediction) <= ROUNDING * _size(prediction) < math.inf
 
 
 def _spread(prediction: Tensor) -> float:
@@ -81,12 +77,9 @@ def symptoms(fit: Fit, pl_module: nn.Module) -> list[str]:
     if fit.last is not None and fit.last.loss_calls:
         call = fit.last.loss_calls[0]
         prediction, target = call.arguments["input"].double(), call.arguments["target"]
-        if prediction.ndim and len(prediction) > 1:
-            spread = _spread(prediction)
-            if spread <= EQUAL * _size(prediction):
-                found.append(
-                    f"the predictions are the same for all {len(prediction)} examples (they differ by {spread:.2g})"
-                )
+        if prediction.ndim and len(prediction) > 1 and _spread(prediction) <= EQUAL * _size(prediction):
+            differ = f"(they differ by {_spread(prediction):.2g})"
+            found.append(f"the predictions are the same for all {len(prediction)} examples {differ}")
         if target.is_floating_point() and call.name.endswith(("mse_loss", "l1_loss", "huber_loss")):
             found.append(_out_of_range(prediction, target.double()))
     dead = [name for name, grad in fit.grads.items() if grad == 0]
@@ -157,9 +150,8 @@ def knows_examples(fit: Fit) -> bool:
         return False
     inputs = list(fit.first.inputs.values())
     examples = {call.examples for call in fit.first.loss_calls}
-    return any(
-        t.ndim > 0 and examples & {t.shape[0], t.shape[:2].numel(), *t.shape[1:2]} for t in inputs
-    )  # the second dimension where time comes first
+    # the second dimension where time comes first
+    return any(t.ndim > 0 and examples & {t.shape[0], t.shape[:2].numel(), *t.shape[1:2]} for t in inputs)
 
 
 def has_many_targets(fit: Fit) -> bool:

@@ -25,7 +25,7 @@ _KIND = "{kind}; {went}"
 _RAW = "hand over the raw outputs of the last layer, without softmax or sigmoid"
 _SLOW = "{own} is slow to overfit {examples} ({path}, still falling by {rate} in 100 steps); {other}"
 _CANNOT = "{own} cannot overfit {examples} ({path}); {other}. The model is fine, the optimiser settings are not"
-_SAFE = "Adam with 3e-4 is safe to begin with"
+_SAFE = "Adam with 3e-4 is a safe start"
 TEXTS = {
     "memorised": _Text("{own} overfits {examples} ({path}){reached}"),
     "no_gradient": _Text(
@@ -35,34 +35,22 @@ TEXTS = {
     ),
     "probabilities_into_cross_entropy": _Text(_KIND, _RAW),
     "probabilities_into_bce_with_logits": _Text(_KIND, _RAW),
-    "softmax_into_binary_cross_entropy": _Text(
-        _KIND,
-        "sigmoid in the place of softmax; or binary_cross_entropy_with_logits on the raw outputs",
-    ),
-    "no_logarithms_into_nll_loss": _Text(
-        _KIND,
-        "log_softmax after the last layer, or cross_entropy in the place of nll_loss, on the raw outputs",
-    ),
+    "softmax_into_binary_cross_entropy": _Text(_KIND, "sigmoid in the place of softmax, one probability each"),
+    "no_logarithms_into_nll_loss": _Text(_KIND, "log_softmax after the last layer, or cross_entropy on raw outputs"),
     "shapes_broadcast": _Text(_KIND, "give predictions and targets the same shape"),
     "cannot_tell_examples_apart": _Text(
         "no optimiser can tell the examples apart: {went}; {symptoms}",
         "look for inputs that are equal or overwritten, dead activations, and reductions over all inputs",
     ),
     "unknown_floor": _Text("{unknown}; {went}"),
-    "noisy": _Text(
-        "two equal steps differ by {noise}: the step draws random numbers or keeps a state, so that its lowest loss is "
-        "not known; {went}",
-    ),
+    "noisy": _Text("two equal steps differ by {noise}: the step draws random numbers or keeps a state; {went}{lowest}"),
     "other_terms": _Text("other terms in the loss may keep its {losses} from the lowest possible; {went}{lowest}"),
     "too_few_steps": _Text("too few steps to judge, when max_steps or max_seconds were over: {went}"),
     "rates_of_its_own": _Text("{own} overfits {examples} slowly ({path}) at rates that its own code sets; {other}"),
     "on_its_way": _Text(_SLOW),
     "optimiser_slow": _Text(_SLOW, "a larger learning rate, or Adam to begin with"),
     "learning_rate_too_low": _Text(_CANNOT, f"the loss hardly moves: raise the learning rate; {_SAFE}"),
-    "optimiser_unstable": _Text(
-        _CANNOT,
-        f"the loss jumps or stalls: lower the learning rate; where you optimise by hand, call zero_grad(); {_SAFE}",
-    ),
+    "optimiser_unstable": _Text(_CANNOT, f"lower the learning rate; with steps by hand, call zero_grad(); {_SAFE}"),
     "parameters_left_out": _Text(
         "the optimiser does not hold the parameters of {left_out}: {went}{lowest}",
         "hand the optimiser all parameters that should learn: those of this module, not of a copy",
@@ -73,8 +61,7 @@ TEXTS = {
     ),
     "single_layer": _Text("training one layer at most need not be able to overfit {examples}: {went}; {symptoms}"),
     "examples_unknown": _Text(
-        "no optimiser overfits {examples}, but inputs can't be told by example, so that there may be equal ones with "
-        "different targets: {went}{lowest}",
+        "inputs can't be told by example, and there may be equal ones with different targets: {went}{lowest}"
     ),
     "still_falling": _Text("{fell}{lowest}"),
     "time_over": _Text("{fell}{lowest}; more max_seconds will tell"),
@@ -84,7 +71,7 @@ TEXTS = {
         "the learning rate, enlarge the model",
     ),
     "stuck": _Text(
-        "no optimiser overfits {examples}: {went}, {others}{lowest}; {symptoms}",
+        "no optimiser overfits {examples}: {went}{others}{lowest}; {symptoms}",
         "the model is too small, its inputs do not tell the examples apart, part of it gets no gradient, inputs or "
         "targets are far from a standard deviation of 1, or the loss does not compare what it should: look at the "
         "labels and predictions of OverfitOneBatch",
@@ -232,23 +219,22 @@ def _phrases(trial: Trial, fit: Fit) -> dict[str, str]:
     """What `TEXTS` are filled in with; the outcome is about `fit`."""
     first, *others = trial.fits
     own, floors = f"your {first.optimizer}", trial.floors(first)
-    by = own if fit is first else fit.optimizer
     examples = f"{trial.size} example{'s' * (trial.size > 1)}" if trial.size else "one batch"
     values = " and ".join(f"{round(f.value, 9):.4g}" for f in floors)
     why = " and ".join(dict.fromkeys(f.reason for f in floors if f.reason))
     lowest = f"; the lowest possible is {values}" + (f" ({why})" if why else "") if floors else ""
     losses = " and ".join(call.name for call in first.last.loss_calls) if first.last else "loss"
-    limit = "time was" if fit.out_of_time else "steps were"
-    falling = f"still falling by {progress.pace(fit):.3g} in 100 steps when the {limit} over"
+    over = "time was over" if fit.out_of_time else "steps were over"
+    fell = f"still falling by {progress.pace(fit):.3g} in 100 steps when the {over}"
     return {
         "own": own,
         "examples": examples,
         "path": _path(first),
         "went": f"on {examples} the loss went {_path(first)} with {own}",
-        "fell": f"on {examples} the loss went {_path(fit)} with {by}, {falling}",
+        "fell": f"on {examples} the loss went {_path(fit)} with {own if fit is first else fit.optimizer}, {fell}",
         "rate": f"{progress.pace(first):.3g}",
         "other": f"{fit.optimizer} {'can' if trial.is_reached(fit) else 'nearly can'} (-> {fit.losses[-1]:.4g})",
-        "others": " and ".join(f"-> {one.losses[-1]:.4g} with {one.optimizer}" for one in others),
+        "others": "".join(f", -> {one.losses[-1]:.4g} with {one.optimizer}" for one in others),
         "lowest": lowest,
         "reached": lowest if progress.has_only_known_terms(first) else "",
         "losses": losses,

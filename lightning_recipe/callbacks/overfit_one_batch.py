@@ -37,19 +37,20 @@ class OverfitOneBatch(Check):
     and peak learning rate; dropout, weight decay and schedules are off. If that does not reach the lowest loss that
     the targets allow, Adam tries, with 3e-4 and then 1e-3. The run is bit-identical with and without.
 
-    - reached by the user's optimiser: `passed`;
+    What counts is the way from the best constant prediction, which knows the targets only, to that floor:
+
+    - the user's optimiser reaches it: `passed`;
     - no parameter ever gets a gradient: `failed`; `warning` where the floor isn't known;
-    - by Adam only: `failed`, an optimiser problem; `warning` where the user's optimiser was getting there, or warms
-      up for long;
-    - falling when the steps were over: `passed` if less than a quarter of the way was left. With less than half of it,
-      the fit goes on for up to three times the steps, and passes if at its pace as many again would do. Else `warning`,
-      with the rate, or `skipped` if it was the seconds that were over;
+    - only Adam reaches it: `failed`; `warning` where the user's optimiser was getting there, or warms up for long;
+    - falling when the steps were over: `passed` with less than a quarter of the way left. With less than half, the fit
+      goes on for up to three times the steps, and passes if at its pace as many again would do. Else `warning`, with
+      the rate, or `skipped` if it was the seconds that were over;
     - stuck: `failed`, with what is known about why; `warning` where there are several targets for each example,
       which not every good model can tell apart.
 
-    The way from what knows the targets only (the best constant prediction) to the floor is what counts. `skipped` are
-    resumed runs, sharded parameters, modules that can't be copied, several optimisers (adversarial training), steps
-    that draw random numbers or have other terms in the loss, and do not get there: their floor isn't known.
+    `skipped` are resumed runs, sharded parameters, modules that can't be copied, several optimisers (adversarial
+    training), and fits that don't get there whose floor isn't known: the loss is none of torch's or has other terms, or
+    the step draws random numbers.
 
     Args:
         max_examples: Examples of the first batch to memorise.
@@ -204,12 +205,7 @@ def _obstacle(trainer: Trainer, batch: Any) -> tuple[str, str] | None:
 
 
 def _not_fitted(error: Exception) -> tuple[str, str]:
-    """What an error in a fit says, as code and sentence.
-
-    Raises:
-        Exception: One of a kind that nobody expects is passed on.
-
-    """
+    """What an error in a fit says, as code and sentence; one of a kind that nobody expects is raised again."""
     if is_out_of_memory(error):
         return "out_of_memory", "not enough memory for a second copy of the module and its optimiser's state"
     if isinstance(error, RuntimeError | TypeError | AttributeError | ValueError | KeyError | IndexError):

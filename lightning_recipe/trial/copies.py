@@ -23,8 +23,12 @@ if TYPE_CHECKING:
 _STEPS = ("forward", "training_step", "validation_step", "test_step", "predict_step")
 
 
-def copied(pl_module: LightningModule) -> LightningModule:
+def copied(pl_module: LightningModule, memo: dict[int, Any] | None = None) -> LightningModule:
     """A deep copy that belongs to no trainer and shares no tensor; data sets are shared, since nothing reads them.
+
+    Args:
+        pl_module: The original.
+        memo: As of ``copy.deepcopy``; holds what was copied afterwards.
 
     Raises:
         RuntimeError: If the module can't be copied, or the copy would share code that works on the original.
@@ -36,47 +40,7 @@ def copied(pl_module: LightningModule) -> LightningModule:
         False
 
     """
-    return _copied(pl_module, {})
-
-
-def copied_with(
-    pl_module: LightningModule, optimizers: Sequence[Optimizer], schedulers: Sequence[Any] = ()
-) -> tuple[LightningModule, list[Optimizer], list[Any]]:
-    """A deep copy of a module, and of optimisers and schedulers that work on the copy.
-
-    Raises:
-        RuntimeError: As :func:`copied`.
-
-    Example:
-        >>> from lightning.pytorch.demos.boring_classes import BoringModel
-        >>> module = BoringModel()
-        >>> duplicate, (optimizer,), _ = copied_with(module, [torch.optim.SGD(module.parameters(), lr=0.1)])
-        >>> optimizer.param_groups[0]["params"][0] is duplicate.layer.weight
-        True
-
-    """
-    memo: dict[int, Any] = {}
-    duplicate = _copied(pl_module, memo)
-    if shares_code(duplicate):
-        msg = "the module holds a hook or another function that a copy would share"
-        raise RuntimeError(msg)
-    duplicates = [copied_optimizer(optimizer, memo) for optimizer in optimizers]
-    return duplicate, duplicates, [copy.deepcopy(scheduler, memo) for scheduler in schedulers]
-
-
-def copied_optimizer(optimizer: Optimizer, memo: dict[int, Any]) -> Optimizer:
-    """A copy of an optimiser, all attributes included; its parameters are those that `memo` has for the original's.
-
-    ``copy.deepcopy`` keeps three attributes only, without which LBFGS and others can't step.
-    """
-    duplicate: Optimizer = object.__new__(type(optimizer))
-    memo[id(optimizer)] = duplicate
-    kept = {name: value for name, value in vars(optimizer).items() if name != "step"}  # schedulers wrap it, and count
-    duplicate.__dict__.update(copy.deepcopy(kept, memo))
-    return duplicate
-
-
-def _copied(pl_module: LightningModule, memo: dict[int, Any]) -> LightningModule:
+    memo = {} if memo is None else memo
     if any(isinstance(module, torch.jit.ScriptModule) for module in pl_module.modules()):
         msg = "the module holds TorchScript, whose compiled code a copy would share"
         raise RuntimeError(msg)
@@ -107,6 +71,43 @@ def _copied(pl_module: LightningModule, memo: dict[int, Any]) -> LightningModule
     for name in _STEPS:  # compiled ones work on the original
         if isinstance(vars(duplicate).get(name), FunctionType):
             del duplicate.__dict__[name]
+    return duplicate
+
+
+def copied_with(
+    pl_module: LightningModule, optimizers: Sequence[Optimizer], schedulers: Sequence[Any] = ()
+) -> tuple[LightningModule, list[Optimizer], list[Any]]:
+    """A deep copy of a module, and of optimisers and schedulers that work on the copy.
+
+    Raises:
+        RuntimeError: As :func:`copied`.
+
+    Example:
+        >>> from lightning.pytorch.demos.boring_classes import BoringModel
+        >>> module = BoringModel()
+        >>> duplicate, (optimizer,), _ = copied_with(module, [torch.optim.SGD(module.parameters(), lr=0.1)])
+        >>> optimizer.param_groups[0]["params"][0] is duplicate.layer.weight
+        True
+
+    """
+    memo: dict[int, Any] = {}
+    duplicate = copied(pl_module, memo)
+    if shares_code(duplicate):
+        msg = "the module holds a hook or another function that a copy would share"
+        raise RuntimeError(msg)
+    duplicates = [copied_optimizer(optimizer, memo) for optimizer in optimizers]
+    return duplicate, duplicates, [copy.deepcopy(scheduler, memo) for scheduler in schedulers]
+
+
+def copied_optimizer(optimizer: Optimizer, memo: dict[int, Any]) -> Optimizer:
+    """A copy of an optimiser, all attributes included; its parameters are those that `memo` has for the original's.
+
+    ``copy.deepcopy`` keeps three attributes only, without which LBFGS and others can't step.
+    """
+    duplicate: Optimizer = object.__new__(type(optimizer))
+    memo[id(optimizer)] = duplicate
+    kept = {name: value for name, value in vars(optimizer).items() if name != "step"}  # schedulers wrap it, and count
+    duplicate.__dict__.update(copy.deepcopy(kept, memo))
     return duplicate
 
 

@@ -1,4 +1,4 @@
-"""The course of a short fit: its learning rates, its books, and its end."""
+"""The course of a short fit: its learning rates, and its end."""
 
 from __future__ import annotations
 
@@ -10,16 +10,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from lightning_recipe.record.probe import Probe
-
 if TYPE_CHECKING:
-    from lightning.pytorch import LightningModule
     from torch.optim import Optimizer
 
     from lightning_recipe.trial.short_fit import Budget, Fit
 
-PROBE_EVERY = 10
-"""Steps between those that are looked into."""
 RAMP = 20
 """Steps in which the learning rate rises to its peak. The first is taken at 0: two equal steps tell about noise."""
 LONGER = 3
@@ -74,58 +69,8 @@ class Ramp:
                 group["lr"] = torch.full_like(lr, new) if isinstance(lr, Tensor) else new
 
 
-class Books:
-    """Keeps `fit`: the loss of each step, and what the probed ones did."""
-
-    def __init__(self, fit: Fit) -> None:
-        self.fit = fit
-        self._probe: Probe | None = None
-        self._before: list[Tensor] = []
-
-    def open(self, pl_module: LightningModule, held: list[Tensor]) -> None:
-        """Before the first step; `held` are the optimisers' parameters."""
-        self._before = [parameter.detach().clone() for parameter in held]
-        known = {id(parameter) for parameter in held}
-        self.fit.left_out = [n for n, p in pl_module.named_parameters() if p.requires_grad and id(p) not in known]
-
-    def probe(self, pl_module: LightningModule) -> None:
-        """Look into the next step."""
-        self._probe = Probe.attach(pl_module, "training_step")
-
-    def gradients(self, pl_module: LightningModule) -> None:
-        """Of a probed step, before the update."""
-        if self._probe is not None:
-            self.fit.grads = {
-                name: 0.0 if parameter.grad is None else _largest(parameter.grad.detach())
-                for name, parameter in pl_module.named_parameters()
-                if parameter.requires_grad and parameter.numel()
-            }
-
-    def enter(self, number: int, outputs: Any) -> bool:
-        """After a step; returns whether it was probed."""
-        probe, self._probe = self._probe, None
-        step = probe.result() if probe is not None else None
-        loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
-        if step is not None and step.loss is not None:
-            loss = step.loss
-        losses = self.fit.losses
-        losses.append(float(loss) if isinstance(loss, Tensor) and loss.numel() == 1 else math.nan)
-        if number == 1:
-            self.fit.noise = abs(losses[1] - losses[0])
-        if step is not None:
-            self.fit.first, self.fit.last = self.fit.first or step, step
-            self.fit.calls[number] = [float(call.value.double().mean()) for call in step.loss_calls]
-        return step is not None
-
-    def close(self, held: list[Tensor]) -> None:
-        """After the last step."""
-        pairs = zip(self._before, held, strict=True)
-        self.fit.weights_moved = any(not torch.equal(before, parameter) for before, parameter in pairs)
-        self._before = []
-
-
 class Stopping:
-    """Says when a fit ends, by its `budget`. All that has to do with seconds is here."""
+    """Says when a fit ends, by its `budget`; all that has to do with seconds is here."""
 
     def __init__(self, fit: Fit, budget: Budget) -> None:
         self._fit, self._budget = fit, budget
@@ -167,8 +112,3 @@ def rate(group: dict[str, Any]) -> float:
         return float(group["lr"])
     except (KeyError, TypeError):
         return math.nan
-
-
-def _largest(gradient: Tensor) -> float:
-    values = gradient.coalesce().values() if gradient.is_sparse else gradient
-    return float(values.abs().max()) if values.numel() else 0.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import tempfile
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -10,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch.callbacks import Callback
+from torch import Tensor
 
+from lightning_recipe.record.probe import Probe
 from lightning_recipe.trial.calming import with_local_statistics, without_dropout
 from lightning_recipe.trial.copies import copied_optimizer, copied_with
-from lightning_recipe.trial.course import LONGER, PROBE_EVERY, Books, Ramp, Stopping, rate
+from lightning_recipe.trial.course import LONGER, Ramp, Stopping, rate
 from lightning_recipe.trial.inner_trainer import Repeats, adopt, inner_trainer, interrupts_passed_on, quiet
 from lightning_recipe.trial.isolation import eager, isolated, untouched
 from lightning_recipe.trial.rng import untouched_generators
@@ -26,6 +29,8 @@ if TYPE_CHECKING:
 
     from lightning_recipe.record.step import Step
 
+PROBE_EVERY = 10
+"""Steps between those that are looked into."""
 LONGEST_SCHEDULE = 10_000
 """Steps of a schedule that are tried in search of its peak."""
 
@@ -136,37 +141,55 @@ def short_fit(  # noqa: PLR0913 - an experiment has these parts
         inner = inner_trainer(trainer, folder)
         ramp = Ramp(optimizers, peaks, budget.steps, force=adam is not None)
         data = trainer.datamodule  # type: ignore[attr-defined]
-        inner.callbacks = [_Recorder(ramp, Books(fit), Stopping(fit, budget), data, advance)]  # type: ignore[attr-defined]
+        inner.callbacks = [_Recorder(fit, ramp, Stopping(fit, budget), data, advance)]  # type: ignore[attr-defined]
         adopt(with_local_statistics(without_dropout(module)), (optimizers, schedulers) if schedulers else optimizers)
         with eager(module), interrupts_passed_on():
             inner.fit(module, train_dataloaders=Repeats(batch, LONGER * budget.steps))
-    fit.lr_overridden = ramp.overridden
     return fit
 
 
 class _Recorder(Callback):
-    """Tells the parts of a short fit what happens; the only callback of the inner trainer."""
+    """Keeps the books of a short fit; the only callback of the inner trainer."""
 
-    def __init__(self, ramp: Ramp, books: Books, stopping: Stopping, data: Any, advance: Callable[[], object]) -> None:
-        self._ramp, self._books, self._stopping, self._data, self._advance = ramp, books, stopping, data, advance
+    def __init__(self, fit: Fit, ramp: Ramp, stopping: Stopping, data: Any, advance: Callable[[], object]) -> None:
+        self._fit, self._ramp, self._stopping, self._data, self._advance = fit, ramp, stopping, data, advance
+        self._probe: Probe | None = None
+        self._before: list[Tensor] = []
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         trainer.datamodule = self._data  # type: ignore[attr-defined] # for steps that read from it
-        self._books.open(pl_module, self._ramp.parameters)
+        self._before = [parameter.detach().clone() for parameter in self._ramp.parameters]
+        held = {id(parameter) for parameter in self._ramp.parameters}
+        self._fit.left_out = [n for n, p in pl_module.named_parameters() if p.requires_grad and id(p) not in held]
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
         self._ramp.begin(batch_idx)
         due = batch_idx < 2 or batch_idx % PROBE_EVERY == 0  # noqa: PLR2004 - two equal steps, see RAMP
         if self._stopping.looks_at(batch_idx) or due or not pl_module.automatic_optimization:
-            self._books.probe(pl_module)
+            self._probe = Probe.attach(pl_module, "training_step")
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:  # noqa: ARG002
         self._ramp.before_update()
-        self._books.gradients(pl_module)
+        if self._probe is not None:
+            self._fit.grads = {
+                name: 0.0 if parameter.grad is None else _largest(parameter.grad.detach())
+                for name, parameter in pl_module.named_parameters()
+                if parameter.requires_grad and parameter.numel()
+            }
 
     def on_train_batch_end(self, trainer: Trainer, _: Any, outputs: Any, __: Any, batch_idx: int) -> None:
-        probed = self._books.enter(batch_idx, outputs)
-        trainer.should_stop = self._stopping.is_over(batch_idx, probed=probed)
+        fit, step = self._fit, self._probe.result() if self._probe is not None else None
+        loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
+        if step is not None and step.loss is not None:
+            loss = step.loss
+        fit.losses.append(float(loss) if isinstance(loss, Tensor) and loss.numel() == 1 else math.nan)
+        if batch_idx == 1:
+            fit.noise = abs(fit.losses[1] - fit.losses[0])
+        if step is not None:
+            fit.first, fit.last = fit.first or step, step
+            fit.calls[batch_idx] = [float(call.value.double().mean()) for call in step.loss_calls]
+        self._probe = None
+        trainer.should_stop = self._stopping.is_over(batch_idx, probed=step is not None)
         self._advance()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
@@ -174,10 +197,18 @@ class _Recorder(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         trainer.datamodule = None  # type: ignore[attr-defined]
-        self._books.close(self._ramp.parameters)
+        pairs = zip(self._before, self._ramp.parameters, strict=True)
+        self._fit.weights_moved = any(not torch.equal(before, parameter) for before, parameter in pairs)
+        self._fit.lr_overridden = self._ramp.overridden
+        self._before = []
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:  # noqa: ARG002
         trainer.datamodule = None  # type: ignore[attr-defined] # or its own hook would be called
+
+
+def _largest(gradient: Tensor) -> float:
+    values = gradient.coalesce().values() if gradient.is_sparse else gradient
+    return float(values.abs().max()) if values.numel() else 0.0
 
 
 def peak_learning_rates(trainer: Trainer) -> list[list[float]]:
