@@ -18,19 +18,19 @@ if TYPE_CHECKING:
 RAMP = 20
 """Steps in which the learning rate rises to its peak. The first is taken at 0: two equal steps tell about noise."""
 LONGER = 3
-"""Times as many steps as were allowed, if something good is to be expected of them."""
+"""Times as many steps as were allowed, for a fit that is on its way."""
 SLOW = 0.05
-"""Seconds of a step from which on each is looked into: a probe costs little of that."""
+"""Seconds that a step takes from which on every step is probed: the probe hardly adds to them."""
 
 
 class Ramp:
     """Learning rates that rise from 0 to their `peaks`, and are then held there against schedules.
 
     Args:
-        optimizers: Theirs are set.
+        optimizers: Whose rates are set.
         peaks: For each optimiser and parameter group; NaN for those without a learning rate.
-        steps: Of the fit; the rates rise in `RAMP` of them, and in a quarter at most.
-        force: Whether to set them again before each update, whatever the module's own code has set.
+        steps: Length of the fit; the rates rise in the first `RAMP` steps, or a quarter of all if that is less.
+        force: Set them again before each update, whatever the module's own code has set.
 
     """
 
@@ -43,7 +43,7 @@ class Ramp:
 
     @property
     def parameters(self) -> list[Tensor]:
-        """All that the optimisers hold."""
+        """The parameters that the optimisers hold."""
         return [parameter for group in self._groups() for parameter in group["params"]]
 
     def begin(self, step: int) -> None:
@@ -52,7 +52,7 @@ class Ramp:
         self._set()
 
     def before_update(self) -> None:
-        """Set them again, or see whether they have been changed since."""
+        """Set the rates again, or note that they have been changed since `begin`."""
         if self._force or self._factor == 0:
             self._set()
         elif self._factor == 1.0:
@@ -70,7 +70,7 @@ class Ramp:
 
 
 class Stopping:
-    """Says when a fit ends, by its `budget`; all that has to do with seconds is here."""
+    """Says when a fit ends; the only part of it that knows the clock."""
 
     def __init__(self, fit: Fit, budget: Budget) -> None:
         self._fit, self._budget = fit, budget
@@ -79,7 +79,7 @@ class Stopping:
         self._ending = self._slow = False
 
     def looks_at(self, number: int) -> bool:
-        """Whether the step that begins is to be probed, for it may be the last, or takes long anyway."""
+        """Whether to probe the step that begins: it may be the last, or steps are slow anyway."""
         self._began = time.monotonic()
         return self._ending or self._slow or number + 1 in {self._budget.steps, LONGER * self._budget.steps}
 

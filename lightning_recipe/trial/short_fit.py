@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from lightning_recipe.record.step import Step
 
 PROBE_EVERY = 10
-"""Steps between those that are looked into."""
+"""Steps from one that is probed to the next."""
 LONGEST_SCHEDULE = 10_000
 """Steps of a schedule that are tried in search of its peak."""
 
@@ -78,8 +78,8 @@ class Budget:
     """When a short fit ends.
 
     Attributes:
-        steps: That it may take; `LONGER` times as many if it goes on.
-        seconds: That it may take, a safety net.
+        steps: How many it may take; `LONGER` times as many if it goes on.
+        seconds: How long it may take, as a safety net.
         most: Seconds if it goes on.
         over: Asked after each probed step whether to stop.
         goes_on: Asked when the steps are over, and after each probed step from then on, whether to go on.

@@ -691,9 +691,15 @@ def test_nothing_of_the_inner_trainer_is_said(fit, capfd, recwarn):
     assert not [w for w in recwarn if "lightning_recipe" in str(w.filename)]
 
 
-def test_processes_try_each_for_itself(fit):
-    check = OverfitOneBatch(max_steps=30)
-    fit(Healthy(), [check], strategy="ddp_fork", devices=2, max_steps=2, limit_val_batches=0)
+def test_processes_try_each_for_itself(fit, tmp_path):
+    check = OverfitOneBatch(max_steps=110, tolerance=0.05, max_seconds=60)
+
+    def tell(trainer, _):
+        (tmp_path / f"{trainer.global_rank}").write_text(" ".join(finding.status for finding in check.findings))
+
+    callbacks = [check, LambdaCallback(on_train_end=tell)]
+    fit(Healthy(), callbacks, strategy="ddp_fork", devices=2, max_steps=2, limit_val_batches=0)
+    assert [(tmp_path / rank).read_text() for rank in "01"] == ["passed", "passed"]
 
 
 @pytest.mark.parametrize("wrong", [{"max_examples": 0}, {"max_steps": -1}, {"max_seconds": 0}, {"tolerance": 1.5}])
