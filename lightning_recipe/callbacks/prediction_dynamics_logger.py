@@ -16,7 +16,7 @@ from lightning_recipe.looks import next_step
 from lightning_recipe.record.step import Need
 from lightning_recipe.show import loggers
 from lightning_recipe.trial.replay import CannotReplayError
-from lightning_recipe.trial.time_budget import Allowance as TimeBudget
+from lightning_recipe.trial.time_budget import TimeBudget
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

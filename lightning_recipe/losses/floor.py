@@ -19,6 +19,9 @@ ROUNDING = 1e-6
 """Loss that rounding leaves."""
 
 
+NO_LOGARITHMS = "no_logarithms_into_nll_loss"
+
+
 @dataclass(frozen=True)
 class Floor:
     """What a loss can and can't reach.
@@ -30,6 +33,7 @@ class Floor:
         reason: Why `value` is not zero; empty if it is.
         trap: The lowest value with predictions of the kind that was handed over, where that is the wrong kind.
         trap_reason: What is wrong with the predictions; empty if nothing is known to be.
+        trap_code: The same in a word.
 
     """
 
@@ -38,6 +42,7 @@ class Floor:
     reason: str = ""
     trap: float = math.nan
     trap_reason: str = ""
+    trap_code: str = ""
 
 
 def floor(call: LossCall, inputs: dict[str, Tensor] | None = None) -> Floor | None:
@@ -77,7 +82,7 @@ def floor(call: LossCall, inputs: dict[str, Tensor] | None = None) -> Floor | No
         value = apart if alike is None else own.cost(own.best(own.same_for_examples(alike)))
         equal = torch.zeros(examples, dtype=torch.long)  # of positions, often flattened into the examples, too
         ignorant = own.cost(own.best(own.same_for_all() if loss.of_classes else own.same_for_examples(equal)))
-        trap, trap_reason = _trap(call, own)
+        trap = _trap(call, own)
         together = torch.broadcast_shapes(prediction.shape, target.shape) if loss.family is Family.NUMBERS else ()
     except (RuntimeError, IndexError, ValueError):  # targets that only this call's own code understands
         return None
@@ -86,7 +91,7 @@ def floor(call: LossCall, inputs: dict[str, Tensor] | None = None) -> Floor | No
     if math.prod(together) > max(prediction.numel(), target.numel()):  # every prediction is held to every target
         shapes = f"{tuple(prediction.shape)} and targets {tuple(target.shape)} broadcast to {tuple(together)}"
         return Floor(0.0, ignorant, "", value, f"predictions {shapes}, where each is compared with all")
-    return Floor(value, max(value, ignorant), _reason(own, value, apart), trap, trap_reason)
+    return Floor(value, max(value, ignorant), _reason(own, value, apart), *trap)
 
 
 def indistinguishable(inputs: dict[str, Tensor], examples: int) -> Tensor | None:
@@ -143,7 +148,7 @@ def _reason(own: Question, value: float, apart: float) -> str:
 # -- predictions of the wrong kind
 
 
-def _trap(call: LossCall, own: Question) -> tuple[float, str]:
+def _trap(call: LossCall, own: Question) -> tuple[float, str, str]:
     """The floor for predictions of the wrong kind, such as probabilities in the place of logits, if they came in."""
     prediction, target = own.prediction, own.target
     inside = bool(((prediction >= 0) & (prediction <= 1)).all())
@@ -154,21 +159,24 @@ def _trap(call: LossCall, own: Question) -> tuple[float, str]:
     match own.loss.family, own.loss.takes:
         case Family.YES_NO, Takes.LOGITS if inside:
             ends = (target > 0.5).double()  # noqa: PLR2004
-            return own.cost(ends), "they lie between 0 and 1, and the loss applies a sigmoid of its own"
+            why = "they lie between 0 and 1, and the loss applies a sigmoid of its own"
+            return own.cost(ends), why, "probabilities_into_bce_with_logits"
         case Family.YES_NO, Takes.PROBABILITIES if distributions and prediction.ndim > 1:
             several = target.sum(1)  # 0.5: not the labels of one class, smoothed
             equal = float(prediction.max() - prediction.min()) < 1e-3  # noqa: PLR2004 - sigmoids of an output of zeros
             if not equal and float((several - 1).abs().max()) > 0.5:  # noqa: PLR2004
                 value = own.cost(target / several[:, None].clamp(min=1))
-                return value, "they sum to 1 for each example, as after a softmax, and its targets do not"
+                why = "they sum to 1 for each example, as after a softmax, and its targets do not"
+                return value, why, "softmax_into_binary_cross_entropy"
         case Family.CLASSES, _ if distributions:
             plain = {"label_smoothing": 0.0} if "label_smoothing" in call.arguments else {}
             value = own.cost(Question(call, weight=None, **plain).best().exp())
             if own.loss.takes is Takes.LOG_PROBABILITIES:
-                return value, f"they are probabilities, and {call.name} expects their logarithms"
+                return value, f"they are probabilities, and {call.name} expects their logarithms", NO_LOGARITHMS
             limit = f"ln(1 + {classes - 1}/e) = {math.log(1 + (classes - 1) / math.e):.4f}"
             what = "they are probabilities, and the loss applies a softmax of its own, which can't bring it below"
-            return value, f"{what} {limit}"
+            return value, f"{what} {limit}", "probabilities_into_cross_entropy"
         case Family.CLASSES, Takes.LOG_PROBABILITIES if float(prediction.max()) > 0.01:  # noqa: PLR2004 - log(p + eps)
-            return -math.inf, f"{call.name} expects logarithms of probabilities, which are never above 0"
-    return math.nan, ""
+            why = f"{call.name} expects logarithms of probabilities, which are never above 0"
+            return -math.inf, why, NO_LOGARITHMS
+    return math.nan, "", ""
