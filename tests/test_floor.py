@@ -136,6 +136,7 @@ def test_probabilities_end_at_a_floor_of_their_own():
     assert found.value == pytest.approx(0, abs=1e-6)
     assert found.trap == pytest.approx(math.log(1 + 9 / math.e), abs=1e-6)
     assert "1.4612" in found.trap_reason
+    assert found.trap_code == "probabilities_into_cross_entropy"
     found = floor(call(F.binary_cross_entropy_with_logits, torch.rand(4), torch.tensor([0.0, 1, 0, 1])))
     assert found.trap == pytest.approx((math.log(2) + math.log(1 + math.exp(-1))) / 2, abs=1e-6)
     assert floor(call(F.nll_loss, torch.randn(8, 10).softmax(1), torch.arange(8))).trap == pytest.approx(-1)
@@ -172,6 +173,7 @@ def test_shapes_that_broadcast_are_a_trap():
     found = floor(call(F.mse_loss, torch.randn(6, 1), y))
     assert (found.value, found.trap) == (0, pytest.approx(float(y.var(correction=0))))
     assert "(6, 6)" in found.trap_reason
+    assert found.trap_code == "shapes_broadcast"
     assert not floor(call(F.mse_loss, torch.randn(6, 3), y[:, None])).trap_reason
 
 

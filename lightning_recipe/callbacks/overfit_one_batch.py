@@ -21,6 +21,7 @@ from lightning_recipe.trial.isolation import is_out_of_memory, memory_given_back
 from lightning_recipe.trial.short_fit import Budget, short_fit
 
 if TYPE_CHECKING:
+    from lightning.pytorch import LightningModule
     from matplotlib.figure import Figure
 
     from lightning_recipe.finding import Finding
@@ -126,7 +127,7 @@ class OverfitOneBatch(Check):
         except Exception as error:  # noqa: BLE001 - those that nobody expects are passed on
             yield self._found(Outcome(Status.SKIPPED, *_not_fitted(error)))
             return
-        yield self._found(outcome(trial, run.module))
+        yield self.judge(trial, run.module)
         if has_begun(trial.fits[0]) and loggers.is_written(run.trainer):
             for name, figure in pictures(trial).items():
                 self.draw(run, name, pixels(figure))
@@ -159,6 +160,10 @@ class OverfitOneBatch(Check):
         now, peaks = (itertools.chain.from_iterable(rates) for rates in (run.rates, run.peak_rates))
         trial.warms_up = any(rate < peak / 2 for rate, peak in zip(now, peaks, strict=True))
         return trial
+
+    def judge(self, trial: Trial, pl_module: LightningModule) -> Finding:
+        """The decision, see the class."""
+        return self._found(outcome(trial, pl_module))
 
     def _found(self, said: Outcome) -> Finding:
         fix = {"fix": said.fix} if said.status in {Status.FAILED, Status.WARNING} else {}

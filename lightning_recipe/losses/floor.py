@@ -90,7 +90,8 @@ def floor(call: LossCall, inputs: dict[str, Tensor] | None = None) -> Floor | No
         return None
     if math.prod(together) > max(prediction.numel(), target.numel()):  # every prediction is held to every target
         shapes = f"{tuple(prediction.shape)} and targets {tuple(target.shape)} broadcast to {tuple(together)}"
-        return Floor(0.0, ignorant, "", value, f"predictions {shapes}, where each is compared with all")
+        why = f"predictions {shapes}, where each is compared with all"
+        return Floor(0.0, ignorant, "", value, why, "shapes_broadcast")
     return Floor(value, max(value, ignorant), _reason(own, value, apart), *trap)
 
 
