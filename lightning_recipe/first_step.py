@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from lightning_recipe.callback import Check
 from lightning_recipe.record.probe import Probe
+from lightning_recipe.trial.compiled import with_unseen_losses
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,7 +54,7 @@ class FirstStepCheck(Check):
             return
         with self.guarded(trainer):
             self._over = True  # also if attaching fails
-            self._probe = Probe.attach(pl_module, "training_step")
+            self._probe = Probe.attach(pl_module, "training_step", complete=with_unseen_losses)
             self._over = False
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from lightning.fabric.utilities.data import sized_len
 
-from lightning_recipe.record.structure import leading_size, tensors
+from lightning_recipe.record.tensors import leading_size, tensors
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from lightning_recipe.losses.references import SUPPORTED, NotComparableError, references
-from lightning_recipe.record.observers import LOSSES
+from lightning_recipe.record.loss_calls import LOSSES
 from lightning_recipe.record.probe import Probe
 
 RNG = torch.Generator().manual_seed(0)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_recipe.losses.references import CLASSES, LOGITS, NUMBERS, References
-from lightning_recipe.record.structure import tensors
+from lightning_recipe.record.tensors import tensors
 
 if TYPE_CHECKING:
     from lightning_recipe.record.step import LossCall, Step

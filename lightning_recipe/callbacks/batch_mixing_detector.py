@@ -18,7 +18,7 @@ from lightning_recipe.dependencies.judgement import Clean, Mixing, examine
 from lightning_recipe.figures.dependencies import dependency_matrix
 from lightning_recipe.finding import Finding, Section, in_short
 from lightning_recipe.first_step import FirstStepCheck
-from lightning_recipe.record.structure import tensors
+from lightning_recipe.record.tensors import tensors
 from lightning_recipe.show import loggers
 from lightning_recipe.trial.copies import copied, eager, isolated, memory_given_back, obstacle
 from lightning_recipe.trial.generators import untouched_generators

@@ -24,7 +24,7 @@ from lightning_recipe.callbacks._overfit_verdict import (
 )
 from lightning_recipe.figures import experiments
 from lightning_recipe.finding import Section, in_short
-from lightning_recipe.record.structure import holds, leading_size
+from lightning_recipe.record.tensors import holds, leading_size
 from lightning_recipe.run import examples_in
 from lightning_recipe.show import loggers, terminal
 from lightning_recipe.trial.copies import is_out_of_memory, memory_given_back, obstacle

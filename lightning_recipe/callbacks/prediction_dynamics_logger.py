@@ -16,6 +16,7 @@ from lightning_recipe.figures import dynamics
 from lightning_recipe.finding import Finding, Section
 from lightning_recipe.record.probe import Probe
 from lightning_recipe.show import loggers
+from lightning_recipe.trial.compiled import with_unseen_losses
 from lightning_recipe.trial.replay import CannotReplayError
 from lightning_recipe.trial.time_budget import Allowance
 
@@ -176,7 +177,7 @@ class PredictionDynamicsLogger(RecipeCallback):
         """Watch the first validation step of the sanity check."""
         if trainer.sanity_checking and not self._over and not self._steps:
             with self._once(trainer):
-                self._probe = Probe.attach(pl_module, "validation_step")
+                self._probe = Probe.attach(pl_module, "validation_step", complete=with_unseen_losses)
 
     def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:  # noqa: ARG002
         """Keep what was watched."""
@@ -294,7 +295,7 @@ class PredictionDynamicsLogger(RecipeCallback):
             self._frames = frames(_expected_steps(trainer))
         elif not asked:
             self._asked_training = True
-            self._probe = Probe.attach(pl_module, "training_step")
+            self._probe = Probe.attach(pl_module, "training_step", complete=with_unseen_losses)
         else:
             hint = "" if self.predict else ". predict= can give them: a function of the module and the batch"
             raise CannotReplayError(reasons[-1] + hint)

@@ -14,8 +14,9 @@ from lightning_recipe.figures.scale import statistics
 from lightning_recipe.finding import Section
 from lightning_recipe.losses.targets import answers
 from lightning_recipe.record.probe import Probe
-from lightning_recipe.record.structure import leading_size
+from lightning_recipe.record.tensors import leading_size
 from lightning_recipe.show import loggers
+from lightning_recipe.trial.compiled import with_unseen_losses
 from lightning_recipe.trial.copies import isolated
 from lightning_recipe.trial.time_budget import Allowance
 
@@ -189,7 +190,7 @@ class VisualizeInputs(RecipeCallback):
         with self.guarded(trainer):
             self._epochs = None  # whatever goes wrong is said once, not at every epoch
             if loggers.of(trainer):
-                self._watched = (stage, Probe.attach(pl_module, method))
+                self._watched = (stage, Probe.attach(pl_module, method, complete=with_unseen_losses))
                 self._epochs = epochs
             elif trainer.fast_dev_run:  # type: ignore[attr-defined]
                 self.publish(trainer, self.skipped("fast_dev_run writes no pictures"))

@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
 from lightning_recipe.dependencies.backprop import SEED, Part, Rows, layouts
-from lightning_recipe.record.structure import Cloneable, mapped, tensors
+from lightning_recipe.record.tensors import Cloneable, mapped, tensors
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -16,7 +16,7 @@ from torch import Tensor
 from torchmetrics.functional.classification import binary_accuracy
 from torchmetrics.functional.regression import mean_absolute_error
 
-from lightning_recipe.record.structure import tensors
+from lightning_recipe.record.tensors import tensors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

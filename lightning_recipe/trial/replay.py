@@ -16,7 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from lightning_recipe.finding import in_short
-from lightning_recipe.record.structure import COPIED, cloned, first_rows, mapped, switches, tensors
+from lightning_recipe.record.copies import cloned, first_rows
+from lightning_recipe.record.modules import switches
+from lightning_recipe.record.tensors import COPIED, mapped, tensors
 from lightning_recipe.trial.copies import isolated
 
 if TYPE_CHECKING:

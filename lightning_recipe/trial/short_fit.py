@@ -28,8 +28,9 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
+from lightning_recipe.record.copies import snapshot
 from lightning_recipe.record.probe import Probe
-from lightning_recipe.record.structure import snapshot
+from lightning_recipe.trial.compiled import with_unseen_losses
 from lightning_recipe.trial.copies import calmed, copied_optimizer, copied_with, eager, isolated, untouched
 from lightning_recipe.trial.generators import untouched_generators
 
@@ -391,7 +392,7 @@ class _Recorder(Callback):
         often = self._step_seconds > 0.05 or not pl_module.automatic_optimization  # noqa: PLR2004 - then a probe costs nothing
         last = self._ending or batch_idx + 1 in {self._budget.steps, LONGER * self._budget.steps}
         if last or often or batch_idx < 2 or batch_idx % PROBE_EVERY == 0:  # noqa: PLR2004 - two equal steps, see RAMP
-            self._probe = Probe.attach(pl_module, "training_step")
+            self._probe = Probe.attach(pl_module, "training_step", complete=with_unseen_losses)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:  # noqa: ARG002
         if self._force or self._factor == 0:  # the module may have set its own since

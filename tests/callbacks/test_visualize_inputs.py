@@ -20,7 +20,7 @@ from lightning_recipe.figures.canvas import pixels
 from lightning_recipe.figures.picture import title_of
 from lightning_recipe.losses.targets import answers
 from lightning_recipe.record.probe import Probe
-from lightning_recipe.record.structure import tensors
+from lightning_recipe.record.tensors import tensors
 
 
 class Module(L.LightningModule):
@@ -158,7 +158,7 @@ def test_validate_alone_draws_nothing(fit, events):
 def test_nothing_is_watched_on_steps_that_are_not_shown(fit, monkeypatch):
     watched = []
     attach = Probe.attach
-    monkeypatch.setattr(visualize_inputs.Probe, "attach", lambda *a: watched.append(a[1]) or attach(*a))
+    monkeypatch.setattr(visualize_inputs.Probe, "attach", lambda *a, **k: watched.append(a[1]) or attach(*a, **k))
     fit(Healthy(), [VisualizeInputs(max_share=1)])
     assert sorted(watched) == ["training_step"] * 2 + ["validation_step"] * 3
 
