@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from lightning_recipe.record.compiled import is_compiled_network
 from lightning_recipe.record.copies import cut, snapshot
 from lightning_recipe.record.modules import FAST, by_parameter, switches
 from lightning_recipe.record.step import NetCall
@@ -32,6 +31,7 @@ class Calls:
         functions: The function mode, which sees nothing of compiled networks and of transformers.
         from_net: Where to mark what comes out.
         names: Names of the modules, by id.
+        networks: Compiled networks, by id.
         copies: Keep arguments and outputs.
         open_fast: Transformers in training mode are looked into.
 
@@ -45,7 +45,7 @@ class Calls:
         >>> from lightning_recipe.record.functions import Functions
         >>> from lightning_recipe.record.provenance import FromNet
         >>> net, x, known = nn.Linear(2, 1), torch.ones(3, 2), FromNet()
-        >>> calls = Calls(Functions(print), known, {id(net): "net"}, copies=True, open_fast=False)
+        >>> calls = Calls(Functions(print), known, {id(net): "net"}, set(), copies=True, open_fast=False)
         >>> calls.before(net, (x,), {})
         >>> y = net(x)
         >>> calls.after(net, (x,), y)
@@ -55,11 +55,18 @@ class Calls:
     """
 
     def __init__(
-        self, functions: Functions, from_net: FromNet, names: dict[int, str], *, copies: bool, open_fast: bool
+        self,
+        functions: Functions,
+        from_net: FromNet,
+        names: dict[int, str],
+        networks: set[int],
+        *,
+        copies: bool,
+        open_fast: bool,
     ) -> None:
         self.found: list[NetCall] = []
         self.compiled: list[str] = []
-        self._functions, self._from_net, self._names = functions, from_net, names
+        self._functions, self._from_net, self._names, self._networks = functions, from_net, names, networks
         self._copies, self._open_fast = copies, open_fast
         self._running: list[tuple[nn.Module, bool]] = []  # and whether the function mode is paused for it
         self._entered: dict[int, Tensor] = {}  # arguments of the outermost module being called, by place
@@ -72,7 +79,7 @@ class Calls:
         if name is None or self._functions.blind:
             return
         opaque = isinstance(module, FAST) and not (self._open_fast and module.training)
-        if is_compiled_network(module):
+        if id(module) in self._networks:
             self.compiled.append(name or "the LightningModule")
             opaque = True
         self._running.append((module, opaque))

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import torch
 from torch import nn
+from torch.compiler import is_compiling
+
+_transform = torch._C._functorch.maybe_current_level  # noqa: SLF001 - has no public reader
 
 
 def was_compiled(module: nn.Module) -> bool:
@@ -39,4 +42,4 @@ def is_traced() -> bool:
         (False, tensor([1., 1.]))
 
     """
-    return torch.compiler.is_compiling() or torch._C._functorch.maybe_current_level() is not None  # noqa: SLF001
+    return is_compiling() or _transform() is not None

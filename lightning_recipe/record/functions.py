@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
+from torch.overrides import TorchFunctionMode, _pop_mode, _push_mode
+from torch.overrides import _get_current_function_mode as _innermost  # there is no public reader
 
 from lightning_recipe.record.compiled import is_traced
 from lightning_recipe.record.loss_calls import LOSSES
@@ -57,7 +58,7 @@ class Functions(TorchFunctionMode):
 
         @functools.wraps(original)
         def backward(tensors: Any, *args: Any, **kwargs: Any) -> Any:
-            if self.in_backward or torch.overrides._get_current_function_mode() is not self:  # noqa: SLF001
+            if self.in_backward or _innermost() is not self:
                 return original(tensors, *args, **kwargs)
             return self._backward(original, (tensors, *args), kwargs)
 
@@ -79,15 +80,15 @@ class Functions(TorchFunctionMode):
     def pause(self) -> None:
         """See nothing until :meth:`resume` was called as often as this."""
         self._pauses += 1
-        if self._pauses == 1 and torch.overrides._get_current_function_mode() is self:  # noqa: SLF001 - no public reader
-            self.__exit__(None, None, None)
+        if self._pauses == 1 and _innermost() is self:
+            _pop_mode()
             self._left = True
 
     def resume(self) -> None:
         """See again."""
         self._pauses -= 1
         if not self._pauses and self._left:
-            self.__enter__()
+            _push_mode(self)
             self._left = False
 
     def __torch_function__(

@@ -1,4 +1,4 @@
-"""Stands by calls of modules with hooks, and in front of those that must see none; all is taken back."""
+"""Stands by the calls of modules; all is taken back, and no copy of a module keeps any of it."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import copy
 import functools
 import weakref
 from collections import OrderedDict
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch.utils.hooks import RemovableHandle
 
+from lightning_recipe.record.compiled import is_compiled_network
 from lightning_recipe.record.modules import FAST, Observable
 
 if TYPE_CHECKING:
@@ -19,82 +19,40 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-class Hook:
-    """A hook that never raises, and that copies of its module, also pickled ones, do not get.
-
-    A step may make a copy that lives for long.
-
-    Example:
-        >>> from torch import nn
-        >>> errors = []
-        >>> Hook(lambda module: 1 / 0, errors.append)(nn.ReLU())
-        >>> errors, copy.deepcopy(Hook(print, print))
-        ([ZeroDivisionError('division by zero')], <lightning_recipe.record.hooks.NoHook object at ...>)
-
-    """
-
-    def __init__(self, record: Callable[..., None], failed: Callable[[Exception], None]) -> None:
-        self._record, self._failed = record, failed
-
-    def __call__(self, *args: Any) -> None:  # noqa: D102
-        try:
-            self._record(*args)
-        except Exception as error:  # noqa: BLE001 - the user's step must go on
-            self._failed(error)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return NoHook, ()
-
-
-class NoHook:
-    """What they get instead.
-
-    Example:
-        >>> from torch import nn
-        >>> NoHook()(nn.ReLU())
-
-    """
-
-    def __call__(self, *args: Any) -> None:  # noqa: D102
-        pass
-
-
-@dataclass(frozen=True)
-class Watch:
-    """What to do before and after the calls of modules.
+class Watch(NamedTuple):
+    """What to do before and after the calls of modules; errors are reported, and harmless.
 
     Attributes:
         before: Is called with the module, its arguments, and its keyword arguments.
         after: Is called with the module, its arguments, and its output; None if it raised.
-        inner: Next to the forward: what the user's hooks do with an output is not part of the call.
-        key: Of the hooks, among those of a module.
 
     Example:
-        >>> watch = Watch(Hook(print, print), Hook(print, print), inner=True)
-        >>> isinstance(watch.key, int)
-        True
+        >>> Watch(lambda module, args, kwargs: None, lambda module, args, output: print(output)).after(None, (), 3)
+        3
 
     """
 
-    before: Hook
-    after: Hook
-    inner: bool
-    key: int = field(default_factory=lambda: RemovableHandle(OrderedDict()).id)
+    before: Callable[..., None]
+    after: Callable[..., None]
 
 
 class Hooks:
-    """The hooks of one step.
+    """All that stands by modules in one step.
+
+    Args:
+        failed: Is told of errors.
 
     Attributes:
-        over: Whether the step is.
+        failed: Likewise.
         names: Names of the modules watched, by id.
+        networks: Those that are compiled networks, by id.
+        over: Whether the step is.
 
     Example:
         >>> from torch import nn
-        >>> hooks, net = Hooks(), nn.Identity()
-        >>> hooks.lay(Observable("net", net, leaf=True, inside_fast=False), [
-        ...     Watch(Hook(lambda *_: print("called"), print), Hook(lambda *_: None, print), inner=True)
-        ... ])
+        >>> hooks, net = Hooks(print), nn.Identity()
+        >>> watch = Watch(lambda *_: print("called"), lambda *_: None)
+        >>> hooks.lay(Observable("net", net, leaf=True, inside_fast=False), [], [watch])
         >>> net(1)
         called
         1
@@ -104,73 +62,119 @@ class Hooks:
 
     """
 
-    def __init__(self) -> None:
-        self.over = False
+    def __init__(self, failed: Callable[[Exception], None]) -> None:
         self.names: dict[int, str] = {}
-        self._hooked: list[tuple[nn.Module, Watch]] = []
+        self.networks: set[int] = set()
+        self.over = False
+        self.failed = failed
+        self._key = RemovableHandle(OrderedDict()).id  # of our hooks, among those of a module
+        self._in_place: list[tuple[dict[str, Any], _StandIn, Callable[..., Any] | None]] = []
         self._undo: list[Callable[[], None]] = []
 
-    def lay(self, seen: Observable, watches: list[Watch]) -> None:
-        """Watch the calls of a module."""
+    def lay(self, seen: Observable, outer: list[Watch], inner: list[Watch]) -> None:
+        """Watch the calls of a module.
+
+        Args:
+            seen: The module.
+            outer: Watches of the call with the user's hooks on it.
+            inner: Watches of the call without: what a hook does with the output is no part of it.
+
+        """
         module = seen.module
+        own = module.__dict__
         self.names[id(module)] = seen.name
-        compiled_in_place = getattr(module, "_compiled_call_impl", None)
-        if compiled_in_place is not None:  # hooks would be traced into the compiled code: stand in front of it
-            observed = functools.wraps(compiled_in_place)(
-                lambda *args, **kwargs: _watched(module, watches, compiled_in_place, args, kwargs)
-            )
-            module.__dict__["_compiled_call_impl"] = observed
-            self._undo.append(lambda: module.__dict__.update(_compiled_call_impl=compiled_in_place))
-        elif (seen.inside_fast or isinstance(module, FAST)) and "forward" not in vars(module):
-            module.__dict__["forward"] = _Forward(self, watches, module)
-            self._undo.append(lambda: module.__dict__.pop("forward", None))
-        else:
-            for watch in watches:
-                _hook(module, watch)
-                self._hooked.append((module, watch))
+        if ("_compiled_call_impl" in own or "_orig_mod" in module._modules) and is_compiled_network(module):  # noqa: SLF001
+            self.networks.add(id(module))
+        if isinstance(module, FAST) and "forward" not in own and "_compiled_call_impl" not in own:
+            own["forward"] = _Forward(self, [*outer, *inner], module)
+            self._undo.append(lambda: own.pop("forward", None))
+            return
+        if inner and (module._forward_hooks or module._forward_pre_hooks):  # noqa: SLF001
+            for watch in inner:
+                self._hook(module, watch)
+            inner = []
+        if outer or inner:
+            self._stand_in(module, [*outer, *inner])
+
+    def _stand_in(self, module: nn.Module, watches: list[Watch]) -> None:
+        """Stand where torch looks first for what to call: calling hooks takes as long as a small layer's forward.
+
+        Compiled in place, a module has its compiled code there, into which hooks would be traced.
+        """
+        compiled = module.__dict__.get("_compiled_call_impl")
+        stand_in = _StandIn(self.failed, watches, module, compiled or module._call_impl)  # noqa: SLF001
+        module.__dict__["_compiled_call_impl"] = stand_in
+        self._in_place.append((module.__dict__, stand_in, compiled))
+
+    def _hook(self, module: nn.Module, watch: Watch) -> None:
+        hooks = [
+            module.register_forward_pre_hook(_Hook(self, watch.before), with_kwargs=True),
+            module.register_forward_hook(_Hook(self, watch.after), prepend=True, always_call=True),
+        ]
+        self._undo.extend(hook.remove for hook in hooks)
 
     def remove(self) -> None:
         """Take everything away."""
         self.over = True
-        for module, watch in self._hooked:
-            _unhook(module, watch)
+        for own, stand_in, compiled in self._in_place:
+            if own.get("_compiled_call_impl") is stand_in:
+                del own["_compiled_call_impl"]
+                if compiled is not None:
+                    own["_compiled_call_impl"] = compiled
         for undo in reversed(self._undo):
             undo()
 
 
-def _hook(module: nn.Module, watch: Watch) -> None:
-    """Register hooks as torch does, whose own method takes as long for a small layer as half its forward."""
-    key = watch.key
-    module._forward_pre_hooks[key] = watch.before  # noqa: SLF001
-    module._forward_pre_hooks_with_kwargs[key] = True  # noqa: SLF001
-    module._forward_hooks[key] = watch.after  # noqa: SLF001
-    module._forward_hooks_always_called[key] = True  # noqa: SLF001
-    if watch.inner and len(module._forward_hooks) > 1:  # noqa: SLF001
-        module._forward_hooks.move_to_end(key, last=False)  # type: ignore[attr-defined] # noqa: SLF001
+class _StandIn:
+    """Stands in for the call of a module; copies get None, as they have of torch itself."""
+
+    __slots__ = ("_call", "_failed", "_module", "_watches")
+
+    def __init__(
+        self, failed: Callable[[Exception], None], watches: list[Watch], module: nn.Module, call: Callable[..., Any]
+    ) -> None:
+        self._failed, self._watches, self._module, self._call = failed, watches, module, call
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        output = None
+        try:
+            for before, _ in self._watches:
+                before(self._module, args, kwargs)
+        except Exception as error:  # noqa: BLE001 - the user's step must go on
+            self._failed(error)
+        try:
+            output = self._call(*args, **kwargs)
+        finally:
+            try:
+                for _, after in reversed(self._watches):
+                    after(self._module, args, output)
+            except Exception as error:  # noqa: BLE001
+                self._failed(error)
+        return output
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(None), ()
 
 
-def _unhook(module: nn.Module, watch: Watch) -> None:
-    for hooks in (
-        module._forward_pre_hooks,  # noqa: SLF001
-        module._forward_pre_hooks_with_kwargs,  # noqa: SLF001
-        module._forward_hooks,  # noqa: SLF001
-        module._forward_hooks_always_called,  # noqa: SLF001
-    ):
-        hooks.pop(watch.key, None)
+class _Hook:
+    """A hook; copies of its module, also pickled ones, get one that does nothing: a step may make some that last."""
+
+    def __init__(self, hooks: Hooks, record: Callable[..., None]) -> None:
+        self._hooks, self._record = hooks, record
+
+    def __call__(self, *args: Any) -> None:
+        try:
+            self._record(*args)
+        except Exception as error:  # noqa: BLE001
+            self._hooks.failed(error)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _NoHook, ()
 
 
-def _watched(
-    module: nn.Module, watches: list[Watch], call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Any:
-    output = None
-    for watch in watches:
-        watch.before(module, args, kwargs)
-    try:
-        output = call(*args, **kwargs)
-    finally:
-        for watch in reversed(watches):
-            watch.after(module, args, output)
-    return output
+class _NoHook:
+    def __call__(self, *args: Any) -> None:
+        pass
 
 
 class _Forward:
@@ -184,7 +188,7 @@ class _Forward:
         hooks, forward = self._hooks(), functools.partial(type(self._module).forward, self._module)
         if hooks is None or hooks.over:
             return forward(*args, **kwargs)
-        return _watched(self._module, self._watches, forward, args, kwargs)
+        return _StandIn(hooks.failed, self._watches, self._module, forward)(*args, **kwargs)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         hooks, module = self._hooks(), copy.deepcopy(self._module, memo)

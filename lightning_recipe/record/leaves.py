@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import nn
 
-from lightning_recipe.record.compiled import is_compiled_network
 from lightning_recipe.record.modules import FAST
 
 if TYPE_CHECKING:
     from lightning_recipe.record.functions import Functions
     from lightning_recipe.record.reductions import Reductions
     from lightning_recipe.record.wiring import Given, Wiring
+
+_OPEN = (nn.TransformerEncoder, nn.TransformerEncoderLayer)
+"""Are leaves in eval mode only."""
 
 
 class Leaves:
@@ -22,6 +23,7 @@ class Leaves:
     Args:
         functions: The function mode, out of sight within a leaf unless losses are looked for.
         names: Names of the leaves, by id.
+        networks: Compiled networks, by id.
         wiring: Takes note of them.
         reductions: Reduces what they put out.
         losses: Whether losses are looked for, also within leaves.
@@ -29,12 +31,13 @@ class Leaves:
     Example:
         >>> from lightning_recipe.record.functions import Functions
         >>> from lightning_recipe.record.wiring import Wiring
+        >>> import torch
         >>> net, x = nn.Linear(2, 1), torch.ones(3, 2)
         >>> wiring = Wiring(net)
-        >>> leaves = Leaves(Functions(print), {id(net): "net"}, wiring, None, losses=False)
+        >>> leaves = Leaves(Functions(print), {id(net): "net"}, set(), wiring, None, losses=False)
         >>> leaves.before(net, (x,), {})
         >>> leaves.after(net, (x,), net(x))
-        >>> [event.name for event in wiring.events]
+        >>> [event.name for event in wiring.events()]
         ['net']
 
     """
@@ -43,11 +46,13 @@ class Leaves:
         self,
         functions: Functions,
         names: dict[int, str],
+        networks: set[int],
         wiring: Wiring | None,
         reductions: Reductions | None,
         *,
         losses: bool,
     ) -> None:
+        self._networks = networks
         self._functions, self._names, self._wiring, self._reductions = functions, names, wiring, reductions
         self._losses = losses
         self._within: list[nn.Module] = wiring.within if wiring is not None else []
@@ -55,34 +60,32 @@ class Leaves:
 
     def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Take note of what goes in."""
-        if id(module) not in self._names or self._functions.blind or (_is_open(module) and module.training):
+        if self._functions.blind or (module.training and isinstance(module, _OPEN)):
             return
         self._within.append(module)
-        if self._is_silent(module):
-            self._functions.pause()
+        self._functions.pause()
         if len(self._within) == 1 and self._wiring is not None:
-            with torch._C.DisableTorchFunction():  # noqa: SLF001 - what we read is no function of the step
-                self._given = self._wiring.given((*args, *kwargs.values()))
+            self._given = self._wiring.given((*args, *kwargs.values()) if kwargs else args)
+        if self._losses and not self._is_silent(module):
+            self._functions.resume()
 
     def after(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:  # noqa: ARG002
         """Take note of what came out."""
         if not self._within or self._within[-1] is not module:
             return
         self._within.pop()
-        if not self._within:
-            given, self._given = self._given, []
-            with torch._C.DisableTorchFunction():  # noqa: SLF001
+        if self._losses and not self._is_silent(module):
+            self._functions.pause()
+        try:
+            if not self._within:
+                given, self._given = self._given, []
                 if self._wiring is not None:
                     self._wiring.module(self._names[id(module)], module, given, output)
                 if self._reductions is not None:
                     self._reductions.output(self._names[id(module)], output)
-        if self._is_silent(module):
+        finally:
             self._functions.resume()
 
     def _is_silent(self, module: nn.Module) -> bool:
-        return not self._losses or isinstance(module, FAST) or is_compiled_network(module)
-
-
-def _is_open(module: nn.Module) -> bool:
-    """Whether `module` is a transformer, which is a leaf in eval mode only."""
-    return isinstance(module, FAST) and not isinstance(module, nn.MultiheadAttention)
+        """Whether not even losses are looked for within."""
+        return isinstance(module, FAST) or id(module) in self._networks

@@ -80,16 +80,20 @@ def observable(root: nn.Module, *, inside_fast: bool) -> list[Observable]:
     """
     found: list[Observable] = []
     known: set[int] = set()
+    kinds: dict[type, bool] = {}  # asking abstract classes takes long
 
     def visit(name: str, module: nn.Module, in_leaf: bool, in_fast: bool) -> None:  # noqa: FBT001
-        if id(module) in known or isinstance(module, _UNSEEN):
+        kind = type(module)
+        if kind not in kinds:
+            kinds[kind] = issubclass(kind, _UNSEEN)
+        if id(module) in known or kinds[kind]:
             return
         known.add(id(module))
         leaf = is_leaf(module)
         found.append(Observable(name, module, leaf and not in_leaf, in_fast))
         layer = isinstance(module, nn.TransformerEncoderLayer)
         closed = layer and not (inside_fast and module.training)
-        if not module._modules or closed or isinstance(module, nn.MultiheadAttention) or was_compiled(module):  # noqa: SLF001
+        if not module._modules or closed or (leaf and module._modules.keys() != {"parametrizations"}):  # noqa: SLF001
             return
         for child_name, child in module._modules.items():  # noqa: SLF001
             if child is not None:

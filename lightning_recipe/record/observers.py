@@ -10,9 +10,8 @@ more without.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
@@ -22,7 +21,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from lightning_recipe.record.calls import Calls
 from lightning_recipe.record.copies import cloned
 from lightning_recipe.record.functions import Functions
-from lightning_recipe.record.hooks import Hook, Hooks, Watch
+from lightning_recipe.record.hooks import Hooks, Watch
 from lightning_recipe.record.leaves import Leaves
 from lightning_recipe.record.loss_calls import LossCalls
 from lightning_recipe.record.modules import FAST, observable, parameters_of
@@ -71,19 +70,24 @@ class Observers:
         self._pl_module, self._needs = pl_module, needs
         self._compiled = getattr(pl_module, "_compiler_ctx", None) is not None
         self._functions = Functions(self._failed)
-        self._hooks = Hooks()
-        from_net, names = FromNet(), self._hooks.names
+        self._hooks = Hooks(self._failed)
+        from_net, names, networks = FromNet(), self._hooks.names, self._hooks.networks
         self._wiring = Wiring(pl_module) if Need.WIRING in needs else None
         self._reductions = Reductions() if needs & _NUMBERS else None
         self._losses = LossCalls(from_net) if Need.LOSSES in needs else None
         self._calls = self._leaves = None
         if needs & _CALLS:
             self._calls = Calls(
-                self._functions, from_net, names, copies=Need.INPUTS in needs, open_fast=bool(needs & _LEAVES)
+                self._functions,
+                from_net,
+                names,
+                networks,
+                copies=Need.INPUTS in needs,
+                open_fast=bool(needs & _LEAVES),
             )
         if needs & _LEAVES:
             outputs = self._reductions if Need.OUTPUTS in needs else None
-            self._leaves = Leaves(self._functions, names, self._wiring, outputs, losses=Need.LOSSES in needs)
+            self._leaves = Leaves(self._functions, names, networks, self._wiring, outputs, losses=Need.LOSSES in needs)
         self._functions.losses, self._functions.calls = self._losses, self._calls
         self._functions.wiring = self._wiring
         self._entered = ExitStack()
@@ -105,21 +109,14 @@ class Observers:
         self._entered.close()
 
     def _lay(self) -> None:
-        calls, leaves = self._calls, self._leaves
-        outer = [Watch(self._hook(calls.before), self._hook(calls.after), inner=False)] if calls else []
-        inner = [Watch(self._hook(leaves.before), self._hook(leaves.after), inner=True)] if leaves else []
-        for seen in observable(self._pl_module, inside_fast=leaves is not None):
-            watches = [] if seen.inside_fast else outer
-            if seen.leaf or isinstance(seen.module, FAST):
-                watches = [*watches, *inner]
-            if watches:
-                try:
-                    self._hooks.lay(seen, watches)
-                except Exception as failure:  # noqa: BLE001 - the user's step must go on
-                    self._failed(failure)
-
-    def _hook(self, record: Callable[..., None]) -> Hook:
-        return Hook(record, self._failed)
+        outer = [Watch(self._calls.before, self._calls.after)] if self._calls is not None else []
+        inner = [Watch(self._leaves.before, self._leaves.after)] if self._leaves is not None else []
+        for seen in observable(self._pl_module, inside_fast=bool(inner)):
+            try:
+                leaf = seen.leaf or isinstance(seen.module, FAST)
+                self._hooks.lay(seen, [] if seen.inside_fast else outer, inner if leaf else [])
+            except Exception as failure:  # noqa: BLE001 - the user's step must go on
+                self._failed(failure)
 
     def _failed(self, error: Exception) -> None:
         self.error = self.error or error
@@ -167,13 +164,15 @@ class Observers:
                 step.net_calls.extend(self._calls.found)
                 step.compiled.extend(self._calls.compiled)
         if self._wiring is not None:
-            step = replace(step, events=self._wiring.events)
+            step.events.extend(self._wiring.events())
         self._functions = Functions(self._failed)  # the tensors of the step are let go of
         self._losses = self._calls = self._leaves = None
         return step
 
     def measure(self, step: Step) -> None:
-        """Fetch the numbers that were asked for into `step`. Waits for the device."""
+        """Complete `step`: what was noted since, and the numbers that were asked for, for which the device is waited."""
+        if self._wiring is not None:
+            step.events.extend(self._wiring.events())
         if self._reductions is not None:
             reductions, self._reductions = self._reductions, None
             outputs, gradients, updates = reductions.read()

@@ -1,4 +1,4 @@
-"""Identities of tensors: marks that a tensor keeps while it lives, and what came out of the network."""
+"""Where tensors come from: what came out of the network, and what a loss was computed from."""
 
 from __future__ import annotations
 
@@ -48,52 +48,6 @@ class FromNet:
     def is_learnt(self, value: Any) -> bool:
         """Whether `value` is a tensor that has a gradient, or came out of the network."""
         return isinstance(value, Tensor) and (value.requires_grad or value in self)
-
-
-class Numbers:
-    """A serial number for every tensor; another one once something was written into it.
-
-    Tensors are known by their identity while they live: weak references tell when an id is used again.
-
-    Example:
-        >>> import torch
-        >>> numbers, x = Numbers(), torch.ones(1)
-        >>> numbers.of(x), numbers.of(torch.ones(1)), numbers.of(x)
-        (1, 2, 1)
-        >>> numbers.of(x.add_(1))
-        3
-
-    """
-
-    def __init__(self) -> None:
-        self._known: dict[int, tuple[weakref.ref[Tensor], int, int, bool]] = {}  # version, number, from a module
-        self._last = 0
-
-    def of(self, tensor: Tensor, *, made: bool = False, anew: bool = False) -> int:
-        """The number of `tensor`.
-
-        Args:
-            tensor: Also one whose values can't be read, such as a sparse one.
-            made: It has come out of a module, from now on.
-            anew: Something was written into it, which tensors made in inference mode don't tell.
-
-        """
-        version = 0 if tensor.is_inference() else tensor._version  # noqa: SLF001 - there is no other way to tell
-        known = self._known.get(id(tensor))
-        if known is not None and known[0]() is tensor:
-            if known[1] == version and not anew:
-                if made and not known[3]:
-                    self._known[id(tensor)] = (*known[:3], True)
-                return known[2]
-            made |= known[3]
-        self._last += 1
-        self._known[id(tensor)] = (weakref.ref(tensor), version, self._last, made)
-        return self._last
-
-    def came_from_module(self, tensor: Tensor) -> bool:
-        """Whether `tensor` came out of a module, changed in place or not."""
-        known = self._known.get(id(tensor))
-        return known is not None and known[3] and known[0]() is tensor
 
 
 def ancestors(roots: list[Tensor]) -> set[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import weakref
 from types import EllipsisType, MethodWrapperType, NoneType
 from typing import TYPE_CHECKING, Any
@@ -12,14 +13,17 @@ from torch import Tensor, nn
 from lightning_recipe.record.caller import line
 from lightning_recipe.record.events import Event, Kind
 from lightning_recipe.record.loss_calls import LOSSES
-from lightning_recipe.record.provenance import Numbers
 from lightning_recipe.record.tensors import tensors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+Seen = tuple[weakref.ref[Tensor], int]
+"""A tensor and its version, -1 if it was made in inference mode, where none are counted."""
 Given = list[tuple[Tensor, int]]
-"""What goes into a call, and the numbers it had then."""
+"""What goes into a call, with its versions."""
+Raw = tuple[Kind, str, list[Seen], list[Seen], nn.Module | None, str, tuple[str, ...]]
+"""An event before tensors are numbered, which takes less time when all are numbered at once."""
 
 _PLAIN = {int, float, bool, str, NoneType, EllipsisType, slice, torch.dtype, torch.device, torch.Size}
 _READERS = {
@@ -37,7 +41,6 @@ class Wiring:
         root: The LightningModule, for the names of its parameters.
 
     Attributes:
-        events: See :class:`~lightning_recipe.record.step.Event`.
         within: Leaves that are being called, one within the other; functions in them are no events.
 
     Example:
@@ -47,39 +50,44 @@ class Wiring:
         >>> y = net(x)
         >>> wiring.module("net", net, given, y)
         >>> wiring.after(torch.relu, wiring.before(torch.relu, (y,), {}), y.relu())
-        >>> [(e.kind, e.name, e.inputs, e.outputs) for e in wiring.events]
+        >>> [(e.kind, e.name, e.inputs, e.outputs) for e in wiring.events()]
         [('module', 'net', (1,), (2,)), ('function', 'relu', (2,), (3,))]
 
     """
 
     def __init__(self, root: nn.Module) -> None:
-        self.events: list[Event] = []
         self.within: list[nn.Module] = []
         self._root = root
-        self._numbers = Numbers()
+        self._raw: list[Raw] = []
+        self._made: set[int] = set()  # references to what came out of modules, by id
         self._parameters: dict[int, str] | None = None
         self._gradients: dict[int, tuple[weakref.ref[Tensor], str]] = {}
+
+    def events(self) -> list[Event]:
+        """What happened since this was last called, as events."""
+        raw, self._raw = self._raw, []
+        return numbered(raw)
 
     # -- modules
 
     def given(self, arguments: Iterable[Any]) -> Given:
-        """Number what goes into a call."""
-        return [(tensor, self._numbers.of(tensor)) for tensor in _found(arguments)]
+        """What goes into a call."""
+        return [(tensor, _version(tensor)) for tensor in _found(arguments)]
 
     def module(self, name: str, module: nn.Module, given: Given, output: Any) -> None:
         """A leaf was called."""
-        self.events.append(Event("module", name, _numbers(given), self._out((output,), given), module))
+        self._note("module", name, given, output, module)
 
-    def _out(self, output: tuple[Any, ...], given: Given) -> tuple[int, ...]:
-        """Numbers of what came out, and of what was written into."""
-        outputs: dict[int, None] = {}
-        for tensor in _found(output):
-            written = tensor.is_inference() and any(tensor is other for other, _ in given)  # can't be told: maybe
-            outputs[self._numbers.of(tensor, made=True, anew=written)] = None
-        for tensor, before in given:
-            if not tensor.is_inference() and self._numbers.of(tensor) != before:
-                outputs[self._numbers.of(tensor, made=True)] = None
-        return tuple(outputs)
+    def _note(
+        self, kind: Kind, name: str, given: Given, output: Any, module: nn.Module | None = None, where: str = ""
+    ) -> None:
+        """Take note of an event, of what came out and what was written into."""
+        inputs = [(weakref.ref(tensor), version) for tensor, version in given]
+        outputs = [(weakref.ref(tensor), _version(tensor)) for tensor in _found((output,))]
+        outputs += [(weakref.ref(tensor), now) for tensor, before in given if (now := _version(tensor)) != before]
+        for reference, _ in outputs:
+            self._made.add(id(reference))
+        self._raw.append((kind, name, inputs, outputs, module, where, ()))
 
     # -- functions
 
@@ -95,38 +103,36 @@ class Wiring:
             name = _name(function)
             if name in {"grad", "zero_", "_foreach_zero_"}:
                 self._cleared(function, name, args)
-            if not any(map(self._numbers.came_from_module, found)):
-                return None
-            return self.given(found)
+            return self.given(found) if self._came_from_module(found) else None
 
     def after(self, function: Callable[..., Any], given: Given, output: Any) -> None:
         """Take note of a function that was called."""
         with torch._C.DisableTorchFunction():  # noqa: SLF001
-            outputs = self._out((output,), given)
             name = _name(function)
-            if not outputs and (type(function) is MethodWrapperType or name in _READERS):
-                return
-            kind: Kind = "loss" if function in LOSSES else "function"
-            self.events.append(Event(kind, name, _numbers(given), outputs, None, line()))
+            reads = type(function) is MethodWrapperType or name in _READERS
+            if not reads or _found((output,)):
+                self._note("loss" if function in LOSSES else "function", name, given, output, where=line())
+
+    def _came_from_module(self, found: list[Tensor]) -> bool:
+        return any(id(weakref.ref(tensor)) in self._made for tensor in found)
 
     def _transformed(self, found: list[Tensor]) -> None:
         """What goes into ``vmap`` and ``grad`` is known; what happens there is not."""
         inner = [_unwrapped(tensor) for tensor in found]
-        given = [(tensor, self._numbers.of(tensor)) for tensor in inner if self._numbers.came_from_module(tensor)]
-        event = Event("function", "functorch", _numbers(given))
-        if given and event not in self.events[-1:]:
-            self.events.append(event)
+        known = [tensor for tensor in inner if self._came_from_module([tensor])]
+        if known:
+            self._note("function", "functorch", self.given(known), None)
 
     # -- backward, optimisers, gradients
 
     def backward(self, roots: list[Tensor]) -> None:
         """Backward begins."""
         with torch._C.DisableTorchFunction():  # noqa: SLF001
-            self.events.append(Event("backward", "backward", _numbers(self.given(roots))))
+            self._note("backward", "backward", self.given(roots), None)
 
     def note(self, kind: Kind, name: str, parameters: Iterable[str]) -> None:
         """Something happened that no function tells of, as to these parameters."""
-        self.events.append(Event(kind, name, parameters=tuple(parameters)))
+        self._raw.append((kind, name, [], [], None, "", tuple(parameters)))
 
     def _named(self, parameter: Tensor) -> str | None:
         if self._parameters is None:
@@ -146,11 +152,41 @@ class Wiring:
             cleared = [entry[1] for tensor, entry in known if entry is not None and entry[0]() is tensor]
         else:
             return
-        if cleared and self.events and self.events[-1].kind == "zero_grad":
-            last = self.events.pop()
-            cleared = [*last.parameters, *cleared]
+        if cleared and self._raw and self._raw[-1][0] == "zero_grad":
+            cleared = [*self._raw.pop()[-1], *cleared]
         if cleared:
-            self.events.append(Event("zero_grad", "zero_grad", parameters=tuple(cleared)))
+            self.note("zero_grad", "zero_grad", cleared)
+
+
+def numbered(raw: list[Raw]) -> list[Event]:
+    """Events, with a number for each tensor: another one once something was written into it.
+
+    Tensors made in inference mode do not tell whether; they get another number from each event that puts them out.
+
+    Args:
+        raw: The events. References to one tensor are the same object as long as they are kept, as they are here.
+
+    Example:
+        >>> x = torch.ones(1)
+        >>> numbered([("function", "relu_", [(weakref.ref(x), 0)], [(weakref.ref(x), 1)], None, "", ())])[0][:4]
+        ('function', 'relu_', (1,), (2,))
+
+    """
+    known: dict[tuple[int, int], int] = {}
+
+    def number(seen: Seen, *, anew: bool = False) -> int:
+        key = (id(seen[0]), seen[1])
+        if anew or key not in known:
+            known[key] = next(serial)
+        return known[key]
+
+    serial = itertools.count(1)
+    events = []
+    for kind, name, inputs, outputs, module, where, parameters in raw:
+        went_in = tuple([number(seen) for seen in inputs])
+        came_out = tuple(dict.fromkeys([number(seen, anew=seen[1] < 0) for seen in outputs]))
+        events.append(Event(kind, name, went_in, came_out, module, where, parameters))
+    return events
 
 
 def _found(arguments: Iterable[Any]) -> list[Tensor]:
@@ -164,8 +200,11 @@ def _found(arguments: Iterable[Any]) -> list[Tensor]:
     return found
 
 
-def _numbers(given: Given) -> tuple[int, ...]:
-    return tuple([number for _, number in given])
+def _version(tensor: Tensor) -> int:
+    try:
+        return tensor._version  # noqa: SLF001 - there is no other way to tell
+    except RuntimeError:  # made in inference mode
+        return -1
 
 
 def _unwrapped(tensor: Tensor) -> Tensor:
