@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from lightning_recipe.record.functions import Functions
+    from lightning_recipe.record.hooks import Hooks
     from lightning_recipe.record.provenance import FromNet
 
 _CASTS = ("to", "type_as")
@@ -30,8 +31,7 @@ class Calls:
     Args:
         functions: The function mode, which sees nothing of compiled networks and of transformers.
         from_net: Where to mark what comes out.
-        names: Names of the modules, by id.
-        networks: Compiled networks, by id.
+        hooks: Know the names of the modules, and which are compiled networks.
         copies: Keep arguments and outputs.
         open_fast: Transformers in training mode are looked into.
 
@@ -43,9 +43,12 @@ class Calls:
         >>> import torch
         >>> from torch import nn
         >>> from lightning_recipe.record.functions import Functions
+        >>> from lightning_recipe.record.hooks import Hooks
         >>> from lightning_recipe.record.provenance import FromNet
         >>> net, x, known = nn.Linear(2, 1), torch.ones(3, 2), FromNet()
-        >>> calls = Calls(Functions(print), known, {id(net): "net"}, set(), copies=True, open_fast=False)
+        >>> hooks = Hooks(print)
+        >>> hooks.names[id(net)] = "net"
+        >>> calls = Calls(Functions(print), known, hooks, copies=True, open_fast=False)
         >>> calls.before(net, (x,), {})
         >>> y = net(x)
         >>> calls.after(net, (x,), y)
@@ -58,15 +61,14 @@ class Calls:
         self,
         functions: Functions,
         from_net: FromNet,
-        names: dict[int, str],
-        networks: set[int],
+        hooks: Hooks,
         *,
         copies: bool,
         open_fast: bool,
     ) -> None:
         self.found: list[NetCall] = []
         self.compiled: list[str] = []
-        self._functions, self._from_net, self._names, self._networks = functions, from_net, names, networks
+        self._functions, self._from_net, self._hooks = functions, from_net, hooks
         self._copies, self._open_fast = copies, open_fast
         self._running: list[tuple[nn.Module, bool]] = []  # and whether the function mode is paused for it
         self._entered: dict[int, Tensor] = {}  # arguments of the outermost module being called, by place
@@ -75,11 +77,11 @@ class Calls:
 
     def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Take note that a module is called."""
-        name = self._names.get(id(module))
+        name = self._hooks.names.get(id(module))
         if name is None or self._functions.blind:
             return
         opaque = isinstance(module, FAST) and not (self._open_fast and module.training)
-        if id(module) in self._networks:
+        if id(module) in self._hooks.networks:
             self.compiled.append(name or "the LightningModule")
             opaque = True
         self._running.append((module, opaque))

@@ -10,6 +10,7 @@ from lightning_recipe.record.modules import FAST
 
 if TYPE_CHECKING:
     from lightning_recipe.record.functions import Functions
+    from lightning_recipe.record.hooks import Hooks
     from lightning_recipe.record.reductions import Reductions
     from lightning_recipe.record.wiring import Given, Wiring
 
@@ -22,19 +23,21 @@ class Leaves:
 
     Args:
         functions: The function mode, out of sight within a leaf unless losses are looked for.
-        names: Names of the leaves, by id.
-        networks: Compiled networks, by id.
+        hooks: Know the names of the leaves, and which are compiled networks.
         wiring: Takes note of them.
         reductions: Reduces what they put out.
         losses: Whether losses are looked for, also within leaves.
 
     Example:
         >>> from lightning_recipe.record.functions import Functions
+        >>> from lightning_recipe.record.hooks import Hooks
         >>> from lightning_recipe.record.wiring import Wiring
         >>> import torch
         >>> net, x = nn.Linear(2, 1), torch.ones(3, 2)
         >>> wiring = Wiring(net)
-        >>> leaves = Leaves(Functions(print), {id(net): "net"}, set(), wiring, None, losses=False)
+        >>> hooks = Hooks(print)
+        >>> hooks.names[id(net)] = "net"
+        >>> leaves = Leaves(Functions(print), hooks, wiring, None, losses=False)
         >>> leaves.before(net, (x,), {})
         >>> leaves.after(net, (x,), net(x))
         >>> [event.name for event in wiring.events()]
@@ -45,15 +48,13 @@ class Leaves:
     def __init__(
         self,
         functions: Functions,
-        names: dict[int, str],
-        networks: set[int],
+        hooks: Hooks,
         wiring: Wiring | None,
         reductions: Reductions | None,
         *,
         losses: bool,
     ) -> None:
-        self._networks = networks
-        self._functions, self._names, self._wiring, self._reductions = functions, names, wiring, reductions
+        self._functions, self._hooks, self._wiring, self._reductions = functions, hooks, wiring, reductions
         self._losses = losses
         self._within: list[nn.Module] = wiring.within if wiring is not None else []
         self._given: Given = []
@@ -80,12 +81,12 @@ class Leaves:
             if not self._within:
                 given, self._given = self._given, []
                 if self._wiring is not None:
-                    self._wiring.module(self._names[id(module)], module, given, output)
+                    self._wiring.module(self._hooks.names[id(module)], module, given, output)
                 if self._reductions is not None:
-                    self._reductions.output(self._names[id(module)], output)
+                    self._reductions.output(self._hooks.names[id(module)], output)
         finally:
             self._functions.resume()
 
     def _is_silent(self, module: nn.Module) -> bool:
         """Whether not even losses are looked for within."""
-        return isinstance(module, FAST) or id(module) in self._networks
+        return isinstance(module, FAST) or id(module) in self._hooks.networks

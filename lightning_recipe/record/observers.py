@@ -71,7 +71,7 @@ class Observers:
         self._compiled = getattr(pl_module, "_compiler_ctx", None) is not None
         self._functions = Functions(self._failed)
         self._hooks = Hooks(self._failed)
-        from_net, names, networks = FromNet(), self._hooks.names, self._hooks.networks
+        from_net = FromNet()
         self._wiring = Wiring(pl_module) if Need.WIRING in needs else None
         self._reductions = Reductions() if needs & _NUMBERS else None
         self._losses = LossCalls(from_net) if Need.LOSSES in needs else None
@@ -80,14 +80,13 @@ class Observers:
             self._calls = Calls(
                 self._functions,
                 from_net,
-                names,
-                networks,
+                self._hooks,
                 copies=Need.INPUTS in needs,
                 open_fast=bool(needs & _LEAVES),
             )
         if needs & _LEAVES:
             outputs = self._reductions if Need.OUTPUTS in needs else None
-            self._leaves = Leaves(self._functions, names, networks, self._wiring, outputs, losses=Need.LOSSES in needs)
+            self._leaves = Leaves(self._functions, self._hooks, self._wiring, outputs, losses=Need.LOSSES in needs)
         self._functions.losses, self._functions.calls = self._losses, self._calls
         self._functions.wiring = self._wiring
         self._entered = ExitStack()
@@ -170,7 +169,7 @@ class Observers:
         return step
 
     def measure(self, step: Step) -> None:
-        """Complete `step`: what was noted since, and the numbers that were asked for, for which the device is waited."""
+        """Complete `step` by what was noted since, and by numbers, for which it waits for the device."""
         if self._wiring is not None:
             step.events.extend(self._wiring.events())
         if self._reductions is not None:

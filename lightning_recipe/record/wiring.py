@@ -78,7 +78,7 @@ class Wiring:
         """A leaf was called."""
         self._note("module", name, given, output, module)
 
-    def _note(
+    def _note(  # noqa: PLR0913, PLR0917
         self, kind: Kind, name: str, given: Given, output: Any, module: nn.Module | None = None, where: str = ""
     ) -> None:
         """Take note of an event, of what came out and what was written into."""
