@@ -33,6 +33,16 @@ class Net(nn.Module):
         return self.way(self, batch)
 
 
+class Memory(nn.Module):
+    """Computes with what it was not given."""
+
+    def keep(self, x):
+        self.kept = [x]
+
+    def forward(self, x):
+        return x + self.kept.pop()
+
+
 def watched(way, needs=Need.WIRING, batch=X, **children):
     module = Net(way, **children)
     return module, observed(module, needs, batch)
@@ -76,6 +86,8 @@ def told(step):
         lambda m, x: [m.norm(h := m.linear(x)), h.register_hook(lambda g: 2 * g)][0].sum(),
         lambda m, x: [h := m.linear(x), v := h[:1], v.mul_(0), m.norm(h)][-1].sum(),
         lambda m, x: [h := m.linear(x), setattr(h, "data", h.data * 2), m.norm(h)][-1].sum(),
+        lambda m, x: [h := m.linear(x), setattr(h, "data", 2 * x), m.norm(h)][-1].sum(),
+        lambda m, x: [m.memory.keep(h := m.linear(x)), m.norm(h).sum() + m.memory(x).sum()][-1],
         lambda m, x: m.norm(checkpoint(m.linear, x, use_reentrant=False) * 2).sum(),
         lambda m, x: m.compiled(m.linear(x)).sum(),
         lambda m, x: [box := x.new_zeros(8, 4), box.__setitem__(0, m.linear(x)[0]), m.norm(box)][-1].sum(),
@@ -83,7 +95,9 @@ def told(step):
 )  # fmt: skip
 def test_what_is_used_elsewhere_or_changed_between_has_no_sole_consumer(way, needs):
     compiled = torch.compile(nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, 4)), backend="eager")
-    module, step = watched(way, needs, relu=nn.ReLU(inplace=True), other=nn.Linear(4, 4), compiled=compiled)
+    module, step = watched(
+        way, needs, relu=nn.ReLU(inplace=True), other=nn.Linear(4, 4), memory=Memory(), compiled=compiled
+    )
     assert step.sole_consumer(module.linear) is not module.norm
     assert any(event.module is module.linear for event in step.events)
 
@@ -444,7 +458,7 @@ def test_modules_that_raise_are_left_as_they_were(needs):
 
 
 def test_a_failure_of_the_wiring_is_reported_and_harmless(monkeypatch):
-    monkeypatch.setattr("lightning_recipe.record.wiring.Wiring.module", lambda *a: 1 // 0)
+    monkeypatch.setattr("lightning_recipe.record.wiring.Wiring.leave", lambda *a: 1 // 0)
     module = Net(lambda m, x: m.norm(m.linear(x)).sum())
     probe = Probe.attach(module, "training_step", Need.WIRING)
     assert module.training_step(X).isfinite()

@@ -46,6 +46,8 @@ class Hooks:
         failed: Likewise.
         names: Names of the modules watched, by id.
         networks: Those that are compiled networks, by id.
+        closed: Those that can't be looked into, or in which there is nothing to see: they use only what they are given,
+            and call no loss.
         over: Whether the step is.
 
     Example:
@@ -65,6 +67,7 @@ class Hooks:
     def __init__(self, failed: Callable[[Exception], None]) -> None:
         self.names: dict[int, str] = {}
         self.networks: set[int] = set()
+        self.closed: set[int] = set()
         self.over = False
         self.failed = failed
         self._key = RemovableHandle(OrderedDict()).id  # of our hooks, among those of a module
@@ -85,6 +88,9 @@ class Hooks:
         self.names[id(module)] = seen.name
         if ("_compiled_call_impl" in own or "_orig_mod" in module._modules) and is_compiled_network(module):  # noqa: SLF001
             self.networks.add(id(module))
+            self.closed.add(id(module))
+        elif seen.leaf and type(module).__module__.startswith("torch.nn.modules."):
+            self.closed.add(id(module))
         if isinstance(module, FAST) and "forward" not in own and "_compiled_call_impl" not in own:
             own["forward"] = _Forward(self, [*outer, *inner], module)
             self._undo.append(lambda: own.pop("forward", None))

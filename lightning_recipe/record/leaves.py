@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from lightning_recipe.record.functions import Functions
     from lightning_recipe.record.hooks import Hooks
     from lightning_recipe.record.reductions import Reductions
-    from lightning_recipe.record.wiring import Given, Wiring
+    from lightning_recipe.record.wiring import Wiring
 
 _OPEN = (nn.TransformerEncoder, nn.TransformerEncoderLayer)
 """Are leaves in eval mode only."""
@@ -22,11 +22,10 @@ class Leaves:
     """Sees the calls of leaves.
 
     Args:
-        functions: The function mode, out of sight within a leaf unless losses are looked for.
-        hooks: Know the names of the leaves, and which are compiled networks.
+        functions: The function mode, out of sight within leaves that are closed.
+        hooks: Know the names of the leaves, and which are closed.
         wiring: Takes note of them.
         reductions: Reduces what they put out.
-        losses: Whether losses are looked for, also within leaves.
 
     Example:
         >>> from lightning_recipe.record.functions import Functions
@@ -37,7 +36,7 @@ class Leaves:
         >>> wiring = Wiring(net)
         >>> hooks = Hooks(print)
         >>> hooks.names[id(net)] = "net"
-        >>> leaves = Leaves(Functions(print), hooks, wiring, None, losses=False)
+        >>> leaves = Leaves(Functions(print), hooks, wiring, None)
         >>> leaves.before(net, (x,), {})
         >>> leaves.after(net, (x,), net(x))
         >>> [event.name for event in wiring.events()]
@@ -51,13 +50,9 @@ class Leaves:
         hooks: Hooks,
         wiring: Wiring | None,
         reductions: Reductions | None,
-        *,
-        losses: bool,
     ) -> None:
         self._functions, self._hooks, self._wiring, self._reductions = functions, hooks, wiring, reductions
-        self._losses = losses
-        self._within: list[nn.Module] = wiring.within if wiring is not None else []
-        self._given: Given = []
+        self._within: list[nn.Module] = []
 
     def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Take note of what goes in."""
@@ -66,8 +61,8 @@ class Leaves:
         self._within.append(module)
         self._functions.pause()
         if len(self._within) == 1 and self._wiring is not None:
-            self._given = self._wiring.given((*args, *kwargs.values()) if kwargs else args)
-        if self._losses and not self._is_silent(module):
+            self._wiring.enter((*args, *kwargs.values()) if kwargs else args)
+        if not self._is_closed(module):
             self._functions.resume()
 
     def after(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:  # noqa: ARG002
@@ -75,18 +70,17 @@ class Leaves:
         if not self._within or self._within[-1] is not module:
             return
         self._within.pop()
-        if self._losses and not self._is_silent(module):
+        if not self._is_closed(module):
             self._functions.pause()
         try:
             if not self._within:
-                given, self._given = self._given, []
+                name = self._hooks.names[id(module)]
                 if self._wiring is not None:
-                    self._wiring.module(self._hooks.names[id(module)], module, given, output)
+                    self._wiring.leave(name, module, output)
                 if self._reductions is not None:
-                    self._reductions.output(self._hooks.names[id(module)], output)
+                    self._reductions.output(name, output)
         finally:
             self._functions.resume()
 
-    def _is_silent(self, module: nn.Module) -> bool:
-        """Whether not even losses are looked for within."""
-        return isinstance(module, FAST) or id(module) in self._hooks.networks
+    def _is_closed(self, module: nn.Module) -> bool:
+        return id(module) in self._hooks.closed or isinstance(module, FAST)

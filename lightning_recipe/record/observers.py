@@ -86,7 +86,7 @@ class Observers:
             )
         if needs & _LEAVES:
             outputs = self._reductions if Need.OUTPUTS in needs else None
-            self._leaves = Leaves(self._functions, self._hooks, self._wiring, outputs, losses=Need.LOSSES in needs)
+            self._leaves = Leaves(self._functions, self._hooks, self._wiring, outputs)
         self._functions.losses, self._functions.calls = self._losses, self._calls
         self._functions.wiring = self._wiring
         self._entered = ExitStack()

@@ -85,10 +85,10 @@ def _reduced(value: Tensor) -> Tensor:
     if value.dtype.itemsize < 4:  # noqa: PLR2004 - bytes: sums of half precision overflow
         value = value.float()
     std, mean = torch.std_mean(value, correction=0)
-    zeros = 1 - torch.count_nonzero(value) / value.numel()
-    not_finite = 1 - value.isfinite().sum() / value.numel()
     largest = torch.linalg.vector_norm(value, math.inf)
-    return torch.stack([number.float() for number in (zeros, mean, std, largest, not_finite)])
+    filled, finite = torch.count_nonzero(value), torch.count_nonzero(value.isfinite())
+    zeros, not_finite = torch.stack([filled, finite]).to(value.dtype).div_(-value.numel()).add_(1)
+    return torch.stack([zeros, mean, std, largest, not_finite]).float()
 
 
 def _norm(value: Tensor) -> Tensor:

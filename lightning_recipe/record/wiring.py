@@ -40,15 +40,12 @@ class Wiring:
     Args:
         root: The LightningModule, for the names of its parameters.
 
-    Attributes:
-        within: Leaves that are being called, one within the other; functions in them are no events.
-
     Example:
         >>> net, x = nn.Linear(2, 1), torch.ones(3, 2)
         >>> wiring = Wiring(net)
-        >>> given = wiring.given((x,))
+        >>> wiring.enter([x])
         >>> y = net(x)
-        >>> wiring.module("net", net, given, y)
+        >>> wiring.leave("net", net, y)
         >>> wiring.after(torch.relu, wiring.before(torch.relu, (y,), {}), y.relu())
         >>> [(e.kind, e.name, e.inputs, e.outputs) for e in wiring.events()]
         [('module', 'net', (1,), (2,)), ('function', 'relu', (2,), (3,))]
@@ -56,7 +53,7 @@ class Wiring:
     """
 
     def __init__(self, root: nn.Module) -> None:
-        self.within: list[nn.Module] = []
+        self._within: Given | None = None  # what went into the leaf that is being called
         self._root = root
         self._raw: list[Raw] = []
         self._made: set[int] = set()  # references to what came out of modules, by id
@@ -70,12 +67,13 @@ class Wiring:
 
     # -- modules
 
-    def given(self, arguments: Iterable[Any]) -> Given:
-        """What goes into a call."""
-        return [(tensor, _version(tensor)) for tensor in _found(arguments)]
+    def enter(self, arguments: Iterable[Any]) -> None:
+        """A leaf is called; until it returns, functions are no events."""
+        self._within = _given(_found(arguments))
 
-    def module(self, name: str, module: nn.Module, given: Given, output: Any) -> None:
-        """A leaf was called."""
+    def leave(self, name: str, module: nn.Module, output: Any) -> None:
+        """It returned."""
+        given, self._within = self._within or [], None
         self._note("module", name, given, output, module)
 
     def _note(  # noqa: PLR0913, PLR0917
@@ -93,42 +91,43 @@ class Wiring:
 
     def before(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Given | None:
         """What goes into a function; None if that is no event."""
-        if self.within:
-            return None
         with torch._C.DisableTorchFunction():  # noqa: SLF001 - a mode of the user's would see what we read
             found = _found((*args, *kwargs.values()))
             if _functorch.maybe_current_level() is not None:
                 self._transformed(found)
                 return None
+            known = self._from_modules(found)
+            if self._within is not None:  # a leaf may use what it was not given, such as one of its attributes
+                self._within += [(t, _version(t)) for t in known if not any(t is given for given, _ in self._within)]
+                return None
             name = _name(function)
             if name in {"grad", "zero_", "_foreach_zero_"}:
                 self._cleared(function, name, args)
-            return self.given(found) if self._came_from_module(found) else None
+            return _given(found) if known else None
 
     def after(self, function: Callable[..., Any], given: Given, output: Any) -> None:
         """Take note of a function that was called."""
         with torch._C.DisableTorchFunction():  # noqa: SLF001
             name = _name(function)
-            reads = type(function) is MethodWrapperType or name in _READERS
+            reads = name in _READERS or function.__name__ == "__get__"
             if not reads or _found((output,)):
                 self._note("loss" if function in LOSSES else "function", name, given, output, where=line())
 
-    def _came_from_module(self, found: list[Tensor]) -> bool:
-        return any(id(weakref.ref(tensor)) in self._made for tensor in found)
+    def _from_modules(self, found: list[Tensor]) -> list[Tensor]:
+        return [tensor for tensor in found if id(weakref.ref(tensor)) in self._made]
 
     def _transformed(self, found: list[Tensor]) -> None:
         """What goes into ``vmap`` and ``grad`` is known; what happens there is not."""
-        inner = [_unwrapped(tensor) for tensor in found]
-        known = [tensor for tensor in inner if self._came_from_module([tensor])]
+        known = self._from_modules([_unwrapped(tensor) for tensor in found])
         if known:
-            self._note("function", "functorch", self.given(known), None)
+            self._note("function", "functorch", _given(known), None)
 
     # -- backward, optimisers, gradients
 
     def backward(self, roots: list[Tensor]) -> None:
         """Backward begins."""
         with torch._C.DisableTorchFunction():  # noqa: SLF001
-            self._note("backward", "backward", self.given(roots), None)
+            self._note("backward", "backward", _given(roots), None)
 
     def note(self, kind: Kind, name: str, parameters: Iterable[str]) -> None:
         """Something happened that no function tells of, as to these parameters."""
@@ -198,6 +197,10 @@ def _found(arguments: Iterable[Any]) -> list[Tensor]:
         elif type(argument) not in _PLAIN:
             found += [tensor for _, tensor in tensors(argument)]
     return found
+
+
+def _given(found: list[Tensor]) -> Given:
+    return [(tensor, _version(tensor)) for tensor in found]
 
 
 def _version(tensor: Tensor) -> int:
