@@ -89,7 +89,7 @@ class Hooks:
         if ("_compiled_call_impl" in own or "_orig_mod" in module._modules) and is_compiled_network(module):  # noqa: SLF001
             self.networks.add(id(module))
             self.closed.add(id(module))
-        elif seen.leaf and type(module).__module__.startswith("torch.nn.modules."):
+        elif isinstance(module, FAST) or (seen.leaf and type(module).__module__.startswith("torch.nn.modules.")):
             self.closed.add(id(module))
         if isinstance(module, FAST) and "forward" not in own and "_compiled_call_impl" not in own:
             own["forward"] = _Forward(self, [*outer, *inner], module)
@@ -201,6 +201,7 @@ class _Forward:
         if hooks is None or hooks.over:
             return module.forward
         hooks.names[id(module)] = hooks.names[id(self._module)]
+        hooks.closed.add(id(module))
         return _Forward(hooks, self._watches, module)
 
     def __reduce__(self) -> tuple[Any, ...]:

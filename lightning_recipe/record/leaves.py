@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from lightning_recipe.record.modules import FAST
+from lightning_recipe.record.compiled import is_traced
 
 if TYPE_CHECKING:
     from lightning_recipe.record.functions import Functions
@@ -56,13 +56,13 @@ class Leaves:
 
     def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Take note of what goes in."""
-        if self._functions.blind or (module.training and isinstance(module, _OPEN)):
+        if self._functions.in_backward or is_traced() or (module.training and isinstance(module, _OPEN)):
             return
         self._within.append(module)
         self._functions.pause()
         if len(self._within) == 1 and self._wiring is not None:
             self._wiring.enter((*args, *kwargs.values()) if kwargs else args)
-        if not self._is_closed(module):
+        if id(module) not in self._hooks.closed:
             self._functions.resume()
 
     def after(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:  # noqa: ARG002
@@ -70,7 +70,7 @@ class Leaves:
         if not self._within or self._within[-1] is not module:
             return
         self._within.pop()
-        if not self._is_closed(module):
+        if id(module) not in self._hooks.closed:
             self._functions.pause()
         try:
             if not self._within:
@@ -81,6 +81,3 @@ class Leaves:
                     self._reductions.output(name, output)
         finally:
             self._functions.resume()
-
-    def _is_closed(self, module: nn.Module) -> bool:
-        return id(module) in self._hooks.closed or isinstance(module, FAST)

@@ -69,7 +69,7 @@ class Wiring:
 
     def enter(self, arguments: Iterable[Any]) -> None:
         """A leaf is called; until it returns, functions are no events."""
-        self._within = _given(_found(arguments))
+        self._within = _given(arguments)
 
     def leave(self, name: str, module: nn.Module, output: Any) -> None:
         """It returned."""
@@ -80,11 +80,15 @@ class Wiring:
         self, kind: Kind, name: str, given: Given, output: Any, module: nn.Module | None = None, where: str = ""
     ) -> None:
         """Take note of an event, of what came out and what was written into."""
-        inputs = [(weakref.ref(tensor), version) for tensor, version in given]
-        outputs = [(weakref.ref(tensor), _version(tensor)) for tensor in _found((output,))]
-        outputs += [(weakref.ref(tensor), now) for tensor, before in given if (now := _version(tensor)) != before]
-        for reference, _ in outputs:
-            self._made.add(id(reference))
+        inputs, outputs, reference = [], [], weakref.ref
+        for tensor, version in _given((output,)):
+            outputs.append((reference(tensor), version))
+        for tensor, before in given:
+            inputs.append((reference(tensor), before))
+            if (now := _version(tensor)) != before:
+                outputs.append((reference(tensor), now))
+        for seen in outputs:
+            self._made.add(id(seen[0]))
         self._raw.append((kind, name, inputs, outputs, module, where, ()))
 
     # -- functions
@@ -172,35 +176,38 @@ def numbered(raw: list[Raw]) -> list[Event]:
 
     """
     known: dict[tuple[int, int], int] = {}
-
-    def number(seen: Seen, *, anew: bool = False) -> int:
-        key = (id(seen[0]), seen[1])
-        if anew or key not in known:
-            known[key] = next(serial)
-        return known[key]
-
     serial = itertools.count(1)
     events = []
     for kind, name, inputs, outputs, module, where, parameters in raw:
-        went_in = tuple([number(seen) for seen in inputs])
-        came_out = tuple(dict.fromkeys([number(seen, anew=seen[1] < 0) for seen in outputs]))
-        events.append(Event(kind, name, went_in, came_out, module, where, parameters))
+        went_in, came_out = [], []
+        for reference, version in inputs:
+            key = (id(reference), version)
+            if key not in known:
+                known[key] = next(serial)
+            went_in.append(known[key])
+        for reference, version in outputs:
+            key = (id(reference), version)
+            if key not in known or version < 0:
+                known[key] = next(serial)
+            if known[key] not in came_out:
+                came_out.append(known[key])
+        events.append(Event(kind, name, tuple(went_in), tuple(came_out), module, where, parameters))
     return events
 
 
 def _found(arguments: Iterable[Any]) -> list[Tensor]:
-    """The tensors in arguments; most of these are tensors or numbers."""
-    found: list[Tensor] = []
+    return [tensor for tensor, _ in _given(arguments)]
+
+
+def _given(arguments: Iterable[Any]) -> Given:
+    """The tensors in arguments, with their versions; most arguments are tensors or numbers."""
+    given: Given = []
     for argument in arguments:
         if isinstance(argument, Tensor):
-            found.append(argument)
+            given.append((argument, _version(argument)))
         elif type(argument) not in _PLAIN:
-            found += [tensor for _, tensor in tensors(argument)]
-    return found
-
-
-def _given(found: list[Tensor]) -> Given:
-    return [(tensor, _version(tensor)) for tensor in found]
+            given += [(tensor, _version(tensor)) for _, tensor in tensors(argument)]
+    return given
 
 
 def _version(tensor: Tensor) -> int:
