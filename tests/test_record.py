@@ -4,15 +4,18 @@ import copy
 import gc
 import pickle
 import weakref
+from pathlib import Path
 
 import lightning.pytorch as L
 import pytest
 import torch
 import torch.nn.functional as F
+from test_architecture import imports
 from torch import nn
 from torch.optim.optimizer import _global_optimizer_pre_hooks
 from torch.utils.checkpoint import checkpoint
 
+from lightning_recipe import record
 from lightning_recipe.record.probe import Probe
 from lightning_recipe.record.step import Need
 from lightning_recipe.trial.copies import copied
@@ -464,3 +467,12 @@ def test_a_failure_of_the_wiring_is_reported_and_harmless(monkeypatch):
     assert module.training_step(X).isfinite()
     with pytest.raises(RuntimeError, match="ZeroDivisionError"):
         probe.result()
+
+
+def test_the_record_is_the_lowest_layer():
+    for path in Path(record.__file__).parent.glob("*.py"):
+        for module in imports(path):
+            if module.startswith("lightning_recipe."):
+                assert module.startswith(("lightning_recipe.record", "lightning_recipe.finding")), (
+                    f"{path.name}: {module}"
+                )
