@@ -1,6 +1,6 @@
 """What a look at one training step costs, for each need: the probed step over the bare step, in one run.
 
-Run ``python benchmarks/look.py``, on one thread. The aim is one extra forward at most (x2.00) for the wiring of the MLP,
+Run ``python benchmarks/look.py``, on one thread. The aim is one extra forward at most, x2.00, for wiring of the MLP,
 whose layers are so small that most of a forward is overhead too.
 """
 
