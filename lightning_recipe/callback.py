@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
     import numpy as np
     from lightning.pytorch import LightningModule, Trainer
-    from torch import Tensor
     from torch.optim import Optimizer
 
     from lightning_recipe.record.step import Step
@@ -196,15 +195,15 @@ class RecipeCallback(Callback):
         if watch := self._hosted(trainer):
             watch.batch_starts(batch)
 
+    def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        """Take note."""
+        if watch := self._hosted(trainer):
+            watch.notes("backward")
+
     def on_before_zero_grad(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:  # noqa: ARG002
         """Take note."""
         if watch := self._hosted(trainer):
             watch.notes("zero_grad", optimizer)
-
-    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:  # noqa: ARG002
-        """Take note."""
-        if watch := self._hosted(trainer):
-            watch.notes("backward", loss)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:  # noqa: ARG002
         """Take note."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from lightning.fabric.utilities.data import sized_len
 from lightning.pytorch.utilities.seed import isolate_rng
 
-from lightning_recipe.record.structure import leading_size, tensors
+from lightning_recipe.record.tensors import leading_size, tensors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -18,18 +18,22 @@ from lightning_recipe.record.step import Need, Step
 from lightning_recipe.reporter import Reporter
 from lightning_recipe.run import Run
 from lightning_recipe.show.publisher import Publisher
+from lightning_recipe.trial.compiled import with_unseen_losses
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from lightning.pytorch import Trainer
+    from torch.optim import Optimizer
 
     from lightning_recipe.callback import RecipeCallback
+    from lightning_recipe.record.events import Kind
 
 WINDOW = 25
 """Batches before a look whose training loss is added up, on the device."""
 _TRAINING = ("on_train_batch_start", "on_train_batch_end")
 _BACKWARD = ("on_before_zero_grad", "on_before_backward", "on_after_backward", "on_before_optimizer_step")
+_AROUND = Need.WIRING | Need.GRADIENTS | Need.UPDATES
 _VALIDATION = ("on_validation_batch_start", "on_validation_batch_end")
 STEP_HOOKS = (*_TRAINING, *_BACKWARD, *_VALIDATION)
 """Lightning enters them even when empty: those of twenty-five callbacks would cost 0.65 ms a step."""
@@ -164,6 +168,7 @@ class Watch:
             return
         due = min([*self._due.values(), self.run.horizon]) if self._due else math.inf  # at the end some look once more
         self._count = due - self.run.batches_that_stepped - 1
+        self.host.rest(self.run.trainer, _BACKWARD)
         if self._count <= 1:
             self.host.wake(_TRAINING)
         else:
@@ -212,10 +217,10 @@ class Watch:
             self.run.step = self.run.batches_that_stepped
             self.reporter.ask("validation", asked, step)
 
-    def notes(self, event: str, about: Any) -> None:
-        """Enter into the record what Lightning does around a step in automatic optimisation."""
+    def notes(self, kind: Kind, optimizer: Optimizer | None = None) -> None:
+        """Enter into the record what Lightning does after a step in automatic optimisation."""
         if self._probe is not None:
-            self._probe.note(event, about)
+            self._probe.note(kind, optimizer)
 
     # -- the end
 
@@ -237,8 +242,10 @@ class Watch:
         needs = reduce(or_, (callback.needs for callback in asked), Need(0))
         if not needs:
             return
+        if needs & _AROUND:
+            self.host.wake(_BACKWARD)
         try:
-            self._probe = Probe.attach(self.run.module, method, needs)
+            self._probe = Probe.attach(self.run.module, method, needs, with_unseen_losses)
         except Exception as error:  # noqa: BLE001 - none of these may end the run
             self._give_up(error)
 

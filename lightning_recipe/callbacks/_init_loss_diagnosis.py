@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_recipe.losses.table import TABLE, Family, Takes
-from lightning_recipe.record.structure import tensors
+from lightning_recipe.record.tensors import tensors
 
 if TYPE_CHECKING:
     from lightning_recipe.losses.references import References

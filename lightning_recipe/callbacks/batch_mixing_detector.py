@@ -19,7 +19,7 @@ from lightning_recipe.dependencies.judgement import Clean, Mixing, examine
 from lightning_recipe.figures.canvas import pixels
 from lightning_recipe.figures.dependencies import dependency_matrix
 from lightning_recipe.finding import Finding, Section, in_short
-from lightning_recipe.record.structure import tensors
+from lightning_recipe.record.tensors import tensors
 from lightning_recipe.show import loggers
 from lightning_recipe.trial.copies import copied
 from lightning_recipe.trial.isolation import eager, isolated, memory_given_back, obstacle

@@ -13,7 +13,7 @@ from lightning_recipe.callbacks._overfit_verdict import Outcome, outcome
 from lightning_recipe.figures import experiments
 from lightning_recipe.figures.canvas import pixels
 from lightning_recipe.finding import Section, Status, in_short
-from lightning_recipe.record.structure import holds, leading_size
+from lightning_recipe.record.tensors import holds, leading_size
 from lightning_recipe.show import loggers, terminal
 from lightning_recipe.trial.course import LONGER
 from lightning_recipe.trial.first_examples import first_examples

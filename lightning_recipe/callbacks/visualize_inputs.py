@@ -12,7 +12,7 @@ from lightning_recipe.figures.kinds import recognise
 from lightning_recipe.figures.scale import statistics
 from lightning_recipe.finding import Section
 from lightning_recipe.losses.targets import answers
-from lightning_recipe.record.structure import leading_size
+from lightning_recipe.record.tensors import leading_size
 from lightning_recipe.show import loggers
 from lightning_recipe.trial.isolation import isolated
 from lightning_recipe.trial.time_budget import TimeBudget

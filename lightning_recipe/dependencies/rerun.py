@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_recipe.dependencies.backprop import SEED, Part, Rows, layouts
-from lightning_recipe.record.structure import Cloneable, mapped, tensors
+from lightning_recipe.record.tensors import Cloneable, mapped, tensors
 from lightning_recipe.trial.calming import use_running_statistics, without_dropout
 
 if TYPE_CHECKING:

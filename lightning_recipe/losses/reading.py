@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lightning_recipe.losses.measures import CLASSES, MAPS, NUMBERS, TOKENS, YES_NO, Measures
 from lightning_recipe.losses.table import TABLE, Takes
-from lightning_recipe.record.structure import tensors
+from lightning_recipe.record.tensors import tensors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lightning_recipe.losses.table import TABLE, Family, Takes
-from lightning_recipe.record.structure import tensors
+from lightning_recipe.record.tensors import tensors
 
 if TYPE_CHECKING:
     from lightning_recipe.record.step import LossCall, Step

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from lightning_recipe.record.structure import cloned, tensors
+from lightning_recipe.record.copies import cloned
+from lightning_recipe.record.probe import original
+from lightning_recipe.record.tensors import tensors
 from lightning_recipe.run import copied_optimizer
 from lightning_recipe.trial.shared_code import shares_code
 
@@ -102,8 +104,7 @@ def copied_with(
 
 def _is_made_anew(pl_module: LightningModule, module: nn.Module, step: Any) -> bool:
     """Whether a copy does without `step`, since its class's own method does the same, or compiles it again."""
-    probe = getattr(step, "probe", None)  # which waits for the next step
-    if not isinstance(step if probe is None else probe._was_own, FunctionType):  # noqa: SLF001
+    if not isinstance(original(step), FunctionType):
         return True
     compiled = "_orig_mod" in module._modules  # noqa: SLF001 - ``torch.compile(net)``
     return compiled or (module is pl_module and pl_module._compiler_ctx is not None)  # noqa: SLF001

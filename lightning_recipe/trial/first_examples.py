@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from lightning_recipe.record.structure import Cloneable, children, first_rows, leading_size, mapped, tensors
+from lightning_recipe.record.copies import first_rows
+from lightning_recipe.record.tensors import Cloneable, children, leading_size, mapped, tensors
 
 _CUT = (Cloneable, list, tuple)  # the first are tensors and TensorDicts
 

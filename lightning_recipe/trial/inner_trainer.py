@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from types import MethodType
 from typing import TYPE_CHECKING, Any
 
-from lightning_recipe.record.structure import snapshot
+from lightning_recipe.record.copies import snapshot
 from lightning_recipe.trial.isolation import mute
 
 if TYPE_CHECKING:

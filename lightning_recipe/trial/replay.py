@@ -15,7 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from lightning_recipe.finding import in_short
-from lightning_recipe.record.structure import COPIED, cloned, mapped, switches, tensors
+from lightning_recipe.record.copies import cloned
+from lightning_recipe.record.modules import switches
+from lightning_recipe.record.tensors import COPIED, mapped, tensors
 from lightning_recipe.trial.first_examples import first_of
 from lightning_recipe.trial.isolation import eager, isolated, mute, obstacle
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from lightning_recipe.record.probe import Probe
 from lightning_recipe.run import Run
 from lightning_recipe.trial.calming import with_local_statistics, without_dropout
+from lightning_recipe.trial.compiled import with_unseen_losses
 from lightning_recipe.trial.copies import copied_with
 from lightning_recipe.trial.course import LONGER, Ramp, Stopping
 from lightning_recipe.trial.inner_trainer import Repeats, adopt, inner_trainer, interrupts_passed_on, quiet
@@ -163,7 +164,7 @@ class _Recorder(Callback):
         self._ramp.begin(batch_idx)
         due = batch_idx < 2 or batch_idx % PROBE_EVERY == 0  # noqa: PLR2004 - two equal steps, see RAMP
         if self._stopping.looks_at(batch_idx) or due or not pl_module.automatic_optimization:
-            self._probe = Probe.attach(pl_module, "training_step")
+            self._probe = Probe.attach(pl_module, "training_step", complete=with_unseen_losses)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:  # noqa: ARG002
         self._ramp.before_update()
