@@ -79,6 +79,18 @@ class InitLossCheck(Check):
         value ... -log(1/n_classes) on a softmax at initialization"; "if you are regressing some values that have a
         mean of 50 then initialize the final bias to 50".
 
+    Legitimate:
+        - Logits scaled on purpose, as in ArcFace or by a temperature: the loss starts high. Allow for it with
+          ``InitLossCheck(warn_ratio=4)``. Where no single layer makes the logits, the verdict is `warning` at most.
+        - A bias left at zero deliberately, because rare classes will be sampled or weighted otherwise later on: ask for
+          more before you are told, ``InitLossCheck(bias_share=0.9)``.
+        - A head that knows without training, such as one set from class prototypes or text embeddings, or a connection
+          that carries the answer past the network: then a low loss is no leak. A pretrained output layer isn't accused.
+
+    Cost:
+        The first step is observed while it runs; only where the loss lies in compiled code is a copy run once more.
+        What remains is the loss of a constant prediction on the same targets, once. Later steps are not looked at.
+
     Example:
         >>> import contextlib, io
         >>> from lightning.pytorch import Trainer
