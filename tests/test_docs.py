@@ -12,12 +12,13 @@ from urllib.parse import unquote, urldefrag, urljoin, urlsplit
 
 import generate
 import make_pictures
+import patients
 import pytest
 
 import lightning_recipe
 
 ROOT = Path(__file__).parent.parent
-SOURCES = ("zensical.toml", "docs", "lightning_recipe", "benchmarks/README.md")
+SOURCES = ("zensical.toml", "docs", "lightning_recipe", "benchmarks/README.md", "CONTRIBUTING.md")
 CALLBACKS = {type(callback).__name__: type(callback) for callback in lightning_recipe.recipe()}
 HEADINGS = ["What it checks", "Why", "How it decides", "What a hit looks like", "When a hit is fine", "Cost"]
 HOST = "https://site.invalid/"
@@ -214,3 +215,31 @@ def test_the_pages_show_what_the_callbacks_find(name):
     cards = {path.stem for path in ROOT.glob(f"docs/pictures/{snake_case(name)}_*.png")}
     cards -= {f"{snake_case(name)}_{picture}" for picture in generate.NO_CARD.get(name, ())}
     assert cards == {make_pictures.file_name(callback, tag) for tag in events.Tags()["images"]}
+
+
+CONTRIBUTING = re.findall(r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), re.DOTALL)
+
+
+@pytest.fixture
+def contributed(monkeypatch):
+    """The names that the example of CONTRIBUTING defines: its page, patient and tests."""
+    page, patient, tests = CONTRIBUTING
+    names = {"__name__": "repeated_batch_check"}
+    exec(page, names)  # noqa: S102 - our own
+    monkeypatch.setattr(lightning_recipe, "RepeatedBatchCheck", names["RepeatedBatchCheck"], raising=False)
+    exec(patient, names)  # noqa: S102
+    monkeypatch.setattr(patients, "OneBatchAgain", names["OneBatchAgain"], raising=False)
+    exec(tests, names)  # noqa: S102
+    return names
+
+
+@pytest.mark.parametrize("name", re.findall(r"^def (test_\w+)", CONTRIBUTING[-1], re.MULTILINE))
+def test_the_check_in_contributing(contributed, fit, name):
+    contributed[name](fit)
+
+
+def test_the_check_in_contributing_has_all_that_its_page_needs(contributed):
+    check = contributed["RepeatedBatchCheck"]
+    assert make_pictures.program_for(check) is contributed["OneBatchAgain"]
+    assert all(generate.section(check, title) for title in ("Source", "Legitimate", "Cost"))
+    assert {code.partition("/")[0] for codes in check.explains.values() for code in codes} <= set(CALLBACKS)
