@@ -48,7 +48,7 @@ class Digits(DigitsNet):
     """The demo's net for handwritten digits."""
 
     code = ""
-    steps: ClassVar[dict[str, int]] = {"max_steps": 1}
+    length: ClassVar[dict[str, int]] = {"max_steps": 1}
 
     def train_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
         """The demo's batches."""
@@ -94,7 +94,7 @@ class HugeSteps(Digits):
     """The demo's net for handwritten digits, with a learning rate a thousand times too high."""
 
     code = "PredictionDynamicsLogger/jumping"
-    steps: ClassVar[dict[str, int]] = {"max_steps": 308}
+    length: ClassVar[dict[str, int]] = {"max_steps": 308}
 
     def configure_optimizers(self) -> Optimizer:
         """A rate of one."""
@@ -133,8 +133,8 @@ def unhurried(check: type[RecipeCallback]) -> RecipeCallback:
     return check(**seconds)
 
 
-def run(callback: RecipeCallback | None, program: type[LightningModule]) -> EventAccumulator:
-    """Train quietly, for two epochs unless the program says otherwise; the events that were written."""
+def run(callback: RecipeCallback | None, program: type[LightningModule], **length: int) -> EventAccumulator:
+    """Train quietly, for two epochs unless the program or `length` says otherwise; the events that were written."""
     seed_everything(0, verbose=False)
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -143,7 +143,7 @@ def run(callback: RecipeCallback | None, program: type[LightningModule]) -> Even
     ):
         warnings.simplefilter("ignore")
         trainer = Trainer(
-            **getattr(program, "steps", {"max_epochs": 2}),
+            **(length or getattr(program, "length", {"max_epochs": 2})),
             accelerator="cpu",
             callbacks=callback,
             logger=TensorBoardLogger(folder),
@@ -176,8 +176,7 @@ def hockey_stick() -> Image.Image:
     axes = figure.add_subplot(xlabel="step", ylabel="loss")
     names = ("LargeHead", "initialised by torch")
     for net, name, colour in zip((LargeHead, Digits), names, COLOURS, strict=False):
-        steps = {"steps": {"max_steps": 66}}
-        curve = run(None, type(net.__name__, (net,), steps)).Scalars("train_loss")
+        curve = run(None, net, max_steps=66).Scalars("train_loss")
         axes.plot([point.step for point in curve], [point.value for point in curve], label=name, color=colour)
     axes.axhline(math.log(CLASSES), color="black", linestyle="--", label="uniform guess: ln 10")
     axes.legend(fontsize=9)

@@ -58,7 +58,7 @@ class PredictionDynamicsLogger(RecipeCallback):
     logarithm of the step; what would take more than `max_share` of the run's time is drawn at its end.
 
     The verdict at the end is about held-out predictions that have learnt nothing while the training loss has not
-    fallen (error of at least 0.9 of that of knowing nothing, loss at least 0.95 of the first); all else `passed`:
+    fallen (error of at least 0.9 of an uninformed guess's, loss at least 0.95 of the first); all else `passed`:
 
     - from the first to the last look they moved by less than `min_moved`: frozen, `warning`;
     - in the second half they move by more than `max_jitter` between looks, and 3 of 10 answers flip: `warning`;
