@@ -8,7 +8,7 @@ from lightning_recipe.callbacks.prediction_dynamics_logger import PredictionDyna
 from lightning_recipe.callbacks.visualize_inputs import VisualizeInputs
 from lightning_recipe.finding import Finding, Section, Status
 from lightning_recipe.recipe import recipe
-from lightning_recipe.watch import FailedCheckError
+from lightning_recipe.reporter import FailedCheckError
 
 __all__ = [  # noqa: RUF022 - in the order of the recipe
     "recipe",

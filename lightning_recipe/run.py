@@ -135,7 +135,7 @@ class Run:
         schedule = Schedule(index, configs, steps=[self.batches_that_stepped], rates=[self.rates[index]])
         automatic = self.module.automatic_optimization
         schedule.known = not configs or (automatic and not any(config.reduce_on_plateau for config in configs))
-        configs = [config for config in configs if automatic and not config.reduce_on_plateau]
+        configs = [config for config in configs if not config.reduce_on_plateau]  # by hand: as often as it might be
         # parameters are shared, and no state is copied: schedules don't touch them
         memo: dict[int, Any] = {id(p): p for group in optimizer.param_groups for p in group["params"]}
         memo |= {id(optimizer.state): {}}
@@ -237,10 +237,17 @@ def copied_optimizer(optimizer: Optimizer, memo: dict[int, Any]) -> Optimizer:
 
 
 def _rates(optimizers: list[Optimizer]) -> list[list[float]]:
-    return [[_rate(group) for group in optimizer.param_groups] for optimizer in optimizers]
+    return [[rate(group) for group in optimizer.param_groups] for optimizer in optimizers]
 
 
-def _rate(group: dict[str, Any]) -> float:
+def rate(group: dict[str, Any]) -> float:
+    """The learning rate of a parameter group; NaN where there is none.
+
+    Example:
+        >>> rate({"lr": 0.1}), rate({})
+        (0.1, nan)
+
+    """
     with suppress(KeyError, TypeError):  # relative steps, as of Adafactor
         return float(group["lr"])
     return math.nan

@@ -17,6 +17,7 @@ import torch
 from lightning.pytorch.loggers.logger import Logger
 
 from lightning_recipe import OverfitOneBatch, RecipeCallback, recipe
+from lightning_recipe.callback import STATE
 
 
 def frozen(value, folder=""):
@@ -103,6 +104,7 @@ def checkpoint(trainer, folder=""):
     """What a checkpoint of now holds, apart from the recipe's own callbacks; paths below `folder` made equal."""
     content = trainer._checkpoint_connector.dump_checkpoint()
     own = {callback.state_key for callback in trainer.callbacks if isinstance(callback, RecipeCallback)}
+    content.pop(STATE, None)  # what was found
     content["callbacks"] = {key: value for key, value in content["callbacks"].items() if key not in own}
     return frozen(content, folder)
 

@@ -645,9 +645,9 @@ class OneRankIsWrong(Healthy):
 class Told(InitLossCheck):
     """Writes what stops a rank, and waits for the other: whoever started the processes ends all with the first."""
 
-    def conclude(self, trainer, verdicts):
+    def on_train_batch_end(self, trainer, *args):
         try:
-            super().conclude(trainer, verdicts)
+            super().on_train_batch_end(trainer, *args)
         except FailedCheckError as error:
             folder, deadline = Path(trainer.default_root_dir), time.monotonic() + 20  # seconds
             (folder / f"{trainer.global_rank}.stopped").write_text(str(error), encoding="utf-8")

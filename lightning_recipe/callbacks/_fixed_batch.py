@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from lightning_recipe.finding import in_short
 from lightning_recipe.losses.reading import Reading, reading, unread
 from lightning_recipe.record.structure import first_rows, snapshot, tensors
-from lightning_recipe.trial.copies import memory_given_back
+from lightning_recipe.trial.isolation import memory_given_back
 from lightning_recipe.trial.replay import CannotReplayError, Replay, undisturbed
 from lightning_recipe.trial.side_effects import refuse_side_effects
 

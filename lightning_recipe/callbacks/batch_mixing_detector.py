@@ -21,8 +21,9 @@ from lightning_recipe.figures.dependencies import dependency_matrix
 from lightning_recipe.finding import Finding, Section, in_short
 from lightning_recipe.record.structure import tensors
 from lightning_recipe.show import loggers
-from lightning_recipe.trial.copies import copied, eager, isolated, memory_given_back, obstacle
-from lightning_recipe.trial.generators import untouched_generators
+from lightning_recipe.trial.copies import copied
+from lightning_recipe.trial.isolation import eager, isolated, memory_given_back, obstacle
+from lightning_recipe.trial.rng import untouched_generators
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -9,13 +9,13 @@ from lightning_recipe.callback import Check
 from lightning_recipe.callbacks._init_loss_diagnosis import (
     bias_fix,
     carriers,
-    offset,
     output_layer,
     scale_fix,
     untrained,
 )
 from lightning_recipe.finding import Section
-from lightning_recipe.losses.references import CERTAIN, NotComparableError, References, references
+from lightning_recipe.losses.references import NotComparableError, References, offset, references
+from lightning_recipe.losses.table import TABLE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -165,10 +165,11 @@ class InitLossCheck(Check):
         except NotComparableError as reason:
             return self.skipped(f"{name}: {reason}", subject=subject, measured=measured)
         numbers = call.arguments["input"].numel()
-        if call.name not in CERTAIN and numbers < MIN_TARGETS:
+        certain = TABLE[call.name].is_certain
+        if not certain and numbers < MIN_TARGETS:
             message = f"{name}: {numbers} targets do not tell their scale; {MIN_TARGETS} are needed"
             return self.skipped(message, subject=subject, **found.evidence)
-        outcome = judge(found, certain=call.name in CERTAIN, warn_ratio=self.warn_ratio, bias_share=self.bias_share)
+        outcome = judge(found, certain=certain, warn_ratio=self.warn_ratio, bias_share=self.bias_share)
         first = f", the first of {call.times}," if call.times > 1 else ""
         context = f"{name}{first} starts at {found.measured:.4g}"
         layer = output_layer(pl_module, found.constant.numel())

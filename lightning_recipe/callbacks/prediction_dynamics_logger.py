@@ -12,10 +12,11 @@ from lightning_recipe.callbacks._fixed_batch import FixedBatch, predicted, repla
 from lightning_recipe.figures import dynamics
 from lightning_recipe.figures.canvas import pixels
 from lightning_recipe.finding import Finding, Section
+from lightning_recipe.looks import next_step
+from lightning_recipe.record.step import Need
 from lightning_recipe.show import loggers
 from lightning_recipe.trial.replay import CannotReplayError
-from lightning_recipe.trial.time_budget import Allowance as TimeBudget
-from lightning_recipe.watch import next_step
+from lightning_recipe.trial.time_budget import TimeBudget
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -169,6 +170,7 @@ class PredictionDynamicsLogger(RecipeCallback):
     def _forget(self) -> None:
         self._steps: list[Step] = []  # watched, in which the fixed batch may be found
         self._fixed: FixedBatch | None = None
+        self.needs = type(self).needs  # until there is a batch
         self._frames: list[int] = []  # steps since the first look, from which on the next pictures are due
         self._undrawn: list[FixedBatch] = []  # as it was when pictures were due, for which there was no time yet
         self._time = TimeBudget(self.max_share)
@@ -242,7 +244,7 @@ class PredictionDynamicsLogger(RecipeCallback):
                 reasons.append(str(error))
         found.sort(key=lambda fixed: fixed.how.target is None)
         if found and (last or found[0].how.target is not None):
-            self._fixed, self._steps = found[0], []
+            self._fixed, self._steps, self.needs = found[0], [], Need(0)
             self._frames = frames(run.horizon)
             self._look(run, self._fixed)
         elif last:

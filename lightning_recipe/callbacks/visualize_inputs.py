@@ -14,8 +14,8 @@ from lightning_recipe.finding import Section
 from lightning_recipe.losses.targets import answers
 from lightning_recipe.record.structure import leading_size
 from lightning_recipe.show import loggers
-from lightning_recipe.trial.copies import isolated
-from lightning_recipe.trial.time_budget import Allowance as TimeBudget
+from lightning_recipe.trial.isolation import isolated
+from lightning_recipe.trial.time_budget import TimeBudget
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

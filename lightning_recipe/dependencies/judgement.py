@@ -16,7 +16,7 @@ from lightning_recipe.dependencies.operations import attention_over_batch, batch
 from lightning_recipe.dependencies.rerun import Rerun, calm
 from lightning_recipe.dependencies.traces import Event, first_mixed
 from lightning_recipe.record.structure import tensors
-from lightning_recipe.trial.copies import shares_code
+from lightning_recipe.trial.shared_code import shares_code
 
 if TYPE_CHECKING:
     from lightning_recipe.record.step import NetCall

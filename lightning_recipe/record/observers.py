@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torchmetrics import Metric
 
+from lightning_recipe.losses.table import LOSSES, TABLE
 from lightning_recipe.record.step import LossCall, NetCall, Step
 from lightning_recipe.record.structure import (
     by_parameter,
@@ -41,38 +41,8 @@ from lightning_recipe.record.structure import (
 if TYPE_CHECKING:
     from types import FrameType, TracebackType
 
-LOSSES: dict[Callable[..., Any], str] = {
-    getattr(F, name): name
-    for name in (
-        "binary_cross_entropy",
-        "binary_cross_entropy_with_logits",
-        "cosine_embedding_loss",
-        "cross_entropy",
-        "ctc_loss",
-        "gaussian_nll_loss",
-        "hinge_embedding_loss",
-        "huber_loss",
-        "kl_div",
-        "l1_loss",
-        "linear_cross_entropy",
-        "margin_ranking_loss",
-        "mse_loss",
-        "multi_margin_loss",
-        "multilabel_margin_loss",
-        "multilabel_soft_margin_loss",
-        "nll_loss",
-        "poisson_nll_loss",
-        "smooth_l1_loss",
-        "soft_margin_loss",
-        "triplet_margin_loss",
-        "triplet_margin_with_distance_loss",
-    )
-    if hasattr(F, name)  # linear_cross_entropy is new in torch 2.13
-}
 _CASTS = ("to", "type_as")
 """Take only the type and the device of their second argument."""
-_SYMMETRIC = ("huber_loss", "l1_loss", "mse_loss", "smooth_l1_loss")
-"""Are the same with prediction and target interchanged, as they often are."""
 _FAST = (nn.TransformerEncoder, nn.TransformerEncoderLayer, nn.MultiheadAttention)
 """In eval mode they run other code, which rounds differently and zeroes what is padded, unless they see a hook on
 themselves or a function mode: they must see neither."""
@@ -253,7 +223,7 @@ class Observers:
         bound = inspect.signature(function).bind(*args, **kwargs)
         bound.apply_defaults()
         prediction, target = bound.arguments.get("input"), bound.arguments.get("target")
-        if LOSSES[function] in _SYMMETRIC and self._is_learnt(target) and not self._is_learnt(prediction):
+        if TABLE[LOSSES[function]].symmetric and self._is_learnt(target) and not self._is_learnt(prediction):
             prediction, target = target, prediction
             bound.arguments |= {"input": prediction, "target": target}
         examples = prediction.shape[0] if isinstance(prediction, Tensor) and prediction.ndim else 1

@@ -10,7 +10,9 @@ import torch
 
 from lightning_recipe.record.observers import Observers, was_compiled
 from lightning_recipe.record.structure import snapshot
-from lightning_recipe.trial.copies import copied, eager, isolated, shares_code
+from lightning_recipe.trial.copies import copied
+from lightning_recipe.trial.isolation import eager, isolated
+from lightning_recipe.trial.shared_code import shares_code
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule

@@ -15,12 +15,12 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_recipe.callbacks._overfit_verdict import Trial
+from lightning_recipe.callbacks._overfit_progress import Trial
 from lightning_recipe.callbacks.overfit_one_batch import OverfitOneBatch
 from lightning_recipe.figures.canvas import pixels
 from lightning_recipe.figures.experiments import labels_and_predictions
+from lightning_recipe.reporter import FailedCheckError
 from lightning_recipe.trial.short_fit import Fit
-from lightning_recipe.watch import FailedCheckError
 
 
 def judged(fit, module, check=None, **settings):
@@ -488,7 +488,7 @@ def test_it_works_out(fit, kind):
     check = OverfitOneBatch(max_seconds=60, tolerance=0.05)
     finding = judged(fit, kind(), check, **({"max_epochs": 8, "max_steps": -1} if kind in {OneCycle, WarmUp} else {}))
     assert finding.status == "passed", finding.message
-    assert "on 32 examples" in finding.message if kind is WholeBatch else "on 8 examples" in finding.message
+    assert finding.evidence["examples"] == (32 if kind is WholeBatch else 8)
 
 
 class OwnWarmUp(Healthy):
@@ -691,9 +691,15 @@ def test_nothing_of_the_inner_trainer_is_said(fit, capfd, recwarn):
     assert not [w for w in recwarn if "lightning_recipe" in str(w.filename)]
 
 
-def test_processes_try_each_for_itself(fit):
-    check = OverfitOneBatch(max_steps=30)
-    fit(Healthy(), [check], strategy="ddp_fork", devices=2, max_steps=2, limit_val_batches=0)
+def test_processes_try_each_for_itself(fit, tmp_path):
+    check = OverfitOneBatch(max_steps=110, tolerance=0.05, max_seconds=60)
+
+    def tell(trainer, _):
+        (tmp_path / f"{trainer.global_rank}").write_text(" ".join(finding.status for finding in check.findings))
+
+    callbacks = [check, LambdaCallback(on_train_end=tell)]
+    fit(Healthy(), callbacks, strategy="ddp_fork", devices=2, max_steps=2, limit_val_batches=0)
+    assert [(tmp_path / rank).read_text() for rank in "01"] == ["passed", "passed"]
 
 
 @pytest.mark.parametrize("wrong", [{"max_examples": 0}, {"max_steps": -1}, {"max_seconds": 0}, {"tolerance": 1.5}])

@@ -17,7 +17,8 @@ from lightning_recipe import Status
 from lightning_recipe.callbacks._fixed_batch import KEPT
 from lightning_recipe.callbacks.prediction_dynamics_logger import LATE_LOOKS, PredictionDynamicsLogger, frames
 from lightning_recipe.figures import dynamics
-from lightning_recipe.watch import WINDOW, next_step
+from lightning_recipe.looks import next_step
+from lightning_recipe.watch import WINDOW
 
 LONG = {"max_epochs": 6, "limit_val_batches": 1, "check_val_every_n_epoch": 100}  # 48 steps
 
