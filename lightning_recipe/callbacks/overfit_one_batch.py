@@ -72,7 +72,8 @@ class OverfitOneBatch(Check):
     Legitimate:
         - A model that is small on purpose can't tell many examples apart. Ask for fewer:
           ``OverfitOneBatch(max_examples=2)``. A single linear layer is `skipped`.
-        - A rate that is low on purpose, to fine-tune: give it longer, ``OverfitOneBatch(max_steps=3000)``.
+        - A rate that is low on purpose, to fine-tune: give it longer,
+          ``OverfitOneBatch(max_steps=3000, max_seconds=60)``.
         - Targets that contradict each other: equal inputs with different labels are accounted for, nearly equal ones
           are not. Allow for them with `tolerance`.
 
