@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo broken test lint fix docs clean
+.PHONY: demo broken test lint fix generate docs clean
 
 demo: $(VENV)/installed
 	$(BIN)/python -m lightning_recipe.demo
@@ -23,7 +23,11 @@ fix: $(VENV)/installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: $(VENV)/installed
+# what depends on the list of callbacks: tables, navigation, their pages and pictures
+generate: $(VENV)/installed
+	PYTHONPATH=tests $(BIN)/python docs/generate.py $(PICTURES)
+
+docs: generate
 	$(BIN)/zensical build --clean --strict
 
 # torch first and by itself: other packages would take a newer build with several GB of CUDA

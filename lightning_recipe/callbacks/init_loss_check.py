@@ -40,7 +40,7 @@ class InitLossCheck(Check):
     """Judges the loss of the very first training step, before any update, for each loss function in it.
 
     The step itself is observed; nothing is run twice. For each call of a loss function of ``torch.nn.functional``,
-    direct or through ``nn.*Loss``, the loss is compared with the same function on a know-nothing prediction (equal
+    direct or through ``nn.*Loss``, the loss is compared with the same function on an uninformed guess (equal
     logits, zero output) and on the best constant prediction for the batch's targets (log prior, mean, median, ...).
 
     Let `n` be the number of targets. A batch is a sample, so bands widen as it shrinks: a mean of `n` values of unit
@@ -48,10 +48,10 @@ class InitLossCheck(Check):
     the batch, and a bias suggested by few targets is not trusted.
 
     - not finite, or cross entropy over a single class: `failed`;
-    - more than ``warn_ratio * (1 + 4 / sqrt(n))`` times know-nothing: `warning`; with `fail_ratio`, and an output
+    - more than ``warn_ratio * (1 + 4 / sqrt(n))`` times the guess: `warning`; with `fail_ratio`, and an output
       layer that can be named (not logits scaled on purpose, as in ArcFace): `failed`;
-    - nearer to know-nothing than to the best constant, where a constant bias alone would remove more than
-      ``bias_share + 3 / n`` of know-nothing: `advice`, with that bias, since it costs the first steps only; `warning`
+    - nearer to the guess than to the best constant, where a constant bias alone would remove more than
+      ``bias_share + 3 / n`` of the guess: `advice`, with that bias, since it costs the first steps only; `warning`
       where the mean of numbers lies more than 10 of their standard deviations from 0, which training can't make up for;
     - below ``1 - 16 / n``, and half, of the best constant, although the output layer's weights lie within the bounds
       of torch's default initialisation, so that it can't have been pretrained: `warning`. The square of a chance
@@ -62,10 +62,10 @@ class InitLossCheck(Check):
     that the network itself computed, and regression on fewer than 8 numbers.
 
     Args:
-        warn_ratio: Times know-nothing. 2 is what an output layer gives whose outputs are as large as standardised
-            targets, or logits with a standard deviation of 2 over ten classes; the healthy programs measured so
-            far, with default initialisations of torch, start at 0.9 to 1.4.
-        fail_ratio: Times know-nothing; an order of magnitude.
+        warn_ratio: Times the uninformed guess. 2 is what an output layer gives whose outputs are as large as
+            standardised targets, or logits with a standard deviation of 2 over ten classes; the healthy programs
+            measured so far, with default initialisations of torch, start at 0.9 to 1.4.
+        fail_ratio: Times the uninformed guess; an order of magnitude.
         bias_share: Share of the initial loss, 0 to 1. One positive in ten, unbiased, has 0.53; a mean one standard
             deviation from zero 0.5. Dense targets (pixels, tokens, several columns) need a quarter more, up to two
             thirds: there a network finds its bias within a few steps.
@@ -78,6 +78,18 @@ class InitLossCheck(Check):
         A. Karpathy, A Recipe for Training Neural Networks (2019): "verify that your loss starts at the correct loss
         value ... -log(1/n_classes) on a softmax at initialization"; "if you are regressing some values that have a
         mean of 50 then initialize the final bias to 50".
+
+    Legitimate:
+        - Logits scaled on purpose, as in ArcFace or by a temperature: the loss starts high. Allow for it with
+          ``InitLossCheck(warn_ratio=4)``. Where no single layer makes the logits, the verdict is `warning` at most.
+        - A bias left at zero deliberately, because rare classes will be sampled or weighted otherwise later on: ask for
+          more before you are told, ``InitLossCheck(bias_share=0.9)``.
+        - A head that knows without training, such as one set from class prototypes or text embeddings, or a connection
+          that carries the answer past the network: then a low loss is no leak. A pretrained output layer isn't accused.
+
+    Cost:
+        The first step is observed while it runs; only where the loss lies in compiled code is a copy run once more.
+        What remains is the loss of a constant prediction on the same targets, once. Later steps are not looked at.
 
     Example:
         >>> import contextlib, io

@@ -70,6 +70,26 @@ class OverfitOneBatch(Check):
         A. Karpathy, A Recipe for Training Neural Networks (2019): "overfit a single batch of only a few examples
         (e.g. as little as two) ... verify that we can reach the lowest achievable loss".
 
+    Legitimate:
+        - A model that is small on purpose can't tell many examples apart. Ask for fewer:
+          ``OverfitOneBatch(max_examples=2)``. A single linear layer is `skipped`.
+        - A rate that is low on purpose, to fine-tune: give it longer,
+          ``OverfitOneBatch(max_steps=3000, max_seconds=60)``.
+        - Targets that contradict each other: equal inputs with different labels are accounted for, nearly equal ones
+          are not. Allow for them with `tolerance`.
+
+    Cost:
+        At most `max_seconds`, once, before the first step; less as soon as the loss is there. A second copy of the
+        module and of its optimiser's state is in memory for as long. The trial's steps are the module's own: a step
+        that writes files writes them in the trial, too, and one that counts in a global variable, a class attribute or
+        the data module counts the trial's steps. Leave the check out of such runs.
+
+    Pictures:
+        - `loss`: The loss over the steps on one batch, a curve for each optimiser that tried; the dashed line is the
+          lowest possible loss, which a curve should reach.
+        - `labels and predictions`: What the better optimiser made of each example: predictions and labels side by
+          side, which should be the same.
+
     Example:
         >>> import contextlib, io
         >>> from lightning.pytorch import Trainer

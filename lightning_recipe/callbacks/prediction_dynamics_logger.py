@@ -59,7 +59,7 @@ class PredictionDynamicsLogger(RecipeCallback):
     logarithm of the step; what would take more than `max_share` of the run's time is drawn at its end.
 
     The verdict at the end is about held-out predictions that have learnt nothing while the training loss has not
-    fallen (error of at least 0.9 of that of knowing nothing, loss at least 0.95 of the first); all else `passed`:
+    fallen (error of at least 0.9 of an uninformed guess's, loss at least 0.95 of the first); all else `passed`:
 
     - from the first to the last look they moved by less than `min_moved`: frozen, `warning`;
     - in the second half they move by more than `max_jitter` between looks, and 3 of 10 answers flip: `warning`;
@@ -97,6 +97,25 @@ class PredictionDynamicsLogger(RecipeCallback):
         0.027 at least, between late looks by 0.10 at most (numbers 0.54). Called frozen were rates up to 1e-5 (SGD
         1e-4), called jumping rates of 1 and 10, collapsed or not finite rates from 0.1 (random labels) on. Moving
         running statistics of BatchNorm hide a frozen network.
+
+    Legitimate:
+        - A rate that is low on purpose, to fine-tune: predictions hardly move in a few hundred steps. Wait longer,
+          ``PredictionDynamicsLogger(min_steps=2000)``, or be content with less, ``min_moved=0.001``. While a warm-up
+          still raises the rate, nothing is accused.
+        - A fixed batch that is not what you train for, such as a validation set of another domain: predictions on it
+          may jump while training is fine; raise `max_jitter`.
+        - A task without a right answer yet, such as reinforcement learning, where the loss does not fall by design.
+
+    Cost:
+        Once, the forward runs on a copy of the module. Each look is a forward pass of at most `max_examples` examples,
+        after 1, 2, 4, 8, ... steps, then every `every_n_steps`, and ever more rarely as the run gets longer; at most
+        ten pictures a run. Any other step is only counted; the last 25 before a look add up their loss, too, without
+        waiting for the device.
+
+    Pictures:
+        - `predictions`: A row for each of the fixed examples, a column for each look, bright where the true class is
+          probable; dots mark answers that changed since the look before. When training goes well it gets bright from
+          left to right, and the dots end.
 
     Example:
         >>> import contextlib, io
