@@ -14,7 +14,7 @@ from lightning_recipe.callbacks._init_loss_diagnosis import (
     untrained,
 )
 from lightning_recipe.finding import Section
-from lightning_recipe.losses.references import NotComparableError, References, offset, references
+from lightning_recipe.losses.references import BIAS_SHARE, FAR, NotComparableError, References, offset, references
 from lightning_recipe.losses.table import TABLE
 
 if TYPE_CHECKING:
@@ -28,11 +28,6 @@ if TYPE_CHECKING:
     from lightning_recipe.run import Run
 
 FINITE_FIX = "find where it arises with Trainer(detect_anomaly=True); check the data for NaN first"
-DENSE_SHARE = 2 / 3  # of know-nothing; a bias shared by many targets is learnt within a few steps
-FAR = 10.0
-"""Standard deviations of the targets between 0 and their mean from which on training does not make up for a bias. Of
-an MLP of two hidden layers, with Adam at 1e-3 and 3e-3, 5 of them cost at most 0.10 of its R2 after 2,000 steps and
-0.05 to 0.45 after 500; 10 cost 0.06 to 0.12 and up to 2; 20 up to 0.23 and 8."""
 MIN_TARGETS = 8  # fewer numbers do not tell their scale: their mean square may be near 0 by chance
 
 
@@ -116,7 +111,7 @@ class InitLossCheck(Check):
         *,
         warn_ratio: float = 2.0,
         fail_ratio: float = 10.0,
-        bias_share: float = 0.45,
+        bias_share: float = BIAS_SHARE,
         strict: bool = False,
     ) -> None:
         super().__init__(strict=strict)
@@ -270,7 +265,6 @@ def judge(found: References, *, certain: bool, warn_ratio: float, bias_share: fl
     measured, know_nothing, best = (
         value - found.floor for value in (found.measured, found.know_nothing, found.best_constant)
     )
-    needed = (max(bias_share, DENSE_SHARE) if found.dense else bias_share) + 3 / n
     if found.classes == 1:
         return "one class"
     if know_nothing <= 0:
@@ -279,6 +273,6 @@ def judge(found: References, *, certain: bool, warn_ratio: float, bias_share: fl
         return "too high"
     if found.has_prior and measured < best * min(0.5 if certain else 0.01, 1 - 16 / n):
         return "too low"
-    if found.has_prior and best < (1 - needed) * know_nothing and measured > (know_nothing + best) / 2:
+    if found.needs_bias(bias_share):
         return "needs bias"
     return "good"

@@ -25,6 +25,16 @@ class NotComparableError(Exception):
     """The loss has no reference; the message says why."""
 
 
+FAR = 10.0
+"""Standard deviations of the targets between 0 and their mean from which on training does not make up for a bias. Of
+an MLP of two hidden layers, with Adam at 1e-3 and 3e-3, 5 of them cost at most 0.10 of its R2 after 2,000 steps and
+0.05 to 0.45 after 500; 10 cost 0.06 to 0.12 and up to 2; 20 up to 0.23 and 8."""
+DENSE_SHARE = 2 / 3
+"""Share of the loss without knowledge that a constant must remove where there are many targets for each example."""
+BIAS_SHARE = 0.45
+"""The same where there is one. One positive in ten, unbiased, has 0.53; a mean one standard deviation from zero 0.5."""
+
+
 @dataclass(frozen=True)
 class References:
     """The measured loss and what to compare it with.
@@ -53,6 +63,20 @@ class References:
     dense: bool
     classes: int
     has_prior: bool
+
+    def needs_bias(self, share: float) -> bool:
+        """Whether a constant bias alone would remove more than `share` of the loss, and has not been given yet.
+
+        A bias shared by many targets is learnt within a few steps, so that dense ones need `DENSE_SHARE`; the best
+        constant is fitted to the batch, and one suggested by few targets is not trusted.
+
+        Args:
+            share: Of the loss without knowledge, 0 to 1.
+
+        """
+        measured, know_nothing, best = (v - self.floor for v in (self.measured, self.know_nothing, self.best_constant))
+        needed = (max(share, DENSE_SHARE) if self.dense else share) + 3 / self.examples
+        return self.has_prior and best < (1 - needed) * know_nothing and measured > (know_nothing + best) / 2
 
     @property
     def evidence(self) -> dict[str, Any]:
