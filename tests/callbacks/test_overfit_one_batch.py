@@ -1,5 +1,6 @@
 import copy
 import gc
+import json
 import random
 import time
 import types
@@ -692,14 +693,18 @@ def test_nothing_of_the_inner_trainer_is_said(fit, capfd, recwarn):
 
 
 def test_processes_try_each_for_itself(fit, tmp_path):
+    class Tells(LambdaCallback):
+        def on_train_end(self, trainer, pl_module):
+            (finding,) = check.findings
+            told = finding.to_dict()["evidence"] | {"status": finding.status.value, "code": finding.code}
+            (tmp_path / f"{trainer.global_rank}.json").write_text(json.dumps(told), encoding="utf-8")
+
     check = OverfitOneBatch(max_steps=110, tolerance=0.05, max_seconds=60)
-
-    def tell(trainer, _):
-        (tmp_path / f"{trainer.global_rank}").write_text(" ".join(finding.status for finding in check.findings))
-
-    callbacks = [check, LambdaCallback(on_train_end=tell)]
-    fit(Healthy(), callbacks, strategy="ddp_fork", devices=2, max_steps=2, limit_val_batches=0)
-    assert [(tmp_path / rank).read_text() for rank in "01"] == ["passed", "passed"]
+    settings = {"strategy": "ddp_fork", "devices": 2, "max_steps": 1, "limit_val_batches": 0}
+    fit(Healthy(), [check, Tells()], **settings)
+    first, second = (json.loads((tmp_path / f"{rank}.json").read_text(encoding="utf-8")) for rank in range(2))
+    assert first["status"] == second["status"] == "passed"
+    assert first["start"] != second["start"], "on the batch of each"
 
 
 @pytest.mark.parametrize("wrong", [{"max_examples": 0}, {"max_steps": -1}, {"max_seconds": 0}, {"tolerance": 1.5}])
