@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from lightning_recipe.callback import Check
 from lightning_recipe.callbacks._bias_wiring import cancelled, is_tied, output_layers
 from lightning_recipe.finding import Section
-from lightning_recipe.losses.references import BIAS_SHARE, FAR, NotComparableError, offset, references
+from lightning_recipe.losses.references import FAR, NotComparableError, offset, references
 from lightning_recipe.record.step import Need
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class BiasCheck(Check):
     needs = Need.LOSSES | Need.WIRING
     explains = {"output_without_bias": ("InitLossCheck/output_bias",)}  # noqa: RUF012 - a constant of the class
 
-    def __init__(self, *, bias_share: float = BIAS_SHARE, strict: bool = False) -> None:
+    def __init__(self, *, bias_share: float = 0.45, strict: bool = False) -> None:
         super().__init__(strict=strict)
         if not 0 < bias_share < 1:
             msg = f"bias_share must lie between 0 and 1, got {bias_share}"

@@ -14,7 +14,7 @@ from lightning_recipe.callbacks._init_loss_diagnosis import (
     untrained,
 )
 from lightning_recipe.finding import Section
-from lightning_recipe.losses.references import BIAS_SHARE, FAR, NotComparableError, References, offset, references
+from lightning_recipe.losses.references import FAR, NotComparableError, References, offset, references
 from lightning_recipe.losses.table import TABLE
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ class InitLossCheck(Check):
         *,
         warn_ratio: float = 2.0,
         fail_ratio: float = 10.0,
-        bias_share: float = BIAS_SHARE,
+        bias_share: float = 0.45,
         strict: bool = False,
     ) -> None:
         super().__init__(strict=strict)

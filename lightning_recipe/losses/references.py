@@ -31,8 +31,6 @@ an MLP of two hidden layers, with Adam at 1e-3 and 3e-3, 5 of them cost at most 
 0.05 to 0.45 after 500; 10 cost 0.06 to 0.12 and up to 2; 20 up to 0.23 and 8."""
 DENSE_SHARE = 2 / 3
 """Share of the loss without knowledge that a constant must remove where there are many targets for each example."""
-BIAS_SHARE = 0.45
-"""The same where there is one. One positive in ten, unbiased, has 0.53; a mean one standard deviation from zero 0.5."""
 
 
 @dataclass(frozen=True)
