@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from lightning.pytorch.callbacks import Callback
 
-from lightning_recipe.finding import Finding, Section, Status, in_short
+from lightning_recipe.finding import Finding, Outcome, Section, Status, in_short
 from lightning_recipe.ledger import Ledger
 from lightning_recipe.looks import next_step
 from lightning_recipe.record.step import Need
@@ -116,6 +116,10 @@ class RecipeCallback(Callback):
     def skipped(self, message: str, *, code: str = "", subject: str = "", **evidence: float) -> Finding:
         """A finding that nothing could be judged, and why."""
         return self._finding(Status.SKIPPED, message, evidence, "", code, subject)
+
+    def found(self, outcome: Outcome, subject: str = "") -> Finding:
+        """The finding of a decision."""
+        return self._finding(outcome.status, outcome.message, outcome.evidence, outcome.fix, outcome.code, subject)
 
     def internal_error(self, error: Exception) -> Finding:
         """What goes wrong inside is said once, and ends the callback's part in this fit, not the fit."""

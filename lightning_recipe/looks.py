@@ -47,3 +47,15 @@ def epochs(every: int, most: int | None) -> set[int]:
     if last == 0:
         return {0}
     return {0, *(round(epoch) * every for epoch in np.geomspace(1, last, FRAMES - 2))}
+
+
+def frames(expected: float) -> list[int]:
+    """Steps at which to draw, one less than `FRAMES`, evenly on a logarithmic scale; the last step is not among them.
+
+    Example:
+        >>> frames(250)
+        [0, 1, 2, 4, 8, 16, 32, 63, 125]
+
+    """
+    ratio = 4.0 if math.isinf(expected) else max(1.0, expected) ** (1 / (FRAMES - 2))
+    return sorted({0, *(round(ratio**i) for i in range(FRAMES - 2))})

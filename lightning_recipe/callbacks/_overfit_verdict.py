@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from lightning_recipe.callbacks import _overfit_progress as progress
 from lightning_recipe.callbacks import _overfit_symptoms as symptoms
-from lightning_recipe.finding import Status
+from lightning_recipe.finding import Outcome, Status
 
 if TYPE_CHECKING:
     from torch import nn
@@ -78,26 +77,6 @@ TEXTS = {
     ),
 }
 """By code, the message and the fix; `_phrases` fills them in."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What is to be told.
-
-    Attributes:
-        status: The verdict.
-        code: The kind of mistake, or why it is none: a key of `TEXTS`, or of the page's own.
-        message: What was found.
-        fix: What to change; empty when there is nothing to change.
-        evidence: Numbers under short names.
-
-    """
-
-    status: Status
-    code: str
-    message: str
-    fix: str = ""
-    evidence: dict[str, float] = field(default_factory=dict)
 
 
 def outcome(trial: Trial, pl_module: nn.Module) -> Outcome:

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 
 from lightning_recipe.callback import Check
 from lightning_recipe.callbacks._init_loss_diagnosis import (
+    band,
     bias_fix,
     carriers,
+    judge,
     output_layer,
     scale_fix,
     untrained,
@@ -235,44 +237,3 @@ class InitLossCheck(Check):
             + (", ".join(step.inputs) or "the tensors that enter the network"),
             **found.evidence,
         )
-
-
-def band(n: int) -> float:
-    """How much wider a limit is for `n` targets: four standard errors of a mean of unit variance.
-
-    Example:
-        >>> band(64)
-        1.5
-
-    """
-    return 1 + 4 / math.sqrt(n)
-
-
-def judge(found: References, *, certain: bool, warn_ratio: float, bias_share: float) -> str:
-    """The decision, see :class:`InitLossCheck`.
-
-    Args:
-        found: The measured loss and its references.
-        certain: Whether know-nothing costs the same whatever the targets, as in classification.
-        warn_ratio: Times know-nothing.
-        bias_share: Share of know-nothing that a constant removes.
-
-    Returns:
-        "one class", "no scale", "too high", "too low", "needs bias", or "good".
-
-    """
-    n = found.examples
-    measured, know_nothing, best = (
-        value - found.floor for value in (found.measured, found.know_nothing, found.best_constant)
-    )
-    if found.classes == 1:
-        return "one class"
-    if know_nothing <= 0:
-        return "no scale"
-    if measured > warn_ratio * band(n) * know_nothing:
-        return "too high"
-    if found.has_prior and measured < best * min(0.5 if certain else 0.01, 1 - 16 / n):
-        return "too low"
-    if found.needs_bias(bias_share):
-        return "needs bias"
-    return "good"

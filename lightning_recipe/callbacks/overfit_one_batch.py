@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from lightning_recipe.callback import Check
 from lightning_recipe.callbacks._overfit_progress import Trial, has_begun
-from lightning_recipe.callbacks._overfit_verdict import Outcome, outcome
+from lightning_recipe.callbacks._overfit_verdict import outcome
 from lightning_recipe.figures import experiments
 from lightning_recipe.figures.canvas import pixels
-from lightning_recipe.finding import Section, Status, in_short
+from lightning_recipe.finding import Outcome, Section, Status, in_short
 from lightning_recipe.record.tensors import holds, leading_size
 from lightning_recipe.show import loggers, terminal
 from lightning_recipe.trial.course import LONGER
@@ -136,7 +136,7 @@ class OverfitOneBatch(Check):
         if run.resumed and self.findings:
             return
         if reason := _obstacle(run):
-            yield self._found(Outcome(Status.SKIPPED, *reason))
+            yield self.found(Outcome(Status.SKIPPED, *reason))
             return
         with memory_given_back(run.trainer.strategy.root_device):  # of the copy, to which a trial's steps refer
             yield from self._examine(run)
@@ -145,7 +145,7 @@ class OverfitOneBatch(Check):
         try:
             trial = self.attempt(run)
         except Exception as error:  # noqa: BLE001 - those that nobody expects are passed on
-            yield self._found(Outcome(Status.SKIPPED, *_not_fitted(error)))
+            yield self.found(Outcome(Status.SKIPPED, *_not_fitted(error)))
             return
         yield self.judge(trial, run.module)
         if has_begun(trial.fits[0]) and loggers.is_written(run.trainer):
@@ -183,12 +183,7 @@ class OverfitOneBatch(Check):
 
     def judge(self, trial: Trial, pl_module: LightningModule) -> Finding:
         """The decision, see the class."""
-        return self._found(outcome(trial, pl_module))
-
-    def _found(self, said: Outcome) -> Finding:
-        fix = {"fix": said.fix} if said.status in {Status.FAILED, Status.WARNING} else {}
-        finding: Finding = getattr(self, said.status)(said.message, code=said.code, **fix, **said.evidence)
-        return finding
+        return self.found(outcome(trial, pl_module))
 
 
 def _obstacle(run: Run) -> tuple[str, str] | None:
