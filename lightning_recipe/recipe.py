@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from lightning_recipe.callback import Check, RecipeCallback
 from lightning_recipe.callbacks.batch_mixing_detector import BatchMixingDetector
 from lightning_recipe.callbacks.init_loss_check import InitLossCheck
+from lightning_recipe.callbacks.lr_schedule_check import LRScheduleCheck
 from lightning_recipe.callbacks.overfit_one_batch import OverfitOneBatch
 from lightning_recipe.callbacks.prediction_dynamics_logger import PredictionDynamicsLogger
 from lightning_recipe.callbacks.visualize_inputs import VisualizeInputs
@@ -23,6 +24,7 @@ DEFAULT: tuple[type[RecipeCallback], ...] = (
     VisualizeInputs,
     PredictionDynamicsLogger,
     BatchMixingDetector,
+    LRScheduleCheck,
 )
 """In the order of the recipe."""
 
@@ -47,7 +49,7 @@ def recipe(
 
     Example:
         >>> [type(callback).__name__ for callback in recipe(OverfitOneBatch(max_steps=100), skip=["InitLossCheck"])]
-        ['OverfitOneBatch', 'VisualizeInputs', 'PredictionDynamicsLogger', 'BatchMixingDetector']
+        ['OverfitOneBatch', 'VisualizeInputs', 'PredictionDynamicsLogger', 'BatchMixingDetector', 'LRScheduleCheck']
 
     """
     if foreign := [callback for callback in own if not isinstance(callback, RecipeCallback)]:

@@ -94,6 +94,18 @@ class Run:
             ends.append(self.trainer.max_steps / each)
         return min(ends)
 
+    @property
+    def limited(self) -> bool:
+        """Whether an epoch is cut short, as by ``overfit_batches`` and ``fast_dev_run``: it is a trial."""
+        limit = self.trainer.limit_train_batches
+        return isinstance(limit, int) or limit < 1
+
+    @property
+    def may_end_earlier(self) -> bool:
+        """Whether EarlyStopping or ``max_time`` may end it before its planned end."""
+        names = {kind.__name__ for callback in self.trainer.callbacks for kind in type(callback).mro()}  # type: ignore[attr-defined]
+        return not names.isdisjoint({"EarlyStopping", "Timer"})
+
     # -- its learning rates
 
     @property
