@@ -11,14 +11,17 @@ from lightning_recipe.callbacks._schedule_verdict import Verdict
 from lightning_recipe.finding import Status
 
 if TYPE_CHECKING:
+    from lightning.pytorch import LightningModule
+
     from lightning_recipe.run import Run
 
 TWICE = (1.9, 2.1)
 """Times as many steps as planned."""
 ENOUGH = 4
 """Planned steps from which on steps are compared."""
-SETTLED = 8
-"""Planned steps after which a scheduler that is stepped as planned is not looked at any more."""
+SETTLED = 16
+"""Planned steps after which a scheduler that is stepped as planned is not looked at any more: twice as many may be 31,
+where the module takes its own after the look."""
 BETTER = 0.01
 """Share by which a metric has improved without doubt."""
 LOWER = re.compile(
@@ -43,7 +46,7 @@ class Followed:
         name: Its class, and its index among those of the module.
         by_hand: Whether the module steps it.
         plateau: Whether it waits for a metric.
-        begins: How often it had been stepped; None if it does not say.
+        begins: How often it had been stepped; None if it does not say, or ``lr_scheduler_step`` is overridden.
         planned: The steps after which Lightning steps it.
         rate: The highest rate of its parameter groups at the latest look.
         first: The highest rate when training began.
@@ -54,7 +57,8 @@ class Followed:
         self.config, self.scheduler = config, config.scheduler
         self.name = f"{type(self.scheduler).__name__} {index}"
         self.by_hand, self.plateau = not run.module.automatic_optimization, bool(config.reduce_on_plateau)
-        self.begins: int | None = getattr(self.scheduler, "last_epoch", None)
+        own = overrides_stepping(run.module)
+        self.begins: int | None = None if own else getattr(self.scheduler, "last_epoch", None)
         self.planned = run.planned_steps(config)
         self.first = self.rate = self._rate()
         self._since = run.step
@@ -78,7 +82,7 @@ class Followed:
             return None
         stepped, done = self.scheduler.last_epoch - self.begins, run.step - self._since
         if self.by_hand:
-            waited = done >= run.steps_per_epoch and (last or run.step > run.horizon / 2) and not run.limited
+            waited = done >= run.steps_per_epoch and (last or run.step > run.horizon / 2)
             return never_stepped(done, self.rate) if waited and not stepped else None
         if self.is_foreseen:
             return stepped_twice(stepped, bisect_right(self.planned, run.step))
@@ -95,6 +99,18 @@ class Followed:
     def _rate(self) -> float:
         groups = getattr(getattr(self.scheduler, "optimizer", None), "param_groups", [])
         return max((float(group["lr"]) for group in groups if group.get("lr") is not None), default=math.nan)
+
+
+def overrides_stepping(module: LightningModule) -> bool:
+    """Whether a module has a ``lr_scheduler_step`` of its own.
+
+    Example:
+        >>> from lightning.pytorch.demos.boring_classes import BoringModel
+        >>> overrides_stepping(BoringModel())
+        False
+
+    """
+    return type(module).lr_scheduler_step.__qualname__ != "LightningModule.lr_scheduler_step"
 
 
 def never_stepped(done: int, rate: float) -> Verdict:

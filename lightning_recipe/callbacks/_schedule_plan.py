@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lightning_recipe.callbacks._schedule_followed import overrides_stepping
 from lightning_recipe.callbacks._schedule_verdict import Path, Plan, length_of
 from lightning_recipe.schedule import LONGEST
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 def unknown(run: Run, schedule: Schedule) -> str:
     """Why a schedule can't be judged; empty if it can."""
-    if type(run.module).lr_scheduler_step.__qualname__ != "LightningModule.lr_scheduler_step":
+    if overrides_stepping(run.module):
         return "lr_scheduler_step is overridden"
     if math.isinf(run.horizon):
         return "the end of the run is not known"

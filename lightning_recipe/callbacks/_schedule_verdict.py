@@ -191,7 +191,7 @@ def judge(plan: Plan) -> Verdict:
             f"set T_max to the length of the run, {count}; where restarts are meant take CosineAnnealingWarmRestarts",
             seen | {"length": length or 0, "count": count},
         )
-    if farther is not None and only_rises(path) and farther.rates.max() > BEYOND * ends_at:
+    if farther is not None and not plan.limited and only_rises(path) and farther.rates.max() > BEYOND * ends_at:
         return Verdict(
             "warmup_longer_than_run",
             Status.WARNING,

@@ -103,14 +103,12 @@ class LRScheduleCheck(Check):
             own = [one for one in self._followed if any(one.config is config for config in schedule.configs)]
             name = ", ".join(one.name for one in own)
             if len(schedule.steps) > 1:
-                drawn[name] = schedule.steps, np.nanmax(schedule.rates, axis=1)
+                drawn[name] = schedule.steps, np.nan_to_num(schedule.rates).max(axis=1)
             if own and all(one.is_foreseen for one in own):  # of others the end will tell
-                reason = unknown(run, schedule)
-                yield (
-                    self.skipped(f"{name}: {reason}", subject=name)
-                    if reason
-                    else self._say(name, judge(plan_of(run, schedule, own)))
-                )
+                if reason := unknown(run, schedule):
+                    yield self.skipped(f"{name}: {reason}", subject=name)
+                else:
+                    yield self._say(name, judge(plan_of(run, schedule, own)))
         if drawn:
             self.draw(run, "rate", pixels(rates_over_steps(drawn, run.horizon)))
 
@@ -122,7 +120,7 @@ class LRScheduleCheck(Check):
         return self.passed(f"no scheduler is configured: the rate is {run.rate:.3g}", rate=run.rate)
 
     def sampled_step(self, run: Run, step: Step) -> Iterator[Finding]:  # noqa: ARG002 - counters tell
-        """See whether schedulers are stepped as planned, until that is clear."""
+        """Watch whether schedulers are stepped as planned, until that is clear."""
         for one in self._followed:
             if verdict := one.look(run):
                 yield self._say(one.name, verdict)
@@ -137,6 +135,7 @@ class LRScheduleCheck(Check):
             elif not one.is_foreseen:
                 way = f"the rate has gone from {one.first:.3g} to {one.rate:.3g}"
                 yield self.passed(f"{one.name}: {way}", subject=one.name, first=one.first, last=one.rate)
+        self._followed = []  # schedulers can't always be pickled
 
     def _say(self, name: str, verdict: Verdict) -> Finding:
         message = f"{name} {verdict.message}"
