@@ -401,13 +401,15 @@ def test_one_epoch_of_steps_by_epochs_changes_nothing(fit):
     assert names(found, Status.WARNING) == ["wrong_interval"]
 
 
-def test_the_unwatched_can_be_pickled(fit):
-    class Lambda(Scheduled):
-        def schedule(self, optimizer):
-            return lrs.LambdaLR(optimizer, lambda epoch: 0.9**epoch)
+class WithLambda(Healthy):
+    def configure_optimizers(self):
+        optimizer = torch.optim.SGD(self.parameters(), lr=0.1)
+        return [optimizer], [lrs.LambdaLR(optimizer, lambda epoch: 0.9**epoch)]
 
+
+def test_findings_about_a_lambda_can_be_pickled(fit):
     check = LRScheduleCheck()
-    fit(Lambda(), [check])
+    fit(WithLambda(), [check])
     assert pickle.loads(pickle.dumps(check)).findings == check.findings  # noqa: S301
 
 
