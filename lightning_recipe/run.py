@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import copy
-import heapq
 import math
 import warnings
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,15 +12,13 @@ from lightning.fabric.utilities.data import sized_len
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from lightning_recipe.record.tensors import leading_size, tensors
+from lightning_recipe.schedule import LONGEST, Schedule, foresee, rates_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Sequence
 
     from lightning.pytorch import LightningModule, Trainer
     from torch.optim import Optimizer
-
-LONGEST = 10_000
-"""Steps of a schedule that are simulated, about a quarter of a second; the rest of a longer one is not known."""
 
 
 @dataclass
@@ -98,12 +94,24 @@ class Run:
             ends.append(self.trainer.max_steps / each)
         return min(ends)
 
+    @property
+    def limited(self) -> bool:
+        """Whether an epoch is cut short, as by ``overfit_batches`` and ``fast_dev_run``: it is a trial."""
+        limit = self.trainer.limit_train_batches
+        return isinstance(limit, int) or limit < 1
+
+    @property
+    def may_end_earlier(self) -> bool:
+        """Whether EarlyStopping or ``max_time`` may end it before its planned end."""
+        names = {kind.__name__ for callback in self.trainer.callbacks for kind in type(callback).mro()}  # type: ignore[attr-defined]
+        return not names.isdisjoint({"EarlyStopping", "Timer"})
+
     # -- its learning rates
 
     @property
     def rates(self) -> list[list[float]]:
         """The present learning rate of each parameter group, by optimiser; NaN where there is none, as in Adafactor."""
-        return _rates(self.trainer.optimizers)
+        return [rates_of(optimizer) for optimizer in self.trainer.optimizers]
 
     @property
     def rate(self) -> float:
@@ -113,11 +121,20 @@ class Run:
 
     @property
     def peak_rates(self) -> list[list[float]]:
-        """The highest learning rate that each parameter group will have, by optimiser, as far as can be simulated."""
-        return [[max(rates) for rates in zip(*schedule.rates, strict=True)] for schedule in self.schedules()]
+        """The highest learning rate that each parameter group will have, by optimiser, as far as can be simulated.
 
-    def schedules(self) -> list[Schedule]:
+        Schedulers that are stepped by hand are taken to be stepped as Lightning would.
+        """
+        schedules = self.schedules(by_hand=True)
+        return [[max(rates) for rates in zip(*schedule.rates, strict=True)] for schedule in schedules]
+
+    def schedules(self, interval: str | None = None, reach: float = 1.0, *, by_hand: bool = False) -> list[Schedule]:
         """The rates of each optimiser to the end of the run: its schedulers stepped on a copy, as Lightning will.
+
+        Args:
+            interval: "epoch" or "step": as if all schedulers were stepped so, each time. By default as they are.
+            reach: How far to look, in lengths of the run.
+            by_hand: Step those of manual optimisation, too, as if it were automatic.
 
         Example:
             >>> from lightning.pytorch import Trainer
@@ -127,56 +144,59 @@ class Run:
         """
         with isolate_rng(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return [self._simulated(i) for i in range(len(self.trainer.optimizers))]
+            optimizers = range(len(self.trainer.optimizers))
+            return [self._simulated(i, interval, reach, by_hand=by_hand) for i in optimizers]
 
-    def _simulated(self, index: int) -> Schedule:
+    def _simulated(self, index: int, interval: str | None, reach: float, *, by_hand: bool) -> Schedule:
         optimizer = self.trainer.optimizers[index]
         configs = [c for c in self.trainer.lr_scheduler_configs if getattr(c.scheduler, "optimizer", None) is optimizer]
         schedule = Schedule(index, configs, steps=[self.batches_that_stepped], rates=[self.rates[index]])
         automatic = self.module.automatic_optimization
         schedule.known = not configs or (automatic and not any(config.reduce_on_plateau for config in configs))
-        configs = [config for config in configs if not config.reduce_on_plateau]  # by hand: as often as it might be
-        # parameters are shared, and no state is copied: schedules don't touch them
-        memo: dict[int, Any] = {id(p): p for group in optimizer.param_groups for p in group["params"]}
-        memo |= {id(optimizer.state): {}}
+        configs = [config for config in configs if (automatic or by_hand) and not config.reduce_on_plateau]
+        schedule.complete = not configs or not math.isinf(self.horizon)
+
+        def copies() -> tuple[Optimizer, list[Any]]:
+            # parameters are shared, and no state is copied: schedules don't touch them; a method may be a schedule
+            shared = [p for group in optimizer.param_groups for p in group["params"]] + [self.module, self.trainer]
+            memo: dict[int, Any] = {id(one): one for one in shared} | {id(optimizer.state): {}}
+            return copied_optimizer(optimizer, memo), [copy.deepcopy(config.scheduler, memo) for config in configs]
+
+        steps = [self._stepped_at(c.interval, c.frequency, reach) for c in configs]
+        if interval is not None:
+            steps = [self._stepped_at(interval, 1, reach) for _ in configs]
         try:
-            duplicate = copied_optimizer(optimizer, memo)
-            schedulers = [copy.deepcopy(config.scheduler, memo) for config in configs]
-            stepped = [((step, i) for step in self._stepped_at(config)) for i, config in enumerate(configs)]
-            for count, (step, i) in enumerate(heapq.merge(*stepped)):
-                if count == LONGEST:
-                    schedule.complete = False
-                    break
-                vars(duplicate)["_opt_called"] = True  # or it warns that nothing was trained
-                schedulers[i].step()
-                schedule.steps.append(step)
-                schedule.rates.append(_rates([duplicate])[0])
-        except Exception:  # noqa: BLE001 - a scheduler takes arguments, or was stepped past its end
+            foresee(schedule, copies, steps)
+        except Exception:  # noqa: BLE001 - something that can't be copied
             schedule.known = False
         return schedule
 
-    def _stepped_at(self, config: Any) -> Iterator[int]:
-        """After how many batches trained on Lightning steps a scheduler, to the end of the run.
+    def planned_steps(self, config: Any) -> Sequence[int]:
+        """After how many batches trained on Lightning will step a scheduler, from now to the end of the run."""
+        return self._stepped_at(config.interval, config.frequency, 1.0)
 
-        With ``interval="epoch"`` it counts epochs; with "step" the batches of each epoch, and passes over those after
-        which gradients are accumulated. Every `frequency`-th count it steps.
+    def _stepped_at(self, interval: str, frequency: int, reach: float) -> Sequence[int]:
+        """The same, `reach` times as far; of a run whose end is not known, the first `LONGEST`.
+
+        With ``interval="epoch"`` Lightning counts epochs; with "step" the batches of each epoch, and passes over those
+        after which gradients are accumulated. Every `frequency`-th count it steps.
         """
-        end, each = self.horizon, self.steps_per_epoch
-        if config.interval == "epoch":
-            epoch = self.trainer.current_epoch
-            while not math.isinf(each) and each and (epoch + 1) * each <= end:
-                epoch += 1
-                if epoch % config.frequency == 0:
-                    yield int(epoch * each)
-            return
-        step, batch = self.batches_that_stepped, 0
-        while step < end:
-            batch = 1 if batch == self.batches_per_epoch else batch + 1
-            if batch % self.trainer.accumulate_grad_batches and batch != self.batches_per_epoch:
-                continue
-            step += 1
-            if batch % config.frequency == 0:
-                yield step
+        now, each, end = self.batches_that_stepped, self.steps_per_epoch, self.horizon * reach
+        if not each or (interval == "epoch" and math.isinf(each)):
+            return ()
+        if interval == "epoch":
+            gap = int(frequency * each)
+            first = (self.trainer.current_epoch // frequency + 1) * gap
+            return range(first, first + LONGEST * gap if math.isinf(end) else int(end) + 1, gap)
+        last = now + LONGEST if math.isinf(end) else int(end)
+        together = self.trainer.accumulate_grad_batches
+        if frequency == 1 or math.isinf(each):
+            gap = math.lcm(together, frequency) // together
+            return range(now + gap, last + 1, gap)
+        batches = int(self.batches_per_epoch)
+        counted = [b for b in range(frequency, batches + 1, frequency) if b % together == 0 or b == batches]
+        steps = (begin + math.ceil(b / together) for begin in range(now, last, int(each)) for b in counted)
+        return [step for step in steps if step <= last]
 
     # -- its data
 
@@ -202,28 +222,6 @@ class Run:
         return agreed[0] if agreed else leading_size(batch)
 
 
-@dataclass
-class Schedule:
-    """The learning rates that one optimiser will have.
-
-    Attributes:
-        optimizer: Its index.
-        configs: Lightning's, of its schedulers: scheduler, interval, frequency, monitor.
-        steps: Batches trained on from which on the rates hold; the present first.
-        rates: The rate of each parameter group from then on.
-        known: Whether that is all: not where schedulers are stepped by hand, or on a plateau, which nobody foresees.
-        complete: Whether it goes to the end of the run.
-
-    """
-
-    optimizer: int
-    configs: list[Any]
-    steps: list[int]
-    rates: list[list[float]]
-    known: bool = True
-    complete: bool = True
-
-
 def copied_optimizer(optimizer: Optimizer, memo: dict[int, Any]) -> Optimizer:
     """A copy of an optimiser, all attributes included; its parameters are those that `memo` has for the original's.
 
@@ -234,23 +232,6 @@ def copied_optimizer(optimizer: Optimizer, memo: dict[int, Any]) -> Optimizer:
     kept = {name: value for name, value in vars(optimizer).items() if name != "step"}  # schedulers wrap it, and count
     duplicate.__dict__.update(copy.deepcopy(kept, memo))
     return duplicate
-
-
-def _rates(optimizers: list[Optimizer]) -> list[list[float]]:
-    return [[rate(group) for group in optimizer.param_groups] for optimizer in optimizers]
-
-
-def rate(group: dict[str, Any]) -> float:
-    """The learning rate of a parameter group; NaN where there is none.
-
-    Example:
-        >>> rate({"lr": 0.1}), rate({})
-        (0.1, nan)
-
-    """
-    with suppress(KeyError, TypeError):  # relative steps, as of Adafactor
-        return float(group["lr"])
-    return math.nan
 
 
 def _batch_size(loader: Any) -> int | None:

@@ -252,6 +252,7 @@ class Stepless(Patient):
     """Optimises by hand, and forgets the step."""
 
     code = "OverfitOneBatch/weights_do_not_change"
+    also = ("LRScheduleCheck/never_stepped",)
     automatic_optimization = False
 
     def training_step(self, batch, batch_idx):
@@ -315,6 +316,7 @@ class DecaysAtOnce(Unlearnable):
     """The learning rate is practically 0 from the second step on."""
 
     code = "PredictionDynamicsLogger/frozen"
+    also = ("LRScheduleCheck/practically_zero",)
 
     def configure_optimizers(self):
         optimizer = torch.optim.Adam(self.parameters(), lr=1e-3)
@@ -394,6 +396,108 @@ class OutputWithoutBias(Uncentred):
     def __init__(self):
         super().__init__()
         self.net[-1] = nn.Linear(32, 1, bias=False)
+
+
+# -- learning rate schedules
+
+
+class Scheduled(Patient):
+    """With another schedule."""
+
+    def configure_optimizers(self):
+        optimizer = torch.optim.Adam(self.parameters(), lr=3e-3)
+        return [optimizer], [self.schedule(optimizer)]
+
+
+class DecaysToNothing(Scheduled):
+    code = "LRScheduleCheck/practically_zero"
+
+    def schedule(self, optimizer):
+        return {"scheduler": torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.4), "interval": "step"}
+
+
+class SteppedByEpochs(Scheduled):
+    """As many steps as ``get_linear_schedule_with_warmup`` is told, and Lightning's default interval."""
+
+    code = "LRScheduleCheck/wrong_interval"
+
+    def data(self, n, seed):
+        return super().data(8 * n, seed)
+
+    def train_dataloader(self):
+        return DataLoader(self.data(256, 1), 16, shuffle=True)
+
+    def schedule(self, optimizer):
+        total = self.trainer.estimated_stepping_batches
+        return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(step / 10, 1 - step / total))
+
+
+class RisesAgain(Scheduled):
+    code = "LRScheduleCheck/length_mismatch"
+
+    def schedule(self, optimizer):
+        return {"scheduler": torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=10), "interval": "step"}
+
+
+class WarmsUpForever(Scheduled):
+    code = "LRScheduleCheck/warmup_longer_than_run"
+
+    def schedule(self, optimizer):
+        schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 0.1, total_iters=40)
+        return {"scheduler": schedule, "interval": "step"}
+
+
+class NeverStepped(Scheduled):
+    """Manual optimisation, and nobody steps the scheduler."""
+
+    code = "LRScheduleCheck/never_stepped"
+
+    def __init__(self):
+        super().__init__()
+        self.automatic_optimization = False
+
+    def training_step(self, batch, batch_idx):
+        optimizer = self.optimizers()
+        optimizer.zero_grad()
+        loss = super().training_step(batch, batch_idx)
+        self.manual_backward(loss)
+        optimizer.step()
+        return loss
+
+    def schedule(self, optimizer):
+        return torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.9)
+
+
+class SteppedTwice(Scheduled):
+    """By hand, and by Lightning."""
+
+    code = "LRScheduleCheck/stepped_twice"
+
+    def schedule(self, optimizer):
+        return {"scheduler": torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.99), "interval": "step"}
+
+    def on_train_batch_end(self, outputs, batch, batch_idx):
+        self.lr_schedulers().step()
+
+
+class PlateauUpsideDown(Scheduled):
+    code = "LRScheduleCheck/plateau_mode"
+
+    def schedule(self, optimizer):
+        schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, mode="min")
+        return {"scheduler": schedule, "monitor": "train_accuracy"}
+
+
+class CutWhileImproving(Scheduled):
+    """The threshold is in units of the metric, as if a loss fell by tens."""
+
+    code = "LRScheduleCheck/cut_while_improving"
+
+    def schedule(self, optimizer):
+        schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(
+            optimizer, factor=0.5, patience=0, threshold=10.0, threshold_mode="abs"
+        )
+        return {"scheduler": schedule, "monitor": "val_loss"}
 
 
 def healthy_for(check):

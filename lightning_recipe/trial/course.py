@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from lightning_recipe.run import rate
+from lightning_recipe.schedule import rate
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
