@@ -495,7 +495,7 @@ def test_a_compiled_function_is_compiled_once_more_for_all_steps_that_are_watche
             self.graphs.append(compilations()["stats"]["unique_graphs"])
 
     counted = []
-    for callbacks in ([], recipe()):
+    for callbacks in ([], quick()):
         torch._dynamo.reset()
         torch._dynamo.utils.counters.clear()
         module, counts = Healthy(), Counts()
@@ -554,7 +554,7 @@ def test_fitted_twice_then_tested(tmp_path):
 
 def test_csv_holds_the_same(fit, tmp_path):
     files = []
-    for i, callbacks in enumerate(([], recipe())):
+    for i, callbacks in enumerate(([], quick())):
         torch.manual_seed(3)
         fit(Healthy(), callbacks, logger=CSVLogger(tmp_path, str(i)), log_every_n_steps=1)
         files.append(next(tmp_path.glob(f"{i}/*/metrics.csv")).read_bytes())
@@ -570,7 +570,7 @@ def test_keyboard_interrupt_is_the_users(fit):
             return super().training_step(batch, batch_idx)
 
     with pytest.raises((KeyboardInterrupt, SystemExit)):
-        fit(Interrupted(), recipe())
+        fit(Interrupted(), quick())
 
 
 def test_pytorch_lightning_is_the_other_name(tmp_path):
@@ -624,7 +624,7 @@ class Synchronised(Healthy):
 @pytest.mark.filterwarnings("ignore")
 def test_two_processes(fit, tmp_path):
     ends = {}
-    for tag, callbacks in (("bare", []), ("full", recipe())):
+    for tag, callbacks in (("bare", []), ("full", quick())):
         torch.manual_seed(3)
         module = Synchronised()
         module.tag = tag
