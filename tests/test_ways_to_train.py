@@ -503,8 +503,8 @@ def test_a_compiled_function_is_compiled_once_more_for_all_steps_that_are_watche
         fit(module, [*callbacks, counts], num_sanity_val_steps=0, limit_val_batches=0)
         counted.append(counts.graphs)
     assert counted[0] == [1] * 16
-    assert counted[1][0] == 1
-    assert counted[1][-1] == 2
+    assert counted[1] == sorted(counted[1])
+    assert (counted[1][0], set(counted[1])) == (1, {1, 2}), "one graph for the steps that are watched, one for the rest"
 
 
 def trainer_of(folder, callbacks, **settings):
