@@ -87,6 +87,10 @@ class RecipeCallback(Callback):
         """After training, also when it was interrupted."""
         raise NotImplementedError
 
+    def every_batch(self, run: Run, stage: str, batch: Any) -> None:
+        """Before each step, of "train" and of "validation": for those who stream data; never waits for the device."""
+        raise NotImplementedError
+
     def takes(self, moment: str) -> bool:
         """Whether it overrides a moment."""
         return getattr(type(self), moment) is not getattr(RecipeCallback, moment)
@@ -228,13 +232,13 @@ class RecipeCallback(Callback):
         self,
         trainer: Trainer,
         pl_module: LightningModule,  # noqa: ARG002
-        batch: Any,  # noqa: ARG002
+        batch: Any,
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
         """Watch a step that somebody looks at."""
         if watch := self._hosted(trainer):
-            watch.validation_batch_starts(batch_idx, dataloader_idx)
+            watch.validation_batch_starts(batch, batch_idx, dataloader_idx)
 
     def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:  # noqa: ARG002
         """Show what was watched to those who look at it."""

@@ -114,6 +114,7 @@ class Watch:
         """Begin at the first batch; watch the step if anyone is to look at it."""
         if not self._began:
             self._begin(batch)
+        self._stream("train", batch)
         if self._probe is not None:  # the batch before was left out by a hook
             return
         asked = [*self._of_epoch, *self._first]
@@ -132,6 +133,13 @@ class Watch:
             self._show(step, asked)
         if self._probe is None:
             self._wait()
+
+    def _stream(self, stage: str, batch: Any) -> None:
+        for callback in self._taking("every_batch"):
+            try:
+                callback.every_batch(self.run, stage, batch)
+            except Exception as error:  # noqa: BLE001 - none of these may end the run
+                self.reporter.enter(callback, [callback.internal_error(error)])
 
     def _show(self, step: Step, asked: list[RecipeCallback]) -> None:
         first, of_epoch, self._first, self._of_epoch = self._first, self._of_epoch, [], []
@@ -169,7 +177,7 @@ class Watch:
         due = min([*self._due.values(), self.run.horizon]) if self._due else math.inf  # at the end some look once more
         self._count = due - self.run.batches_that_stepped - 1
         self.host.rest(self.run.trainer, _BACKWARD)
-        if self._count <= 1:
+        if self._count <= 1 or self._taking("every_batch"):
             self.host.wake(_TRAINING)
         else:
             self.host.rest(self.run.trainer, _TRAINING[: 2 if math.isinf(self._count) else 1])
@@ -194,12 +202,13 @@ class Watch:
 
     def validation_starts(self) -> None:
         """Attend to the first steps."""
-        if self._taking("validation"):
+        if self._taking("validation") or self._taking("every_batch"):
             self.host.wake(_VALIDATION)
 
-    def validation_batch_starts(self, batch_idx: int, loader: int) -> None:
+    def validation_batch_starts(self, batch: Any, batch_idx: int, loader: int) -> None:
         """Watch the first step of a loader if anyone is to look at it: at the first of all, then at planned epochs."""
         trainer = self.run.trainer
+        self._stream("validation", batch)
         epoch, last = -1 if trainer.sanity_checking else trainer.current_epoch, self._seen.get(loader)
         if batch_idx == 0 and epoch != last:
             self._seen[loader], self.run.loader = epoch, loader
@@ -207,7 +216,8 @@ class Watch:
             planned = [c.every_n_epochs and epoch in epochs(c.every_n_epochs, trainer.max_epochs) for c in taking]
             asked = [callback for callback, now in zip(taking, planned, strict=True) if now or last is None]
             self._open(asked, "validation_step")
-        if self._probe is None and self._began and loader + 1 >= len(trainer.num_val_batches):
+        last_loader = loader + 1 >= len(trainer.num_val_batches)
+        if self._probe is None and self._began and last_loader and not self._taking("every_batch"):
             self.host.rest(trainer, _VALIDATION)
 
     def validation_batch_ends(self) -> None:

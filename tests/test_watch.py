@@ -90,6 +90,26 @@ def test_moments_come_in_order_and_at_their_steps(fit):
     assert len(check.batch) == 2
 
 
+def test_who_streams_data_is_shown_every_batch(fit):
+    class Streams(Check):
+        section, why = Section.MISTAKES, "a test"
+        trained = validated = 0
+
+        def every_batch(self, run, stage, batch):
+            if stage == "train":
+                self.trained += len(batch[0])
+            else:
+                self.validated += len(batch[0])
+                if self.validated == 4 * 64:
+                    msg = "boom"
+                    raise RuntimeError(msg)
+
+    quiet, check = InitLossCheck(), Streams()
+    fit(Healthy(), [quiet, check], max_epochs=5)
+    assert (check.trained, check.validated) == (3 * 256, 4 * 64), "until something goes wrong"
+    assert [f.code for f in check.findings] == ["Streams/internal_error"]
+
+
 def test_steps_are_those_that_change_weights(fit):
     check = Looks(every_n_steps=2)
     fit(Healthy(), [check], accumulate_grad_batches=4, max_epochs=3)
