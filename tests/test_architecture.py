@@ -66,7 +66,9 @@ def test_one_class_per_file_named_after_it(name):
         c for c in vars(module).values()
         if inspect.isclass(c) and c.__module__ == module.__name__ and issubclass(c, lightning_recipe.RecipeCallback)
     ]  # fmt: skip
-    assert [re.sub(r"(?<!^)(?=[A-Z])", "_", c.__name__).lower() for c in own] == [CALLBACKS[name].stem]
+    assert [re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", c.__name__).lower() for c in own] == [
+        CALLBACKS[name].stem
+    ]
     assert own[0].__name__ in lightning_recipe.__all__
     assert own[0] in map(type, lightning_recipe.recipe())
 
