@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo broken test lint fix docs clean
+.PHONY: demo broken test corpus lint fix generate docs clean
 
 demo: $(VENV)/installed
 	$(BIN)/python -m lightning_recipe.demo
@@ -12,7 +12,11 @@ broken: $(VENV)/installed
 	$(BIN)/python -m lightning_recipe.demo --broken
 
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+
+# what names the causes of the bugs in a folder of programs: make corpus CORPUS=folder; it takes minutes
+corpus: $(VENV)/installed
+	RECIPE_CORPUS=$(CORPUS) OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_corpus.py
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
@@ -23,7 +27,11 @@ fix: $(VENV)/installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: $(VENV)/installed
+# what depends on the list of callbacks: tables, navigation, their pages and pictures
+generate: $(VENV)/installed
+	PYTHONPATH=tests $(BIN)/python docs/generate.py $(PICTURES)
+
+docs: generate
 	$(BIN)/zensical build --clean --strict
 
 # torch first and by itself: other packages would take a newer build with several GB of CUDA

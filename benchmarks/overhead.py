@@ -242,10 +242,11 @@ def fit_in_turn(make: str, names: list[str], steps: int) -> dict[str, dict[str, 
     return {name: done.result() for name, done in fits.items()}
 
 
-def time_all(make: str, rounds: int, steps: int) -> None:
+def time_all(make: str, rounds: int, steps: int, *, warm_up: bool = True) -> None:
     """Print the ratios of one net."""
     names = list(ATTACHED)
-    fit_in_turn(make, names, START_UP + BLOCK)  # warms up
+    if warm_up:
+        fit_in_turn(make, names, START_UP + BLOCK)
     seen: dict[str, list[dict[str, float]]] = {name: [] for name in ATTACHED}
     for i in range(rounds):
         for name, measured in fit_in_turn(make, random.Random(i).sample(names, len(names)), steps).items():
@@ -264,7 +265,7 @@ def time_all(make: str, rounds: int, steps: int) -> None:
             )
 
 
-def measure_memory(attached: str, steps: int) -> dict[str, float]:
+def measure_memory(make: str, attached: str, steps: int) -> dict[str, float]:
     """Megabytes that this process held at most, at the start and after it."""
     peaks = {"start": 0.0, "steady": 0.0}
     state, over = {"phase": "start"}, threading.Event()
@@ -281,19 +282,19 @@ def measure_memory(attached: str, steps: int) -> dict[str, float]:
     ATTACHED["watched"] = lambda: [*ATTACHED[attached](), LambdaCallback(on_train_batch_start=later)]
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
-    fit("large", "watched", max(steps, START_UP + 2))
+    fit(make, "watched", max(steps, START_UP + 2))
     over.set()
     watcher.join()
     return peaks
 
 
-def compare_memory(steps: int) -> None:
+def compare_memory(make: str, steps: int) -> None:
     """Print how much more a process holds with the recipe than without."""
-    net, _ = large()
+    net, _ = globals()[make]()
     copy = 4 * sum(p.numel() * p.element_size() for p in net.parameters()) / MEGABYTE  # gradients, and two moments
     held = {}
     for attached in ("bare", "recipe()"):
-        command = [sys.executable, __file__, "--memory", attached, "--steps", str(steps)]
+        command = [sys.executable, __file__, "--memory", make, attached, "--steps", str(steps)]
         given = {name: value for name, value in os.environ.items() if name not in KEPT}
         done = subprocess.run(command, env=given, capture_output=True, text=True, check=True)  # noqa: S603
         held[attached] = json.loads(done.stdout.splitlines()[-1])
@@ -333,7 +334,7 @@ def main() -> None:
     parser.add_argument("--short", action="store_true", help="only prove that it runs")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=2000)
-    parser.add_argument("--memory", help=argparse.SUPPRESS)
+    parser.add_argument("--memory", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     malloc = ONE_ARENA if options.memory else ONE_ARENA | KEPT
     if not malloc.items() <= os.environ.items():  # which is read when a process starts
@@ -342,12 +343,12 @@ def main() -> None:
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     if options.memory:
-        print(json.dumps(measure_memory(options.memory, options.steps)))
+        print(json.dumps(measure_memory(*options.memory, options.steps)))
         return
     rounds, steps = (1, START_UP + 10) if options.short else (options.rounds, options.steps)
     for make in ("mlp",) if options.short else ("mlp", "cnn", "transformer"):
-        time_all(make, rounds, steps)
-    compare_memory(START_UP + 10)
+        time_all(make, rounds, steps, warm_up=not options.short)
+    compare_memory("mlp" if options.short else "large", START_UP + 10)
     compare_checklist()
 
 

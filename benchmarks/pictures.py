@@ -12,9 +12,9 @@ from statistics import median
 import torch
 
 from lightning_recipe.figures.canvas import pixels
-from lightning_recipe.figures.captions import Answers
 from lightning_recipe.figures.inputs import input_card
 from lightning_recipe.figures.kinds import recognise
+from lightning_recipe.losses.targets import Answers
 
 LIMIT = 150  # ms
 REPEATS = 7

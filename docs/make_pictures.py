@@ -1,25 +1,25 @@
-"""What the callbacks show of small broken programs: ``python docs/make_pictures.py [folder]``.
+"""What a callback says and draws of a broken program.
 
-Each program is the demo's net for handwritten digits with one mistake. What the callback said is written to
-``<callback>.txt``, as in the terminal; the cards that it wrote for TensorBoard to ``<callback>_<card>.png``.
-One picture is no card: the loss curve of the net that InitLossCheck is about.
+The program is the first one with the callback's name in its `code`, of those below and of the patients in ``tests``.
+What the callback said is written to ``<callback>.txt``, as in the terminal; the cards that it wrote for TensorBoard to
+``<callback>_<card>.png``. One picture is no card: the loss curve of the net that InitLossCheck is about.
 """
 
 from __future__ import annotations
 
 import contextlib
+import inspect
 import io
 import logging
 import math
 import re
-import sys
 import tempfile
 import warnings
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
+import patients
 import torch
-from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch import LightningModule, Trainer, seed_everything
 from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
 from rich.console import Console
@@ -27,22 +27,16 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_recipe import (
-    BatchMixingDetector,
-    InitLossCheck,
-    OverfitOneBatch,
-    PredictionDynamicsLogger,
-    RecipeCallback,
-    VisualizeInputs,
-)
 from lightning_recipe.demo import CLASSES, DigitsNet, loaders
 from lightning_recipe.figures.canvas import COLOURS, card, pixels
 from lightning_recipe.show import terminal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from pathlib import Path
 
     from torch.optim import Optimizer
+
+    from lightning_recipe import RecipeCallback
 
 WIDTH = 84
 """Characters of a line."""
@@ -50,32 +44,67 @@ PALETTE = 64
 """Colours of a picture; more are not told apart in a plot, and cost space."""
 
 
-class LargeHead(DigitsNet):
-    """An output layer with a standard deviation of 8, whatever the width."""
+class Digits(DigitsNet):
+    """The demo's net for handwritten digits."""
+
+    code = ""
+    length: ClassVar[dict[str, int]] = {"max_steps": 1}
+
+    def train_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
+        """The demo's batches."""
+        return loaders()[0]
+
+    def val_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
+        """The same, held out."""
+        return loaders()[1]
+
+
+class LargeHead(Digits):
+    """The demo's net for handwritten digits, its output layer initialised with a standard deviation of 8."""
+
+    code = "InitLossCheck/too_high"
 
     def __init__(self) -> None:
         super().__init__()
         nn.init.normal_(self.head.weight, std=8)
 
 
-class TinySteps(DigitsNet):
-    """Adam, a thousand times too slow."""
+class TinySteps(Digits):
+    """The demo's net for handwritten digits, with a learning rate a thousand times too low."""
+
+    code = "OverfitOneBatch/learning_rate_too_low"
 
     def configure_optimizers(self) -> Optimizer:
         """A rate of one in a million."""
         return torch.optim.Adam(self.parameters(), lr=1e-6)
 
 
-class HugeSteps(DigitsNet):
-    """Adam, a thousand times too fast."""
+class Unscaled(Digits):
+    """The demo's net for handwritten digits; nobody scaled the validation images. No error is raised."""
+
+    code = "VisualizeInputs/passed"
+
+    def val_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
+        """Pixels from 0 to 16, as they are stored."""
+        images, labels = (torch.stack(column) for column in zip(*loaders()[1].dataset, strict=True))
+        return DataLoader(TensorDataset((6 * images + 5).clamp(0, 16).round(), labels), 200)
+
+
+class HugeSteps(Digits):
+    """The demo's net for handwritten digits, with a learning rate a thousand times too high."""
+
+    code = "PredictionDynamicsLogger/jumping"
+    length: ClassVar[dict[str, int]] = {"max_steps": 308}
 
     def configure_optimizers(self) -> Optimizer:
         """A rate of one."""
         return torch.optim.Adam(self.parameters(), lr=1.0)
 
 
-class Reshaped(DigitsNet):
-    """A reshape where a permutation was meant."""
+class Reshaped(Digits):
+    """The demo's net for handwritten digits, with a ``reshape`` where a permutation was meant."""
+
+    code = "BatchMixingDetector/mixes"
 
     def forward(self, image: Tensor) -> Tensor:
         """Images to logits that mix the examples of the batch."""
@@ -84,33 +113,37 @@ class Reshaped(DigitsNet):
         return logits
 
 
-def forgotten_scaling() -> tuple[DataLoader[tuple[Tensor, ...]], DataLoader[tuple[Tensor, ...]]]:
-    """The demo's loaders, but nobody scaled the validation images."""
-    train, val = loaders()
-    images, labels = (torch.stack(column) for column in zip(*val.dataset, strict=True))
-    return train, DataLoader(TensorDataset((6 * images + 5).clamp(0, 16).round(), labels), 200)
+def program_for(check: type[RecipeCallback]) -> type[LightningModule]:
+    """The first program that `check` is about.
+
+    Raises:
+        LookupError: If there is none.
+
+    """
+    for program in [*globals().values(), *vars(patients).values()]:
+        if inspect.isclass(program) and getattr(program, "code", "").startswith(f"{check.__name__}/"):
+            return program
+    msg = f"no patient in tests/patients.py has a code that begins with {check.__name__}/"
+    raise LookupError(msg)
 
 
-PROGRAMS = [
-    (InitLossCheck(), LargeHead, loaders, 1),
-    (OverfitOneBatch(max_seconds=60), TinySteps, loaders, 1),  # the same picture on a busy machine
-    (VisualizeInputs(), DigitsNet, forgotten_scaling, 1),
-    (PredictionDynamicsLogger(), HugeSteps, loaders, 308),
-    (BatchMixingDetector(max_seconds=60), Reshaped, loaders, 1),
-]
+def unhurried(check: type[RecipeCallback]) -> RecipeCallback:
+    """With its defaults, and on a busy machine too with enough time to find the same."""
+    seconds: dict[str, Any] = {"max_seconds": 60} if "max_seconds" in inspect.signature(check).parameters else {}
+    return check(**seconds)
 
 
-def run(
-    callback: RecipeCallback | None,
-    net: type[DigitsNet],
-    data: Callable[[], tuple[DataLoader[tuple[Tensor, ...]], DataLoader[tuple[Tensor, ...]]]],
-    steps: int,
-) -> EventAccumulator:
-    """Train quietly; the events that were written."""
+def run(callback: RecipeCallback | None, program: type[LightningModule], **length: int) -> EventAccumulator:
+    """Train quietly, for two epochs unless the program or `length` says otherwise; the events that were written."""
     seed_everything(0, verbose=False)
-    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        contextlib.redirect_stdout(io.StringIO()),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore")
         trainer = Trainer(
-            max_steps=steps,
+            **(length or getattr(program, "length", {"max_epochs": 2})),
             accelerator="cpu",
             callbacks=callback,
             logger=TensorBoardLogger(folder),
@@ -119,7 +152,7 @@ def run(
             enable_model_summary=False,
             enable_progress_bar=False,
         )
-        trainer.fit(net(), *data())
+        trainer.fit(program())
         return EventAccumulator(trainer.logger.log_dir, {"images": 0, "scalars": 0}).Reload()
 
 
@@ -142,10 +175,10 @@ def hockey_stick() -> Image.Image:
     figure = card("Training loss on digits")
     axes = figure.add_subplot(xlabel="step", ylabel="loss")
     names = ("LargeHead", "initialised by torch")
-    for net, name, colour in zip((LargeHead, DigitsNet), names, COLOURS, strict=False):
-        curve = run(None, net, loaders, 66).Scalars("train_loss")
+    for net, name, colour in zip((LargeHead, Digits), names, COLOURS, strict=False):
+        curve = run(None, net, max_steps=66).Scalars("train_loss")
         axes.plot([point.step for point in curve], [point.value for point in curve], label=name, color=colour)
-    axes.axhline(math.log(CLASSES), color="black", linestyle="--", label="knowing nothing: ln 10")
+    axes.axhline(math.log(CLASSES), color="black", linestyle="--", label="uniform guess: ln 10")
     axes.legend(fontsize=9)
     return Image.fromarray(pixels(figure))
 
@@ -155,20 +188,16 @@ def save(image: Image.Image, path: Path) -> None:
     image.convert("RGB").quantize(PALETTE, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
-def main(folder: Path) -> None:
-    """Run each program, and keep what was said and drawn."""
-    warnings.filterwarnings("ignore", message=".*(does not have many workers|LeafSpec).*")
+def make(check: type[RecipeCallback], folder: Path) -> None:
+    """Keep what `check` says and draws of its program."""
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     torch.set_num_threads(1)
     folder.mkdir(exist_ok=True)
-    for callback, net, data, steps in PROGRAMS:
-        events = run(callback, net, data, steps)
-        (folder / f"{file_name(callback)}.txt").write_text(text(callback), encoding="utf-8")
-        for tag in events.Tags()["images"]:
-            image = Image.open(io.BytesIO(events.Images(tag)[-1].encoded_image_string))
-            save(image, folder / f"{file_name(callback, tag)}.png")
-    save(hockey_stick(), folder / "init_loss_check_loss.png")
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent / "pictures")
+    callback = unhurried(check)
+    events = run(callback, program_for(check))
+    (folder / f"{file_name(callback)}.txt").write_text(text(callback), encoding="utf-8")
+    for tag in events.Tags()["images"]:
+        image = Image.open(io.BytesIO(events.Images(tag)[-1].encoded_image_string))
+        save(image, folder / f"{file_name(callback, tag)}.png")
+    if check.__name__ == "InitLossCheck":
+        save(hockey_stick(), folder / "init_loss_check_loss.png")

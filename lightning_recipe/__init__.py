@@ -2,6 +2,7 @@
 
 from lightning_recipe.callback import Check, RecipeCallback, findings
 from lightning_recipe.callbacks.batch_mixing_detector import BatchMixingDetector
+from lightning_recipe.callbacks.bias_check import BiasCheck
 from lightning_recipe.callbacks.init_loss_check import InitLossCheck
 from lightning_recipe.callbacks.lr_schedule_check import LRScheduleCheck
 from lightning_recipe.callbacks.overfit_one_batch import OverfitOneBatch
@@ -9,7 +10,7 @@ from lightning_recipe.callbacks.prediction_dynamics_logger import PredictionDyna
 from lightning_recipe.callbacks.visualize_inputs import VisualizeInputs
 from lightning_recipe.finding import Finding, Section, Status
 from lightning_recipe.recipe import recipe
-from lightning_recipe.watch import FailedCheckError
+from lightning_recipe.reporter import FailedCheckError
 
 __all__ = [  # noqa: RUF022 - in the order of the recipe
     "recipe",
@@ -19,6 +20,7 @@ __all__ = [  # noqa: RUF022 - in the order of the recipe
     "PredictionDynamicsLogger",
     "BatchMixingDetector",
     "LRScheduleCheck",
+    "BiasCheck",
     "Check",
     "FailedCheckError",
     "Finding",

@@ -6,17 +6,17 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from lightning.pytorch.callbacks import Callback
 
-from lightning_recipe.finding import Finding, Section, Status, in_short
+from lightning_recipe.finding import Finding, Outcome, Section, Status, in_short
 from lightning_recipe.ledger import Ledger
+from lightning_recipe.looks import next_step
 from lightning_recipe.record.step import Need
-from lightning_recipe.watch import STEP_HOOKS, Watch, next_step
+from lightning_recipe.watch import STEP_HOOKS, Watch
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     import numpy as np
     from lightning.pytorch import LightningModule, Trainer
-    from torch import Tensor
     from torch.optim import Optimizer
 
     from lightning_recipe.record.step import Step
@@ -33,12 +33,13 @@ class RecipeCallback(Callback):
         section: The part of the recipe that the callback makes executable.
         sentence: The number of the recipe's sentence in that section; callbacks from elsewhere come last.
         why: The recipe's reason.
-        needs: What it reads of a step that it looks at.
+        needs: What it reads of a step that it looks at; with nothing, the step is not watched.
         explains: Its codes that are the cause of other findings: their codes, with wildcards.
         patience: Looks in a row at which a heuristic has to find the same before anybody is told.
-        every_n_steps: Steps between looks at first, see ``watch.next_step``. None: at the first batch of an epoch.
+        every_n_steps: Steps between looks at first, see ``looks.next_step``. None: at the first batch of an epoch.
         every_n_epochs: Epochs between those looked at, at least. None: only the first validation, as a rule that of the
             sanity check.
+        strict: Whether a `failed` stops the run.
         done: Whether it has nothing more to look at in this fit.
         verbose: Whether findings that are no alarms are printed as they arrive, too.
 
@@ -47,11 +48,12 @@ class RecipeCallback(Callback):
     section: ClassVar[Section]
     sentence: ClassVar[int] = 99
     why: ClassVar[str]
-    needs: ClassVar[Need] = Need.INPUTS | Need.LOSSES
+    needs: Need = Need.INPUTS | Need.LOSSES
     explains: ClassVar[dict[str, tuple[str, ...]]] = {}
     patience: ClassVar[int] = 1
     every_n_steps: int | None = 25
     every_n_epochs: int | None = 1
+    strict: bool = False
     verbose: bool = False
 
     def __init__(self) -> None:
@@ -114,6 +116,10 @@ class RecipeCallback(Callback):
     def skipped(self, message: str, *, code: str = "", subject: str = "", **evidence: float) -> Finding:
         """A finding that nothing could be judged, and why."""
         return self._finding(Status.SKIPPED, message, evidence, "", code, subject)
+
+    def found(self, outcome: Outcome, subject: str = "") -> Finding:
+        """The finding of a decision."""
+        return self._finding(outcome.status, outcome.message, outcome.evidence, outcome.fix, outcome.code, subject)
 
     def internal_error(self, error: Exception) -> Finding:
         """What goes wrong inside is said once, and ends the callback's part in this fit, not the fit."""
@@ -193,15 +199,15 @@ class RecipeCallback(Callback):
         if watch := self._hosted(trainer):
             watch.batch_starts(batch)
 
+    def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        """Take note."""
+        if watch := self._hosted(trainer):
+            watch.notes("backward")
+
     def on_before_zero_grad(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:  # noqa: ARG002
         """Take note."""
         if watch := self._hosted(trainer):
             watch.notes("zero_grad", optimizer)
-
-    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:  # noqa: ARG002
-        """Take note."""
-        if watch := self._hosted(trainer):
-            watch.notes("backward", loss)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:  # noqa: ARG002
         """Take note."""
@@ -243,14 +249,14 @@ class RecipeCallback(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         """Print the closing table."""
         if watch := self._hosted(trainer):
-            watch.closes()
+            watch.reporter.close()
             watch.leave()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:  # noqa: ARG002
         """Print the closing table of a run that was stopped, too."""
         if watch := self._hosted(trainer):
             watch.ends(exception)
-            watch.closes(exception)
+            watch.reporter.close(exception)
             watch.leave()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002

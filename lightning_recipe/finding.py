@@ -128,6 +128,30 @@ class Finding:
         return cls(**known)
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """What a pure decision comes to, before a callback makes a finding of it.
+
+    Attributes:
+        status: The verdict.
+        code: A name for the kind of finding.
+        message: What was found, with its numbers.
+        fix: What to change; empty if nothing.
+        evidence: The numbers under short names.
+
+    Example:
+        >>> Outcome(Status.PASSED, "memorised", "reaches 0.01").fix
+        ''
+
+    """
+
+    status: Status
+    code: str
+    message: str
+    fix: str = ""
+    evidence: dict[str, float] = field(default_factory=dict)
+
+
 def in_short(error: BaseException) -> str:
     r"""An exception in one line of at most 250 characters: some of torch's list each of its backends.
 

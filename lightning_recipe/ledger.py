@@ -105,11 +105,11 @@ def is_named(finding: Finding, keys: Iterable[str]) -> bool:
 
 
 def causes(findings: Sequence[Finding]) -> dict[int, list[Finding]]:
-    """Which alarms explain which.
+    """Which alarms explain which, and which pieces of advice.
 
     Returns:
-        For the index of each finding that nothing explains, the findings that it explains, in their order. Of an alarm
-        that several explain, the first of them is the cause; two that explain each other are both left alone.
+        For the index of each finding that nothing explains, the findings that it explains, in their order. Of one that
+        several explain, the first of them is the cause; two that explain each other are both left alone.
 
     Example:
         >>> clipped = Finding("A", Status.FAILED, "clipped", code="A/clipped", explains=("B/*",))
@@ -118,11 +118,12 @@ def causes(findings: Sequence[Finding]) -> dict[int, list[Finding]]:
         {1: [Finding(check='B', ...)]}
 
     """
-    alarms = [i for i, finding in enumerate(findings) if finding.is_alarm]
+    told = [i for i, finding in enumerate(findings) if finding.is_alarm or finding.status is Status.ADVICE]
     explained: dict[int, int] = {}
-    for i in alarms:
-        for j in alarms:
-            if _explains(findings[j], findings[i]) and not _explains(findings[i], findings[j]):
+    for i in told:
+        for j in told:
+            mutual = _explains(findings[i], findings[j])
+            if findings[i].is_alarm <= findings[j].is_alarm and _explains(findings[j], findings[i]) and not mutual:
                 explained.setdefault(i, j)
     roots = {i: _root(i, explained) for i in range(len(findings))}
     return {root: [findings[i] for i in explained if roots[i] == root != i] for root in roots if roots[root] == root}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from lightning.fabric.utilities.data import sized_len
 from lightning.pytorch.utilities.seed import isolate_rng
 
-from lightning_recipe.record.structure import leading_size, tensors
+from lightning_recipe.record.tensors import leading_size, tensors
 from lightning_recipe.schedule import LONGEST, Schedule, foresee, rates_of
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ class Run:
         schedule = Schedule(index, configs, steps=[self.batches_that_stepped], rates=[self.rates[index]])
         automatic = self.module.automatic_optimization
         schedule.known = not configs or (automatic and not any(config.reduce_on_plateau for config in configs))
-        configs = [config for config in configs if automatic and not config.reduce_on_plateau]
+        configs = [config for config in configs if not config.reduce_on_plateau]  # by hand: as often as it might be
         schedule.complete = not configs or not math.isinf(self.horizon)
 
         def copies() -> tuple[Optimizer, list[Any]]:

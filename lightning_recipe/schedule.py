@@ -152,10 +152,17 @@ def rates_of(optimizer: Optimizer) -> list[float]:
         [0.5]
 
     """
-    return [_rate(group) for group in optimizer.param_groups]
+    return [rate(group) for group in optimizer.param_groups]
 
 
-def _rate(group: dict[str, Any]) -> float:
+def rate(group: dict[str, Any]) -> float:
+    """The learning rate of a parameter group; NaN where there is none.
+
+    Example:
+        >>> rate({"lr": 0.1}), rate({})
+        (0.1, nan)
+
+    """
     with suppress(KeyError, TypeError):  # relative steps, as of Adafactor
         return float(group["lr"])
     return math.nan

@@ -5,94 +5,40 @@ from __future__ import annotations
 import math
 import time
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from functools import reduce
-from operator import add, or_
+from operator import or_
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-import numpy as np
 from torch import Tensor
 
-from lightning_recipe.finding import Finding, Status
-from lightning_recipe.ledger import causes
+from lightning_recipe.looks import epochs
 from lightning_recipe.record.probe import Probe
+from lightning_recipe.record.step import Need, Step
+from lightning_recipe.reporter import Reporter
 from lightning_recipe.run import Run
 from lightning_recipe.show.publisher import Publisher
+from lightning_recipe.trial.compiled import with_unseen_losses
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     from lightning.pytorch import Trainer
+    from torch.optim import Optimizer
 
     from lightning_recipe.callback import RecipeCallback
-    from lightning_recipe.record.step import Step
+    from lightning_recipe.record.events import Kind
 
-PER_DOUBLING = 4
-"""Looks, at least, whenever the number of steps doubles."""
-WIDEST = 0.02
-"""Share of the run between two looks at most: what goes wrong late is then seen by several in a row."""
 WINDOW = 25
 """Batches before a look whose training loss is added up, on the device."""
 _TRAINING = ("on_train_batch_start", "on_train_batch_end")
 _BACKWARD = ("on_before_zero_grad", "on_before_backward", "on_after_backward", "on_before_optimizer_step")
+_AROUND = Need.WIRING | Need.GRADIENTS | Need.UPDATES
 _VALIDATION = ("on_validation_batch_start", "on_validation_batch_end")
 STEP_HOOKS = (*_TRAINING, *_BACKWARD, *_VALIDATION)
 """Lightning enters them even when empty: those of twenty-five callbacks would cost 0.65 ms a step."""
-FRAMES = 10
-"""Epochs that are looked at in a run: TensorBoard keeps ten pictures of a tag, and drops others by chance."""
 
 _WATCHES: WeakKeyDictionary[Trainer, Watch] = WeakKeyDictionary()
-
-
-class FailedCheckError(Exception):
-    """Raised by a check with ``strict=True``: the run would go on with a mistake in it.
-
-    Example:
-        >>> str(FailedCheckError([Finding("InitLossCheck", Status.FAILED, "starts at 300", fix="scale down")]))
-        'InitLossCheck: starts at 300 Fix: scale down'
-
-    """
-
-    def __init__(self, findings: list[Finding]) -> None:
-        self.findings = findings
-        said = [f"{f.check}: {f.message}" + (f" Fix: {f.fix}" if f.fix else "") for f in findings]
-        super().__init__("\n".join(said) or "a check failed in another process")
-
-
-def next_step(step: int, every: int, horizon: float = math.inf) -> int:
-    """The look after the one at `step`: 1, 2, 4, 8, ..., every `every` steps, and ever rarer.
-
-    Example:
-        >>> step, looks = 0, []
-        >>> while (step := next_step(step, 25)) < 400:
-        ...     looks.append(step)
-        >>> looks
-        [1, 2, 4, 8, 16, 25, 50, 75, 100, 125, 150, 175, 200, 250, 300, 350]
-
-    """
-    if step < every:
-        return min(1 << step.bit_length(), every)
-    doublings = max(0, (step // (PER_DOUBLING * every)).bit_length() - 1)
-    gap = min(every << doublings, max(every, horizon * WIDEST))
-    gap = every << max(0, int(gap / every).bit_length() - 1)
-    return (step // gap + 1) * gap
-
-
-def epochs(every: int, most: int | None) -> set[int]:
-    """The epochs to look at: the first and the last, and others ever further apart, one less than `FRAMES` in all.
-
-    The one left is for a first batch outside of the plan: that of the sanity check, or of a run that was resumed.
-
-    Example:
-        >>> sorted(epochs(1, 5)), sorted(epochs(10, 1000))
-        ([0, 1, 2, 3, 4], [0, 10, 20, 40, 70, 140, 270, 510, 990])
-
-    """
-    last = (most - 1) // every if most is not None and most > 0 else 2 ** (FRAMES - 3)
-    if last == 0:
-        return {0}
-    return {0, *(round(epoch) * every for epoch in np.geomspace(1, last, FRAMES - 2))}
 
 
 class Watch:
@@ -103,15 +49,15 @@ class Watch:
 
     Attributes:
         run: What the run will be.
-        publisher: The door to people.
+        reporter: Asks the callbacks, and tells what they find.
         members: The callbacks, in the trainer's order.
         host: The first of them.
 
     """
 
     def __init__(self, trainer: Trainer, host: RecipeCallback) -> None:
-        self.run, self.publisher = Run(trainer), Publisher(trainer)
-        self.members, self.host = [host], host
+        self.run, self.members, self.host = Run(trainer), [host], host
+        self.reporter = Reporter(self.run, Publisher(trainer), self.members)
         self._began = False
         self._probe: Probe | None = None
         self._asked: list[RecipeCallback] = []  # who is to be shown the step that is watched
@@ -132,7 +78,7 @@ class Watch:
     def publisher_of(trainer: Trainer) -> Publisher:
         """The door to people of a fit."""
         watch = _WATCHES.get(trainer)
-        return Publisher(trainer) if watch is None else watch.publisher
+        return Publisher(trainer) if watch is None else watch.reporter.publisher
 
     @staticmethod
     def join(trainer: Trainer, callback: RecipeCallback) -> None:
@@ -178,11 +124,11 @@ class Watch:
     def batch_ends(self, outputs: Any) -> None:
         """Count; show the step that was watched to those who asked for it."""
         self._count -= 1
-        if self._count >= WINDOW and self._probe is None:
+        if self._count >= WINDOW and not self._asked:
             return
         self._add_up(outputs)
         step, asked = self._close()
-        if step is not None:
+        if asked:
             self._show(step, asked)
         if self._probe is None:
             self._wait()
@@ -191,11 +137,11 @@ class Watch:
         first, of_epoch, self._first, self._of_epoch = self._first, self._of_epoch, [], []
         self.run.step, self.run.loss = self.run.batches_that_stepped, self._mean_loss()
         with self._time_given_back():
-            self._ask("first_step", [c for c in asked if c in first], step)
-            self._ask("sampled_step", [c for c in asked if c in of_epoch], step)
+            self.reporter.ask("first_step", [c for c in asked if c in first], step)
+            self.reporter.ask("sampled_step", [c for c in asked if c in of_epoch], step)
             self.run.step += 1
             looking = [c for c in asked if self._due.get(c, math.inf) <= self.run.step]
-            self._ask("sampled_step", looking, step)
+            self.reporter.ask("sampled_step", looking, step)
         self._due |= {callback: callback.next_look(self.run) for callback in looking}
 
     def _begin(self, batch: Any) -> None:
@@ -204,12 +150,13 @@ class Watch:
             callback.rest(run.trainer, (*_BACKWARD, *_VALIDATION) if callback is self.host else STEP_HOOKS)
         run.batch, run.resumed, run.step = batch, run.trainer.global_step > 0, run.batches_that_stepped
         with self._time_given_back():
-            self._ask("before_training", self._taking("before_training"))
+            self.reporter.ask("before_training", self._taking("before_training"))
         run.batch, self._first = None, self._taking("first_step")
         if run.resumed:
             reason = f"the run resumes at step {run.trainer.global_step}, past its beginning"
             for callback in self._first:
-                self._enter(callback, [] if callback.findings else [callback.skipped(reason)])
+                if not callback.findings:
+                    self.reporter.enter(callback, [callback.skipped(reason)])
             self._first = []
         looking = [c for c in self._taking("sampled_step") if c.every_n_steps is not None]
         self._due = {callback: callback.next_look(run) for callback in looking}
@@ -219,7 +166,9 @@ class Watch:
         self._due = {callback: step for callback, step in self._due.items() if not callback.done}
         if any(not callback.done for callback in (*self._first, *self._of_epoch)):
             return
-        self._count = min(self._due.values(), default=math.inf) - self.run.batches_that_stepped - 1
+        due = min([*self._due.values(), self.run.horizon]) if self._due else math.inf  # at the end some look once more
+        self._count = due - self.run.batches_that_stepped - 1
+        self.host.rest(self.run.trainer, _BACKWARD)
         if self._count <= 1:
             self.host.wake(_TRAINING)
         else:
@@ -264,14 +213,14 @@ class Watch:
     def validation_batch_ends(self) -> None:
         """Show the step that was watched."""
         step, asked = self._close()
-        if step is not None:
+        if asked:
             self.run.step = self.run.batches_that_stepped
-            self._ask("validation", asked, step)
+            self.reporter.ask("validation", asked, step)
 
-    def notes(self, event: str, about: Any) -> None:
-        """Enter into the record what Lightning does around a step in automatic optimisation."""
+    def notes(self, kind: Kind, optimizer: Optimizer | None = None) -> None:
+        """Enter into the record what Lightning does after a step in automatic optimisation."""
         if self._probe is not None:
-            self._probe.note(event, about)
+            self._probe.note(kind, optimizer)
 
     # -- the end
 
@@ -279,90 +228,47 @@ class Watch:
         """Ask all for their last word, also when an exception ended training."""
         self.run.step, self.run.interrupted = self.run.batches_that_stepped, error is not None
         self.run.loss = self._mean_loss()
-        self._ask("end", self._taking("end"))
+        self.reporter.ask("end", self._taking("end"))
         for callback in self.members:
             callback.done = True
 
-    def closes(self, error: BaseException | None = None) -> None:
-        """Print the closing table; there is no silence."""
-        reason = "no training step was run"
-        if error is not None:
-            reason = f"the run was stopped by {type(error).__name__} before a verdict"
-        for callback in self.members:
-            if not (callback.findings or callback.ledger.silenced) and (error is None or self.run.step):
-                self._enter(callback, [callback.skipped(reason)])
-        silenced = reduce(add, (callback.ledger.silenced for callback in self.members))
-        self.publisher.write(self.findings, {}, self.run.step)
-        verbose = any(callback.verbose for callback in self.members)
-        self.publisher.close(self.findings, silenced, verbose=verbose)
-
-    # -- what is found
-
-    @property
-    def findings(self) -> list[Finding]:
-        """All of the run so far, in the order of the callbacks."""
-        return [finding for callback in self.members for finding in callback.findings]
+    # -- one record for all
 
     def _taking(self, moment: str) -> list[RecipeCallback]:
         return [callback for callback in self.members if not callback.done and callback.takes(moment)]
 
     def _open(self, asked: list[RecipeCallback], method: str) -> None:
-        if asked:
-            self._asked = asked
-            needs = reduce(or_, (callback.needs for callback in asked))
-            try:
-                self._probe = Probe.attach(self.run.module, method, needs)
-            except Exception as error:  # noqa: BLE001 - none of these may end the run
-                self._give_up(error)
-
-    def _close(self) -> tuple[Step | None, list[RecipeCallback]]:
-        """The step that was watched, if it has run, and who asked for it."""
-        if self._probe is None or not self._probe.ran:
-            return None, []
-        probe, self._probe = self._probe, None
+        self._asked = asked
+        needs = reduce(or_, (callback.needs for callback in asked), Need(0))
+        if not needs:
+            return
+        if needs & _AROUND:
+            self.host.wake(_BACKWARD)
         try:
-            return probe.result(), self._asked
-        except Exception as error:  # noqa: BLE001
+            self._probe = Probe.attach(self.run.module, method, needs, with_unseen_losses)
+        except Exception as error:  # noqa: BLE001 - none of these may end the run
             self._give_up(error)
-            return None, []
+
+    def _close(self) -> tuple[Step, list[RecipeCallback]]:
+        """The step that was watched, once it has run, and who asked for it."""
+        if self._probe is None:
+            asked, self._asked = self._asked, []
+            return Step(None), asked
+        if not self._probe.ran:  # left out by a hook: the next one is watched
+            return Step(None), []
+        (probe, self._probe), (asked, self._asked) = (self._probe, None), (self._asked, [])
+        try:
+            step = probe.result()
+        except Exception as error:  # noqa: BLE001
+            self._asked = asked
+            self._give_up(error)
+            return Step(None), []
+        return Step(None) if step is None else step, asked
 
     def _give_up(self, error: Exception) -> None:
-        for callback in self._asked:
-            self._enter(callback, [callback.internal_error(error)])
-        self._probe = None
-
-    def _ask(self, moment: str, callbacks: Sequence[RecipeCallback], *step: Step) -> None:
-        """Collect what callbacks find at a moment; if strict, stop on all ranks when any rank has a failure.
-
-        Raises:
-            FailedCheckError: If a strict check failed.
-
-        """
-        failed: list[Finding] = []
-        for callback in callbacks:
-            found: list[Finding] = []
-            try:
-                found.extend(getattr(callback, moment)(self.run, *step))
-            except Exception as error:  # noqa: BLE001 - a check must never end the run by accident
-                found.append(callback.internal_error(error))
-            told = self._enter(callback, found)
-            failed += [f for f in told if f.status is Status.FAILED and getattr(callback, "strict", False)]
-        strict = any(getattr(callback, "strict", False) for callback in callbacks)
-        if strict and self.run.trainer.strategy.reduce_boolean_decision(bool(failed), all=False):
-            raise FailedCheckError(failed)
-
-    def _enter(self, callback: RecipeCallback, found: Sequence[Finding]) -> list[Finding]:
-        """Keep what a callback has found at one look, and tell what is new."""
-        told = callback.ledger.look([replace(finding, step=self.run.step) for finding in found])
-        everything = self.findings
-        explained = causes(everything)
-        for finding in told:
-            if finding.is_alarm or callback.verbose:
-                i = next(i for i, other in enumerate(everything) if other is finding)
-                self.publisher.arrived(finding, explained.get(i, []))
-        if told:
-            self.publisher.write(everything, {callback.tag("findings"): callback.findings}, self.run.step)
-        return told
+        asked, self._asked, self._probe = self._asked, [], None
+        for callback in asked:
+            self.reporter.enter(callback, [callback.internal_error(error)])
 
     @contextmanager
     def _time_given_back(self) -> Iterator[None]:

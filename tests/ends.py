@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from lightning.pytorch.loggers.logger import Logger
 
-from lightning_recipe import OverfitOneBatch, RecipeCallback, recipe
+from lightning_recipe import OverfitOneBatch, recipe
+from lightning_recipe.callback import STATE
 
 
 def frozen(value, folder=""):
@@ -100,10 +101,9 @@ def traces(trainer, module):
 
 
 def checkpoint(trainer, folder=""):
-    """What a checkpoint of now holds, apart from the recipe's own callbacks; paths below `folder` made equal."""
+    """What a checkpoint of now holds, apart from the recipe's findings; paths below `folder` made equal."""
     content = trainer._checkpoint_connector.dump_checkpoint()
-    own = {callback.state_key for callback in trainer.callbacks if isinstance(callback, RecipeCallback)}
-    content["callbacks"] = {key: value for key, value in content["callbacks"].items() if key not in own}
+    content.pop(STATE, None)
     return frozen(content, folder)
 
 
@@ -112,6 +112,13 @@ def assert_same(bare, full):
     assert bare.keys() == full.keys()
     different = [name for name in bare if bare[name] != full[name]]
     assert not different, {name: (bare[name], full[name]) for name in different}
+
+
+def assert_judged(callbacks):
+    """All said something, and none that it broke."""
+    assert all(callback.findings for callback in callbacks), "no silence"
+    broke = [f.message for callback in callbacks for f in callback.findings if f.code.endswith("/internal_error")]
+    assert not broke, broke
 
 
 def quick():

@@ -1,5 +1,8 @@
 """A healthy module, and one subclass for each disease."""
 
+import copy
+from typing import ClassVar
+
 import lightning.pytorch as L
 import torch
 from torch import nn
@@ -56,10 +59,343 @@ class Healthy(L.LightningModule):
         return DataLoader(self.data(64, 2), 32)
 
 
-class InitTooLarge(Healthy):
+class Patient(Healthy):
+    """Has one disease.
+
+    Attributes:
+        code: The finding, an alarm or advice, that names the cause.
+        also: The codes of other alarms, which may see the same mistake.
+        steps: How long the Trainer has to train for it to show.
+
+    """
+
+    code = ""
+    also: tuple[str, ...] = ()
+    steps: ClassVar = {"max_epochs": 2}
+
+
+# -- the first loss
+
+
+class InitTooLarge(Patient):
+    """The output layer was drawn with a standard deviation of 30."""
+
+    code = "InitLossCheck/too_high"
+
     def __init__(self):
         super().__init__()
         nn.init.normal_(self.net[-1].weight, std=30)
+
+
+class Leaking(Patient):
+    """The labels are among the inputs, and a connection past the network carries them."""
+
+    code = "InitLossCheck/too_low"
+
+    def forward(self, x):
+        return self.net(x[:, :FEATURES]) + 5 * x[:, FEATURES:]
+
+    def data(self, n, seed):
+        x, y = super().data(n, seed).tensors
+        return TensorDataset(torch.cat([x, F.one_hot(y, CLASSES)], 1), y)
+
+
+class Uncentred(Patient):
+    """Numbers around 300, with a standard deviation of 5, and nobody set the output's bias."""
+
+    code = "InitLossCheck/output_bias"
+    also = ("OverfitOneBatch/too_slow",)
+    mean, std = 300.0, 5.0
+
+    def __init__(self):
+        super().__init__()
+        self.net[-1] = nn.Linear(32, 1)
+
+    def forward(self, x):
+        return self.net(x)[:, 0]
+
+    def loss(self, out, y):
+        return F.mse_loss(out, y)
+
+    def training_step(self, batch, batch_idx):
+        return self.loss(self(batch[0]), batch[1])
+
+    def data(self, n, seed):
+        x, _ = super().data(n, seed).tensors
+        return TensorDataset(x, self.mean + self.std * x[:, 0])
+
+
+class UncentredALittle(Uncentred):
+    """A mean of three standard deviations: training makes up for it within its first steps."""
+
+    also = ()
+    mean, std = 3.0, 1.0
+
+
+class OneClass(Patient):
+    """Yes or no as the only class of a cross entropy."""
+
+    code = "InitLossCheck/one_class"
+
+    def loss(self, logits, y):
+        return F.cross_entropy(logits[:, :1], torch.zeros_like(y))
+
+
+class MissingInput(Patient):
+    """A feature of the first example is missing."""
+
+    code = "InitLossCheck/not_finite"
+
+    def data(self, n, seed):
+        x, y = super().data(n, seed).tensors
+        x[0, 0] = torch.nan
+        return TensorDataset(x, y)
+
+    def train_dataloader(self):
+        return DataLoader(self.data(256, 1), 32)
+
+
+# -- one batch that can't be memorised
+
+
+class Clipped(Patient):
+    """The loss is clipped where the gradients should be."""
+
+    code = "OverfitOneBatch/no_gradient"
+
+    def loss(self, logits, y):
+        return super().loss(logits, y).clamp(max=0.5)
+
+
+class Softmax(Patient):
+    code = "OverfitOneBatch/probabilities_into_cross_entropy"
+
+    def loss(self, logits, y):
+        return F.cross_entropy(logits.softmax(1), y)
+
+
+class SigmoidTwice(Patient):
+    code = "OverfitOneBatch/probabilities_into_bce_with_logits"
+
+    def loss(self, logits, y):
+        return F.binary_cross_entropy_with_logits(logits.sigmoid(), F.one_hot(y, CLASSES).float())
+
+
+class SoftmaxOfSeveralLabels(Patient):
+    """Each example has two labels, and probabilities that sum to one."""
+
+    code = "OverfitOneBatch/softmax_into_binary_cross_entropy"
+
+    def loss(self, logits, y):
+        labels = F.one_hot(y, CLASSES) + F.one_hot((y + 1) % CLASSES, CLASSES)
+        return F.binary_cross_entropy(logits.softmax(1), labels.float())
+
+
+class NotLogarithms(Patient):
+    code = "OverfitOneBatch/no_logarithms_into_nll_loss"
+
+    def loss(self, logits, y):
+        return F.nll_loss(logits, y)
+
+
+class Broadcast(Patient):
+    """Predictions (N, 1) against targets (N,)."""
+
+    code = "OverfitOneBatch/shapes_broadcast"
+
+    def training_step(self, batch, batch_idx):
+        return F.mse_loss(self(batch[0])[:, :1], batch[1] - 1.5)
+
+
+class Overwritten(Patient):
+    """All inputs are zeros."""
+
+    code = "OverfitOneBatch/cannot_tell_examples_apart"
+    also = ("BatchMixingDetector/constant_output",)
+
+    def forward(self, x):
+        return super().forward(torch.zeros_like(x))
+
+
+class SlowSteps(Patient):
+    code = "OverfitOneBatch/optimiser_slow"
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=1e-3)
+
+
+class TinySteps(Patient):
+    code = "OverfitOneBatch/learning_rate_too_low"
+
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters(), lr=1e-7)
+
+
+class HugeSteps(Patient):
+    code = "OverfitOneBatch/optimiser_unstable"
+    also = ("PredictionDynamicsLogger/not_finite",)
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=1e4)
+
+
+class OfACopy(Patient):
+    """The optimiser was given the parameters of a copy."""
+
+    code = "OverfitOneBatch/parameters_left_out"
+
+    def configure_optimizers(self):
+        return torch.optim.Adam(copy.deepcopy(self.net).parameters())
+
+
+class Stepless(Patient):
+    """Optimises by hand, and forgets the step."""
+
+    code = "OverfitOneBatch/weights_do_not_change"
+    also = ("LRScheduleCheck/never_stepped",)
+    automatic_optimization = False
+
+    def training_step(self, batch, batch_idx):
+        self.manual_backward(super().training_step(batch, batch_idx))
+
+
+class TinyInputs(Patient):
+    """Inputs in a unit in which they are small, and nothing that scales them."""
+
+    code = "OverfitOneBatch/too_slow"
+
+    def __init__(self):
+        super().__init__()
+        self.net[1] = nn.Identity()
+
+    def forward(self, x):
+        return super().forward(0.01 * x)
+
+
+class OnlyPositive(Patient):
+    """A ReLU at the end, and targets below 0."""
+
+    code = "OverfitOneBatch/stuck"
+
+    def forward(self, x):
+        return super().forward(x)[:, 0].relu()
+
+    def training_step(self, batch, batch_idx):
+        return F.mse_loss(self(batch[0]), batch[1] - 1.5)
+
+    def validation_step(self, batch, batch_idx):
+        self.training_step(batch, batch_idx)
+
+
+# -- the path of the predictions
+
+
+class Unlearnable(Patient):
+    """Random labels, and no running statistics, which move predictions whatever the weights do."""
+
+    steps: ClassVar = {"max_steps": 240, "max_epochs": -1}
+
+    def __init__(self):
+        super().__init__()
+        self.net[1] = nn.Identity()
+
+    def data(self, n, seed):
+        x, y = super().data(n, seed).tensors
+        return TensorDataset(x, y[torch.randperm(n, generator=torch.Generator().manual_seed(seed))])
+
+
+class Jumping(Unlearnable):
+    code = "PredictionDynamicsLogger/jumping"
+    also = ("OverfitOneBatch/optimiser_unstable", "OverfitOneBatch/optimiser_slow")
+
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters(), lr=10.0)
+
+
+class DecaysAtOnce(Unlearnable):
+    """The learning rate is practically 0 from the second step on."""
+
+    code = "LRScheduleCheck/practically_zero"
+    also = ("PredictionDynamicsLogger/frozen",)
+
+    def configure_optimizers(self):
+        optimizer = torch.optim.Adam(self.parameters(), lr=1e-3)
+        schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 1e-4)
+        return [optimizer], [{"scheduler": schedule, "interval": "step"}]
+
+
+class Decayed(Unlearnable):
+    """The weights decay faster than they learn."""
+
+    code = "PredictionDynamicsLogger/collapsed"
+
+    def __init__(self):
+        super().__init__()
+        nn.init.normal_(self.net[-1].weight, std=0.05)
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1, weight_decay=3.0)
+
+
+class MissingLater(Patient):
+    """A feature of an example of the third batch is missing."""
+
+    code = "PredictionDynamicsLogger/not_finite"
+
+    def train_dataloader(self):
+        x, y = self.data(256, 1).tensors
+        x[80, 0] = torch.nan
+        return DataLoader(TensorDataset(x, y), 32)
+
+
+# -- examples that depend on each other
+
+
+class ViewForPermute(Patient):
+    """Features come first for a moment, and a view puts them back in the wrong order."""
+
+    code = "BatchMixingDetector/mixes"
+
+    def __init__(self):
+        super().__init__()
+        self.enter, self.leave = nn.Linear(FEATURES, 32), nn.Linear(32, CLASSES)
+
+    def forward(self, x):
+        return self.leave(self.enter(x).relu().T.reshape(len(x), 32))
+
+
+class Unused(Patient):
+    """The network's result is multiplied by zero, on its way to a layer that learns a constant."""
+
+    code = "BatchMixingDetector/constant_output"
+    also = ("OverfitOneBatch/cannot_tell_examples_apart",)
+
+    def forward(self, x):
+        return self.net[4](0 * self.net[:4](x).detach())
+
+
+# -- biases
+
+
+class BiasBeforeNorm(Patient):
+    """The layer before the BatchNorm has a bias."""
+
+    code = "BiasCheck/before_norm"
+
+    def __init__(self):
+        super().__init__()
+        self.net[0] = nn.Linear(FEATURES, 32)
+
+
+class OutputWithoutBias(Uncentred):
+    """The output layer has no bias, and the targets lie around 300."""
+
+    code = "BiasCheck/output_without_bias"
+    also = ("InitLossCheck/output_bias", "OverfitOneBatch/too_slow")
+
+    def __init__(self):
+        super().__init__()
+        self.net[-1] = nn.Linear(32, 1, bias=False)
 
 
 def healthy_for(check):
@@ -74,10 +410,8 @@ KINDS = {}
 # -- learning rate schedules
 
 
-class Scheduled(Healthy):
-    """With another schedule; `code` names what is wrong with it."""
-
-    code: str
+class Scheduled(Patient):
+    """With another schedule."""
 
     def configure_optimizers(self):
         optimizer = torch.optim.Adam(self.parameters(), lr=3e-3)

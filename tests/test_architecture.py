@@ -25,6 +25,30 @@ DOORS = {  # a foreign package, and who may import it
 }
 
 
+LAYERS = (  # each may import what stands above it, and from its own room
+    ("finding.py", "losses/table.py"),  # values that know nobody
+    ("record/", "schedule.py"),
+    ("losses/", "run.py"),
+    ("trial/",),
+    ("dependencies/",),
+    ("figures/",),
+    ("ledger.py", "looks.py"),
+    ("show/",),
+    ("reporter.py",),
+    ("watch.py",),
+    ("callback.py",),
+    ("callbacks/",),
+    ("recipe.py",),
+    ("__init__.py",),
+    ("demo.py",),
+)
+
+
+def layer(name):
+    """The first layer in which a file, by its path in the package, stands."""
+    return next(i for i, rooms in enumerate(LAYERS) if name.startswith(rooms))
+
+
 def imports(path):
     """Names of the modules that a file imports, those for type checking only left out."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -46,6 +70,16 @@ def test_doors(name):
             if module == foreign or module.startswith(f"{foreign}."):
                 assert re.fullmatch(allowed, name), f"{name} imports {module}"
         assert module != "matplotlib.pyplot", "pyplot keeps figures alive and changes global state"
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_arrows(name):
+    for module in imports(FILES[name]):
+        inside = module.removeprefix("lightning_recipe.").replace(".", "/")
+        target = next((f for f in (f"{inside}.py", f"{inside}/__init__.py") if f in FILES), None)
+        if module.startswith("lightning_recipe.") and target:
+            same = name.partition("/")[0] == target.partition("/")[0]
+            assert same or layer(target) < layer(name), f"{name} imports {module}"
 
 
 @pytest.mark.parametrize("name", CALLBACKS)

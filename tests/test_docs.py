@@ -1,7 +1,6 @@
 """The site builds without a warning, and says what the code says."""
 
 import html
-import importlib.util
 import re
 import shutil
 import subprocess
@@ -11,12 +10,15 @@ from inspect import getdoc, signature
 from pathlib import Path
 from urllib.parse import unquote, urldefrag, urljoin, urlsplit
 
+import generate
+import make_pictures
+import patients
 import pytest
 
 import lightning_recipe
 
 ROOT = Path(__file__).parent.parent
-SOURCES = ("zensical.toml", "docs", "lightning_recipe", "benchmarks/README.md")
+SOURCES = ("zensical.toml", "docs", "lightning_recipe", "benchmarks/README.md", "CONTRIBUTING.md")
 CALLBACKS = {type(callback).__name__: type(callback) for callback in lightning_recipe.recipe()}
 HEADINGS = ["What it checks", "Why", "How it decides", "What a hit looks like", "When a hit is fine", "Cost"]
 HOST = "https://site.invalid/"
@@ -74,6 +76,15 @@ def test_the_command_is_strict():
     assert "zensical build --clean --strict" in (ROOT / "Makefile").read_text(encoding="utf-8")
 
 
+def test_what_is_generated_is_not_stale():
+    texts = generate.texts()
+    stale = [path for path, text in texts.items() if (ROOT / path).read_text(encoding="utf-8") != text]
+    assert not stale, "run make generate"
+    assert {path for path in texts if path.startswith("docs/callbacks/")} == {
+        path.relative_to(ROOT).as_posix() for path in ROOT.glob("docs/callbacks/*")
+    }
+
+
 def test_every_source_is_a_page_and_in_the_menu(pages):
     sources = {path.relative_to(ROOT / "docs").with_suffix("").as_posix() for path in ROOT.glob("docs/**/*.md")}
     assert set(pages) == {"" if source == "index" else f"{source}/" for source in sources}
@@ -117,9 +128,9 @@ def test_each_callback_has_its_page(pages, name):
     assert re.findall(r"^# (.*)$", source, re.MULTILINE) == [name]
     assert re.findall(r"^## (.*)$", source, re.MULTILINE) == HEADINGS
     assert all(re.findall(r"^## .*\n\n(\S)", source, re.MULTILINE))
-    page = pages[f"callbacks/{snake_case(name)}/"]
-    assert page.pictures
     assert f"callbacks/{snake_case(name)}/" in pages[""].links
+    shown = {Path(picture["src"]).name for picture in pages[f"callbacks/{snake_case(name)}/"].pictures}
+    assert shown == {path.name for path in ROOT.glob(f"docs/pictures/{snake_case(name)}_*.png")}
 
 
 def letters(text):
@@ -131,8 +142,9 @@ def test_its_page_says_what_the_docstring_says(pages, name):
     shown = letters("".join(pages[f"callbacks/{snake_case(name)}/"].words))
     documented = getdoc(CALLBACKS[name])
     assert letters(documented[: documented.index("\nArgs:\n")]) in shown
-    source = re.search(r"^Source:\n.*?(?=^\w+:$)", documented, re.MULTILINE | re.DOTALL).group()
-    assert letters(source) in shown
+    for title in ("Source", "Legitimate", "Cost"):
+        text = re.search(rf"^{title}:\n(.*?)(?=^\w+:$)", documented, re.MULTILINE | re.DOTALL).group(1)
+        assert letters(text) in shown
 
 
 @pytest.mark.parametrize("name", CALLBACKS)
@@ -192,22 +204,42 @@ def test_the_page_on_findings_names_all_statuses():
     assert set(re.findall(r"^\| `(\w+)`", table, re.MULTILINE)) == set(lightning_recipe.Status)
 
 
-def load_pictures():
-    spec = importlib.util.spec_from_file_location("make_pictures", ROOT / "docs" / "make_pictures.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.mark.parametrize("name", CALLBACKS)
 def test_the_pages_show_what_the_callbacks_find(name):
-    module = load_pictures()
-    (program,) = [program for program in module.PROGRAMS if type(program[0]).__name__ == name]
-    callback = program[0]
-    events = module.run(*program)
+    callback, program = make_pictures.unhurried(CALLBACKS[name]), make_pictures.program_for(CALLBACKS[name])
+    events = make_pictures.run(callback, program)
     shown = (ROOT / f"docs/pictures/{snake_case(name)}.txt").read_text(encoding="utf-8")
-    (finding,) = callback.findings
-    assert shown.split()[:2] == module.text(callback).split()[:2] == [finding.status, f"{name}:"]
-    assert finding.status != "skipped"
-    cards = {path.stem for path in ROOT.glob(f"docs/pictures/{snake_case(name)}_*.png")} - {"init_loss_check_loss"}
-    assert cards == {module.file_name(callback, tag) for tag in events.Tags()["images"]}
+    finding = callback.findings[0]
+    assert shown.split()[:2] == make_pictures.text(callback).split()[:2] == [finding.status, f"{name}:"]
+    assert finding.code == program.code
+    cards = {path.stem for path in ROOT.glob(f"docs/pictures/{snake_case(name)}_*.png")}
+    cards -= {f"{snake_case(name)}_{picture}" for picture in generate.NO_CARD.get(name, ())}
+    assert cards == {make_pictures.file_name(callback, tag) for tag in events.Tags()["images"]}
+
+
+CONTRIBUTING = re.findall(r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), re.DOTALL)
+
+
+@pytest.fixture
+def contributed(monkeypatch):
+    """The names that the example of CONTRIBUTING defines: its page, patient and tests."""
+    page, patient, tests = CONTRIBUTING
+    names = {"__name__": "repeated_batch_check"}
+    exec(page, names)  # noqa: S102 - our own
+    monkeypatch.setattr(lightning_recipe, "RepeatedBatchCheck", names["RepeatedBatchCheck"], raising=False)
+    exec(patient, names)  # noqa: S102
+    monkeypatch.setattr(patients, "OneBatchAgain", names["OneBatchAgain"], raising=False)
+    exec(tests, names)  # noqa: S102
+    return names
+
+
+@pytest.mark.parametrize("name", re.findall(r"^def (test_\w+)", CONTRIBUTING[-1], re.MULTILINE))
+def test_the_check_in_contributing(contributed, fit, name):
+    contributed[name](fit)
+
+
+def test_the_check_in_contributing_has_all_that_its_page_needs(contributed):
+    check = contributed["RepeatedBatchCheck"]
+    assert make_pictures.program_for(check) is contributed["OneBatchAgain"]
+    assert all(generate.section(check, title) for title in ("Source", "Legitimate", "Cost"))
+    assert {code.partition("/")[0] for codes in check.explains.values() for code in codes} <= set(CALLBACKS)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from lightning_recipe.trial.first_examples import first_examples
+from lightning_recipe.trial.first_examples import first_examples, first_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +40,19 @@ class Table(UserDict):
         return super().__getitem__(key)
 
 
+class Graph:
+    """Copies itself, and has a row for each node."""
+
+    def __init__(self, x):
+        self.x = x
+
+    def to_dict(self):
+        return {"x": self.x}
+
+    def clone(self):
+        return Graph(self.x.clone())
+
+
 def test_first_examples_of_nested_batches():
     batch = ({"x": torch.arange(20), "n": torch.tensor(3)}, [{"id": i} for i in range(20)], None)
     x, ids, _ = first_examples(batch, 2)
@@ -65,7 +78,8 @@ def test_containers_of_other_classes_stay_what_they_are():
     [
         torch.zeros(4, 3),  # as few already
         (torch.zeros(20, 3), torch.zeros(2, 64)),  # nodes and edges
-        [torch.zeros(20, 3), object()][:1] + [type("Graph", (), {"to_dict": lambda self: {"x": torch.zeros(20)}})()],  # noqa: RUF005
+        [torch.zeros(20, 3), Graph(torch.zeros(20))],
+        type("Mapped", (UserDict,), {})({"graph": Graph(torch.zeros(20))}),
         Counted(torch.zeros(20), 20),
         type("Refuses", (Table,), {"__getitem__": UserDict.__getitem__})({"x": torch.zeros(20)}, 20),
         "no tensors",
@@ -73,4 +87,11 @@ def test_containers_of_other_classes_stay_what_they_are():
     ],
 )
 def test_what_has_no_examples_is_left_whole(batch):
-    assert first_examples(batch, 8) is batch or isinstance(batch, list)
+    assert first_examples(batch, 8) is batch
+
+
+def test_only_tensors_with_a_row_for_each_example_are_cut():
+    rows, scale = torch.zeros(20, 3), torch.ones(3)
+    assert first_of(rows, 8, 20).shape == (8, 3)
+    assert first_of(rows.to_sparse(), 8, 20).shape == (8, 3)
+    assert first_of(scale, 8, 20) is scale

@@ -9,7 +9,7 @@ import programs
 import pytest
 import torch
 from conftest import QUIET
-from ends import Recording, Witness, assert_same, process, quick, traces
+from ends import Recording, Witness, assert_judged, assert_same, process, quick, traces
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -52,6 +52,8 @@ def is_possible(program):
         return False
     if program.averaging == "swa" and program.norm == "batch" and program.clip != "none":
         return False  # clips in an epoch that is for statistics only, without gradients
+    if program.averaging == "swa" and program.norm == "batch" and program.data == "stream":
+        return False  # adds such an epoch to a length that must be known
     return not (program.averaging == "ema" and program.precision == "bf16-true")
 
 
@@ -95,6 +97,4 @@ def test_nothing_is_changed(program):
     bare, full = run(program), run(program, callbacks)
     assert bare["data"], "trained on something"
     assert_same(bare, full)
-    found = [finding for callback in callbacks for finding in callback.findings]
-    assert all(callback.findings for callback in callbacks), "no silence"
-    assert not [finding.message for finding in found if "the check itself failed" in finding.message]
+    assert_judged(callbacks)

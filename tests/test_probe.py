@@ -13,9 +13,10 @@ from patients import Healthy
 from torch import nn
 from torchmetrics.classification import BinaryAccuracy
 
-from lightning_recipe.record.observers import LOSSES
+from lightning_recipe.record.copies import MAX_ELEMENTS
+from lightning_recipe.record.loss_calls import LOSSES
 from lightning_recipe.record.probe import Probe
-from lightning_recipe.record.structure import MAX_ELEMENTS
+from lightning_recipe.trial.compiled import with_unseen_losses
 
 X, Y = torch.randn(8, 3), torch.arange(8) % 2
 
@@ -457,7 +458,7 @@ def test_losses_inside_a_compiled_network_are_seen_without_compiling_twice(how):
         else:
             net.compile(backend=backend)
         module = Plain(lambda m, b: m.net(b[0], labels=b[1]), net=net)
-        probe = Probe.attach(module, "training_step") if probed else None
+        probe = Probe.attach(module, "training_step", complete=with_unseen_losses) if probed else None
         return [module.training_step((X, Y)).item() for _ in range(3)], len(graphs), probe and probe.result()
 
     bare, bare_graphs, _ = run(probed=False)
@@ -514,7 +515,7 @@ def test_a_step_without_batch_idx_keeps_its_signature():
 
 
 def test_a_failed_observation_is_reported_and_harmless(monkeypatch):
-    monkeypatch.setattr("lightning_recipe.record.observers._caller", lambda: 1 // 0)
+    monkeypatch.setattr("lightning_recipe.record.loss_calls.caller", lambda: 1 // 0)
     module = Plain(lambda m, b: F.cross_entropy(m(b[0]), b[1]), net=nn.Linear(3, 2))
     probe = Probe.attach(module, "training_step")
     assert module.training_step((X, Y)).isfinite()
@@ -545,7 +546,7 @@ def test_a_copy_that_would_run_the_users_hook_is_not_run():
     net = WithLoss()
     net.layer.register_forward_hook(lambda *values: seen.append(values))
     module = Module(torch.compile(net, backend="eager"))
-    probe = Probe.attach(module, "training_step")
+    probe = Probe.attach(module, "training_step", complete=with_unseen_losses)
     module.training_step((X, Y))
     assert probe.result().loss_calls == []
     assert len(seen) == 1

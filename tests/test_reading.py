@@ -6,7 +6,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from lightning_recipe.losses import reading as predictions
 from lightning_recipe.losses.reading import reading, unread
 from lightning_recipe.record.step import LossCall
 
@@ -65,6 +64,9 @@ READINGS = {
     "sigmoid outside": (
         FLOAT[:, :1], FLOAT[:, :1].sigmoid(), F.binary_cross_entropy, torch.ones(6, 1), "yes or no", (4, 1),
         torch.ones(4, 1),
+    ),
+    "several labels, soft margin": (
+        FLOAT, FLOAT, F.multilabel_soft_margin_loss, torch.ones(6, 5), "yes or no", (4, 5), torch.ones(4, 5),
     ),
     "several labels": (
         FLOAT, FLOAT, F.binary_cross_entropy_with_logits, torch.ones(6, 5), "yes or no", (4, 5), torch.ones(4, 5),
@@ -220,7 +222,3 @@ def test_constant_targets_have_no_unit_of_error():
     how = reading(output, loss_call(F.mse_loss, output, torch.full((2, 1), 3.0)), 9)
     assert math.isnan(how.error(output))
     assert how.distance(output, output + 3) == pytest.approx(1)
-
-
-def test_all_losses_that_are_read_exist():
-    assert all(hasattr(F, name) for name in predictions.KINDS)

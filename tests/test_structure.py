@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_recipe.record.structure import by_parameter, leading_size, mapped, snapshot, tensors
+from lightning_recipe.record.copies import snapshot
+from lightning_recipe.record.modules import by_parameter
+from lightning_recipe.record.tensors import leading_size, mapped, tensors
 
 X = torch.arange(6.0).view(3, 2)
 

@@ -11,16 +11,11 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from lightning_recipe.record.probe import Probe
-from lightning_recipe.trial.copies import (
-    calmed,
-    copied,
-    copied_with,
-    eager,
-    is_out_of_memory,
-    isolated,
-    obstacle,
-)
-from lightning_recipe.trial.short_fit import Budget, short_fit
+from lightning_recipe.trial.calming import with_local_statistics, without_dropout
+from lightning_recipe.trial.copies import copied, copied_with
+from lightning_recipe.trial.course import LONGER, RAMP, Ramp, Stopping
+from lightning_recipe.trial.isolation import eager, is_out_of_memory, isolated, obstacle
+from lightning_recipe.trial.short_fit import Budget, Fit, short_fit
 
 
 def draws():
@@ -113,7 +108,9 @@ def test_schedules_work_on_the_copied_optimizer():
 
 def test_dropout_is_off_wherever_it_hides():
     layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.5)
-    net = calmed(nn.Sequential(layer, nn.LSTM(8, 8, 2, dropout=0.5), nn.Dropout2d(0.5), nn.SyncBatchNorm(3)))
+    net = with_local_statistics(
+        without_dropout(nn.Sequential(layer, nn.LSTM(8, 8, 2, dropout=0.5), nn.Dropout2d(0.5), nn.SyncBatchNorm(3)))
+    )
     assert (layer.self_attn.dropout, layer.dropout.p, net[1].dropout, net[2].p) == (0, 0, 0, 0)
     net[3](torch.randn(2, 3, 4))  # SyncBatchNorm itself refuses the CPU
 
@@ -129,7 +126,7 @@ def test_sharded_parameters_are_an_obstacle():
     trainer = Trainer(barebones=True, accelerator="cpu")
     assert obstacle(trainer) is None
     trainer.strategy.__class__ = type("FSDPStrategy", (type(trainer.strategy),), {})
-    assert "shards" in obstacle(trainer)
+    assert "sharded" in obstacle(trainer)
 
 
 def test_compiled_modules_run_uncompiled():
@@ -143,6 +140,65 @@ def test_compiled_modules_run_uncompiled():
     with eager(net):
         net(torch.zeros(1, 2))
     assert not calls
+
+
+def ended(budget, losses, *, probed=True):
+    """The number of steps of a fit with these losses, the last again and again."""
+    fit = Fit("SGD (lr 0.1)")
+    stopping = Stopping(fit, budget)
+    for number in range(10 * budget.steps):
+        stopping.looks_at(number)
+        fit.losses.append(losses[min(number, len(losses) - 1)])
+        if stopping.is_over(number, probed=probed):
+            return number + 1, fit
+    return None, fit
+
+
+def test_a_fit_ends_when_it_is_over_its_steps_are_or_its_loss_is_no_number():
+    assert ended(Budget(20, 60, 60), [1.0])[0] == 20
+    assert ended(Budget(20, 60, 60, over=lambda fit: len(fit.losses) == 5), [1.0])[0] == 5
+    assert ended(Budget(20, 60, 60), [1.0, float("nan")])[0] == 2
+
+
+def test_a_fit_that_is_on_its_way_goes_on_but_not_for_ever():
+    steps, fit = ended(Budget(20, 60, 60, goes_on=lambda fit: True), [1.0])
+    assert (steps, fit.longer) == (LONGER * 20, True)
+    steps, fit = ended(Budget(20, 60, 60, goes_on=lambda fit: len(fit.losses) < 30), [1.0])
+    assert (steps, fit.longer, fit.out_of_time) == (30, True, False)
+
+
+def test_when_the_time_is_over_one_more_step_is_looked_into():
+    steps, fit = ended(Budget(20, 0, 0), [1.0])
+    assert (steps, fit.out_of_time) == (2, True)
+
+
+@pytest.mark.parametrize("steps", [4, 20, 600])
+def test_rates_rise_to_their_peak_and_are_held_there(steps):
+    optimizer = torch.optim.SGD([{"params": nn.Linear(2, 2).parameters()}, {"params": nn.Linear(2, 2).parameters()}], 9)
+    ramp = Ramp([optimizer], [[0.1, 0.2]], steps, force=False)
+    length = min(RAMP, steps // 4)
+    for number, factor in [(0, 0.0), (length, 1.0), (steps, 1.0)]:
+        ramp.begin(number)
+        assert [group["lr"] for group in optimizer.param_groups] == [0.1 * factor, 0.2 * factor]
+    ramp.before_update()
+    assert not ramp.overridden
+    optimizer.param_groups[1]["lr"] = 0.3
+    ramp.before_update()
+    assert ramp.overridden
+    ramp.begin(steps)
+    assert optimizer.param_groups[1]["lr"] == 0.2
+
+
+def test_a_line_search_begins_at_the_peak_and_force_takes_no_other_rate():
+    search = torch.optim.LBFGS(nn.Linear(2, 2).parameters(), 0.5)
+    Ramp([search], [[0.5]], 600, force=False).begin(0)
+    assert search.param_groups[0]["lr"] == 0.5
+    adam = torch.optim.Adam(nn.Linear(2, 2).parameters(), lr=torch.tensor(9.0))
+    ramp = Ramp([adam], [[0.001]], 600, force=True)
+    ramp.begin(600)
+    adam.param_groups[0]["lr"].fill_(3.0)
+    ramp.before_update()
+    assert float(adam.param_groups[0]["lr"]) == pytest.approx(0.001)
 
 
 def test_a_short_fit_that_raises_leaves_no_trace(fit):

@@ -20,8 +20,9 @@ from lightning_recipe import (
     VisualizeInputs,
     recipe,
 )
+from lightning_recipe.looks import epochs, next_step
 from lightning_recipe.record.probe import Probe
-from lightning_recipe.watch import _WATCHES, STEP_HOOKS, epochs, next_step
+from lightning_recipe.watch import _WATCHES, STEP_HOOKS
 
 
 class Entered(Profiler):

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from lightning_recipe.finding import in_short
 from lightning_recipe.losses.reading import Reading, reading, unread
-from lightning_recipe.record.structure import first_rows, snapshot, tensors
-from lightning_recipe.trial.copies import memory_given_back
+from lightning_recipe.record.copies import first_rows, snapshot
+from lightning_recipe.record.tensors import tensors
+from lightning_recipe.trial.isolation import memory_given_back
 from lightning_recipe.trial.replay import CannotReplayError, Replay, undisturbed
 from lightning_recipe.trial.side_effects import refuse_side_effects
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from lightning_recipe.record.step import NetCall, Step
+    from lightning_recipe.run import Run
 
 KEPT = 64
 """Looks kept; when there are more, every second one is forgotten."""
@@ -149,6 +151,22 @@ def _mean(looks: list[Look], name: str) -> float:
 
 
 # -- choosing what to run
+
+
+def candidates(
+    steps: list[Step], run: Run, examples: int, predict: Callable[..., Any] | None
+) -> tuple[list[FixedBatch], list[str]]:
+    """The batches of `steps` that can be looked at again, those with a known target first; and why others can't."""
+    found, reasons = [], ["no step was run"]
+    for step in steps:
+        try:
+            if predict is None:
+                found.append(replayed(step, run.trainer, run.module, examples))
+            else:
+                found.append(predicted(step, run.trainer, run.module, examples, predict))
+        except CannotReplayError as error:
+            reasons.append(str(error))
+    return sorted(found, key=lambda fixed: fixed.how.target is None), reasons
 
 
 def replayed(step: Step, trainer: Trainer, pl_module: LightningModule, examples: int) -> FixedBatch:

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from lightning_recipe.losses.references import CLASSES, LOGITS, NUMBERS, References
-from lightning_recipe.record.structure import tensors
+from lightning_recipe.losses.table import TABLE, Family, Takes
+from lightning_recipe.record.tensors import tensors
 
 if TYPE_CHECKING:
+    from lightning_recipe.losses.references import References
     from lightning_recipe.record.step import LossCall, Step
 
 
@@ -74,7 +75,7 @@ def scale_fix(call: LossCall, step: Step, layer: tuple[str, nn.Module] | None) -
         return f"all predictions are {float(prediction.flatten()[0]):.3g}: a softmax over one output? dead activations?"
     parts = [f"predictions have a standard deviation of {_std(prediction):.3g}"]
     bias = ""
-    if target.is_floating_point() and call.name not in CLASSES | LOGITS:
+    if target.is_floating_point() and not TABLE[call.name].is_certain:
         parts.append(f"targets {_std(target):.3g}")
         shift = float(target.double().mean() - prediction.double().mean())
         if abs(shift) > _std(prediction):
@@ -93,38 +94,66 @@ def _std(tensor: Tensor) -> float:
 
 def bias_fix(call: LossCall, found: References, layer: tuple[str, nn.Module] | None) -> str:
     """The bias that makes the network start at the best constant prediction."""
-    what = {
-        "l1_loss": "the median of the targets",
-        "poisson_nll_loss": "the logarithm of the mean",
-        "binary_cross_entropy_with_logits": "log(p / (1 - p)) of the positives' share p",
-        "binary_cross_entropy": "log(p / (1 - p)) of the positives' share p, before the sigmoid",
-    }.get(call.name, "the logarithm of the class frequencies" if call.name in CLASSES else "the mean of the targets")
-    constant = found.constant
-    missing = int((constant < math.log(1e-20)).sum()) if call.name in CLASSES else 0
+    loss, constant = TABLE[call.name], found.constant
+    missing = int((constant < math.log(1e-20)).sum()) if loss.of_classes else 0
     if missing:  # such a class may well be one in 2n; with a bias of -69 it would never be learnt
         constant = constant.clamp(min=-math.log(2 * found.examples))
-    if call.name == "binary_cross_entropy":
+    if loss.takes is Takes.PROBABILITIES:
         constant = torch.logit(constant, eps=1e-6)
     values = ", ".join(f"{value:.4g}" for value in constant.flatten()[:10].tolist())
     values = f"[{values}{', ...' if constant.numel() > 10 else ''}]" if constant.numel() > 1 else values  # noqa: PLR2004
     name = f"the output layer {layer[0]}" if layer else "the output layer"
-    bias = f"set the bias of {name} to {what}: {values}"
+    bias = f"set the bias of {name} to {loss.constant}: {values}"
     if layer is not None and getattr(layer[1], "bias", None) is None:
-        bias = f"{name} has no bias: give it one, and set it to {what}: {values}"
+        bias = f"{name} has no bias: give it one, and set it to {loss.constant}: {values}"
     if missing:
         bias += (
             f"; {missing} of {found.classes} classes do not occur in this batch: take the frequencies from all the "
             "training data, and see that it is shuffled"
         )
-    if call.name.startswith("binary_cross_entropy") and (missing := int((constant.abs() > 13).sum())):  # noqa: PLR2004
+    if loss.family is Family.YES_NO and (missing := int((constant.abs() > 13).sum())):  # noqa: PLR2004
         bias += f"; {missing} of {constant.numel()} have one answer only in this batch: take p from all training data"
-    if call.name in NUMBERS and not 0.1 < (spread := _std(call.arguments["target"])) < 10:  # noqa: PLR2004
+    if loss.family is Family.NUMBERS and not 0.1 < (spread := _std(call.arguments["target"])) < 10:  # noqa: PLR2004
         bias = f"the targets have a standard deviation of {spread:.3g}: scale them to 1, with mean 0; else {bias}"
     return bias
 
 
-def offset(call: LossCall, found: References) -> float:
-    """How far the best constant lies from 0, in standard deviations of the targets; 0 for anything but numbers."""
-    if call.name not in NUMBERS:
-        return 0.0
-    return float(found.constant.abs().max()) / max(_std(call.arguments["target"]), 1e-12)
+def band(n: int) -> float:
+    """How much wider a limit is for `n` targets: four standard errors of a mean of unit variance.
+
+    Example:
+        >>> band(64)
+        1.5
+
+    """
+    return 1 + 4 / math.sqrt(n)
+
+
+def judge(found: References, *, certain: bool, warn_ratio: float, bias_share: float) -> str:
+    """The decision, see `InitLossCheck`.
+
+    Args:
+        found: The measured loss and its references.
+        certain: Whether know-nothing costs the same whatever the targets, as in classification.
+        warn_ratio: Times know-nothing.
+        bias_share: Share of know-nothing that a constant removes.
+
+    Returns:
+        "one class", "no scale", "too high", "too low", "needs bias", or "good".
+
+    """
+    n = found.examples
+    measured, know_nothing, best = (
+        value - found.floor for value in (found.measured, found.know_nothing, found.best_constant)
+    )
+    if found.classes == 1:
+        return "one class"
+    if know_nothing <= 0:
+        return "no scale"
+    if measured > warn_ratio * band(n) * know_nothing:
+        return "too high"
+    if found.has_prior and measured < best * min(0.5 if certain else 0.01, 1 - 16 / n):
+        return "too low"
+    if found.needs_bias(bias_share):
+        return "needs bias"
+    return "good"

@@ -1,324 +1,227 @@
-"""How far short fits on one batch came towards the lowest loss, and why they came no further."""
+"""What the fits of one batch say together: a status and a code; and by code, what is told."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-import torch
-from torch import Tensor, nn
-
-from lightning_recipe.losses.floor import Floor, floor
+from lightning_recipe.callbacks import _overfit_progress as progress
+from lightning_recipe.callbacks import _overfit_symptoms as symptoms
+from lightning_recipe.finding import Outcome, Status
 
 if TYPE_CHECKING:
-    from lightning_recipe.record.step import Step
+    from torch import nn
+
+    from lightning_recipe.callbacks._overfit_progress import Trial
     from lightning_recipe.trial.short_fit import Fit
 
-NOISE = 1e-4
-"""Share of the loss by which two steps with equal weights may differ by rounding."""
-STUCK = 0.02
-"""Share of what is left that the last quarter of a fit must gain over the third to count as falling: less, and a
-fit of 600 steps would have to be ten times as long to get rid of two thirds of it."""
-NEARLY = 0.25
-"""Share of the way that may be left where the rest is a matter of more steps."""
-HALF = 0.5
-"""Share of the way that may be left to a fit that is still falling, for more steps to be worth while: the user's
-optimiser is left alone, if Adam gets there; without Adam it gets more steps."""
-FEW_STEPS = 100
-"""Steps that tell too little when the time was over after them: 20 go by until the learning rate is at its peak, and
-healthy small nets need 50 to 150 to memorise 8 examples at 1e-3."""
-UNKNOWN_STEPS = 300
-"""Steps for a loss whose floor isn't known: enough to see whether it all but vanishes."""
-_QUARTERS = 8  # probed steps from which on a fit is looked at by quarters
-_EQUAL = 1e-3  # relative; half precision
-_ROUNDING = 1e-5  # relative; what batch statistics leave of a constant in single precision
+
+class _Text(NamedTuple):
+    message: str
+    fix: str = ""
 
 
-@dataclass
-class Trial:
-    """The fits of one batch: by the user's optimiser first, then by Adam.
+_KIND = "{kind}; {went}"
+_RAW = "hand over the raw outputs of the last layer, without softmax or sigmoid"
+_SLOW = "{own} is slow to overfit {examples} ({path}, still falling by {rate} in 100 steps); {other}"
+_CANNOT = "{own} cannot overfit {examples} ({path}); {other}. The model is fine, the optimiser settings are not"
+_SAFE = "Adam with 3e-4 is a safe start"
+TEXTS = {
+    "memorised": _Text("{own} overfits {examples} ({path}){reached}"),
+    "no_gradient": _Text(
+        "no parameter gets any gradient: {went}{lowest}",
+        "look for what comes between loss and backward: clamp() of the loss (clip the gradients instead), detach(), "
+        "item(), no_grad(), parameters that are all frozen; where you optimise by hand, a zero_grad() before step()",
+    ),
+    "probabilities_into_cross_entropy": _Text(_KIND, _RAW),
+    "probabilities_into_bce_with_logits": _Text(_KIND, _RAW),
+    "softmax_into_binary_cross_entropy": _Text(_KIND, "sigmoid in the place of softmax, one probability each"),
+    "no_logarithms_into_nll_loss": _Text(_KIND, "log_softmax after the last layer, or cross_entropy on raw outputs"),
+    "shapes_broadcast": _Text(_KIND, "give predictions and targets the same shape"),
+    "cannot_tell_examples_apart": _Text(
+        "no optimiser can tell the examples apart: {went}; {symptoms}",
+        "look for inputs that are equal or overwritten, dead activations, and reductions over all inputs",
+    ),
+    "unknown_floor": _Text("{unknown}; {went}"),
+    "noisy": _Text("two equal steps differ by {noise}: the step draws random numbers or keeps a state; {went}{lowest}"),
+    "other_terms": _Text("other terms in the loss may keep its {losses} from the lowest possible; {went}{lowest}"),
+    "too_few_steps": _Text("too few steps to judge, when max_steps or max_seconds were over: {went}"),
+    "rates_of_its_own": _Text("{own} overfits {examples} slowly ({path}) at rates that its own code sets; {other}"),
+    "on_its_way": _Text(_SLOW),
+    "optimiser_slow": _Text(_SLOW, "a larger learning rate, or Adam to begin with"),
+    "learning_rate_too_low": _Text(_CANNOT, f"the loss hardly moves: raise the learning rate; {_SAFE}"),
+    "optimiser_unstable": _Text(_CANNOT, f"lower the learning rate; with steps by hand, call zero_grad(); {_SAFE}"),
+    "parameters_left_out": _Text(
+        "the optimiser does not hold the parameters of {left_out}: {went}{lowest}",
+        "hand the optimiser all parameters that should learn: those of this module, not of a copy",
+    ),
+    "weights_do_not_change": _Text(
+        "the optimiser changes no weight: {went}{lowest}",
+        "is its learning rate 0; where you optimise by hand, is step() called?",
+    ),
+    "single_layer": _Text("training one layer at most need not be able to overfit {examples}: {went}; {symptoms}"),
+    "examples_unknown": _Text(
+        "inputs can't be told by example, and there may be equal ones with different targets: {went}{lowest}"
+    ),
+    "still_falling": _Text("{fell}{lowest}"),
+    "time_over": _Text("{fell}{lowest}; more max_seconds will tell"),
+    "too_slow": _Text(
+        "{fell}{lowest}; {symptoms}",
+        "give it more max_steps; if that does not help: scale inputs and targets to a standard deviation of 1, raise "
+        "the learning rate, enlarge the model",
+    ),
+    "stuck": _Text(
+        "no optimiser overfits {examples}: {went}{others}{lowest}; {symptoms}",
+        "the model is too small, its inputs do not tell the examples apart, part of it gets no gradient, inputs or "
+        "targets are far from a standard deviation of 1, or the loss does not compare what it should: look at the "
+        "labels and predictions of OverfitOneBatch",
+    ),
+}
+"""By code, the message and the fix; `_phrases` fills them in."""
+
+
+def outcome(trial: Trial, pl_module: nn.Module) -> Outcome:
+    """The verdict on the fits of `trial`: by the user's optimiser, and by Adam as far as it was needed.
+
+    Args:
+        trial: It has one fit at least.
+        pl_module: What was fitted; its parameters are counted.
 
     Example:
+        >>> from torch import nn
         >>> from lightning_recipe.trial.short_fit import Fit
-        >>> by_hand = Fit("SGD (lr 0.1)", losses=[2.0, 0.5, 0.02], calls={0: [], 1: [], 2: []})
-        >>> Trial(0.02).distances(by_hand)
-        [1.0, 0.25, 0.01]
-
-    Attributes:
-        tolerance: Share of the way to the floor that may be left.
-        fits: In their order.
-        warms_up: Whether the learning rate of the run begins far below its peak.
-        examples: How many there are to memorise; None if that isn't known.
+        >>> outcome(progress.Trial(0.02, [Fit("Adam (lr 0.001)")]), nn.Linear(1, 1)).code
+        'no_step'
 
     """
-
-    tolerance: float
-    fits: list[Fit] = field(default_factory=list)
-    warms_up: bool = False
-    examples: int | None = None
-    _floors: list[Floor] | None = None
-
-    def floors(self, first: Step | None) -> list[Floor]:
-        """The floor of each loss function of a step; empty if one isn't known, or if there is none."""
-        if self._floors is None:
-            calls = [] if first is None else first.loss_calls
-            found = [floor(call, first.inputs) if first and call.times == 1 else None for call in calls]
-            self._floors = [f for f in found if f is not None] if all(f is not None for f in found) else []
-        return self._floors
-
-    # -- how far
-
-    def distances(self, fit: Fit) -> list[float]:
-        """At each probed step what is left of the way to the floor: 1 for knowing the targets only, 0 at the floor.
-
-        Of several losses, that of the one that has most left. Where the floor isn't known, the loss itself, in units
-        of the first.
-        """
-        floors = self.floors(fit.first)
-        if not floors:
-            start = fit.losses[0] if fit.losses and fit.losses[0] > 0 else math.nan
-            return [fit.losses[step] / start for step in fit.calls]
-        starts = next(iter(fit.calls.values()))
-        scales = [_scale(f, start) for f, start in zip(floors, starts, strict=True)]
-        return [
-            max((v - f.value) / scale for v, f, scale in zip(values, floors, scales, strict=True))
-            if len(values) == len(floors) and all(map(math.isfinite, values))
-            else math.inf
-            for values in fit.calls.values()
-        ]
-
-    def is_over(self, fit: Fit) -> bool:
-        """Whether more steps could tell nothing more: the floor is reached, or not known and not near either."""
-        return self.is_reached(fit) or (len(fit.losses) >= UNKNOWN_STEPS and not self.floors(fit.first))
-
-    def is_reached(self, fit: Fit) -> bool:
-        """Whether the last two probed steps were at the floor."""
-        last = self.distances(fit)[-2:]
-        at_floor = all(distance <= self.tolerance for distance in last)
-        return at_floor and (bool(self.floors(fit.first)) or min(last, default=-1) >= 0)
-
-    def is_falling(self, fit: Fit) -> bool:
-        """Whether the fit was still getting nearer when it ended."""
-        left = self.distances(fit)
-        if not all(map(math.isfinite, left)):
-            return False
-        if len(left) < _QUARTERS:
-            return left[-1] < left[0]
-        quarter = len(left) // 4
-        second, third, fourth = (sum(left[-(i + 1) * quarter : len(left) - i * quarter]) / quarter for i in (2, 1, 0))
-        return fourth < (1 - STUCK) * third < (1 - STUCK) * second and fourth < left[0]
-
-    def is_nearly_there(self, fit: Fit) -> bool:
-        """Whether the fit was still getting nearer, with little left; if it went on, with as many steps again to go.
-
-        Pykeen's MuRE, which gets there, was 1.2 times its steps away after 600 of them, and 0.5 after 1,800; two
-        hidden units for ten classes, which do not, 1.4 to 1.9 and 1.4 to 4.8.
-        """
-        left = self.distances(fit)
-        if fit.longer:
-            quarter = max(1, len(left) // 4)
-            return self.is_falling(fit) and left[-1] <= (left[-1 - quarter] - left[-1]) * len(left) / quarter
-        return self.is_falling(fit) and left[-1] <= NEARLY * left[0]
-
-    def goes_on(self, fit: Fit) -> bool:
-        """Whether the fit is on its way, and needs more steps to tell whether it gets there."""
-        left = self.distances(fit)
-        near = self.is_reached(fit) if fit.longer else self.is_nearly_there(fit)
-        return bool(self.floors(fit.first)) and self.is_falling(fit) and not near and left[-1] < HALF * left[0]
-
-    def is_too_short(self, fit: Fit) -> bool:
-        """Whether the fit had too few steps to tell anything."""
-        few = len(fit.losses) < FEW_STEPS and math.isfinite(fit.losses[-1])
-        return few and not self.is_nearly_there(fit) and (fit.out_of_time or not self.is_falling(fit))
-
-    def is_settled(self) -> bool:
-        """Whether another optimiser could tell nothing more."""
-        fit = self.fits[-1]
-        return (
-            not fit.losses
-            or not math.isfinite(fit.losses[0])
-            or self.is_reached(fit)
-            or (len(self.fits) == 1 and self.is_nearly_there(fit))
-            or not self.floors(fit.first)
-            or is_noisy(fit)
-            or has_no_gradient(fit)
-            or not has_only_known_terms(fit)
-            or self.is_too_short(fit)
-        )
+    losses = trial.fits[0].losses
+    if not losses:
+        return Outcome(Status.SKIPPED, "no_step", "no step was run")
+    if not progress.has_begun(trial.fits[0]):
+        return Outcome(Status.SKIPPED, "no_finite_loss", f"there is no loss to begin with: {losses[0]:g}")
+    kind, sentence = symptoms.wrong_kind(trial)
+    status, code, fit = _decided(trial, pl_module, kind)
+    message, fix = TEXTS[code]
+    phrases = {"kind": sentence, **_phrases(trial, fit)}
+    if "{symptoms}" in message:
+        phrases["symptoms"] = ", ".join(symptoms.symptoms(fit, pl_module))
+    return Outcome(status, code, message.format(**phrases), fix, _evidence(trial))
 
 
-def _scale(found: Floor, start: float) -> float:
-    """The way from knowing the targets only to the floor; where there is none (all targets are equal), from the start.
-
-    Never less than a hundredth of the way from the start: targets may be all but equal.
-    """
-    way = found.ignorant - found.value
-    whole = max(start - found.value, 1e-12)
-    return max(way, 0.01 * whole) if way > 1e-9 else whole  # noqa: PLR2004 - what rounding leaves
-
-
-def is_noisy(fit: Fit) -> bool:
-    """Whether two steps with equal weights had different losses."""
-    return fit.noise > NOISE * max(abs(fit.losses[0]), 1e-12)
-
-
-def has_no_gradient(fit: Fit) -> bool:
-    """Whether no parameter got any gradient, from the first step to the last."""
-    return bool(fit.grads) and not any(fit.grads.values()) and not fit.weights_moved
-
-
-def has_only_known_terms(fit: Fit) -> bool:
-    """Whether the loss is a sum of the loss functions seen, each with a constant positive weight.
-
-    What else is in it (a penalty, a divergence) may keep them from their floors.
-    """
-    values = torch.tensor([v for v in fit.calls.values() if len(v) == len(next(iter(fit.calls.values())))]).double()
-    total = torch.tensor([fit.losses[step] for step in fit.calls]).double()
-    if values.shape[0] != total.shape[0] or values.shape[1] == 0:
-        return False
-    finite = values.isfinite().all(1) & total.isfinite()
-    values, total = values[finite], total[finite]
-    if not len(total):
-        return True
-    weights = torch.linalg.lstsq(values, total[:, None], driver="gelsd").solution
-    residual = (values @ weights)[:, 0] - total
-    return bool((residual.abs() <= _EQUAL * total.abs().max()).all() and (weights >= -_EQUAL).all())
+def _decided(trial: Trial, pl_module: nn.Module, kind: str) -> tuple[Status, str, Fit]:
+    """Status and code, and the fit that they are about; what no optimiser could make good comes first."""
+    own, best = trial.fits[0], trial.fits[-1]
+    if trial.is_reached(own) and not kind:
+        return Status.PASSED, "memorised", own
+    if mistake := _certain(trial, kind):
+        return *mistake, own
+    if code := _why_unknown(trial):
+        return Status.SKIPPED, code, own
+    nearest = min(trial.fits, key=trial.left)
+    ahead = trial.left(nearest) < progress.HALF * trial.left(own)
+    if trial.is_reached(best) or (ahead and trial.is_nearly_there(nearest)):
+        return *_of_the_optimiser(trial), nearest
+    if symptoms.is_linear(pl_module):
+        return Status.SKIPPED, "single_layer", own
+    if not symptoms.knows_examples(own) and not trial.is_falling(nearest):
+        return Status.SKIPPED, "examples_unknown", own
+    if falling := list(filter(trial.is_falling, trial.fits)):
+        fit = min(falling, key=trial.left)
+        return *_of_more_steps(trial, fit), fit
+    return Status.WARNING if symptoms.has_many_targets(own) else Status.FAILED, _held_back(nearest) or "stuck", nearest
 
 
-# -- why no further
+def _certain(trial: Trial, kind: str) -> tuple[Status, str] | None:
+    """Mistakes that no optimiser could make good."""
+    own, known = trial.fits[0], bool(trial.floors(trial.fits[0]))
+    if progress.has_no_gradient(own) and (known or own.losses[-1] != 0):
+        return Status.FAILED if known else Status.WARNING, "no_gradient"
+    if kind:
+        return Status.FAILED, kind
+    if known and symptoms.knows_examples(own) and all(map(symptoms.is_constant, trial.fits)):
+        return Status.FAILED, "cannot_tell_examples_apart"
+    return None
 
 
-def wrong_kind(trial: Trial) -> str:
-    """What is wrong with the predictions by their kind, if a fit ended where such predictions have to; or nothing.
-
-    What nll_loss makes of anything but logarithms has no lowest value: reaching it means nothing.
-    """
-    for fit in trial.fits:
-        for call in fit.last.loss_calls if fit.last is not None else []:
-            found = floor(call)
-            if found is None or not found.trap_reason or (trial.is_reached(fit) and call.name != "nll_loss"):
-                continue
-            above = float(call.value.double().mean()) - found.trap
-            certain = call.name in {"cross_entropy", "nll_loss", "binary_cross_entropy"}  # no chance: rows sum to 1
-            if certain or above <= trial.tolerance * max(found.ignorant - found.value, abs(found.trap)):
-                low, high = _low(call.arguments["input"]), _high(call.arguments["input"])
-                entered = f"the predictions that enter {call.name} ({call.where}) go from {low:.3g} to {high:.3g}"
-                return f"{entered}: {found.trap_reason}"
-    return ""
+def _why_unknown(trial: Trial) -> str:
+    """The code for why it is not known what the loss should have reached, or nothing."""
+    own = trial.fits[0]
+    if not trial.floors(own):
+        return "unknown_floor"
+    if progress.is_noisy(own):
+        return "noisy"
+    if not progress.has_only_known_terms(own):
+        return "other_terms"
+    return "too_few_steps" if any(map(trial.is_too_short, trial.fits)) else ""
 
 
-def is_constant(fit: Fit) -> bool:
-    """Whether after many steps the predictions were still the same for all examples, whose targets differ."""
-    if fit.last is None or len(fit.losses) < FEW_STEPS:
-        return False
-    call = fit.last.loss_calls[0]
-    prediction, target = call.arguments["input"].double(), call.arguments["target"]
-    return (
-        prediction.ndim > 0
-        and len(prediction) > 1
-        and _spread(prediction) <= _ROUNDING * _size(prediction) < math.inf
-        and (bool((target != target[:1]).any()))
-    )
+def _of_the_optimiser(trial: Trial) -> tuple[Status, str]:
+    """The model can memorise the batch with this loss: Adam has shown it."""
+    own = trial.fits[0]
+    left = trial.distances(own)
+    if own.lr_overridden:
+        return Status.PASSED, "rates_of_its_own"
+    if trial.is_falling(own):
+        near = left[-1] < progress.HALF * left[0]
+        return (Status.PASSED, "on_its_way") if near else (Status.WARNING, "optimiser_slow")
+    still = left[-1] > 0.9 * left[0] and max(left) < 1.1 * left[0]
+    code = _held_back(own) or ("learning_rate_too_low" if still else "optimiser_unstable")
+    return Status.WARNING if trial.warms_up else Status.FAILED, code
 
 
-def _spread(prediction: Tensor) -> float:
-    return float((prediction.amax(0) - prediction.amin(0)).max())
+def _of_more_steps(trial: Trial, fit: Fit) -> tuple[Status, str]:
+    """No fit is there yet, and `fit` is the nearest of those that were getting nearer."""
+    if trial.is_nearly_there(trial.fits[0]):
+        return Status.PASSED, "still_falling"
+    if fit.out_of_time:  # a fact about the machine
+        return Status.SKIPPED, "time_over"
+    return Status.WARNING, _held_back(fit) or "too_slow"
 
 
-def _size(prediction: Tensor) -> float:
-    return max(float(prediction.abs().max()), 1e-12)
+def _held_back(fit: Fit) -> str:
+    """The code for weights that the optimiser does not change, or nothing."""
+    return "parameters_left_out" if fit.left_out else "" if fit.weights_moved else "weights_do_not_change"
 
 
-def symptoms(fit: Fit, pl_module: nn.Module) -> list[str]:
-    """What the last step of a fit that is stuck says about why."""
-    found = []
-    if fit.last is not None and fit.last.loss_calls:
-        call = fit.last.loss_calls[0]
-        prediction, target = call.arguments["input"].double(), call.arguments["target"]
-        if prediction.ndim and len(prediction) > 1:
-            spread = _spread(prediction)
-            if spread <= _EQUAL * _size(prediction):
-                found.append(
-                    f"the predictions are the same for all {len(prediction)} examples (they differ by {spread:.2g})"
-                )
-        if target.is_floating_point() and call.name.endswith(("mse_loss", "l1_loss", "huber_loss")):
-            found += _out_of_range(prediction, target.double())
-    dead = [name for name, grad in fit.grads.items() if grad == 0]
-    if dead and len(dead) < len(fit.grads):
-        found.append(f"no gradient reaches {_modules(dead)}")
-    if fit.left_out:
-        found.append(f"the optimiser does not hold the parameters of {_modules(fit.left_out)}")
-    if not fit.weights_moved:
-        found.append("the optimiser changed no weight")
-    everything = sum(p.numel() for p in pl_module.parameters())
-    trainable = sum(p.numel() for p in pl_module.parameters() if p.requires_grad)
-    frozen = f" ({everything - trainable} more are frozen)" if everything > trainable else ""
-    found.append(f"{trainable} trainable parameters in all{frozen}")
-    return found
+def _evidence(trial: Trial) -> dict[str, float]:
+    own, *others = trial.fits
+    floors = trial.floors(own)
+    evidence = {"start": own.losses[0], "measured": own.losses[-1], "steps": len(own.losses)}
+    evidence |= {"examples": trial.size} if trial.size else {}
+    evidence |= {"floor": floors[0].value} if len(floors) == 1 else {}
+    evidence |= {"left": trial.left(own)} if floors else {}
+    for fit in others[-1:]:
+        evidence |= {"measured_with_adam": fit.losses[-1], "steps_with_adam": len(fit.losses)}
+    return evidence
 
 
-def _modules(names: list[str]) -> str:
-    """The modules of these parameters, or those of the first four."""
-    modules = list(dict.fromkeys(name.rpartition(".")[0] or name for name in names))
-    return ", ".join(modules[:4]) + (" and others" if len(modules) > 4 else "")  # noqa: PLR2004
+def _phrases(trial: Trial, fit: Fit) -> dict[str, str]:
+    """What `TEXTS` are filled in with; the outcome is about `fit`."""
+    first, *others = trial.fits
+    own, floors = f"your {first.optimizer}", trial.floors(first)
+    examples = f"{trial.size} example{'s' * (trial.size > 1)}" if trial.size else "one batch"
+    values = " and ".join(f"{round(f.value, 9):.4g}" for f in floors)
+    why = " and ".join(dict.fromkeys(f.reason for f in floors if f.reason))
+    lowest = f"; the lowest possible is {values}" + (f" ({why})" if why else "") if floors else ""
+    losses = " and ".join(call.name for call in first.last.loss_calls) if first.last else "loss"
+    over = "time was over" if fit.out_of_time else "steps were over"
+    fell = f"still falling by {progress.pace(fit):.3g} in 100 steps when the {over}"
+    return {
+        "own": own,
+        "examples": examples,
+        "path": _path(first),
+        "went": f"on {examples} the loss went {_path(first)} with {own}",
+        "fell": f"on {examples} the loss went {_path(fit)} with {own if fit is first else fit.optimizer}, {fell}",
+        "rate": f"{progress.pace(first):.3g}",
+        "other": f"{fit.optimizer} {'can' if trial.is_reached(fit) else 'nearly can'} (-> {fit.losses[-1]:.4g})",
+        "others": "".join(f", -> {one.losses[-1]:.4g} with {one.optimizer}" for one in others),
+        "lowest": lowest,
+        "reached": lowest if progress.has_only_known_terms(first) else "",
+        "losses": losses,
+        "noise": f"{first.noise:.2g}",
+        "left_out": symptoms.modules(first.left_out),
+        "unknown": symptoms.why_unknown(first),
+    }
 
 
-def _out_of_range(prediction: Tensor, target: Tensor) -> list[str]:
-    low, high = _low(prediction), _high(prediction)
-    for limit in (-1.0, 0.0):
-        if low >= limit > _low(target) and low - limit < 1e-3:  # noqa: PLR2004 - saturated
-            return [f"no prediction is below {limit:g}, but targets go down to {_low(target):.3g}"]
-    if high <= 1 < _high(target) and 1 - high < 1e-3:  # noqa: PLR2004
-        return [f"no prediction is above 1, but targets go up to {_high(target):.3g}"]
-    return [f"predictions go from {low:.3g} to {high:.3g}, targets from {_low(target):.3g} to {_high(target):.3g}"]
-
-
-def _low(tensor: Tensor) -> float:
-    return float(tensor.min())
-
-
-def _high(tensor: Tensor) -> float:
-    return float(tensor.max())
-
-
-def is_linear(pl_module: nn.Module) -> bool:
-    """Whether there is but one layer to train: by design such models can't memorise everything.
-
-    Example:
-        >>> is_linear(nn.Sequential(nn.Linear(3, 2), nn.Softmax(1)))
-        True
-
-    """
-    layers = [
-        module
-        for module in pl_module.modules()
-        if any(p.requires_grad and p.ndim > 1 for p in module.parameters(recurse=False))
-    ]
-    return len(layers) <= 1
-
-
-def knows_examples(fit: Fit) -> bool:
-    """Whether it can be seen which inputs belong to which target; not for graphs, whose inputs are nodes and edges."""
-    if fit.first is None:
-        return False
-    inputs = list(fit.first.inputs.values())
-    examples = {call.examples for call in fit.first.loss_calls}
-    return any(
-        t.ndim > 0 and examples & {t.shape[0], t.shape[:2].numel(), *t.shape[1:2]} for t in inputs
-    )  # the second dimension where time comes first
-
-
-def has_many_targets(fit: Fit) -> bool:
-    """Whether there are several targets for each example: pixels, positions, columns."""
-    if fit.first is None:
-        return False
-    size = fit.first.batch_size or 1
-    for call in fit.first.loss_calls:
-        target, prediction = call.arguments["target"], call.arguments["input"]
-        targets = target.numel()
-        if call.name in {"cross_entropy", "kl_div"} and target.is_floating_point() and prediction.ndim > 1:
-            targets //= prediction.shape[1]
-        if targets > size:
-            return True
-    return False
+def _path(fit: Fit) -> str:
+    return f"{fit.losses[0]:.4g} -> {fit.losses[-1]:.4g} in {len(fit.losses)} steps"

@@ -19,10 +19,11 @@ from lightning_recipe.dependencies.judgement import Clean, Mixing, examine
 from lightning_recipe.figures.canvas import pixels
 from lightning_recipe.figures.dependencies import dependency_matrix
 from lightning_recipe.finding import Finding, Section, in_short
-from lightning_recipe.record.structure import tensors
+from lightning_recipe.record.tensors import tensors
 from lightning_recipe.show import loggers
-from lightning_recipe.trial.copies import copied, eager, isolated, memory_given_back, obstacle
-from lightning_recipe.trial.generators import untouched_generators
+from lightning_recipe.trial.copies import copied
+from lightning_recipe.trial.isolation import eager, isolated, memory_given_back, obstacle
+from lightning_recipe.trial.rng import untouched_generators
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -68,6 +69,23 @@ class BatchMixingDetector(Check):
         A. Karpathy, A Recipe for Training Neural Networks (2019): "set the loss to be something trivial like the sum
         of all outputs of example i, run the backward pass all the way to the input, and ensure that you get a non-zero
         gradient only on the i-th input".
+
+    Legitimate:
+        - A mean or a norm over the batch that is meant is a `warning`, since all examples enter alike. BatchNorm is
+          only stated. Layers named after statistics of the batch, mixing in training mode only, as in MixUp, and
+          attention between examples are `skipped`.
+        - Rows that are no examples, such as the nodes of a graph or the patches of one image: `skipped` or `warning`,
+          by what can be told.
+
+        There is no threshold to tune: a dependence is there or not. If yours is meant, leave the check out.
+
+    Cost:
+        After the first step, ``2 * ceil(log2(B))`` backward passes of the network on a copy, for `B` examples, and no
+        more than `max_seconds`; a hit may take as long again to confirm and to locate. Later steps are not looked at.
+
+    Pictures:
+        - `dependencies`: Which output depends on which input, a row for each of up to `max_examples` examples. Only
+          the diagonal should have colour.
 
     Example:
         >>> import contextlib, io

@@ -7,15 +7,17 @@ from typing import TYPE_CHECKING
 
 from lightning_recipe.callback import Check
 from lightning_recipe.callbacks._init_loss_diagnosis import (
+    band,
     bias_fix,
     carriers,
-    offset,
+    judge,
     output_layer,
     scale_fix,
     untrained,
 )
 from lightning_recipe.finding import Section
-from lightning_recipe.losses.references import CERTAIN, NotComparableError, References, references
+from lightning_recipe.losses.references import FAR, NotComparableError, References, offset, references
+from lightning_recipe.losses.table import TABLE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,11 +30,6 @@ if TYPE_CHECKING:
     from lightning_recipe.run import Run
 
 FINITE_FIX = "find where it arises with Trainer(detect_anomaly=True); check the data for NaN first"
-DENSE_SHARE = 2 / 3  # of know-nothing; a bias shared by many targets is learnt within a few steps
-FAR = 10.0
-"""Standard deviations of the targets between 0 and their mean from which on training does not make up for a bias. Of
-an MLP of two hidden layers, with Adam at 1e-3 and 3e-3, 5 of them cost at most 0.10 of its R2 after 2,000 steps and
-0.05 to 0.45 after 500; 10 cost 0.06 to 0.12 and up to 2; 20 up to 0.23 and 8."""
 MIN_TARGETS = 8  # fewer numbers do not tell their scale: their mean square may be near 0 by chance
 
 
@@ -40,7 +37,7 @@ class InitLossCheck(Check):
     """Judges the loss of the very first training step, before any update, for each loss function in it.
 
     The step itself is observed; nothing is run twice. For each call of a loss function of ``torch.nn.functional``,
-    direct or through ``nn.*Loss``, the loss is compared with the same function on a know-nothing prediction (equal
+    direct or through ``nn.*Loss``, the loss is compared with the same function on an uninformed guess (equal
     logits, zero output) and on the best constant prediction for the batch's targets (log prior, mean, median, ...).
 
     Let `n` be the number of targets. A batch is a sample, so bands widen as it shrinks: a mean of `n` values of unit
@@ -48,10 +45,10 @@ class InitLossCheck(Check):
     the batch, and a bias suggested by few targets is not trusted.
 
     - not finite, or cross entropy over a single class: `failed`;
-    - more than ``warn_ratio * (1 + 4 / sqrt(n))`` times know-nothing: `warning`; with `fail_ratio`, and an output
+    - more than ``warn_ratio * (1 + 4 / sqrt(n))`` times the guess: `warning`; with `fail_ratio`, and an output
       layer that can be named (not logits scaled on purpose, as in ArcFace): `failed`;
-    - nearer to know-nothing than to the best constant, where a constant bias alone would remove more than
-      ``bias_share + 3 / n`` of know-nothing: `advice`, with that bias, since it costs the first steps only; `warning`
+    - nearer to the guess than to the best constant, where a constant bias alone would remove more than
+      ``bias_share + 3 / n`` of the guess: `advice`, with that bias, since it costs the first steps only; `warning`
       where the mean of numbers lies more than 10 of their standard deviations from 0, which training can't make up for;
     - below ``1 - 16 / n``, and half, of the best constant, although the output layer's weights lie within the bounds
       of torch's default initialisation, so that it can't have been pretrained: `warning`. The square of a chance
@@ -62,10 +59,10 @@ class InitLossCheck(Check):
     that the network itself computed, and regression on fewer than 8 numbers.
 
     Args:
-        warn_ratio: Times know-nothing. 2 is what an output layer gives whose outputs are as large as standardised
-            targets, or logits with a standard deviation of 2 over ten classes; the healthy programs measured so
-            far, with default initialisations of torch, start at 0.9 to 1.4.
-        fail_ratio: Times know-nothing; an order of magnitude.
+        warn_ratio: Times the uninformed guess. 2 is what an output layer gives whose outputs are as large as
+            standardised targets, or logits with a standard deviation of 2 over ten classes; the healthy programs
+            measured so far, with default initialisations of torch, start at 0.9 to 1.4.
+        fail_ratio: Times the uninformed guess; an order of magnitude.
         bias_share: Share of the initial loss, 0 to 1. One positive in ten, unbiased, has 0.53; a mean one standard
             deviation from zero 0.5. Dense targets (pixels, tokens, several columns) need a quarter more, up to two
             thirds: there a network finds its bias within a few steps.
@@ -78,6 +75,18 @@ class InitLossCheck(Check):
         A. Karpathy, A Recipe for Training Neural Networks (2019): "verify that your loss starts at the correct loss
         value ... -log(1/n_classes) on a softmax at initialization"; "if you are regressing some values that have a
         mean of 50 then initialize the final bias to 50".
+
+    Legitimate:
+        - Logits scaled on purpose, as in ArcFace or by a temperature: the loss starts high. Allow for it with
+          ``InitLossCheck(warn_ratio=4)``. Where no single layer makes the logits, the verdict is `warning` at most.
+        - A bias left at zero deliberately, because rare classes will be sampled or weighted otherwise later on: ask for
+          more before you are told, ``InitLossCheck(bias_share=0.9)``.
+        - A head that knows without training, such as one set from class prototypes or text embeddings, or a connection
+          that carries the answer past the network: then a low loss is no leak. A pretrained output layer isn't accused.
+
+    Cost:
+        The first step is observed while it runs; only where the loss lies in compiled code is a copy run once more.
+        What remains is the loss of a constant prediction on the same targets, once. Later steps are not looked at.
 
     Example:
         >>> import contextlib, io
@@ -153,10 +162,11 @@ class InitLossCheck(Check):
         except NotComparableError as reason:
             return self.skipped(f"{name}: {reason}", subject=subject, measured=measured)
         numbers = call.arguments["input"].numel()
-        if call.name not in CERTAIN and numbers < MIN_TARGETS:
+        certain = TABLE[call.name].is_certain
+        if not certain and numbers < MIN_TARGETS:
             message = f"{name}: {numbers} targets do not tell their scale; {MIN_TARGETS} are needed"
             return self.skipped(message, subject=subject, **found.evidence)
-        outcome = judge(found, certain=call.name in CERTAIN, warn_ratio=self.warn_ratio, bias_share=self.bias_share)
+        outcome = judge(found, certain=certain, warn_ratio=self.warn_ratio, bias_share=self.bias_share)
         first = f", the first of {call.times}," if call.times > 1 else ""
         context = f"{name}{first} starts at {found.measured:.4g}"
         layer = output_layer(pl_module, found.constant.numel())
@@ -227,45 +237,3 @@ class InitLossCheck(Check):
             + (", ".join(step.inputs) or "the tensors that enter the network"),
             **found.evidence,
         )
-
-
-def band(n: int) -> float:
-    """How much wider a limit is for `n` targets: four standard errors of a mean of unit variance.
-
-    Example:
-        >>> band(64)
-        1.5
-
-    """
-    return 1 + 4 / math.sqrt(n)
-
-
-def judge(found: References, *, certain: bool, warn_ratio: float, bias_share: float) -> str:
-    """The decision, see :class:`InitLossCheck`.
-
-    Args:
-        found: The measured loss and its references.
-        certain: Whether know-nothing costs the same whatever the targets, as in classification.
-        warn_ratio: Times know-nothing.
-        bias_share: Share of know-nothing that a constant removes.
-
-    Returns:
-        "one class", "no scale", "too high", "too low", "needs bias", or "good".
-
-    """
-    n = found.examples
-    measured, know_nothing, best = (
-        value - found.floor for value in (found.measured, found.know_nothing, found.best_constant)
-    )
-    needed = (max(bias_share, DENSE_SHARE) if found.dense else bias_share) + 3 / n
-    if found.classes == 1:
-        return "one class"
-    if know_nothing <= 0:
-        return "no scale"
-    if measured > warn_ratio * band(n) * know_nothing:
-        return "too high"
-    if found.has_prior and measured < best * min(0.5 if certain else 0.01, 1 - 16 / n):
-        return "too low"
-    if found.has_prior and best < (1 - needed) * know_nothing and measured > (know_nothing + best) / 2:
-        return "needs bias"
-    return "good"

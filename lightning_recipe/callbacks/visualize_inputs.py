@@ -12,10 +12,10 @@ from lightning_recipe.figures.kinds import recognise
 from lightning_recipe.figures.scale import statistics
 from lightning_recipe.finding import Section
 from lightning_recipe.losses.targets import answers
-from lightning_recipe.record.structure import leading_size
+from lightning_recipe.record.tensors import leading_size
 from lightning_recipe.show import loggers
-from lightning_recipe.trial.copies import isolated
-from lightning_recipe.trial.time_budget import Allowance as TimeBudget
+from lightning_recipe.trial.isolation import isolated
+from lightning_recipe.trial.time_budget import TimeBudget
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -61,6 +61,23 @@ class VisualizeInputs(RecipeCallback):
 
     Raises:
         ValueError: If `max_examples` or `every_n_epochs` is less than 1, or `max_share` not between 0 and 1.
+
+    Legitimate:
+        - Augmentation: training and validation examples may look different, as long as you meant it.
+        - Images normalised with the mean and standard deviation of a data set look odd: give them as `mean` and `std`,
+          and they are undone in the picture.
+        - Tokens are numbers until you give `decode`, such as your tokenizer's.
+        - A tensor taken for something that it is not: the title names the second reading. Nothing depends on it.
+
+    Cost:
+        A card of each input and stage, for at most ten epochs of a run, and at most `max_share` of its time. Steps in
+        between are not looked at.
+
+    Pictures:
+        - `<input> train`: What entered in training. Look for upside-down or mirrored targets, labels that do not
+          belong, colours exchanged, an augmentation that destroys what is to be recognised, padding everywhere, the
+          same example again and again, NaN in the title.
+        - `<input> val`: What entered in validation; it should look like training, in the same shades.
 
     Example:
         >>> from tempfile import TemporaryDirectory

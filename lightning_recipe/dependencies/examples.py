@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from lightning_recipe.dependencies.backprop import UndecidedError, layouts
-from lightning_recipe.record.structure import leading_size, mapped, tensors
+from lightning_recipe.record.tensors import leading_size, mapped, tensors
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

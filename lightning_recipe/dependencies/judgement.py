@@ -15,8 +15,8 @@ from lightning_recipe.dependencies.examples import Batch, why_no_rows, why_not_e
 from lightning_recipe.dependencies.operations import attention_over_batch, batch_norm_in_function, softmax_over_batch
 from lightning_recipe.dependencies.rerun import Rerun, calm
 from lightning_recipe.dependencies.traces import Event, first_mixed
-from lightning_recipe.record.structure import tensors
-from lightning_recipe.trial.copies import shares_code
+from lightning_recipe.record.tensors import tensors
+from lightning_recipe.trial.shared_code import shares_code
 
 if TYPE_CHECKING:
     from lightning_recipe.record.step import NetCall

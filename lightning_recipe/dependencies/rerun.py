@@ -7,17 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.dropout import _DropoutNd
 
 from lightning_recipe.dependencies.backprop import SEED, Part, Rows, layouts
-from lightning_recipe.record.structure import Cloneable, mapped, tensors
+from lightning_recipe.record.tensors import Cloneable, mapped, tensors
+from lightning_recipe.trial.calming import use_running_statistics, without_dropout
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-CALM = (_BatchNorm, _DropoutNd, nn.GroupNorm, nn.LayerNorm, nn.LocalResponseNorm)
-"""Modules that go to eval mode; recurrent ones don't, cuDNN has no backward for them there."""
 
 
 @dataclass
@@ -245,22 +241,7 @@ def calm(module: nn.Module) -> int:
 
     """
     module.requires_grad_(requires_grad=False)
-    count = 0
-    for child in module.modules():
-        name, childless = type(child).__name__.lower(), next(child.children(), None) is None
-        named = "norm" in name or "drop" in name or name.startswith("bn") or name.endswith("bn")
-        custom = childless and child is not module and named
-        if isinstance(child, CALM) or (custom and not isinstance(child, nn.RNNBase)):
-            child.training = False
-        if isinstance(getattr(child, "dropout", None), float):  # of recurrent layers and attention
-            child.dropout = 0.0  # type: ignore[assignment]
-        if isinstance(child, _BatchNorm):
-            count += 1
-            if child.running_mean is None:  # would use the batch's statistics even in eval mode
-                like = next(module.parameters(), torch.empty(0))
-                child.running_mean = torch.zeros(child.num_features, dtype=like.dtype, device=like.device)
-                child.running_var = torch.ones_like(child.running_mean)
-    return count
+    return use_running_statistics(without_dropout(module))
 
 
 def _clone(value: Any) -> Any:

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from lightning_recipe.dependencies.backprop import SEED, Part, UndecidedError, halves, layouts
-from lightning_recipe.record.structure import cloned, tensors
+from lightning_recipe.record.copies import cloned
+from lightning_recipe.record.tensors import tensors
 
 if TYPE_CHECKING:
     from lightning_recipe.dependencies.rerun import Rerun

@@ -10,26 +10,12 @@ from lightning_recipe.figures.canvas import COLOURS
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from lightning_recipe.losses.targets import Answers
+
 WRONG = COLOURS[3]
 """The colour of a prediction that is not its target."""
 MAX_VALUES = 3
 """Values of a target that are written out; of more, only the shape is."""
-
-
-@dataclass(frozen=True)
-class Answers:
-    """The right answer for each example and the one that the network gave, both in the units of the target.
-
-    Attributes:
-        target: Tensor whose dimension 0 is the examples: class ids, values, a map, a sequence. None if there is none.
-        prediction: Likewise. It may hold fewer examples.
-        ignored: The class that the loss leaves out.
-
-    """
-
-    target: Tensor | None = None
-    prediction: Tensor | None = None
-    ignored: int | None = None
 
 
 @dataclass(frozen=True)
@@ -45,6 +31,7 @@ def captions(answers: Answers, count: int) -> list[Caption]:
 
     Example:
         >>> import torch
+        >>> from lightning_recipe.losses.targets import Answers
         >>> digits = Answers(torch.tensor([3, 5]), torch.tensor([3, 8]))
         >>> [caption.text for caption in captions(digits, 2)]
         ['3 | 3', '5 | 8']
@@ -64,6 +51,7 @@ def legend(answers: Answers, made: list[Caption]) -> str:
 
     Example:
         >>> import torch
+        >>> from lightning_recipe.losses.targets import Answers
         >>> legend(Answers(torch.zeros(8, 100)), [Caption()])
         'target (8, 100) not shown'
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from lightning_recipe.figures import predictions
-from lightning_recipe.losses.reading import CLASSES, NUMBER_MAPS, NUMBERS, TOKENS
+from lightning_recipe.losses.measures import CLASSES, NUMBER_MAPS, NUMBERS, TOKENS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

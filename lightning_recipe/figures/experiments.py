@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator
 
 from lightning_recipe.figures.canvas import COLOURS, FONT_SIZE, card
+from lightning_recipe.losses.table import TABLE, Family, Takes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -73,13 +74,14 @@ def labels_and_predictions(name: str, arguments: Mapping[str, Any]) -> Figure:
 
     """
     prediction, target = arguments["input"].detach().cpu().double(), arguments["target"].detach().cpu()
-    if name in {"cross_entropy", "nll_loss"} and prediction.ndim > 1:
-        probabilities = (prediction.softmax(1) if name == "cross_entropy" else prediction.exp()).movedim(1, -1)
+    loss = TABLE[name]
+    if loss.family is Family.CLASSES and prediction.ndim > 1:
+        probabilities = (prediction.softmax(1) if loss.takes is Takes.LOGITS else prediction.exp()).movedim(1, -1)
         probabilities = probabilities.reshape(-1, probabilities.shape[-1])
         labels = target.movedim(1, -1).flatten(0, -2).argmax(-1) if target.is_floating_point() else target.flatten()
         kept = (labels >= 0) & (labels < probabilities.shape[1])
         return _classes(probabilities[kept].numpy(), labels[kept].numpy())
-    if name == "binary_cross_entropy_with_logits":
+    if loss.family is Family.YES_NO and loss.takes is Takes.LOGITS:
         prediction = prediction.sigmoid()
     return _points(prediction, target.double())
 

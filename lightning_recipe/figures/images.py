@@ -10,13 +10,15 @@ import torch
 from matplotlib.colors import to_rgb
 
 from lightning_recipe.figures.canvas import COLOURS
-from lightning_recipe.figures.captions import Answers, Caption, captions, legend
+from lightning_recipe.figures.captions import Caption, captions, legend
 from lightning_recipe.figures.kinds import Kind, Reading, present
 from lightning_recipe.figures.picture import WIDTH, Picture, Text, blank, shortened, text_width
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
+
+    from lightning_recipe.losses.targets import Answers
 
 GAP = 4
 """Pixels between thumbnails."""
@@ -47,6 +49,7 @@ def images(tensor: Tensor, reading: Reading, answers: Answers, span: tuple[float
         max_examples: Examples drawn at most.
 
     Example:
+        >>> from lightning_recipe.losses.targets import Answers
         >>> from lightning_recipe.figures.kinds import recognise
         >>> grey = torch.rand(4, 1, 8, 8)
         >>> picture = images(grey, recognise(grey), Answers(torch.arange(4)), (0.0, 1.0), 16)

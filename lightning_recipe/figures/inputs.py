@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor
 
-    from lightning_recipe.figures.captions import Answers
     from lightning_recipe.figures.kinds import Reading
+    from lightning_recipe.losses.targets import Answers
 
 
 def input_card(  # noqa: PLR0913
@@ -53,7 +53,7 @@ def input_card(  # noqa: PLR0913
         decode: Makes text of a list of token ids.
 
     Example:
-        >>> from lightning_recipe.figures.captions import Answers
+        >>> from lightning_recipe.losses.targets import Answers
         >>> from lightning_recipe.figures.picture import title_of
         >>> from lightning_recipe.figures.kinds import recognise
         >>> batch = torch.zeros(2, 1, 8, 8)

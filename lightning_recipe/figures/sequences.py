@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from lightning_recipe.figures.canvas import COLOURS
-from lightning_recipe.figures.captions import WRONG, Answers, captions, legend
+from lightning_recipe.figures.captions import WRONG, captions, legend
 from lightning_recipe.figures.images import BROKEN, GAP, layout, mosaic, resized
 from lightning_recipe.figures.picture import WIDTH, Picture, Text, blank, shortened
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from lightning_recipe.figures.kinds import Reading
+    from lightning_recipe.losses.targets import Answers
 
 NAMES = ("blue", "amber", "green", "orange", "pink", "sky")
 """The colours of features, in words."""
@@ -53,6 +54,7 @@ def sequences(
         max_examples: Examples drawn at most.
 
     Example:
+        >>> from lightning_recipe.losses.targets import Answers
         >>> from lightning_recipe.figures.kinds import Kind, Reading
         >>> waves = torch.rand(3, 50, 2)
         >>> picture = sequences(waves, Reading(Kind.SEQUENCE, "NTF"), Answers(), (0.0, 1.0), 16)
@@ -150,6 +152,7 @@ def audio(tensor: Tensor, answers: Answers, span: tuple[float, float], max_examp
         max_examples: Examples drawn at most.
 
     Example:
+        >>> from lightning_recipe.losses.targets import Answers
         >>> audio(torch.rand(2, 4000) - 0.5, Answers(), (-1.0, 1.0), 16).raster.shape[1]
         350
 

@@ -9,13 +9,15 @@ import numpy as np
 import torch
 
 from lightning_recipe.figures.canvas import COLOURS
-from lightning_recipe.figures.captions import Answers, captions, legend
+from lightning_recipe.figures.captions import captions, legend
 from lightning_recipe.figures.picture import WIDTH, Picture, Text, blank, shortened, text_width
 from lightning_recipe.figures.scale import plain
 from lightning_recipe.figures.sequences import heat
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from lightning_recipe.losses.targets import Answers
 
 ROW = 16
 """Pixels of a row of a table."""
@@ -42,6 +44,7 @@ def table(tensor: Tensor, answers: Answers, span: tuple[float, float], max_examp
         max_examples: Rows drawn at most.
 
     Example:
+        >>> from lightning_recipe.losses.targets import Answers
         >>> picture = table(torch.rand(40, 5), Answers(torch.arange(40)), (0.0, 1.0), 16)
         >>> [text.text for text in picture.texts][-5:]
         ['0', '1', '2', '3', '4']

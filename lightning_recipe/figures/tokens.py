@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from lightning_recipe.figures.captions import Answers, Caption, captions, legend
+from lightning_recipe.figures.captions import Caption, captions, legend
 from lightning_recipe.figures.picture import WIDTH, Picture, Text, blank, shortened, text_width
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from torch import Tensor
+
+    from lightning_recipe.losses.targets import Answers
 
 MAX_ROWS = 21
 """Lines of a card."""
@@ -34,6 +36,7 @@ def tokens(tensor: Tensor, answers: Answers, decode: Callable[..., Any] | None, 
         max_examples: Examples drawn at most.
 
     Example:
+        >>> from lightning_recipe.losses.targets import Answers
         >>> import torch
         >>> picture = tokens(torch.tensor([[5, 6, 0, 0], [7, 8, 9, 0]]), Answers(torch.tensor([1, 0])), None, 16)
         >>> [text.text for text in picture.texts]

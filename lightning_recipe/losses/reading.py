@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torchmetrics.functional.classification import binary_accuracy
-from torchmetrics.functional.regression import mean_absolute_error
 
-from lightning_recipe.record.structure import tensors
+from lightning_recipe.losses.measures import CLASSES, MAPS, NUMBERS, TOKENS, YES_NO, Measures
+from lightning_recipe.losses.table import TABLE, Takes
+from lightning_recipe.record.tensors import tensors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -29,81 +28,52 @@ SIDE = 64
 """Pixels of each side of a map at most; of larger ones every second, third, ... pixel is looked at."""
 MAP_SIDE = 8
 """Outputs of at least this many rows and columns are maps, smaller ones lists of numbers."""
-CLASSES, TOKENS, YES_NO, NUMBERS = "classes", "tokens", "yes or no", "numbers"
-CLASS_MAPS, YES_NO_MAPS, NUMBER_MAPS = "maps of classes", "maps of yes or no", "maps of numbers"
-KINDS = {
-    "cross_entropy": CLASSES,
-    "nll_loss": CLASSES,
-    "binary_cross_entropy": YES_NO,
-    "binary_cross_entropy_with_logits": YES_NO,
-    "gaussian_nll_loss": NUMBERS,
-    "huber_loss": NUMBERS,
-    "l1_loss": NUMBERS,
-    "mse_loss": NUMBERS,
-    "smooth_l1_loss": NUMBERS,
-}
-_MAPS = {CLASSES: CLASS_MAPS, YES_NO: YES_NO_MAPS, NUMBERS: NUMBER_MAPS}
+_MAP = 2  # dimensions of its pixels
 _SEQUENCE = 3  # dimensions from which on an output may have been rearranged on its way to the loss
-_ARRANGED: tuple[Callable[[Tensor], Tensor], ...] = (
-    lambda t: t,
-    lambda t: t.movedim(1, -1),  # (B, C, T) to (B, T, C)
-    lambda t: t.movedim(-1, 1),
-    lambda t: t.transpose(0, 1),  # time first to batch first
-    lambda t: t[:, :-1],  # a language model's outputs but the last
-    lambda t: t[:, -1],  # the last of a sequence
-    lambda t: t[:, 0],  # the first of a sequence
-)
-_SCALED: tuple[Callable[[Tensor], Tensor], ...] = (
-    lambda t: t,
-    lambda t: t.log_softmax(1) if t.ndim > 1 else t,
-    lambda t: t.softmax(1) if t.ndim > 1 else t,
-    torch.sigmoid,
-)
-
-_SIGMOID = len(_SCALED) - 1
+AS_IT_IS = "as it is"
+ARRANGEMENTS: dict[str, Callable[[Tensor], Tensor]] = {
+    AS_IT_IS: lambda t: t,
+    "classes last": lambda t: t.movedim(1, -1),  # (B, C, T) to (B, T, C)
+    "classes second": lambda t: t.movedim(-1, 1),
+    "batch first": lambda t: t.transpose(0, 1),  # was time first
+    "all positions but the last": lambda t: t[:, :-1],  # a language model's outputs
+    "last position": lambda t: t[:, -1],
+    "first position": lambda t: t[:, 0],
+}
+SCALINGS: dict[str, Callable[[Tensor], Tensor]] = {
+    AS_IT_IS: lambda t: t,
+    "log_softmax": lambda t: t.log_softmax(1) if t.ndim > 1 else t,
+    "softmax": lambda t: t.softmax(1) if t.ndim > 1 else t,
+    "sigmoid": torch.sigmoid,
+}
 COMPARED = 256
 """Rows compared to tell whether a tensor is what a loss function was given."""
 
 
 @dataclass(frozen=True)
-class Reading:
+class Reading(Measures):
     """How to read predictions off the tensors that a network returns.
 
     Attributes:
-        kind: ``"classes"`` (one of many for each example), ``"tokens"`` (one of many at each position),
-            ``"yes or no"`` (probabilities of one or several labels), ``"numbers"``, or maps of these.
         examples: How many examples are looked at.
         path: Which of the output tensors it is, ``""`` for a plain tensor.
-        loss: Name of the loss function, ``""`` if none of the known ones was given this output.
-        target: What should come out: (B,), (B, T), (B, K) or (B, H, W[, C]); None without a known loss function.
-            Classes to ignore are negative.
+        takes: What the loss function takes that was given this output; numbers if none of the known ones was.
+        arrangement: The name of what was done to the output's dimensions on its way there.
+        scaling: Likewise, of what was done to its values.
+        row: Shape of what the loss function was given, after dimension 0.
+        positions: Shape of an example, without classes.
 
     """
 
     kind: str
     examples: int
     path: str
-    loss: str = ""
     target: Tensor | None = None
-    arrangement: int = 0
-    scale: int = 0
-    row: tuple[int, ...] = ()  # shape of the loss's input after dimension 0
-    positions: tuple[int, ...] = ()  # shape of an example, without classes
-
-    @property
-    def of_classes(self) -> bool:
-        """Whether the last dimension is a distribution over classes."""
-        return self.kind in {CLASSES, TOKENS, CLASS_MAPS}
-
-    @property
-    def of_maps(self) -> bool:
-        """Whether an example is a map."""
-        return self.kind in _MAPS.values()
-
-    @property
-    def of_numbers(self) -> bool:
-        """Whether predictions are numbers without bounds, not probabilities."""
-        return self.kind in {NUMBERS, NUMBER_MAPS}
+    takes: Takes = Takes.NUMBERS
+    arrangement: str = AS_IT_IS
+    scaling: str = AS_IT_IS
+    row: tuple[int, ...] = ()
+    positions: tuple[int, ...] = ()
 
     def read(self, outputs: Mapping[str, Tensor]) -> Tensor:
         """The predictions for the first examples: probabilities or numbers as float32.
@@ -116,15 +86,14 @@ class Reading:
             RuntimeError: If it no longer has that shape.
 
         """
-        output = _ARRANGED[self.arrangement](outputs[self.path].detach())[: self.examples]
+        output = ARRANGEMENTS[self.arrangement](outputs[self.path].detach())[: self.examples]
         if self.of_classes:
             rows = output.reshape(-1, *self.row).movedim(1, -1)
             values = _cut(self._shaped(rows.reshape(len(output), *self.positions, -1))).float()
-            if self.loss == "nll_loss":
-                return values.exp() if self.scale == 0 else values.softmax(-1)
-            return values.softmax(-1)
+            logarithms = self.takes is Takes.LOG_PROBABILITIES and self.scaling == AS_IT_IS
+            return values.exp() if logarithms else values.softmax(-1)
         values = _cut(self._shaped(output.reshape(len(output), *self.positions))).float()
-        return values.sigmoid() if self.loss.endswith("with_logits") or self.scale == _SIGMOID else values
+        return values.sigmoid() if self.takes is Takes.LOGITS or self.scaling == "sigmoid" else values
 
     def _shaped(self, values: Tensor) -> Tensor:
         """Maps as (B, H, W, C) of at most `SIDE` pixels a side, of volumes the middle slice; numbers as (B, K)."""
@@ -133,97 +102,12 @@ class Reading:
         if not self.of_maps:
             return values
         depth = len(self.positions)
-        if not self.of_classes and depth > 2:  # noqa: PLR2004 - (B, C, [D,] H, W)
-            values = values.movedim(1, -1)
-            depth -= 1
-        if depth > 2:  # noqa: PLR2004
+        if not self.of_classes:  # (B, H, W) or (B, C, [D,] H, W)
+            values, depth = (values.movedim(1, -1), depth - 1) if depth > _MAP else (values.unsqueeze(-1), depth)
+        if depth > _MAP:
             values = values[:, values.shape[1] // 2]
-        values = values if self.of_classes or len(self.positions) > 2 else values.unsqueeze(-1)  # noqa: PLR2004
         down, across = (max(1, math.ceil(size / SIDE)) for size in values.shape[1:3])
         return values[:, ::down, ::across]
-
-    # -- numbers
-
-    def distance(self, before: Tensor, after: Tensor) -> float:
-        """How far predictions moved, on average over examples (positions, labels, pixels).
-
-        Returns:
-            The share of probability that moved (total variation, 0 to 1); for numbers, the mean absolute change in
-            standard deviations of the target (of `after` without one).
-
-        """
-        change = (after - before).abs()
-        if self.of_classes:
-            return float(self._counted(change.sum(-1) / 2).mean())
-        if self.kind in {YES_NO, YES_NO_MAPS}:
-            return float(change.mean())
-        return float(change.mean()) / self._unit(after)
-
-    def spread(self, values: Tensor) -> float:
-        """How much predictions differ between examples: the mean `distance` from the mean prediction."""
-        return self.distance(values.mean(0, keepdim=True).expand_as(values), values)
-
-    def answers(self, values: Tensor) -> Tensor | None:
-        """The class predicted, or whether yes is; None for numbers."""
-        if self.of_classes:
-            return values.argmax(-1)
-        return values > 0.5 if self.kind in {YES_NO, YES_NO_MAPS} else None  # noqa: PLR2004
-
-    def flips(self, before: Tensor, after: Tensor) -> float:
-        """The share of answers that changed; NaN for numbers."""
-        a, b = self.answers(before), self.answers(after)
-        return math.nan if a is None or b is None else float(self._counted(a != b).float().mean())
-
-    def of_the_truth(self, values: Tensor) -> Tensor | None:
-        """The probability of what is true; None for numbers, and without a target."""
-        if self.target is None or self.of_numbers:
-            return None
-        if self.of_classes:
-            index = self.target.clamp(0, values.shape[-1] - 1).unsqueeze(-1)
-            return values.gather(-1, index).squeeze(-1)
-        return torch.where(self.target > 0.5, values, 1 - values)  # noqa: PLR2004
-
-    def score(self, values: Tensor) -> dict[str, float]:
-        """``{"share_right": ...}``, or ``{"mean_absolute_error": ...}`` for numbers; empty without a target."""
-        if self.target is None:
-            return {}
-        if self.of_classes:
-            return {"share_right": float(self._counted(values.argmax(-1) == self.target).float().mean())}
-        if self.kind in {YES_NO, YES_NO_MAPS}:
-            return {"share_right": float(binary_accuracy(values, (self.target > 0.5).long(), validate_args=False))}  # noqa: PLR2004
-        return {"mean_absolute_error": float(mean_absolute_error(values, self.target.to(values.dtype)))}
-
-    def error(self, values: Tensor) -> float:
-        """The error in units of that of knowing nothing: 1 is as good as that; NaN without a target.
-
-        The cross-entropy in units of ln C (ln 2 for yes or no); for numbers the squared error in units of the
-        target's variance, which needs targets that differ.
-        """
-        if self.target is None:
-            return math.nan
-        true = self.of_the_truth(values)
-        if true is not None:
-            surprise = float(self._counted(-true.clamp_min(torch.finfo(true.dtype).tiny).log()).mean())
-            return surprise / math.log(max(2, values.shape[-1] if self.of_classes else 2))
-        variance = float(self.target.float().var(0, correction=0).mean())
-        return float((values - self.target).square().mean()) / variance if variance > 0 else math.nan
-
-    def _counted(self, values: Tensor) -> Tensor:
-        """Those that have a target."""
-        return values if self._has_target is None else values[self._has_target]
-
-    @cached_property
-    def _has_target(self) -> Tensor | None:
-        """Which positions have one; None if all do, or nobody knows."""
-        if self.target is None or not self.of_classes:
-            return None
-        has = self.target >= 0
-        return None if bool(has.all()) else has
-
-    def _unit(self, values: Tensor) -> float:
-        reference = (values if self.target is None else self.target).float()
-        spread = float(reference.std(correction=0))
-        return spread or float(reference.abs().mean()) or 1.0
 
 
 def _cut(values: Tensor) -> Tensor:
@@ -257,57 +141,52 @@ def reading(output: object, loss: LossCall, examples: int, *, by_shape: bool = F
 
     """
     given, target = loss.arguments.get("input"), loss.arguments.get("target")
-    kind = KINDS.get(loss.name)
+    known = TABLE[loss.name]
+    kind = None if known.answers is None or known.takes is Takes.SCORES else known.answers.value
     if kind is None or loss.target_from_net or not isinstance(given, Tensor) or not isinstance(target, Tensor):
         return None
     if given.ndim < (2 if kind == CLASSES else 1) or not given.numel():
         return None
     row = tuple(given.shape[1:])
     for path, tensor in tensors(output):
-        way = (0, 0) if by_shape and tensor.shape == given.shape else _way(tensor, given, kind)
-        if way is not None:
-            arranged = _ARRANGED[way[0]](tensor)
-            positions = _positions(arranged, row, kind)
-            known = min(examples, len(arranged), len(given) * math.prod(row) // arranged[:1].numel())
-            found = Reading(_with_shape(kind, positions), known, path, loss.name, None, *way, row, positions)
-            return _with_target(found, target, given, found.read({path: tensor})) if known else None
+        way = (AS_IT_IS, AS_IT_IS) if by_shape and tensor.shape == given.shape else _way(tensor, given, kind)
+        if way is None:
+            continue
+        arranged = ARRANGEMENTS[way[0]](tensor)
+        positions = _positions(arranged, row, kind)
+        seen = min(examples, len(arranged), len(given) * math.prod(row) // arranged[:1].numel())
+        found = Reading(_with_shape(kind, positions), seen, path, None, known.takes, *way, row, positions)
+        return _with_target(found, target, given, found.read({path: tensor})) if seen else None
     return None
 
 
 def unread(output: object, batch_size: int | None, examples: int) -> Reading | None:
     """Numbers without a target: the largest floating point tensor with a row for each example, if there is one."""
-    fitting = [
-        (tensor.numel(), path, tensor)
-        for path, tensor in tensors(output)
-        if tensor.is_floating_point() and tensor.ndim and tensor.numel() and batch_size in {None, len(tensor)}
-    ]
+    found = {path: t for path, t in tensors(output) if t.is_floating_point() and t.ndim and t.numel()}
+    fitting = [path for path, tensor in found.items() if batch_size in {None, len(tensor)}]
     if not fitting:
         return None
-    _, path, tensor = max(fitting, key=lambda entry: entry[0])
-    positions = tuple(tensor.shape[1:])
+    path = max(fitting, key=lambda path: found[path].numel())
+    tensor, positions = found[path], tuple(found[path].shape[1:])
     return Reading(_with_shape(NUMBERS, positions), min(examples, len(tensor)), path, positions=positions)
 
 
-def _way(output: Tensor, given: Tensor, kind: str) -> tuple[int, int] | None:
+def _way(output: Tensor, given: Tensor, kind: str) -> tuple[str, str] | None:
     """Which arrangement and which scaling make of `output` what the loss was given."""
     if not output.is_floating_point() or not output.ndim or not output.numel():
         return None
     ways = []
-    for i, arrange in enumerate(_ARRANGED if output.ndim >= _SEQUENCE else _ARRANGED[:1]):
-        arranged = arrange(output)
+    for arrangement, arrange in ARRANGEMENTS.items():
+        arranged = arrange(output) if arrangement == AS_IT_IS or output.ndim >= _SEQUENCE else output[:0]
         if arranged.numel() and arranged[:1].numel() % math.prod(given.shape[1:]) == 0:
-            ways.append((arranged.shape != given.shape, i, arranged.reshape(-1, *given.shape[1:])))
-    for _, i, rows in sorted(ways, key=lambda way: way[:2]):  # those that needn't be reshaped first
+            ways.append((arranged.shape != given.shape, arrangement, arranged.reshape(-1, *given.shape[1:])))
+    for _, arrangement, rows in sorted(ways, key=lambda way: way[0]):  # those that needn't be reshaped first
         n = min(len(rows), len(given), COMPARED)
-        for j, scaled in enumerate(_SCALED):
-            possible = kind == CLASSES or j in {0, _SIGMOID}
-            if possible and _equal(scaled(rows[:n].float()), given[:n].float()):
-                return i, j
+        for scaling, scaled in SCALINGS.items():
+            possible = kind == CLASSES or scaling in {AS_IT_IS, "sigmoid"}
+            if possible and scaled(rows[:n].float()).allclose(given[:n].float(), rtol=1e-3, atol=1e-5, equal_nan=True):
+                return arrangement, scaling
     return None
-
-
-def _equal(a: Tensor, b: Tensor) -> bool:
-    return a.shape == b.shape and torch.allclose(a, b, rtol=1e-3, atol=1e-5, equal_nan=True)
 
 
 def _positions(arranged: Tensor, row: tuple[int, ...], kind: str) -> tuple[int, ...]:
@@ -323,21 +202,20 @@ def _positions(arranged: Tensor, row: tuple[int, ...], kind: str) -> tuple[int, 
 
 def _with_shape(kind: str, positions: tuple[int, ...]) -> str:
     if kind == CLASSES:
-        return {0: CLASSES, 1: TOKENS}.get(len(positions), CLASS_MAPS)
-    return _MAPS[kind] if len(positions) > 1 and min(positions[-2:]) >= MAP_SIDE else kind
+        return {0: CLASSES, 1: TOKENS}.get(len(positions), MAPS[CLASSES])
+    return MAPS[kind] if len(positions) > 1 and min(positions[-2:]) >= MAP_SIDE else kind
 
 
 def _with_target(found: Reading, target: Tensor, given: Tensor, values: Tensor) -> Reading | None:
     """`found` with the target for the same examples."""
     if found.of_classes:
-        if target.is_floating_point():  # probabilities
-            target = target.argmax(1)
-        rows = found.examples * max(1, math.prod(found.positions) // math.prod(given.shape[2:]))
-    else:
-        if target.numel() != given.numel():
-            return None
+        target = target.argmax(1) if target.is_floating_point() else target  # probabilities
+    elif target.numel() == given.numel():
         target = target.reshape(given.shape)
-        rows = found.examples * max(1, math.prod(found.positions) // math.prod(given.shape[1:]))
+    else:
+        return None
+    each = math.prod(given.shape[2 if found.of_classes else 1 :])
+    rows = found.examples * max(1, math.prod(found.positions) // each)
     target = target[:rows].reshape(found.examples, *found.positions)
     shaped = found._shaped(target)  # noqa: SLF001 - of this file
     shaped = shaped[: len(values)] if found.kind != TOKENS else shaped[: len(values), : values.shape[1]]

@@ -4,21 +4,35 @@ from __future__ import annotations
 
 import contextlib
 import re
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from lightning_recipe.figures.captions import Answers
-from lightning_recipe.record.structure import tensors
+from lightning_recipe.losses.table import TABLE, Family, Takes
+from lightning_recipe.record.tensors import tensors
 
 if TYPE_CHECKING:
     from lightning_recipe.record.step import LossCall, Step
 
-CLASSES = {"cross_entropy", "nll_loss", "multi_margin_loss"}
-LOGITS = {"binary_cross_entropy_with_logits", "multilabel_soft_margin_loss"}
-VALUES = {"mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "gaussian_nll_loss"}
 NAMES = re.compile(r"(^|[^a-z])(y|labels?|targets?)($|[^a-z])", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The right answer for each example and the one that the network gave, both in the units of the target.
+
+    Attributes:
+        target: Tensor whose dimension 0 is the examples: class ids, values, a map, a sequence. None if there is none.
+        prediction: Likewise. It may hold fewer examples.
+        ignored: The class that the loss leaves out.
+
+    """
+
+    target: Tensor | None = None
+    prediction: Tensor | None = None
+    ignored: int | None = None
 
 
 def answers(step: Step, examples: int) -> Answers:
@@ -55,14 +69,15 @@ def of_loss(call: LossCall, examples: int) -> Answers | None:
     if not examples or call.examples % examples or prediction.ndim == 0:
         return None
     said: Tensor | None = None
-    if call.name in CLASSES:
+    loss = TABLE[call.name]
+    if loss.answers is Family.CLASSES:
         said = prediction.argmax(1) if prediction.ndim > 1 else None
         target = target.argmax(1) if target.is_floating_point() and target.shape == prediction.shape else target
-    elif call.name in LOGITS or call.name == "binary_cross_entropy":
-        probability = prediction.sigmoid() if call.name in LOGITS else prediction
+    elif loss.answers is Family.YES_NO:
+        probability = prediction.sigmoid() if loss.takes is Takes.LOGITS else prediction
         hard = bool(((target == 0) | (target == 1)).all())
         said, target = ((probability > 0.5).long(), target.long()) if hard else (probability, target)  # noqa: PLR2004
-    elif call.name in VALUES:
+    elif loss.answers is Family.NUMBERS:
         said = prediction
     each = call.examples // examples  # more than one if time or pixels were flattened into the examples
     if each > 1:

@@ -4,20 +4,37 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Flag, auto
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+from torch import nn
 
-from lightning_recipe.record.structure import leading_size
+from lightning_recipe.record.tensors import leading_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from torch import Tensor, nn
+    from torch import Tensor
+
+    from lightning_recipe.record.events import Event
 
 
 class Need(Flag):
-    """What of a step is read."""
+    """What is to be known of a step; nothing else is paid for.
+
+    Attributes:
+        INPUTS: `Step.net_calls`; each argument is copied.
+        LOSSES: `Step.loss_calls`; arguments of losses are copied, up to ``copies.MAX_ELEMENTS``.
+        WIRING: `Step.events`.
+        OUTPUTS: `Step.outputs`.
+        GRADIENTS: `Step.gradients`.
+        UPDATES: `Step.updates`; the weights are copied when an optimiser is about to step.
+
+    Example:
+        >>> Need.INPUTS in (Need.INPUTS | Need.LOSSES)
+        True
+
+    """
 
     INPUTS = auto()
     LOSSES = auto()
@@ -39,7 +56,7 @@ class NetCall:
         inputs: The tensors among the arguments that came from outside the network, by where they entered
             (``"net.x"``); those computed by an earlier call are left out.
         output: What it returned, tensors detached and cloned, cut to whole examples of at most
-            ``structure.MAX_ELEMENTS``.
+            ``copies.MAX_ELEMENTS``.
         switches: Attributes of the modules inside that are true, false or a text, as they were at its end.
 
     """
@@ -61,7 +78,7 @@ class LossCall:
         name: The function's name, such as ``"cross_entropy"``.
         function: The function itself.
         arguments: Its arguments by name, defaults included, as they were: ``function(**arguments)`` is the loss again.
-            Tensors are detached, and cut to the first whole examples of at most ``structure.MAX_ELEMENTS``.
+            Tensors are detached, and cut to the first whole examples of at most ``copies.MAX_ELEMENTS``.
         value: The loss of all examples: a scalar, or what ``reduction="none"`` gives.
         examples: Size of dimension 0 of the prediction, before cutting.
         where: The line that called it, such as ``"model.py:42"``.
@@ -80,6 +97,29 @@ class LossCall:
     times: int = 1
 
 
+class Reduced(NamedTuple):
+    """What is kept of a tensor.
+
+    Attributes:
+        zeros: Share of its elements that are exactly 0.
+        mean: Over all elements.
+        std: Standard deviation of all elements, without Bessel's correction.
+        largest: The largest absolute value.
+        not_finite: Share of its elements that are infinite or not a number.
+
+    Example:
+        >>> Reduced(zeros=0.5, mean=0.1, std=1.0, largest=3.0, not_finite=0.0).zeros
+        0.5
+
+    """
+
+    zeros: float
+    mean: float
+    std: float
+    largest: float
+    not_finite: float
+
+
 @dataclass(frozen=True)
 class Step:
     """What one step did.
@@ -91,6 +131,12 @@ class Step:
         loss_calls: Loss functions that `loss` was computed from, in order; all of them in a validation step.
         compiled: Names of compiled modules, within which loss functions are not seen.
         seconds: How long it took; on an accelerator, until all was queued.
+        events: What happened, in order; see :class:`Event` and :meth:`producer`, :meth:`consumers`. Unseen are scripted
+            modules, functions compiled on their own, and what goes on in ``torch.func`` but for its inputs.
+        outputs: The first floating tensor that each leaf's call put out, by the leaf's name; later calls are
+            ``"relu, call 2"``, up to `reductions.CALLS`.
+        gradients: Norm of each parameter's gradient when its optimiser is about to step, unscaled, NaN without one.
+        updates: Norm of what the optimisers' steps changed in each parameter, and norm of the parameter before.
 
     """
 
@@ -100,6 +146,57 @@ class Step:
     loss_calls: list[LossCall] = field(default_factory=list)
     compiled: list[str] = field(default_factory=list)
     seconds: float = 0.0
+    events: list[Event] = field(default_factory=list)
+    outputs: dict[str, Reduced] = field(default_factory=dict)
+    gradients: dict[str, float] = field(default_factory=dict)
+    updates: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+    def producer(self, number: int) -> Event | None:
+        """The event that a tensor came out of; None if it came from outside, or by a way that is not seen.
+
+        Example:
+            >>> from lightning_recipe.record.events import Event
+            >>> layer = Event("module", "layer", (1,), (2,))
+            >>> Step(None, events=[layer]).producer(2) is layer, Step(None, events=[layer]).producer(1)
+            (True, None)
+
+        """
+        return next((e for e in self.events if number in e.outputs and number not in e.inputs), None)
+
+    def consumers(self, number: int) -> list[Event]:
+        """The events that a tensor went into, but for those that only handed it on, such as dropout in eval mode.
+
+        Example:
+            >>> from lightning_recipe.record.events import Event
+            >>> add = Event("function", "add", (1, 2), (3,))
+            >>> Step(None, events=[Event("module", "dropout", (1,), (1,)), add]).consumers(1) == [add]
+            True
+
+        """
+        return [e for e in self.events if number in e.inputs and number not in e.outputs]
+
+    def sole_consumer(self, module: nn.Module) -> nn.Module | None:
+        """The module that all outputs of `module` went to, at each of its calls, and nothing else did.
+
+        Returns:
+            None if anything else was done to an output, if a call has several outputs or none, or there was no call.
+
+        Example:
+            >>> from lightning_recipe.record.events import Event
+            >>> linear, norm = nn.Linear(2, 2), nn.BatchNorm1d(2)
+            >>> events = [Event("module", "0", (1,), (2,), linear), Event("module", "1", (2,), (3,), norm)]
+            >>> Step(None, events=events).sole_consumer(linear) is norm
+            True
+            >>> Step(None, events=[*events, Event("function", "add", (2, 3), (4,))]).sole_consumer(linear) is None
+            True
+
+        """
+        found: list[nn.Module | None] = []
+        for call in self.events:
+            if call.module is module:
+                takers = self.consumers(call.outputs[0]) if len(call.outputs) == 1 else []
+                found.append(takers[0].module if len(takers) == 1 else None)
+        return found[0] if found and all(taker is found[0] for taker in found) else None
 
     @property
     def inputs(self) -> dict[str, Tensor]:
@@ -117,7 +214,6 @@ class Step:
             most: Calls of a place from which on it is a loop, such as one over time, and left out.
 
         Example:
-            >>> from torch import nn
             >>> calls = [NetCall("net", nn.Linear(1, 1), (), {}, {"net.x": torch.full((1, 2), i)}) for i in (1, 2, 2)]
             >>> Step(None, net_calls=calls).views(3)
             {'net.x, call 2': tensor([[2, 2]])}

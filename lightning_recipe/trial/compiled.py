@@ -4,19 +4,59 @@ from __future__ import annotations
 
 import copy
 import warnings
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from lightning_recipe.record.observers import Observers, was_compiled
-from lightning_recipe.record.structure import snapshot
-from lightning_recipe.trial.copies import copied, eager, isolated, shares_code
+from lightning_recipe.record.compiled import was_compiled
+from lightning_recipe.record.copies import snapshot
+from lightning_recipe.record.observers import Observers
+from lightning_recipe.trial.copies import copied
+from lightning_recipe.trial.isolation import eager, isolated
+from lightning_recipe.trial.shared_code import shares_code
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule
     from torch import nn
 
-    from lightning_recipe.record.step import LossCall, NetCall
+    from lightning_recipe.record.step import LossCall, NetCall, Step
+
+
+def with_unseen_losses(
+    step: Step, pl_module: LightningModule, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Step:
+    """`step` with the losses inside of compiled code, where none were seen and something was compiled.
+
+    For ``Probe.attach(..., complete=with_unseen_losses)``: right after the step the weights are still those it ran on.
+
+    Args:
+        step: What was observed.
+        pl_module: The module whose step it was.
+        method: Such as ``"training_step"``.
+        args: What it was called with.
+        kwargs: Likewise.
+
+    Raises:
+        RuntimeError: As :func:`losses_inside`.
+        Exception: As :func:`losses_in_step`.
+
+    Example:
+        >>> from lightning.pytorch.demos.boring_classes import BoringModel
+        >>> from lightning_recipe.record.probe import Probe
+        >>> module = BoringModel()
+        >>> module.layer = torch.compile(module.layer, backend="eager")
+        >>> probe = Probe.attach(module, "training_step", complete=with_unseen_losses)
+        >>> _ = module.training_step(torch.ones(4, 32), 0)
+        >>> [call.name for call in probe.result().loss_calls]
+        ['mse_loss']
+
+    """
+    if not step.compiled or step.loss_calls:
+        return step
+    if getattr(pl_module, "_compiler_ctx", None) is not None:
+        return replace(step, loss_calls=losses_in_step(pl_module, method, args, kwargs))
+    return replace(step, loss_calls=losses_inside(step.net_calls))
 
 
 def losses_inside(net_calls: list[NetCall]) -> list[LossCall]:

@@ -1,4 +1,4 @@
-"""A few examples of a batch, to be memorised."""
+"""The first examples of a batch: fewer to memorise, or to look at."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ from typing import Any
 
 from torch import Tensor
 
-from lightning_recipe.record.structure import Cloneable, children, first_rows, leading_size, mapped, tensors
+from lightning_recipe.record.copies import first_rows
+from lightning_recipe.record.tensors import Cloneable, children, leading_size, mapped, tensors
+
+_CUT = (Cloneable, list, tuple)  # the first are tensors and TensorDicts
 
 
 def first_examples(batch: Any, count: int) -> Any:
     """The first `count` examples of a batch, or the batch itself if it can't be told where examples lie.
 
-    Sliced are nested tuples, lists, mappings and dataclasses in which every tensor has the examples in dimension 0, and
+    Cut are nested tuples, lists, mappings and dataclasses in which every tensor has the examples in dimension 0, and
     lists with an entry per example.
 
     Args:
@@ -34,10 +37,31 @@ def first_examples(batch: Any, count: int) -> Any:
     size = leading_size(batch)
     if size is None or size <= count or not _has_examples(batch, size):
         return batch
+
+    def first(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return first_of(value, count, size)
+        if isinstance(value, Cloneable) or len(value) == size:
+            return value[:count]
+        values = [mapped(inside, _CUT, first) for inside in value]
+        return type(value)(*values) if hasattr(value, "_fields") else type(value)(values)
+
     try:
-        return _sliced(batch, size, count)
+        return mapped(batch, _CUT, first)
     except Exception:  # noqa: BLE001 - a container of a class of its own
         return batch
+
+
+def first_of(tensor: Tensor, count: int, size: int) -> Tensor:
+    """The first `count` rows of a tensor with `size` of them, one for each example; any other tensor as it is.
+
+    Example:
+        >>> import torch
+        >>> first_of(torch.zeros(8, 3), 2, 8).shape, first_of(torch.zeros(3), 2, 8).shape
+        (torch.Size([2, 3]), torch.Size([3]))
+
+    """
+    return first_rows(tensor, count) if tensor.ndim and tensor.shape[0] == size else tensor
 
 
 def _has_examples(structure: Any, size: int) -> bool:
@@ -49,17 +73,3 @@ def _has_examples(structure: Any, size: int) -> bool:
         return all(_has_examples(value, size) for _, value in children(structure))
     counts = type(structure) is int and structure == size  # of examples, which would be fewer
     return not counts and next(tensors(structure), None) is None
-
-
-def _sliced(structure: Any, size: int, count: int) -> Any:
-    if isinstance(structure, Tensor):
-        return first_rows(structure, count) if structure.ndim else structure
-    if isinstance(structure, Cloneable):  # TensorDicts
-        return structure[:count]  # type: ignore[index]
-    if isinstance(structure, list | tuple) and len(structure) == size:
-        return structure[:count]
-    if isinstance(structure, tuple) and hasattr(structure, "_fields"):
-        return type(structure)(*(_sliced(value, size, count) for value in structure))
-    if isinstance(structure, list | tuple):
-        return type(structure)(_sliced(value, size, count) for value in structure)
-    return mapped(structure, (Cloneable, list, tuple), lambda value: _sliced(value, size, count))

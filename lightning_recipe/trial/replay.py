@@ -6,7 +6,6 @@ back: modes, buffers, plain attributes, random streams. Hooks of the LightningMo
 
 from __future__ import annotations
 
-import sys
 from collections import OrderedDict
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -16,8 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from lightning_recipe.finding import in_short
-from lightning_recipe.record.structure import COPIED, cloned, first_rows, mapped, switches, tensors
-from lightning_recipe.trial.copies import isolated
+from lightning_recipe.record.copies import cloned
+from lightning_recipe.record.modules import switches
+from lightning_recipe.record.tensors import COPIED, mapped, tensors
+from lightning_recipe.trial.first_examples import first_of
+from lightning_recipe.trial.isolation import eager, isolated, mute, obstacle
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -30,7 +32,6 @@ REMEMBERED = 2**20
 """Elements up to which a tensor that is a plain attribute is copied, to be put back; buffers always are."""
 WATCHED = 2**26
 """Parameters up to which the first replay keeps a copy, to see that the forward writes to none of them."""
-SHARDED = ("FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy")
 
 
 class CannotReplayError(Exception):
@@ -99,7 +100,8 @@ class Replay:
         """The same on the first `examples` only, of every argument that has `of` in dimension 0."""
 
         def cut(tensor: Tensor) -> Tensor:
-            return first_rows(tensor, examples).clone() if tensor.ndim and tensor.shape[0] == of else tensor
+            few = first_of(tensor, examples, of)
+            return tensor if few is tensor else few.clone()  # so that the rest can be freed
 
         return Replay({i: replace(call, **_mapped(call, Tensor, cut)) for i, call in self.calls.items()})
 
@@ -118,10 +120,8 @@ class Replay:
             CannotReplayError: If the forward raises, changes parameters, or its parameters are sharded.
 
         """
-        strategy = type(trainer.strategy).__name__
-        if strategy.startswith(SHARDED):
-            msg = f"parameters are sharded ({strategy}), a call on its own might wait for the other processes for ever"
-            raise CannotReplayError(msg)
+        if reason := obstacle(trainer):  # it might wait for the other processes for ever
+            raise CannotReplayError(reason)
         modules = [call.module for call in self.calls.values()]
         with ExitStack() as stack:
             stack.enter_context(undisturbed(pl_module, *modules))
@@ -158,12 +158,11 @@ def undisturbed(pl_module: LightningModule, *others: nn.Module) -> Iterator[None
     with ExitStack() as stack:
         stack.enter_context(isolated())
         stack.enter_context(torch.no_grad())
-        if "torch._dynamo" in sys.modules:  # else nothing is compiled, and importing it takes seconds
-            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        stack.enter_context(eager(pl_module))
         try:
             for module in modules:
                 module.training = False  # not eval(), which users override
-            pl_module.__dict__ |= {"log": _ignore, "log_dict": _ignore}
+            mute(pl_module)
             yield
         finally:
             for containers in attributes:
@@ -175,10 +174,6 @@ def undisturbed(pl_module: LightningModule, *others: nn.Module) -> Iterator[None
             for tensor, before in values.values():
                 if not torch.equal(tensor, before):
                     tensor.copy_(before)
-
-
-def _ignore(*args: Any, **kwargs: Any) -> None:
-    """Instead of ``self.log``."""
 
 
 def _remembered(module: nn.Module) -> list[tuple[Any, Any]]:

@@ -13,9 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from lightning_recipe.trial.copies import copied, foreign_hooks, isolated, shares_code
-from lightning_recipe.trial.generators import GENERATORS, state, untouched_generators
+from lightning_recipe.trial.copies import copied
+from lightning_recipe.trial.isolation import isolated
 from lightning_recipe.trial.replay import CannotReplayError, Replay
+from lightning_recipe.trial.rng import GENERATORS, state, untouched_generators
+from lightning_recipe.trial.shared_code import foreign_hooks, shares_code
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer

@@ -1,4 +1,4 @@
-"""The time that may be spent on showing: a small share of the run's."""
+"""Time budget for optional work: a fixed share of the run so far."""
 
 from __future__ import annotations
 
@@ -10,22 +10,21 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-class Allowance:
-    """Says whether there is time for something of the kind that was done before.
+class TimeBudget:
+    """Says whether the work may be done again: all of it together takes at most `share` of the run so far.
 
-    The first time is free: what it costs is known only afterwards. Then what was spent, and would be, must be at most
-    `share` of the time that has passed.
+    The first time is free, since its cost is not known before; later times are taken to cost what the last did.
 
     Args:
         share: Share of the run's time, 0 to 1; 1 is no limit.
 
     Example:
-        >>> allowance = Allowance(0.01)
-        >>> allowance.is_enough()
+        >>> budget = TimeBudget(0.01)
+        >>> budget.is_enough()
         True
-        >>> with allowance.spent():
+        >>> with budget.spent():
         ...     time.sleep(0.01)
-        >>> allowance.is_enough()  # not before 1 s has passed
+        >>> budget.is_enough()  # not before 1 s has passed
         False
 
     """
@@ -37,13 +36,13 @@ class Allowance:
         self._latest = 0.0
 
     def is_enough(self) -> bool:
-        """Whether what was done last may be done again now."""
+        """Whether the work may be done now."""
         passed = time.monotonic() - self._began
         return self._share == 1 or self._latest == 0 or self._spent + self._latest <= self._share * passed
 
     @contextmanager
     def spent(self) -> Iterator[None]:
-        """Count the time that the body takes."""
+        """Count the time that the body takes, unless it is the first."""
         start, first = time.monotonic(), self._latest == 0
         try:
             yield

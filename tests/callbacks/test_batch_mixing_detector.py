@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from lightning_recipe.callbacks.batch_mixing_detector import BatchMixingDetector
 from lightning_recipe.record.probe import Probe
+from lightning_recipe.watch import _WATCHES
 
 B, T, D = 12, 5, 8
 
@@ -831,7 +832,7 @@ def test_holds_nothing_and_pickles(fit):
     check = BatchMixingDetector()
     module = Healthy()
     fit(module, [check], max_steps=2)
-    assert check._probe is None
+    assert not _WATCHES
     pickle.dumps(check)
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in module.modules())
 

@@ -1,5 +1,6 @@
 import copy
 import gc
+import json
 import random
 import time
 import types
@@ -15,12 +16,12 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_recipe.callbacks._overfit_verdict import Trial
+from lightning_recipe.callbacks._overfit_progress import Trial
 from lightning_recipe.callbacks.overfit_one_batch import OverfitOneBatch
 from lightning_recipe.figures.canvas import pixels
 from lightning_recipe.figures.experiments import labels_and_predictions
+from lightning_recipe.reporter import FailedCheckError
 from lightning_recipe.trial.short_fit import Fit
-from lightning_recipe.watch import FailedCheckError
 
 
 def judged(fit, module, check=None, **settings):
@@ -488,7 +489,7 @@ def test_it_works_out(fit, kind):
     check = OverfitOneBatch(max_seconds=60, tolerance=0.05)
     finding = judged(fit, kind(), check, **({"max_epochs": 8, "max_steps": -1} if kind in {OneCycle, WarmUp} else {}))
     assert finding.status == "passed", finding.message
-    assert "on 32 examples" in finding.message if kind is WholeBatch else "on 8 examples" in finding.message
+    assert finding.evidence["examples"] == (32 if kind is WholeBatch else 8)
 
 
 class OwnWarmUp(Healthy):
@@ -691,9 +692,19 @@ def test_nothing_of_the_inner_trainer_is_said(fit, capfd, recwarn):
     assert not [w for w in recwarn if "lightning_recipe" in str(w.filename)]
 
 
-def test_processes_try_each_for_itself(fit):
-    check = OverfitOneBatch(max_steps=30)
-    fit(Healthy(), [check], strategy="ddp_fork", devices=2, max_steps=2, limit_val_batches=0)
+def test_processes_try_each_for_itself(fit, tmp_path):
+    class Tells(LambdaCallback):
+        def on_train_end(self, trainer, pl_module):
+            (finding,) = check.findings
+            told = finding.to_dict()["evidence"] | {"status": finding.status.value, "code": finding.code}
+            (tmp_path / f"{trainer.global_rank}.json").write_text(json.dumps(told), encoding="utf-8")
+
+    check = OverfitOneBatch(max_steps=110, tolerance=0.05, max_seconds=60)
+    settings = {"strategy": "ddp_fork", "devices": 2, "max_steps": 1, "limit_val_batches": 0}
+    fit(Healthy(), [check, Tells()], **settings)
+    first, second = (json.loads((tmp_path / f"{rank}.json").read_text(encoding="utf-8")) for rank in range(2))
+    assert first["status"] == second["status"] == "passed"
+    assert first["start"] != second["start"], "on the batch of each"
 
 
 @pytest.mark.parametrize("wrong", [{"max_examples": 0}, {"max_steps": -1}, {"max_seconds": 0}, {"tolerance": 1.5}])

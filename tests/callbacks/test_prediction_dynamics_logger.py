@@ -14,10 +14,12 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_recipe import Status
+from lightning_recipe.callbacks._dynamics_verdict import LATE_LOOKS
 from lightning_recipe.callbacks._fixed_batch import KEPT
-from lightning_recipe.callbacks.prediction_dynamics_logger import LATE_LOOKS, PredictionDynamicsLogger, frames
+from lightning_recipe.callbacks.prediction_dynamics_logger import PredictionDynamicsLogger
 from lightning_recipe.figures import dynamics
-from lightning_recipe.watch import WINDOW, next_step
+from lightning_recipe.looks import frames, next_step
+from lightning_recipe.watch import WINDOW
 
 LONG = {"max_epochs": 6, "limit_val_batches": 1, "check_val_every_n_epoch": 100}  # 48 steps
 

@@ -8,13 +8,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lightning_recipe.figures.canvas import pixels
-from lightning_recipe.figures.captions import WRONG, Answers, captions
+from lightning_recipe.figures.captions import WRONG, captions
 from lightning_recipe.figures.images import BROKEN, IGNORED, PAINTS, layout
 from lightning_recipe.figures.inputs import input_card
 from lightning_recipe.figures.kinds import Kind, recognise
 from lightning_recipe.figures.picture import FONT_SIZE, WIDTH, shortened, text_width, title_of, wrapped
 from lightning_recipe.figures.scale import Statistics, span_of, statistics
 from lightning_recipe.figures.tokens import padding_id
+from lightning_recipe.losses.targets import Answers
 
 NOTHING = Answers()
 

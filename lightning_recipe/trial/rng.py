@@ -1,4 +1,4 @@
-"""Random generators that are nobody's global stream: their states, and where scripts keep them."""
+"""RNG objects other than the global streams: find, save, restore."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ GENERATORS = {random.Random, torch.Generator, np.random.Generator, np.random.Ran
 
 
 def state(generator: Any) -> Any:
-    """Where one of `GENERATORS` stands; two states can be compared by ``repr``.
+    """The state of an RNG object, of one of the types in `GENERATORS`; two states are compared by ``repr``.
 
     Example:
         >>> generator = random.Random(1)
@@ -35,7 +35,7 @@ def state(generator: Any) -> Any:
     return generator.get_state() if isinstance(generator, np.random.RandomState) else generator.bit_generator.state
 
 
-def _put_back(generator: Any, before: Any) -> None:
+def _restore(generator: Any, before: Any) -> None:
     if isinstance(generator, random.Random):
         generator.setstate(before)
     elif isinstance(generator, torch.Generator):
@@ -47,7 +47,7 @@ def _put_back(generator: Any, before: Any) -> None:
 
 
 def named() -> list[Any]:
-    """The generators that any imported file holds by name, such as ``rng`` at the top of a script."""
+    """The RNG objects that are global variables of any imported module, such as ``rng`` at the top of a script."""
     files = [getattr(module, "__dict__", {}) for module in list(sys.modules.values())]
     values = (value for names in files for value in list(names.values()))
     return list({id(value): value for value in values if type(value) in GENERATORS}.values())
@@ -55,10 +55,10 @@ def named() -> list[Any]:
 
 @contextmanager
 def untouched_generators() -> Iterator[list[Any]]:
-    """Put the named generators back to where they stood.
+    """Restore the states of the `named` RNG objects.
 
     Yields:
-        A list that holds those that were drawn from, once the body is left.
+        A list; once the body is left, it holds those that were drawn from.
 
     Example:
         >>> rng = random.Random(1)
@@ -79,4 +79,4 @@ def untouched_generators() -> Iterator[list[Any]]:
         for generator, was in before:
             if repr(state(generator)) != repr(was):
                 drawn.append(generator)
-                _put_back(generator, was)
+                _restore(generator, was)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 from abc import ABC
 from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
@@ -11,12 +10,9 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 
-MAX_ELEMENTS = 2**20
-"""Elements kept of a prediction and its target (whole examples from the front), so that memory stays bounded."""
 MAX_DEPTH = 6  # containers within containers; cyclic objects end here
 
 
@@ -24,6 +20,7 @@ class Cloneable(ABC):  # noqa: B024 - told by its method alone, and remembered f
     """Tensors, and containers of tensors that copy themselves: PyTorch Geometric's batches, TensorDicts.
 
     Example:
+        >>> import torch
         >>> isinstance(torch.ones(1), Cloneable), isinstance([1], Cloneable)
         (True, False)
 
@@ -52,6 +49,7 @@ def tensors(structure: Any, path: str = "", depth: int = 0) -> Iterator[tuple[st
         Pairs of path and tensor, in the order of the containers.
 
     Example:
+        >>> import torch
         >>> batch = {"image": torch.zeros(2, 3), "meta": ["a", (torch.ones(2),)]}
         >>> [path for path, _ in tensors(batch, "batch")]
         ['batch.image', 'batch.meta[1][0]']
@@ -106,6 +104,7 @@ def mapped(structure: Any, kinds: type | tuple[type, ...], function: Callable[[A
         function: From a value to what takes its place.
 
     Example:
+        >>> import torch
         >>> class Pair:
         ...     def __init__(self, x, y):
         ...         self.x, self.y = x, y
@@ -175,41 +174,11 @@ def _holds(structure: Any, kinds: tuple[type, ...], depth: int) -> bool:
     return depth < MAX_DEPTH and any(_holds(value, kinds, depth + 1) for _, value in children(structure))
 
 
-def snapshot(structure: Any) -> Any:
-    """A copy whose tensors are detached clones, and arrays copies, so that nothing done later changes it.
-
-    Example:
-        >>> batch = [torch.zeros(2), "label"]
-        >>> kept = snapshot(batch)
-        >>> _ = batch[0].add_(1)
-        >>> kept
-        [tensor([0., 0.]), 'label']
-
-    """
-    return mapped(structure, COPIED, cloned)
-
-
-def cloned(value: Any) -> Any:
-    """A copy of a tensor, detached, of an array, or of a container that copies itself.
-
-    Example:
-        >>> cloned(torch.ones(1, requires_grad=True) * 2)
-        tensor([2.])
-
-    """
-    if not isinstance(value, Tensor):
-        return value.copy() if isinstance(value, np.ndarray) else value.clone()
-    with torch.inference_mode(mode=False):  # a tensor cloned in inference mode could never take part in autograd
-        try:
-            return value.detach().clone()
-        except Exception:  # noqa: BLE001 - of a class of its own, which lacks what the operation before did not hand on
-            return value.detach().as_subclass(Tensor).clone()
-
-
 def leading_size(structure: Any) -> int | None:
     """The size that most tensors have in dimension 0: as a rule, the number of examples.
 
     Example:
+        >>> import torch
         >>> leading_size({"x": torch.zeros(8, 3), "y": torch.zeros(8), "scale": torch.tensor(1.0)})
         8
         >>> leading_size("no tensors") is None
@@ -218,91 +187,6 @@ def leading_size(structure: Any) -> int | None:
     """
     sizes = Counter(tensor.shape[0] for _, tensor in tensors(structure) if tensor.ndim)
     return sizes.most_common(1)[0][0] if sizes else None
-
-
-def switches(module: nn.Module) -> dict[str, bool | str]:
-    """Public attributes of `module` and of those inside that are true, false or a text, but for the mode, by path.
-
-    Example:
-        >>> layer = nn.Sequential(nn.GELU())
-        >>> {name: value for name, value in switches(layer).items() if "approximate" in name}
-        {'0.approximate': 'none'}
-
-    """
-    return {
-        f"{path}.{name}" if path else name: value
-        for path, inside in module.named_modules()
-        for name, value in vars(inside).items()
-        if isinstance(value, bool | str) and name != "training" and not name.startswith("_")
-    }
-
-
-def by_parameter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of a call of `module` under the names of forward's parameters.
-
-    Example:
-        >>> list(by_parameter(nn.Linear(2, 1), (torch.ones(2),), {}))
-        ['input']
-
-    """
-    try:
-        forward = getattr(module, "_orig_mod", module).forward
-        bound = inspect.signature(forward).bind(*args, **kwargs)
-    except (TypeError, ValueError, AttributeError):
-        return {**{f"arg{i}": value for i, value in enumerate(args)}, **kwargs}
-    named: dict[str, Any] = {}
-    for name, value in bound.arguments.items():
-        if bound.signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD:
-            named |= value
-        else:
-            named[name] = value
-    return named
-
-
-def cut(tensor: Tensor, keep: int | None = None) -> Tensor:
-    """A detached clone of the first `keep` examples, by default of as many as `MAX_ELEMENTS` allow.
-
-    Example:
-        >>> cut(torch.zeros(4, 2**19)).shape
-        torch.Size([2, 524288])
-
-    """
-    if keep is None and tensor.ndim and tensor.numel() > MAX_ELEMENTS:
-        keep = max(1, MAX_ELEMENTS * tensor.shape[0] // tensor.numel())
-    kept: Tensor = snapshot(tensor if keep is None else first_rows(tensor, keep))
-    return kept
-
-
-def first_rows(tensor: Tensor, count: int) -> Tensor:
-    """The first `count` rows, also of sparse tensors, which can't be sliced.
-
-    Example:
-        >>> first_rows(torch.eye(4).to_sparse(), 2).shape
-        torch.Size([2, 4])
-
-    """
-    if not str(tensor.layout).startswith("torch.sparse"):
-        return tensor[:count]
-    first: Tensor = tensor.to_sparse_coo().narrow_copy(0, 0, min(count, len(tensor)))
-    return first if tensor.layout is torch.sparse_coo else first.to_sparse(layout=tensor.layout)
-
-
-def cut_arguments(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Arguments of a loss, those with a value per example cut to the same examples."""
-    prediction = arguments.get("input")
-    if not (isinstance(prediction, Tensor) and prediction.ndim and prediction.numel() > MAX_ELEMENTS):
-        return {name: cut(value) if isinstance(value, Tensor) else value for name, value in arguments.items()}
-    keep = max(1, MAX_ELEMENTS * prediction.shape[0] // prediction.numel())
-    kept = {}
-    for name, value in arguments.items():
-        per_example = (
-            isinstance(value, Tensor)
-            and value.ndim > 0
-            and value.shape[0] == prediction.shape[0]
-            and (name in {"input", "target", "var"} or value.ndim == prediction.ndim)
-        )
-        kept[name] = cut(value, keep if per_example else None) if isinstance(value, Tensor) else value
-    return kept
 
 
 def storage(tensor: Tensor) -> int:

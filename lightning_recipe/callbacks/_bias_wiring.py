@@ -1,0 +1,82 @@
+"""Which biases have no effect, and which layers a loss gets its predictions from, read off the events of a step."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
+
+if TYPE_CHECKING:
+    from lightning_recipe.record.events import Event
+    from lightning_recipe.record.step import LossCall, Step
+
+Layer = nn.Linear | _ConvNd
+HANDED_ON = {"view", "reshape", "squeeze", "unsqueeze", "flatten", "permute", "transpose", "movedim", "T", "mT"}
+HANDED_ON |= {"getitem", "__getitem__", "contiguous", "float", "double", "to"}
+HANDED_ON |= {"sigmoid", "softmax", "log_softmax", "logsigmoid"}
+"""Functions that leave a constant which was added before them one for all examples."""
+
+
+def cancelled(step: Step) -> list[tuple[str, str, int]]:
+    """Layers whose bias the next BatchNorm subtracts again.
+
+    Returns:
+        For each the name of the layer, that of the BatchNorm, and the size of the bias.
+
+    """
+    calls: dict[int, list[Event]] = {}
+    for event in step.events:
+        if event.module is not None:
+            calls.setdefault(id(event.module), []).append(event)
+    found = []
+    for own in calls.values():
+        layer = own[0].module
+        if not isinstance(layer, Layer) or layer.bias is None or not layer.bias.requires_grad:
+            continue
+        norm = step.sole_consumer(layer)
+        if not isinstance(norm, _BatchNorm) or layer.bias.numel() != norm.num_features:  # of another dimension
+            continue
+        if len(calls[id(norm)]) == len(own) and _is_new(norm, len(own)):
+            found.append((own[0].name, calls[id(norm)][0].name, layer.bias.numel()))
+    return found
+
+
+def _is_new(norm: _BatchNorm, calls: int) -> bool:
+    """Whether a BatchNorm takes the batch's statistics, and has not been trained before this step."""
+    if norm.running_mean is None:
+        return True
+    return norm.training and (norm.num_batches_tracked is None or int(norm.num_batches_tracked) <= calls)
+
+
+def output_layers(step: Step) -> list[tuple[LossCall, str, Layer]]:
+    """The layer that each loss got its prediction from, with its name.
+
+    Left out are losses between whose prediction and the nearest layer more was done than to change its shape, or to
+    squash it.
+    """
+    found = []
+    events = [event for event in step.events if event.kind == "loss"]
+    for call in step.loss_calls:
+        own = next((e for e in events if e.name == call.name and e.where in {"", call.where}), None)
+        layers = [layer for number in (own.inputs if own else ()) if (layer := _layer(step, number)) is not None]
+        if len(layers) == 1:
+            found.append((call, *layers[0]))
+    return found
+
+
+def _layer(step: Step, number: int) -> tuple[str, Layer] | None:
+    while (event := step.producer(number)) is not None:
+        if isinstance(event.module, Layer):
+            return event.name, event.module
+        squashing = event.module is not None and next(event.module.parameters(), None) is None
+        if not (squashing or event.name in HANDED_ON) or len(event.inputs) != 1:
+            return None
+        number = event.inputs[0]
+    return None
+
+
+def is_tied(layer: Layer, pl_module: nn.Module) -> bool:
+    """Whether another module works with the same weights."""
+    return any(m is not layer and getattr(m, "weight", None) is layer.weight for m in pl_module.modules())

@@ -1,0 +1,61 @@
+"""When to look: at steps, and at epochs. The same on all ranks, whatever the machine."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+PER_DOUBLING = 4
+"""Looks, at least, whenever the number of steps doubles."""
+WIDEST = 0.02
+"""Share of the run between two looks at most: what goes wrong late is then seen by several in a row."""
+FRAMES = 10
+"""Epochs that are looked at in a run: TensorBoard keeps ten pictures of a tag, and drops others by chance."""
+
+
+def next_step(step: int, every: int, horizon: float = math.inf) -> int:
+    """The look after the one at `step`: 1, 2, 4, 8, ..., every `every` steps, and ever rarer.
+
+    Example:
+        >>> step, looks = 0, []
+        >>> while (step := next_step(step, 25)) < 400:
+        ...     looks.append(step)
+        >>> looks
+        [1, 2, 4, 8, 16, 25, 50, 75, 100, 125, 150, 175, 200, 250, 300, 350]
+
+    """
+    if step < every:
+        return min(1 << step.bit_length(), every)
+    doublings = max(0, (step // (PER_DOUBLING * every)).bit_length() - 1)
+    gap = min(every << doublings, max(every, horizon * WIDEST))
+    gap = every << max(0, int(gap / every).bit_length() - 1)
+    return (step // gap + 1) * gap
+
+
+def epochs(every: int, most: int | None) -> set[int]:
+    """The epochs to look at: the first and the last, and others ever further apart, one less than `FRAMES` in all.
+
+    The one left is for a first batch outside of the plan: that of the sanity check, or of a run that was resumed.
+
+    Example:
+        >>> sorted(epochs(1, 5)), sorted(epochs(10, 1000))
+        ([0, 1, 2, 3, 4], [0, 10, 20, 40, 70, 140, 270, 510, 990])
+
+    """
+    last = (most - 1) // every if most is not None and most > 0 else 2 ** (FRAMES - 3)
+    if last == 0:
+        return {0}
+    return {0, *(round(epoch) * every for epoch in np.geomspace(1, last, FRAMES - 2))}
+
+
+def frames(expected: float) -> list[int]:
+    """Steps at which to draw, one less than `FRAMES`, evenly on a logarithmic scale; the last step is not among them.
+
+    Example:
+        >>> frames(250)
+        [0, 1, 2, 4, 8, 16, 32, 63, 125]
+
+    """
+    ratio = 4.0 if math.isinf(expected) else max(1.0, expected) ** (1 / (FRAMES - 2))
+    return sorted({0, *(round(ratio**i) for i in range(FRAMES - 2))})

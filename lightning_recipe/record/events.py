@@ -1,0 +1,41 @@
+"""The events that a step is made of."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Kind = Literal["module", "function", "loss", "backward", "optimizer step", "zero_grad"]
+
+
+class Event(NamedTuple):
+    """One thing that happened in a step.
+
+    Attributes:
+        kind: A call of a module without children (or of one that can't be looked into: compiled, attention, a
+            transformer layer in eval mode); a torch function applied, outside of these, to what came out of one; a
+            loss function; backward; an optimiser's step; gradients set to None or zero (those that were None already
+            are not noticed).
+        name: The module's path, the function's name (``"relu"``, ``"getitem"``, ``"T"``), the optimiser's class.
+        inputs: Numbers of the tensors that went in. A number stands for one tensor object with one content: what is
+            changed in place gets a new one.
+        outputs: Numbers of the tensors that came out or were written into.
+        module: The module called.
+        where: The line that called a function, such as ``"model.py:42"``.
+        parameters: Names of the parameters that are about to be stepped, or whose gradients were cleared.
+
+    Example:
+        >>> Event("module", "net.0", (1,), (2,)).outputs
+        (2,)
+
+    """
+
+    kind: Kind
+    name: str
+    inputs: tuple[int, ...] = ()
+    outputs: tuple[int, ...] = ()
+    module: nn.Module | None = None
+    where: str = ""
+    parameters: tuple[str, ...] = ()

@@ -1,0 +1,208 @@
+"""Stands by the calls of modules; all is taken back, and no copy of a module keeps any of it."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import weakref
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from torch.utils.hooks import RemovableHandle
+
+from lightning_recipe.record.compiled import is_compiled_network
+from lightning_recipe.record.modules import FAST, Observable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import nn
+
+
+class Watch(NamedTuple):
+    """What to do before and after the calls of modules; errors are reported, and harmless.
+
+    Attributes:
+        before: Is called with the module, its arguments, and its keyword arguments.
+        after: Is called with the module, its arguments, and its output; None if it raised.
+
+    Example:
+        >>> Watch(lambda module, args, kwargs: None, lambda module, args, output: print(output)).after(None, (), 3)
+        3
+
+    """
+
+    before: Callable[..., None]
+    after: Callable[..., None]
+
+
+class Hooks:
+    """All that stands by modules in one step.
+
+    Args:
+        failed: Is told of errors.
+
+    Attributes:
+        failed: Likewise.
+        names: Names of the modules watched, by id.
+        networks: Those that are compiled networks, by id.
+        closed: Those that can't be looked into, or in which there is nothing to see: they use only what they are given,
+            and call no loss.
+        over: Whether the step is.
+
+    Example:
+        >>> from torch import nn
+        >>> hooks, net = Hooks(print), nn.Identity()
+        >>> watch = Watch(lambda *_: print("called"), lambda *_: None)
+        >>> hooks.lay(Observable("net", net, leaf=True, inside_fast=False), [], [watch])
+        >>> net(1)
+        called
+        1
+        >>> hooks.remove()
+        >>> net(1)
+        1
+
+    """
+
+    def __init__(self, failed: Callable[[Exception], None]) -> None:
+        self.names: dict[int, str] = {}
+        self.networks: set[int] = set()
+        self.closed: set[int] = set()
+        self.over = False
+        self.failed = failed
+        self._key = RemovableHandle(OrderedDict()).id  # of our hooks, among those of a module
+        self._in_place: list[tuple[dict[str, Any], _StandIn, Callable[..., Any] | None]] = []
+        self._undo: list[Callable[[], None]] = []
+
+    def lay(self, seen: Observable, outer: list[Watch], inner: list[Watch]) -> None:
+        """Watch the calls of a module.
+
+        Args:
+            seen: The module.
+            outer: Watches of the call with the user's hooks on it.
+            inner: Watches of the call without: what a hook does with the output is no part of it.
+
+        """
+        module = seen.module
+        own = module.__dict__
+        self.names[id(module)] = seen.name
+        if ("_compiled_call_impl" in own or "_orig_mod" in module._modules) and is_compiled_network(module):  # noqa: SLF001
+            self.networks.add(id(module))
+            self.closed.add(id(module))
+        elif isinstance(module, FAST) or (seen.leaf and type(module).__module__.startswith("torch.nn.modules.")):
+            self.closed.add(id(module))
+        if isinstance(module, FAST) and "forward" not in own and "_compiled_call_impl" not in own:
+            own["forward"] = _Forward(self, [*outer, *inner], module)
+            self._undo.append(lambda: own.pop("forward", None))
+            return
+        if inner and (module._forward_hooks or module._forward_pre_hooks):  # noqa: SLF001
+            for watch in inner:
+                self._hook(module, watch)
+            inner = []
+        if outer or inner:
+            self._stand_in(module, [*outer, *inner])
+
+    def _stand_in(self, module: nn.Module, watches: list[Watch]) -> None:
+        """Stand where torch looks first for what to call: calling hooks takes as long as a small layer's forward.
+
+        Compiled in place, a module has its compiled code there, into which hooks would be traced.
+        """
+        compiled = module.__dict__.get("_compiled_call_impl")
+        stand_in = _StandIn(self.failed, watches, module, compiled or module._call_impl)  # noqa: SLF001
+        module.__dict__["_compiled_call_impl"] = stand_in
+        self._in_place.append((module.__dict__, stand_in, compiled))
+
+    def _hook(self, module: nn.Module, watch: Watch) -> None:
+        hooks = [
+            module.register_forward_pre_hook(_Hook(self, watch.before), with_kwargs=True),
+            module.register_forward_hook(_Hook(self, watch.after), prepend=True, always_call=True),
+        ]
+        self._undo.extend(hook.remove for hook in hooks)
+
+    def remove(self) -> None:
+        """Take everything away."""
+        self.over = True
+        for own, stand_in, compiled in self._in_place:
+            if own.get("_compiled_call_impl") is stand_in:
+                del own["_compiled_call_impl"]
+                if compiled is not None:
+                    own["_compiled_call_impl"] = compiled
+        for undo in reversed(self._undo):
+            undo()
+
+
+class _StandIn:
+    """Stands in for the call of a module; copies get None, as they have of torch itself."""
+
+    __slots__ = ("_call", "_failed", "_module", "_watches")
+
+    def __init__(
+        self, failed: Callable[[Exception], None], watches: list[Watch], module: nn.Module, call: Callable[..., Any]
+    ) -> None:
+        self._failed, self._watches, self._module, self._call = failed, watches, module, call
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        output = None
+        try:
+            for before, _ in self._watches:
+                before(self._module, args, kwargs)
+        except Exception as error:  # noqa: BLE001 - the user's step must go on
+            self._failed(error)
+        try:
+            output = self._call(*args, **kwargs)
+        finally:
+            try:
+                for _, after in reversed(self._watches):
+                    after(self._module, args, output)
+            except Exception as error:  # noqa: BLE001
+                self._failed(error)
+        return output
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(None), ()
+
+
+class _Hook:
+    """A hook; copies of its module, also pickled ones, get one that does nothing: a step may make some that last."""
+
+    def __init__(self, hooks: Hooks, record: Callable[..., None]) -> None:
+        self._hooks, self._record = hooks, record
+
+    def __call__(self, *args: Any) -> None:
+        try:
+            self._record(*args)
+        except Exception as error:  # noqa: BLE001
+            self._hooks.failed(error)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _NoHook, ()
+
+
+class _NoHook:
+    def __call__(self, *args: Any) -> None:
+        pass
+
+
+class _Forward:
+    """Stands in for the forward of a module, and of its copies while the step lasts; pickled ones get their own."""
+
+    def __init__(self, hooks: Hooks, watches: list[Watch], module: nn.Module) -> None:
+        functools.update_wrapper(self, type(module).forward)
+        self._hooks, self._watches, self._module = weakref.ref(hooks), watches, module
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        hooks, forward = self._hooks(), functools.partial(type(self._module).forward, self._module)
+        if hooks is None or hooks.over:
+            return forward(*args, **kwargs)
+        return _StandIn(hooks.failed, self._watches, self._module, forward)(*args, **kwargs)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        hooks, module = self._hooks(), copy.deepcopy(self._module, memo)
+        if hooks is None or hooks.over:
+            return module.forward
+        hooks.names[id(module)] = hooks.names[id(self._module)]
+        hooks.closed.add(id(module))
+        return _Forward(hooks, self._watches, module)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return getattr, (self._module, "forward")

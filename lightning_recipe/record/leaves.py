@@ -1,0 +1,83 @@
+"""The calls of leaves, modules without children: for the wiring, and to reduce what they put out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from lightning_recipe.record.compiled import is_traced
+
+if TYPE_CHECKING:
+    from lightning_recipe.record.functions import Functions
+    from lightning_recipe.record.hooks import Hooks
+    from lightning_recipe.record.reductions import Reductions
+    from lightning_recipe.record.wiring import Wiring
+
+_OPEN = (nn.TransformerEncoder, nn.TransformerEncoderLayer)
+"""Are leaves in eval mode only."""
+
+
+class Leaves:
+    """Sees the calls of leaves.
+
+    Args:
+        functions: The function mode, out of sight within leaves that are closed.
+        hooks: Know the names of the leaves, and which are closed.
+        wiring: Takes note of them.
+        reductions: Reduces what they put out.
+
+    Example:
+        >>> from lightning_recipe.record.functions import Functions
+        >>> from lightning_recipe.record.hooks import Hooks
+        >>> from lightning_recipe.record.wiring import Wiring
+        >>> import torch
+        >>> net, x = nn.Linear(2, 1), torch.ones(3, 2)
+        >>> wiring = Wiring(net)
+        >>> hooks = Hooks(print)
+        >>> hooks.names[id(net)] = "net"
+        >>> leaves = Leaves(Functions(print), hooks, wiring, None)
+        >>> leaves.before(net, (x,), {})
+        >>> leaves.after(net, (x,), net(x))
+        >>> [event.name for event in wiring.events()]
+        ['net']
+
+    """
+
+    def __init__(
+        self,
+        functions: Functions,
+        hooks: Hooks,
+        wiring: Wiring | None,
+        reductions: Reductions | None,
+    ) -> None:
+        self._functions, self._hooks, self._wiring, self._reductions = functions, hooks, wiring, reductions
+        self._within: list[nn.Module] = []
+
+    def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Take note of what goes in."""
+        if self._functions.in_backward or is_traced() or (module.training and isinstance(module, _OPEN)):
+            return
+        self._within.append(module)
+        self._functions.pause()
+        if len(self._within) == 1 and self._wiring is not None:
+            self._wiring.enter((*args, *kwargs.values()) if kwargs else args)
+        if id(module) not in self._hooks.closed:
+            self._functions.resume()
+
+    def after(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:  # noqa: ARG002
+        """Take note of what came out."""
+        if not self._within or self._within[-1] is not module:
+            return
+        self._within.pop()
+        if id(module) not in self._hooks.closed:
+            self._functions.pause()
+        try:
+            if not self._within:
+                name = self._hooks.names[id(module)]
+                if self._wiring is not None:
+                    self._wiring.leave(name, module, output)
+                if self._reductions is not None:
+                    self._reductions.output(name, output)
+        finally:
+            self._functions.resume()

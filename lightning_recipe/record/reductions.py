@@ -1,0 +1,113 @@
+"""A few numbers of each output, gradient and update, computed where the tensors are, and fetched all at once."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from lightning_recipe.record.step import Reduced
+from lightning_recipe.record.tensors import tensors
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+CALLS = 4
+"""Calls of a leaf up to which outputs are reduced; a place that is called more often is in a loop, as one over time."""
+
+
+class Reductions:
+    """Numbers of one step. Nothing waits for the device before they are read.
+
+    Example:
+        >>> reductions, weight = Reductions(), torch.ones(4, requires_grad=True)
+        >>> reductions.output("relu", torch.tensor([0.0, 2.0]))
+        >>> reductions.gradients({"weight": weight})
+        >>> reductions.weights({"weight": weight})
+        >>> _ = weight.data.sub_(0.5)
+        >>> outputs, gradients, updates = reductions.read()
+        >>> outputs
+        {'relu': Reduced(zeros=0.5, mean=1.0, std=1.0, largest=2.0, not_finite=0.0)}
+        >>> gradients, updates
+        ({'weight': nan}, {'weight': (1.0, 2.0)})
+
+    """
+
+    def __init__(self) -> None:
+        self._outputs: dict[str, Tensor] = {}
+        self._calls: dict[str, int] = {}
+        self._gradients: dict[str, Tensor | None] = {}
+        self._weights: dict[str, tuple[Tensor, Tensor]] = {}
+
+    @torch.no_grad()
+    def output(self, name: str, output: Any) -> None:
+        """Reduce the first floating tensor in what a leaf called `name` put out."""
+        self._calls[name] = call = self._calls.get(name, 0) + 1
+        value = next((t for _, t in tensors(output) if t.is_floating_point() and t.numel()), None)
+        if value is not None and call <= CALLS and value.layout is torch.strided:
+            self._outputs[name if call == 1 else f"{name}, call {call}"] = _reduced(value)
+
+    @torch.no_grad()
+    def gradients(self, parameters: dict[str, Tensor]) -> None:
+        """Take the norms of gradients, which are about to be used; unscaled, where they are scaled."""
+        for name, parameter in parameters.items():
+            self._gradients[name] = None if parameter.grad is None else _norm(parameter.grad)
+
+    @torch.no_grad()
+    def weights(self, parameters: dict[str, Tensor]) -> None:
+        """Keep copies of weights that are about to be changed; those that were kept already are the older ones."""
+        for name, parameter in parameters.items():
+            if name not in self._weights:
+                self._weights[name] = (parameter, parameter.detach().clone())
+
+    @torch.no_grad()
+    def read(self) -> tuple[dict[str, Reduced], dict[str, float], dict[str, tuple[float, float]]]:
+        """All numbers, by one transfer from each device. Copies of weights are let go."""
+        weights = self._weights.values()
+        fetched = _fetched(
+            [
+                *self._outputs.values(),
+                *(norm for norm in self._gradients.values() if norm is not None),
+                *(torch.stack([_norm(now.detach() - before), _norm(before)]) for now, before in weights),
+            ]
+        )
+        outputs = {name: Reduced(*next(fetched)) for name in self._outputs}
+        gradients = {n: math.nan if norm is None else next(fetched)[0] for n, norm in self._gradients.items()}
+        updates = {name: (pair[0], pair[1]) for name, pair in zip(self._weights, fetched, strict=True)}
+        self._weights = {}
+        return outputs, gradients, updates
+
+
+def _reduced(value: Tensor) -> Tensor:
+    value = value.detach()
+    if value.dtype.itemsize < 4:  # noqa: PLR2004 - bytes: sums of half precision overflow
+        value = value.float()
+    std, mean = torch.std_mean(value, correction=0)
+    largest = torch.linalg.vector_norm(value, math.inf)
+    filled, finite = torch.count_nonzero(value), torch.count_nonzero(value.isfinite())
+    zeros, not_finite = torch.stack([filled, finite]).to(value.dtype).div_(-value.numel()).add_(1)
+    return torch.stack([zeros, mean, std, largest, not_finite]).float()
+
+
+def _norm(value: Tensor) -> Tensor:
+    value = value.detach()
+    if value.layout is not torch.strided:
+        value = value.coalesce().values()  # a sparse gradient, of an embedding
+    if value.dtype.itemsize < 4:  # noqa: PLR2004
+        value = value.float()
+    norm: Tensor = torch.linalg.vector_norm(value)
+    return norm.float()
+
+
+def _fetched(numbers: Iterable[Tensor]) -> Any:
+    """Each tensor's numbers, in order."""
+    numbers = list(numbers)
+    found: dict[int, list[float]] = {}
+    for device in {number.device for number in numbers}:
+        here = [(i, number.flatten()) for i, number in enumerate(numbers) if number.device == device]
+        values = torch.cat([number for _, number in here]).tolist()
+        for i, number in here:
+            found[i], values = values[: len(number)], values[len(number) :]
+    return iter([found[i] for i in range(len(numbers))])

@@ -1,0 +1,230 @@
+"""The events of a step in order, and the numbers of the tensors that went in and came out."""
+
+from __future__ import annotations
+
+import itertools
+import weakref
+from types import EllipsisType, MethodWrapperType, NoneType
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_recipe.losses.table import LOSSES
+from lightning_recipe.record.caller import line
+from lightning_recipe.record.events import Event, Kind
+from lightning_recipe.record.tensors import tensors
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+Seen = tuple[weakref.ref[Tensor], int]
+"""A tensor and its version, -1 if it was made in inference mode, where none are counted."""
+Given = list[tuple[Tensor, int]]
+"""What goes into a call, with its versions."""
+Raw = tuple[Kind, str, list[Seen], list[Seen], nn.Module | None, str, tuple[str, ...]]
+"""An event before tensors are numbered, which takes less time when all are numbered at once."""
+
+_PLAIN = {int, float, bool, str, NoneType, EllipsisType, slice, torch.dtype, torch.device, torch.Size}
+_READERS = {
+    *("size", "dim", "ndimension", "numel", "nelement", "element_size", "stride", "storage_offset", "len", "hash"),
+    *("is_contiguous", "is_floating_point", "is_complex", "is_signed", "is_inference", "get_device"),
+}
+"""Tell of a tensor's shape and kind, not of its values."""
+_functorch = torch._C._functorch  # noqa: SLF001 - vmap and grad have no public reader of what they wrap
+
+
+class Wiring:
+    """Writes down events. Holds no tensor longer than the call that it goes into.
+
+    Args:
+        root: The LightningModule, for the names of its parameters.
+
+    Example:
+        >>> net, x = nn.Linear(2, 1), torch.ones(3, 2)
+        >>> wiring = Wiring(net)
+        >>> wiring.enter([x])
+        >>> y = net(x)
+        >>> wiring.leave("net", net, y)
+        >>> wiring.after(torch.relu, wiring.before(torch.relu, (y,), {}), y.relu())
+        >>> [(e.kind, e.name, e.inputs, e.outputs) for e in wiring.events()]
+        [('module', 'net', (1,), (2,)), ('function', 'relu', (2,), (3,))]
+
+    """
+
+    def __init__(self, root: nn.Module) -> None:
+        self._within: Given | None = None  # what went into the leaf that is being called
+        self._root = root
+        self._raw: list[Raw] = []
+        self._made: set[int] = set()  # references to what came out of modules, by id
+        self._parameters: dict[int, str] | None = None
+        self._gradients: dict[int, tuple[weakref.ref[Tensor], str]] = {}
+
+    def events(self) -> list[Event]:
+        """What happened since this was last called, as events."""
+        raw, self._raw = self._raw, []
+        return numbered(raw)
+
+    # -- modules
+
+    def enter(self, arguments: Iterable[Any]) -> None:
+        """A leaf is called; until it returns, functions are no events."""
+        self._within = _given(arguments)
+
+    def leave(self, name: str, module: nn.Module, output: Any) -> None:
+        """It returned."""
+        given, self._within = self._within or [], None
+        self._note("module", name, given, output, module)
+
+    def _note(  # noqa: PLR0913, PLR0917
+        self, kind: Kind, name: str, given: Given, output: Any, module: nn.Module | None = None, where: str = ""
+    ) -> None:
+        """Take note of an event, of what came out and what was written into."""
+        inputs, outputs, reference = [], [], weakref.ref
+        for tensor, version in _given((output,)):
+            outputs.append((reference(tensor), version))
+        for tensor, before in given:
+            inputs.append((reference(tensor), before))
+            if (now := _version(tensor)) != before:
+                outputs.append((reference(tensor), now))
+        for seen in outputs:
+            self._made.add(id(seen[0]))
+        self._raw.append((kind, name, inputs, outputs, module, where, ()))
+
+    # -- functions
+
+    def before(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Given | None:
+        """What goes into a function; None if that is no event."""
+        with torch._C.DisableTorchFunction():  # noqa: SLF001 - a mode of the user's would see what we read
+            found = _found((*args, *kwargs.values()))
+            if _functorch.maybe_current_level() is not None:
+                self._transformed(found)
+                return None
+            known = self._from_modules(found)
+            if self._within is not None:  # a leaf may use what it was not given, such as one of its attributes
+                self._within += [(t, _version(t)) for t in known if not any(t is given for given, _ in self._within)]
+                return None
+            name = _name(function)
+            if name in {"grad", "zero_", "_foreach_zero_"}:
+                self._cleared(function, name, args)
+            return _given(found) if known else None
+
+    def after(self, function: Callable[..., Any], given: Given, output: Any) -> None:
+        """Take note of a function that was called."""
+        with torch._C.DisableTorchFunction():  # noqa: SLF001
+            name = _name(function)
+            reads = name in _READERS or function.__name__ == "__get__"
+            if not reads or _found((output,)):
+                self._note("loss" if function in LOSSES else "function", name, given, output, where=line())
+
+    def _from_modules(self, found: list[Tensor]) -> list[Tensor]:
+        return [tensor for tensor in found if id(weakref.ref(tensor)) in self._made]
+
+    def _transformed(self, found: list[Tensor]) -> None:
+        """What goes into ``vmap`` and ``grad`` is known; what happens there is not."""
+        known = self._from_modules([_unwrapped(tensor) for tensor in found])
+        if known:
+            self._note("function", "functorch", _given(known), None)
+
+    # -- backward, optimisers, gradients
+
+    def backward(self, roots: list[Tensor]) -> None:
+        """Backward begins."""
+        with torch._C.DisableTorchFunction():  # noqa: SLF001
+            self._note("backward", "backward", _given(roots), None)
+
+    def note(self, kind: Kind, name: str, parameters: Iterable[str]) -> None:
+        """Something happened that no function tells of, as to these parameters."""
+        self._raw.append((kind, name, [], [], None, "", tuple(parameters)))
+
+    def _named(self, parameter: Tensor) -> str | None:
+        if self._parameters is None:
+            self._parameters = {id(p): name for name, p in self._root.named_parameters()}
+        return self._parameters.get(id(parameter))
+
+    def _cleared(self, function: Callable[..., Any], name: str, args: tuple[Any, ...]) -> None:
+        """Gradients set to None, or to zero: by ``zero_`` of a tensor that was read as a gradient, or many at once."""
+        if name == "grad" and isinstance(args[0], nn.Parameter):
+            owner, gradient = self._named(args[0]), args[0].grad
+            if owner is None or gradient is None:  # foreign, or nothing to clear
+                return
+            self._gradients[id(gradient)] = (weakref.ref(gradient), owner)
+            cleared = [owner] if function.__name__ == "__set__" and args[1] is None else []
+        elif name != "grad":
+            known = [(tensor, self._gradients.get(id(tensor))) for tensor in _found(args)]
+            cleared = [entry[1] for tensor, entry in known if entry is not None and entry[0]() is tensor]
+        else:
+            return
+        if cleared and self._raw and self._raw[-1][0] == "zero_grad":
+            cleared = [*self._raw.pop()[-1], *cleared]
+        if cleared:
+            self.note("zero_grad", "zero_grad", cleared)
+
+
+def numbered(raw: list[Raw]) -> list[Event]:
+    """Events, with a number for each tensor: another one once something was written into it.
+
+    Tensors made in inference mode do not tell whether; they get another number from each event that puts them out.
+
+    Args:
+        raw: The events. References to one tensor are the same object as long as they are kept, as they are here.
+
+    Example:
+        >>> x = torch.ones(1)
+        >>> numbered([("function", "relu_", [(weakref.ref(x), 0)], [(weakref.ref(x), 1)], None, "", ())])[0][:4]
+        ('function', 'relu_', (1,), (2,))
+
+    """
+    known: dict[tuple[int, int], int] = {}
+    serial = itertools.count(1)
+    events = []
+    for kind, name, inputs, outputs, module, where, parameters in raw:
+        went_in, came_out = [], []
+        for reference, version in inputs:
+            key = (id(reference), version)
+            if key not in known:
+                known[key] = next(serial)
+            went_in.append(known[key])
+        for reference, version in outputs:
+            key = (id(reference), version)
+            if key not in known or version < 0:
+                known[key] = next(serial)
+            if known[key] not in came_out:
+                came_out.append(known[key])
+        events.append(Event(kind, name, tuple(went_in), tuple(came_out), module, where, parameters))
+    return events
+
+
+def _found(arguments: Iterable[Any]) -> list[Tensor]:
+    return [tensor for tensor, _ in _given(arguments)]
+
+
+def _given(arguments: Iterable[Any]) -> Given:
+    """The tensors in arguments, with their versions; most arguments are tensors or numbers."""
+    given: Given = []
+    for argument in arguments:
+        if isinstance(argument, Tensor):
+            given.append((argument, _version(argument)))
+        elif type(argument) not in _PLAIN:
+            given += [(tensor, _version(tensor)) for _, tensor in tensors(argument)]
+    return given
+
+
+def _version(tensor: Tensor) -> int:
+    try:
+        return tensor._version  # noqa: SLF001 - there is no other way to tell
+    except RuntimeError:  # made in inference mode
+        return -1
+
+
+def _unwrapped(tensor: Tensor) -> Tensor:
+    while _functorch.is_functorch_wrapped_tensor(tensor):
+        tensor = _functorch.get_unwrapped(tensor)
+    return tensor
+
+
+def _name(function: Callable[..., Any]) -> str:
+    """``"add"``, and of an attribute its name, not ``__get__``."""
+    owner = function.__self__ if isinstance(function, MethodWrapperType) else function
+    name: str = getattr(owner, "__name__", "")
+    return name.removeprefix("__").removesuffix("__") if name.startswith("__") else name

@@ -1,0 +1,99 @@
+"""Asks the callbacks of a fit what they find, keeps it, and tells what is new."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import reduce
+from operator import add
+from typing import TYPE_CHECKING
+
+from lightning_recipe.finding import Finding, Status
+from lightning_recipe.ledger import causes
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from lightning_recipe.callback import RecipeCallback
+    from lightning_recipe.record.step import Step
+    from lightning_recipe.run import Run
+    from lightning_recipe.show.publisher import Publisher
+
+
+class FailedCheckError(Exception):
+    """Raised by a check with ``strict=True``: the run would go on with a mistake in it.
+
+    Example:
+        >>> str(FailedCheckError([Finding("InitLossCheck", Status.FAILED, "starts at 300", fix="scale down")]))
+        'InitLossCheck: starts at 300 Fix: scale down'
+
+    """
+
+    def __init__(self, findings: list[Finding]) -> None:
+        self.findings = findings
+        said = [f"{f.check}: {f.message}" + (f" Fix: {f.fix}" if f.fix else "") for f in findings]
+        super().__init__("\n".join(said) or "a check failed in another process")
+
+
+class Reporter:
+    """What the callbacks of one fit find, on its way to people.
+
+    Attributes:
+        run: What the run will be.
+        publisher: The door to people.
+        members: The callbacks, in the trainer's order.
+
+    """
+
+    def __init__(self, run: Run, publisher: Publisher, members: list[RecipeCallback]) -> None:
+        self.run, self.publisher, self.members = run, publisher, members
+
+    @property
+    def findings(self) -> list[Finding]:
+        """All of the run so far, in the order of the callbacks."""
+        return [finding for callback in self.members for finding in callback.findings]
+
+    def ask(self, moment: str, callbacks: Sequence[RecipeCallback], *step: Step) -> None:
+        """Collect what callbacks find at a moment; if strict, stop on all ranks when any rank has a failure.
+
+        Raises:
+            FailedCheckError: If a strict check failed.
+
+        """
+        failed: list[Finding] = []
+        for callback in callbacks:
+            found: list[Finding] = []
+            try:
+                found.extend(getattr(callback, moment)(self.run, *step))
+            except Exception as error:  # noqa: BLE001 - a check must never end the run by accident
+                found.append(callback.internal_error(error))
+            told = self.enter(callback, found)
+            failed += [f for f in told if f.status is Status.FAILED and callback.strict]
+        if any(callback.strict for callback in callbacks):
+            elsewhere = self.run.trainer.strategy.reduce_boolean_decision(bool(failed), all=False)
+            if elsewhere:
+                raise FailedCheckError(failed)
+
+    def enter(self, callback: RecipeCallback, found: Sequence[Finding]) -> list[Finding]:
+        """Keep what a callback has found at one look, and tell what is new."""
+        told = callback.ledger.look([replace(finding, step=self.run.step) for finding in found])
+        explained = causes(everything := self.findings)
+        for finding in told:
+            if finding.is_alarm or callback.verbose:
+                i = next(i for i, other in enumerate(everything) if other is finding)
+                self.publisher.arrived(finding, explained.get(i, []))
+        if told:
+            self.publisher.write(everything, {callback.tag("findings"): callback.findings}, self.run.step)
+        return told
+
+    def close(self, error: BaseException | None = None) -> None:
+        """Print the closing table; there is no silence."""
+        reason = "no training step was run"
+        if error is not None:
+            reason = f"the run was stopped by {type(error).__name__} before a verdict"
+        for callback in self.members:
+            if not (callback.findings or callback.ledger.silenced) and (error is None or self.run.step):
+                self.enter(callback, [callback.skipped(reason)])
+        silenced = reduce(add, (callback.ledger.silenced for callback in self.members))
+        verbose = any(callback.verbose for callback in self.members)
+        self.publisher.write(self.findings, {}, self.run.step)
+        self.publisher.close(self.findings, silenced, verbose=verbose)

@@ -1,0 +1,102 @@
+"""The course of a short fit: its learning rates, and its end."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from lightning_recipe.schedule import rate
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
+
+    from lightning_recipe.trial.short_fit import Budget, Fit
+
+RAMP = 20
+"""Steps in which the learning rate rises to its peak. The first is taken at 0: two equal steps tell about noise."""
+LONGER = 3
+"""Times as many steps as were allowed, for a fit that is on its way."""
+SLOW = 0.05
+"""Seconds that a step takes from which on every step is probed: the probe hardly adds to them."""
+
+
+class Ramp:
+    """Learning rates that rise from 0 to their `peaks`, and are then held there against schedules.
+
+    Args:
+        optimizers: Whose rates are set.
+        peaks: For each optimiser and parameter group; NaN for those without a learning rate.
+        steps: Length of the fit; the rates rise in the first `RAMP` steps, or a quarter of all if that is less.
+        force: Set them again before each update, whatever the module's own code has set.
+
+    """
+
+    def __init__(self, optimizers: list[Optimizer], peaks: list[list[float]], steps: int, *, force: bool) -> None:
+        self._optimizers, self._peaks, self._force = optimizers, list(itertools.chain.from_iterable(peaks)), force
+        searches = any(kind.__name__ == "LBFGS" for o in optimizers for kind in type(o).__mro__)
+        self._length = 0 if searches else min(RAMP, max(1, steps // 4))  # a line search from 0 fails
+        self._factor = 1.0
+        self.overridden = False  # by the module's own code
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        """The parameters that the optimisers hold."""
+        return [parameter for group in self._groups() for parameter in group["params"]]
+
+    def begin(self, step: int) -> None:
+        """Set the rates for a step."""
+        self._factor = min(1.0, step / self._length) if self._length else 1.0
+        self._set()
+
+    def before_update(self) -> None:
+        """Set the rates again, or note that they have been changed since `begin`."""
+        if self._force or self._factor == 0:
+            self._set()
+        elif self._factor == 1.0:
+            pairs = zip(self._groups(), self._peaks, strict=True)
+            self.overridden |= any(abs(rate(group) - peak) > 1e-6 * abs(peak) for group, peak in pairs)
+
+    def _groups(self) -> list[dict[str, Any]]:
+        return [group for optimizer in self._optimizers for group in optimizer.param_groups]
+
+    def _set(self) -> None:
+        for group, peak in zip(self._groups(), self._peaks, strict=True):
+            if not math.isnan(peak):
+                lr, new = group["lr"], peak * self._factor
+                group["lr"] = torch.full_like(lr, new) if isinstance(lr, Tensor) else new
+
+
+class Stopping:
+    """Says when a fit ends; the only part of it that knows the clock."""
+
+    def __init__(self, fit: Fit, budget: Budget) -> None:
+        self._fit, self._budget = fit, budget
+        self._started = self._began = time.monotonic()
+        self._seconds = budget.seconds
+        self._ending = self._slow = False
+
+    def looks_at(self, number: int) -> bool:
+        """Whether to probe the step that begins: it may be the last, or steps are slow anyway."""
+        self._began = time.monotonic()
+        return self._ending or self._slow or number + 1 in {self._budget.steps, LONGER * self._budget.steps}
+
+    def is_over(self, number: int, *, probed: bool) -> bool:
+        """Whether the step that ends was the last."""
+        fit, budget = self._fit, self._budget
+        over = self._ending
+        if probed:
+            over |= budget.over(fit) or not math.isfinite(fit.losses[-1])
+        if probed and number + 1 >= budget.steps:
+            over |= number + 1 == LONGER * budget.steps or not budget.goes_on(fit)
+            if not over:
+                fit.longer, self._seconds = True, budget.most
+        now = time.monotonic()
+        self._ending = now > self._started + self._seconds
+        fit.out_of_time |= self._ending and not over
+        self._slow = now - self._began > SLOW
+        return over

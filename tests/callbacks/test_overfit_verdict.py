@@ -1,0 +1,152 @@
+"""The decisions of OverfitOneBatch: fits made by hand in, outcomes out."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from lightning_recipe.callbacks._overfit_progress import Trial
+from lightning_recipe.callbacks._overfit_verdict import TEXTS, outcome
+from lightning_recipe.record.step import LossCall, NetCall, Step
+from lightning_recipe.trial.short_fit import Fit
+
+NET = nn.Sequential(nn.Linear(3, 16), nn.ReLU(), nn.Linear(16, 4))
+X = torch.randn(8, 3, generator=torch.Generator().manual_seed(1))
+Y = torch.arange(8) % 4
+START = math.log(4)  # what it takes to know the labels of Y only, from where the way goes down to 0
+LOGITS = torch.randn(8, 4, generator=torch.Generator().manual_seed(2))
+SEVERAL = (torch.arange(32).reshape(8, 4) % 3 > 0).float()  # two or three labels for each example
+REACHED = [START * 0.95**i for i in range(150)]
+FLAT = [START] * 150
+JUMPING = [START * (1 + i % 2) for i in range(150)]
+
+
+def falling(share):
+    """Down in equal steps, until this share of the way is left."""
+    return [START * (1 - (1 - share) * i / 149) for i in range(150)]
+
+
+def loss_call(function, prediction, target):
+    arguments = {"input": prediction, "target": target}
+    return LossCall(
+        function.__name__, function, arguments, function(prediction, target), 8, "model.py:1", target_from_net=False
+    )
+
+
+def step(*calls, inputs=X):
+    return Step(None, net_calls=[NetCall("net", NET, (), {}, {"net.x": inputs})], loss_calls=list(calls))
+
+
+def fit(losses, *calls, inputs=X, optimizer="SGD (lr 0.1)", **facts):
+    """Every step was probed."""
+    seen = step(*(calls or [loss_call(F.cross_entropy, LOGITS, Y)]), inputs=inputs)
+    facts = {"weights_moved": True, "grads": {"0.weight": 1.0}, **facts}
+    values = {i: [loss] * len(seen.loss_calls) for i, loss in enumerate(losses)}
+    return Fit(optimizer, losses, values, seen, seen, **facts)
+
+
+def by_hand(losses, **facts):
+    """The loss is none of torch's."""
+    unseen = {"weights_moved": True, "grads": {"0.weight": 1.0}, **facts}
+    return Fit("SGD (lr 0.1)", losses, {i: [] for i in range(len(losses))}, step(), step(), **unseen)
+
+
+def wrong(function, prediction, target):
+    call = loss_call(function, prediction, target)
+    return [fit([START + 1, *[float(call.value)] * 149], call)]
+
+
+ADAM = fit(REACHED, optimizer="Adam (lr 0.0003)")
+STUCK = fit(FLAT, optimizer="Adam (lr 0.001)")
+NO_GRADIENT = {"weights_moved": False, "grads": {"0.weight": 0.0}}
+SAME = loss_call(F.cross_entropy, torch.ones(8, 4), Y)
+MANY = loss_call(F.mse_loss, LOGITS.flip(0), LOGITS)
+PENALISED = fit(FLAT)
+PENALISED.losses = [loss + i / 10 for i, loss in enumerate(FLAT)]
+
+CASES = [
+    ("no_step", "skipped", [fit([])]),
+    ("no_finite_loss", "skipped", [fit([math.nan] * 3)]),
+    ("memorised", "passed", [fit(REACHED)]),
+    ("memorised", "passed", [by_hand(REACHED)]),
+    ("no_gradient", "failed", [fit(FLAT, **NO_GRADIENT)]),
+    ("no_gradient", "warning", [by_hand(FLAT, **NO_GRADIENT)]),
+    ("unknown_floor", "skipped", [by_hand([0.0] * 150, **NO_GRADIENT, noise=1.0)]),
+    ("probabilities_into_cross_entropy", "failed", wrong(F.cross_entropy, LOGITS.softmax(1), Y)),
+    ("probabilities_into_bce_with_logits", "failed", wrong(F.binary_cross_entropy_with_logits, SEVERAL, SEVERAL)),
+    ("softmax_into_binary_cross_entropy", "failed", wrong(F.binary_cross_entropy, LOGITS.softmax(1), SEVERAL)),
+    ("no_logarithms_into_nll_loss", "failed", wrong(F.nll_loss, LOGITS.softmax(1), Y)),
+    ("no_logarithms_into_nll_loss", "failed", wrong(F.nll_loss, 9 * F.one_hot(Y).float(), Y)),  # below any floor
+    ("shapes_broadcast", "failed", wrong(F.mse_loss, Y.float().mean().expand(8, 1), Y.float())),
+    ("cannot_tell_examples_apart", "failed", [fit(FLAT, SAME), fit(FLAT, SAME)]),
+    ("unknown_floor", "skipped", [by_hand(FLAT)]),
+    ("noisy", "skipped", [fit(FLAT, noise=0.5)]),
+    ("other_terms", "skipped", [PENALISED]),
+    ("too_few_steps", "skipped", [fit(FLAT[:50])]),
+    ("rates_of_its_own", "passed", [fit(FLAT, lr_overridden=True), ADAM]),
+    ("on_its_way", "passed", [fit(falling(0.4)), ADAM]),
+    ("optimiser_slow", "warning", [fit(falling(0.6)), ADAM]),
+    ("learning_rate_too_low", "failed", [fit(FLAT), ADAM]),
+    ("learning_rate_too_low", "failed", [fit(FLAT), fit(falling(0.2))]),  # Adam nearly gets there
+    ("optimiser_unstable", "failed", [fit(JUMPING), ADAM]),
+    ("parameters_left_out", "failed", [fit(FLAT, left_out=["0.weight"]), ADAM]),
+    ("weights_do_not_change", "failed", [fit(FLAT, weights_moved=False), ADAM]),
+    ("examples_unknown", "skipped", [fit(FLAT, inputs=torch.randn(30, 3)), STUCK]),
+    ("still_falling", "passed", [fit(falling(0.2))]),
+    ("time_over", "skipped", [fit(falling(0.6), out_of_time=True), STUCK]),
+    ("too_slow", "warning", [fit(falling(0.6)), STUCK]),
+    ("too_slow", "warning", [fit(FLAT), fit(falling(0.6))]),
+    ("parameters_left_out", "warning", [fit(falling(0.6), left_out=["0.weight"]), STUCK]),
+    ("stuck", "failed", [fit(FLAT), STUCK]),
+    ("stuck", "warning", [fit(FLAT, MANY), fit(FLAT, MANY)]),
+    ("parameters_left_out", "failed", [fit(FLAT, left_out=["0.weight"]), STUCK]),
+    ("weights_do_not_change", "failed", [fit(FLAT, weights_moved=False), fit(FLAT, weights_moved=False)]),
+]
+
+
+@pytest.mark.parametrize(("code", "status", "fits"), CASES, ids=[f"{code}-{status}" for code, status, _ in CASES])
+def test_fits_and_what_is_made_of_them(code, status, fits):
+    found = outcome(Trial(0.02, fits, examples=8), NET)
+    assert (found.code, found.status) == (code, status), found.message
+    assert bool(found.fix) == (status in {"failed", "warning"})
+    assert found.message
+    if fits[0].losses and math.isfinite(fits[0].losses[0]):
+        assert found.evidence["steps"] == len(fits[0].losses)
+        assert found.evidence["examples"] == 8
+        assert ("measured_with_adam" in found.evidence) == (len(fits) > 1)
+
+
+def test_every_code_has_a_case():
+    assert {code for code, *_ in CASES} | {"single_layer"} == {*TEXTS, "no_step", "no_finite_loss"}
+
+
+def test_a_single_layer_is_not_accused():
+    assert outcome(Trial(0.02, [fit(FLAT), STUCK]), nn.Linear(3, 4)).code == "single_layer"
+    assert outcome(Trial(0.02, [fit(FLAT), ADAM]), nn.Linear(3, 4)).code == "learning_rate_too_low"
+
+
+def test_a_rate_that_warms_up_is_doubted_only():
+    found = outcome(Trial(0.02, [fit(FLAT), ADAM], warms_up=True), NET)
+    assert (found.code, found.status) == ("learning_rate_too_low", "warning")
+
+
+def test_the_optimiser_is_named_with_what_it_did_and_what_adam_can():
+    found = outcome(Trial(0.02, [fit(FLAT), ADAM], examples=8), NET)
+    assert "your SGD (lr 0.1) cannot overfit 8 examples (1.386 -> 1.386 in 150 steps)" in found.message
+    assert "Adam (lr 0.0003) can (-> " in found.message
+    assert found.evidence["left"] == pytest.approx(1)
+
+
+def test_what_could_not_change_is_said_before_the_rest():
+    """Code that steps by hand, and never calls step(), gets gradients nobody uses; a copy's parameters get none."""
+    left_out = fit(FLAT, left_out=["0.weight", "0.bias", "2.weight"], weights_moved=False)
+    found = outcome(Trial(0.02, [left_out, left_out]), NET)
+    assert found.message.startswith("the optimiser does not hold the parameters of 0, 2")
+
+
+def test_a_fit_that_went_on_is_taken_at_its_pace():
+    slow = fit(falling(0.45), longer=True)  # it would need as many steps again, and fewer
+    assert outcome(Trial(0.02, [slow]), NET).code == "still_falling"
+    assert outcome(Trial(0.02, [fit(falling(0.6), longer=True), STUCK]), NET).code == "too_slow"
