@@ -315,8 +315,8 @@ class Jumping(Unlearnable):
 class DecaysAtOnce(Unlearnable):
     """The learning rate is practically 0 from the second step on."""
 
-    code = "LRScheduleCheck/practically_zero"
-    also = ("PredictionDynamicsLogger/frozen",)
+    code = "PredictionDynamicsLogger/frozen"
+    also = ("LRScheduleCheck/practically_zero",)  # the cause, which DecaysToNothing asks for
 
     def configure_optimizers(self):
         optimizer = torch.optim.Adam(self.parameters(), lr=1e-3)
