@@ -114,7 +114,7 @@ class LRScheduleCheck(Check):
         for schedule in schedules:
             own = [one for one in self._followed if any(one.config is config for config in schedule.configs)]
             name = ", ".join(one.name for one in own)
-            if len(schedule.steps) > 1:
+            if schedule.known and len(schedule.steps) > 1:
                 drawn[name] = schedule.steps, np.nan_to_num(schedule.rates).max(axis=1)
             if own and all(one.is_foreseen for one in own):  # of others the end will tell
                 if reason := unknown(run, schedule):
