@@ -13,7 +13,7 @@ from lightning_recipe.record.step import Need
 from lightning_recipe.watch import STEP_HOOKS, Watch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     import numpy as np
     from lightning.pytorch import LightningModule, Trainer
@@ -49,7 +49,7 @@ class RecipeCallback(Callback):
     sentence: ClassVar[int] = 99
     why: ClassVar[str]
     needs: Need = Need.INPUTS | Need.LOSSES
-    explains: ClassVar[dict[str, tuple[str, ...]]] = {}
+    explains: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     patience: ClassVar[int] = 1
     every_n_steps: int | None = 25
     every_n_epochs: int | None = 1

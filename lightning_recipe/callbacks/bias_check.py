@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from lightning_recipe.callback import Check
 from lightning_recipe.callbacks._bias_wiring import cancelled, is_tied, output_layers
@@ -70,7 +70,7 @@ class BiasCheck(Check):
         "a bias that a BatchNorm subtracts again is a parameter without effect; an output layer without one can't shift"
     )
     needs = Need.LOSSES | Need.WIRING
-    explains = {"output_without_bias": ("InitLossCheck/output_bias",)}  # noqa: RUF012 - a constant of the class
+    explains: ClassVar = {"output_without_bias": ("InitLossCheck/output_bias",)}
 
     def __init__(self, *, bias_share: float = 0.45, strict: bool = False) -> None:
         super().__init__(strict=strict)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -88,7 +88,7 @@ class LRScheduleCheck(Check):
     section = Section.OVERFIT
     sentence = 3
     needs = Need(0)
-    explains = {"practically_zero": ("PredictionDynamicsLogger/frozen",)}  # noqa: RUF012 - a constant of the class
+    explains: ClassVar = {"practically_zero": ("PredictionDynamicsLogger/frozen",)}
     why = (
         "a decay chosen for another data set, another length or another unit of time ends training early or never "
         "begins, and is easily taken for a model that can do no better"

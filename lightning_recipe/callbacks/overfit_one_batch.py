@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from lightning_recipe.callback import Check
 from lightning_recipe.callbacks._overfit_progress import Trial, has_begun
@@ -109,6 +109,11 @@ class OverfitOneBatch(Check):
         "a model that can't memorise a few examples won't learn from many: overfit a single batch, and verify that it "
         "reaches the lowest achievable loss"
     )
+
+    explains: ClassVar = dict.fromkeys(
+        ("no_gradient", "learning_rate_too_low", "optimiser_slow", "parameters_left_out", "weights_do_not_change"),
+        ("PredictionDynamicsLogger/frozen",),
+    ) | {"optimiser_unstable": ("PredictionDynamicsLogger/*",)}
 
     def __init__(
         self,
