@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from lightning_recipe.callback import Check, RecipeCallback
 from lightning_recipe.callbacks.batch_mixing_detector import BatchMixingDetector
 from lightning_recipe.callbacks.bias_check import BiasCheck
+from lightning_recipe.callbacks.gradient_flow_check import GradientFlowCheck
 from lightning_recipe.callbacks.init_loss_check import InitLossCheck
 from lightning_recipe.callbacks.overfit_one_batch import OverfitOneBatch
 from lightning_recipe.callbacks.prediction_dynamics_logger import PredictionDynamicsLogger
@@ -25,6 +26,7 @@ DEFAULT: tuple[type[RecipeCallback], ...] = (
     PredictionDynamicsLogger,
     BatchMixingDetector,
     BiasCheck,
+    GradientFlowCheck,
 )
 """In the order of the recipe."""
 
@@ -49,7 +51,7 @@ def recipe(
 
     Example:
         >>> [type(callback).__name__ for callback in recipe(OverfitOneBatch(max_steps=100), skip=["InitLossCheck"])]
-        ['OverfitOneBatch', 'VisualizeInputs', 'PredictionDynamicsLogger', 'BatchMixingDetector', 'BiasCheck']
+        ['OverfitOneBatch', 'VisualizeInputs', 'PredictionDynamicsLogger', 'BatchMixingDetector', 'BiasCheck', ...]
 
     """
     if foreign := [callback for callback in own if not isinstance(callback, RecipeCallback)]:

@@ -366,7 +366,7 @@ class Unused(Patient):
     """The network's result is multiplied by zero, on its way to a layer that learns a constant."""
 
     code = "BatchMixingDetector/constant_output"
-    also = ("OverfitOneBatch/cannot_tell_examples_apart",)
+    also = ("OverfitOneBatch/cannot_tell_examples_apart", "GradientFlowCheck/no_gradient")
 
     def forward(self, x):
         return self.net[4](0 * self.net[:4](x).detach())
@@ -394,6 +394,53 @@ class OutputWithoutBias(Uncentred):
     def __init__(self):
         super().__init__()
         self.net[-1] = nn.Linear(32, 1, bias=False)
+
+
+# -- parameters that are not trained
+
+
+class ReplacedHead(Patient):
+    """The output layer was replaced after the optimiser was made."""
+
+    code = "GradientFlowCheck/not_in_optimiser"
+
+    def __init__(self):
+        super().__init__()
+        self.optimizer = torch.optim.Adam(self.parameters(), lr=3e-3)
+        self.net[-1] = nn.Linear(32, CLASSES)
+
+    def configure_optimizers(self):
+        return self.optimizer
+
+
+class Detached(Patient):
+    """A detach between the first layers and the last."""
+
+    code = "GradientFlowCheck/no_gradient"
+
+    def forward(self, x):
+        return self.net[4](self.net[:4](x).detach())
+
+
+class MultipliedList(Patient):
+    """A list of heads, one for each label, that is one head, three times."""
+
+    code = "GradientFlowCheck/one_module_many_times"
+    also = ("OverfitOneBatch/stuck", "OverfitOneBatch/too_slow")
+
+    def __init__(self):
+        super().__init__()
+        self.heads = nn.ModuleList([nn.Linear(32, CLASSES)] * 3)
+
+    def forward(self, x):
+        h = self.net[:4](x)
+        return torch.stack([head(h) for head in self.heads], 2)
+
+    def loss(self, logits, y):
+        return F.cross_entropy(logits, torch.stack([y, (y + 1) % CLASSES, (y + 2) % CLASSES], 1))
+
+    def training_step(self, batch, batch_idx):
+        return self.loss(self(batch[0]), batch[1])
 
 
 def healthy_for(check):

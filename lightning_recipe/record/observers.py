@@ -25,7 +25,7 @@ from lightning_recipe.record.hooks import Hooks, Watch
 from lightning_recipe.record.leaves import Leaves
 from lightning_recipe.record.loss_calls import LossCalls
 from lightning_recipe.record.modules import FAST, observable, parameters_of
-from lightning_recipe.record.provenance import FromNet
+from lightning_recipe.record.provenance import FromNet, leaves
 from lightning_recipe.record.reductions import Reductions
 from lightning_recipe.record.step import Need, Step
 from lightning_recipe.record.wiring import Wiring
@@ -164,6 +164,7 @@ class Observers:
                 step.compiled.extend(self._calls.compiled)
         if self._wiring is not None:
             step.events.extend(self._wiring.events())
+            step.leaves.extend(leaves(roots))
         self._functions = Functions(self._failed)  # the tensors of the step are let go of
         self._losses = self._calls = self._leaves = None
         return step

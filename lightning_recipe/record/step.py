@@ -25,7 +25,7 @@ class Need(Flag):
     Attributes:
         INPUTS: `Step.net_calls`; each argument is copied.
         LOSSES: `Step.loss_calls`; arguments of losses are copied, up to ``copies.MAX_ELEMENTS``.
-        WIRING: `Step.events`.
+        WIRING: `Step.events`, `Step.leaves`.
         OUTPUTS: `Step.outputs`.
         GRADIENTS: `Step.gradients`.
         UPDATES: `Step.updates`; the weights are copied when an optimiser is about to step.
@@ -133,6 +133,7 @@ class Step:
         seconds: How long it took; on an accelerator, until all was queued.
         events: What happened, in order; see :class:`Event` and :meth:`producer`, :meth:`consumers`. Unseen are scripted
             modules, functions compiled on their own, and what goes on in ``torch.func`` but for its inputs.
+        leaves: The tensors that gradients of the loss end up in, such as parameters, by reference.
         outputs: The first floating tensor that each leaf's call put out, by the leaf's name; later calls are
             ``"relu, call 2"``, up to `reductions.CALLS`.
         gradients: Norm of each parameter's gradient when its optimiser is about to step, unscaled, NaN without one.
@@ -147,6 +148,7 @@ class Step:
     compiled: list[str] = field(default_factory=list)
     seconds: float = 0.0
     events: list[Event] = field(default_factory=list)
+    leaves: list[Tensor] = field(default_factory=list)
     outputs: dict[str, Reduced] = field(default_factory=dict)
     gradients: dict[str, float] = field(default_factory=dict)
     updates: dict[str, tuple[float, float]] = field(default_factory=dict)
