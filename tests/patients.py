@@ -162,6 +162,7 @@ class Clipped(Patient):
     """The loss is clipped where the gradients should be."""
 
     code = "OverfitOneBatch/no_gradient"
+    also = ("LossClipCheck/clipped",)
 
     def loss(self, logits, y):
         return super().loss(logits, y).clamp(max=0.5)
@@ -394,6 +395,19 @@ class OutputWithoutBias(Uncentred):
     def __init__(self):
         super().__init__()
         self.net[-1] = nn.Linear(32, 1, bias=False)
+
+
+# -- losses that are clamped
+
+
+class ClippedExamples(Patient):
+    """The losses of examples are clipped where the gradients should be."""
+
+    code = "LossClipCheck/clipped"
+    also = ("OverfitOneBatch/no_gradient", "OverfitOneBatch/stuck", "OverfitOneBatch/too_slow")
+
+    def loss(self, logits, y):
+        return F.cross_entropy(logits, y, reduction="none").clamp(max=1.2).mean()
 
 
 # -- parameters that are not trained
