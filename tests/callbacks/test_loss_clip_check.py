@@ -89,6 +89,8 @@ FINE = {
     "focal": focal,
     "probabilities": by_hand,
     "mask": lambda logits, y: torch.where(y > 0, each(logits, y), 0.0).mean(),
+    "mask of rare examples": lambda logits, y: ((2 * y + 4 * each(logits, y)).clamp(max=6) * (y == 0)).sum() / 8,
+    "negative weights": lambda logits, y: (logits[:, 0].clamp(max=-1) * (0.5 - y)).mean(),
     "trimmed": lambda logits, y: each(logits, y).topk(16, largest=False).values.mean(),
     "small losses": small_losses,
     "censored": censored,
@@ -115,6 +117,12 @@ def test_a_bound_that_is_soon_left_behind(fit):
 
 # -- patients
 
+
+def squared_by_hand(logits, y):
+    error = far(logits, y).clamp(-1, 1)
+    return (error * error).mean()
+
+
 CLIPPED = {
     "examples": lambda logits, y: each(logits, y).clamp(max=1.2).mean(),
     "mean": lambda logits, y: torch.clamp(each(logits, y).mean(), 0, 0.5),
@@ -125,6 +133,8 @@ CLIPPED = {
     "hardtanh": lambda logits, y: F.hardtanh(each(logits, y), 0, 1).mean(),
     "errors": lambda logits, y: far(logits, y).clamp(-1, 1).pow(2).mean(),
     "absolute errors": lambda logits, y: far(logits, y).clamp(-1, 1).abs().mean(),
+    "squared by hand": squared_by_hand,
+    "weighted": lambda logits, y: (torch.linspace(0, 2, len(y)) * each(logits, y).clamp(max=1)).sum() / (y + 1).sum(),
     "two losses": lambda logits, y: each(logits, y).mean().clamp(max=0.5) + far(logits, y).abs().mean().clamp(max=0.5),
 }
 WHOLE = {"mean", "in place", "minimum the other way", "two losses"}
