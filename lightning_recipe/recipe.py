@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 from lightning_recipe.callback import Check, RecipeCallback
 from lightning_recipe.callbacks.batch_mixing_detector import BatchMixingDetector
 from lightning_recipe.callbacks.bias_check import BiasCheck
+from lightning_recipe.callbacks.gradient_flow_check import GradientFlowCheck
 from lightning_recipe.callbacks.init_loss_check import InitLossCheck
+from lightning_recipe.callbacks.loss_clip_check import LossClipCheck
 from lightning_recipe.callbacks.lr_schedule_check import LRScheduleCheck
 from lightning_recipe.callbacks.overfit_one_batch import OverfitOneBatch
 from lightning_recipe.callbacks.prediction_dynamics_logger import PredictionDynamicsLogger
@@ -27,6 +29,8 @@ DEFAULT: tuple[type[RecipeCallback], ...] = (
     BatchMixingDetector,
     LRScheduleCheck,
     BiasCheck,
+    LossClipCheck,
+    GradientFlowCheck,
 )
 """In the order of the recipe."""
 

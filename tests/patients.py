@@ -162,6 +162,7 @@ class Clipped(Patient):
     """The loss is clipped where the gradients should be."""
 
     code = "OverfitOneBatch/no_gradient"
+    also = ("LossClipCheck/clipped",)
 
     def loss(self, logits, y):
         return super().loss(logits, y).clamp(max=0.5)
@@ -368,7 +369,7 @@ class Unused(Patient):
     """The network's result is multiplied by zero, on its way to a layer that learns a constant."""
 
     code = "BatchMixingDetector/constant_output"
-    also = ("OverfitOneBatch/cannot_tell_examples_apart",)
+    also = ("OverfitOneBatch/cannot_tell_examples_apart", "GradientFlowCheck/no_gradient")
 
     def forward(self, x):
         return self.net[4](0 * self.net[:4](x).detach())
@@ -498,6 +499,66 @@ class CutWhileImproving(Scheduled):
             optimizer, factor=0.5, patience=0, threshold=10.0, threshold_mode="abs"
         )
         return {"scheduler": schedule, "monitor": "val_loss"}
+
+
+# -- losses that are clamped
+
+
+class ClippedExamples(Patient):
+    """The losses of examples are clipped where the gradients should be."""
+
+    code = "LossClipCheck/clipped"
+    also = ("OverfitOneBatch/no_gradient", "OverfitOneBatch/stuck", "OverfitOneBatch/too_slow")
+
+    def loss(self, logits, y):
+        return F.cross_entropy(logits, y, reduction="none").clamp(max=1.2).mean()
+
+
+# -- parameters that are not trained
+
+
+class ReplacedHead(Patient):
+    """The output layer was replaced after the optimiser was made."""
+
+    code = "GradientFlowCheck/not_in_optimiser"
+
+    def __init__(self):
+        super().__init__()
+        self.optimizer = torch.optim.Adam(self.parameters(), lr=3e-3)
+        self.net[-1] = nn.Linear(32, CLASSES)
+
+    def configure_optimizers(self):
+        return self.optimizer
+
+
+class Detached(Patient):
+    """A detach between the first layers and the last."""
+
+    code = "GradientFlowCheck/no_gradient"
+
+    def forward(self, x):
+        return self.net[4](self.net[:4](x).detach())
+
+
+class MultipliedList(Patient):
+    """A list of heads, one for each label, that is one head, three times."""
+
+    code = "GradientFlowCheck/one_module_many_times"
+    also = ("OverfitOneBatch/stuck", "OverfitOneBatch/too_slow")
+
+    def __init__(self):
+        super().__init__()
+        self.heads = nn.ModuleList([nn.Linear(32, CLASSES)] * 3)
+
+    def forward(self, x):
+        h = self.net[:4](x)
+        return torch.stack([head(h) for head in self.heads], 2)
+
+    def loss(self, logits, y):
+        return F.cross_entropy(logits, torch.stack([y, (y + 1) % CLASSES, (y + 2) % CLASSES], 1))
+
+    def training_step(self, batch, batch_idx):
+        return self.loss(self(batch[0]), batch[1])
 
 
 def healthy_for(check):

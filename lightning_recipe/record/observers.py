@@ -19,13 +19,14 @@ from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from lightning_recipe.record.calls import Calls
+from lightning_recipe.record.clips import clips
 from lightning_recipe.record.copies import cloned
 from lightning_recipe.record.functions import Functions
 from lightning_recipe.record.hooks import Hooks, Watch
 from lightning_recipe.record.leaves import Leaves
 from lightning_recipe.record.loss_calls import LossCalls
 from lightning_recipe.record.modules import FAST, observable, parameters_of
-from lightning_recipe.record.provenance import FromNet
+from lightning_recipe.record.provenance import FromNet, leaves
 from lightning_recipe.record.reductions import Reductions
 from lightning_recipe.record.step import Need, Step
 from lightning_recipe.record.wiring import Wiring
@@ -164,6 +165,8 @@ class Observers:
                 step.compiled.extend(self._calls.compiled)
         if self._wiring is not None:
             step.events.extend(self._wiring.events())
+            step.leaves.extend(leaves(roots))
+            step.clips.extend(self._wiring.clips if self._functions.roots else [c for r in roots for c in clips(r)])
         self._functions = Functions(self._failed)  # the tensors of the step are let go of
         self._losses = self._calls = self._leaves = None
         return step

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from lightning_recipe.record.clips import Clip
     from lightning_recipe.record.events import Event
 
 
@@ -25,7 +26,7 @@ class Need(Flag):
     Attributes:
         INPUTS: `Step.net_calls`; each argument is copied.
         LOSSES: `Step.loss_calls`; arguments of losses are copied, up to ``copies.MAX_ELEMENTS``.
-        WIRING: `Step.events`.
+        WIRING: `Step.events`, `Step.leaves`, `Step.clips`.
         OUTPUTS: `Step.outputs`.
         GRADIENTS: `Step.gradients`.
         UPDATES: `Step.updates`; the weights are copied when an optimiser is about to step.
@@ -133,6 +134,8 @@ class Step:
         seconds: How long it took; on an accelerator, until all was queued.
         events: What happened, in order; see :class:`Event` and :meth:`producer`, :meth:`consumers`. Unseen are scripted
             modules, functions compiled on their own, and what goes on in ``torch.func`` but for its inputs.
+        leaves: The tensors that gradients of the loss end up in, such as parameters, by reference.
+        clips: The clamps from above that a loss has come through, see :func:`~lightning_recipe.record.clips.clips`.
         outputs: The first floating tensor that each leaf's call put out, by the leaf's name; later calls are
             ``"relu, call 2"``, up to `reductions.CALLS`.
         gradients: Norm of each parameter's gradient when its optimiser is about to step, unscaled, NaN without one.
@@ -147,6 +150,8 @@ class Step:
     compiled: list[str] = field(default_factory=list)
     seconds: float = 0.0
     events: list[Event] = field(default_factory=list)
+    leaves: list[Tensor] = field(default_factory=list)
+    clips: list[Clip] = field(default_factory=list)
     outputs: dict[str, Reduced] = field(default_factory=dict)
     gradients: dict[str, float] = field(default_factory=dict)
     updates: dict[str, tuple[float, float]] = field(default_factory=dict)

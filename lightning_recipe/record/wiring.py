@@ -12,11 +12,14 @@ from torch import Tensor, nn
 
 from lightning_recipe.losses.table import LOSSES
 from lightning_recipe.record.caller import line
+from lightning_recipe.record.clips import clips
 from lightning_recipe.record.events import Event, Kind
 from lightning_recipe.record.tensors import tensors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+
+    from lightning_recipe.record.clips import Clip
 
 Seen = tuple[weakref.ref[Tensor], int]
 """A tensor and its version, -1 if it was made in inference mode, where none are counted."""
@@ -40,6 +43,9 @@ class Wiring:
     Args:
         root: The LightningModule, for the names of its parameters.
 
+    Attributes:
+        clips: The clamps that were seen when backward began.
+
     Example:
         >>> net, x = nn.Linear(2, 1), torch.ones(3, 2)
         >>> wiring = Wiring(net)
@@ -53,6 +59,7 @@ class Wiring:
     """
 
     def __init__(self, root: nn.Module) -> None:
+        self.clips: list[Clip] = []
         self._within: Given | None = None  # what went into the leaf that is being called
         self._root = root
         self._raw: list[Raw] = []
@@ -129,7 +136,8 @@ class Wiring:
     # -- backward, optimisers, gradients
 
     def backward(self, roots: list[Tensor]) -> None:
-        """Backward begins."""
+        """Backward begins: the last moment at which the graph holds its tensors."""
+        self.clips += [clip for root in roots for clip in clips(root)]
         with torch._C.DisableTorchFunction():  # noqa: SLF001
             self._note("backward", "backward", _given(roots), None)
 

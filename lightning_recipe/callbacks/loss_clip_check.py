@@ -1,0 +1,107 @@
+"""Recipe, section 2: "you tried to clip your gradients but instead clipped the loss"."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from lightning_recipe.callback import Check
+from lightning_recipe.finding import Section
+from lightning_recipe.record.step import Need
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from lightning_recipe.finding import Finding
+    from lightning_recipe.record.step import Step
+    from lightning_recipe.run import Run
+
+CLAMPS = {"clamp", "clamp_", "clamp_max", "clip", "clip_", "minimum", "min", "fmin", "hardtanh"}
+LOOKS = 4
+"""Looks with clamped losses before anybody is told: errors are large at first, and a loss that is robust on purpose has
+learnt something after a few steps."""
+
+
+class LossClipCheck(Check):
+    """Judges whether the loss is clamped from above, so that the examples with the largest errors are not learnt.
+
+    Between backward and the errors it looks for ``clamp``, ``clip``, ``minimum`` and the like, of the loss, of the
+    losses of examples, or of errors that are squared afterwards, and counts what lies above their bounds: there is no
+    gradient. `warning` if at four looks, and on average over all looks, more than `share` of it does.
+
+    Args:
+        share: Share of a batch's losses, or of steps if the loss itself is clamped, above the bound, 0 to 1. The
+            default is what robust statistics trims as a rule (R. R. Wilcox, Introduction to Robust Estimation and
+            Hypothesis Testing: 20 % trimmed means).
+        strict: Stop the run when something failed.
+
+    Raises:
+        ValueError: If `share` is not between 0 and 1.
+
+    Source:
+        A. Karpathy, A Recipe for Training Neural Networks (2019): "you tried to clip your gradients but instead clipped
+        the loss". A. Karpathy, Yes you should understand backprop (2016), about a clipped error in DQN: "if the delta
+        is outside of the min/max range, the gradient becomes exactly zero".
+
+    Legitimate:
+        - Hinges and margins, free bits: bounds from below. Huber's loss, PPO's ratio: the gradient goes on another way.
+        - A bound that is there for the rare example, or never reached.
+
+    Cost:
+        The order of calls at each look, less than a second step takes.
+
+    Example:
+        >>> LossClipCheck().share
+        0.2
+
+    """
+
+    section = Section.MISTAKES
+    sentence = 7
+    why = "a clamped loss has no gradient: what is most wrong is not learnt"
+    needs = Need.WIRING
+    explains: ClassVar = {
+        "clipped": (
+            *("OverfitOneBatch/no_gradient", "OverfitOneBatch/stuck", "OverfitOneBatch/too_slow"),
+            "PredictionDynamicsLogger/frozen",
+        )
+    }
+
+    def __init__(self, *, share: float = 0.2, strict: bool = False) -> None:
+        super().__init__(strict=strict)
+        if not 0 < share < 1:
+            msg = f"share must lie between 0 and 1, got {share}"
+            raise ValueError(msg)
+        self.share = share
+
+    def before_training(self, run: Run) -> Iterator[Finding]:  # noqa: ARG002
+        """Begin anew with each fit."""
+        self._shares: list[float] = []
+        self._seen = False
+        yield from ()
+
+    def sampled_step(self, run: Run, step: Step) -> Iterator[Finding]:  # noqa: ARG002
+        """Add up what was clamped."""
+        self._seen = self._seen or bool(step.leaves)
+        clipped = sum(float(clip.share) * clip.elements for clip in step.clips)
+        self._shares.append(clipped / max(1, sum(clip.elements for clip in step.clips)))
+        looks, mean = sum(share > self.share for share in self._shares), sum(self._shares) / len(self._shares)
+        if looks < LOOKS or mean <= self.share or not step.clips:
+            return
+        whole = all(clip.elements == 1 for clip in step.clips)
+        what = "the loss itself is clamped" if whole else f"{mean:.0%} of what the loss is the mean of is clamped"
+        where = next((f" ({e.where})" for e in reversed(step.events) if e.name in CLAMPS), "")
+        yield self.warning(
+            f"{what}{where} at {looks} of {len(self._shares)} looks: {'these steps' if whole else 'the largest errors'}"
+            " have no gradient",
+            code="clipped",
+            fix="take the bound away; Trainer(gradient_clip_val=...) clips gradients, Huber's loss heeds outliers less",
+            share=mean,
+            looks=looks,
+        )
+
+    def end(self, run: Run) -> Iterator[Finding]:
+        """There is no silence."""
+        if not self._seen:
+            yield self.skipped("no gradient was seen to reach a parameter")
+        elif not self.findings:
+            yield self.passed(f"no loss was clamped at more than {self.share:.0%} in {run.step} steps")
