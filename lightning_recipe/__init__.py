@@ -4,6 +4,7 @@ from lightning_recipe.callback import Check, RecipeCallback, findings
 from lightning_recipe.callbacks.batch_mixing_detector import BatchMixingDetector
 from lightning_recipe.callbacks.bias_check import BiasCheck
 from lightning_recipe.callbacks.init_loss_check import InitLossCheck
+from lightning_recipe.callbacks.mode_check import ModeCheck
 from lightning_recipe.callbacks.overfit_one_batch import OverfitOneBatch
 from lightning_recipe.callbacks.prediction_dynamics_logger import PredictionDynamicsLogger
 from lightning_recipe.callbacks.visualize_inputs import VisualizeInputs
@@ -18,6 +19,7 @@ __all__ = [  # noqa: RUF022 - in the order of the recipe
     "VisualizeInputs",
     "PredictionDynamicsLogger",
     "BatchMixingDetector",
+    "ModeCheck",
     "BiasCheck",
     "Check",
     "FailedCheckError",

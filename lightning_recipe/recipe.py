@@ -9,6 +9,7 @@ from lightning_recipe.callback import Check, RecipeCallback
 from lightning_recipe.callbacks.batch_mixing_detector import BatchMixingDetector
 from lightning_recipe.callbacks.bias_check import BiasCheck
 from lightning_recipe.callbacks.init_loss_check import InitLossCheck
+from lightning_recipe.callbacks.mode_check import ModeCheck
 from lightning_recipe.callbacks.overfit_one_batch import OverfitOneBatch
 from lightning_recipe.callbacks.prediction_dynamics_logger import PredictionDynamicsLogger
 from lightning_recipe.callbacks.visualize_inputs import VisualizeInputs
@@ -24,6 +25,7 @@ DEFAULT: tuple[type[RecipeCallback], ...] = (
     VisualizeInputs,
     PredictionDynamicsLogger,
     BatchMixingDetector,
+    ModeCheck,
     BiasCheck,
 )
 """In the order of the recipe."""
@@ -48,8 +50,8 @@ def recipe(
         ValueError: If a key in `skip` names no check.
 
     Example:
-        >>> [type(callback).__name__ for callback in recipe(OverfitOneBatch(max_steps=100), skip=["InitLossCheck"])]
-        ['OverfitOneBatch', 'VisualizeInputs', 'PredictionDynamicsLogger', 'BatchMixingDetector', 'BiasCheck']
+        >>> [type(callback).__name__ for callback in recipe(OverfitOneBatch(max_steps=100), skip=["*Check"])]
+        ['OverfitOneBatch', 'VisualizeInputs', 'PredictionDynamicsLogger', 'BatchMixingDetector']
 
     """
     if foreign := [callback for callback in own if not isinstance(callback, RecipeCallback)]:

@@ -372,6 +372,57 @@ class Unused(Patient):
         return self.net[4](0 * self.net[:4](x).detach())
 
 
+# -- modes
+
+
+class StaysInEval(Patient):
+    """A look at some predictions before training, in eval mode, in which all stays."""
+
+    code = "ModeCheck/eval_in_training"
+
+    def on_train_start(self):
+        self.eval()
+        with torch.no_grad():
+            self.preview = self(torch.zeros(2, FEATURES, device=self.device))
+
+
+class TrainsInValidation(Patient):
+    """The method that trains and validates calls train()."""
+
+    code = "ModeCheck/train_in_validation"
+
+    def validation_step(self, batch, batch_idx):
+        self.train()
+        super().validation_step(batch, batch_idx)
+
+
+class AlwaysDropping(Patient):
+    """Dropout as a function, which drops in validation too unless it is told not to."""
+
+    code = "ModeCheck/dropout_in_validation"
+
+    def forward(self, x):
+        return self.net[4](F.dropout(self.net[:3](x), 0.2))
+
+
+class AveragedWithoutBuffers(Patient):
+    """An average of the weights is what is validated, and nobody copies the statistics of its BatchNorm."""
+
+    code = "ModeCheck/statistics_never_updated"
+
+    def __init__(self):
+        super().__init__()
+        self.average = [copy.deepcopy(self.net).requires_grad_(requires_grad=False).eval()]  # not saved
+
+    @torch.no_grad()
+    def on_train_batch_end(self, *_):
+        for mine, theirs in zip(self.average[0].parameters(), self.net.parameters(), strict=True):
+            mine.lerp_(theirs, 0.1)
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val_loss", self.loss(self.average[0](batch[0]), batch[1]))
+
+
 # -- biases
 
 
