@@ -7,6 +7,7 @@ from lightning_recipe.callbacks.init_loss_check import InitLossCheck
 from lightning_recipe.callbacks.mode_check import ModeCheck
 from lightning_recipe.callbacks.overfit_one_batch import OverfitOneBatch
 from lightning_recipe.callbacks.prediction_dynamics_logger import PredictionDynamicsLogger
+from lightning_recipe.callbacks.stale_gradient_check import StaleGradientCheck
 from lightning_recipe.callbacks.visualize_inputs import VisualizeInputs
 from lightning_recipe.finding import Finding, Section, Status
 from lightning_recipe.recipe import recipe
@@ -20,6 +21,7 @@ __all__ = [  # noqa: RUF022 - in the order of the recipe
     "PredictionDynamicsLogger",
     "BatchMixingDetector",
     "ModeCheck",
+    "StaleGradientCheck",
     "BiasCheck",
     "Check",
     "FailedCheckError",

@@ -12,6 +12,7 @@ from lightning_recipe.callbacks.init_loss_check import InitLossCheck
 from lightning_recipe.callbacks.mode_check import ModeCheck
 from lightning_recipe.callbacks.overfit_one_batch import OverfitOneBatch
 from lightning_recipe.callbacks.prediction_dynamics_logger import PredictionDynamicsLogger
+from lightning_recipe.callbacks.stale_gradient_check import StaleGradientCheck
 from lightning_recipe.callbacks.visualize_inputs import VisualizeInputs
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ DEFAULT: tuple[type[RecipeCallback], ...] = (
     PredictionDynamicsLogger,
     BatchMixingDetector,
     ModeCheck,
+    StaleGradientCheck,
     BiasCheck,
 )
 """In the order of the recipe."""

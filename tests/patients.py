@@ -423,6 +423,33 @@ class AveragedWithoutBuffers(Patient):
         self.log("val_loss", self.loss(self.average[0](batch[0]), batch[1]))
 
 
+# -- gradients
+
+
+class NeverCleared(Patient):
+    """Optimises by hand, without zero_grad()."""
+
+    code = "StaleGradientCheck/missing_zero_grad"
+    automatic_optimization = False
+
+    def training_step(self, batch, batch_idx):
+        self.manual_backward(super().training_step(batch, batch_idx))
+        self.optimizers().step()
+
+
+class ClearedTooSoon(Patient):
+    """Optimises by hand, and calls zero_grad() between backward and the step."""
+
+    code = "StaleGradientCheck/cleared_before_step"
+    also = ("OverfitOneBatch/no_gradient",)
+    automatic_optimization = False
+
+    def training_step(self, batch, batch_idx):
+        self.manual_backward(super().training_step(batch, batch_idx))
+        self.optimizers().zero_grad()
+        self.optimizers().step()
+
+
 # -- biases
 
 
