@@ -7,8 +7,10 @@ from lightning_recipe.callbacks.gradient_flow_check import GradientFlowCheck
 from lightning_recipe.callbacks.init_loss_check import InitLossCheck
 from lightning_recipe.callbacks.loss_clip_check import LossClipCheck
 from lightning_recipe.callbacks.lr_schedule_check import LRScheduleCheck
+from lightning_recipe.callbacks.mode_check import ModeCheck
 from lightning_recipe.callbacks.overfit_one_batch import OverfitOneBatch
 from lightning_recipe.callbacks.prediction_dynamics_logger import PredictionDynamicsLogger
+from lightning_recipe.callbacks.stale_gradient_check import StaleGradientCheck
 from lightning_recipe.callbacks.visualize_inputs import VisualizeInputs
 from lightning_recipe.finding import Finding, Section, Status
 from lightning_recipe.recipe import recipe
@@ -22,6 +24,8 @@ __all__ = [  # noqa: RUF022 - in the order of the recipe
     "PredictionDynamicsLogger",
     "BatchMixingDetector",
     "LRScheduleCheck",
+    "ModeCheck",
+    "StaleGradientCheck",
     "BiasCheck",
     "LossClipCheck",
     "GradientFlowCheck",

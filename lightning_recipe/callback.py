@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     import numpy as np
     from lightning.pytorch import LightningModule, Trainer
+    from torch import Tensor
     from torch.optim import Optimizer
 
     from lightning_recipe.record.step import Step
@@ -203,7 +204,7 @@ class RecipeCallback(Callback):
         if watch := self._hosted(trainer):
             watch.batch_starts(batch)
 
-    def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:  # noqa: ARG002
         """Take note."""
         if watch := self._hosted(trainer):
             watch.notes("backward")

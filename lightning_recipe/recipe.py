@@ -12,8 +12,10 @@ from lightning_recipe.callbacks.gradient_flow_check import GradientFlowCheck
 from lightning_recipe.callbacks.init_loss_check import InitLossCheck
 from lightning_recipe.callbacks.loss_clip_check import LossClipCheck
 from lightning_recipe.callbacks.lr_schedule_check import LRScheduleCheck
+from lightning_recipe.callbacks.mode_check import ModeCheck
 from lightning_recipe.callbacks.overfit_one_batch import OverfitOneBatch
 from lightning_recipe.callbacks.prediction_dynamics_logger import PredictionDynamicsLogger
+from lightning_recipe.callbacks.stale_gradient_check import StaleGradientCheck
 from lightning_recipe.callbacks.visualize_inputs import VisualizeInputs
 
 if TYPE_CHECKING:
@@ -28,6 +30,8 @@ DEFAULT: tuple[type[RecipeCallback], ...] = (
     PredictionDynamicsLogger,
     BatchMixingDetector,
     LRScheduleCheck,
+    ModeCheck,
+    StaleGradientCheck,
     BiasCheck,
     LossClipCheck,
     GradientFlowCheck,
@@ -54,9 +58,8 @@ def recipe(
         ValueError: If a key in `skip` names no check.
 
     Example:
-        >>> callbacks = recipe(OverfitOneBatch(max_steps=100), skip=["InitLossCheck"])
-        >>> [type(callback).__name__ for callback in callbacks][:3]
-        ['OverfitOneBatch', 'VisualizeInputs', 'PredictionDynamicsLogger']
+        >>> [type(callback).__name__ for callback in recipe(OverfitOneBatch(max_steps=100), skip=["*Check"])]
+        ['OverfitOneBatch', 'VisualizeInputs', 'PredictionDynamicsLogger', 'BatchMixingDetector']
 
     """
     if foreign := [callback for callback in own if not isinstance(callback, RecipeCallback)]:

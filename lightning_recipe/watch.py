@@ -33,7 +33,7 @@ WINDOW = 25
 """Batches before a look whose training loss is added up, on the device."""
 _TRAINING = ("on_train_batch_start", "on_train_batch_end")
 _BACKWARD = ("on_before_zero_grad", "on_before_backward", "on_after_backward", "on_before_optimizer_step")
-_AROUND = Need.WIRING | Need.GRADIENTS | Need.UPDATES
+_AROUND = Need.WIRING | Need.GRADIENTS | Need.UPDATES | Need.HELD
 _VALIDATION = ("on_validation_batch_start", "on_validation_batch_end")
 STEP_HOOKS = (*_TRAINING, *_BACKWARD, *_VALIDATION)
 """Lightning enters them even when empty: those of twenty-five callbacks would cost 0.65 ms a step."""

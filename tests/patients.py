@@ -375,6 +375,84 @@ class Unused(Patient):
         return self.net[4](0 * self.net[:4](x).detach())
 
 
+# -- modes
+
+
+class StaysInEval(Patient):
+    """A look at some predictions before training, in eval mode, in which all stays."""
+
+    code = "ModeCheck/eval_in_training"
+
+    def on_train_start(self):
+        self.eval()
+        with torch.no_grad():
+            self.preview = self(torch.zeros(2, FEATURES, device=self.device))
+
+
+class TrainsInValidation(Patient):
+    """The method that trains and validates calls train()."""
+
+    code = "ModeCheck/train_in_validation"
+
+    def validation_step(self, batch, batch_idx):
+        self.train()
+        super().validation_step(batch, batch_idx)
+
+
+class AlwaysDropping(Patient):
+    """Dropout as a function, which drops in validation too unless it is told not to."""
+
+    code = "ModeCheck/dropout_in_validation"
+
+    def forward(self, x):
+        return self.net[4](F.dropout(self.net[:3](x), 0.2))
+
+
+class AveragedWithoutBuffers(Patient):
+    """An average of the weights is what is validated, and nobody copies the statistics of its BatchNorm."""
+
+    code = "ModeCheck/statistics_never_updated"
+
+    def __init__(self):
+        super().__init__()
+        self.average = [copy.deepcopy(self.net).requires_grad_(requires_grad=False).eval()]  # not saved
+
+    @torch.no_grad()
+    def on_train_batch_end(self, *_):
+        for mine, theirs in zip(self.average[0].parameters(), self.net.parameters(), strict=True):
+            mine.lerp_(theirs, 0.1)
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val_loss", self.loss(self.average[0](batch[0]), batch[1]))
+
+
+# -- gradients
+
+
+class NeverCleared(Patient):
+    """Optimises by hand, without zero_grad()."""
+
+    code = "StaleGradientCheck/missing_zero_grad"
+    automatic_optimization = False
+
+    def training_step(self, batch, batch_idx):
+        self.manual_backward(super().training_step(batch, batch_idx))
+        self.optimizers().step()
+
+
+class ClearedTooSoon(Patient):
+    """Optimises by hand, and calls zero_grad() between backward and the step."""
+
+    code = "StaleGradientCheck/cleared_before_step"
+    also = ("OverfitOneBatch/no_gradient",)
+    automatic_optimization = False
+
+    def training_step(self, batch, batch_idx):
+        self.manual_backward(super().training_step(batch, batch_idx))
+        self.optimizers().zero_grad()
+        self.optimizers().step()
+
+
 # -- biases
 
 

@@ -294,6 +294,41 @@ def test_automatic_optimisation_is_noted_and_notes_are_ignored_while_the_step_ru
     assert probe.result() is step
 
 
+def test_gradients_that_are_there_have_norms_at_each_backward_and_step():
+    def way(m, x):
+        for _ in range(2):
+            m.linear(x).sum().backward()
+            m.optimizer.step()
+        m.linear.weight.grad = None
+
+    module = Net(way)
+    module.optimizer = torch.optim.SGD(module.linear.parameters(), lr=0.1)
+    first, used, begun, added, end = observed(module, Need.WIRING | Need.HELD).held
+    assert first == {}
+    assert used == begun
+    assert added["linear.bias"] == pytest.approx(2 * used["linear.bias"])
+    assert end.keys() == {"linear.bias"}
+
+
+def test_modes_are_those_of_the_call():
+    def way(m, x):
+        m.norm.eval()
+        h = m.norm(m.linear(x))
+        m.norm.train()
+        return F.dropout(F.dropout(F.dropout(h, 0.1), 0.1, training=False), 0.0)
+
+    step = watched(way)[1]
+    assert [event.training for event in step.events] == [True, False, True, False, False]
+
+
+def test_a_batchnorm_that_is_not_listed_is_told_without_a_name():
+    hidden = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4)).eval()
+    _, step = watched(lambda m, x: (hidden(x), m.linear(x)))
+    assert [event.name for event in step.events] == ["", "linear"]
+    event = step.events[0]
+    assert (event.module, event.training, event.where[:15]) == (hidden[1], False, "test_record.py:")
+
+
 def test_autograd_grad_takes_what_it_differentiates():
     _, step = watched(lambda m, x: torch.autograd.grad(m.linear(x).sum(), m.linear.weight)[0].sum())
     assert told(step) == ["linear", "sum", "grad", "sum"]

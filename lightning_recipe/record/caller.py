@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
 if TYPE_CHECKING:
     from types import FrameType
 
+Kind = TypeVar("Kind")
 _TORCH = str(Path(torch.__file__).parent) + os.sep
 _RECORD = str(Path(__file__).parent) + os.sep
 _WRAPPER = str(Path(__file__).with_name("probe.py"))
@@ -48,6 +49,23 @@ def line() -> str:
     while frame is not None and frame.f_code.co_filename.startswith((_TORCH, _RECORD)):
         frame = frame.f_back
     return _place(frame) if frame is not None else ""
+
+
+def method_of(kind: type[Kind]) -> Kind | None:
+    """The object of class `kind` in one of whose methods a function of torch was called, if it was.
+
+    Example:
+        >>> method_of(torch.nn.Module) is None
+        True
+
+    """
+    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001
+    while frame is not None:
+        found = frame.f_locals.get("self")
+        if isinstance(found, kind):
+            return found
+        frame = frame.f_back if frame.f_code.co_filename.startswith((_TORCH, _RECORD)) else None
+    return None
 
 
 def _place(frame: FrameType) -> str:

@@ -22,9 +22,10 @@ class Event(NamedTuple):
         inputs: Numbers of the tensors that went in. A number stands for one tensor object with one content: what is
             changed in place gets a new one.
         outputs: Numbers of the tensors that came out or were written into.
-        module: The module called.
+        module: The module called; a BatchNorm without a name is one that the LightningModule doesn't list.
         where: The line that called a function, such as ``"model.py:42"``.
         parameters: Names of the parameters that are about to be stepped, or whose gradients were cleared.
+        training: Whether the module called was in training mode; of dropout as a function, whether it drops anything.
 
     Example:
         >>> Event("module", "net.0", (1,), (2,)).outputs
@@ -39,3 +40,4 @@ class Event(NamedTuple):
     module: nn.Module | None = None
     where: str = ""
     parameters: tuple[str, ...] = ()
+    training: bool = False

@@ -26,6 +26,7 @@ class Functions(TorchFunctionMode):
     """Sees functions, and passes them on to those who record: `losses`, `calls` and `wiring`, where they are wanted.
 
     Attributes:
+        before_backward: Is called when backward is about to begin.
         in_backward: Whether backward is running; what it calls again, for activation checkpointing, is no event.
         roots: What ``backward`` was called on.
         traced: Losses called in code that was compiled on its own, with their arguments.
@@ -45,6 +46,7 @@ class Functions(TorchFunctionMode):
         self.losses: LossCalls | None = None
         self.calls: Calls | None = None
         self.wiring: Wiring | None = None
+        self.before_backward: Callable[[], None] = lambda: None
         self.in_backward = False
         self.roots: list[Tensor] = []
         self.traced: list[tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], Any]] = []
@@ -119,7 +121,7 @@ class Functions(TorchFunctionMode):
         output = func(*args, **kwargs)
         try:
             if given is not None and self.wiring is not None:
-                self.wiring.after(func, given, output)
+                self.wiring.after(func, given, output, kwargs)
             if not is_traced():
                 if self.losses is not None and func in LOSSES and isinstance(output, Tensor):
                     self.losses.record(func, args, kwargs, output)
@@ -132,6 +134,7 @@ class Functions(TorchFunctionMode):
     def _backward(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         roots = [args[0]] if isinstance(args[0], Tensor) else list(args[0])
         self.roots += roots
+        self.before_backward()
         if self.wiring is not None:
             self.wiring.backward(roots)
         with self._going_back():

@@ -42,7 +42,7 @@ _CALLS = Need.INPUTS | Need.LOSSES
 _LEAVES = Need.WIRING | Need.OUTPUTS
 _MODE = _CALLS | Need.WIRING
 _STEPPING = Need.WIRING | Need.GRADIENTS | Need.UPDATES
-_NUMBERS = Need.OUTPUTS | Need.GRADIENTS | Need.UPDATES
+_NUMBERS = Need.OUTPUTS | Need.GRADIENTS | Need.UPDATES | Need.HELD
 
 
 class Observers:
@@ -89,7 +89,7 @@ class Observers:
             outputs = self._reductions if Need.OUTPUTS in needs else None
             self._leaves = Leaves(self._functions, self._hooks, self._wiring, outputs)
         self._functions.losses, self._functions.calls = self._losses, self._calls
-        self._functions.wiring = self._wiring
+        self._functions.wiring, self._functions.before_backward = self._wiring, self._hold
         self._entered = ExitStack()
 
     def __enter__(self) -> Self:
@@ -125,10 +125,12 @@ class Observers:
         """Take note of what follows on the step, or of an optimiser that the step itself is about to use.
 
         Args:
-            kind: ``"backward"``, which is over, ``"optimizer step"`` or ``"zero_grad"``, which come next.
+            kind: ``"backward"``, ``"optimizer step"`` or ``"zero_grad"``, which comes next.
             optimizer: The optimiser of the latter two.
 
         """
+        if kind != "zero_grad":
+            self._hold()
         try:
             held = parameters_of(optimizer, self._pl_module) if optimizer is not None else {}
             if self._wiring is not None:
@@ -141,6 +143,14 @@ class Observers:
                         self._reductions.weights(held)
         except Exception as error:  # noqa: BLE001
             self._failed(error)
+
+    def _hold(self) -> None:
+        if Need.HELD in self._needs and self._reductions is not None:
+            try:
+                with torch._C.DisableTorchFunction():  # noqa: SLF001
+                    self._reductions.hold(self._pl_module.named_parameters())
+            except Exception as error:  # noqa: BLE001
+                self._failed(error)
 
     def conclude(self, batch: Any, output: Any, *, training: bool) -> Step:
         """What the step did; in training without the losses that it did not learn from.
@@ -175,9 +185,11 @@ class Observers:
         """Complete `step` by what was noted since, and by numbers, for which it waits for the device."""
         if self._wiring is not None:
             step.events.extend(self._wiring.events())
+        self._hold()
         if self._reductions is not None:
             reductions, self._reductions = self._reductions, None
-            outputs, gradients, updates = reductions.read()
+            outputs, gradients, updates, held = reductions.read()
             step.outputs.update(outputs)
             step.gradients.update(gradients)
             step.updates.update(updates)
+            step.held.extend(held)

@@ -132,8 +132,8 @@ class Probe:
         Ignored while the step itself runs, as in manual optimisation, where the same is seen without being told.
 
         Args:
-            kind: ``"backward"``, which is over, ``"optimizer step"`` or ``"zero_grad"``, which come next. Gradients
-                are to be unscaled before an optimiser's step.
+            kind: ``"backward"``, ``"optimizer step"`` or ``"zero_grad"``, which comes next. Gradients are to be
+                unscaled before an optimiser's step.
             optimizer: The optimiser of the latter two.
 
         Example:
@@ -141,8 +141,9 @@ class Probe:
             >>> from lightning.pytorch.demos.boring_classes import BoringModel
             >>> module = BoringModel()
             >>> probe = Probe.attach(module, "training_step", Need.WIRING)
-            >>> module.training_step(torch.ones(4, 32), 0)["loss"].backward()
+            >>> loss = module.training_step(torch.ones(4, 32), 0)["loss"]
             >>> probe.note("backward")
+            >>> loss.backward()
             >>> [event.kind for event in probe.result().events]
             ['module', 'function', 'loss', 'backward']
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 CALLS = 4
 """Calls of a leaf up to which outputs are reduced; a place that is called more often is in a loop, as one over time."""
 
+_Numbers = tuple[dict[str, Reduced], dict[str, float], dict[str, tuple[float, float]], list[dict[str, float]]]
+
 
 class Reductions:
     """Numbers of one step. Nothing waits for the device before they are read.
@@ -27,7 +29,7 @@ class Reductions:
         >>> reductions.gradients({"weight": weight})
         >>> reductions.weights({"weight": weight})
         >>> _ = weight.data.sub_(0.5)
-        >>> outputs, gradients, updates = reductions.read()
+        >>> outputs, gradients, updates, _ = reductions.read()
         >>> outputs
         {'relu': Reduced(zeros=0.5, mean=1.0, std=1.0, largest=2.0, not_finite=0.0)}
         >>> gradients, updates
@@ -40,6 +42,7 @@ class Reductions:
         self._calls: dict[str, int] = {}
         self._gradients: dict[str, Tensor | None] = {}
         self._weights: dict[str, tuple[Tensor, Tensor]] = {}
+        self._held: list[dict[str, Tensor]] = []
 
     @torch.no_grad()
     def output(self, name: str, output: Any) -> None:
@@ -63,21 +66,28 @@ class Reductions:
                 self._weights[name] = (parameter, parameter.detach().clone())
 
     @torch.no_grad()
-    def read(self) -> tuple[dict[str, Reduced], dict[str, float], dict[str, tuple[float, float]]]:
+    def hold(self, parameters: Iterable[tuple[str, Tensor]]) -> None:
+        """Take the norms of the gradients that are there."""
+        self._held.append({name: _norm(p.grad) for name, p in parameters if p.is_leaf and p.grad is not None})
+
+    @torch.no_grad()
+    def read(self) -> _Numbers:
         """All numbers, by one transfer from each device. Copies of weights are let go."""
         weights = self._weights.values()
         fetched = _fetched(
             [
                 *self._outputs.values(),
                 *(norm for norm in self._gradients.values() if norm is not None),
+                *(norm for norms in self._held for norm in norms.values()),
                 *(torch.stack([_norm(now.detach() - before), _norm(before)]) for now, before in weights),
             ]
         )
         outputs = {name: Reduced(*next(fetched)) for name in self._outputs}
         gradients = {n: math.nan if norm is None else next(fetched)[0] for n, norm in self._gradients.items()}
+        held = [{name: next(fetched)[0] for name in norms} for norms in self._held]
         updates = {name: (pair[0], pair[1]) for name, pair in zip(self._weights, fetched, strict=True)}
         self._weights = {}
-        return outputs, gradients, updates
+        return outputs, gradients, updates, held
 
 
 def _reduced(value: Tensor) -> Tensor:

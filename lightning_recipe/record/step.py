@@ -30,6 +30,7 @@ class Need(Flag):
         OUTPUTS: `Step.outputs`.
         GRADIENTS: `Step.gradients`.
         UPDATES: `Step.updates`; the weights are copied when an optimiser is about to step.
+        HELD: `Step.held`, which goes with `WIRING`.
 
     Example:
         >>> Need.INPUTS in (Need.INPUTS | Need.LOSSES)
@@ -43,6 +44,7 @@ class Need(Flag):
     OUTPUTS = auto()
     GRADIENTS = auto()
     UPDATES = auto()
+    HELD = auto()
 
 
 @dataclass(frozen=True)
@@ -140,6 +142,8 @@ class Step:
             ``"relu, call 2"``, up to `reductions.CALLS`.
         gradients: Norm of each parameter's gradient when its optimiser is about to step, unscaled, NaN without one.
         updates: Norm of what the optimisers' steps changed in each parameter, and norm of the parameter before.
+        held: Norm of each gradient that was there, by parameter, when each backward and each optimiser's step of
+            `events` began, in order, and at last when all was over.
 
     """
 
@@ -155,6 +159,7 @@ class Step:
     outputs: dict[str, Reduced] = field(default_factory=dict)
     gradients: dict[str, float] = field(default_factory=dict)
     updates: dict[str, tuple[float, float]] = field(default_factory=dict)
+    held: list[dict[str, float]] = field(default_factory=list)
 
     def producer(self, number: int) -> Event | None:
         """The event that a tensor came out of; None if it came from outside, or by a way that is not seen.

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from lightning_recipe.losses.table import LOSSES
-from lightning_recipe.record.caller import line
+from lightning_recipe.record.caller import line, method_of
 from lightning_recipe.record.clips import clips
 from lightning_recipe.record.events import Event, Kind
 from lightning_recipe.record.tensors import tensors
@@ -25,7 +27,7 @@ Seen = tuple[weakref.ref[Tensor], int]
 """A tensor and its version, -1 if it was made in inference mode, where none are counted."""
 Given = list[tuple[Tensor, int]]
 """What goes into a call, with its versions."""
-Raw = tuple[Kind, str, list[Seen], list[Seen], nn.Module | None, str, tuple[str, ...]]
+Raw = tuple[Kind, str, list[Seen], list[Seen], nn.Module | None, str, tuple[str, ...], bool]
 """An event before tensors are numbered, which takes less time when all are numbered at once."""
 
 _PLAIN = {int, float, bool, str, NoneType, EllipsisType, slice, torch.dtype, torch.device, torch.Size}
@@ -81,10 +83,18 @@ class Wiring:
     def leave(self, name: str, module: nn.Module, output: Any) -> None:
         """It returned."""
         given, self._within = self._within or [], None
-        self._note("module", name, given, output, module)
+        self._note("module", name, given, output, module, training=module.training)
 
     def _note(  # noqa: PLR0913, PLR0917
-        self, kind: Kind, name: str, given: Given, output: Any, module: nn.Module | None = None, where: str = ""
+        self,
+        kind: Kind,
+        name: str,
+        given: Given,
+        output: Any,
+        module: nn.Module | None = None,
+        where: str = "",
+        *,
+        training: bool = False,
     ) -> None:
         """Take note of an event, of what came out and what was written into."""
         inputs, outputs, reference = [], [], weakref.ref
@@ -96,7 +106,7 @@ class Wiring:
                 outputs.append((reference(tensor), now))
         for seen in outputs:
             self._made.add(id(seen[0]))
-        self._raw.append((kind, name, inputs, outputs, module, where, ()))
+        self._raw.append((kind, name, inputs, outputs, module, where, (), training))
 
     # -- functions
 
@@ -114,15 +124,21 @@ class Wiring:
             name = _name(function)
             if name in {"grad", "zero_", "_foreach_zero_"}:
                 self._cleared(function, name, args)
+            if function is F.batch_norm and (norm := method_of(_BatchNorm)) is not None:
+                self._note("module", "", [], None, norm, line(), training=norm.training)  # of a copy kept in a list
             return _given(found) if known else None
 
-    def after(self, function: Callable[..., Any], given: Given, output: Any) -> None:
+    def after(
+        self, function: Callable[..., Any], given: Given, output: Any, kwargs: dict[str, Any] | None = None
+    ) -> None:
         """Take note of a function that was called."""
         with torch._C.DisableTorchFunction():  # noqa: SLF001
             name = _name(function)
             reads = name in _READERS or function.__name__ == "__get__"
             if not reads or _found((output,)):
-                self._note("loss" if function in LOSSES else "function", name, given, output, where=line())
+                drops = bool(kwargs and kwargs.get("training") and kwargs.get("p"))
+                kind: Kind = "loss" if function in LOSSES else "function"
+                self._note(kind, name, given, output, where=line(), training=drops)
 
     def _from_modules(self, found: list[Tensor]) -> list[Tensor]:
         return [tensor for tensor in found if id(weakref.ref(tensor)) in self._made]
@@ -143,7 +159,7 @@ class Wiring:
 
     def note(self, kind: Kind, name: str, parameters: Iterable[str]) -> None:
         """Something happened that no function tells of, as to these parameters."""
-        self._raw.append((kind, name, [], [], None, "", tuple(parameters)))
+        self._raw.append((kind, name, [], [], None, "", tuple(parameters), False))
 
     def _named(self, parameter: Tensor) -> str | None:
         if self._parameters is None:
@@ -164,7 +180,7 @@ class Wiring:
         else:
             return
         if cleared and self._raw and self._raw[-1][0] == "zero_grad":
-            cleared = [*self._raw.pop()[-1], *cleared]
+            cleared = [*self._raw.pop()[-2], *cleared]
         if cleared:
             self.note("zero_grad", "zero_grad", cleared)
 
@@ -179,14 +195,14 @@ def numbered(raw: list[Raw]) -> list[Event]:
 
     Example:
         >>> x = torch.ones(1)
-        >>> numbered([("function", "relu_", [(weakref.ref(x), 0)], [(weakref.ref(x), 1)], None, "", ())])[0][:4]
+        >>> numbered([("function", "relu_", [(weakref.ref(x), 0)], [(weakref.ref(x), 1)], None, "", (), False)])[0][:4]
         ('function', 'relu_', (1,), (2,))
 
     """
     known: dict[tuple[int, int], int] = {}
     serial = itertools.count(1)
     events = []
-    for kind, name, inputs, outputs, module, where, parameters in raw:
+    for kind, name, inputs, outputs, module, where, parameters, training in raw:
         went_in, came_out = [], []
         for reference, version in inputs:
             key = (id(reference), version)
@@ -199,7 +215,7 @@ def numbered(raw: list[Raw]) -> list[Event]:
                 known[key] = next(serial)
             if known[key] not in came_out:
                 came_out.append(known[key])
-        events.append(Event(kind, name, tuple(went_in), tuple(came_out), module, where, parameters))
+        events.append(Event(kind, name, tuple(went_in), tuple(came_out), module, where, parameters, training))
     return events
 
 

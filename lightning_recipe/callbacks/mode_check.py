@@ -1,0 +1,142 @@
+"""Common mistakes: "you forgot to toggle train/eval mode for the net"."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from lightning_recipe.callback import Check
+from lightning_recipe.callbacks import _modes as modes
+from lightning_recipe.finding import Section
+from lightning_recipe.record.step import Need
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from lightning.pytorch import LightningModule, Trainer
+    from torch import Tensor, nn
+
+    from lightning_recipe.finding import Finding
+    from lightning_recipe.record.step import Step
+    from lightning_recipe.run import Run
+
+NAMED = 4
+"""Modules named in a message."""
+IN_A_ROW = 2
+"""Looks at which a network has to be in eval mode before anybody is told."""
+
+
+class ModeCheck(Check):
+    """Judges in which mode modules are when they are called, where it makes a difference: dropout and BatchNorm.
+
+    - A network learns in eval mode: `warning` if the whole LightningModule is in eval mode, or if one of its networks
+      is that was in training mode when the fit was set up. All of it has to be, at all of its calls, at two looks in a
+      row; of BatchNorms only those count that had no statistics when training began.
+    - Validation in training mode: `warning`, if dropout is active or BatchNorm learns from the validation data.
+    - Dropout as a function that is told nothing of the mode, and so drops in validation, too: `warning`.
+    - A BatchNorm is used in eval mode that never was given statistics, while its weights change: `failed`. Seen in
+      copies that the LightningModule doesn't list, too.
+
+    Args:
+        strict: Stop the run when something failed.
+
+    Source:
+        A. Karpathy, most common neural net mistakes (2018): "you forgot to toggle train/eval mode for the net".
+
+    Legitimate:
+        - BatchNorms in eval mode in a network that is in training mode, networks without gradients such as teachers,
+          pretrained ones that were in eval mode from the beginning, a mode that is switched for a call and back.
+        - Dropouts alone in training mode in validation, or many calls, as for Monte Carlo dropout; BatchNorms alone,
+          to adapt them; a generator in training mode beside a discriminator in eval mode.
+
+    Cost:
+        The order of calls at each look, less than a second step takes.
+
+    Example:
+        >>> import contextlib, io
+        >>> from lightning.pytorch import Trainer
+        >>> from lightning_recipe.demo import DigitsNet, loaders
+        >>> check = ModeCheck()
+        >>> trainer = Trainer(callbacks=[check], barebones=True, max_steps=2)
+        >>> with contextlib.redirect_stdout(io.StringIO()):
+        ...     trainer.fit(DigitsNet(), *loaders())
+        >>> check.findings[0].message
+        'no module was called in a wrong mode'
+
+    """
+
+    section = Section.MISTAKES
+    sentence = 1
+    why = "dropout and BatchNorm do something else in training than in use, and each needs its mode"
+    needs = Need.WIRING | Need.GRADIENTS
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """See which modules are in training mode before any hook of a user's could have changed it."""
+        super().setup(trainer, pl_module, stage)
+        self._at_start = {name for name, module in pl_module.named_modules() if module.training}
+        self._fresh: set[str] = set()
+        self._in_eval: Counter[str] = Counter()
+        self._weights: dict[nn.Module, Tensor] = {}
+        self._seen = False
+
+    def before_training(self, run: Run) -> Iterator[Finding]:
+        """See which BatchNorms have no statistics yet."""
+        self._fresh = {name for name, module in run.module.named_modules() if modes.is_untouched(module)}
+        yield from ()
+
+    def sampled_step(self, run: Run, step: Step) -> Iterator[Finding]:
+        """Judge the modes of networks that learn."""
+        self._seen = self._seen or any(modes.matters(event.module) for event in step.events)
+        found = modes.eval_in_training(step, run.module, self._fresh, self._at_start)
+        self._in_eval = Counter({name: self._in_eval[name] + 1 for name in found})
+        for name, felt in found.items():
+            if self._in_eval[name] >= IN_A_ROW:
+                yield self.warning(
+                    f"{name or 'the LightningModule'} is in eval mode in training: {_listed(felt)} "
+                    f"{'do' if len(felt) > 1 else 'does'} not what training needs",
+                    code="eval_in_training",
+                    subject=name,
+                    fix=f"call {'self.' + name if name else 'self'}.train() after what calls eval(), for a preview or "
+                    "when a model is loaded; Lightning doesn't when a fit begins",
+                    modules=len(felt),
+                )
+
+    def validation(self, run: Run, step: Step) -> Iterator[Finding]:
+        """Judge the modes in validation, and the statistics of BatchNorms."""
+        self._seen = self._seen or any(modes.matters(event.module) for event in step.events)
+        if active := modes.train_in_validation(step, run.module):
+            yield self.warning(
+                f"validation runs in training mode: {_listed(active)} called in it",
+                code="train_in_validation",
+                fix="let Lightning set the mode: no train() in validation hooks or steps, or eval() after it",
+                modules=len(active),
+            )
+        for where in modes.dropping_functions(step, run.module):
+            yield self.warning(
+                f"dropout is active in validation: the function called in {where} is not told of the mode",
+                code="dropout_in_validation",
+                subject=where,
+                fix="dropout(..., training=self.training), or nn.Dropout as a module",
+            )
+        if not self._in_eval and (without := modes.without_statistics(step, self._weights)):
+            named = [event.name or f"one called in {event.where}" for event in without]
+            yield self.failed(
+                f"the statistics of {len(without)} BatchNorms are still the initial ones after {run.step} steps, while "
+                f"their weights change: {_listed(list(dict.fromkeys(named)))}; validation uses them in eval mode",
+                code="statistics_never_updated",
+                fix="copy the buffers to an averaged model, too, not only its parameters; or train in training mode",
+                modules=len(without),
+            )
+
+    def end(self, run: Run) -> Iterator[Finding]:
+        """There is no silence."""
+        self._weights = {}
+        if not self.findings:
+            if not self._seen and any(modes.matters(module) for module in run.module.modules()):
+                yield self.skipped("no call of a dropout or a BatchNorm was seen")
+            else:
+                yield self.passed("no module was called in a wrong mode")
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")

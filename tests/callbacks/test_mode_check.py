@@ -1,0 +1,406 @@
+import copy
+
+import pytest
+import torch
+from lightning.pytorch.callbacks import EMAWeightAveraging, StochasticWeightAveraging
+from patients import (
+    CLASSES,
+    FEATURES,
+    AlwaysDropping,
+    AveragedWithoutBuffers,
+    Healthy,
+    StaysInEval,
+    TrainsInValidation,
+)
+from torch import nn
+from torch.nn import functional as F
+
+from lightning_recipe import ModeCheck, Status
+
+
+def judged(fit, module, callbacks=(), **settings):
+    check = ModeCheck()
+    fit(module, [check, *callbacks], logger=False, **settings)
+    return check.findings
+
+
+# -- false alarms first
+
+
+class FrozenBackbone(Healthy):
+    """A head is trained on a network in eval mode, which the optimiser holds or not."""
+
+    def __init__(self, head=None):
+        super().__init__()
+        self.backbone = nn.Sequential(nn.Linear(FEATURES, 32), nn.BatchNorm1d(32), nn.Dropout(0.3))
+        self.net = head or nn.Linear(32, CLASSES)
+
+    def forward(self, x):
+        with torch.no_grad():
+            h = self.backbone(x)
+        return self.net(h)
+
+    def on_train_epoch_start(self):
+        self.backbone.eval()
+
+    def forward_with_grad(self, x):
+        return self.net(self.backbone(x))
+
+
+class FrozenParameters(FrozenBackbone):
+    forward = FrozenBackbone.forward_with_grad
+
+    def __init__(self):
+        super().__init__()
+        self.backbone.requires_grad_(requires_grad=False)
+
+
+class Pretrained(FrozenBackbone):
+    """Statistics are kept, weights are not: fine-tuning."""
+
+    forward = FrozenBackbone.forward_with_grad
+
+    def __init__(self):
+        super().__init__()
+        del self.backbone[2]
+        self.backbone(torch.randn(64, FEATURES) + 1)
+
+
+class LoadedInEval(FrozenBackbone):
+    """As ``from_pretrained`` gives it."""
+
+    forward = FrozenBackbone.forward_with_grad
+
+    def __init__(self):
+        super().__init__()
+        self.backbone(torch.randn(64, FEATURES) + 1)
+        self.backbone.eval()
+
+
+class NormsInEval(Healthy):
+    """Statistics are frozen after the first epoch, as is usual for segmentation."""
+
+    def on_train_epoch_start(self):
+        self.net[1].train(self.current_epoch < 1)
+
+
+class NormAlone(Healthy):
+    """``train()`` that leaves a loaded BatchNorm as it is."""
+
+    def __init__(self):
+        super().__init__()
+        self.net[1](torch.randn(64, 32))
+
+    def on_train_epoch_start(self):
+        self.net[1].eval()
+
+
+class NoDropoutAtTheEnd(Healthy):
+    def on_train_epoch_start(self):
+        self.net[3].train(self.current_epoch < 1)
+
+
+class SwitchedForACall(Healthy):
+    """Pseudo-labels in eval mode."""
+
+    def training_step(self, batch, batch_idx):
+        self.eval()
+        with torch.no_grad():
+            goal = self(batch[0]).softmax(1)
+        self.train()
+        return F.cross_entropy(self(batch[0]), goal) + super().training_step(batch, batch_idx)
+
+
+class EvalAtTheEnd(Healthy):
+    """Each step begins in training mode and ends in eval mode."""
+
+    def training_step(self, batch, batch_idx):
+        self.train()
+        loss = super().training_step(batch, batch_idx)
+        self.eval()
+        return loss
+
+
+class Teacher(Healthy):
+    """Mean teacher, with its buffers, in eval mode everywhere."""
+
+    def __init__(self):
+        super().__init__()
+        self.teacher = copy.deepcopy(self.net).requires_grad_(requires_grad=False).eval()
+
+    def training_step(self, batch, batch_idx):
+        self.teacher.eval()
+        return super().training_step(batch, batch_idx) + F.mse_loss(self(batch[0]), self.teacher(batch[0]))
+
+    def on_train_batch_end(self, *_):
+        for mine, theirs in zip(self.teacher.state_dict().values(), self.net.state_dict().values(), strict=True):
+            mine.copy_(mine.lerp(theirs, 0.1) if mine.is_floating_point() else theirs)
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val_loss", self.loss(self.teacher(batch[0]), batch[1]))
+
+
+class AveragedInAList(AveragedWithoutBuffers):
+    def on_train_batch_end(self, *_):
+        super().on_train_batch_end()
+        for mine, theirs in zip(self.average[0].buffers(), self.net.buffers(), strict=True):
+            mine.copy_(theirs)
+
+
+class RandomTarget(Healthy):
+    """Random network distillation: a target that nobody ever trains."""
+
+    def __init__(self):
+        super().__init__()
+        self.target = copy.deepcopy(self.net).requires_grad_(requires_grad=False).eval()
+
+    def validation_step(self, batch, batch_idx):
+        self.log("surprise", F.mse_loss(self(batch[0]), self.target(batch[0])))
+
+
+class CopyNeverCalled(AveragedWithoutBuffers):
+    validation_step = Healthy.validation_step
+
+
+class MonteCarlo(Healthy):
+    def validation_step(self, batch, batch_idx):
+        self.net[3].train()
+        super().validation_step(batch, batch_idx)
+
+
+class MonteCarloOfAll(Healthy):
+    """Without BatchNorm the whole network can be in training mode."""
+
+    def __init__(self):
+        super().__init__()
+        self.net[1] = nn.LayerNorm(32)
+
+    def validation_step(self, batch, batch_idx):
+        self.train()
+        self.log("spread", torch.stack([self(batch[0]) for _ in range(8)]).std())
+
+
+class MonteCarloAsFunction(Healthy):
+    def forward(self, x):
+        return self.net[4](F.dropout(self.net[:3](x), 0.2))
+
+    def validation_step(self, batch, batch_idx):
+        self.log("spread", torch.stack([self(batch[0]) for _ in range(8)]).std())
+
+
+class Adapted(Healthy):
+    """AdaBN: statistics follow the validation data."""
+
+    def validation_step(self, batch, batch_idx):
+        self.net[1].train()
+        super().validation_step(batch, batch_idx)
+
+
+class Detector(Healthy):
+    """Returns losses in training mode only."""
+
+    def validation_step(self, batch, batch_idx):
+        self.net.train()
+        super().validation_step(batch, batch_idx)
+        self.net.eval()
+
+
+class Generator(Healthy):
+    """Stays in training mode beside a discriminator in eval mode, as in pix2pix."""
+
+    def __init__(self):
+        super().__init__()
+        self.discriminator = copy.deepcopy(self.net)
+
+    def training_step(self, batch, batch_idx):
+        return super().training_step(batch, batch_idx) + self.loss(self.discriminator(batch[0]), batch[1])
+
+    def validation_step(self, batch, batch_idx):
+        self.net.train()
+        super().validation_step(batch, batch_idx)
+
+
+class NoStatistics(TrainsInValidation):
+    """Nothing feels the mode."""
+
+    def __init__(self):
+        super().__init__()
+        self.net[1], self.net[3] = nn.BatchNorm1d(32, track_running_stats=False), nn.Dropout(0)
+
+
+class Corrupted(Healthy):
+    """A denoising network, which is given corrupted inputs in validation, too; and a function that knows the mode."""
+
+    def forward(self, x):
+        return self.net[4](F.dropout(self.net[:3](F.dropout(x, 0.1)), 0.2, self.training))
+
+
+class CumulativeAverage(Healthy):
+    def __init__(self):
+        super().__init__()
+        self.net[1].momentum = None
+
+
+class Reparametrised(Healthy):
+    """A VAE samples in validation, too."""
+
+    def forward(self, x):
+        mean = self.net[:3](x)
+        return self.net[4](mean + 0.1 * torch.randn_like(mean))
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        Healthy, FrozenBackbone, FrozenParameters, Pretrained, LoadedInEval, NormsInEval, NormAlone, NoDropoutAtTheEnd,
+        SwitchedForACall, EvalAtTheEnd, Teacher, AveragedInAList, RandomTarget, CopyNeverCalled, MonteCarlo,
+        MonteCarloOfAll, MonteCarloAsFunction, Adapted, Detector, Generator, NoStatistics, Corrupted,
+        CumulativeAverage, Reparametrised,
+    ],
+)  # fmt: skip
+def test_a_mode_that_is_meant_is_left_alone(fit, module):
+    findings = judged(fit, module(), max_epochs=3)
+    assert [f.status for f in findings] == [Status.PASSED], findings
+
+
+def test_averages_of_lightning_have_statistics(fit):
+    averages = [EMAWeightAveraging()], [StochasticWeightAveraging(1e-3, swa_epoch_start=1)]
+    told = [judged(fit, Healthy(), callbacks, max_epochs=4) for callbacks in averages]
+    assert [[f.status for f in findings] for findings in told] == [[Status.PASSED]] * 2, told
+
+
+def test_adversaries_that_toggle(fit):
+    class Adversaries(Healthy):
+        automatic_optimization = False
+
+        def __init__(self):
+            super().__init__()
+            self.other = nn.Sequential(nn.Linear(CLASSES, 8), nn.BatchNorm1d(8), nn.Dropout(0.1), nn.Linear(8, 1))
+
+        def training_step(self, batch, batch_idx):
+            for optimizer, sign in zip(self.optimizers(), (1, -1), strict=True):
+                self.toggle_optimizer(optimizer)
+                self.other.train(sign < 0)
+                optimizer.zero_grad()
+                self.manual_backward(F.softplus(sign * self.other(self(batch[0]))).mean())
+                optimizer.step()
+                self.untoggle_optimizer(optimizer)
+
+        def configure_optimizers(self):
+            return [torch.optim.Adam(part.parameters(), lr=1e-3) for part in (self.net, self.other)]
+
+    assert [f.status for f in judged(fit, Adversaries())] == [Status.PASSED]
+
+
+# -- patients
+
+
+def code(findings):
+    return [f.code for f in findings]
+
+
+def test_all_in_eval_mode(fit):
+    (finding,) = judged(fit, StaysInEval())
+    assert (finding.status, finding.code, finding.subject) == (Status.WARNING, StaysInEval.code, "")
+    assert finding.evidence == {"modules": 2}
+    assert finding.step > 2, "told at the second look, and seen since"
+
+
+def test_in_eval_mode_before_the_fit(fit):
+    assert code(judged(fit, Healthy().eval())) == [StaysInEval.code]
+
+
+@pytest.mark.parametrize("hook", ["on_train_start", "on_train_epoch_start", "on_train_epoch_end"])
+def test_one_network_in_eval_mode(fit, hook):
+    class Previewing(Healthy):
+        pass
+
+    setattr(Previewing, hook, lambda self: self.net.eval())
+    (finding,) = judged(fit, Previewing(), max_epochs=6)
+    assert (finding.code, finding.subject) == (StaysInEval.code, "net")
+
+
+def test_a_network_within_a_network(fit):
+    class Nested(Healthy):
+        def __init__(self):
+            super().__init__()
+            self.net = nn.Sequential(self.net[:4], self.net[4])
+
+        def on_train_start(self):
+            self.net[0].eval()
+
+    (finding,) = judged(fit, Nested())
+    assert (finding.code, finding.subject) == (StaysInEval.code, "net.0")
+
+
+def test_layers_of_the_module_itself(fit):
+    class Flat(Healthy):
+        def __init__(self):
+            super().__init__()
+            self.enter, self.norm, self.drop, self.leave = *self.net[:2], self.net[3], self.net[4]
+            del self.net
+
+        def forward(self, x):
+            return self.leave(self.drop(self.norm(self.enter(x)).relu()))
+
+    (finding,) = judged(fit, Flat().eval())
+    assert (finding.code, finding.evidence) == (StaysInEval.code, {"modules": 2})
+
+
+def test_validation_in_training_mode(fit):
+    (finding,) = judged(fit, TrainsInValidation())
+    assert (finding.status, finding.code) == (Status.WARNING, TrainsInValidation.code)
+    assert finding.evidence == {"modules": 2}
+
+
+@pytest.mark.parametrize("part", ["all", "net"])
+def test_a_hook_that_sets_the_mode(fit, part):
+    class Hooked(Healthy):
+        def on_validation_start(self):
+            (self if part == "all" else self.net).train()
+
+    assert code(judged(fit, Hooked())) == [TrainsInValidation.code]
+
+
+def test_dropout_as_a_function(fit):
+    (finding,) = judged(fit, AlwaysDropping())
+    assert (finding.status, finding.code) == (Status.WARNING, AlwaysDropping.code)
+    assert finding.subject.startswith("patients.py:")
+
+
+def test_a_copy_in_a_list_without_statistics(fit):
+    (finding,) = judged(fit, AveragedWithoutBuffers())
+    assert (finding.status, finding.code) == (Status.FAILED, AveragedWithoutBuffers.code)
+    assert finding.evidence == {"modules": 1}
+
+
+def test_a_copy_that_is_a_module_without_statistics(fit):
+    class Listed(AveragedWithoutBuffers):
+        def __init__(self):
+            super().__init__()
+            self.average = nn.ModuleList(self.average)
+
+    (finding,) = judged(fit, Listed(), num_sanity_val_steps=0)
+    assert (finding.status, finding.code) == (Status.FAILED, AveragedWithoutBuffers.code)
+    assert "average.0.1" in finding.message
+
+
+def test_a_network_in_eval_mode_that_never_was_trained(fit):
+    class Untrained(LoadedInEval):
+        def __init__(self):
+            FrozenBackbone.__init__(self)
+            self.backbone.eval()
+
+    assert code(judged(fit, Untrained())) == [AveragedWithoutBuffers.code]
+
+
+# -- what can't be judged
+
+
+def test_what_is_compiled_is_not_looked_into(fit):
+    class Compiled(Healthy):
+        def __init__(self):
+            super().__init__()
+            self.net = torch.compile(self.net, backend="eager")
+
+    assert [f.status for f in judged(fit, Compiled())] == [Status.SKIPPED]

@@ -1,0 +1,382 @@
+import pytest
+import torch
+from patients import CLASSES, ClearedTooSoon, Healthy, NeverCleared
+from torch import nn
+from torch.nn import functional as F
+
+from lightning_recipe import StaleGradientCheck, Status
+
+
+def judged(fit, module, **settings):
+    check = StaleGradientCheck()
+    fit(module, [check], logger=False, **{"max_epochs": 3, **settings})
+    return check.findings
+
+
+class ByHand(Healthy):
+    """Optimises by hand."""
+
+    automatic_optimization = False
+    optimizer = staticmethod(lambda parameters: torch.optim.SGD(parameters, lr=0.01))
+
+    def training_step(self, batch, batch_idx):
+        self.optimise(self.optimizers(), batch, batch_idx)
+
+    def computed(self, batch):
+        return self.loss(self(batch[0]), batch[1])
+
+    def configure_optimizers(self):
+        return self.optimizer(self.net.parameters())
+
+
+# -- false alarms first
+
+
+class ClearedFirst(ByHand):
+    to_none = True
+
+    def optimise(self, optimizer, batch, batch_idx):
+        optimizer.zero_grad(set_to_none=self.to_none)
+        self.manual_backward(self.computed(batch))
+        optimizer.step()
+
+
+class SetToZero(ClearedFirst):
+    to_none = False
+
+
+class ClearedLast(ByHand):
+    def optimise(self, optimizer, batch, batch_idx):
+        self.manual_backward(self.computed(batch))
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+class ClearedAsData(ByHand):
+    """As it was done long ago, which no version of a tensor tells of."""
+
+    def optimise(self, optimizer, batch, batch_idx):
+        for parameter in self.net.parameters():
+            if parameter.grad is not None:
+                parameter.grad.data.zero_()
+        self.computed(batch).backward()
+        optimizer.step()
+
+
+class ClearedInAHook(ClearedLast):
+    def optimise(self, optimizer, batch, batch_idx):
+        self.manual_backward(self.computed(batch))
+        optimizer.step()
+
+    def on_train_batch_start(self, *_):
+        self.zero_grad()
+
+
+class Accumulating(ByHand):
+    every = 4
+
+    def optimise(self, optimizer, batch, batch_idx):
+        self.manual_backward(self.computed(batch) / self.every)
+        if (batch_idx + 1) % self.every == 0:
+            optimizer.step()
+            optimizer.zero_grad()
+
+
+class ClearedAtEverySecond(ByHand):
+    """Steps at each batch, and means it."""
+
+    def optimise(self, optimizer, batch, batch_idx):
+        if batch_idx % 2 == 0:
+            optimizer.zero_grad()
+        self.manual_backward(self.computed(batch))
+        optimizer.step()
+
+
+class Twice(ByHand):
+    def optimise(self, optimizer, batch, batch_idx):
+        optimizer.zero_grad()
+        for _ in range(2):
+            self.manual_backward(self.computed(batch))
+        optimizer.step()
+
+
+class Penalised(ByHand):
+    """A penalty on gradients, which are made a graph for it."""
+
+    def optimise(self, optimizer, batch, batch_idx):
+        optimizer.zero_grad()
+        x = batch[0].requires_grad_()
+        loss = self.loss(self(x), batch[1])
+        (slope,) = torch.autograd.grad(loss, x, create_graph=True)
+        self.manual_backward(loss + slope.square().sum())
+        optimizer.step()
+
+
+class Perturbed(ByHand):
+    """SAM: up along the gradient, and down from there."""
+
+    def optimise(self, optimizer, batch, batch_idx):
+        self.manual_backward(self.computed(batch))
+        up = [0.01 * parameter.grad for parameter in self.net.parameters()]
+        self._move(up, 1)
+        optimizer.zero_grad()
+        self.manual_backward(self.computed(batch))
+        self._move(up, -1)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    def _move(self, steps, sign):
+        with torch.no_grad():
+            for parameter, step in zip(self.net.parameters(), steps, strict=True):
+                parameter.add_(step, alpha=sign)
+
+
+class Closure(ByHand):
+    optimizer = staticmethod(lambda parameters: torch.optim.LBFGS(parameters, max_iter=3))
+
+    def optimise(self, optimizer, batch, batch_idx):
+        def closure():
+            optimizer.zero_grad()
+            loss = self.computed(batch)
+            self.manual_backward(loss)
+            return loss
+
+        optimizer.step(closure)
+
+
+class ClosureAndCleared(Closure):
+    def optimise(self, optimizer, batch, batch_idx):
+        super().optimise(optimizer, batch, batch_idx)
+        optimizer.zero_grad()
+
+
+class StepsInBackward(ByHand):
+    """Each parameter is stepped as soon as it has its gradient."""
+
+    def optimise(self, optimizer, batch, batch_idx):
+        self.manual_backward(self.computed(batch))
+
+    def on_train_start(self):
+        for parameter in self.net.parameters():
+            own = torch.optim.SGD([parameter], lr=0.01)
+            parameter.register_post_accumulate_grad_hook(lambda _, own=own: (own.step(), own.zero_grad())[0])
+
+
+class WithoutLastLayer(ByHand):
+    """As DINO begins: the last layer's gradients are thrown away."""
+
+    def optimise(self, optimizer, batch, batch_idx):
+        optimizer.zero_grad()
+        self.manual_backward(self.computed(batch))
+        for parameter in self.net[-1].parameters():
+            parameter.grad = None
+        optimizer.step()
+
+
+class Decaying(ByHand):
+    """Momentum by hand: a part of the gradients is kept."""
+
+    def optimise(self, optimizer, batch, batch_idx):
+        for parameter in self.net.parameters():
+            if parameter.grad is not None:
+                parameter.grad.mul_(0.5)
+        self.manual_backward(self.computed(batch))
+        optimizer.step()
+
+
+class Adversaries(Healthy):
+    """DCGAN's order: what the generator's backward leaves in the discriminator is cleared before that is used."""
+
+    automatic_optimization = False
+    toggles, clears, every = False, ("d", "g"), 1
+
+    def __init__(self):
+        super().__init__()
+        self.other = nn.Linear(CLASSES, 1)
+
+    def training_step(self, batch, batch_idx):
+        d, g = self.optimizers()
+        fake = self(batch[0])
+        self._step(d, "d", lambda: F.softplus(self.other(fake.detach())).mean())
+        if batch_idx % self.every == 0:
+            self._step(g, "g", lambda: F.softplus(-self.other(fake)).mean())
+
+    def _step(self, optimizer, name, loss):
+        if self.toggles:
+            self.toggle_optimizer(optimizer)
+        if name in self.clears:
+            optimizer.zero_grad()
+        self.manual_backward(loss())
+        optimizer.step()
+        if self.toggles:
+            self.untoggle_optimizer(optimizer)
+
+    def configure_optimizers(self):
+        return [torch.optim.SGD(part.parameters(), lr=0.01) for part in (self.other, self.net)]
+
+
+class Toggled(Adversaries):
+    toggles = True
+
+
+class Critic(Adversaries):
+    """The generator steps at every third batch."""
+
+    every = 3
+
+
+class Automatic(Healthy):
+    optimizer = staticmethod(lambda parameters: torch.optim.Adam(parameters, lr=0.01))
+
+    def configure_optimizers(self):
+        return self.optimizer(self.parameters())
+
+
+class Lbfgs(Automatic):
+    optimizer = staticmethod(lambda parameters: torch.optim.LBFGS(parameters, max_iter=3))
+
+
+class OwnZeroGrad(Automatic):
+    def optimizer_zero_grad(self, epoch, batch_idx, optimizer):
+        optimizer.zero_grad(set_to_none=False)
+
+
+class EverySecond(Automatic):
+    """Accumulates on purpose, without telling Lightning."""
+
+    def optimizer_zero_grad(self, epoch, batch_idx, optimizer):
+        if batch_idx % 2 == 0:
+            optimizer.zero_grad()
+
+
+class EverySecondStep(EverySecond):
+    def optimizer_step(self, epoch, batch_idx, optimizer, optimizer_closure):
+        if batch_idx % 2:
+            optimizer.step(closure=optimizer_closure)
+        else:
+            optimizer_closure()
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        Healthy, ClearedFirst, SetToZero, ClearedLast, ClearedAsData, ClearedInAHook, Accumulating,
+        ClearedAtEverySecond, Twice, Penalised, Perturbed, Closure, ClosureAndCleared, WithoutLastLayer,
+        Decaying, Adversaries, Toggled, Critic, Automatic, Lbfgs, OwnZeroGrad, EverySecond, EverySecondStep,
+        StepsInBackward,
+    ],
+)  # fmt: skip
+def test_gradients_that_are_cleared_in_time_pass(fit, module):
+    findings = judged(fit, module())
+    assert [f.status for f in findings] == [Status.PASSED], findings
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"accumulate_grad_batches": 3}, {"gradient_clip_val": 0.1}, {"precision": "bf16-mixed"}, {"overfit_batches": 1},
+        {"val_check_interval": 1},
+    ],
+)  # fmt: skip
+def test_whatever_lightning_does(fit, settings):
+    findings = judged(fit, Healthy(), **settings, max_epochs=8)
+    assert [f.status for f in findings] == [Status.PASSED], findings
+
+
+# -- patients
+
+
+def test_missing_zero_grad_is_found_at_the_third_step(fit):
+    (finding,) = judged(fit, NeverCleared())
+    assert (finding.status, finding.code, finding.step) == (Status.FAILED, NeverCleared.code, 3)
+    assert finding.evidence == {"parameters": 5}
+
+
+class Forgotten(ByHand):
+    def optimise(self, optimizer, batch, batch_idx):
+        self.manual_backward(self.computed(batch))
+        optimizer.step()
+
+
+class ForgottenInClosure(ByHand):
+    def optimise(self, optimizer, batch, batch_idx):
+        def closure():
+            loss = self.computed(batch)
+            self.manual_backward(loss)
+            return loss
+
+        optimizer.step(closure)
+
+
+class Clipping(ByHand):
+    def optimise(self, optimizer, batch, batch_idx):
+        self.manual_backward(self.computed(batch))
+        nn.utils.clip_grad_norm_(self.parameters(), 0.1)
+        optimizer.step()
+
+
+class AccumulatingForEver(Accumulating):
+    def optimise(self, optimizer, batch, batch_idx):
+        self.manual_backward(self.computed(batch) / self.every)
+        if (batch_idx + 1) % self.every == 0:
+            optimizer.step()
+
+
+class ClearsTheOther(Adversaries):
+    clears = ("g",)
+
+
+class OneOfTwoHeads(ByHand):
+    """Some of the parameters are cleared only."""
+
+    def optimise(self, optimizer, batch, batch_idx):
+        self.net[:4].zero_grad()
+        self.manual_backward(self.computed(batch))
+        optimizer.step()
+
+
+class NeverInAutomatic(Automatic):
+    def optimizer_zero_grad(self, epoch, batch_idx, optimizer):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("module", "parameters"),
+    [
+        (Forgotten, 5), (ForgottenInClosure, 5), (Clipping, 5), (AccumulatingForEver, 5), (ClearsTheOther, 2),
+        (OneOfTwoHeads, 2), (NeverInAutomatic, 5),
+    ],
+)  # fmt: skip
+def test_gradients_that_survive_are_found(fit, module, parameters):
+    (finding,) = judged(fit, module(), limit_val_batches=0)
+    assert (finding.code, finding.evidence["parameters"]) == (NeverCleared.code, parameters)
+
+
+@pytest.mark.parametrize("settings", [{"gradient_clip_val": 0.1}, {"precision": "bf16-mixed"}])
+def test_in_automatic_optimisation_clipped_or_of_mixed_precision(fit, settings):
+    (finding,) = judged(fit, NeverInAutomatic(), **settings)
+    assert (finding.code, finding.step) == (NeverCleared.code, 3)
+
+
+def test_cleared_between_backward_and_step(fit):
+    (finding,) = judged(fit, ClearedTooSoon())
+    assert (finding.status, finding.code) == (Status.FAILED, ClearedTooSoon.code)
+
+
+# -- what can't be judged
+
+
+def test_between_looks_nothing_is_known(fit):
+    assert [f.status for f in judged(fit, NeverInAutomatic(), accumulate_grad_batches=2)] == [Status.SKIPPED]
+
+
+def test_gradients_cleared_after_the_look(fit):
+    class Before(NeverInAutomatic):
+        def on_before_backward(self, loss):
+            self.zero_grad()
+
+    assert [f.status for f in judged(fit, Before())] == [Status.SKIPPED]
+
+
+def test_one_step_is_none_in_a_row(fit):
+    assert [f.status for f in judged(fit, Healthy(), max_steps=1)] == [Status.SKIPPED]
