@@ -435,17 +435,19 @@ class NeverCleared(Patient):
     code = "StaleGradientCheck/missing_zero_grad"
     automatic_optimization = False
 
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters(), lr=3e-3)  # without a schedule, which nobody would step
+
     def training_step(self, batch, batch_idx):
         self.manual_backward(super().training_step(batch, batch_idx))
         self.optimizers().step()
 
 
-class ClearedTooSoon(Patient):
+class ClearedTooSoon(NeverCleared):
     """Optimises by hand, and calls zero_grad() between backward and the step."""
 
     code = "StaleGradientCheck/cleared_before_step"
     also = ("OverfitOneBatch/no_gradient",)
-    automatic_optimization = False
 
     def training_step(self, batch, batch_idx):
         self.manual_backward(super().training_step(batch, batch_idx))
