@@ -116,11 +116,11 @@ def train_in_validation(step: Step, root: nn.Module) -> list[str]:
 
 
 def dropping_functions(step: Step, root: nn.Module) -> list[str]:
-    """Places where dropout as a function drops what a network has computed, once, with all modules in eval mode."""
-    if any(module.training for module in root.modules()):
+    """Places where a function drops what a network has computed, called once with all modules in eval mode."""
+    times = Counter(id(event.module) for event in step.events if _has_parameters(event.module))
+    if any(module.training for module in root.modules()) or any(count > 1 for count in times.values()):
         return []
-    times = Counter(e.where for e in step.events if e.kind == "function" and "dropout" in e.name and e.training)
-    return [where for where, count in times.items() if count == 1]
+    return list(dict.fromkeys(event.where for event in step.events if event.kind == "function" and event.training))
 
 
 def without_statistics(step: Step, before: dict[nn.Module, Tensor]) -> list[Event]:

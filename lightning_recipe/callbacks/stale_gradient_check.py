@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
-
-from lightning.pytorch.utilities.model_helpers import is_overridden
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from lightning_recipe.callback import Check
 from lightning_recipe.callbacks._leftovers import Leftovers
@@ -13,7 +11,7 @@ from lightning_recipe.record.modules import parameters_of
 from lightning_recipe.record.step import Need
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from lightning_recipe.finding import Finding
     from lightning_recipe.record.step import Step
@@ -80,10 +78,9 @@ class StaleGradientCheck(Check):
         """Begin anew with each fit; where Lightning's own order is not known, there is nothing to see."""
         self._leftovers = Leftovers()
         if run.module.automatic_optimization:
-            accumulates = run.trainer.accumulate_grad_batches > 1 and is_overridden("optimizer_zero_grad", run.module)
-            if accumulates or is_overridden("on_before_backward", run.module):
+            hooks = ["on_before_backward", *["optimizer_zero_grad"] * (run.trainer.accumulate_grad_batches > 1)]
+            if hook := next((hook for hook in hooks if _is_own(getattr(run.module, hook))), None):
                 self.done = True
-                hook = "optimizer_zero_grad" if accumulates else "on_before_backward"
                 yield self.skipped(f"{hook} is the module's own: what it clears between two looks is not known")
 
     def next_look(self, run: Run) -> float:
@@ -132,6 +129,11 @@ class StaleGradientCheck(Check):
             yield self.passed(f"no gradient was used by two steps, of {steps} steps in a row")
         else:
             yield self.skipped(f"{steps or 'no'} step of an optimiser was seen: at least two are needed")
+
+
+def _is_own(hook: Callable[..., Any]) -> bool:
+    """Whether a method is not Lightning's, of either of its packages."""
+    return not hook.__module__.startswith(("lightning.pytorch.", "pytorch_lightning."))
 
 
 def _listed(names: list[str]) -> str:

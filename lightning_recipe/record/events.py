@@ -25,7 +25,7 @@ class Event(NamedTuple):
         module: The module called; a BatchNorm without a name is one that the LightningModule doesn't list.
         where: The line that called a function, such as ``"model.py:42"``.
         parameters: Names of the parameters that are about to be stepped, or whose gradients were cleared.
-        training: Whether the module called was in training mode; of dropout as a function, whether it drops anything.
+        training: Whether the module called was in training mode; of a function, whether it drops anything.
 
     Example:
         >>> Event("module", "net.0", (1,), (2,)).outputs

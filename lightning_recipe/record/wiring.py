@@ -136,7 +136,7 @@ class Wiring:
             name = _name(function)
             reads = name in _READERS or function.__name__ == "__get__"
             if not reads or _found((output,)):
-                drops = bool(kwargs and kwargs.get("training") and kwargs.get("p"))
+                drops = bool(kwargs and (kwargs.get("dropout_p") or (kwargs.get("training") and kwargs.get("p"))))
                 kind: Kind = "loss" if function in LOSSES else "function"
                 self._note(kind, name, given, output, where=line(), training=drops)
 

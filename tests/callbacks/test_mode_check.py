@@ -368,6 +368,21 @@ def test_dropout_as_a_function(fit):
     assert finding.subject.startswith("patients.py:")
 
 
+def test_attention_that_drops_whatever_the_mode(fit):
+    class Attention(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.enter, self.leave = nn.Linear(32, 96), nn.Linear(32, 32)
+
+        def forward(self, h):
+            q, k, v = self.enter(h).view(len(h), 3, 4, 8).unbind(1)
+            return self.leave(F.scaled_dot_product_attention(q, k, v, dropout_p=0.1).flatten(1))
+
+    module = Healthy()
+    module.net = nn.Sequential(nn.Linear(FEATURES, 32), Attention(), Attention(), nn.Linear(32, CLASSES))
+    assert code(judged(fit, module)) == [AlwaysDropping.code]
+
+
 def test_a_copy_in_a_list_without_statistics(fit):
     (finding,) = judged(fit, AveragedWithoutBuffers())
     assert (finding.status, finding.code) == (Status.FAILED, AveragedWithoutBuffers.code)
