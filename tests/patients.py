@@ -450,7 +450,7 @@ class ClearedTooSoon(NeverCleared):
     also = ("OverfitOneBatch/no_gradient",)
 
     def training_step(self, batch, batch_idx):
-        self.manual_backward(super().training_step(batch, batch_idx))
+        self.manual_backward(Patient.training_step(self, batch, batch_idx))
         self.optimizers().zero_grad()
         self.optimizers().step()
 
