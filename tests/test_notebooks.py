@@ -23,6 +23,7 @@ SECONDS = 300  # for a notebook; alone on two cores it takes a third of that or 
 BYTES = 1_500_000
 NAMES = r"[A-Z]\w+(?:,\s+[A-Z]\w+)*"  # one row of the closing table holds all that passed, over several lines
 VERDICT = re.compile(rf"\b({'|'.join(Status)})[^\w\n]+({NAMES})")  # as printed, and as in the report's table
+EXPLAINED = re.compile(rf"\b([A-Z]\w+)\s+\(({'|'.join(Status)})\)")  # of which another is the cause, below it
 MARKUP = re.compile(r"\x1b\[[\d;]*m|<[^>]+>|\u00a0")  # colours, tags, and the spaces that widen columns
 MACHINE = re.compile(r"(?<![\w.])/(work|tmp|root|home|usr|var|opt|Users)/|ipykernel_\d|\b[A-Z]:\\")
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -55,8 +56,9 @@ def verdicts(cell):
 
 
 def to_act_upon(cell):
-    """What was found other than that all is well."""
-    return [verdict for verdict in verdicts(cell) if verdict[0] != Status.PASSED]
+    """What was found other than that all is well, and what that explains."""
+    explained = [found for text in texts(cell) for found in EXPLAINED.findall(MARKUP.sub("", text))]
+    return [verdict for verdict in verdicts(cell) if verdict[0] != Status.PASSED], explained
 
 
 def well(cell):
