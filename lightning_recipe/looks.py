@@ -10,6 +10,8 @@ PER_DOUBLING = 4
 """Looks, at least, whenever the number of steps doubles."""
 WIDEST = 0.02
 """Share of the run between two looks at most: what goes wrong late is then seen by several in a row."""
+CHEAP = 200
+"""Steps between two looks that are never too many: a look takes about as long as a step, and all are to take 1 %."""
 FRAMES = 10
 """Epochs that are looked at in a run: TensorBoard keeps ten pictures of a tag, and drops others by chance."""
 
@@ -28,7 +30,7 @@ def next_step(step: int, every: int, horizon: float = math.inf) -> int:
     if step < every:
         return min(1 << step.bit_length(), every)
     doublings = max(0, (step // (PER_DOUBLING * every)).bit_length() - 1)
-    gap = min(every << doublings, max(every, horizon * WIDEST))
+    gap = min(every << doublings, max(every, CHEAP, horizon * WIDEST))
     gap = every << max(0, int(gap / every).bit_length() - 1)
     return (step // gap + 1) * gap
 

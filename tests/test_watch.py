@@ -133,6 +133,15 @@ def test_gaps_grow_to_a_share_of_the_run():
     assert len(looks) < 150
 
 
+@pytest.mark.parametrize("steps", [1_000, 2_000, 10_000, 100_000])
+def test_looks_are_few_whatever_the_length(steps):
+    looks = [0]
+    while (step := next_step(looks[-1], 25, horizon=steps)) <= steps:
+        looks.append(step)
+    assert len([step for step in looks if step > steps / 2]) <= max(25, 0.01 * steps)
+    assert len(looks) <= 0.02 * steps + 10
+
+
 def test_few_epochs_are_looked_at():
     for every in (1, 2, 7):
         for most in (1, 2, 3, 8, 9, 10, 100, 12345, -1, None):
