@@ -30,6 +30,9 @@ class Manual(Healthy):
         self.manual_backward(super().training_step(batch, batch_idx))
         optimizer.step()
 
+    def on_train_epoch_end(self):
+        self.lr_schedulers().step()
+
 
 class Adversarial(Healthy):
     """Two networks with two optimisers, against each other."""
