@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-PER_DOUBLING = 4
+PER_DOUBLING = 2
 """Looks, at least, whenever the number of steps doubles."""
 WIDEST = 0.02
 """Share of the run between two looks at most: what goes wrong late is then seen by several in a row."""
@@ -16,20 +16,26 @@ FRAMES = 10
 """Epochs that are looked at in a run: TensorBoard keeps ten pictures of a tag, and drops others by chance."""
 
 
-def next_step(step: int, every: int, horizon: float = math.inf) -> int:
+def next_step(step: int, every: int, horizon: float = math.inf, dense: int = PER_DOUBLING) -> int:
     """The look after the one at `step`: 1, 2, 4, 8, ..., every `every` steps, and ever rarer.
+
+    Args:
+        step: Batches trained on.
+        every: Steps between looks once there were as many.
+        horizon: Length of the run.
+        dense: Looks whenever the number of steps doubles.
 
     Example:
         >>> step, looks = 0, []
         >>> while (step := next_step(step, 25)) < 400:
         ...     looks.append(step)
         >>> looks
-        [1, 2, 4, 8, 16, 25, 50, 75, 100, 125, 150, 175, 200, 250, 300, 350]
+        [1, 2, 4, 8, 16, 25, 50, 75, 100, 150, 200, 300]
 
     """
     if step < every:
         return min(1 << step.bit_length(), every)
-    doublings = max(0, (step // (PER_DOUBLING * every)).bit_length() - 1)
+    doublings = max(0, (step // (dense * every)).bit_length() - 1)
     gap = min(every << doublings, max(every, CHEAP, horizon * WIDEST))
     gap = every << max(0, int(gap / every).bit_length() - 1)
     return (step // gap + 1) * gap

@@ -216,8 +216,8 @@ def test_only_hooks_with_something_to_do_are_entered(fit):
         assert all(profiler.of(callback, hook) <= (2 if "validation" in hook else 1) for hook in STEP_HOOKS)
     assert profiler.of(host, "on_train_batch_start") < 30, "the looks"
     assert profiler.of(host, "on_train_batch_end") == 128, "counts"
-    # the looks at 1, 2, 4, 8, 16, 25, 50, 75, 100, 125; the first four steps are all watched, and a fifth is waited for
-    assert profiler.of(host, "on_before_backward") == 12
+    # the looks at 1, 2, 4, 8, 16, 25, 50, 75, 100; the first four steps are all watched, and a fifth is waited for
+    assert profiler.of(host, "on_before_backward") == 11
 
 
 def test_with_nothing_left_to_look_at_nothing_is_entered(fit):

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from lightning_recipe.callback import RecipeCallback
-from lightning_recipe.callbacks._dynamics_verdict import outcome
+from lightning_recipe.callbacks._dynamics_verdict import LATE_LOOKS, outcome
 from lightning_recipe.callbacks._fixed_batch import FixedBatch, candidates
 from lightning_recipe.figures import dynamics
 from lightning_recipe.figures.canvas import pixels
@@ -193,7 +193,7 @@ class PredictionDynamicsLogger(RecipeCallback):
         if self._fixed is None:
             return run.step + 1
         begun = self._fixed.begun
-        return begun + next_step(run.step - begun, self.every_n_steps or 1)
+        return begun + next_step(run.step - begun, self.every_n_steps or 1, dense=LATE_LOOKS)
 
     def _trying(self, look: Callable[..., None], run: Run, *args: Any, **more: Any) -> Iterator[Finding]:
         """What can't be done is said once, and ends it."""

@@ -213,7 +213,7 @@ class Looks(PredictionDynamicsLogger):
 
 def test_looks_get_rarer_and_stay_enough_for_a_verdict():
     due = [0]
-    while (step := next_step(due[-1], PredictionDynamicsLogger().every_n_steps)) < 10_000:
+    while (step := next_step(due[-1], PredictionDynamicsLogger().every_n_steps, dense=LATE_LOOKS)) < 10_000:
         due.append(step)
     assert due[:8] == [0, 1, 2, 4, 8, 16, 25, 50]
     assert due[-3:] == [6400, 8000, 9600]
