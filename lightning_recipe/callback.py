@@ -106,15 +106,15 @@ class RecipeCallback(Callback):
         """A finding that all is well."""
         return self._finding(Status.PASSED, message, evidence, "", code, subject)
 
-    def advice(self, message: str, *, fix: str, code: str = "", subject: str = "", **evidence: float) -> Finding:
+    def advice(self, message: str, *, fix: str, code: str, subject: str = "", **evidence: float) -> Finding:
         """A finding that nothing is wrong, and something could be better."""
         return self._finding(Status.ADVICE, message, evidence, fix, code, subject)
 
-    def warning(self, message: str, *, fix: str, code: str = "", subject: str = "", **evidence: float) -> Finding:
+    def warning(self, message: str, *, fix: str, code: str, subject: str = "", **evidence: float) -> Finding:
         """A finding that a heuristic is worried."""
         return self._finding(Status.WARNING, message, evidence, fix, code, subject)
 
-    def failed(self, message: str, *, fix: str, code: str = "", subject: str = "", **evidence: float) -> Finding:
+    def failed(self, message: str, *, fix: str, code: str, subject: str = "", **evidence: float) -> Finding:
         """A finding with hard evidence of a mistake."""
         return self._finding(Status.FAILED, message, evidence, fix, code, subject)
 
