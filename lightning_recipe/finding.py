@@ -6,7 +6,13 @@ import math
 import textwrap
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+NAMED = 4
+"""Modules or parameters named in a message."""
 
 
 class Status(StrEnum):
@@ -164,3 +170,15 @@ def in_short(error: BaseException) -> str:
     """
     first = next((line for line in str(error).splitlines() if line.strip()), "")
     return textwrap.shorten(f"{type(error).__name__}: {first}" if first else type(error).__name__, 250)
+
+
+def listed(names: Iterable[str]) -> str:
+    """Names in a message: the first `NAMED`, and how many more there are.
+
+    Example:
+        >>> listed("ab"), listed("abcdef")
+        ('a, b', 'a, b, c, d and 2 more')
+
+    """
+    names = list(names)
+    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")

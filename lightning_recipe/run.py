@@ -12,7 +12,7 @@ from lightning.fabric.utilities.data import sized_len
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from lightning_recipe.record.tensors import leading_size, tensors
-from lightning_recipe.schedule import LONGEST, Schedule, foresee, rates_of
+from lightning_recipe.schedule import LONGEST, Schedule, foresee, highest, rates_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,6 +54,12 @@ class Run:
         """The user's module."""
         module: LightningModule = self.trainer.lightning_module
         return module
+
+    def overrides(self, hook: str) -> bool:
+        """Whether the module has a hook of its own, in place of that of either of Lightning's packages."""
+        return not getattr(self.module, hook).__module__.startswith(
+            ("lightning.pytorch.core.", "pytorch_lightning.core.")
+        )
 
     # -- its length
 
@@ -116,8 +122,7 @@ class Run:
     @property
     def rate(self) -> float:
         """The largest learning rate of now; NaN where there is none."""
-        known = [rate for group in self.rates for rate in group if not math.isnan(rate)]
-        return max(known, default=math.nan)
+        return highest(rate for group in self.rates for rate in group)
 
     @property
     def peak_rates(self) -> list[list[float]]:

@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts, LambdaLR, OneC
 from lightning_recipe.finding import in_short
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from torch.optim import Optimizer
 
@@ -166,3 +166,14 @@ def rate(group: dict[str, Any]) -> float:
     with suppress(KeyError, TypeError):  # relative steps, as of Adafactor
         return float(group["lr"])
     return math.nan
+
+
+def highest(rates: Iterable[float]) -> float:
+    """The highest of the rates that are known; NaN if none is.
+
+    Example:
+        >>> highest([0.1, math.nan, 0.2]), highest([])
+        (0.2, nan)
+
+    """
+    return max((one for one in rates if not math.isnan(one)), default=math.nan)

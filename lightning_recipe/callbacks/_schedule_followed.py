@@ -8,10 +8,9 @@ from bisect import bisect_right
 from typing import TYPE_CHECKING, Any
 
 from lightning_recipe.finding import Outcome, Status
+from lightning_recipe.schedule import highest, rates_of
 
 if TYPE_CHECKING:
-    from lightning.pytorch import LightningModule
-
     from lightning_recipe.run import Run
 
 TWICE = (1.9, 2.1)
@@ -56,7 +55,7 @@ class Followed:
         self.config, self.scheduler = config, config.scheduler
         self.name = f"{type(self.scheduler).__name__} {index}"
         self.by_hand, self.plateau = not run.module.automatic_optimization, bool(config.reduce_on_plateau)
-        own = overrides_stepping(run.module)
+        own = run.overrides("lr_scheduler_step")
         self.begins: int | None = None if own else getattr(self.scheduler, "last_epoch", None)
         self.planned = run.planned_steps(config)
         self.first = self.rate = self._rate()
@@ -96,20 +95,8 @@ class Followed:
         return self.is_foreseen and (self.begins is None or bisect_right(self.planned, run.step) >= SETTLED)
 
     def _rate(self) -> float:
-        groups = getattr(getattr(self.scheduler, "optimizer", None), "param_groups", [])
-        return max((float(group["lr"]) for group in groups if group.get("lr") is not None), default=math.nan)
-
-
-def overrides_stepping(module: LightningModule) -> bool:
-    """Whether a module has a ``lr_scheduler_step`` of its own.
-
-    Example:
-        >>> from lightning.pytorch.demos.boring_classes import BoringModel
-        >>> overrides_stepping(BoringModel())
-        False
-
-    """
-    return type(module).lr_scheduler_step.__qualname__ != "LightningModule.lr_scheduler_step"
+        optimizer = getattr(self.scheduler, "optimizer", None)
+        return highest(rates_of(optimizer) if optimizer is not None else ())
 
 
 def never_stepped(done: int, rate: float) -> Outcome:

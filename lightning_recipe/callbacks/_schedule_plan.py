@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lightning_recipe.callbacks._schedule_followed import overrides_stepping
 from lightning_recipe.callbacks._schedule_verdict import Path, Plan, length_of
 from lightning_recipe.schedule import LONGEST
 
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 
 def unknown(run: Run, schedule: Schedule) -> str:
     """Why a schedule can't be judged; empty if it can."""
-    if overrides_stepping(run.module):
+    if run.overrides("lr_scheduler_step"):
         return "lr_scheduler_step is overridden"
     if math.isinf(run.horizon):
         return "the end of the run is not known"

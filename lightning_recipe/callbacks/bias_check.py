@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from lightning_recipe.callback import Check
 from lightning_recipe.callbacks._bias_wiring import cancelled, is_tied, output_layers
-from lightning_recipe.finding import Section
+from lightning_recipe.finding import Section, listed
 from lightning_recipe.losses.references import FAR, NotComparableError, offset, references
 from lightning_recipe.record.step import Need
 
@@ -16,9 +16,6 @@ if TYPE_CHECKING:
     from lightning_recipe.finding import Finding
     from lightning_recipe.record.step import LossCall, Step
     from lightning_recipe.run import Run
-
-NAMED = 4
-"""Layers named in a message."""
 
 
 class BiasCheck(Check):
@@ -100,8 +97,7 @@ class BiasCheck(Check):
         pairs = cancelled(step)
         if pairs:
             count = sum(size for *_, size in pairs)
-            named = ", ".join(f"{name} (before {norm})" for name, norm, _ in pairs[:NAMED])
-            named += f" and {len(pairs) - NAMED} more" if len(pairs) > NAMED else ""
+            named = listed(f"{name} (before {norm})" for name, norm, _ in pairs)
             what = f"{len(pairs)} layers have" if len(pairs) > 1 else "a layer has"
             yield self.advice(
                 f"{what} a bias that the next BatchNorm subtracts again: {named}; {count} parameters without effect",

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lightning_recipe.callback import Check
 from lightning_recipe.callbacks._gradient_flow import copies, cut_off, hidden, is_as_drawn, is_called_after
-from lightning_recipe.finding import Section
+from lightning_recipe.finding import Section, listed
 from lightning_recipe.record.step import Need
 
 if TYPE_CHECKING:
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from lightning_recipe.record.step import Step
     from lightning_recipe.run import Run
 
-NAMED = 4
-"""Parameters and modules named in a message."""
 FEW = 0.1
 """Share of what gets a gradient up to which parameters without optimiser were forgotten rather than frozen: heads,
 tokens, positions and weights of losses are less in the usual architectures, frozen backbones are more."""
@@ -99,7 +97,7 @@ class GradientFlowCheck(Check):
         lists = {name: found for name, found in lists.items() if found[1]}
         if lists and self._stay({name: p for name, (p, _) in lists.items()}):
             yield self.warning(
-                f"{_named(lists)} get a gradient, and are parameters of no module and no optimiser",
+                f"{listed(lists)} get a gradient, and are parameters of no module and no optimiser",
                 code="not_in_optimiser",
                 subject=", ".join(lists),
                 fix="nn.ModuleList, nn.ModuleDict or nn.ParameterList in place of the plain container",
@@ -115,7 +113,7 @@ class GradientFlowCheck(Check):
             for name, p in known.items()
         )
         yield (self.warning if forgotten else self.advice)(
-            f"{_named(known)} get a gradient, and no optimiser holds them: {size} parameters that stay as they are",
+            f"{listed(known)} get a gradient, and no optimiser holds them: {size} parameters that stay as they are",
             code="not_in_optimiser",
             subject=", ".join(known),
             fix="give them to the optimiser in configure_optimizers, after the last module was replaced; "
@@ -135,7 +133,7 @@ class GradientFlowCheck(Check):
         place = f"{where} cuts the graph behind them" if where else "they are called without gradients"
         drawn = all(is_as_drawn(p) for p in own.values())
         yield (self.warning if drawn else self.advice)(
-            f"no gradient reaches {_named(names)}, although others are trained on what they put out: {place}",
+            f"no gradient reaches {listed(names)}, although others are trained on what they put out: {place}",
             code="no_gradient",
             subject=", ".join(names),
             fix="take away the detach, no_grad, argmax or data between them and the loss; "
@@ -171,9 +169,3 @@ class GradientFlowCheck(Check):
 
 def _has_gradient(parameter: Tensor) -> bool:
     return parameter.grad is not None and bool(parameter.grad.detach().abs().sum() > 0)
-
-
-def _named(names: object) -> str:
-    listed = list(names)  # type: ignore[call-overload]
-    more = f" and {len(listed) - NAMED} more" if len(listed) > NAMED else ""
-    return ", ".join(listed[:NAMED]) + more

@@ -16,6 +16,7 @@ from lightning_recipe.figures.canvas import pixels
 from lightning_recipe.figures.schedules import rates_over_steps
 from lightning_recipe.finding import Section
 from lightning_recipe.record.step import Need
+from lightning_recipe.show import loggers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -121,7 +122,7 @@ class LRScheduleCheck(Check):
                     yield self.skipped(f"{name}: {reason}", subject=name)
                 else:
                     yield self._say(name, judge(plan_of(run, schedule, own)))
-        if drawn:
+        if drawn and loggers.is_written(run.trainer):
             self.draw(run, "rate", pixels(rates_over_steps(drawn, run.horizon)))
 
     def _unscheduled(self, run: Run) -> Finding:

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 from lightning_recipe.callback import Check
 from lightning_recipe.callbacks import _modes as modes
-from lightning_recipe.finding import Section
+from lightning_recipe.finding import Section, listed
 from lightning_recipe.record.step import Need
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     from lightning.pytorch import LightningModule, Trainer
     from torch import Tensor, nn
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from lightning_recipe.record.step import Step
     from lightning_recipe.run import Run
 
-NAMED = 4
-"""Modules named in a message."""
 IN_A_ROW = 2
 """Looks at which a network has to be in eval mode before anybody is told."""
 
@@ -92,7 +90,7 @@ class ModeCheck(Check):
         for name, felt in found.items():
             if self._in_eval[name] >= IN_A_ROW:
                 yield self.warning(
-                    f"{name or 'the LightningModule'} is in eval mode in training: {_listed(felt)} "
+                    f"{name or 'the LightningModule'} is in eval mode in training: {listed(felt)} "
                     f"{'do' if len(felt) > 1 else 'does'} not what training needs",
                     code="eval_in_training",
                     subject=name,
@@ -106,7 +104,7 @@ class ModeCheck(Check):
         self._seen = self._seen or any(modes.matters(event.module) for event in step.events)
         if active := modes.train_in_validation(step, run.module):
             yield self.warning(
-                f"validation runs in training mode: {_listed(active)} called in it",
+                f"validation runs in training mode: {listed(active)} called in it",
                 code="train_in_validation",
                 fix="let Lightning set the mode: no train() in validation hooks or steps, or eval() after it",
                 modules=len(active),
@@ -122,7 +120,7 @@ class ModeCheck(Check):
             named = [event.name or f"one called in {event.where}" for event in without]
             yield self.failed(
                 f"the statistics of {len(without)} BatchNorms are still the initial ones after {run.step} steps, while "
-                f"their weights change: {_listed(list(dict.fromkeys(named)))}; validation uses them in eval mode",
+                f"their weights change: {listed(dict.fromkeys(named))}; validation uses them in eval mode",
                 code="statistics_never_updated",
                 fix="copy the buffers to an averaged model, too, not only its parameters; or train in training mode",
                 modules=len(without),
@@ -136,7 +134,3 @@ class ModeCheck(Check):
                 yield self.skipped("no call of a dropout or a BatchNorm was seen")
             else:
                 yield self.passed("no module was called in a wrong mode")
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")

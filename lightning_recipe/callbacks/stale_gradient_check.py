@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from lightning_recipe.callback import Check
 from lightning_recipe.callbacks._leftovers import Leftovers
-from lightning_recipe.finding import Section
+from lightning_recipe.finding import Section, listed
 from lightning_recipe.record.modules import parameters_of
 from lightning_recipe.record.step import Need
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from lightning_recipe.finding import Finding
     from lightning_recipe.record.step import Step
@@ -23,8 +23,6 @@ ENOUGH = 4
 """Steps of a parameter that are followed; of those with a closure the first shows nothing."""
 LONGEST = 16
 """Batches looked at, at most, until each parameter has taken enough steps: accumulation by hand takes several."""
-NAMED = 4
-"""Parameters named in a message."""
 
 
 class StaleGradientCheck(Check):
@@ -79,7 +77,7 @@ class StaleGradientCheck(Check):
         self._leftovers = Leftovers()
         if run.module.automatic_optimization:
             hooks = ["on_before_backward", *["optimizer_zero_grad"] * (run.trainer.accumulate_grad_batches > 1)]
-            if hook := next((hook for hook in hooks if _is_own(getattr(run.module, hook))), None):
+            if hook := next((hook for hook in hooks if run.overrides(hook)), None):
                 self.done = True
                 yield self.skipped(f"{hook} is the module's own: what it clears between two looks is not known")
 
@@ -99,7 +97,7 @@ class StaleGradientCheck(Check):
         if stale:
             automatic = run.module.automatic_optimization
             yield self.failed(
-                f"gradients are not cleared: {_listed(stale)} had those of the step before when the "
+                f"gradients are not cleared: {listed(stale)} had those of the step before when the "
                 f"next backward began, at {IN_A_ROW} steps in a row",
                 code="missing_zero_grad",
                 fix="clear the gradients in optimizer_zero_grad, or leave it to Lightning"
@@ -110,7 +108,7 @@ class StaleGradientCheck(Check):
         if emptied:
             yield self.failed(
                 f"gradients are cleared before they are used: all {leftovers.steps[emptied[0]]} steps of the optimiser "
-                f"of {_listed(emptied)} found none",
+                f"of {listed(emptied)} found none",
                 code="cleared_before_step",
                 fix="call zero_grad() before backward or after the step, not between the two",
                 parameters=len(emptied),
@@ -129,12 +127,3 @@ class StaleGradientCheck(Check):
             yield self.passed(f"no gradient was used by two steps, of {steps} steps in a row")
         else:
             yield self.skipped(f"{steps or 'no'} step of an optimiser was seen: at least two are needed")
-
-
-def _is_own(hook: Callable[..., Any]) -> bool:
-    """Whether a method is not Lightning's, of either of its packages."""
-    return not hook.__module__.startswith(("lightning.pytorch.", "pytorch_lightning."))
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")

@@ -79,11 +79,6 @@ def is_written(trainer: Trainer) -> bool:
     return trainer.is_global_zero and bool(of(trainer))
 
 
-def batches_that_stepped(trainer: Trainer) -> int:
-    """The x axis of Lightning's own loggers and monitors; ``global_step`` counts every optimiser's steps."""
-    return int(trainer.fit_loop.epoch_loop._batches_that_stepped)  # noqa: SLF001 - Lightning's monitors read it too
-
-
 def how_to_look(trainer: Trainer) -> list[str]:
     """What to type to look at the run, and the pages to open then; nothing if no TensorBoard logger writes it.
 
