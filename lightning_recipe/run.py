@@ -147,12 +147,13 @@ class Run:
             []
 
         """
-        with isolate_rng(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            optimizers = range(len(self.trainer.optimizers))
-            return [self._simulated(i, interval, reach, by_hand=by_hand) for i in optimizers]
+        optimizers = range(len(self.trainer.optimizers))
+        return [self.schedule_of(i, interval, reach, by_hand=by_hand) for i in optimizers]
 
-    def _simulated(self, index: int, interval: str | None, reach: float, *, by_hand: bool) -> Schedule:
+    def schedule_of(
+        self, index: int, interval: str | None = None, reach: float = 1.0, *, by_hand: bool = False
+    ) -> Schedule:
+        """The same of one optimiser."""
         optimizer = self.trainer.optimizers[index]
         configs = [c for c in self.trainer.lr_scheduler_configs if getattr(c.scheduler, "optimizer", None) is optimizer]
         schedule = Schedule(index, configs, steps=[self.batches_that_stepped], rates=[self.rates[index]])
@@ -171,7 +172,9 @@ class Run:
         if interval is not None:
             steps = [self._stepped_at(interval, 1, reach) for _ in configs]
         try:
-            foresee(schedule, copies, steps)
+            with isolate_rng(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                foresee(schedule, copies, steps)
         except Exception:  # noqa: BLE001 - something that can't be copied
             schedule.known = False
         return schedule

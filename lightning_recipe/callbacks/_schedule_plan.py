@@ -34,10 +34,10 @@ def plan_of(run: Run, schedule: Schedule, own: list[Followed]) -> Plan:
     if len(own) == 1:
         length, restarts = length_of(own[0].scheduler)
     if len(own) == 1 and not run.resumed:
-        stepped = run.schedules("step" if by == "epoch" else "epoch")[index]
+        stepped = run.schedule_of(index, "step" if by == "epoch" else "epoch")
         other = _path(run, stepped) if stepped.complete and stepped.fails > run.horizon else None
         if (np.diff(path.within) >= 0).all():
-            farther = _path(run, run.schedules(reach=4)[index])
+            farther = _path(run, run.schedule_of(index, reach=4))
     return Plan(
         path,
         other,

@@ -65,7 +65,8 @@ class LRScheduleCheck(Check):
         - A rate that is meant to be tiny for a quarter of the run or more, as to average weights at the end.
 
     Cost:
-        Before the run at most some 10,000 steps of a scheduler on a copy, a quarter of a second; then counters only.
+        Before the run each schedule is simulated at most three times, for 10,000 steps at most on a copy, each a
+        quarter of a second; then counters only.
 
     Pictures:
         - `rate`: The learning rate over the steps of the run, whose planned end is marked by a line.
