@@ -152,25 +152,38 @@ def undisturbed(pl_module: LightningModule, *others: nn.Module) -> Iterator[None
 
     """
     modules = list({id(m): m for root in (pl_module, *others) for m in root.modules()}.values())
+    with isolated(), torch.no_grad(), eager(pl_module), put_back(*modules):
+        for module in modules:
+            module.training = False  # not eval(), which users override
+        mute(pl_module)
+        yield
+
+
+@contextmanager
+def put_back(*modules: nn.Module) -> Iterator[None]:
+    """Afterwards modes, buffers and attributes of `modules` are as before; what is inside of them is not looked at.
+
+    Example:
+        >>> norm = nn.BatchNorm1d(2)
+        >>> with put_back(norm):
+        ...     _ = norm(torch.ones(3, 2))
+        >>> norm.num_batches_tracked.item()
+        0
+
+    """
     modes = [(module, module.training) for module in modules]
     attributes = [_remembered(module) for module in modules]
     values = {id(t): (t, cloned(t)) for module in modules for t in _state(module)}
-    with ExitStack() as stack:
-        stack.enter_context(isolated())
-        stack.enter_context(torch.no_grad())
-        stack.enter_context(eager(pl_module))
-        try:
-            for module in modules:
-                module.training = False  # not eval(), which users override
-            mute(pl_module)
-            yield
-        finally:
-            for containers in attributes:
-                for container, content in containers:
-                    _put_back(container, content)
-            for module, mode in modes:
-                if module.training != mode:
-                    module.training = mode
+    try:
+        yield
+    finally:
+        for containers in attributes:
+            for container, content in containers:
+                _put_back(container, content)
+        for module, mode in modes:
+            if module.training != mode:
+                module.training = mode
+        with torch.no_grad():
             for tensor, before in values.values():
                 if not torch.equal(tensor, before):
                     tensor.copy_(before)

@@ -1,0 +1,226 @@
+"""A step run again on a copy, as often as a check likes: from the same state, and in the same random streams.
+
+For questions that one look can't answer: what the loss is if a module answers otherwise, if the batch is another one,
+or if other random numbers are drawn. Only the step itself is run, on a trainer that writes and says nothing; weights
+stay, since backward is held back and optimisers do nothing.
+"""
+
+from __future__ import annotations
+
+import copy
+import random
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
+from torch import Tensor
+
+from lightning_recipe.finding import in_short
+from lightning_recipe.record.copies import snapshot
+from lightning_recipe.record.observers import Observers
+from lightning_recipe.record.step import Need, Step
+from lightning_recipe.trial.calming import with_local_statistics
+from lightning_recipe.trial.copies import copied_with
+from lightning_recipe.trial.inner_trainer import adopt, inner_trainer, quiet
+from lightning_recipe.trial.isolation import eager, isolated, obstacle, untouched
+from lightning_recipe.trial.replay import put_back
+from lightning_recipe.trial.rng import untouched_generators
+
+if TYPE_CHECKING:
+    from lightning.pytorch import LightningModule, Trainer
+    from torch.optim import Optimizer
+
+    from lightning_recipe.run import Run
+
+NOTHING = Need(0)
+Answer = Tensor | Callable[[Any], Any]
+"""What a module puts out instead: a tensor, or what is made of its own output."""
+
+
+class CannotRehearseError(Exception):
+    """The step can't be run again on a copy; the message says why.
+
+    Example:
+        >>> raise CannotRehearseError("the module can't be copied")
+        Traceback (most recent call last):
+        lightning_recipe.trial.rehearsal.CannotRehearseError: the module can't be copied
+
+    """
+
+
+class Rehearsal:
+    """The copy; see :func:`rehearsal`.
+
+    Attributes:
+        module: The copy, in the mode that the module was in; a check may change it, see ``trial/calming.py``.
+
+    """
+
+    def __init__(self, module: LightningModule, trainer: Trainer, *, several_loaders: bool = False) -> None:
+        self.module = module
+        self._trainer, self._several_loaders = trainer, several_loaders
+
+    def step(
+        self,
+        batch: Any,
+        *,
+        needs: Need = NOTHING,
+        answers: Mapping[str, Answer] | None = None,
+        method: str = "training_step",
+        seed: int = 0,
+    ) -> Step:
+        """Run the step. State that it changes, such as running statistics, is put back afterwards.
+
+        Args:
+            batch: As the step receives it; it is given a copy.
+            needs: What is to be known, besides the loss.
+            answers: By the names of modules, what they put out instead of what they compute, at each call.
+            method: Such as ``"validation_step"``.
+            seed: Of all random streams. The same seed draws the same numbers.
+
+        Returns:
+            What was recorded, and the loss with its graph: what the step returned, else the first that backward was
+            called on; None if there is none.
+
+        Raises:
+            CannotRehearseError: If the step raises.
+
+        """
+        module, observers = self.module, Observers(self.module, needs)
+        held_back: list[Tensor] = []
+        with ExitStack() as stack:
+            stack.enter_context(put_back(*module.modules()))
+            _renew_buffers(module)
+            stack.enter_context(self._trainer.precision_plugin.forward_context())
+            stack.enter_context(eager(module))
+            stack.enter_context(_without_backward(module, held_back))
+            for name, answer in (answers or {}).items():
+                handle = module.get_submodule(name).register_forward_hook(_answering(answer))
+                stack.callback(handle.remove)
+            step = getattr(module, method)
+            args = [snapshot(batch), *[0] * is_param_in_hook_signature(step, "batch_idx", min_args=2)]
+            args += [0] * (method != "training_step" and self._several_loaders)  # the loader's index
+            random.seed(seed)
+            np.random.seed(seed)  # noqa: NPY002 - the stream that steps draw from
+            torch.manual_seed(seed)
+            try:
+                with torch.set_grad_enabled(mode=True), observers if needs else ExitStack():
+                    output = step(*args)
+            except Exception as error:
+                msg = f"{method} raises when it is run again on a copy: {in_short(error)}"
+                raise CannotRehearseError(msg) from error
+        returned = output.get("loss") if isinstance(output, Mapping) else output
+        loss = held_back[0] if held_back else returned
+        seen = observers.conclude(batch, output, training=method == "training_step") if needs else Step(batch)
+        observers.measure(seen)
+        return replace(seen, loss=loss if isinstance(loss, Tensor) else None)
+
+
+@contextmanager
+def rehearsal(run: Run) -> Iterator[Rehearsal]:
+    """Copy the module, and run its steps on the copy. The module, its trainer and random streams are as before.
+
+    Raises:
+        CannotRehearseError: If the module can't be copied or run alone.
+
+    Example:
+        >>> import contextlib, io
+        >>> from lightning.pytorch import Trainer
+        >>> from lightning.pytorch.demos.boring_classes import BoringModel
+        >>> from lightning_recipe import Check, Section
+        >>> class Zeros(Check):
+        ...     section, why = Section.SKELETON, "an example"
+        ...     def first_step(self, run, step):
+        ...         with rehearsal(run) as again:
+        ...             zeros = again.step(step.batch, answers={"layer": torch.zeros_like})
+        ...         yield self.passed("the loss of zeros", loss=zeros.loss)
+        >>> check = Zeros()
+        >>> with contextlib.redirect_stdout(io.StringIO()):
+        ...     Trainer(barebones=True, max_steps=1, callbacks=[check]).fit(BoringModel())
+        >>> check.findings[0].evidence
+        {'loss': 1.0}
+
+    """
+    trainer, pl_module = run.trainer, run.module
+    if reason := obstacle(trainer):
+        raise CannotRehearseError(reason)
+    with ExitStack() as stack:
+        for guard in (isolated(), untouched_generators(), untouched(pl_module), quiet()):
+            stack.enter_context(guard)
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
+        configs = trainer.lr_scheduler_configs
+        try:
+            module, optimizers, schedulers = copied_with(pl_module, trainer.optimizers, [c.scheduler for c in configs])
+        except Exception as error:
+            msg = f"the module can't be copied: {in_short(error)}"
+            raise CannotRehearseError(msg) from error
+        inner = inner_trainer(trainer, folder)
+        adopt(with_local_statistics(module), optimizers)
+        _takes_over(inner, trainer, module, optimizers)
+        inner.strategy.lr_scheduler_configs = [
+            replace(config, scheduler=scheduler) for config, scheduler in zip(configs, schedulers, strict=True)
+        ]
+        try:
+            yield Rehearsal(module, inner, several_loaders=len(trainer.num_val_batches) > 1)
+        finally:
+            inner.datamodule = None  # type: ignore[attr-defined]
+
+
+def _takes_over(inner: Trainer, outer: Trainer, module: LightningModule, optimizers: list[Optimizer]) -> None:
+    """Have the inner trainer stand where the outer one does, as far as a step can see."""
+    inner.strategy.connect(module)
+    module.trainer = inner
+    inner.datamodule = outer.datamodule  # type: ignore[attr-defined]
+    inner.state.fn, inner.state.stage = outer.state.fn, outer.state.stage
+    ours, theirs = inner.fit_loop, outer.fit_loop
+    ours.epoch_progress = copy.deepcopy(theirs.epoch_progress)
+    ours.max_batches, ours._combined_loader = theirs.max_batches, theirs._combined_loader  # noqa: SLF001
+    ours.epoch_loop.batch_progress = copy.deepcopy(theirs.epoch_loop.batch_progress)
+    ours.epoch_loop._batches_that_stepped = theirs.epoch_loop._batches_that_stepped  # noqa: SLF001
+    for loop in ("automatic_optimization", "manual_optimization"):
+        name = "optim_progress" if loop.startswith("auto") else "optim_step_progress"
+        progress = copy.deepcopy(getattr(getattr(theirs.epoch_loop, loop), name))
+        setattr(getattr(ours.epoch_loop, loop), name, progress)
+    inner.strategy.optimizers = optimizers
+    for optimizer in (*inner.strategy._lightning_optimizers, *optimizers):  # noqa: SLF001
+        vars(optimizer).update(step=_at_rest, zero_grad=_at_rest)
+
+
+def _at_rest(closure: Callable[[], Any] | None = None, **_: Any) -> Any:
+    """In the place of an optimiser's methods."""
+    return closure() if callable(closure) else None
+
+
+@contextmanager
+def _without_backward(module: LightningModule, held_back: list[Tensor]) -> Iterator[None]:
+    """Note what backward is called on, in place of going back: the graph stays, and no gradient arises."""
+    original = torch.autograd.backward
+
+    def noted(tensors: Any, *_: Any, **__: Any) -> None:
+        held_back.extend([tensors] if isinstance(tensors, Tensor) else list(tensors))
+
+    torch.autograd.backward = noted
+    module.__dict__["manual_backward"] = lambda loss, *_, **__: loss.backward()
+    try:
+        yield
+    finally:
+        torch.autograd.backward = original
+        del module.__dict__["manual_backward"]
+
+
+def _renew_buffers(module: LightningModule) -> None:
+    """Have the step write to clones of the buffers, so that the graph of an earlier step stays intact."""
+    clones: dict[int, Tensor] = {}
+    for part in module.modules():
+        for name, buffer in part._buffers.items():  # noqa: SLF001 - assignment would look at names and devices
+            if buffer is not None:
+                part._buffers[name] = clones.setdefault(id(buffer), buffer.clone())  # noqa: SLF001
+
+
+def _answering(answer: Answer) -> Callable[..., Any]:
+    return lambda _, __, output: answer if isinstance(answer, Tensor) else answer(output)
