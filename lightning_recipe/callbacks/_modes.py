@@ -5,21 +5,28 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from torch import nn
+
     from lightning_recipe.record.events import Event
     from lightning_recipe.record.step import Step
+
+COMPARISONS = {"gt", "ge", "lt", "le"}
+CONVERSIONS = {"float", "half", "bfloat16", "to", "type", "type_as", "div", "truediv", "mul", "invert", "logical_not"}
+PRODUCTS = {"mul", "mul_", "masked_fill"}
+"""What a dropout written by hand consists of, between the draw and the product."""
 
 
 def matters(module: nn.Module | None) -> bool:
     """Whether the mode makes a difference to what a module does: dropout, and a BatchNorm with running statistics.
 
     Example:
+        >>> from torch import nn
         >>> [matters(m) for m in (nn.Dropout(0.1), nn.Dropout(0.0), nn.BatchNorm1d(2), nn.LayerNorm(2))]
         [True, False, True, False]
 
@@ -27,20 +34,6 @@ def matters(module: nn.Module | None) -> bool:
     if isinstance(module, _DropoutNd):
         return module.p > 0
     return isinstance(module, _BatchNorm) and module.running_mean is not None and module.momentum != 0
-
-
-def is_untouched(norm: nn.Module) -> bool:
-    """Whether the running statistics of a BatchNorm are exactly those that it began with.
-
-    Example:
-        >>> norm = nn.BatchNorm1d(2)
-        >>> is_untouched(norm), is_untouched(nn.Dropout())
-        (True, False)
-
-    """
-    if not (isinstance(norm, _BatchNorm) and matters(norm)) or norm.running_mean is None or norm.running_var is None:
-        return False
-    return nn.parameter.is_lazy(norm.running_mean) or (not norm.running_mean.any() and not (norm.running_var - 1).any())
 
 
 def calls(step: Step, within: nn.Module) -> list[Event]:
@@ -65,11 +58,11 @@ def eval_in_training(step: Step, root: nn.Module, fresh: set[str], at_start: set
     found = {}
     for name, network in _in_eval("", root):
         called = calls(step, network)
-        layers = [e for e in called if not isinstance(e.module, _BatchNorm) and _has_parameters(e.module)]
+        layers = [e for e in called if not isinstance(e.module, _BatchNorm) and has_parameters(e.module)]
         if any(event.training for event in called) or not layers or not (name in at_start or network is root):
             continue
         felt = [e for e in called if matters(e.module) and (e.name in fresh or not isinstance(e.module, _BatchNorm))]
-        if names := [event.name for event in felt if _learns(step, root, event)]:
+        if names := [event.name for event in felt if learns(step, _learner(root, event.name))]:
             found[name] = list(dict.fromkeys(names))
     return found
 
@@ -83,17 +76,22 @@ def _in_eval(name: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             yield from _in_eval(f"{name}.{child_name}" if name else child_name, child)
 
 
-def _has_parameters(module: nn.Module | None) -> bool:
+def has_parameters(module: nn.Module | None) -> bool:
+    """Whether a module holds parameters, in itself or within."""
     return module is not None and next(module.parameters(), None) is not None
 
 
-def _learns(step: Step, root: nn.Module, event: Event) -> bool:
-    """Whether a gradient reached the module called, or if it has no parameters, the nearest around it that has."""
-    name = event.name
-    while name and not _has_parameters(root.get_submodule(name)):
-        name = name.rpartition(".")[0]
+def learns(step: Step, name: str) -> bool:
+    """Whether a gradient reached a parameter within the module of this name."""
     within = f"{name}." if name else ""
     return any(norm > 0 for parameter, norm in step.gradients.items() if parameter.startswith(within))
+
+
+def _learner(root: nn.Module, name: str) -> str:
+    """The module of this name, or if it has no parameters, the nearest around it that has."""
+    while name and not has_parameters(root.get_submodule(name)):
+        name = name.rpartition(".")[0]
+    return name
 
 
 def train_in_validation(step: Step, root: nn.Module) -> list[str]:
@@ -116,27 +114,34 @@ def train_in_validation(step: Step, root: nn.Module) -> list[str]:
 
 
 def dropping_functions(step: Step, root: nn.Module) -> list[str]:
-    """Places where a function drops what a network has computed, called once with all modules in eval mode."""
-    times = Counter(id(event.module) for event in step.events if _has_parameters(event.module))
+    """Places where a function drops what a network has computed, called once with all modules in eval mode.
+
+    Also where dropout is written by hand: noise of the shape of what was computed, or filled with a probability, is
+    compared with a constant, or drawn as zeros and ones, and multiplied with it.
+    """
+    times = Counter(id(event.module) for event in step.events if has_parameters(event.module))
     if any(module.training for module in root.modules()) or any(count > 1 for count in times.values()):
         return []
-    return list(dict.fromkeys(event.where for event in step.events if event.kind == "function" and event.training))
+    functions = [event for event in step.events if event.kind == "function"]
+    dropping = [event for event in functions if event.training or _by_hand(step, event)]
+    return list(dict.fromkeys(event.where for event in dropping))
 
 
-def without_statistics(step: Step, before: dict[nn.Module, Tensor]) -> list[Event]:
-    """Calls of BatchNorms in eval mode whose weights have changed since `before`, but never their statistics.
+def _by_hand(step: Step, product: Event) -> bool:
+    """Whether one factor is a mask, used for nothing else, that was drawn by a constant probability."""
+    for number in product.inputs if product.name in PRODUCTS else ():
+        drawn, compared = _drawn(step, number), False
+        while drawn is not None and drawn.name in CONVERSIONS | COMPARISONS and len(drawn.inputs) == 1:
+            compared = compared or drawn.name in COMPARISONS
+            drawn = _drawn(step, drawn.inputs[0])
+        if drawn is None:
+            continue
+        filled = drawn.name == "bernoulli" and (made := step.producer(drawn.inputs[0])) and made.name == "full_like"
+        if filled or drawn.name == "bernoulli_" or (compared and drawn.name == "rand_like"):
+            return len(product.inputs) > 1 or product.name == "masked_fill"
+    return False
 
-    Args:
-        step: A validation step.
-        before: The weights of those without statistics, as at the first look; new ones are entered.
 
-    """
-    found = []
-    for event in step.events:
-        norm = event.module
-        if isinstance(norm, _BatchNorm) and norm.affine and not event.training and is_untouched(norm):
-            weights = before.setdefault(norm, norm.weight.detach().clone())
-            folded = norm.weight.requires_grad and bool((weights != 1).any())  # statistics, into the weights
-            if not folded and not weights.equal(norm.weight.detach()):
-                found.append(event)
-    return found
+def _drawn(step: Step, number: int) -> Event | None:
+    """What a tensor comes from that is used once."""
+    return step.producer(number) if len(step.consumers(number)) == 1 else None

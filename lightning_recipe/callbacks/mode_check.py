@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from lightning_recipe.callback import Check
 from lightning_recipe.callbacks import _modes as modes
+from lightning_recipe.callbacks._statistics import Statistics, is_untouched, of_last_batch
 from lightning_recipe.finding import Section, listed
 from lightning_recipe.record.step import Need
 
@@ -14,14 +15,16 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from lightning.pytorch import LightningModule, Trainer
-    from torch import Tensor, nn
 
     from lightning_recipe.finding import Finding
+    from lightning_recipe.record.events import Event
     from lightning_recipe.record.step import Step
     from lightning_recipe.run import Run
 
 IN_A_ROW = 2
 """Looks at which a network has to be in eval mode before anybody is told."""
+SETTLED = 8
+"""Steps before the statistics of BatchNorms are judged in training."""
 
 
 class ModeCheck(Check):
@@ -32,8 +35,10 @@ class ModeCheck(Check):
       row; of BatchNorms only those count that had no statistics when training began.
     - Validation in training mode: `warning`, if dropout is active or BatchNorm learns from the validation data.
     - Dropout as a function that is told nothing of the mode, and so drops in validation, too: `warning`.
-    - A BatchNorm is used in eval mode that never was given statistics, while its weights change: `failed`. Seen in
-      copies that the LightningModule doesn't list, too.
+    - A BatchNorm is used in eval mode that never was given statistics, while its weights change: `failed`; `warning`,
+      if they are older ones and the weights are an average. Seen in copies that the LightningModule doesn't list, too.
+    - BatchNorms take statistics with a momentum of 0.9 or more, which leaves those of the last batch: `warning`.
+    - Running means move by 0.1 standard deviations in a frozen network that had statistics: `advice`.
 
     Args:
         strict: Stop the run when something failed.
@@ -74,12 +79,13 @@ class ModeCheck(Check):
         self._at_start = {name for name, module in pl_module.named_modules() if module.training}
         self._fresh: set[str] = set()
         self._in_eval: Counter[str] = Counter()
-        self._weights: dict[nn.Module, Tensor] = {}
+        self._statistics = Statistics()
         self._seen = False
 
     def before_training(self, run: Run) -> Iterator[Finding]:
-        """See which BatchNorms have no statistics yet."""
-        self._fresh = {name for name, module in run.module.named_modules() if modes.is_untouched(module)}
+        """See which BatchNorms have no statistics yet, and what is optimised."""
+        self._fresh = {name for name, module in run.module.named_modules() if is_untouched(module)}
+        self._statistics.begin(run.module, run.trainer.optimizers)
         yield from ()
 
     def sampled_step(self, run: Run, step: Step) -> Iterator[Finding]:
@@ -98,6 +104,31 @@ class ModeCheck(Check):
                     "when a model is loaded; Lightning doesn't when a fit begins",
                     modules=len(felt),
                 )
+        self._statistics.note(step)
+        if run.step >= SETTLED:
+            yield from self._left_behind(run, step)
+            yield from self._taken_in_training(run, step)
+
+    def _taken_in_training(self, run: Run, step: Step) -> Iterator[Finding]:
+        for name, drift in self._statistics.adrift(step, run.module, self._fresh).items():
+            yield self.advice(
+                f"the running means of {name} have moved by {drift:.2g} standard deviations, while the network around "
+                "it is frozen",
+                code="frozen_drifts",
+                subject=name,
+                fix="put a frozen network into eval mode, in on_train_epoch_start; Lightning puts all into training",
+                drift=drift,
+            )
+        if run.batches_per_epoch > 1 and (hasty := of_last_batch(step)):
+            momentum = max(hasty.values())
+            yield self.warning(
+                f"the running statistics of {listed(hasty)} are those of the last batch: momentum {momentum:.3g}",
+                code="momentum_too_high",
+                fix=f"momentum={1 - momentum:.2g}: torch's is the share of the new batch, not of what is kept"
+                if momentum < 1
+                else "momentum=0.1, the default",
+                momentum=momentum,
+            )
 
     def validation(self, run: Run, step: Step) -> Iterator[Finding]:
         """Judge the modes in validation, and the statistics of BatchNorms."""
@@ -116,21 +147,40 @@ class ModeCheck(Check):
                 subject=where,
                 fix="dropout(..., training=self.training), or nn.Dropout as a module",
             )
-        if not self._in_eval and (without := modes.without_statistics(step, self._weights)):
-            named = [event.name or f"one called in {event.where}" for event in without]
+        self._statistics.note(step)
+        yield from self._left_behind(run, step)
+
+    def _left_behind(self, run: Run, step: Step) -> Iterator[Finding]:
+        if self._in_eval:
+            return
+        fix = "copy the buffers to an averaged model, too, not only its parameters; or train in training mode"
+        never, old = self._statistics.left_behind(step)
+        if never:
             yield self.failed(
-                f"the statistics of {len(without)} BatchNorms are still the initial ones after {run.step} steps, while "
-                f"their weights change: {listed(dict.fromkeys(named))}; validation uses them in eval mode",
+                f"the statistics of {len(never)} BatchNorms are still the initial ones after {run.step} steps, while "
+                f"their weights change: {_named(never)}; they are used in eval mode",
                 code="statistics_never_updated",
-                fix="copy the buffers to an averaged model, too, not only its parameters; or train in training mode",
-                modules=len(without),
+                fix=fix,
+                modules=len(never),
+            )
+        elif old:
+            yield self.warning(
+                f"the statistics of {len(old)} BatchNorms in eval mode stay as they were, while their weights follow "
+                f"others: {_named(old)}",
+                code="statistics_never_updated",
+                fix=fix,
+                modules=len(old),
             )
 
     def end(self, run: Run) -> Iterator[Finding]:
         """There is no silence."""
-        self._weights = {}
+        self._statistics = Statistics()
         if not self.findings:
             if not self._seen and any(modes.matters(module) for module in run.module.modules()):
                 yield self.skipped("no call of a dropout or a BatchNorm was seen")
             else:
                 yield self.passed("no module was called in a wrong mode")
+
+
+def _named(events: list[Event]) -> str:
+    return listed(dict.fromkeys(event.name or f"one called in {event.where}" for event in events))

@@ -119,6 +119,8 @@ class Wiring:
                 return None
             known = self._from_modules(found)
             if self._within is not None:  # a leaf may use what it was not given, such as one of its attributes
+                if _drops(kwargs):
+                    self._note("function", _name(function), [], None, where=line(), training=True)
                 self._within += [(t, _version(t)) for t in known if not any(t is given for given, _ in self._within)]
                 return None
             name = _name(function)
@@ -136,9 +138,8 @@ class Wiring:
             name = _name(function)
             reads = name in _READERS or function.__name__ == "__get__"
             if not reads or _found((output,)):
-                drops = bool(kwargs and (kwargs.get("dropout_p") or (kwargs.get("training") and kwargs.get("p"))))
                 kind: Kind = "loss" if function in LOSSES else "function"
-                self._note(kind, name, given, output, where=line(), training=drops)
+                self._note(kind, name, given, output, where=line(), training=_drops(kwargs))
 
     def _from_modules(self, found: list[Tensor]) -> list[Tensor]:
         return [tensor for tensor in found if id(weakref.ref(tensor)) in self._made]
@@ -245,6 +246,11 @@ def _unwrapped(tensor: Tensor) -> Tensor:
     while _functorch.is_functorch_wrapped_tensor(tensor):
         tensor = _functorch.get_unwrapped(tensor)
     return tensor
+
+
+def _drops(kwargs: dict[str, Any] | None) -> bool:
+    """Whether a function is told to drop something."""
+    return bool(kwargs and (kwargs.get("dropout_p") or (kwargs.get("training") and kwargs.get("p"))))
 
 
 def _name(function: Callable[..., Any]) -> str:
