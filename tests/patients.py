@@ -426,6 +426,54 @@ class AveragedWithoutBuffers(Patient):
         self.log("val_loss", self.loss(self.average[0](batch[0]), batch[1]))
 
 
+class HastyStatistics(Patient):
+    """A momentum of 0.99, as Keras has it, where torch means the share of the new batch."""
+
+    code = "ModeCheck/momentum_too_high"
+
+    def __init__(self):
+        super().__init__()
+        self.net[1].momentum = 0.99
+
+
+class FrozenButTraining(Patient):
+    """A pretrained network is frozen; its BatchNorm goes on to take statistics, of other data."""
+
+    code = "ModeCheck/frozen_drifts"
+    steps: ClassVar = {"max_epochs": 3}
+
+    def __init__(self):
+        super().__init__()
+        self.backbone = nn.Sequential(nn.Linear(FEATURES, FEATURES), nn.BatchNorm1d(FEATURES), nn.ReLU())
+        self.backbone(3 * torch.randn(256, FEATURES) + 2)
+        self.backbone.requires_grad_(requires_grad=False)
+
+    def forward(self, x):
+        return self.net(self.backbone(x))
+
+
+class MostlyDropped(Patient):
+    """Dropout is given the share that is to be kept."""
+
+    code = "ModeCheck/dropout_too_strong"
+    steps: ClassVar = {"max_epochs": 20}
+
+    def __init__(self):
+        super().__init__()
+        self.net[3] = nn.Dropout(0.95)
+
+
+class StatisticsOfOthers(Patient):
+    """Every other batch is of other units, so that running statistics fit none."""
+
+    code = "ModeCheck/statistics_do_not_fit"
+    steps: ClassVar = {"max_epochs": 20}
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        return super().training_step((50 * x if batch_idx % 2 else x, y), batch_idx)
+
+
 # -- gradients
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         running_mean: Tensor
         running_var: Tensor
 
+
 LAST_BATCH_ONLY = 0.9
 """Momentum from which on the last batch is nine tenths of a running statistic; in Keras and JAX this is the share that
 is kept, and 0.99 the usual value."""

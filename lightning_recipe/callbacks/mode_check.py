@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from typing import TYPE_CHECKING
 
 from lightning_recipe.callback import Check
+from lightning_recipe.callbacks import _gap as gaps
 from lightning_recipe.callbacks import _modes as modes
 from lightning_recipe.callbacks._statistics import Statistics, is_untouched, of_last_batch
 from lightning_recipe.finding import Section, listed
@@ -38,6 +40,8 @@ class ModeCheck(Check):
     - A BatchNorm is used in eval mode that never was given statistics, while its weights change: `failed`; `warning`,
       if they are older ones and the weights are an average. Seen in copies that the LightningModule doesn't list, too.
     - BatchNorms take statistics with a momentum of 0.9 or more, which leaves those of the last batch: `warning`.
+    - With dropout of more than 0.75 a network loses 15 % of what it has learnt, or by running statistics 50 %, at two
+      late looks, on the same batch: `warning`. Tried on a copy.
     - Running means move by 0.1 standard deviations in a frozen network that had statistics: `advice`.
 
     Args:
@@ -53,7 +57,8 @@ class ModeCheck(Check):
           to adapt them; a generator in training mode beside a discriminator in eval mode.
 
     Cost:
-        The order of calls at each look, less than a second step takes.
+        The order of calls at each look, less than a second step takes; twice in a run five steps on a copy, where
+        there is BatchNorm or strong dropout.
 
     Example:
         >>> import contextlib, io
@@ -80,6 +85,8 @@ class ModeCheck(Check):
         self._fresh: set[str] = set()
         self._in_eval: Counter[str] = Counter()
         self._statistics = Statistics()
+        self._first_loss = math.nan
+        self._lost: list[tuple[float, float]] = []
         self._seen = False
 
     def before_training(self, run: Run) -> Iterator[Finding]:
@@ -108,6 +115,36 @@ class ModeCheck(Check):
         if run.step >= SETTLED:
             yield from self._left_behind(run, step)
             yield from self._taken_in_training(run, step)
+        if run.step == 1 and step.loss is not None:
+            self._first_loss = float(step.loss.mean())
+        elif gaps.due(run, len(self._lost)) and run.module.training:
+            yield from self._compare(run, step)
+
+    def _compare(self, run: Run, step: Step) -> Iterator[Finding]:
+        """Try what dropout and running statistics do to the loss of a batch, twice in a run."""
+        dropouts, norms = gaps.strong_dropouts(step), gaps.norms_called_once(step)
+        gap = gaps.gap(run, step.batch) if (dropouts or norms) and not self._in_eval else None
+        self._lost.append((0.0, 0.0) if gap is None else gap.lost(self._first_loss))
+        by_dropout, by_statistics = map(min, zip(*self._lost, strict=True))
+        if gap is None or len(self._lost) < len(gaps.LATE):
+            return
+        if dropouts and by_dropout > gaps.DROPPED:
+            yield self.warning(
+                f"dropout takes away {by_dropout:.0%} of what was learnt: the loss is {gap.dropping:.4g} with it, and "
+                f"{gap.calm:.4g} without, on the same batch",
+                code="dropout_too_strong",
+                subject=", ".join(dropouts),
+                fix="a smaller p: it is the share that is dropped, not the one that is kept",
+                lost=by_dropout,
+            )
+        if norms and by_statistics > gaps.MISTAKEN:
+            yield self.warning(
+                f"running statistics take away {by_statistics:.0%} of what was learnt: in eval mode the loss is "
+                f"{gap.running:.4g}, by the statistics of the batch {gap.calm:.4g}, on the same batch",
+                code="statistics_do_not_fit",
+                fix="shuffle, so that batches are alike; larger batches, or momentum=0.1; or GroupNorm",
+                lost=by_statistics,
+            )
 
     def _taken_in_training(self, run: Run, step: Step) -> Iterator[Finding]:
         for name, drift in self._statistics.adrift(step, run.module, self._fresh).items():

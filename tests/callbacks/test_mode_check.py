@@ -8,12 +8,17 @@ from patients import (
     FEATURES,
     AlwaysDropping,
     AveragedWithoutBuffers,
+    FrozenButTraining,
+    HastyStatistics,
     Healthy,
+    MostlyDropped,
+    StatisticsOfOthers,
     StaysInEval,
     TrainsInValidation,
 )
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.data import DataLoader
 
 from lightning_recipe import ModeCheck, Status
 
@@ -249,13 +254,96 @@ class Reparametrised(Healthy):
         return self.net[4](mean + 0.1 * torch.randn_like(mean))
 
 
+class AffineFrozen(Healthy):
+    """The layers around it learn, so that its statistics have to follow."""
+
+    def __init__(self):
+        super().__init__()
+        self.net(3 * torch.randn(64, FEATURES))
+        self.net[1].requires_grad_(requires_grad=False)
+
+
+class FrozenOnTheSameData(FrozenButTraining):
+    def __init__(self):
+        super().__init__()
+        x, _ = self.data(256, 1).tensors
+        self.backbone[1].reset_running_stats()
+        self.backbone[1].momentum = None
+        self.backbone(x)
+        self.backbone[1].momentum = 0.1
+
+
+class FrozenInEval(FrozenButTraining):
+    def on_train_epoch_start(self):
+        self.backbone.eval()
+
+
+class MaskedInside(Healthy):
+    """Predicts what it has masked, in validation, too."""
+
+    def __init__(self):
+        super().__init__()
+        self.back = nn.Linear(CLASSES, 32)
+
+    def training_step(self, batch, batch_idx):
+        h = self.net[:3](batch[0])
+        masked = torch.rand_like(h) < 0.3
+        return ((self.back(self.net[3:](h * masked.logical_not())) - h.detach()) ** 2 * masked).mean()
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val_loss", self.training_step(batch, batch_idx))
+
+
+class DropoutOfItsOwn(Healthy):
+    class Dropping(nn.Module):
+        def forward(self, h):
+            return F.dropout(h, 0.2, self.training)
+
+    def __init__(self):
+        super().__init__()
+        self.net[3] = self.Dropping()
+
+
+class BySWA(Healthy):
+    """Averages the weights, and takes the statistics of the network as they are."""
+
+    def __init__(self):
+        super().__init__()
+        self.average = torch.optim.swa_utils.AveragedModel(self.net, use_buffers=False)
+
+    def on_train_batch_end(self, *_):
+        self.average.update_parameters(self.net)
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val_loss", self.loss(self.average(batch[0]), batch[1]))
+
+
+class AveragedOfFrozenStatistics(Healthy):
+    """Neither the network nor its average takes statistics any more."""
+
+    def __init__(self):
+        super().__init__()
+        self.net(torch.randn(64, FEATURES))
+        self.average = torch.optim.swa_utils.AveragedModel(self.net)
+
+    def on_train_epoch_start(self):
+        self.net[1].eval()
+
+    def on_train_batch_end(self, *_):
+        self.average.update_parameters(self.net)
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val_loss", self.loss(self.average(batch[0]), batch[1]))
+
+
 @pytest.mark.parametrize(
     "module",
     [
         Healthy, FrozenBackbone, FrozenParameters, Pretrained, LoadedInEval, NormsInEval, NormAlone, NoDropoutAtTheEnd,
         SwitchedForACall, EvalAtTheEnd, Teacher, AveragedInAList, RandomTarget, CopyNeverCalled, MonteCarlo,
         MonteCarloOfAll, MonteCarloAsFunction, Adapted, Detector, Generator, NoStatistics, Corrupted,
-        CumulativeAverage, Reparametrised,
+        CumulativeAverage, Reparametrised, AffineFrozen, FrozenOnTheSameData, FrozenInEval, MaskedInside,
+        DropoutOfItsOwn, BySWA, AveragedOfFrozenStatistics,
     ],
 )  # fmt: skip
 def test_a_mode_that_is_meant_is_left_alone(fit, module):
@@ -290,6 +378,61 @@ def test_adversaries_that_toggle(fit):
             return [torch.optim.Adam(part.parameters(), lr=1e-3) for part in (self.net, self.other)]
 
     assert [f.status for f in judged(fit, Adversaries())] == [Status.PASSED]
+
+
+def test_all_data_are_one_batch(fit):
+    findings = judged(fit, HastyStatistics(), limit_train_batches=1, max_epochs=20)
+    assert [f.status for f in findings] == [Status.PASSED]
+
+
+class StrongDropout(Healthy):
+    """A wide network that is dropped by half, at two places."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(
+            nn.Linear(FEATURES, 64), nn.ReLU(), nn.Dropout(0.6), nn.Linear(64, 64), nn.ReLU(), nn.Dropout(0.6),
+            nn.Linear(64, CLASSES),
+        )  # fmt: skip
+
+
+class Denoising(Healthy):
+    """Half of the inputs are dropped on purpose."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Dropout(0.8), nn.Linear(FEATURES, 64), nn.BatchNorm1d(64), nn.Linear(64, CLASSES))
+
+
+class TeacherForcing(Healthy):
+    """Is told the labels in training only."""
+
+    def training_step(self, batch, batch_idx):
+        self.labels = batch[1]
+        return super().training_step(batch, batch_idx)
+
+    def forward(self, x):
+        return self.net(x) + (5 * F.one_hot(self.labels, CLASSES) if self.training else 0)
+
+
+class OneNormForTwo(Healthy):
+    """Real and false examples go through the same BatchNorm, each with its own statistics."""
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        return self.loss(self(x), y) + self.loss(self(x * 20 + 10), (y + 1) % CLASSES)
+
+
+@pytest.mark.parametrize("module", [Healthy, StrongDropout, Denoising, TeacherForcing, OneNormForTwo])
+def test_what_the_mode_is_worth_is_as_usual(fit, module):
+    findings = judged(fit, module(), max_epochs=20, limit_val_batches=0)
+    assert [f.status for f in findings] == [Status.PASSED], findings
+
+
+def test_small_batches_and_young_statistics(fit):
+    module = Healthy()
+    findings = judged(fit, module, train=DataLoader(module.data(128, 1), 4, shuffle=True), max_epochs=4)
+    assert [f.status for f in findings] == [Status.PASSED]
 
 
 # -- patients
@@ -407,6 +550,109 @@ def test_a_network_in_eval_mode_that_never_was_trained(fit):
             self.backbone.eval()
 
     assert code(judged(fit, Untrained())) == [AveragedWithoutBuffers.code]
+
+
+class InADict(AveragedWithoutBuffers):
+    def __init__(self):
+        super().__init__()
+        self.copies = {"ema": self.average[0]}
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val_loss", self.loss(self.copies["ema"](batch[0]), batch[1]))
+
+
+class TeachesInTraining(AveragedWithoutBuffers):
+    """Its predictions are what the student is to agree with; nobody validates it."""
+
+    validation_step = Healthy.validation_step
+
+    def training_step(self, batch, batch_idx):
+        return super().training_step(batch, batch_idx) + F.mse_loss(self(batch[0]), self.average[0](batch[0]))
+
+
+@pytest.mark.parametrize("module", [InADict, TeachesInTraining])
+def test_an_average_without_statistics(fit, module):
+    (finding,) = judged(fit, module())
+    assert (finding.status, finding.code) == (Status.FAILED, AveragedWithoutBuffers.code)
+
+
+def test_an_average_with_statistics_from_before(fit):
+    class Pretrained(AveragedWithoutBuffers):
+        def __init__(self):
+            super().__init__()
+            self.net(torch.randn(64, FEATURES))
+            self.average = [copy.deepcopy(self.net).requires_grad_(requires_grad=False).eval()]
+
+    (finding,) = judged(fit, Pretrained())
+    assert (finding.status, finding.code) == (Status.WARNING, AveragedWithoutBuffers.code)
+
+
+def test_a_momentum_of_the_other_kind(fit):
+    (finding,) = judged(fit, HastyStatistics())
+    assert (finding.status, finding.code) == (Status.WARNING, HastyStatistics.code)
+    assert finding.evidence == {"momentum": 0.99}
+
+
+class NotInOptimiser(FrozenButTraining):
+    """Frozen in that nobody trains it."""
+
+    def __init__(self):
+        super().__init__()
+        self.backbone.requires_grad_()
+
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.net.parameters())
+
+
+class WithoutGradient(NotInOptimiser):
+    def forward(self, x):
+        with torch.no_grad():
+            x = self.backbone(x)
+        return self.net(x)
+
+
+@pytest.mark.parametrize("module", [FrozenButTraining, NotInOptimiser, WithoutGradient])
+def test_a_frozen_network_takes_statistics(fit, module):
+    (finding,) = judged(fit, module())
+    assert (finding.status, finding.code, finding.subject) == (Status.ADVICE, FrozenButTraining.code, "backbone.1")
+    assert finding.evidence["drift"] > 0.1
+
+
+class Bernoulli(Healthy):
+    def forward(self, x):
+        h = self.net[:3](x)
+        return self.net[4](h * torch.bernoulli(torch.full_like(h, 0.8)) / 0.8)
+
+
+class Compared(Healthy):
+    def forward(self, x):
+        h = self.net[:3](x)
+        mask = (torch.rand_like(h) > 0.2).float() / 0.8
+        return self.net[4](mask * h)
+
+
+class InALeaf(Healthy):
+    class Dropping(nn.Module):
+        def forward(self, h):
+            return F.dropout(h, 0.2)
+
+    def __init__(self):
+        super().__init__()
+        self.net[3] = self.Dropping()
+
+
+@pytest.mark.parametrize("module", [Bernoulli, Compared, InALeaf])
+def test_dropout_of_ones_own(fit, module):
+    (finding,) = judged(fit, module())
+    assert (finding.status, finding.code) == (Status.WARNING, AlwaysDropping.code)
+    assert finding.subject.startswith("test_mode_check.py:")
+
+
+@pytest.mark.parametrize("patient", [MostlyDropped, StatisticsOfOthers])
+def test_what_was_learnt_is_lost(fit, patient):
+    (finding,) = judged(fit, patient(), limit_val_batches=0, **patient.steps)
+    assert (finding.status, finding.code) == (Status.WARNING, patient.code)
+    assert finding.evidence["lost"] > 0.15
 
 
 # -- what can't be judged
