@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from lightning_recipe.record.step import Step
     from lightning_recipe.run import Run
 
-CLAMPS = {"clamp", "clamp_", "clamp_max", "clip", "clip_", "minimum", "min", "fmin", "hardtanh"}
+CLAMPS = {"clamp", "clamp_", "clamp_max", "clamp_min", "clip", "clip_", "minimum", "min", "fmin", "hardtanh"}
+CLAMPS |= {"maximum", "max", "fmax", "nan_to_num", "nan_to_num_"}
 LOOKS = 4
 """Looks with clamped losses before anybody is told: errors are large at first, and a loss that is robust on purpose has
 learnt something after a few steps."""
@@ -25,7 +26,8 @@ class LossClipCheck(Check):
     """Judges whether the loss is clamped from above, so that the examples with the largest errors are not learnt.
 
     Between backward and the errors it looks for ``clamp``, ``clip``, ``minimum`` and the like, of the loss, of the
-    losses of examples, or of errors that are squared afterwards, and counts what lies above their bounds: there is no
+    losses of examples, or of errors that are squared afterwards; for ``nan_to_num`` of infinite losses; and for masks,
+    ``where`` and indexing that leave out what is above a constant. It counts what lies above their bounds: there is no
     gradient. `warning` if at four looks, and on average over all looks, more than `share` of it does.
 
     Args:
@@ -43,6 +45,7 @@ class LossClipCheck(Check):
         is outside of the min/max range, the gradient becomes exactly zero".
 
     Legitimate:
+        - Trimmed losses and small-loss selection, whose bound moves with the losses; masks by labels or confidence.
         - Hinges and margins, free bits: bounds from below. Huber's loss, PPO's ratio: the gradient goes on another way.
         - A bound that is there for the rare example, or never reached.
 
@@ -76,6 +79,7 @@ class LossClipCheck(Check):
     def before_training(self, run: Run) -> Iterator[Finding]:  # noqa: ARG002
         """Begin anew with each fit."""
         self._shares: list[float] = []
+        self._bounds: set[tuple[float, ...]] = set()  # several are no constants: losses are trimmed
         self._seen = False
         yield from ()
 
@@ -84,12 +88,17 @@ class LossClipCheck(Check):
         self._seen = self._seen or bool(step.leaves)
         clipped = sum(float(clip.share) * clip.elements for clip in step.clips)
         self._shares.append(clipped / max(1, sum(clip.elements for clip in step.clips)))
+        if bounds := tuple(clip.bound for clip in step.clips if clip.bound is not None):
+            self._bounds.add(bounds)
         looks, mean = sum(share > self.share for share in self._shares), sum(self._shares) / len(self._shares)
-        if looks < LOOKS or mean <= self.share or not step.clips:
+        if looks < LOOKS or mean <= self.share or not step.clips or len(self._bounds) > 1:
             return
         whole = all(clip.elements == 1 for clip in step.clips)
-        what = "the loss itself is clamped" if whole else f"{mean:.0%} of what the loss is the mean of is clamped"
-        where = next((f" ({e.where})" for e in reversed(step.events) if e.name in CLAMPS), "")
+        did = "left out" if bounds else "clamped"
+        what = f"the loss itself is {did}" if whole else f"{mean:.0%} of what the loss is the mean of is {did}"
+        lines = [clip.where for clip in step.clips if clip.where]
+        lines += [event.where for event in reversed(step.events) if event.name in CLAMPS]
+        where = f" ({lines[0]})" if lines else ""
         yield self.warning(
             f"{what}{where} at {looks} of {len(self._shares)} looks: {'these steps' if whole else 'the largest errors'}"
             " have no gradient",

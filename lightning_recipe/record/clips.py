@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import re
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from lightning_recipe.record.bounds import Bounds
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 _UPPER = {"Clamp": "max", "ClampMax": "max", "Hardtanh": "max_val", "Minimum": "other", "Fmin": "other"}
-_LOWER = {"Clamp": "min", "Hardtanh": "min_val"}
+_LOWER = {"Clamp": "min", "ClampMin": "min", "Hardtanh": "min_val", "Maximum": "other", "Fmax": "other"}
 """The nodes that clamp, and the attribute that holds the bound."""
-_ONWARD = {"Mean", "Sum", "Add", "Stack", "Cat", "View", "Squeeze", "Unsqueeze", "Expand", "ToCopy", "Clone"}
-_MAGNITUDE = {"Pow", "Abs"}
+_MASKS = {"Where": "condition", "MaskedSelect": "mask", "MaskedFill": "mask", "Index": "indices", "IndexPut": "indices"}
+"""The nodes that leave elements out, and the attribute that tells which."""
+_ONWARD = {"Mean", "Sum", "Nansum", "Add", "Stack", "Cat", "View", "Squeeze", "Unsqueeze", "Expand", "ToCopy", "Clone"}
+_ONWARD |= {"Sqrt", "Log1P", "UnsafeView", "Select", "Slice", "Permute", "Transpose", "T"}
+_MAGNITUDE = {"Pow", "Abs", "LinalgVectorNorm"}
+_OF_DIFFERENCE = {"MseLoss", "SmoothL1Loss", "HuberLoss"}
 _SCALING = {"Mul", "Div"}
 """Nodes through which a larger value stays a larger one."""
 
@@ -25,6 +34,8 @@ class Clip(NamedTuple):
         share: Share of its elements that were above the bound, 0 to 1, as a tensor without dimensions. They get no
             gradient.
         elements: Their number, 1 where the loss itself was clamped.
+        bound: The constant that elements were compared with to leave out the larger ones; None for a clamp.
+        where: The line that compared them.
 
     Example:
         >>> Clip(torch.tensor(0.5), 32).elements
@@ -34,13 +45,16 @@ class Clip(NamedTuple):
 
     share: Tensor
     elements: int
+    bound: float | None = None
+    where: str = ""
 
 
-def clips(root: Tensor) -> list[Clip]:
-    """The clamps from above that all of a loss has come through.
+def clips(root: Tensor, bounds: Bounds | None = None) -> list[Clip]:
+    """The clamps from above that all of a loss has come through, and the masks that leave out what is above a constant.
 
     Args:
         root: The loss, before backward.
+        bounds: The comparisons that were made on the way.
 
     Returns:
         None of them if a part of the loss has come another way, as of Huber's, or if between a clamp and the loss there
@@ -56,8 +70,11 @@ def clips(root: Tensor) -> list[Clip]:
     """
     with suppress(Exception), torch.no_grad(), torch._C.DisableTorchFunction():  # noqa: SLF001 - no event of the step
         gates = _gates(root)
-        if gates and not _reaches_leaves(root, set(gates)):
-            return [clip for gate, path in gates.items() if (clip := _clip(gate, path)) is not None]
+        clamps = {gate: path for gate, path in gates.items() if _kind(gate) not in {*_MASKS, *_SCALING}}
+        found = {gate: clip for gate, path in clamps.items() if (clip := _clip(gate, path)) is not None}
+        found |= _left_out(root, gates, bounds or Bounds())
+        if found and not _reaches_leaves(root, set(found)):
+            return list(found.values())
     return []
 
 
@@ -66,14 +83,22 @@ def _kind(node: Any) -> str:
 
 
 class _Path(NamedTuple):
-    """What lies between a clamp and the loss: whether only magnitudes count, and the weights of the elements."""
+    """What lies between a node and the loss.
+
+    Attributes:
+        of_magnitude: Whether only magnitudes count.
+        falls: Whether the loss falls where values rise.
+        weights: Of the elements.
+
+    """
 
     of_magnitude: bool = False
+    falls: bool = False
     weights: Tensor | None = None
 
 
 def _gates(root: Tensor) -> dict[Any, _Path]:
-    """Nodes that clamp, with their ways to the loss."""
+    """Nodes that may hold the loss back, with their ways to it."""
     gates: dict[Any, _Path] = {}
     waiting, seen = [(root.grad_fn, _Path())], set()
     while waiting:
@@ -83,15 +108,22 @@ def _gates(root: Tensor) -> dict[Any, _Path]:
         seen.add(node)
         kind = _kind(node)
         parents = [parent for parent, _ in node.next_functions]
-        if kind in _UPPER:
+        if kind in _UPPER or kind in _LOWER or kind in _MASKS or kind == "NanToNum":
             gates[node] = path
-        elif kind in _MAGNITUDE or (kind == "Mul" and parents[0] is parents[1] is not None):
+        elif kind in _MAGNITUDE or (kind == "Mul" and parents[0] is parents[1] is not None) or _of_zero(node, kind):
             waiting.append((parents[0], path._replace(of_magnitude=True)))
         elif kind in _SCALING and (factor := _factor(node)) is not None:
+            if kind == "Mul" and factor.numel() > 1 and not bool(factor.all()):
+                gates[node] = path
             path = path if factor.numel() == 1 else path._replace(weights=factor)
             waiting += [(parent, path) for parent in parents]
         elif kind in _ONWARD:
             waiting += [(parent, path) for parent in parents]
+        elif kind in {"Neg", "Sub", "Rsub"}:
+            turned = path._replace(falls=not path.falls)
+            waiting += zip(
+                parents, {"Neg": [turned], "Sub": [path, turned], "Rsub": [turned, path]}[kind], strict=False
+            )
     return gates
 
 
@@ -103,34 +135,100 @@ def _factor(node: Any) -> Tensor | None:
     return factor if factor is not None and bool((factor >= 0).all() and (factor > 0).any()) else None
 
 
-def _reaches_leaves(root: Tensor, gates: set[Any]) -> bool:
-    waiting, seen = [root.grad_fn], set(gates)
+def _of_zero(node: Any, kind: str) -> bool:
+    """Whether it is a loss of an error, which is to be zero."""
+    return kind in _OF_DIFFERENCE and not bool(node._saved_target.any())  # noqa: SLF001
+
+
+def _nodes(root: Tensor, stop: set[Any]) -> Iterator[Any]:
+    """The autograd graph, but for what lies behind some of its nodes."""
+    waiting, seen = [root.grad_fn], set(stop)
     while waiting:
         node = waiting.pop()
         if node is not None and node not in seen:
-            if type(node).__name__ == "AccumulateGrad":
-                return True
+            yield node
             seen.add(node)
             waiting += [parent for parent, _ in node.next_functions]
-    return False
+
+
+def _reaches_leaves(root: Tensor, gates: set[Any]) -> bool:
+    return any(type(node).__name__ == "AccumulateGrad" for node in _nodes(root, gates))
+
+
+def _left_out(root: Tensor, gates: dict[Any, _Path], bounds: Bounds) -> dict[Any, Clip]:
+    """The nodes that leave out what is above a constant: of the loss's own elements, or of errors."""
+    found = {}
+    for node in _nodes(root, set()) if bounds else ():
+        kept, path = _kept(node), gates.get(node)
+        if kept is None:
+            continue
+        falls = path is not None and path.falls
+        bound = bounds.matching(~kept if falls else kept)
+        if bound is None or (falls and bound.value >= 0):
+            continue
+        own = path is not None and any(parent is bound.node for parent, _ in node.next_functions)
+        if own or (bound.of_error and not falls):
+            found[node] = Clip((~kept).float().mean(), kept.numel(), bound.value, bound.where)
+    return found
+
+
+def _kept(node: Any) -> Tensor | None:
+    """Which elements a node lets through; None if it is none that leaves any out."""
+    kind = _kind(node)
+    if kind == "Mul":
+        factor = _factor(node)
+        return None if factor is None or factor.numel() == 1 else factor > 0
+    if kind not in _MASKS:
+        return None
+    saved = getattr(node, f"_saved_{_MASKS[kind]}")
+    masks = [saved] if isinstance(saved, Tensor) else [index for index in saved if index is not None]
+    if len(masks) != 1 or masks[0].dtype is not torch.bool:
+        return None
+    ways = [parent is not None for parent, _ in node.next_functions]
+    if kind in {"Where", "IndexPut"} and all(ways):  # something else stands in the place of what is left out
+        return None
+    if kind == "Where":
+        return masks[0] if ways[0] else ~masks[0]
+    return ~masks[0] if kind in {"MaskedFill", "IndexPut"} else masks[0]
 
 
 def _clip(node: Any, path: _Path) -> Clip | None:
-    """What a clamp has done; None if it has no upper bound, or values below the lower one are no smaller losses."""
-    kind, values = _kind(node), node._saved_self  # noqa: SLF001
-    upper = getattr(node, f"_saved_{_UPPER[kind]}")
-    if not values.requires_grad:  # minimum(bound, loss)
-        values, upper = upper, values
-    if upper is None or (isinstance(upper, Tensor) and upper.requires_grad):
+    """What a clamp has done; None if it has no upper bound, or values below the lower one are no smaller losses.
+
+    Where the loss falls as values rise, a lower bound below zero is what cuts off: that of a log-likelihood.
+    """
+    kind = _kind(node)
+    if path.of_magnitude and path.falls:
         return None
-    outside, clamped = values > upper, values.clamp(max=upper)
+    if kind == "NanToNum":
+        values = node._saved_self  # noqa: SLF001
+        return _counted(
+            values.isinf() if path.of_magnitude else values == (-torch.inf if path.falls else torch.inf), path
+        )
+    values, bound = _bounded(node, _LOWER if path.falls else _UPPER)
+    if bound is None or (isinstance(bound, Tensor) and bound.requires_grad):
+        return None
+    if path.falls:
+        return None if bool(torch.as_tensor(bound >= 0).any()) else _counted(values < bound, path)
+    outside, clamped = values > bound, values.clamp(max=bound)
     if path.of_magnitude:
-        lower = getattr(node, f"_saved_{_LOWER[kind]}") if kind in _LOWER else None
+        _, lower = _bounded(node, _LOWER)
         if lower is not None:
             outside, clamped = outside | (values < lower), clamped.clamp(min=lower)
         kept = torch.where(outside, 0, clamped).abs().max()
         if bool((torch.where(outside, clamped.abs(), torch.inf).min()) < kept):
             return None
+    return _counted(outside, path)
+
+
+def _bounded(node: Any, names: dict[str, str]) -> tuple[Tensor, Any]:
+    """What goes into a clamp, and its bound of this kind, if it has one."""
+    kind, values = _kind(node), node._saved_self  # noqa: SLF001
+    bound = getattr(node, f"_saved_{names[kind]}") if kind in names else None
+    return (bound, values) if isinstance(bound, Tensor) and not values.requires_grad else (values, bound)
+
+
+def _counted(outside: Tensor, path: _Path) -> Clip:
     if path.weights is not None:
         outside = outside[(path.weights > 0).expand_as(outside)]
     return Clip(outside.float().mean(), outside.numel())

@@ -121,7 +121,7 @@ class Functions(TorchFunctionMode):
         output = func(*args, **kwargs)
         try:
             if given is not None and self.wiring is not None:
-                self.wiring.after(func, given, output, kwargs)
+                self.wiring.after(func, given, output, kwargs, args)
             if not is_traced():
                 if self.losses is not None and func in LOSSES and isinstance(output, Tensor):
                     self.losses.record(func, args, kwargs, output)

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from lightning_recipe.record.calls import Calls
-from lightning_recipe.record.clips import clips
 from lightning_recipe.record.copies import cloned
 from lightning_recipe.record.functions import Functions
 from lightning_recipe.record.hooks import Hooks, Watch
@@ -176,7 +175,7 @@ class Observers:
         if self._wiring is not None:
             step.events.extend(self._wiring.events())
             step.leaves.extend(leaves(roots))
-            step.clips.extend(self._wiring.clips if self._functions.roots else [c for r in roots for c in clips(r)])
+            step.clips.extend(self._wiring.clips if self._functions.roots else self._wiring.clips_of(roots))
         self._functions = Functions(self._failed)  # the tensors of the step are let go of
         self._losses = self._calls = self._leaves = None
         return step

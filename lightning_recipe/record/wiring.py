@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lightning_recipe.losses.table import LOSSES
+from lightning_recipe.record.bounds import Bounds
 from lightning_recipe.record.caller import line, method_of
 from lightning_recipe.record.clips import clips
 from lightning_recipe.record.events import Event, Kind
@@ -62,6 +63,7 @@ class Wiring:
 
     def __init__(self, root: nn.Module) -> None:
         self.clips: list[Clip] = []
+        self._bounds = Bounds()
         self._within: Given | None = None  # what went into the leaf that is being called
         self._root = root
         self._raw: list[Raw] = []
@@ -131,7 +133,12 @@ class Wiring:
             return _given(found) if known else None
 
     def after(
-        self, function: Callable[..., Any], given: Given, output: Any, kwargs: dict[str, Any] | None = None
+        self,
+        function: Callable[..., Any],
+        given: Given,
+        output: Any,
+        kwargs: dict[str, Any] | None = None,
+        args: tuple[Any, ...] = (),
     ) -> None:
         """Take note of a function that was called."""
         with torch._C.DisableTorchFunction():  # noqa: SLF001
@@ -140,6 +147,8 @@ class Wiring:
             if not reads or _found((output,)):
                 kind: Kind = "loss" if function in LOSSES else "function"
                 self._note(kind, name, given, output, where=line(), training=_drops(kwargs))
+            if args:
+                self._bounds.note(function, name, args, output, self._from_modules([tensor for tensor, _ in given]))
 
     def _from_modules(self, found: list[Tensor]) -> list[Tensor]:
         return [tensor for tensor in found if id(weakref.ref(tensor)) in self._made]
@@ -154,9 +163,13 @@ class Wiring:
 
     def backward(self, roots: list[Tensor]) -> None:
         """Backward begins: the last moment at which the graph holds its tensors."""
-        self.clips += [clip for root in roots for clip in clips(root)]
+        self.clips += self.clips_of(roots)
         with torch._C.DisableTorchFunction():  # noqa: SLF001
             self._note("backward", "backward", _given(roots), None)
+
+    def clips_of(self, roots: list[Tensor]) -> list[Clip]:
+        """How losses were clamped; while the graph holds its tensors."""
+        return [clip for root in roots for clip in clips(root, self._bounds)]
 
     def note(self, kind: Kind, name: str, parameters: Iterable[str]) -> None:
         """Something happened that no function tells of, as to these parameters."""

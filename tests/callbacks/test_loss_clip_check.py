@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 from patients import Clipped, ClippedExamples, Healthy
@@ -10,7 +11,7 @@ CODE = ClippedExamples.code
 
 def judged(fit, module, **settings):
     check = LossClipCheck()
-    fit(module, [check], limit_val_batches=0, logger=False, **{"max_steps": 16, **settings})
+    fit(module, [check], limit_val_batches=0, logger=False, **{"max_steps": 8, **settings})
     return check.findings
 
 
@@ -77,7 +78,76 @@ def small_losses(logits, y):
     return losses[losses < losses.detach().median()].mean()
 
 
+def huber_by_where(logits, y):
+    error = far(logits, y)
+    return torch.where(error.abs() < 1, 0.5 * error**2, error.abs() - 0.5).mean()
+
+
+def huber_by_masks(logits, y):
+    error = far(logits, y)
+    near = error.abs() < 1
+    return (0.5 * error[near] ** 2).sum() + (error[~near].abs() - 0.5).sum()
+
+
+def huber_in_place(logits, y):
+    size = far(logits, y).abs()
+    loss = 0.5 * size**2
+    loss[size > 1] = size[size > 1] - 0.5
+    return loss.mean()
+
+
+def hinge_by_where(logits, y):
+    missing = 1 - logits[:, 0] * (2 * (y > 1) - 1)
+    return torch.where(missing > 0, missing, 0.0).mean()
+
+
+def quantile_of_numpy(logits, y):
+    losses = each(logits, y)
+    return losses[losses < float(np.quantile(losses.detach().numpy(), 0.6))].mean()
+
+
+def hard_examples(logits, y):
+    losses = each(logits, y)
+    return losses[losses > 1.2].sum() / len(y)
+
+
+def confident(logits, y):
+    """Pseudo-labels where the network is sure, as in FixMatch."""
+    sure, goal = logits.detach().softmax(1).max(1)
+    return (each(logits + 0.1, goal) * (sure > 0.3)).mean() + each(logits, y).mean()
+
+
+def sure_only(logits, y):
+    sure, goal = logits.detach().softmax(1).max(1)
+    return (each(logits + 0.1, goal) * (sure > 0.5)).sum() / len(y)
+
+
+def missing_targets(logits, y):
+    target = torch.where(y > 1, torch.nan, 1.0)
+    return torch.nan_to_num(F.mse_loss(logits[:, 0], target, reduction="none")).mean()
+
+
+def vicreg(logits, y):
+    return F.relu(3 - logits.std(0)).mean() - logits.square().mean().clamp(max=4)
+
+
 FINE = {
+    "huber by where": huber_by_where,
+    "huber by masks": huber_by_masks,
+    "huber in place": huber_in_place,
+    "hinge by where": hinge_by_where,
+    "trimmed at the median": small_losses,
+    "trimmed at a quantile": quantile_of_numpy,
+    "hard examples": hard_examples,
+    "confident": confident,
+    "confident only": sure_only,
+    "missing targets": missing_targets,
+    "spread": vicreg,
+    "log of probabilities": lambda logits, y: -logits.softmax(1).clamp(0.2, 1).log().gather(1, y[:, None]).mean(),
+    "mask of labels": lambda logits, y: (each(logits, y) * (y < 2)).sum() / (y < 2).sum(),
+    "labelled rows": lambda logits, y: F.cross_entropy(logits[y < 2], y[y < 2]),
+    "a score that is pushed up": lambda logits, y: -logits[:, 0].clamp(min=0).mean(),
+    "nothing infinite": lambda logits, y: torch.nan_to_num(each(logits, y)).mean(),
     "hinge": lambda logits, y: (1 - logits[:, 0] * (2 * (y > 1) - 1)).clamp(min=0).mean(),
     "squared hinge": lambda logits, y: (logits[:, 0] + 5).clamp(max=9, min=0).pow(2).mean(),
     "squared hinge from above": lambda logits, y: (logits[:, 0] - 1).clamp(max=0).pow(2).mean(),
@@ -123,7 +193,56 @@ def squared_by_hand(logits, y):
     return (error * error).mean()
 
 
+def of_losses(mean):
+    return lambda logits, y: mean(each(logits, y))
+
+
+def in_place(logits, y):
+    losses = each(logits, y)
+    losses[losses > 1.2] = 0
+    return losses.mean()
+
+
+def without_gradient(logits, y):
+    losses = each(logits, y)
+    with torch.no_grad():
+        weights = (losses < 1.2).float()
+    return (weights * losses).sum() / weights.sum().clamp(min=1)
+
+
+def without_outliers(logits, y):
+    """The outlying predictions and their targets are left out."""
+    target = 3.0 * y + 2
+    near = (logits[:, 0] - target).abs() < 4
+    return F.mse_loss(logits[near, 0], target[near]) if near.any() else 0 * logits.sum()
+
+
+def own_nll(logits, y):
+    nll = -logits.log_softmax(1).gather(1, y[:, None]).squeeze(1)
+    return torch.where(nll > 1.2, torch.full_like(nll, 1.2), nll).mean()
+
+
+def infinite(logits, y):
+    p = (logits.softmax(1).gather(1, y[:, None]) - 0.25).clamp(min=0)
+    return torch.nan_to_num(-p.log(), posinf=10.0).mean()
+
+
 CLIPPED = {
+    "where": lambda logits, y: torch.where(each(logits, y) < 1.2, each(logits, y), 1.2).mean(),
+    "where that zeroes": own_nll,
+    "times a mask": of_losses(lambda losses: (losses * ~(losses > 1.2)).mean()),
+    "masked_fill": of_losses(lambda losses: losses.masked_fill(losses.ge(1.2), 1.2).mean()),
+    "masked_select": of_losses(lambda losses: losses.masked_select(losses <= 1.2).sum() / 32),
+    "indexing": of_losses(lambda losses: losses[losses < 1.2].sum() / 32),
+    "in place by index": in_place,
+    "without gradient": without_gradient,
+    "outliers": without_outliers,
+    "nan_to_num": infinite,
+    "log-likelihood": lambda logits, y: -(-each(logits, y)).clamp(min=-1.2).mean(),
+    "maximum": lambda logits, y: -torch.maximum(-each(logits, y), torch.tensor(-1.2)).mean(),
+    "root": lambda logits, y: far(logits, y).clamp(-1, 1).square().mean().sqrt(),
+    "norm": lambda logits, y: far(logits, y).clamp(-1, 1).norm(),
+    "mse of errors": lambda logits, y: F.mse_loss(far(logits, y).clamp(-1, 1), torch.zeros(len(y))),
     "examples": lambda logits, y: each(logits, y).clamp(max=1.2).mean(),
     "mean": lambda logits, y: torch.clamp(each(logits, y).mean(), 0, 0.5),
     "in place": lambda logits, y: each(logits, y).mean().clip_(max=0.5),
