@@ -28,7 +28,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_recipe.demo import CLASSES, DigitsNet, loaders
-from lightning_recipe.figures.canvas import COLOURS, card, pixels
+from lightning_recipe.figures.axes import Axis, around, axes
+from lightning_recipe.figures.canvas import COLOURS, LINE, pixels
+from lightning_recipe.figures.experiments import key
+from lightning_recipe.figures.picture import BODY, Box, Picture
 from lightning_recipe.show import terminal
 
 if TYPE_CHECKING:
@@ -172,15 +175,18 @@ def text(callback: RecipeCallback) -> str:
 
 def hockey_stick() -> Image.Image:
     """The training loss with an output layer that is too large, and with torch's own."""
-    figure = card("Training loss on digits")
-    axes = figure.add_subplot(xlabel="step", ylabel="loss")
-    names = ("LargeHead", "initialised by torch")
-    for net, name, colour in zip((LargeHead, Digits), names, COLOURS, strict=False):
-        curve = run(None, net, max_steps=66).Scalars("train_loss")
-        axes.plot([point.step for point in curve], [point.value for point in curve], label=name, color=colour)
-    axes.axhline(math.log(CLASSES), color="black", linestyle="--", label="uniform guess: ln 10")
-    axes.legend(fontsize=9)
-    return Image.fromarray(pixels(figure))
+    curves = [
+        [point.value for point in run(None, net, max_steps=66).Scalars("train_loss")] for net in (LargeHead, Digits)
+    ]
+    picture = Picture("training loss on digits")
+    box = Box(BODY.left, BODY.top, BODY.right, BODY.bottom - 3 * LINE)
+    frame = axes(picture, Axis(0, 66), around([0, *curves[0]]), box=box, names=("step", ""))
+    for curve, colour in zip(curves, COLOURS, strict=False):
+        picture.draw(frame.points(range(len(curve)), curve), colour, 3)
+    picture.draw(frame.points([0, 66], math.log(CLASSES)), "black", dashed=True)
+    names = ("LargeHead", "initialised by torch", "uniform guess: ln 10")
+    key(picture, list(zip(names, (*COLOURS[:2], "black"), strict=True)), box.bottom)
+    return Image.fromarray(pixels(picture))
 
 
 def save(image: Image.Image, path: Path) -> None:

@@ -12,6 +12,8 @@ WIDEST = 0.02
 """Share of the run between two looks at most: what goes wrong late is then seen by several in a row."""
 CHEAP = 200
 """Steps between two looks that are never too many: a look takes about as long as a step, and all are to take 1 %."""
+STRIPS = 4
+"""Pictures of a run, besides that of its end, that each show all of it so far."""
 FRAMES = 10
 """Epochs that are looked at in a run: TensorBoard keeps ten pictures of a tag, and drops others by chance."""
 
@@ -58,12 +60,14 @@ def epochs(every: int, most: int | None) -> set[int]:
 
 
 def frames(expected: float) -> list[int]:
-    """Steps at which to draw, one less than `FRAMES`, evenly on a logarithmic scale; the last step is not among them.
+    """Steps at which to draw what has happened so far, evenly on a logarithmic scale; the last is not among them.
+
+    Nothing has happened at step 0.
 
     Example:
         >>> frames(250)
-        [0, 1, 2, 4, 8, 16, 32, 63, 125]
+        [1, 4, 16, 63]
 
     """
-    ratio = 4.0 if math.isinf(expected) else max(1.0, expected) ** (1 / (FRAMES - 2))
-    return sorted({0, *(round(ratio**i) for i in range(FRAMES - 2))})
+    ratio = 16.0 if math.isinf(expected) else max(1.0, expected) ** (1 / STRIPS)
+    return sorted({round(ratio**i) for i in range(STRIPS)})

@@ -11,7 +11,6 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 
 import lightning.pytorch as L
-import matplotlib as mpl
 import numpy as np
 import torch
 from lightning.pytorch.loggers.logger import Logger
@@ -67,7 +66,6 @@ def process():
         "warnings": list(warnings.filters),
         "log levels": {name: logging.getLogger(name).level for name in ("lightning.pytorch", "pytorch_lightning")},
         "environment": dict(os.environ),
-        "matplotlib": dict(mpl.rcParams),
         "group": torch.distributed.GroupMember.WORLD if torch.distributed.is_available() else None,
     }
 

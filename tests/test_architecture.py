@@ -15,7 +15,8 @@ FILES = {path.relative_to(PACKAGE).as_posix(): path for path in sorted(PACKAGE.r
 CALLBACKS = {name: path for name, path in FILES.items() if re.fullmatch(r"callbacks/[a-z]\w*\.py", name)}
 """Pages; files beside them whose names begin with an underscore hold pure decisions."""
 DOORS = {  # a foreign package, and who may import it
-    "matplotlib": r"figures/.*",
+    "matplotlib": r"nobody",  # whose import takes a tenth of a second; its font is read
+    "PIL": r"figures/canvas\.py",
     "rich": r"show/terminal\.py",
     "tqdm": r"show/terminal\.py",
     "sklearn": r"demo\.py",

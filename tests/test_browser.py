@@ -17,6 +17,7 @@ from playwright.sync_api import expect
 
 from lightning_recipe import recipe
 from lightning_recipe.demo import DigitsNet, loaders
+from lightning_recipe.figures.canvas import HEIGHT, SIZE, WIDTH
 
 PATIENCE = 30_000  # ms
 
@@ -98,11 +99,14 @@ def card(page, tag):
 @pytest.mark.parametrize(
     "tag", ["2.08 OverfitOneBatch/loss", "2.10 VisualizeInputs/image train", "2.10 VisualizeInputs/image val"]
 )
-def test_pictures_are_on_the_page_unscaled(visit, tag):
+def test_pictures_can_be_read_on_the_page(visit, tag):
     picture = card(visit("timeseries"), tag).locator("img")
     expect(picture).to_be_visible()
     picture.evaluate("image => image.decode()")
-    assert picture.evaluate("image => image.naturalWidth") == 350
+    assert picture.evaluate("image => [image.naturalWidth, image.naturalHeight]") == [WIDTH, HEIGHT]
+    shown = picture.bounding_box()
+    assert picture.evaluate("image => getComputedStyle(image).objectFit") == "contain", "nothing is cut"
+    assert SIZE * min(shown["width"] / WIDTH, shown["height"] / HEIGHT) >= 9, "letters"
 
 
 def test_predictions_can_be_followed_over_time(visit):
@@ -111,7 +115,7 @@ def test_predictions_can_be_followed_over_time(visit):
     expect(found).to_contain_text("Step 66")  # the last
     last = picture.get_attribute("src")
     found.locator("input[type=range]").press("Home")
-    expect(found).to_contain_text("Step 0")
+    expect(found).to_contain_text("Step 1")
     assert picture.get_attribute("src") != last
 
 

@@ -7,7 +7,8 @@ from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar
 from patients import Healthy, InitTooLarge
 
 from lightning_recipe import Finding, InitLossCheck, Section, Status
-from lightning_recipe.figures.canvas import card, pixels
+from lightning_recipe.figures.canvas import pixels
+from lightning_recipe.figures.picture import Picture
 from lightning_recipe.show import report, terminal
 
 
@@ -142,7 +143,7 @@ def test_steps_are_those_of_lightnings_loggers(fit, events):
 
         def sampled_step(self, run, step):
             yield self.passed("now", code=f"at_{run.step}")
-            self.draw(run, "epoch", pixels(card(f"{run.trainer.current_epoch}")))
+            self.draw(run, "epoch", pixels(Picture(f"{run.trainer.current_epoch}")))
 
     callback = Late()
     written = events(fit(Healthy(), [callback], accumulate_grad_batches=2))

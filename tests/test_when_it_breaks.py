@@ -10,8 +10,8 @@ import pytest
 import torch
 from ends import assert_same, module_state, process, quick, streams, traces
 from lightning.pytorch.loggers import TensorBoardLogger
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from patients import Healthy
+from PIL import ImageDraw
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lightning_recipe import Status
@@ -89,7 +89,7 @@ def test_interrupted_in_the_middle_of(fit, place, error):
 
 @pytest.mark.parametrize("nth", [1, 3, 6])
 def test_interrupted_while_drawing(fit, monkeypatch, nth):
-    error, count, draw = KeyboardInterrupt(), [0], FigureCanvasAgg.draw
+    error, count, draw = KeyboardInterrupt(), [0], ImageDraw.Draw
 
     def raises(*args, **kwargs):
         count[0] += 1
@@ -97,7 +97,7 @@ def test_interrupted_while_drawing(fit, monkeypatch, nth):
             raise error
         return draw(*args, **kwargs)
 
-    monkeypatch.setattr(FigureCanvasAgg, "draw", raises)
+    monkeypatch.setattr(ImageDraw, "Draw", raises)
     interrupted(fit, Healthy(), error)
 
 
@@ -127,7 +127,7 @@ def test_an_error_while_drawing(fit, monkeypatch):
         torch.manual_seed(3)
         module = Healthy()
         if callbacks:
-            monkeypatch.setattr(FigureCanvasAgg, "draw", lambda *_: 1 / 0)
+            monkeypatch.setattr(ImageDraw, "Draw", lambda *_: 1 / 0)
         ends.append(traces(fit(module, callbacks), module))
     assert_same(*ends)
     assert Status.FAILED not in {f.status for c in callbacks for f in c.findings}

@@ -231,13 +231,11 @@ class BatchMixingDetector(Check):
 
     def _draw_matrices(self, run: Run, mixing: list[tuple[str, Mixing]]) -> None:
         for name, found in mixing if loggers.is_written(run.trainer) else []:
-            title = (
-                f"{name}: outputs depend on inputs of others, {found.strength:.2g} times as much as on their own; "
-                f"{len(found.examples)} of {found.batch.size} examples"
-            )
+            title = f"{name}: {len(found.examples)} of {found.batch.size} examples"
+            told = f"outputs depend on inputs of others, {found.strength:.2g}x as much as on their own"
             which = f" of {name}" if len(mixing) > 1 else ""
-            figure = dependency_matrix(found.matrix.numpy(), found.examples, title)
-            self.draw(run, f"dependencies{which}", pixels(figure))
+            picture = dependency_matrix(found.matrix.numpy(), found.examples, title, told)
+            self.draw(run, f"dependencies{which}", pixels(picture))
 
 
 def _describe(found: Clean) -> str:

@@ -22,8 +22,8 @@ from lightning_recipe.trial.short_fit import Budget, short_fit
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule
-    from matplotlib.figure import Figure
 
+    from lightning_recipe.figures.picture import Picture
     from lightning_recipe.finding import Finding
     from lightning_recipe.run import Run
 
@@ -154,8 +154,8 @@ class OverfitOneBatch(Check):
             return
         yield self.judge(trial, run.module)
         if has_begun(trial.fits[0]) and loggers.is_written(run.trainer):
-            for name, figure in pictures(trial).items():
-                self.draw(run, name, pixels(figure))
+            for name, picture in pictures(trial).items():
+                self.draw(run, name, pixels(picture))
 
     def attempt(self, run: Run) -> Trial:
         """Fit by as many optimisers as are needed; on the whole batch if its first examples alone raise."""
@@ -219,7 +219,7 @@ def _not_fitted(error: Exception) -> tuple[str, str]:
     raise error
 
 
-def pictures(trial: Trial) -> dict[str, Figure]:
+def pictures(trial: Trial) -> dict[str, Picture]:
     """The loss curves with the floor, and labels beside predictions at the end of the fit that came nearest."""
     nearest = min(trial.fits, key=lambda fit: fit.losses[-1])
     floors = trial.floors(trial.fits[0])

@@ -47,8 +47,9 @@ class PredictionDynamicsLogger(RecipeCallback):
 
     Curves: ``jitter``, the mean share of probability that moved since the look before, per step (total variation;
     for numbers, in standard deviations of the target); ``flips``, the share of answers that changed since; ``right``,
-    the share of answers that are, or ``error``, the mean absolute one. Pictures: at most ten, evenly spaced in the
-    logarithm of the step; what would take more than `max_share` of the run's time is drawn at its end.
+    the share of answers that are, or ``error``, the mean absolute one. Pictures: at most five, of all looks so far or
+    of four moments, evenly spaced in the logarithm of the step; what would take more than `max_share` of the run's time
+    is drawn at its end.
 
     The verdict at the end is about held-out predictions that have learnt nothing while the training loss has not
     fallen (error of at least 0.9 of an uninformed guess's, loss at least 0.95 of the first); all else `passed`:
@@ -95,7 +96,8 @@ class PredictionDynamicsLogger(RecipeCallback):
 
     Pictures:
         - `predictions`: A row for each of the fixed examples, a column for each look, bright where the true class is
-          probable; dots mark answers that changed. When training goes well it gets bright, and the dots end.
+          probable; squares mark answers that changed, crosses those that are wrong now. When training goes well it gets
+          bright, and the squares end.
 
     Example:
         >>> import contextlib, io
@@ -185,7 +187,7 @@ class PredictionDynamicsLogger(RecipeCallback):
         while self._undrawn:
             self._show(run, self._undrawn.pop(0))
         if not run.interrupted and self._fixed is not None:
-            self._show(run, self._fixed, last=True)
+            self._show(run, self._fixed)
         self._forget()
 
     def next_look(self, run: Run) -> float:
@@ -237,11 +239,10 @@ class PredictionDynamicsLogger(RecipeCallback):
         if self._undrawn and self._time.is_enough():
             self._show(run, self._undrawn.pop(0))
 
-    def _show(self, run: Run, fixed: FixedBatch, *, last: bool = False) -> None:
+    def _show(self, run: Run, fixed: FixedBatch) -> None:
         if loggers.is_written(run.trainer):
             with self._time.spent():
-                for name, figure in dynamics.draw(fixed, self.decode, last=last).items():
-                    self.draw(run, name, pixels(figure), fixed.latest)
+                self.draw(run, "predictions", pixels(dynamics.draw(fixed, self.decode)), fixed.latest)
 
     # -- judging
 

@@ -11,14 +11,14 @@ from lightning_recipe.figures.inputs import input_card, input_span, summary
 from lightning_recipe.figures.kinds import recognise
 from lightning_recipe.figures.scale import statistics
 from lightning_recipe.finding import Section
-from lightning_recipe.losses.targets import answers
+from lightning_recipe.losses.targets import Answers, answers, is_target
 from lightning_recipe.record.tensors import leading_size
 from lightning_recipe.show import loggers
 from lightning_recipe.trial.isolation import isolated
 from lightning_recipe.trial.time_budget import TimeBudget
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from lightning.pytorch import LightningModule, Trainer
 
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from lightning_recipe.record.step import Step
     from lightning_recipe.run import Run
 
-MAX_CARDS = 8
-"""Inputs of a network that are drawn; some have dozens."""
+MAX_CARDS = 6
+"""Inputs of a network that are drawn, for training and validation: as many cards as TensorBoard has on a page."""
 LOOP = 5
 """Calls of a module in a step from which on only the first is drawn: it is called in a loop, such as one over time."""
 
@@ -37,11 +37,11 @@ class VisualizeInputs(RecipeCallback):
 
     Seen in the real step: after transfer, precision and any augmentation in ``training_step``. Images, volumes, masks,
     sequences, audio, token ids, tables and anything else are told apart by shape, dtype and values; where a tensor has
-    a second reading, the title names it. The title also gives shape, dtype, mean, std, min, max, share of NaN, and the
-    values that black and white stand for. Training and validation share these, so that a difference in scale is seen:
+    a second reading, the finding names it. The finding also gives shape, dtype, mean, std, range and share of NaN; the
+    card, what black and white stand for. Training and validation share these, so that a difference in scale is seen:
     the range only ever widens over a run. Their cards lie side by side, ``<input> train`` and ``<input> val``: do they
     look alike? Of a module that is called up to four times in a step, such as an encoder of two views, the inputs of
-    each call are drawn.
+    each call are drawn. What an untrained network says is not.
 
     The first training batch and the first validation batch (the one of the sanity check) are drawn, then the first
     batch of at most nine more epochs up to the last, ever further apart, as long as that takes no more than `max_share`
@@ -67,7 +67,7 @@ class VisualizeInputs(RecipeCallback):
         - Images normalised with the mean and standard deviation of a data set look odd: give them as `mean` and `std`,
           and they are undone in the picture.
         - Tokens are numbers until you give `decode`, such as your tokenizer's.
-        - A tensor taken for something that it is not: the title names the second reading. Nothing depends on it.
+        - A tensor taken for something that it is not: the finding names the second reading. Nothing depends on it.
 
     Cost:
         A card of each input and stage, for at most ten epochs of a run, and at most `max_share` of its time. Steps in
@@ -76,7 +76,7 @@ class VisualizeInputs(RecipeCallback):
     Pictures:
         - `<input> train`: What entered in training. Look for upside-down or mirrored targets, labels that do not
           belong, colours exchanged, an augmentation that destroys what is to be recognised, padding everywhere, the
-          same example again and again, NaN in the title.
+          same example again and again, values far from zero.
         - `<input> val`: What entered in validation; it should look like training, in the same shades.
 
     Example:
@@ -103,7 +103,7 @@ class VisualizeInputs(RecipeCallback):
     def __init__(  # noqa: PLR0913 - three say how much to draw, three are escape hatches
         self,
         *,
-        max_examples: int = 16,
+        max_examples: int = 4,
         every_n_epochs: int = 1,
         max_share: float = 0.0025,
         mean: list[float] | None = None,
@@ -182,6 +182,8 @@ class VisualizeInputs(RecipeCallback):
         told = []
         filled = {name: tensor for name, tensor in step.inputs.items() if tensor.numel()} or step.inputs
         filled |= step.views(LOOP)
+        filled = {name: tensor for name, tensor in filled.items() if not is_target(name, tensor, step)} or filled
+        names = short_names(filled)
         for name, tensor in list(filled.items())[:MAX_CARDS]:
             reading = recognise(tensor, examples)
             measured = statistics(tensor)
@@ -192,21 +194,33 @@ class VisualizeInputs(RecipeCallback):
             told.append(summary(name, tensor, reading, measured))
             if not loggers.is_written(run.trainer):
                 continue
+            known = answers(step, tensor.shape[0] if tensor.ndim else 0)
             with isolated():
-                figure = input_card(
-                    f"{stage} {name}",
+                picture = input_card(
+                    f"{stage} {names[name]}",
                     tensor,
                     reading,
-                    answers(step, tensor.shape[0] if tensor.ndim else 0),
-                    measured=measured,
+                    known if run.step else Answers(known.target, None, known.ignored),  # untrained, it says noise
                     max_examples=self.max_examples,
                     span=self._spans[key],
                     mean=self.mean,
                     std=self.std,
                     decode=self.decode,
                 )
-            self.draw(run, f"{name} {stage}", pixels(figure))
+            self.draw(run, f"{names[name]} {stage}", pixels(picture))
         left = len(filled) - MAX_CARDS
         more = f"; {left} more inputs are not drawn" if left > 0 else ""
         more += f"; {empty} are empty" if (empty := sum(not x.numel() for x in step.inputs.values())) else ""
         return self.passed(f"drew {'; '.join(told)}{more}", inputs=len(step.inputs), examples=examples or 0)
+
+
+def short_names(inputs: Iterable[str]) -> dict[str, str]:
+    """What follows the last dot of each name, as long as they differ: TensorBoard cuts long titles.
+
+    Example:
+        >>> short_names(["model.net.image", "model.net.text"]), short_names(["a.x", "b.x"])
+        ({'model.net.image': 'image', 'model.net.text': 'text'}, {'a.x': 'a.x', 'b.x': 'b.x'})
+
+    """
+    ends = [name.rpartition(".")[2] for name in inputs]
+    return {name: end if ends.count(end) == 1 else name for name, end in zip(inputs, ends, strict=True)}

@@ -5,64 +5,54 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lightning_recipe.figures.canvas import COLOURS
+from lightning_recipe.figures.canvas import WRONG
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from lightning_recipe.losses.targets import Answers
 
-WRONG = COLOURS[3]
-"""The colour of a prediction that is not its target."""
 MAX_VALUES = 3
-"""Values of a target that are written out; of more, only the shape is."""
+"""Values of a target that are written out; of more, nothing is."""
+MAX_LABELS = 1000
+"""Columns of zeros and ones that are read as labels."""
 
 
 @dataclass(frozen=True)
 class Caption:
-    """The line below an example."""
+    """The line below an example, and whether the prediction is wrong."""
 
     text: str = ""
-    colour: str = "black"
+    wrong: bool = False
+
+    @property
+    def colour(self) -> str:
+        """Of the letters."""
+        return WRONG if self.wrong else "black"
 
 
 def captions(answers: Answers, count: int) -> list[Caption]:
-    """The captions of the first `count` examples: target, a bar, prediction.
+    """The captions of the first `count` examples: the target, and what was said.
 
     Example:
         >>> import torch
         >>> from lightning_recipe.losses.targets import Answers
         >>> digits = Answers(torch.tensor([3, 5]), torch.tensor([3, 8]))
         >>> [caption.text for caption in captions(digits, 2)]
-        ['3 | 3', '5 | 8']
+        ['3 ✓', '5, said 8']
 
     """
     targets, predictions = _written(answers.target, count), _written(answers.prediction, count)
     exact = answers.target is not None and not answers.target.is_floating_point()
     made = []
-    for target, prediction in zip(targets, predictions, strict=True):
-        wrong = exact and "" not in {target, prediction} and target != prediction and target != str(answers.ignored)
-        made.append(Caption(f"{target} | {prediction}" if prediction else target, WRONG if wrong else "black"))
+    for target, said in zip(targets, predictions, strict=True):
+        if not said or target == str(answers.ignored):
+            made.append(Caption(target))
+        elif exact and said == target:
+            made.append(Caption(f"{target} ✓"))
+        else:
+            made.append(Caption(f"{target}, said {said}" if target else f"said {said}", wrong=exact and bool(target)))
     return made
-
-
-def legend(answers: Answers, made: list[Caption]) -> str:
-    """How to read the captions; or that there are none, and why.
-
-    Example:
-        >>> import torch
-        >>> from lightning_recipe.losses.targets import Answers
-        >>> legend(Answers(torch.zeros(8, 100)), [Caption()])
-        'target (8, 100) not shown'
-
-    """
-    if answers.target is None and answers.prediction is None:
-        return "no target found"
-    if not any(caption.text for caption in made):
-        tensor = answers.target if answers.target is not None else answers.prediction
-        return f"target {tuple(tensor.shape)} not shown" if tensor is not None else ""
-    reads = "label: target | prediction" if any("|" in caption.text for caption in made) else "label: target"
-    return reads + (", orange if they differ" if any(caption.colour == WRONG for caption in made) else "")
 
 
 def _written(tensor: Tensor | None, count: int) -> list[str]:
@@ -76,7 +66,7 @@ def _written(tensor: Tensor | None, count: int) -> list[str]:
 
 
 def _is_many_hot(rows: Tensor) -> bool:
-    return MAX_VALUES < rows.shape[1] <= 1000 and bool(((rows == 0) | (rows == 1)).all())  # noqa: PLR2004
+    return MAX_VALUES < rows.shape[1] <= MAX_LABELS and bool(((rows == 0) | (rows == 1)).all())
 
 
 def _text(row: list[float]) -> str:

@@ -1,20 +1,24 @@
-"""Which picture suits which kind of prediction, and how little of each look has to be kept to draw it."""
+"""Predictions on one fixed batch over time: how little of each look has to be kept, and the picture of each kind."""
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from lightning_recipe.figures import predictions
+from lightning_recipe.figures.axes import Axis, around, axes, ends, short
+from lightning_recipe.figures.canvas import COLOURS, GREY, LINE, WRONG, heat, text_width
+from lightning_recipe.figures.captions import Caption
+from lightning_recipe.figures.grid import GAP, layout, mosaic, resized
+from lightning_recipe.figures.images import hatching, one_or_three, paint, paint_classes
+from lightning_recipe.figures.picture import BODY, Box, Picture
+from lightning_recipe.figures.tokens import aligned, blocks
 from lightning_recipe.losses.measures import CLASSES, NUMBER_MAPS, NUMBERS, TOKENS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from matplotlib.figure import Figure
     from numpy.typing import NDArray
     from torch import Tensor
 
@@ -23,14 +27,16 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
-ROWS = 16
-"""Examples, or labels of examples, in a picture over time."""
-LINES = 8
-"""Trajectories in a picture, as many as there are colours."""
-SENTENCES, WORDS = 5, 7
+ROWS = 8
+"""Examples, or labels of examples, in a picture over time; as many trajectories as there are colours."""
+SENTENCES, WORDS = 2, 32
 MAPS, IMAGES = 3, 4  # examples; dimensions of a batch of images
-FILM = 5
+THUMBNAIL = 128
+"""Pixels of a side of a map that are kept."""
+MOMENTS = 4
 """Looks in a film strip."""
+ALIKE = 0.001
+"""Spread of predictions between examples, in the unit of their kind, below which they are the same."""
 
 
 def keep(how: Reading, values: Tensor) -> Array:
@@ -43,13 +49,11 @@ def keep(how: Reading, values: Tensor) -> Array:
 
     """
     if how.of_maps:
-        channels = 3 if values.shape[-1] == 3 else 1  # noqa: PLR2004
-        every = max(1, max(values.shape[1:3]) // predictions.THUMBNAIL)  # all looks are in memory until the end
-        shown = values[:MAPS, ::every, ::every]
-        return _array(shown.argmax(-1).to(torch.int16) if how.of_classes else shown[..., :channels].contiguous())
+        shown = thinned(values[:MAPS])  # all looks are in memory until the end
+        return _array(shown.argmax(-1).to(torch.int16) if how.of_classes else one_or_three(shown).contiguous())
     if how.kind == NUMBERS:
-        outputs = max(1, min(values.shape[1], LINES // 2))
-        return _array(values[: LINES // outputs, :outputs].flatten())
+        outputs = max(1, min(values.shape[1], ROWS // 2))
+        return _array(values[: ROWS // outputs, :outputs].flatten())
     if how.kind == TOKENS:
         return _array(values[:SENTENCES, :WORDS].argmax(-1))
     answers = how.answers(values)
@@ -62,36 +66,75 @@ def _array(values: Tensor) -> Array:
     return np.asarray((values.float() if values.is_floating_point() else values).cpu())
 
 
-def draw(fixed: FixedBatch, decode: Callable[..., Any] | None = None, *, last: bool = False) -> dict[str, Figure]:
-    """The pictures to show now, by name: of all looks so far, or for tokens and maps of the latest one.
+def draw(fixed: FixedBatch, decode: Callable[..., Any] | None = None) -> Picture:
+    """The picture of all looks so far; of tokens and maps, a film strip of four.
 
     Args:
         fixed: With at least one look, whose pictures come from :func:`keep`.
         decode: Makes text of a list of token ids; it gets one at a time.
-        last: Training has ended: maps get a film strip, too.
 
     """
     how, looks = fixed.how, fixed.looks
     steps, kept = [look.step for look in looks], [look.picture for look in looks]
+    picture = Picture(f"{how.kind}, step {steps[-1]:,}")
+    chosen = moments(len(looks))
+    film = {f"step {short(steps[i])}": kept[i] for i in chosen}
     if how.of_maps:
-        figures = {"predictions": _maps(how, steps[-1], kept[-1], fixed.inputs)}
-        return figures | ({"over time": _film(how, steps, kept)} if last and len(steps) > 1 else {})
-    if how.kind == TOKENS:
-        return {"predictions": _tokens(how, steps[-1], kept, decode)}
-    span = f"steps {steps[0]:,} to {steps[-1]:,}" + (f", 1 look in {fixed.stride} kept" if fixed.stride > 1 else "")
-    return {"predictions": (_numbers if how.kind == NUMBERS else _answers)(how, steps, kept, span)}
+        _maps(picture, how, film, fixed.inputs)
+    elif how.kind == TOKENS:
+        _tokens(picture, how, film, decode)
+    else:
+        (_numbers if how.kind == NUMBERS else _answers)(picture, how, steps, kept)
+    if fixed.last is not None and is_alike(how, fixed.last):
+        picture.note = f"all {len(fixed.last)} examples get the same prediction"
+    return picture
 
 
-def _numbers(how: Reading, steps: Sequence[int], kept: Sequence[Array], span: str) -> Figure:
-    targets = None if how.target is None else keep(how, how.target)
-    heading = f"{kept[-1].size} predictions" + ("" if targets is None else ", triangles: targets")
-    return predictions.trajectories(f"{heading}\n{span}", steps, np.stack(kept), targets)
+def is_alike(how: Reading, values: Tensor) -> bool:
+    """Whether different examples get the same prediction, although their targets differ if these are known."""
+    same_target = how.target is not None and bool((how.target == how.target[:1]).all())
+    return len(values) > 1 and not same_target and how.spread(values) < ALIKE
 
 
-def _answers(how: Reading, steps: Sequence[int], kept: Sequence[Array], span: str) -> Figure:
+def moments(count: int) -> list[int]:
+    """The looks of a film strip, evenly in their order from the first after the untrained one to the last.
+
+    Example:
+        >>> moments(1), moments(3), moments(14)
+        ([0], [0, 1, 2], [1, 5, 9, 13])
+
+    """
+    first = 0 if count <= MOMENTS else 1
+    return sorted({round(i) for i in np.linspace(first, count - 1, min(MOMENTS, count))})
+
+
+def _numbers(picture: Picture, how: Reading, steps: Sequence[int], kept: Sequence[Array]) -> None:
+    """A line for each number predicted, and where it should end: a mark at the right edge."""
+    values = np.stack(kept)
+    target = None if how.target is None else keep(how, how.target)
+    everything = values if target is None or not np.isfinite(target).all() else np.concatenate([values, target[None]])
+    names = ("step", "prediction" if target is None else "prediction, and target at the right")
+    box = Box(BODY.left, BODY.top, BODY.right - 26, BODY.bottom)
+    frame = axes(picture, _time(steps), around(everything), box=box, names=names)
+    for i in range(values.shape[1]):
+        colour = COLOURS[i % len(COLOURS)]
+        points = frame.points(np.asarray(steps, np.float64), values[:, i])
+        picture.draw(points, colour, 3)
+        if len(steps) == 1 and np.isfinite(points).all():
+            picture.cross(float(points[0, 0]), float(points[0, 1]), colour, arm=4)
+        if target is not None and np.isfinite(target[i]):
+            x, y = frame.points(steps[-1], target[i])
+            x = frame.box.right + 4
+            picture.draw([(x + 18, y - 8), (x, y), (x + 18, y + 8), (x + 18, y - 8)], colour, 3)
+
+
+def _time(steps: Sequence[int]) -> Axis:
+    return Axis(steps[0], max(steps[-1], steps[0] + 1), "from zero")
+
+
+def _answers(picture: Picture, how: Reading, steps: Sequence[int], kept: Sequence[Array]) -> None:
+    """A row for each example, bright where what is true is probable; dots where the answer changed."""
     truth, answers = np.stack(kept)[..., 0], np.stack(kept)[..., 1].astype(int)
-    flips = np.zeros(answers.shape, dtype=bool)
-    flips[1:] = answers[1:] != answers[:-1]
     target = _array(_target(how).flatten()[: answers.shape[1]])
     labels = 1 if how.kind == CLASSES else _target(how).shape[1]
 
@@ -99,46 +142,82 @@ def _answers(how: Reading, steps: Sequence[int], kept: Sequence[Array], span: st
         place = f"{row // labels}.{row % labels} " if labels > 1 else ""
         return place + (str(int(answer)) if how.kind == CLASSES else "yes" if answer > 0.5 else "no")  # noqa: PLR2004
 
-    rows = [(text(i, true), text(i, now)) for i, (true, now) in enumerate(zip(target, answers[-1], strict=True))]
-    what = "class" if how.kind == CLASSES else "answer"
-    return predictions.probabilities(f"probability of the true {what}\n{span}", steps, truth, flips, rows)
+    true = [text(i, value) for i, value in enumerate(target)]
+    now = [text(i, value) for i, value in enumerate(answers[-1])]
+    left = min(0.3 * BODY.width, max(text_width("true"), *map(text_width, true)) + 10)
+    right = min(0.3 * BODY.width, max(text_width("said"), *map(text_width, now)) + 34)
+    inner = Box(round(BODY.left + left), BODY.top + LINE, round(BODY.right - right), BODY.bottom - LINE)
+    picture.note = "probability of true: dark 0, bright 1"
+    picture.write(BODY.left, inner.top - 8, "true", GREY)
+    picture.write(BODY.right, inner.top - 8, "said", GREY, anchor="rs")
+    row, column = inner.height / len(true), inner.width / len(steps)
+    down = (np.arange(int(inner.height)) * len(true) / int(inner.height)).astype(int)
+    across = (np.arange(int(inner.width)) * len(steps) / int(inner.width)).astype(int)
+    picture.paste(inner.left, inner.top, heat(truth.T[down][:, across], (0, 1)))
+    for i in range(len(true)):
+        y = inner.top + (i + 0.5) * row
+        wrong = target[i] >= 0 and true[i] != now[i]
+        picture.write(BODY.left, y + 7, true[i], width=left - 8)
+        picture.write(BODY.right, y + 7, now[i], WRONG if wrong else "black", anchor="rs")
+        if wrong:
+            picture.cross(inner.right + 14, y)
+        if i:
+            picture.fill(Box(inner.left, y - row / 2 - 1, inner.right, y - row / 2 + 1), 255)
+        for t in (np.flatnonzero(np.diff(answers[:, i])) + 1).tolist():
+            x, arm = inner.left + (t + 0.5) * column, float(np.clip(column / 3, 2, 6))
+            picture.fill(Box(x - arm, y - arm, x + arm, y + arm), 255)
+            picture.frame(Box(x - arm, y - arm, x + arm, y + arm), "black", 1)
+    last = -np.inf
+    for t in range(len(steps)):
+        x, number = inner.left + (t + 0.5) * column, short(steps[t])
+        if x - last > text_width(number) + 24:
+            picture.write(x, BODY.bottom - 4, number, GREY, anchor="ms")
+            last = x
+    picture.write(BODY.right, BODY.bottom - 4, "step", GREY, anchor="rs")
 
 
-def _tokens(how: Reading, step: int, kept: Sequence[Array], decode: Callable[..., Any] | None) -> Figure:
-    now, before = kept[-1], kept[max(0, len(kept) - 2)]
-    target = _array(_target(how)[: now.shape[0], : now.shape[1]])
-
-    def text(token: int) -> str:
-        return "-" if token < 0 else str(token) if decode is None else str(decode([token]))
-
-    said = [[[text(int(token)) for token in line] for line in lines] for lines in (target, now)]
-    title = f"tokens predicted at step {step:,}\n{now.shape[1]} of {how.positions[0]} positions, {len(now)} examples"
-    return predictions.tokens(title, said[0], said[1], (now != before) & (target >= 0))
+def _tokens(picture: Picture, how: Reading, film: dict[str, Array], decode: Callable[..., Any] | None) -> None:
+    """What should be said, and below it what was said at four moments; what is wrong is underlined."""
+    said = next(iter(film.values()))
+    target = _array(_target(how)[: said.shape[0], : said.shape[1]])
+    for i, box in enumerate(blocks(len(said), len(film) + 1)):
+        rows = {"true": target[i].tolist()} | {name: ids[i].tolist() for name, ids in film.items()}
+        aligned(picture, box, rows, {}, decode)
 
 
-def _maps(how: Reading, step: int, maps: Array, inputs: Tensor | None) -> Figure:
-    columns = {}
+def _maps(picture: Picture, how: Reading, film: dict[str, Array], inputs: Tensor | None) -> None:
+    """Side by side: input, what is true, and what was said at four moments; a row for each example."""
+    (low, high), strips = _range(how, film), {}
     if inputs is not None and inputs.ndim == IMAGES and inputs.shape[1] <= min(inputs.shape[2:]):
-        every = math.ceil(max(inputs.shape[2:]) / predictions.THUMBNAIL)
-        images = _array(inputs[:MAPS, :, ::every, ::every].movedim(1, -1))
-        images = images[..., : 3 if images.shape[-1] == 3 else 1]  # noqa: PLR2004
-        columns["input"] = predictions.number_colours(images, *_extremes(images))
-    if how.target is not None:
-        columns["target"] = _coloured(how, _target_maps(how))
-    columns["prediction"] = _coloured(how, maps)
-    (low, high), (least, most) = _range(how, maps), _extremes(maps)
-    scale = "" if how.of_classes else f"\ndark {low:.3g}, bright {high:.3g}; now {least:.3g} to {most:.3g}"
-    height, width = how.positions[-2:]
-    return predictions.maps(f"{how.kind}, step {step:,} ({height} x {width}){scale}", columns, _classes(how))
+        image = one_or_three(thinned(inputs[:MAPS].movedim(1, -1).float()))
+        strips["input"] = paint(image, _extremes(_array(image)))
+    true = None if how.target is None else thinned(how.target[:MAPS])
+    maps = ({} if true is None else {"true": _array(true if how.of_classes else one_or_three(true))}) | film
+    for name, values in maps.items():
+        strips[name] = paint_classes(values.astype(np.int64), None) if how.of_classes else _shades(values, (low, high))
+    count, height, width = next(iter(film.values())).shape[:3]
+    _, cell = layout(1, height, width, count, room=((BODY.width + GAP) / len(strips) - GAP, BODY.height))
+    drawn = {name: resized(torch.from_numpy(part), cell).numpy() for name, part in strips.items()}
+    if how.of_classes and true is not None:
+        truth = resized(torch.from_numpy(maps["true"].astype(np.int64)), cell).numpy()
+        for name, values in film.items():
+            said = resized(torch.from_numpy(values.astype(np.int64)), cell).numpy()
+            drawn[name][(said != truth) & (truth >= 0) & hatching(cell)] = 0
+        picture.note = "hatched: wrong"
+    elif not how.of_classes:
+        picture.note = "black {}, white {}".format(*ends(low, high))
+    rows = [("", np.stack([part[i] for part in drawn.values()])) for i in range(count)]
+    mosaic(picture, rows, len(drawn), [Caption(name) for name in drawn])
 
 
-def _film(how: Reading, steps: Sequence[int], kept: Sequence[Array]) -> Figure:
-    """Maps at a few steps from the first to the last, side by side, the target at the end."""
-    chosen = sorted({round(i) for i in np.geomspace(1, len(steps), min(FILM, len(steps)))})
-    columns = {f"{steps[i - 1]:,}": _coloured(how, kept[i - 1]) for i in chosen}
-    if how.target is not None:
-        columns["target"] = _coloured(how, _target_maps(how))
-    return predictions.maps(f"{how.kind} over time\nsteps {steps[0]:,} to {steps[-1]:,}", columns, _classes(how))
+def thinned(maps: Tensor) -> Tensor:
+    """Maps (n, h, w, ...) at not much more than the pixels that are drawn."""
+    every = max(1, max(maps.shape[1:3]) // THUMBNAIL)
+    return maps[:, ::every, ::every]
+
+
+def _shades(values: Array, span: tuple[float, float]) -> Array:
+    return paint(torch.from_numpy(np.asarray(values, np.float32)), span)
 
 
 def _target(how: Reading) -> Tensor:
@@ -154,29 +233,13 @@ def _target(how: Reading) -> Tensor:
     return how.target
 
 
-def _classes(how: Reading) -> int:
-    """How many classes there are at most among the targets, for the legend."""
-    return int(how.target.max()) + 1 if how.of_classes and how.target is not None else 0
-
-
-def _target_maps(how: Reading) -> Array:
-    target = _target(how)[:MAPS]
-    return _array(target if how.of_classes else target[..., : 3 if target.shape[-1] == 3 else 1])  # noqa: PLR2004
-
-
-def _range(how: Reading, maps: Array) -> tuple[float, float]:
-    """What dark and bright stand for: the range of the targets, so that it is the same at every step."""
+def _range(how: Reading, film: dict[str, Array]) -> tuple[float, float]:
+    """What black and white stand for: the range of the targets, so that it is the same at every step."""
     if how.kind != NUMBER_MAPS:
         return 0.0, 1.0
-    return _extremes(maps if how.target is None else _array(how.target))
+    return _extremes(np.stack(list(film.values())) if how.target is None else _array(how.target))
 
 
 def _extremes(values: Array) -> tuple[float, float]:
     finite = values[np.isfinite(values)]
     return (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
-
-
-def _coloured(how: Reading, maps: Array) -> Array:
-    if how.of_classes:
-        return predictions.class_colours(maps, max(_classes(how), int(maps.max()) + 1))
-    return predictions.number_colours(maps.astype(float), *_range(how, maps))

@@ -5,29 +5,27 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.ticker import MaxNLocator
 
-from lightning_recipe.figures.canvas import COLOURS, FONT_SIZE, card
+from lightning_recipe.figures.axes import Axis, around, axes, short
+from lightning_recipe.figures.canvas import COLOURS, GREY, LINE, WRONG, heat, text_width
+from lightning_recipe.figures.picture import BODY, Box, Picture
 from lightning_recipe.losses.table import TABLE, Family, Takes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+    from numpy.typing import NDArray
     from torch import Tensor
 
-TICKS = 9
-"""Points of the numbers at the axes."""
 MOST_CLASSES = 20
 """Classes that are drawn as columns; of more, the label's own probability is drawn."""
-MOST_ROWS = 16
+MOST_ROWS = 8
 """Rows of a picture that can be read on a card."""
 MOST_POINTS = 400
 """Points that can be told apart."""
 
 
-def loss_curves(curves: Mapping[str, Sequence[float]], floor: float | None = None) -> Figure:
+def loss_curves(curves: Mapping[str, Sequence[float]], floor: float | None = None) -> Picture:
     """The losses of short fits on one batch, step by step, with the lowest possible loss as a line.
 
     Args:
@@ -35,42 +33,54 @@ def loss_curves(curves: Mapping[str, Sequence[float]], floor: float | None = Non
         floor: The lowest possible loss, if known.
 
     Example:
-        >>> loss_curves({"Adam (lr 0.001)": [2.3, 1.1, 0.2]}, floor=0.0).axes[0].get_xlabel()
-        'step'
+        >>> loss_curves({"Adam (lr 0.001)": [2.3, 1.1, 0.2]}, floor=0.0).words[-2:]
+        ['Adam (lr 0.001): 0.2', 'lowest possible: 0']
 
     """
     longest = max(map(len, curves.values()))
-    figure = card(f"One batch, again and again: {longest} steps")
-    axes = figure.add_subplot()
-    for (name, losses), colour in zip(curves.items(), COLOURS, strict=False):
-        axes.plot(losses, label=f"{name}: {losses[-1]:.3g}", color=colour)
-    if floor is not None:
-        axes.axhline(floor, color="black", linestyle="--", label=f"lowest possible: {floor:.3g}")
+    picture = Picture(f"loss on one batch, again and again: {longest} steps")
     starts = [losses[0] for losses in curves.values() if np.isfinite(losses[0])]
     finite = np.concatenate([np.asarray(losses)[np.isfinite(losses)] for losses in curves.values()])
-    if len(finite) and starts:
+    names = [
+        (f"{name}: {short(losses[-1])}", colour)
+        for (name, losses), colour in zip(curves.items(), COLOURS, strict=False)
+    ]
+    names += [] if floor is None else [(f"lowest possible: {short(floor)}", "black")]
+    y = around(finite)
+    if len(finite) and starts:  # a fit that explodes leaves the picture
         low = min(finite.min(), finite.min() if floor is None else floor)
-        high = min(finite.max(), low + 2 * (max(starts) - low)) if max(starts) > low else finite.max()
-        margin = 0.05 * (high - low) or 1.0
-        axes.set_ylim(low - margin, high + margin)  # a fit that explodes leaves the picture
-    _label(axes, "step", "loss")
-    figure.legend(loc="outside lower center", fontsize=TICKS, frameon=False)
-    return figure
+        y = around([low, min(finite.max(), low + 2 * (max(starts) - low)) if max(starts) > low else finite.max()])
+    box = Box(BODY.left, BODY.top, BODY.right, BODY.bottom - LINE * len(names))
+    frame = axes(picture, Axis(0, max(1, longest - 1)), y, box=box, names=("step", ""))
+    for losses, (_, colour) in zip(curves.values(), names, strict=False):
+        picture.draw(frame.points(np.arange(len(losses)), losses), colour, 3)
+    if floor is not None:
+        picture.draw(frame.points([0, longest - 1], floor), "black", 2, dashed=True)
+    key(picture, names, box.bottom)
+    return picture
 
 
-def labels_and_predictions(name: str, arguments: Mapping[str, Any]) -> Figure:
+def key(picture: Picture, names: Sequence[tuple[str, str]], top: float) -> None:
+    """A line for each curve: its colour and its name; black ones are dashed."""
+    for i, (name, colour) in enumerate(names):
+        y = top + (i + 1) * LINE - 4
+        picture.draw([(BODY.left + 8, y - 7), (BODY.left + 42, y - 7)], colour, 4, dashed=colour == "black")
+        picture.write(BODY.left + 50, y, name, width=BODY.width - 60)
+
+
+def labels_and_predictions(name: str, arguments: Mapping[str, Any]) -> Picture:
     """What a loss compared: for classes, probabilities with the label framed; else points, aligned on a diagonal.
 
     Args:
         name: The loss function.
-        arguments: Its arguments, of which ``input`` and ``target`` are drawn: the first rows of up to 16, or up to
+        arguments: Its arguments, of which ``input`` and ``target`` are drawn: the first rows of up to 8, or up to
             400 numbers.
 
     Example:
         >>> import torch
         >>> arguments = {"input": torch.eye(3), "target": torch.tensor([0, 1, 2])}
-        >>> labels_and_predictions("cross_entropy", arguments).axes[0].get_xlabel()
-        'class'
+        >>> labels_and_predictions("cross_entropy", arguments).title
+        'labels and predictions: 3 of 3 aligned'
 
     """
     prediction, target = arguments["input"].detach().cpu().double(), arguments["target"].detach().cpu()
@@ -86,46 +96,52 @@ def labels_and_predictions(name: str, arguments: Mapping[str, Any]) -> Figure:
     return _points(prediction, target.double())
 
 
-def _classes(probabilities: np.ndarray[Any, Any], labels: np.ndarray[Any, Any]) -> Figure:
-    right = (probabilities.argmax(1) == labels).sum()
-    figure = card(f"Labels and predictions: {right} of {len(labels)} aligned")
-    axes = figure.add_subplot()
-    p, labels = probabilities[:MOST_ROWS], labels[:MOST_ROWS]
-    if p.shape[1] > MOST_CLASSES:
-        axes.barh(np.arange(len(p)), p[np.arange(len(p)), labels], color=COLOURS[0])
-        axes.set_xlim(0, 1)
-        axes.invert_yaxis()
-        _label(axes, "probability of the label", "example")
-        return figure
-    shown = axes.imshow(p, cmap="Blues", vmin=0, vmax=1, aspect="auto")
-    axes.plot(labels, np.arange(len(p)), "s", markersize=9, markerfacecolor="none", markeredgewidth=2, color=COLOURS[1])
-    _label(axes, "class", "example")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
-    bar = figure.colorbar(shown, location="bottom", ticks=[0, 0.5, 1])
-    bar.set_label("probability; squares: the labels", fontsize=FONT_SIZE)
-    bar.ax.tick_params(labelsize=TICKS)
-    return figure
+def _classes(probabilities: NDArray[np.float64], labels: NDArray[np.int64]) -> Picture:
+    said = probabilities.argmax(1) if len(labels) else labels
+    picture = Picture(f"labels and predictions: {(said == labels).sum()} of {len(labels)} aligned")
+    p, labels, said = probabilities[:MOST_ROWS], labels[:MOST_ROWS], said[:MOST_ROWS]
+    if not len(labels):
+        return picture
+    few = p.shape[1] <= MOST_CLASSES
+    left = text_width(str(labels.max())) + 10 if not few else text_width("8") + 10
+    inner = Box(round(BODY.left + left), BODY.top, BODY.right - 30, BODY.bottom - LINE)
+    row, column = inner.height / len(p), inner.width / (p.shape[1] if few else 1)
+    picture.note = "frame: label" if few else "bar: p of label"
+    for i, label in enumerate(labels):
+        top = inner.top + i * row
+        if few:
+            for j in range(p.shape[1]):
+                cell = Box(inner.left + j * column, top, inner.left + (j + 1) * column - 2, top + row - 2)
+                picture.fill(cell, heat(p[i, j], (0, 1)))
+                if j == label:
+                    picture.frame(Box(cell.left + 2, cell.top + 2, cell.right - 2, cell.bottom - 3), COLOURS[1], 4)
+        else:
+            picture.fill(
+                Box(inner.left, top, inner.left + max(1, p[i, label] * inner.width), top + row - 2),
+                heat(p[i, label], (0, 1)),
+            )
+        picture.write(BODY.left, top + row / 2 + 7, str(i if few else label), GREY)
+        if said[i] != label:
+            picture.cross(BODY.right - 14, top + row / 2)
+    ticks = range(p.shape[1]) if few else (0, 0.5, 1)
+    for tick in ticks:
+        x = inner.left + (tick + (0.5 if few else 0)) * column
+        picture.write(x, BODY.bottom - 4, short(tick), GREY, anchor="ms")
+    return picture
 
 
-def _points(prediction: Tensor, target: Tensor) -> Figure:
+def _points(prediction: Tensor, target: Tensor) -> Picture:
     import torch  # noqa: PLC0415 - needed only here
 
     x, y = (t.flatten()[:MOST_POINTS].numpy() for t in torch.broadcast_tensors(target, prediction))
-    figure = card(f"Labels and predictions: at most {np.abs(x - y).max():.2g} apart")
-    axes = figure.add_subplot()
-    low, high = float(min(x.min(), y.min())), float(max(x.max(), y.max()))
-    margin = 0.05 * (high - low) or 0.5
-    limits = (low - margin, high + margin)
-    axes.plot(limits, limits, color="black", linestyle="--", linewidth=1)
-    axes.plot(x, y, "o", color=COLOURS[0], markersize=5, alpha=0.7)
-    axes.set_xlim(limits)
-    axes.set_ylim(limits)
-    _label(axes, "label", "prediction")
-    return figure
-
-
-def _label(axes: Axes, x: str, y: str) -> None:
-    axes.set_xlabel(x, fontsize=FONT_SIZE)
-    axes.set_ylabel(y, fontsize=FONT_SIZE)
-    axes.tick_params(labelsize=TICKS)
+    picture = Picture(f"labels and predictions: at most {short(float(np.abs(x - y).max()))} apart")
+    axis = around([*x, *y])
+    frame = axes(picture, axis, axis, names=("label", "prediction"))
+    picture.draw(frame.points([axis.low, axis.high], [axis.low, axis.high]), "black", 2, dashed=True)
+    far = np.abs(x - y) > 0.1 * (axis.high - axis.low)
+    for (across, up), apart in zip(frame.points(x, y), far, strict=True):
+        if apart:
+            picture.cross(across, up, WRONG, arm=5, width=2)
+        elif np.isfinite([across, up]).all():
+            picture.frame(Box(across - 3, up - 3, across + 3, up + 3), COLOURS[0], 3)
+    return picture

@@ -1,18 +1,19 @@
-"""Images, volumes and masks as an array of thumbnails: every pixel drawn is a value of the tensor."""
+"""Images, volumes and masks as thumbnails: every pixel drawn is a value of the tensor."""
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from matplotlib.colors import to_rgb
 
-from lightning_recipe.figures.canvas import COLOURS
-from lightning_recipe.figures.captions import Caption, captions, legend
+from lightning_recipe.figures.axes import Axis, around
+from lightning_recipe.figures.canvas import COLOURS, GREY, LINE, WIDTH, WRONG, rgb, text_width
+from lightning_recipe.figures.captions import Caption, captions
+from lightning_recipe.figures.grid import layout, mosaic, names_width, resized
 from lightning_recipe.figures.kinds import Kind, Reading, present
-from lightning_recipe.figures.picture import WIDTH, Picture, Text, blank, shortened, text_width
+from lightning_recipe.figures.picture import BODY, Box, Picture
+from lightning_recipe.figures.scale import plain, span_of, statistics
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -20,100 +21,126 @@ if TYPE_CHECKING:
 
     from lightning_recipe.losses.targets import Answers
 
-GAP = 4
-"""Pixels between thumbnails."""
-CAPTION = 15
-"""Pixels of the line below one."""
-MAX_HEIGHT = 480
-"""Pixels of all rows of thumbnails together."""
-MAX_PARTED = 4
-"""Examples shown when each takes several thumbnails: slices, or maps of target and prediction beside it."""
-BROKEN = np.array([round(255 * part) for part in to_rgb(COLOURS[3])], np.uint8)
+BROKEN = rgb(WRONG)
 """The colour of NaN."""
-PAINTS = np.array([[round(255 * part) for part in to_rgb(colour)] for colour in COLOURS[:7]], np.uint8)
-"""The colours of classes 1, 2, ...; class 0 is left clear."""
+PAINTS = np.stack([rgb(colour) for colour in COLOURS[:7]])
+"""The colours of classes 1, 2, ...; class 0 is left clear, or `BACKGROUND` where nothing is below it."""
+BACKGROUND = np.array([217, 217, 217], np.uint8)
 IGNORED = np.array([128, 128, 128], np.uint8)
 """The colour of what the loss leaves out."""
-SQUARE = 10
+SQUARE = 18
 """Pixels of a side of a legend's square."""
+BINS, BARS = 64, 56
+"""Bars in a histogram of pixels, and their height in pixels."""
+MAX_COUNTED = 2**18
+"""Pixels in it; of more, every second, third, ... is taken."""
+DENSE_ROOM = (BODY.width, BODY.height - LINE)
+"""Where examples with class maps lie: above the legend."""
 
 
-def images(tensor: Tensor, reading: Reading, answers: Answers, span: tuple[float, float], max_examples: int) -> Picture:
-    """Examples as thumbnails; dense targets and predictions painted over copies beside them.
+def images(
+    picture: Picture,
+    tensor: Tensor,
+    reading: Reading,
+    answers: Answers,
+    span: tuple[float, float],
+) -> list[list[Box]]:
+    """Examples as thumbnails; dense targets and predictions painted over copies below them.
 
     Args:
+        picture: To draw on.
         tensor: Images, many-channel images, volumes or masks, on any device.
         reading: How to read it.
         answers: What belongs to the examples.
         span: The values that black and white stand for.
-        max_examples: Examples drawn at most.
+
+    Returns:
+        Where the thumbnails of each example lie.
 
     Example:
         >>> from lightning_recipe.losses.targets import Answers
         >>> from lightning_recipe.figures.kinds import recognise
-        >>> grey = torch.rand(4, 1, 8, 8)
-        >>> picture = images(grey, recognise(grey), Answers(torch.arange(4)), (0.0, 1.0), 16)
-        >>> picture.raster.shape[1], [text.text for text in picture.texts]
-        (350, ['0', '1', '2', '3'])
+        >>> grey, picture = torch.rand(4, 1, 8, 8), Picture("train image")
+        >>> boxes = images(picture, grey, recognise(grey), Answers(torch.arange(4)), (0.0, 1.0))
+        >>> picture.words[:4], boxes[0][0].width
+        (['0', '1', '2', '3'], 152)
 
     """
-    stack, notes = _stack(tensor[:max_examples], reading)
-    is_mask = reading.kind is Kind.MASK
-    target = None if is_mask else _map_like(answers.target, stack)
-    if stack.shape[1] > 1 or target is not None:
-        stack = stack[:MAX_PARTED]
-    maps = [m for m in (target, None if target is None else _map_like(answers.prediction, stack)) if m is not None]
-    count, slices, height, width, _ = stack.shape
-    columns, cell = layout(count, height, width, slices + len(maps))
-    if cell[0] < height or cell[1] < width:
-        notes.append(f"{height} x {width} drawn as {cell[0]} x {cell[1]}")
-    if count < tensor.shape[0]:
-        notes.append(f"{count} of {tensor.shape[0]} shown")
-    small = resized(stack, cell)
-    drawn = paint_mask(small, answers.ignored) if is_mask else paint(small, span)
-    strips = [drawn[:, i] for i in range(slices)]
-    labels = stack[..., 0] if is_mask else _labels(maps[0][:count]) if maps else None
-    for answer in maps:
-        part = resized(answer[:count], cell)[:, 0]
-        classes = _labels(part) if labels is not None else None
-        strip = over(strips[0], classes, answers.ignored) if classes is not None else paint(_one_or_three(part), span)
-        strips.append(np.concatenate([strip, np.full((count - len(strip), *strip.shape[1:]), 255, np.uint8)]))
-    made = [Caption()] * count if maps else captions(answers, count)
-    picture = mosaic(side_by_side(strips), columns, made)
-    if labels is not None:
-        add_legend(picture, labels, answers.ignored)
-    if small.is_floating_point() and bool(small.isnan().any()):
-        notes.append("NaN in orange")
-    beside = "left to right: input, target" + (", prediction" if len(maps) > 1 else "")
-    picture.notes = [*notes, beside if maps else legend(answers, made)]
-    return picture
+    stack, names = _stack(tensor, reading)
+    inputs = dict(zip(names, stack.unbind(1), strict=True))
+    if reading.kind is Kind.MASK:
+        return class_maps(picture, None, {name: values[..., 0].long() for name, values in inputs.items()}, None)
+    target, said = (_maps_like(answer, stack) for answer in (answers.target, answers.prediction))
+    if target is not None or said is not None:
+        maps = {name: values for name, values in (("true", target), ("said", said)) if values is not None}
+        classes = {name: labels for name, values in maps.items() if (labels := classes_of(values)) is not None}
+        if "true" in classes or (target is None and classes):
+            return class_maps(picture, paint(stack[:, 0], span), classes, answers.ignored)
+        if target is not None and target.shape == stack[:, 0].shape and torch.equal(target.to(stack), stack[:, 0]):
+            maps.pop("true")  # an autoencoder's
+        return thumbnails(picture, {"input": stack[:, 0]} | maps, span, [Caption()] * len(stack))
+    return thumbnails(picture, inputs, span, captions(answers, len(stack)))
 
 
-def layout(count: int, height: int, width: int, parts: int = 1) -> tuple[int, tuple[int, int]]:
-    """Columns of examples, and the pixels (height, width) of a thumbnail; whole multiples if it grows.
+def thumbnails(
+    picture: Picture, strips: dict[str, Tensor], span: tuple[float, float], made: list[Caption]
+) -> list[list[Box]]:
+    """Images (n, h, w, c) below each other; maps with values beyond those of the first have their own range."""
+    first = next(iter(strips.values()))
+    count, height, width = first.shape[:3]
+    plot = 0 if len(strips) > 1 else BARS + LINE
+    room = (BODY.width - names_width(list(strips)), BODY.height)
+    columns, cell = layout(count, height, width, len(strips), room=room)
+    answer = strips.get("true", strips.get("said"))
+    answer_span = span if answer is None else _span_within(answer, span)
+    drawn = {}
+    for name, values in strips.items():
+        part = paint(resized(one_or_three(values), cell), answer_span if name in {"true", "said"} else span)
+        drawn[name] = np.concatenate([part, np.full((count - len(part), *part.shape[1:]), 255, np.uint8)])
+    boxes = mosaic(picture, list(drawn.items()), columns, made)
+    if plot and boxes and BODY.bottom - max(row[-1].bottom for row in boxes) - LINE > plot:
+        histogram_of_pixels(picture, first, span)
+    return boxes
 
-    Example:
-        >>> layout(16, 28, 28)
-        (4, (84, 84))
 
+def _span_within(values: Tensor, span: tuple[float, float]) -> tuple[float, float]:
+    measured = statistics(values)
+    within = span[0] <= measured.low and measured.high <= span[1]
+    return span if within else span_of(measured, values.dtype, Kind.IMAGE)
+
+
+def class_maps(
+    picture: Picture, under: NDArray[np.uint8] | None, strips: dict[str, Tensor], ignored: int | None
+) -> list[list[Box]]:
+    """Maps of classes (n, h, w) in their colours, over the images that they belong to if these are known.
+
+    Where what is said differs from what is true, every other diagonal is black; not where the target is ignored.
     """
-    best = (0.0, 1)
-    for columns in range(1, max(1, count) + 1):
-        room_x = ((WIDTH + GAP) / columns - GAP * parts) / parts
-        room_y = MAX_HEIGHT / math.ceil(max(1, count) / columns) - CAPTION
-        zoom = min(room_x / max(1, width), room_y / max(1, height))
-        best = max(best, (math.floor(zoom) if zoom >= 1 else zoom, columns))
-    zoom, columns = best
-    return columns, (max(1, int(height * zoom)), max(1, int(width * zoom)))
+    count, height, width = next(iter(strips.values())).shape
+    inputs = {"input": under} if under is not None and len(strips) == 1 else {}
+    names = [*inputs, *strips]
+    room = (BODY.width - names_width(names), DENSE_ROOM[1])
+    columns, cell = layout(count, height, width, len(names), room=room)
+    small = None if under is None else resized(torch.from_numpy(under), cell).numpy()
+    drawn: dict[str, NDArray[np.uint8]] = {"input": small} if inputs and small is not None else {}
+    for name, labels in strips.items():
+        classes = resized(labels, cell).cpu().numpy()
+        drawn[name] = paint_classes(classes, ignored) if small is None else over(small, classes, ignored)
+        if name == "said" and "true" in strips:
+            true = resized(strips["true"], cell).cpu().numpy()[: len(classes)]
+            drawn[name][(classes != true) & (true >= 0) & (true != ignored) & hatching(cell)] = 0
+            picture.note = "hatched: wrong"
+        short = count - len(drawn[name])
+        drawn[name] = np.concatenate([drawn[name], np.full((short, *cell, 3), 255, np.uint8)])
+    boxes = mosaic(picture, list(drawn.items()), columns, [Caption()] * count)
+    add_legend(picture, torch.cat([labels.flatten() for labels in strips.values()]), ignored)
+    return boxes
 
 
-def resized(stack: Tensor, cell: tuple[int, int]) -> Tensor:
-    """Dimensions 2 and 3 at the size of `cell`, by picking and repeating values: none is made up."""
-    rows, columns = (
-        (torch.arange(new, device=stack.device) * old).div(new, rounding_mode="floor")
-        for new, old in zip(cell, stack.shape[2:4], strict=True)
-    )
-    return stack.index_select(2, rows).index_select(3, columns)
+def hatching(cell: tuple[int, int]) -> NDArray[np.bool_]:
+    """Which pixels of a thumbnail lie on diagonals."""
+    rows, columns = np.indices(cell)
+    return (rows + columns) % 6 < 2  # noqa: PLR2004 - two of six pixels
 
 
 def paint(values: Tensor, span: tuple[float, float]) -> NDArray[np.uint8]:
@@ -133,47 +160,45 @@ def paint(values: Tensor, span: tuple[float, float]) -> NDArray[np.uint8]:
     return colour
 
 
-def paint_mask(labels: Tensor, ignored: int | None) -> NDArray[np.uint8]:
-    """Class maps of shape (..., 1) in the colours of their classes; class 0 is white."""
-    classes = labels[..., 0].detach().cpu().numpy().astype(np.int64)
-    return np.where((classes == 0)[..., None], np.uint8(255), _colours(classes, ignored))
+def paint_classes(classes: NDArray[np.int64], ignored: int | None) -> NDArray[np.uint8]:
+    """Classes in their colours, shape (..., 3); class 0 is light grey."""
+    left_out = (classes < 0) | (classes == ignored)
+    coloured = np.where(left_out[..., None], IGNORED, PAINTS[(classes - 1) % len(PAINTS)])
+    return np.where((classes == 0)[..., None], BACKGROUND, coloured)
 
 
-def over(under: NDArray[np.uint8], labels: Tensor, ignored: int | None) -> NDArray[np.uint8]:
+def over(under: NDArray[np.uint8], classes: NDArray[np.int64], ignored: int | None) -> NDArray[np.uint8]:
     """Classes (n, h, w) painted over thumbnails, which shine through in grey; class 0 is left clear."""
-    classes = labels.cpu().numpy()
     under = under[: len(classes)].mean(axis=-1, keepdims=True).astype(np.uint8).repeat(3, axis=-1)
-    mixed = (0.4 * under + 0.6 * _colours(classes, ignored)).astype(np.uint8)
+    mixed = (0.4 * under + 0.6 * paint_classes(classes, ignored)).astype(np.uint8)
     return np.where((classes == 0)[..., None], under, mixed)
 
 
-def side_by_side(strips: list[NDArray[np.uint8]]) -> NDArray[np.uint8]:
-    """Thumbnails (n, h, w, 3) of the same examples in one row each, with a gap between them."""
-    count, height = strips[0].shape[:2]
-    gap = np.full((count, height, GAP // 2, 3), 255, np.uint8)
-    joined = [piece for strip in strips for piece in (strip, gap)][:-1]
-    return np.concatenate(joined, axis=2)
-
-
-def mosaic(cells: NDArray[np.uint8], columns: int, labels: list[Caption]) -> Picture:
-    """Thumbnails (n, h, w, 3) in rows, each with its label below."""
-    count, height, width = cells.shape[:3]
-    below = CAPTION if any(label.text for label in labels) else 0
-    rows = math.ceil(count / columns)
-    raster = blank(max(1, rows * (height + below + GAP) - GAP), max(WIDTH, columns * (width + GAP) - GAP))[:, :WIDTH]
-    texts = []
-    for i, (cell, label) in enumerate(zip(cells, labels, strict=True)):
-        y, x = (i // columns) * (height + below + GAP), (i % columns) * (width + GAP)
-        place = raster[y : y + height, x : x + width]
-        place[...] = cell[: place.shape[0], : place.shape[1]]
-        if label.text:
-            texts.append(Text(x, y + height + below - 3, shortened(label.text, max(width, 20)), label.colour))
-    return Picture(raster, texts)
+def histogram_of_pixels(picture: Picture, values: Tensor, span: tuple[float, float]) -> None:
+    """How often shades occur, above a bar from black to white with the values that these stand for."""
+    sample = plain(values).flatten()
+    flat = sample[:: max(1, sample.numel() // MAX_COUNTED)].cpu().double().numpy()
+    low, high = span
+    x = Axis(low, high) if high > low else around([low])
+    counts = np.histogram(flat[np.isfinite(flat)], BINS, (x.low, x.high))[0]
+    bottom = BODY.bottom - LINE
+    wide = BODY.width / BINS
+    for i, count in enumerate(counts):
+        up = 0 if not count else max(2, (BARS - 12) * (count / counts.max()) ** 0.5)
+        bar = Box(BODY.left + i * wide, bottom - 10 - up, BODY.left + (i + 1) * wide - 1, bottom - 10)
+        picture.fill(bar, rgb(COLOURS[0]))
+    shades = np.linspace(0, 255, round(BODY.width)).astype(np.uint8)
+    picture.paste(BODY.left, bottom - 8, np.broadcast_to(shades[None, :, None], (10, len(shades), 3)))
+    if low < 0 < high:
+        zero = BODY.left - low / (high - low) * BODY.width
+        picture.draw([(zero, bottom - 10), (zero, bottom + 4)], WRONG, 2)
+        picture.write(zero, BODY.bottom - 2, "0", anchor="ms")
+    picture.write(BODY.left, BODY.bottom - 2, f"{low:.4g}")
+    picture.write(BODY.right, BODY.bottom - 2, f"{high:.4g}", anchor="rs")
 
 
 def _stack(tensor: Tensor, reading: Reading) -> tuple[Tensor, list[str]]:
-    """The tensor as (example, slice, height, width, channel), the channels cut to those that are drawn."""
-    notes: list[str] = []
+    """The tensor as (example, slice, height, width, channel) and the names of the slices; few channels are left."""
     if reading.fold:
         tensor = tensor.reshape(tensor.shape[0], *reading.fold)
     order = reading.axes
@@ -184,19 +209,23 @@ def _stack(tensor: Tensor, reading: Reading) -> tuple[Tensor, list[str]]:
         order = order.replace(letter, "")
         order = order[:place] + letter + order[place:]
     depth, channels = tensor.shape[1], tensor.shape[4]
+    names = [""]
     if "D" in reading.axes:
         picked = sorted({depth // 4, depth // 2, 3 * depth // 4})
         tensor = tensor[:, picked]
-        notes.append(f"slices {', '.join(map(str, picked))} of {depth} in dimension {reading.axes.index('D')}")
+        names = [f"slice {i}" for i in picked]
     if channels not in {1, 3}:
-        bands = [0, 1, 1] if channels == 2 else [0, 1, 2] if channels == 4 else [0, channels // 2, channels - 1]  # noqa: PLR2004
-        tensor = tensor[..., bands]
-        notes.append(f"channels {', '.join(map(str, bands))} of {channels} as red, green, blue")
-    return tensor, notes
+        tensor = tensor[..., bands(channels)]
+    return tensor, names
 
 
-def _map_like(answer: Tensor | None, stack: Tensor) -> Tensor | None:
-    """An answer with a value for each pixel as (example, 1, height, width, channel), or nothing."""
+def bands(channels: int) -> list[int]:
+    """The channels that are drawn as red, green and blue."""
+    return {2: [0, 1, 1], 4: [0, 1, 2]}.get(channels, [0, channels // 2, channels - 1])
+
+
+def _maps_like(answer: Tensor | None, stack: Tensor) -> Tensor | None:
+    """An answer with a value for each pixel as (example, height, width, channel), or nothing."""
     count, slices, height, width, _ = stack.shape
     if answer is None or slices > 1 or height * width == 1:
         return None
@@ -210,14 +239,15 @@ def _map_like(answer: Tensor | None, stack: Tensor) -> Tensor | None:
         maps = answer
     else:
         return None
-    return maps[:count, None]
+    return maps[:count]
 
 
-def _one_or_three(values: Tensor) -> Tensor:
+def one_or_three(values: Tensor) -> Tensor:
+    """The first three channels, or the first."""
     return values[..., :3] if values.shape[-1] >= 3 else values[..., :1]  # noqa: PLR2004
 
 
-def _labels(maps: Tensor) -> Tensor | None:
+def classes_of(maps: Tensor) -> Tensor | None:
     """A class for each pixel, from integers or from zeros and ones; None if these are not classes."""
     if not maps.is_floating_point() or bool(((maps == 0) | (maps == 1)).all()):
         if maps.shape[-1] == 1:
@@ -227,30 +257,18 @@ def _labels(maps: Tensor) -> Tensor | None:
     return None
 
 
-def _colours(classes: NDArray[np.int64], ignored: int | None) -> NDArray[np.uint8]:
-    left_out = (classes < 0) | (classes == ignored)
-    return np.where(left_out[..., None], IGNORED, PAINTS[(classes - 1) % len(PAINTS)])
-
-
 def add_legend(picture: Picture, labels: Tensor, ignored: int | None) -> None:
-    """Rows of coloured squares below the picture, with the classes that they stand for."""
+    """A row of coloured squares at the bottom, with the classes that they stand for."""
     found = present(labels)
-    entries = [(f"{value}", value) for value in found if value >= 0 and value != ignored][: 2 * len(PAINTS)]
+    entries = [(str(value), value) for value in found if value >= 0 and value != ignored][: 2 * len(PAINTS)]
     if any(value < 0 or value == ignored for value in found):
         entries.append(("ignored", -1))
-    more = len(found) - len(entries)
-    x, y = 0, picture.raster.shape[0] + CAPTION - 3
-    picture.raster = np.concatenate([picture.raster, blank(CAPTION + GAP)])
-    for name, value in [("class", 0), *entries, *([(f"and {more} more", 0)] if more > 0 else [])]:
-        wide = round(text_width(name)) + 3 * GAP + SQUARE
-        if x + wide > WIDTH:
-            x, y = 0, y + CAPTION
-            picture.raster = np.concatenate([picture.raster, blank(CAPTION)])
-        if name[0] in "0123456789i":
-            square = picture.raster[y - SQUARE : y, x : x + SQUARE]
-            square[...] = 0 if value == 0 else _colours(np.array(value), ignored)
-            if value == 0:
-                square[1:-1, 1:-1] = 255
-            x, wide = x + SQUARE + GAP, wide - SQUARE - GAP
-        picture.texts.append(Text(x, y, name))
-        x += wide
+    x, y = BODY.left, BODY.bottom - 4
+    for name, value in entries:
+        if x + SQUARE + text_width(name) + 40 > WIDTH:
+            picture.write(x, y, "...", GREY)
+            break
+        square = Box(x, y - SQUARE, x + SQUARE, y)
+        picture.fill(square, paint_classes(np.array(value), ignored))
+        picture.write(x + SQUARE + 5, y - 2, name)
+        x += SQUARE + text_width(name) + 20

@@ -1,4 +1,4 @@
-"""One tensor that entered a network as a card: its picture by kind, and a title that tells all of its scale."""
+"""One tensor that entered a network as a card, and in a line of numbers."""
 
 from __future__ import annotations
 
@@ -6,19 +6,20 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from lightning_recipe.figures.audio import audio
+from lightning_recipe.figures.axes import ends
 from lightning_recipe.figures.images import images
 from lightning_recipe.figures.kinds import Kind
-from lightning_recipe.figures.picture import Picture, shown
+from lightning_recipe.figures.picture import Picture
 from lightning_recipe.figures.scale import PICTURED, Statistics, share, span_of, statistics
-from lightning_recipe.figures.sequences import audio, sequences
+from lightning_recipe.figures.sequences import sequences
 from lightning_recipe.figures.tables import histogram, table
 from lightning_recipe.figures.tokens import tokens
 from lightning_recipe.finding import in_short
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
-    from matplotlib.figure import Figure
     from torch import Tensor
 
     from lightning_recipe.figures.kinds import Reading
@@ -31,72 +32,64 @@ def input_card(  # noqa: PLR0913
     reading: Reading,
     answers: Answers,
     *,
-    measured: Statistics | None = None,
-    max_examples: int = 16,
+    max_examples: int = 4,
     span: tuple[float, float] | None = None,
     mean: list[float] | None = None,
     std: list[float] | None = None,
     decode: Callable[..., Any] | None = None,
-) -> Figure:
+    rate: float | None = None,
+    names: Sequence[str] = (),
+) -> Picture:
     """A tensor as a person of the field expects to see it.
 
     Args:
-        name: What the title begins with.
+        name: What it is: the title.
         tensor: What entered the network, whole, on any device. Only what is drawn is copied from there.
         reading: How to read it.
         answers: Target and prediction of its examples.
-        measured: :func:`statistics` of the tensor, if known.
         max_examples: Examples drawn at most.
         span: The values that black and white stand for, :func:`span_of` the tensor by default.
         mean: With `std`, undoes a normalisation of images: a value for each channel, or one for all.
         std: See `mean`.
         decode: Makes text of a list of token ids.
+        rate: Samples per second, of sounds.
+        names: Of the columns of a table.
 
     Example:
         >>> from lightning_recipe.losses.targets import Answers
-        >>> from lightning_recipe.figures.picture import title_of
         >>> from lightning_recipe.figures.kinds import recognise
         >>> batch = torch.zeros(2, 1, 8, 8)
-        >>> title_of(input_card("net.x", batch, recognise(batch), Answers()))
-        'net.x (2, 1, 8, 8) float32 mean 0, std 0, min 0, max 0, NaN 0% black 0, white 1; no target found'
+        >>> card = input_card("train image", batch, recognise(batch), Answers())
+        >>> card.title, card.note
+        ('train image', 'black 0, white 1')
 
     """
-    measured = measured or statistics(tensor)
-    numbers = [together(part) for part in str(measured).split(", ")]
-    title = [
-        f"{name} {together(str(tuple(tensor.shape)))} {str(tensor.dtype).removeprefix('torch.')}",
-        ", ".join(numbers),
-    ]
-    notes = [reading.doubt] if reading.doubt else []
+    undone = None
     if reading.kind in PICTURED and not (mean is None and std is None):
         undone = undo(tensor, reading, mean, std)
-        notes.append(
-            "normalisation undone" if undone is not None else "mean and std do not fit its channels: not undone"
-        )
-        if undone is not None:
-            tensor, measured = undone, statistics(undone)
-    span = span or span_of(measured, tensor.dtype, reading.kind)
+        tensor = tensor if undone is None else undone
+    span = span or span_of(statistics(tensor), tensor.dtype, reading.kind)
+    picture = Picture(name)
+    if reading.kind in PICTURED:
+        picture.note = "black {}, white {}".format(*ends(*span)) + (", undone" if undone is not None else "")
     try:
-        picture = _draw(tensor, reading, answers, span, max_examples, decode)
+        if reading.kind in {*PICTURED, Kind.MASK}:
+            images(picture, tensor[:max_examples], reading, answers, span)
+        elif reading.kind is Kind.SEQUENCE:
+            sequences(picture, tensor[:max_examples], reading, answers, span)
+        elif reading.kind is Kind.AUDIO:
+            audio(picture, tensor[:max_examples], answers, span, rate)
+        elif reading.kind is Kind.TOKENS:
+            tokens(picture, tensor, answers, decode, max_examples)
+        elif reading.kind is Kind.TABULAR:
+            table(picture, tensor, answers, span, names)
+        else:
+            histogram(picture, tensor)
     except Exception as error:  # noqa: BLE001 - a tensor that defies its kind still has values
-        picture = histogram(tensor)
-        picture.notes.insert(0, f"not drawn as {reading.kind}: {in_short(error)}")
-    low, high = (f"{value:.4g}" for value in span)
-    scale = {
-        **dict.fromkeys(PICTURED, f"black {low}, white {high}"),
-        Kind.SEQUENCE: f"blue {low}, yellow {high}" if not picture.lines else f"bottom {low}, top {high}",
-        Kind.AUDIO: f"waveform from {low} to {high}",
-        Kind.TABULAR: f"blue {low}, yellow {high}",
-    }.get(reading.kind, "")
-    if scale and (measured.low < span[0] or measured.high > span[1]):
-        scale += ", beyond is clipped"
-    notes = [note for note in [scale, *notes, *picture.notes] if note]
-    return shown([*title, "; ".join(notes)], picture)
-
-
-def together(text: str) -> str:
-    """`text` with spaces at which a line does not end."""
-    return text.replace(" ", "\N{NO-BREAK SPACE}")
+        picture = Picture(name)
+        histogram(picture, tensor)
+        picture.note = f"not drawn as {reading.kind}: {in_short(error)}"
+    return picture
 
 
 def summary(name: str, tensor: Tensor, reading: Reading, measured: Statistics) -> str:
@@ -106,7 +99,7 @@ def summary(name: str, tensor: Tensor, reading: Reading, measured: Statistics) -
         >>> from lightning_recipe.figures.kinds import Reading
         >>> ones = torch.ones(32, 1, 8, 8)
         >>> summary("net.x", ones, Reading(Kind.IMAGE, "NCHW"), statistics(ones))
-        'net.x: images (32, 1, 8, 8), float32, mean 1.00, std 0.00'
+        'net.x: images (32, 1, 8, 8), float32, mean 1.00, std 0.00, 1 to 1'
         >>> ids = torch.tensor([[3, 1, 4, 1, 5]])
         >>> summary("net.x", ids, Reading(Kind.TOKENS, "NT"), statistics(ids))
         'net.x: rows of token ids (1, 5), int64, 1 to 5'
@@ -119,8 +112,9 @@ def summary(name: str, tensor: Tensor, reading: Reading, measured: Statistics) -
         text += f", {measured.low:.0f} to {measured.high:.0f}"
     else:
         form = ".2f" if abs(measured.mean) + measured.std < 1e6 else ".2g"  # noqa: PLR2004 - seven digits
-        text += f", mean {measured.mean:{form}}, std {measured.std:{form}}"
-    return text + (f", NaN {share(measured.nan)}" if measured.nan else "")
+        text += f", mean {measured.mean:{form}}, std {measured.std:{form}}, {measured.low:.3g} to {measured.high:.3g}"
+    text += f", NaN {share(measured.nan)}" if measured.nan else ""
+    return text + (f", inf {share(measured.inf)}" if measured.inf else "")
 
 
 def input_span(
@@ -165,24 +159,3 @@ def undo(tensor: Tensor, reading: Reading, mean: list[float] | None, std: list[f
             shape[place] = len(numbers)
         factors.append(torch.tensor([neutral] if numbers is None else numbers, device=values.device).reshape(shape))
     return (values * factors[0] + factors[1]).reshape(tensor.shape)
-
-
-def _draw(  # noqa: PLR0913, PLR0917
-    tensor: Tensor,
-    reading: Reading,
-    answers: Answers,
-    span: tuple[float, float],
-    max_examples: int,
-    decode: Callable[..., Any] | None,
-) -> Picture:
-    if reading.kind in {*PICTURED, Kind.MASK}:
-        return images(tensor, reading, answers, span, max_examples)
-    if reading.kind is Kind.SEQUENCE:
-        return sequences(tensor, reading, answers, span, max_examples)
-    if reading.kind is Kind.AUDIO:
-        return audio(tensor, answers, span, max_examples)
-    if reading.kind is Kind.TOKENS:
-        return tokens(tensor, answers, decode, max_examples)
-    if reading.kind is Kind.TABULAR:
-        return table(tensor, answers, span, max_examples)
-    return histogram(tensor)

@@ -1,179 +1,132 @@
-"""A card that is exact to the pixel: a title that is never clipped, below it a raster with texts and lines on it.
+"""A card as a value: a raster with texts and lines on it, which can be read back.
 
-One image on one pair of axes is ten times faster than axes for each example, and what is drawn can be read back.
+Landscape, with large letters: TensorBoard's Time Series draws images about 185 pixels high whatever their width.
 """
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from matplotlib.backends.backend_agg import RendererAgg
-from matplotlib.collections import LineCollection
-from matplotlib.font_manager import FontProperties
 
-from lightning_recipe.figures.canvas import DPI, FONT_SIZE, card
+from lightning_recipe.figures.canvas import HEIGHT, TOP, WIDTH, WRONG, shortened
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
-SMALL = 9
-"""Points; for labels of single examples."""
-WIDTH = 350
-"""Pixels of a card in TensorBoard's Images tab: there a picture this wide is shown pixel by pixel."""
-MARGIN = 4
-"""Pixels above, between and below title and picture."""
-LINE = 19
-"""Pixels from one line of a title to the next."""
+
+class Box(NamedTuple):
+    """A part of a card, in pixels from its top left corner; `right` and `bottom` are outside."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+    @property
+    def width(self) -> float:
+        """Pixels."""
+        return self.right - self.left
+
+    @property
+    def height(self) -> float:
+        """Pixels."""
+        return self.bottom - self.top
+
+
+BODY = Box(4, TOP, WIDTH - 4, HEIGHT - 4)
+"""What lies below the title."""
 
 
 @dataclass(frozen=True)
 class Text:
-    """Text in a picture: its left end on the baseline, in pixels from the top left corner."""
+    """Text on a card: `anchor` is Pillow's, "ls" for the left end on the baseline."""
 
     x: float
     y: float
     text: str
     colour: str = "black"
-    size: float = SMALL
+    anchor: str = "ls"
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line through points of shape (n, 2); where they are NaN is a gap."""
+
+    points: NDArray[np.float64]
+    colour: str
+    width: int = 2
+    dashed: bool = False
 
 
 @dataclass
 class Picture:
-    """What a card shows below its title, in pixels from the top left corner of that part.
+    """A card.
 
     Attributes:
-        raster: Array of shape (height, width, 3), 0 to 255, at most `WIDTH` wide.
+        title: What it is, in one line.
+        note: How to read it, such as what black and white stand for: right of the title.
+        raster: Array of shape (`HEIGHT`, `WIDTH`, 3), 0 to 255.
         texts: What is written on it.
-        lines: Points of shape (n, 2), and a colour, each.
-        notes: What a reader must know of it, for the title.
+        lines: What is drawn on it.
+
+    Example:
+        >>> from lightning_recipe.figures.canvas import pixels
+        >>> picture = Picture("train image", "black 0, white 1")
+        >>> picture.write(4, 60, "label 3")
+        >>> pixels(picture).shape
+        (360, 640, 3)
 
     """
 
-    raster: NDArray[np.uint8]
+    title: str
+    note: str = ""
+    raster: NDArray[np.uint8] = field(default_factory=lambda: np.full((HEIGHT, WIDTH, 3), 255, np.uint8))
     texts: list[Text] = field(default_factory=list)
-    lines: list[tuple[NDArray[np.float64], str]] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    lines: list[Line] = field(default_factory=list)
 
+    def write(  # noqa: PLR0913
+        self, x: float, y: float, text: str, colour: str = "black", *, anchor: str = "ls", width: float = 0
+    ) -> None:
+        """Write `text`, as much of it as `width` allows."""
+        if text:
+            self.texts.append(Text(x, y, shortened(text, width) if width else text, colour, anchor))
 
-def blank(height: int, width: int = WIDTH) -> NDArray[np.uint8]:
-    """A white raster.
+    def draw(self, points: Any, colour: str, width: int = 2, *, dashed: bool = False) -> None:
+        """Draw a line through points of shape (n, 2)."""
+        self.lines.append(Line(np.asarray(points, np.float64), colour, width, dashed))
 
-    Example:
-        >>> blank(2, 3).shape
-        (2, 3, 3)
+    def frame(self, box: Box, colour: str, width: int = 2, *, dashed: bool = False) -> None:
+        """Draw a rectangle."""
+        left, top, right, bottom = box
+        corners = [(left, top), (right, top), (right, bottom), (left, bottom), (left, top)]
+        self.draw(corners, colour, width, dashed=dashed)
 
-    """
-    return np.full((height, width, 3), 255, np.uint8)
+    def cross(self, x: float, y: float, colour: str = WRONG, arm: float = 7, width: int = 3) -> None:
+        """Draw a cross around a point."""
+        self.draw([(x - arm, y - arm), (x + arm, y + arm)], colour, width)
+        self.draw([(x - arm, y + arm), (x + arm, y - arm)], colour, width)
 
+    def mistake(self, box: Box) -> None:
+        """Mark a part as wrong: a frame, and a cross in its corner, on white so that it is seen on any ground."""
+        self.frame(box, WRONG, 4)
+        self.fill(Box(box.right - 26, box.top, box.right, box.top + 26), (255, 255, 255))
+        self.cross(box.right - 13, box.top + 13)
 
-def shown(title: list[str], picture: Picture) -> Figure:
-    """`picture` below a title.
+    def fill(self, box: Box, colour: Any) -> None:
+        """Fill a part of the raster with a shade or a colour, 0 to 255."""
+        left, top, right, bottom = (max(0, round(edge)) for edge in box)
+        self.raster[top:bottom, left:right] = colour
 
-    Args:
-        title: Paragraphs, each wrapped to the width of the card.
-        picture: The picture.
+    def paste(self, left: float, top: float, part: NDArray[np.uint8]) -> Box:
+        """Lay pixels of shape (h, w, 3) on the raster, what is too large is cut; where they lie."""
+        x, y = round(left), round(top)
+        place = self.raster[y : y + part.shape[0], x : x + part.shape[1]]
+        place[...] = part[: place.shape[0], : place.shape[1]]
+        return Box(x, y, x + place.shape[1], y + place.shape[0])
 
-    Example:
-        >>> figure = shown(["net.x (2, 3) float32"], Picture(blank(100)))
-        >>> figure.axes[0].images[0].get_array().shape
-        (100, 350, 3)
-
-    """
-    lines = [line for paragraph in title for line in wrapped(paragraph, WIDTH - 4)]
-    height, width = picture.raster.shape[:2]
-    total = MARGIN + LINE * len(lines) + MARGIN + height + MARGIN
-    figure = card("", width=WIDTH / DPI, height=total / DPI)
-    figure.set_layout_engine("none")
-    for i, line in enumerate(lines):
-        y = 1 - (MARGIN + LINE * (i + 0.8)) / total
-        figure.text(2 / WIDTH, y, line, fontsize=FONT_SIZE, va="baseline", parse_math=False)
-    axes = figure.add_axes((0, MARGIN / total, width / WIDTH, height / total))
-    axes.axis("off")
-    axes.imshow(picture.raster, extent=(0, width, height, 0), interpolation="nearest", aspect="auto")
-    if picture.lines:
-        points, colours = zip(*picture.lines, strict=True)
-        axes.add_collection(LineCollection(points, colors=colours, linewidths=1.0), autolim=False)
-    axes.set(xlim=(0, width), ylim=(height, 0))
-    for text in picture.texts:
-        axes.text(text.x, text.y, text.text, color=text.colour, fontsize=text.size, parse_math=False)
-    return figure
-
-
-def title_of(figure: Figure) -> str:
-    """The title of a figure made by :func:`shown`, on one line.
-
-    Example:
-        >>> title_of(shown(["net.x (2, 3) float32, and more than would fit on one line"], Picture(blank(9))))
-        'net.x (2, 3) float32, and more than would fit on one line'
-
-    """
-    return " ".join(text.get_text() for text in figure.texts if text.get_text()).replace("\N{NO-BREAK SPACE}", " ")
-
-
-def wrapped(text: str, width: float = WIDTH, size: float = FONT_SIZE) -> list[str]:
-    """`text` in lines of at most `width` pixels, broken at spaces (not no-break ones) and in words that are longer.
-
-    Example:
-        >>> wrapped("mean 0.25, std 1.00", width=100)
-        ['mean 0.25,', 'std 1.00']
-
-    """
-    lines: list[str] = []
-    line = ""
-    for word in text.split(" "):
-        if line and text_width(f"{line} {word}", size) <= width:
-            line = f"{line} {word}"
-            continue
-        lines += [line] if line else []
-        line = word
-        while text_width(line, size) > width and len(line) > 1:
-            head = shortened(line, width, size, end="")
-            lines.append(head)
-            line = line[len(head) :]
-    return [*lines, line]
-
-
-def shortened(text: str, width: float, size: float = SMALL, end: str = "..") -> str:
-    """As much of `text` as fits `width` pixels, at least one character of it.
-
-    Example:
-        >>> shortened("a long label", width=60)
-        'a long l..'
-        >>> shortened("short", width=60)
-        'short'
-
-    """
-    if text_width(text, size) <= width:
-        return text
-    low, high = 1, len(text)
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if text_width(text[:middle] + end, size) <= width else (low, middle)
-    return text[:low] + end
-
-
-def text_width(text: str, size: float = SMALL) -> float:
-    """How wide `text` is, in pixels, without kerning.
-
-    Example:
-        >>> text_width("mmm") > text_width("iii")
-        True
-
-    """
-    return sum(_advance(character, size) for character in text)
-
-
-@functools.lru_cache(maxsize=4096)
-def _advance(character: str, size: float) -> float:
-    """Measured in tens, since the ink of one letter says nothing of the space around it."""
-    width = _ruler().get_text_width_height_descent(character * 10, FontProperties(size=size), ismath=False)[0]
-    return float(width) / 10
-
-
-@functools.lru_cache(maxsize=1)
-def _ruler() -> RendererAgg:
-    return RendererAgg(1, 1, DPI)
+    @property
+    def words(self) -> list[str]:
+        """All that is written on it, but for title and note."""
+        return [text.text for text in self.texts]

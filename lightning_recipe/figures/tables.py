@@ -1,4 +1,4 @@
-"""Rows of numbers as a heat map, and any numbers as a histogram."""
+"""Columns of numbers by their spread, and any numbers as a histogram."""
 
 from __future__ import annotations
 
@@ -8,111 +8,131 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from lightning_recipe.figures.canvas import COLOURS
-from lightning_recipe.figures.captions import captions, legend
-from lightning_recipe.figures.picture import WIDTH, Picture, Text, blank, shortened, text_width
+from lightning_recipe.figures.axes import Axes, Axis, around, axes, short
+from lightning_recipe.figures.canvas import COLOURS, GREY, LINE, PAPER, WRONG, rgb, text_width
+from lightning_recipe.figures.picture import BODY, Box
 from lightning_recipe.figures.scale import plain
-from lightning_recipe.figures.sequences import heat
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
 
+    from lightning_recipe.figures.picture import Picture
     from lightning_recipe.losses.targets import Answers
 
-ROW = 16
-"""Pixels of a row of a table."""
-GAP = 6
-"""Pixels between the rows and the ranges."""
-RANGES = 60
-"""Pixels of height of the ranges."""
+MAX_NAMED = 11
+"""Columns that get a row with their name; of more, each is a bar."""
+MAX_BARS = 300
+"""Columns drawn as bars; of more, every second, third, ..."""
+MAX_DOTS = 256
+"""Examples drawn as ticks."""
 BINS = 32
 MAX_COUNTED = 2**18
 """Elements in a histogram; of more, every second, third, ... is taken."""
-BARS = 160
-"""Pixels of height of a histogram."""
-BLUE = np.array([0, 114, 178], np.uint8)
-"""The first of the colours."""
 
 
-def table(tensor: Tensor, answers: Answers, span: tuple[float, float], max_examples: int) -> Picture:
-    """Rows of a table as a heat map, above the range of each feature (of all rows, a bar from min to max).
+def table(
+    picture: Picture, tensor: Tensor, answers: Answers, span: tuple[float, float], names: Sequence[str] = ()
+) -> None:
+    """How the columns of a table are spread, on one scale: a row of ticks for each, or a bar if there are many.
+
+    A column that is not scaled like the others makes them all narrow, one that never changes is a single tick.
+    The target, if it is a number for each example, is a column, too.
 
     Args:
+        picture: To draw on.
         tensor: Shape (example, feature).
         answers: What belongs to the examples.
-        span: The values of the darkest and the brightest colour.
-        max_examples: Rows drawn at most.
+        span: The values at the ends of the scale.
+        names: Of the columns; their numbers without.
 
     Example:
         >>> from lightning_recipe.losses.targets import Answers
-        >>> picture = table(torch.rand(40, 5), Answers(torch.arange(40)), (0.0, 1.0), 16)
-        >>> [text.text for text in picture.texts][-5:]
-        ['0', '1', '2', '3', '4']
+        >>> from lightning_recipe.figures.picture import Picture
+        >>> picture = Picture("train x")
+        >>> table(picture, torch.rand(40, 2), Answers(torch.rand(40)), (0.0, 1.0), ["age", "income"])
+        >>> picture.words[:4]
+        ['age', 'income', 'true', '0']
 
     """
-    rows = tensor[:max_examples]
-    made = captions(answers, len(rows))
-    right = min(WIDTH / 2, max((text_width(caption.text) for caption in made), default=0) + 6)
-    features = tensor.shape[1]
-    width = round(WIDTH - right)
-    columns = np.arange(width) * features // width
-    picked = torch.from_numpy(np.unique(columns)).to(tensor.device)
-    squeezed = np.unique(columns, return_inverse=True)[1]
-    drawn = heat(rows.index_select(1, picked), span)[:, squeezed]
-    top, bars = ROW * len(rows), RANGES
-    picture = Picture(blank(top + GAP + bars + ROW))
-    picture.raster[:top, :width] = drawn.repeat(ROW, axis=0)
-    picture.raster[top + GAP : top + GAP + bars, :width] = 245
-    values = plain(tensor).index_select(1, picked).cpu().double()
-    values = torch.where(values.isfinite(), values, torch.nan)
-    lows = values.nan_to_num(nan=math.inf).amin(0).numpy()
-    highs = values.nan_to_num(nan=-math.inf).amax(0).numpy()
-    low, high = span
-    x = (np.arange(len(picked)) + 0.5) * width / len(picked)
-    for i in np.flatnonzero(np.isfinite(lows)).tolist():
-        up = np.clip((np.array([lows[i], highs[i]]) - low) / ((high - low) or 1.0), 0, 1)
-        y = top + GAP + bars - 2 - (bars - 4) * up + np.array([1, -1])
-        picture.lines.append((np.stack([[x[i], x[i]], y], axis=1), COLOURS[0]))
-    for row, caption in enumerate(made):
-        if caption.text:
-            text = shortened(caption.text, WIDTH - width - 4)
-            picture.texts.append(Text(width + 5, ROW * (row + 1) - 3, text, caption.colour))
-    apart = features * text_width(f"{features}  ") / width  # features from one number to the next
-    step = next(s * 10**power for power in range(9) for s in (1, 2, 5) if s * 10**power >= apart)
-    for feature in range(0, features, step):
-        middle = (feature + 0.5) * width / features
-        label = str(feature)
-        picture.texts.append(Text(middle - text_width(label) / 2, picture.raster.shape[0] - 3, label))
-    notes = [f"{len(rows)} of {len(tensor)} shown"] if len(rows) < len(tensor) else []
-    notes += [f"{len(picked)} of {features} features drawn"] if len(picked) < features else []
-    picture.notes = [*notes, "bars: range of each feature", legend(answers, made)]
-    return picture
+    values = plain(tensor)
+    columns = [values[:, i].cpu().double().numpy() for i in range(min(values.shape[1], MAX_NAMED + 1))]
+    labels = [*names, *map(str, range(len(names), len(columns)))]
+    if len(columns) > MAX_NAMED:
+        bars(picture, values, span)
+        return
+    target = answers.target
+    if target is not None and target.numel() == len(values) and not target.is_complex():
+        columns.append(target.detach().flatten().cpu().double().numpy())
+        labels.append("true")
+        finite = columns[-1][np.isfinite(columns[-1])]
+        span = (min(span[0], *finite, span[1]), max(span[1], *finite, span[0])) if finite.size else span
+    left = min(0.35 * BODY.width, max(map(text_width, labels)) + 10)
+    scale = Axis(*span) if span[1] > span[0] else around(span)
+    inner = Box(BODY.left + left, BODY.top, BODY.right - 8, BODY.bottom - LINE)
+    frame = Axes(inner, scale, Axis(0, 1))
+    height = inner.height / len(columns)
+    for i, (label, column) in enumerate(zip(labels, columns, strict=True)):
+        top = inner.top + i * height
+        picture.fill(Box(inner.left, top + 2, inner.right, top + height - 2), PAPER)
+        picture.write(BODY.left, top + height / 2 + 7, label, width=left - 8)
+        colour = "black" if label == "true" else COLOURS[0]
+        finite = np.unique(column[np.isfinite(column)][:MAX_DOTS])
+        for x in frame.points(finite, 0)[:, 0]:
+            picture.draw([(x, top + 5), (x, top + height - 5)], colour, 2)
+        if len(finite) == 1:
+            picture.write(inner.right - 4, top + height / 2 + 7, f"always {short(finite[0])}", WRONG, anchor="rs")
+        if share := float((~np.isfinite(column)).mean()):
+            picture.cross(inner.left + 14, top + height / 2)
+            picture.write(inner.left + 28, top + height / 2 + 7, f"{share:.0%} NaN", WRONG)
+    for value in scale.ticks():
+        x = float(frame.points(value, 0)[0])
+        picture.write(x, BODY.bottom - 2, short(value), GREY, anchor="ms")
 
 
-def histogram(tensor: Tensor) -> Picture:
+def bars(picture: Picture, values: Tensor, span: tuple[float, float]) -> None:
+    """A bar from the least to the largest value of each of many columns, its middle half darker."""
+    every = math.ceil(values.shape[1] / MAX_BARS)
+    sample = values[:, ::every].cpu().double()
+    quantiles = np.nanquantile(
+        torch.where(sample.isfinite(), sample, torch.nan).nan_to_num(nan=float(np.mean(span))).numpy(),
+        [0, 0.25, 0.75, 1], axis=0,
+    )  # fmt: skip
+    frame = axes(picture, Axis(0, max(1, values.shape[1])), Axis(*span), names=("feature", ""))
+    wide = frame.box.width / sample.shape[1]
+    for part, colour in (((0, 3), (153, 199, 224)), ((1, 2), tuple(rgb(COLOURS[0])))):
+        low, high = (frame.points(0, quantiles[i])[:, 1] for i in part)
+        for i in range(sample.shape[1]):
+            x = frame.box.left + i * wide
+            picture.fill(Box(x, high[i] - 1, max(x + 1, x + wide - 1), low[i] + 1), colour)
+
+
+def histogram(picture: Picture, tensor: Tensor) -> None:
     """How often values occur, for whatever has no picture of its own.
 
     Example:
-        >>> histogram(torch.tensor([1.0, 1.0, 2.0])).notes
-        ['histogram of 3 values, peak 2']
+        >>> from lightning_recipe.figures.picture import Picture
+        >>> picture = Picture("train x")
+        >>> histogram(picture, torch.tensor([1.0, 1.0, 2.0]))
+        >>> picture.note
+        '3 values'
 
     """
     values = plain(tensor).flatten()
     every = max(1, math.ceil(values.numel() / MAX_COUNTED))
     sample = values[::every].cpu().double().numpy()
     sample = sample[np.isfinite(sample)]
-    if sample.size == 0:
-        return Picture(blank(ROW), notes=["no finite value"] if tensor.numel() else ["empty"])
+    picture.note = (
+        f"{short(values.numel())} values" if sample.size else "no finite value" if tensor.numel() else "empty"
+    )
+    if not sample.size:
+        return
     low, high = float(sample.min()), float(sample.max())
-    counts = np.histogram(sample, BINS, (low, high))[0] if high > low else np.array([0, sample.size, 0])
-    height, width = BARS, WIDTH // len(counts)
-    picture = Picture(blank(height + ROW))
+    x = Axis(low, high) if high > low else around([low])
+    counts, edges = np.histogram(sample, BINS, (x.low, x.high))
+    frame = axes(picture, x, Axis(0, float(counts.max()) * 1.05))
     for i, count in enumerate(counts):
-        bar = max(1, round((height - 2) * float(count) / float(counts.max()))) if count else 0
-        picture.raster[height - bar : height, i * width : (i + 1) * width - 1] = BLUE
-    for x, number in ((0.0, low), (1.0, high)):
-        label = f"{number:.4g}"
-        picture.texts.append(Text(x * (len(counts) * width - text_width(label)), height + ROW - 3, label))
-    of = f"every {every}th of " if every > 1 else ""
-    picture.notes = [f"histogram of {of}{values.numel()} values, peak {int(counts.max())}"]
-    return picture
+        (left, top), (right, bottom) = frame.points([edges[i], edges[i + 1]], [count, 0])
+        if count:
+            picture.fill(Box(left, min(top, bottom - 2), right - 1, bottom), rgb(COLOURS[0]))

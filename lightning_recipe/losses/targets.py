@@ -61,6 +61,25 @@ def answers(step: Step, examples: int) -> Answers:
     return Answers()
 
 
+def is_target(name: str, tensor: Tensor, step: Step) -> bool:
+    """Whether what entered the network as `name` is what a loss compares with, not what it is computed from.
+
+    Transformers that compute their own loss are called with their labels.
+
+    Example:
+        >>> from lightning_recipe.record.step import Step
+        >>> is_target("model.labels", torch.zeros(3), Step(None)), is_target("model.image", torch.zeros(3), Step(None))
+        (True, False)
+
+    """
+    last = name.rpartition(".")[2]
+    if re.fullmatch(r"(labels?|targets?)(, call \d+)?", last):
+        return True
+    targets = [call.arguments.get("target") for call in step.loss_calls]
+    same = (t for t in targets if isinstance(t, Tensor) and t.shape == tensor.shape and t.dtype == tensor.dtype)
+    return bool(NAMES.search(last)) and any(torch.equal(t.to(tensor.device), tensor) for t in same)
+
+
 def of_loss(call: LossCall, examples: int) -> Answers | None:
     """Target and prediction of a call of a loss function in the units of the target, or None if it has no such pair."""
     prediction, target = call.arguments.get("input"), call.arguments.get("target")

@@ -12,7 +12,8 @@ from torch.utils.data import DataLoader, IterableDataset
 from lightning_recipe import LRScheduleCheck, Status
 from lightning_recipe.callbacks._schedule_followed import cut_while_improving, plateau_mode, stepped_twice
 from lightning_recipe.callbacks._schedule_verdict import Path, Plan, judge
-from lightning_recipe.figures.schedules import rates_over_steps
+from lightning_recipe.figures.canvas import COLOURS
+from lightning_recipe.figures.schedules import PALE, rates_over_steps
 from lightning_recipe.run import Run
 
 
@@ -589,12 +590,10 @@ def test_no_scheduler_no_picture(fit, events):
 
 
 def test_the_end_is_marked_and_what_lies_behind_is_light():
-    figure = rates_over_steps({"SGD": ([0, 50, 100, 150], [1.0, 0.1, 0.001, 0.0])}, end=100)
-    (axes,) = figure.axes
-    inside, behind, end = axes.lines
-    assert (inside.get_alpha(), behind.get_alpha()) == (None, 0.35)
-    assert set(end.get_xdata()) == {100}
-    assert axes.texts[0].get_text().strip() == "end of the run"
-    assert axes.get_yscale() == "linear"
-    figure = rates_over_steps({"SGD": ([0, 50, 100], [1.0, 0.1, 0.001])}, end=100)
-    assert figure.axes[0].get_yscale() == "log"
+    picture = rates_over_steps({"SGD": ([0, 50, 100, 150], [1.0, 0.1, 0.001, 0.0])}, end=100)
+    behind, inside, end = picture.lines[-3:]
+    assert (inside.colour, behind.colour) == (COLOURS[0], PALE[COLOURS[0]])
+    assert inside.points[:, 0].max() == behind.points[0, 0] == end.points[0, 0], "all meet at the end"
+    assert {"0", "0.5", "1", "end of the run"} <= set(picture.words)
+    picture = rates_over_steps({"SGD": ([0, 50, 100], [1.0, 0.1, 0.001])}, end=100)
+    assert {"0.001", "0.01", "0.1", "1"} <= set(picture.words), "logarithmic"

@@ -680,7 +680,7 @@ def test_pictures_are_in_tensorboard(fit, events):
 )
 def test_labels_and_predictions_of_all_kinds_are_drawn(name, prediction, target):
     image = pixels(labels_and_predictions(name, {"input": prediction, "target": target}))
-    assert image.shape == (350, 350, 3)
+    assert image.shape == (360, 640, 3)
     assert len(np.unique(image.reshape(-1, 3), axis=0)) > 10
 
 

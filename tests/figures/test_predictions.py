@@ -3,23 +3,21 @@ import types
 import numpy as np
 import pytest
 import torch
-from matplotlib import colormaps
-from matplotlib.text import Text
 from torch.nn import functional as F
 
 from lightning_recipe.callbacks._fixed_batch import FixedBatch
-from lightning_recipe.figures import dynamics, predictions
-from lightning_recipe.figures.canvas import pixels
+from lightning_recipe.figures import dynamics
+from lightning_recipe.figures.canvas import COLOURS, HEIGHT, WIDTH, WRONG, heat, pixels, text_width
+from lightning_recipe.figures.dynamics import draw, moments
+from lightning_recipe.figures.images import BACKGROUND, PAINTS
 from lightning_recipe.losses.reading import reading, unread
 from lightning_recipe.record.step import LossCall
 
 
 def watched(function, target, *outputs, inputs=None, steps=None):
     """A fixed batch that gave `outputs`, one after the other."""
-    call = LossCall(
-        "", function, {"input": outputs[0], "target": target}, torch.tensor(0.0), 0, "", target_from_net=False
-    )
-    call = LossCall(**vars(call) | {"name": function.__name__})
+    given = {"input": outputs[0], "target": target}
+    call = LossCall(function.__name__, function, given, torch.tensor(0.0), 0, "", target_from_net=False)
     fixed = FixedBatch(reading(outputs[0], call, 16), None, inputs)
     for i, output in enumerate(outputs):
         values = fixed.how.read({"": output})
@@ -27,24 +25,21 @@ def watched(function, target, *outputs, inputs=None, steps=None):
     return fixed
 
 
-def texts(axes):
-    return [text.get_text() for text in axes.texts]
+def fits(picture):
+    """All text lies within the card."""
+    assert pixels(picture).shape == (HEIGHT, WIDTH, 3)
+    for text in picture.texts:
+        wide = text_width(text.text)
+        left = text.x - {"l": 0, "m": wide / 2, "r": wide}[text.anchor[0]]
+        assert left >= 0, text
+        assert left + wide <= WIDTH, text
+        assert 0 <= text.y <= HEIGHT, text
 
 
-def fits(figure):
-    """All text lies within the card, and none is smaller than a tick label may be."""
-    image = pixels(figure)
-    assert image.shape == (350, 350, 3)
-    renderer = figure.canvas.get_renderer()
-    for text in figure.findobj(Text):
-        if text.get_text() and text.get_window_extent(renderer).width:
-            box = text.get_window_extent(renderer)
-            assert box.x0 >= -1, text
-            assert box.x1 <= 361, text
-            assert box.y0 >= -1, text
-            assert box.y1 <= 361, text
-            assert text.get_fontsize() >= 8
-    assert figure._suptitle.get_fontsize() >= 11
+def crosses(picture):
+    """Where crosses are drawn."""
+    found = [line.points.mean(0) for line in picture.lines if line.colour == WRONG and len(line.points) == 2]
+    return {tuple(centre.round().tolist()) for centre in found}
 
 
 # -- classes and labels: the probability of what is true
@@ -52,34 +47,29 @@ def fits(figure):
 
 def test_classes():
     before, after = torch.tensor([[2.0, 0, 0], [0, 2, 0]]), torch.tensor([[0.0, 2, 0], [0, 2, 0]])
-    fixed = watched(F.cross_entropy, torch.tensor([0, 1]), before, after, steps=[0, 16])
-    figure = dynamics.draw(fixed)["predictions"]
-    axes = figure.axes[0]
-    expected = torch.stack([before.softmax(1), after.softmax(1)])[:, [0, 1], [0, 1]]
-    assert np.allclose(axes.images[0].get_array(), expected.T)
-    assert axes.images[0].get_clim() == (0, 1)
-    assert axes.images[0].get_cmap().name == "cividis"
-    assert axes.collections[0].get_offsets().tolist() == [[1.0, 0.0]], "the one flip"
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["0", "1"]
-    assert texts(axes) == ["1", "1"]
-    assert "steps 0 to 16" in figure.get_suptitle()
-    fits(figure)
+    picture = draw(watched(F.cross_entropy, torch.tensor([0, 1]), before, after, steps=[0, 16]))
+    expected = torch.stack([before.softmax(1), after.softmax(1)])[:, [0, 1], [0, 1]].T
+    rows, columns = (110, 230), (180, 470)
+    for y, row in zip(rows, expected, strict=True):
+        for x, value in zip(columns, row, strict=True):
+            assert (picture.raster[y, x] == heat(value, (0, 1))).all()
+    assert picture.words == ["true", "said", "0", "1", "1", "1", "0", "16", "step"]
+    (flip,) = [line for line in picture.lines if line.colour == "black"]
+    assert flip.points.mean(0)[0] > WIDTH / 2, "of the first example, at the second look"
+    ((_, y),) = crosses(picture)
+    assert y < HEIGHT / 2, "the first is wrong"
+    assert picture.title == "classes, step 16"
+    fits(picture)
 
 
 def test_labels_have_a_row_each():
     logits = torch.tensor([[3.0, -3], [-3, 3]])
-    fixed = watched(F.binary_cross_entropy_with_logits, torch.tensor([[1.0, 1], [0, 0]]), logits, logits)
-    figure = dynamics.draw(fixed)["predictions"]
-    rows = figure.axes[0].images[0].get_array()[:, 0]
-    assert np.allclose(rows, [0.953, 0.047, 0.953, 0.047], atol=1e-3)
-    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == [
-        "0.0 yes",
-        "0.1 yes",
-        "1.0 no",
-        "1.1 no",
-    ]
-    assert texts(figure.axes[0]) == ["0.0 yes", "0.1 no", "1.0 no", "1.1 yes"]
-    fits(figure)
+    picture = draw(watched(F.binary_cross_entropy_with_logits, torch.tensor([[1.0, 1], [0, 0]]), logits, logits))
+    assert picture.words[2:10] == [
+        "0.0 yes", "0.0 yes", "0.1 yes", "0.1 no", "1.0 no", "1.0 no", "1.1 no", "1.1 yes",
+    ]  # fmt: skip
+    assert len(crosses(picture)) == 2
+    fits(picture)
 
 
 def test_a_million_classes_and_many_looks_fit():
@@ -89,9 +79,15 @@ def test_a_million_classes_and_many_looks_fit():
     for step in range(1_300_000, 9_000_000, 100_000):
         values = fixed.last
         fixed.look(step, values, dynamics.keep(fixed.how, values))
-    figure = dynamics.draw(fixed)["predictions"]
-    assert "1 look in 2 kept" in figure.get_suptitle()
-    fits(figure)
+    fits(draw(fixed))
+
+
+@pytest.mark.parametrize("alike", [False, True])
+def test_one_answer_to_everything_is_seen_and_said(alike):
+    logits = torch.randn(1, 3).repeat(8, 1) if alike else torch.randn(8, 3)
+    picture = draw(watched(F.cross_entropy, torch.arange(8) % 3, logits, logits))
+    assert ("all 8 examples get the same prediction" in picture.note) == alike
+    assert (len({text.text for text in picture.texts if text.anchor == "rs" and len(text.text) == 1}) == 1) >= alike
 
 
 # -- numbers
@@ -99,20 +95,19 @@ def test_a_million_classes_and_many_looks_fit():
 
 def test_trajectories():
     outputs = [torch.tensor([[0.0], [1.0]]), torch.tensor([[3.0], [-1.0]])]
-    fixed = watched(F.mse_loss, torch.tensor([[5.0], [-2.0]]), *outputs, steps=[0, 100])
-    figure = dynamics.draw(fixed)["predictions"]
-    lines = figure.axes[0].lines
-    assert [line.get_ydata().tolist() for line in lines[::2]] == [[0, 3], [1, -1]]
-    assert [line.get_ydata()[0] for line in lines[1::2]] == [5, -2]
-    low, high = figure.axes[0].get_ylim()
-    assert low < -2 < 5 < high
-    fits(figure)
+    picture = draw(watched(F.mse_loss, torch.tensor([[5.0], [-2.0]]), *outputs, steps=[0, 100]))
+    for i, (values, target) in enumerate((([0, 3], 5), ([1, -1], -2))):
+        line, mark = (line.points for line in picture.lines if line.colour == COLOURS[i])
+        assert len(line) == 2
+        ends = np.array([*line[:, 1], mark[1, 1]])
+        assert np.corrcoef(-ends, [*values, target])[0, 1] == pytest.approx(1)
+    fits(picture)
 
 
 @pytest.mark.parametrize("value", [0.0, 1e-9, 1e12, float("nan"), float("inf")])
 def test_any_number(value):
     outputs = [torch.full((20, 1), value)] * 2
-    fits(dynamics.draw(watched(F.mse_loss, torch.zeros(20, 1), *outputs))["predictions"])
+    fits(draw(watched(F.mse_loss, torch.zeros(20, 1), *outputs)))
 
 
 def test_without_targets():
@@ -120,7 +115,7 @@ def test_without_targets():
     fixed = FixedBatch(how, None)
     for step in range(3):
         fixed.look(step, torch.randn(4, 3), np.zeros(8))
-    assert "target" not in dynamics.draw(fixed)["predictions"].get_suptitle()
+    assert not any("target" in word for word in draw(fixed).words)
 
 
 # -- tokens
@@ -130,89 +125,70 @@ def test_tokens():
     target = torch.tensor([[1, 2, -100]])
     before, after = (torch.eye(4)[torch.tensor([line])] for line in ([1, 1, 0], [1, 3, 1]))
     fixed = watched(F.cross_entropy, target, before.mT, after.mT)
-    figure = dynamics.draw(fixed, decode=lambda ids: "".join("abcdefgh"[i] for i in ids))["predictions"]
-    axes = figure.axes[0]
-    assert texts(axes) == ["b", "b", "c", "d", "-", "b"]
-    row = axes.images[0].get_array()[1]
-    colours = [predictions.RIGHT, predictions.CHANGED]
-    for cell, colour in zip(row, colours, strict=False):
-        assert np.allclose(cell, [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])
-    fits(figure)
+    picture = draw(fixed, decode=lambda ids: "".join("abcdefgh"[i] for i in ids))
+    assert picture.words == ["true", "step 0", "step 1", "b", "b", "b", "c", "b", "d", "-", "a", "b"]
+    wrong = [text.text for text in picture.texts if text.colour == WRONG]
+    assert wrong == ["b", "d"], "what has no target is not wrong"
+    assert len(picture.lines) == 2
+    fits(picture)
 
 
-@pytest.mark.filterwarnings("error")
 def test_tokens_that_the_font_lacks():
-    logits = torch.zeros(1, 3, 4)
-    fixed = watched(F.cross_entropy, torch.tensor([[0, 1, 0, 2]]), logits)
-    figure = dynamics.draw(fixed, decode=lambda ids: "\n你 "[ids[0]])["predictions"]
-    assert texts(figure.axes[0])[::2] == ["\\n", "\\u4f60", "\\n", "␣"]
-    fits(figure)
+    fixed = watched(F.cross_entropy, torch.tensor([[0, 1, 0, 2]]), torch.zeros(1, 3, 4))
+    fits(draw(fixed, decode=lambda ids: "\n你 "[ids[0]]))
 
 
 def test_long_and_odd_tokens_are_cut():
     logits = torch.randn(6, 5, 30)
     fixed = watched(F.cross_entropy, torch.zeros(6, 30).long(), logits, logits)
-    figure = dynamics.draw(fixed, decode=lambda token: f"$\\mathbf{{{token}}}\n" * 20)["predictions"]
-    assert max(map(len, texts(figure.axes[0]))) <= 8
-    fits(figure)
+    fits(draw(fixed, decode=lambda token: f"$\\mathbf{{{token}}}\n" * 20))
 
 
-# -- maps
+# -- maps: input, what is true, and what was said at four moments
 
 
-def mosaic(figure):
-    return np.asarray(figure.axes[0].images[0].get_array())
+def column(picture, name):
+    """The first thumbnail above a caption."""
+    text = next(text for text in picture.texts if text.text == name)
+    return picture.raster[60:140, round(text.x) : round(text.x) + 60]
 
 
-def thumbnail(figure, row, column):
-    side = predictions.THUMBNAIL
-    return mosaic(figure)[row * (side + 4) :, column * (side + 4) :][:side, :side]
+def test_a_film_strip_from_the_first_to_the_last():
+    outputs = [torch.rand(3, 1, 16, 16) for _ in range(20)]
+    picture = draw(watched(F.mse_loss, outputs[-1], *outputs, inputs=torch.rand(3, 3, 16, 16)))
+    assert picture.words == ["input", "true", "step 1", "step 7", "step 13", "step 19"]
+    assert np.array_equal(column(picture, "true"), column(picture, "step 19"))
+    assert not np.array_equal(column(picture, "true"), column(picture, "step 13"))
+    assert picture.note == "black 0, white 1"
+    fits(picture)
 
 
-def test_the_pixels_drawn_are_the_tensors_pixels():
-    images, target = torch.rand(2, 3, 12, 12), torch.rand(2, 3, 12, 12)
-    target[0, 0, 0, 0], target[0, 0, 0, 1] = 0, 1
-    fixed = watched(F.mse_loss, target, images, inputs=torch.rand(2, 1, 12, 12))
-    figure = dynamics.draw(fixed)["predictions"]
-    every = predictions.THUMBNAIL // 12
-    for row in range(2):
-        assert np.allclose(thumbnail(figure, row, 1)[::every, ::every], target[row].movedim(0, -1))
-        assert np.allclose(thumbnail(figure, row, 2)[::every, ::every], images[row].movedim(0, -1))
-    low, high = fixed.inputs.min(), fixed.inputs.max()
-    shown = colormaps["cividis"](((fixed.inputs[0, 0] - low) / (high - low)).numpy())[..., :3]
-    assert np.allclose(thumbnail(figure, 0, 0)[::every, ::every], shown, atol=0.01)
-    assert "dark 0, bright 1" in figure.get_suptitle()
-    fits(figure)
+def test_moments_are_four_without_the_untrained_one():
+    assert moments(1) == [0]
+    assert moments(4) == [0, 1, 2, 3]
+    assert moments(5) == [1, 2, 3, 4]
+    assert moments(64) == [1, 22, 42, 63]
 
 
-def test_classes_of_pixels_with_a_legend():
+def test_classes_of_pixels_that_are_wrong_are_hatched():
     target = torch.zeros(2, 16, 8).long()
-    target[:, :4] = 2
-    logits = F.one_hot(target, 3).movedim(-1, 1).float()
-    figure = dynamics.draw(watched(F.cross_entropy, target, logits))["predictions"]
-    assert np.array_equal(thumbnail(figure, 0, 0), thumbnail(figure, 0, 1)), "target and prediction agree"
-    assert len(np.unique(thumbnail(figure, 0, 1).reshape(-1, 3), axis=0)) == 3, "grey, a class, and white at the sides"
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["0", "1", "2"]
-    fits(figure)
+    target[0, :8], target[1, :6] = 2, 2
+    right, wrong = (F.one_hot(t, 3).movedim(-1, 1).float() for t in (target, target.flip(1)))
+    picture = draw(watched(F.cross_entropy, target, wrong, right))
+    assert picture.words == ["true", "step 0", "step 1"]
+    colours = [{tuple(p) for p in column(picture, name).reshape(-1, 3)} for name in picture.words]
+    assert {tuple(BACKGROUND), tuple(PAINTS[1])} <= colours[0]
+    assert (0, 0, 0) in colours[1]
+    assert colours[2] == colours[0]
+    assert picture.note == "hatched: wrong"
+    fits(picture)
 
 
 def test_large_images_are_thinned():
     image = torch.rand(1, 1, 1000, 400)
     fixed = watched(F.binary_cross_entropy, (image > 0.5).float(), image, inputs=torch.rand(1, 3, 4000, 4000))
     assert fixed.looks[0].picture.shape == (1, 63, 58, 1)
-    fits(dynamics.draw(fixed)["predictions"])
-
-
-def test_a_film_strip_from_the_first_to_the_last():
-    outputs = [torch.rand(3, 1, 16, 16) for _ in range(20)]
-    fixed = watched(F.mse_loss, outputs[-1], *outputs)
-    figures = dynamics.draw(fixed, last=True)
-    labels = [label.get_text() for label in figures["over time"].axes[0].get_xticklabels()]
-    assert (labels[0], labels[-2], labels[-1]) == ("0", "19", "target")
-    assert np.array_equal(
-        thumbnail(figures["over time"], 1, len(labels) - 2), thumbnail(figures["over time"], 1, len(labels) - 1)
-    )
-    fits(figures["over time"])
+    fits(draw(fixed))
 
 
 # -- half precision, which NumPy does not know
@@ -235,8 +211,7 @@ def test_half_precision(function, output, target, dtype):
     output, target = (t.to(dtype) if t.is_floating_point() else t for t in (output, target))
     inputs = torch.randn(len(output), 1, 8, 8, dtype=dtype)
     fixed = watched(function, target, output, output + 1, inputs=inputs)
-    figures = dynamics.draw(fixed, last=True)
-    assert all(pixels(figure).std() > 0 for figure in figures.values())
+    assert pixels(draw(fixed)).std() > 0
 
 
 @pytest.mark.parametrize(("classes", "bytes_at_most"), [(True, 2 * 3 * 200 * 200), (False, 4 * 3 * 200 * 200)])
