@@ -8,6 +8,7 @@ from lightning_recipe.callbacks.init_loss_check import InitLossCheck
 from lightning_recipe.callbacks.loss_clip_check import LossClipCheck
 from lightning_recipe.callbacks.lr_schedule_check import LRScheduleCheck
 from lightning_recipe.callbacks.mode_check import ModeCheck
+from lightning_recipe.callbacks.normalization_check import NormalizationCheck
 from lightning_recipe.callbacks.overfit_one_batch import OverfitOneBatch
 from lightning_recipe.callbacks.prediction_dynamics_logger import PredictionDynamicsLogger
 from lightning_recipe.callbacks.stale_gradient_check import StaleGradientCheck
@@ -28,6 +29,7 @@ __all__ = [  # noqa: RUF022 - in the order of the recipe
     "StaleGradientCheck",
     "BiasCheck",
     "LossClipCheck",
+    "NormalizationCheck",
     "GradientFlowCheck",
     "Check",
     "FailedCheckError",

@@ -696,3 +696,100 @@ def healthy_for(check):
 
 KINDS = {}
 """By the name of a check to which `Healthy` is not of that kind."""
+
+
+# -- normalisation
+
+
+class RawBytes(Patient):
+    """Images are given to the network as they are stored, 0 to 255."""
+
+    code = "NormalizationCheck/raw_bytes"
+    also = ("InitLossCheck/too_high", "OverfitOneBatch/too_slow", "OverfitOneBatch/stuck")
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, CLASSES))
+
+    def data(self, n, seed):
+        rng = torch.Generator().manual_seed(seed)
+        y = torch.arange(n) % CLASSES
+        return TensorDataset((torch.rand(n, 1, 8, 8, generator=rng) * (60 + 50 * y[:, None, None, None])).round(), y)
+
+
+class UnlikePretraining(Patient):
+    """Weights that were trained on normalised inputs get others."""
+
+    code = "NormalizationCheck/unlike_pretraining"
+    also = ("InitLossCheck/too_high", "OverfitOneBatch/too_slow", "OverfitOneBatch/stuck")
+
+    def __init__(self):
+        super().__init__()
+        for _ in range(100):
+            self.net(torch.randn(32, FEATURES))
+
+    def data(self, n, seed):
+        x, y = super().data(n, seed).tensors
+        return TensorDataset(40 + 20 * x, y)
+
+
+class AmountsAmongOthers(Patient):
+    """One feature of the table is an amount of money."""
+
+    code = "NormalizationCheck/scales_differ"
+    also = ("InitLossCheck/too_high", "OverfitOneBatch/too_slow", "OverfitOneBatch/stuck")
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(FEATURES, 32), nn.ReLU(), nn.Linear(32, CLASSES))
+
+    def data(self, n, seed):
+        x, y = super().data(n, seed).tensors
+        return TensorDataset(x * torch.where(torch.arange(FEATURES) == 1, 2e4, 1.0), y)
+
+
+class NormalisedInTrainingOnly(Patient):
+    """The validation set misses the normalisation of the training set."""
+
+    code = "NormalizationCheck/validation_differs"
+
+    def val_dataloader(self):
+        x, y = self.data(64, 2).tensors
+        return DataLoader(TensorDataset(100 + 50 * x, y), 32)
+
+
+class StatisticsOfTheBatch(Patient):
+    """Each batch is standardised by its own mean and standard deviation."""
+
+    code = "NormalizationCheck/statistics_of_the_batch"
+    also = ("BatchMixingDetector/mixes",)
+
+    def forward(self, x):
+        return self.net((x - x.mean(0)) / x.std(0))
+
+
+class AllAlike(Patient):
+    """The network is given integers of numbers that are all below 1."""
+
+    code = "NormalizationCheck/all_alike"
+    also = ("OverfitOneBatch/cannot_tell_examples_apart", "BatchMixingDetector/constant_output")
+
+    def forward(self, x):
+        return self.net((x.sigmoid() * 0.99).int().float())
+
+
+class PricesAsTargets(Patient):
+    """The targets are prices, in the smallest unit."""
+
+    code = "NormalizationCheck/target_scale"
+    also = ("OverfitOneBatch/too_slow", "OverfitOneBatch/stuck", "InitLossCheck/output_bias")
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(FEATURES, 32), nn.ReLU(), nn.Linear(32, 1))
+
+    def training_step(self, batch, batch_idx):
+        return F.mse_loss(self.net(batch[0])[:, 0], 5e4 * batch[0][:, 0])
+
+    def validation_step(self, batch, batch_idx):
+        self.training_step(batch, batch_idx)

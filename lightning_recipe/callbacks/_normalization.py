@@ -1,0 +1,188 @@
+"""Whether numbers have the scale that a network expects."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from lightning_recipe.losses.table import TABLE, Family
+
+if TYPE_CHECKING:
+    from lightning_recipe.record.step import LossCall
+
+BYTE = 255
+"""The largest value of a byte."""
+VARIANCE = 8.0
+"""Times as large a variance as a BatchNorm has seen, from which the input is another one: of photographs of another
+kind it is within a factor of 3, of raw bytes in place of normalised ones it is 60 squared."""
+SCALES = 1000.0
+"""Times as large a standard deviation of one feature as of another, where the larger is above `LARGE`."""
+LARGE = 100.0
+"""A standard deviation from which on weights of the usual size answer with numbers that no activation is made for."""
+APART = 10.0
+"""Times as large a standard deviation in validation as in training, or the reverse."""
+FEW = 4
+"""Examples that a batch must have to be judged by its statistics."""
+
+
+def is_raw_bytes(values: Tensor, batch: list[Tensor]) -> bool:
+    """Whether `values` are images from 0 to 255: none negative, the largest between 128 and 255.
+
+    Resized ones are no whole numbers.
+
+    Args:
+        values: What enters a layer, of shape (N, ...).
+        batch: The batch's tensors, by which a flattened image is known.
+
+    Example:
+        >>> image = torch.arange(256.0).reshape(1, 1, 16, 16)
+        >>> is_raw_bytes(image, []), is_raw_bytes(image / 255, []), is_raw_bytes(image.flatten(1), [image])
+        (True, False, True)
+
+    """
+    image = values.ndim > 3 or any(t.ndim > 3 and t.numel() == values.numel() for t in batch)  # noqa: PLR2004 - N, C, H, W
+    low, high = float(values.min()), float(values.max())
+    return image and low >= 0 and BYTE / 2 < high <= BYTE
+
+
+def surprise(norm: Any, values: Tensor) -> tuple[float, float]:
+    """How far what enters a BatchNorm is from what it saw before.
+
+    Args:
+        norm: With running statistics of C channels.
+        values: Of shape (N, C, ...).
+
+    Returns:
+        The medians over channels of: variance over running variance, and distance of means in running standard
+        deviations.
+
+    Example:
+        >>> surprise(nn.BatchNorm1d(1), torch.tensor([[-3.0], [5.0]]))
+        (16.0, 1.0)
+
+    """
+    dims = [dim for dim in range(values.ndim) if dim != 1]
+    values = values.float()
+    mean, variance = values.mean(dims), values.var(dims, unbiased=False)
+    seen, expected = norm.running_var.float().clamp(min=1e-8), norm.running_mean.float()
+    return float((variance / seen).median()), float(((mean - expected).abs() / seen.sqrt()).median())
+
+
+def scales(values: Tensor) -> tuple[int, int, float]:
+    """The features of the largest and the smallest standard deviation, and how many times larger the one is.
+
+    Args:
+        values: A table of shape (N, F). Features with two values, and tables that are mostly zeros, are not judged.
+
+    Example:
+        >>> scales(torch.tensor([[0.1, 1000.0], [0.2, 5000.0], [0.3, 9000.0], [0.1, 0.0]]))[:2]
+        (1, 0)
+
+    """
+    numbers = [i for i in range(values.shape[1]) if len(values[:, i].unique()) > 2]  # noqa: PLR2004
+    if len(numbers) < 2 or float((values == 0).float().mean()) > 1 / 2:  # noqa: PLR2004
+        return 0, 0, 1.0
+    deviations = values[:, numbers].float().std(0)
+    large, small = int(deviations.argmax()), int(deviations.argmin())
+    return numbers[large], numbers[small], float(deviations[large] / deviations[small])
+
+
+def apart(train: Tensor, val: Tensor) -> float:
+    """How many times larger the standard deviation of the one is; 1 where the difference may be meant.
+
+    Less than `APART` may be augmentation, or another season; but not if one of both is between 0 and 1, or a byte, and
+    the other one has negative numbers.
+
+    Example:
+        >>> x = torch.rand(8, 100)
+        >>> round(apart(x, x * 255)), apart(x, x * 2), apart((x - 0.5) / 0.25, x) > 3
+        (255, 1.0, True)
+
+    """
+    deviations = [float(values.float().std()) for values in (train, val)]
+    if not min(deviations) > 0:
+        return 1.0
+    ratio = max(deviations) / min(deviations)
+    lows = sorted(float(values.min()) for values in (train, val))
+    shifted = lows[0] < 0 <= lows[1] and ratio > 2  # noqa: PLR2004
+    return ratio if ratio > APART or shifted else 1.0
+
+
+def is_standardised_alone(values: Tensor) -> bool:
+    """Whether a batch has mean 0 and standard deviation 1 by itself, in all or in each channel, its examples not.
+
+    Example:
+        >>> x = torch.randn(16, 3)
+        >>> is_standardised_alone(x), is_standardised_alone((x - x.mean(0)) / x.std(0))
+        (False, True)
+
+    """
+    if values.ndim < 2 or len(values) < FEW:  # noqa: PLR2004
+        return False
+    values = values.double()
+    if values.flatten(1).shape[1] > 1 and float(values.flatten(1).mean(1).abs().max()) < 1e-3:  # noqa: PLR2004
+        return False  # of each example: it is its own
+    channel = [dim for dim in range(values.ndim) if dim != 1]
+    for dims in (list(range(values.ndim)), channel, [0]):
+        mean = values.mean(dims)
+        for unbiased in (True, False):
+            if mean.abs().max() < 1e-4 and (values.std(dims, unbiased=unbiased) - 1).abs().max() < 1e-3:  # noqa: PLR2004
+                return True
+    return False
+
+
+def are_all_alike(values: Tensor) -> bool:
+    """Whether all examples are equal, without being one that was expanded.
+
+    Example:
+        >>> are_all_alike(torch.zeros(8, 3)), are_all_alike(torch.zeros(1, 3).expand(8, 3))
+        (True, False)
+
+    """
+    return values.ndim > 1 and len(values) >= FEW and values.stride(0) != 0 and bool((values == values[:1]).all())
+
+
+def target_scale(calls: list[LossCall]) -> tuple[str, float]:
+    """The loss of numbers whose targets have the largest standard deviation, and this deviation.
+
+    Example:
+        >>> target_scale([])
+        ('', 0.0)
+
+    """
+    found = ("", 0.0)
+    for call in calls:
+        target = call.arguments.get("target")
+        if TABLE[call.name].family is Family.NUMBERS and isinstance(target, Tensor) and target.numel() > 1:
+            deviation = float(target.double().std())
+            if math.isfinite(deviation) and deviation > found[1]:
+                found = (f"{call.name} in {call.where}", deviation)
+    return found
+
+
+def has_seen_data(norm: nn.Module) -> bool:
+    """Whether a BatchNorm has statistics that are not those it begins with.
+
+    Example:
+        >>> has_seen_data(nn.BatchNorm1d(2))
+        False
+
+    """
+    if not isinstance(norm, _BatchNorm) or norm.running_mean is None or norm.running_var is None:
+        return False
+    return bool((norm.running_mean != 0).any()) or bool((norm.running_var != 1).any())
+
+
+def is_finite(values: Tensor) -> bool:
+    """Whether there is anything to judge.
+
+    Example:
+        >>> is_finite(torch.tensor([torch.nan]))
+        False
+
+    """
+    return bool(torch.isfinite(values).all())

@@ -1,0 +1,158 @@
+"""What to say of the numbers that enter a network."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from lightning_recipe.callbacks import _normalization as scale
+from lightning_recipe.finding import Outcome, Status
+from lightning_recipe.record.tensors import tensors
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch import Tensor
+
+    from lightning_recipe.trial.entries import Entered, Entry
+
+NORMS = (_BatchNorm, nn.LayerNorm, nn.GroupNorm, nn.modules.instancenorm._InstanceNorm)  # noqa: SLF001
+"""Layers behind which the scale of what enters makes no difference."""
+
+
+def of_scale(train: Entered, batch: Any) -> Iterator[tuple[Outcome, str]]:
+    """What is wrong with a training batch when it enters, with the layer that it enters.
+
+    Args:
+        train: What entered, recorded before any update.
+        batch: What the step was given.
+
+    """
+    given = [tensor for _, tensor in tensors(batch)]
+    entries = [entry for entry in train.entries if scale.is_finite(entry.values)]
+    if entries and all(scale.are_all_alike(entry.values) for entry in entries) and not _alike(given):
+        yield _all_alike(entries[0]), entries[0].name
+        return
+    for entry in entries:
+        if isinstance(entry.module, NORMS) or isinstance(train.step.sole_consumer(entry.module), NORMS):
+            continue
+        if scale.is_raw_bytes(entry.values, given):
+            yield _raw_bytes(entry), entry.name
+            return
+        if isinstance(entry.module, nn.Linear) and entry.values.ndim == 2:  # noqa: PLR2004 - a table
+            large, small, ratio = scale.scales(entry.values)
+            if ratio > scale.SCALES and float(entry.values[:, large].std()) > scale.LARGE:
+                yield _scales_differ(entry, large, small, ratio), entry.name
+    trained = [n for n in train.norms if scale.has_seen_data(n.module) and scale.is_finite(n.values)]
+    if trained and entries and (outcome := _pretrained(trained[0], entries[0])) is not None:
+        yield outcome, trained[0].name
+    where, deviation = scale.target_scale(train.step.loss_calls)
+    if deviation > scale.LARGE:
+        yield _target_scale(where, deviation), where
+
+
+def of_both(train: Entry, val: Entry, *, whole: bool) -> Iterator[Outcome]:
+    """What is wrong between a layer's inputs in training and in validation.
+
+    Args:
+        train: What entered in training.
+        val: What entered the same layer in validation.
+        whole: Whether a batch is the whole training set, whose statistics are right.
+
+    """
+    ratio = scale.apart(train.values, val.values)
+    if ratio > 1:
+        yield Outcome(
+            Status.WARNING,
+            "validation_differs",
+            f"{train.name} gets {_described(train.values)} in training, {_described(val.values)} in validation",
+            "normalise both with the same numbers, those of the training set",
+            {"ratio": ratio},
+        )
+    elif not whole and scale.is_standardised_alone(train.values) and scale.is_standardised_alone(val.values):
+        yield Outcome(
+            Status.WARNING,
+            "statistics_of_the_batch",
+            f"each batch that enters {train.name} has mean 0 and standard deviation 1 by itself: what becomes of an "
+            "example depends on the others in its batch",
+            "normalise with the mean and standard deviation of the training set, kept as buffers",
+            {"examples": len(train.values)},
+        )
+
+
+def _all_alike(entry: Entry) -> Outcome:
+    return Outcome(
+        Status.WARNING,
+        "all_alike",
+        f"all {len(entry.values)} examples of the first batch are the same when they enter {entry.name}, each "
+        f"{_described(entry.values[0])}",
+        "see what makes them the same on their way into the network: integer division, a cast, a forgotten index",
+        {"examples": len(entry.values)},
+    )
+
+
+def _raw_bytes(entry: Entry) -> Outcome:
+    mean, high = float(entry.values.float().mean()), float(entry.values.max())
+    return Outcome(
+        Status.WARNING,
+        "raw_bytes",
+        f"images enter {entry.name} as raw bytes, 0 to {high:.0f} with a mean of {mean:.3g}; a mean near 0 and a "
+        "standard deviation near 1 are expected",
+        "divide by 255, subtract the mean, divide by the standard deviation: those of the data that pretrained weights "
+        "were trained on, else of the training set",
+        {"mean": mean, "max": high},
+    )
+
+
+def _scales_differ(entry: Entry, large: int, small: int, ratio: float) -> Outcome:
+    deviation = float(entry.values[:, large].float().std())
+    return Outcome(
+        Status.WARNING,
+        "scales_differ",
+        f"feature {large} enters {entry.name} with a standard deviation of {deviation:.3g}, {ratio:.2g}x that of "
+        f"feature {small}",
+        "standardise each feature with its mean and standard deviation over the training set; take the logarithm of "
+        "amounts",
+        {"ratio": ratio, "std": deviation},
+    )
+
+
+def _pretrained(norm: Entry, first: Entry) -> Outcome | None:
+    ratio, distance = scale.surprise(norm.module, norm.values)
+    unscaled = float(first.values.min()) >= 0 and float(first.values.max()) <= 1
+    if ratio <= scale.VARIANCE and not (ratio < 1 / scale.VARIANCE and unscaled):
+        return None
+    return Outcome(
+        Status.WARNING,
+        "unlike_pretraining",
+        f"{norm.name} gets {ratio:.2g}x the variance that it saw when it was trained; the network "
+        f"gets {_described(first.values)}",
+        "normalise the inputs as those were that the weights were trained on",
+        {"variance_ratio": ratio, "mean_distance": distance},
+    )
+
+
+def _target_scale(where: str, deviation: float) -> Outcome:
+    return Outcome(
+        Status.ADVICE,
+        "target_scale",
+        f"targets of {where} have a standard deviation of {deviation:.3g}, and so have its first gradients",
+        "standardise the targets, and scale predictions back for what is reported",
+        {"std": deviation},
+    )
+
+
+def _alike(batch: list[Tensor]) -> bool:
+    """Whether nothing in a batch tells its examples apart."""
+    return not any(t.ndim and len(t) > 1 and not bool((t == t[:1]).all()) for t in batch if t.layout is torch.strided)
+
+
+def _described(values: Tensor) -> str:
+    values = values.float()
+    deviation = float(values.std()) if values.numel() > 1 else 0.0
+    return (
+        f"{float(values.min()):.3g} to {float(values.max()):.3g} (mean {float(values.mean()):.3g}, std {deviation:.3g})"
+    )

@@ -1,0 +1,142 @@
+"""Common mistakes: pretrained weights without the normalisation of their inputs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from lightning_recipe.callback import Check
+from lightning_recipe.callbacks import _normalization as scale
+from lightning_recipe.callbacks import _normalization_verdict as verdict
+from lightning_recipe.finding import Section
+from lightning_recipe.record.step import Need
+from lightning_recipe.trial.entries import Entered, entered
+from lightning_recipe.trial.isolation import memory_given_back
+from lightning_recipe.trial.rehearsal import CannotRehearseError, rehearsal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+    from lightning.pytorch import LightningModule, Trainer
+
+    from lightning_recipe.finding import Finding
+    from lightning_recipe.record.step import Step
+    from lightning_recipe.run import Run
+
+
+class NormalizationCheck(Check):
+    """Judges what enters the first layers, after all that was done to the batch, against what they expect.
+
+    A step is run once more on a copy, with the first training batch, and once with a validation batch. `warning` if:
+
+    - images enter as raw bytes, and the next layer is no norm;
+    - a BatchNorm that was trained before gets another input: a variance `scale.VARIANCE` times that of its statistics;
+      or as many times smaller, by images between 0 and 1, which are not normalised;
+    - features of a table have standard deviations that differ by a factor of 1,000, the larger above 100;
+    - training and validation are normalised differently: standard deviations that differ by a factor of 10, or of 2
+      where the one has negative numbers and the other has not;
+    - each batch has mean 0 and standard deviation 1 by itself: single examples then depend on the others;
+    - all examples of a batch are the same.
+
+    `advice` if targets of a squared or absolute error have a standard deviation above 100.
+
+    Args:
+        strict: Stop the run when something failed.
+
+    Source:
+        A. Karpathy, A Recipe for Training Neural Networks (2019): "you initialized your weights from a pretrained
+        checkpoint but didn't use the original mean". Y. LeCun et al., Efficient BackProp (1998): inputs of mean 0 and
+        equal variance.
+
+    Legitimate:
+        - Networks that normalise by themselves, embeddings, counts whose logarithm is taken inside, one-hot and sparse
+          features, examples that are each standardised by themselves.
+        - Augmentation in training only, images of another kind than those that the weights were trained on, dark ones.
+
+    Cost:
+        A copy of the module and one step on it, twice.
+
+    Example:
+        >>> import contextlib, io
+        >>> from lightning.pytorch import Trainer
+        >>> from lightning_recipe.demo import DigitsNet, loaders
+        >>> check = NormalizationCheck()
+        >>> trainer = Trainer(callbacks=[check], barebones=True, max_steps=2)
+        >>> with contextlib.redirect_stdout(io.StringIO()):
+        ...     trainer.fit(DigitsNet(), *loaders())
+        >>> check.findings[0].status
+        <Status.PASSED: 'passed'>
+
+    """
+
+    section = Section.MISTAKES
+    sentence = 8
+    why = "layers are initialised, or were trained, for inputs around 0 with a standard deviation of about 1"
+    needs = Need.INPUTS
+    explains: ClassVar = {
+        "raw_bytes": ("InitLossCheck/too_high", "OverfitOneBatch/*", "ActivationMonitor/*"),
+        "unlike_pretraining": ("InitLossCheck/too_high", "OverfitOneBatch/*", "ActivationMonitor/*"),
+        "scales_differ": ("InitLossCheck/too_high", "OverfitOneBatch/*", "ActivationMonitor/*"),
+        "all_alike": ("OverfitOneBatch/*", "BatchMixingDetector/constant_output", "PredictionDynamicsLogger/*"),
+    }
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Begin anew with each fit; the sanity check comes before training."""
+        super().setup(trainer, pl_module, stage)
+        self._train: Entered | None = None
+        self._val: Entered | None = None
+
+    def before_training(self, run: Run) -> Iterator[Finding]:
+        """Look at what enters of the first batch, with the weights that training begins with."""
+        if run.resumed:
+            self.done = True
+            yield self.skipped("the run goes on from a checkpoint: its statistics are those of its own inputs")
+            return
+        try:
+            self._train = self._entered(run, run.batch, "training_step")
+        except CannotRehearseError as error:
+            self.done = True
+            yield self.skipped(str(error))
+            return
+        if not self._train.entries:
+            self.done = True
+            yield self.skipped("no numbers enter a layer with parameters, only tokens")
+            return
+        for outcome, subject in verdict.of_scale(self._train, run.batch):
+            yield self.found(outcome, subject)
+        yield from self._compare(run)
+
+    def validation(self, run: Run, step: Step) -> Iterator[Finding]:
+        """Look at what enters in validation, once."""
+        if self._val is None:
+            try:
+                self._val = self._entered(run, step.batch, "validation_step")
+            except CannotRehearseError:
+                self._val = Entered([], [], step)
+            yield from self._compare(run)
+
+    def _compare(self, run: Run) -> Iterator[Finding]:
+        """Compare training and validation once both are known."""
+        if self._train is not None and self._val is not None:
+            self.done = True
+            others = {entry.name: entry for entry in self._val.entries if scale.is_finite(entry.values)}
+            for entry in self._train.entries:
+                if entry.name in others and scale.is_finite(entry.values):
+                    for outcome in verdict.of_both(entry, others[entry.name], whole=run.batches_per_epoch == 1):
+                        yield self.found(outcome, entry.name)
+
+    def end(self, run: Run) -> Iterator[Finding]:  # noqa: ARG002
+        """There is no silence."""
+        if not self.findings:
+            entries = [] if self._train is None else self._train.entries
+            yield self.passed(
+                "what enters has the scale that the first layers expect",
+                std=max(
+                    (float(entry.values.float().std()) for entry in entries if entry.values.numel() > 1), default=0
+                ),
+            )
+        self._train = self._val = None
+
+    def _entered(self, run: Run, batch: Any, method: str) -> Entered:
+        with memory_given_back(run.trainer.strategy.root_device), rehearsal(run) as again:
+            return entered(again, batch, method)

@@ -1,0 +1,276 @@
+"""What enters a network: legitimate inputs of odd scales first, then the mistakes."""
+
+import lightning.pytorch as L
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
+
+from lightning_recipe import NormalizationCheck, Status
+
+RNG = torch.Generator().manual_seed(0)
+
+
+def images(n=64, channels=1, size=8):
+    """Bytes, as floats, brighter where the label is 1."""
+    y = torch.arange(n) % 2
+    return (torch.rand(n, channels, size, size, generator=RNG) * (155 + 100 * y[:, None, None, None])).round(), y
+
+
+def table(n=64):
+    x = torch.randn(n, 6, generator=RNG)
+    return x, (x[:, 0] > 0).long()
+
+
+class Program(L.LightningModule):
+    """A network on given data; what a subclass does to the batch is its own."""
+
+    def __init__(self, net, train, val=None):
+        super().__init__()
+        self.net, self.train_data, self.val_data = net, train, val or train
+
+    def prepare(self, x):
+        return x
+
+    def loss(self, x, y):
+        return F.cross_entropy(self.net(self.prepare(x)), y)
+
+    def training_step(self, batch, batch_idx):
+        return self.loss(*batch)
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val", self.loss(*batch))
+
+    def configure_optimizers(self):
+        return torch.optim.SGD([p for p in self.parameters() if p.requires_grad], lr=1e-6)
+
+    def train_dataloader(self):
+        return DataLoader(TensorDataset(*self.train_data), 16, shuffle=True)
+
+    def val_dataloader(self):
+        return DataLoader(TensorDataset(*self.val_data), 16)
+
+
+def mlp(features, *first):
+    return nn.Sequential(nn.Flatten(), *first, nn.Linear(features, 8), nn.ReLU(), nn.Linear(8, 2))
+
+
+def conv(*after, channels=1):
+    return nn.Sequential(
+        nn.Conv2d(channels, 4, 3), *after, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)
+    )
+
+
+def pretrained(scale=1.0, *, frozen=True):
+    """A convolution and a BatchNorm that has seen normalised images, or others."""
+    net = conv(nn.BatchNorm2d(4))
+    x = (images()[0] - 90) / 60 * scale
+    net.train()
+    for _ in range(50):
+        net(x)
+    net[:2].requires_grad_(not frozen)
+    return net
+
+
+def found(fit, module):
+    check = NormalizationCheck()
+    fit(module, [check], logger=False, max_epochs=1)
+    assert not [f for f in check.findings if f.code.endswith("internal_error")], check.findings
+    return check.findings
+
+
+def codes(findings):
+    return [f.code.partition("/")[2] for f in findings if f.is_alarm]
+
+
+def normalised(data, mean=90.0, std=60.0):
+    return (data[0] - mean) / std, data[1]
+
+
+class Inside(Program):
+    """The forward normalises."""
+
+    def prepare(self, x):
+        return x / 255 - 0.4
+
+
+class EachByItself(Program):
+    def prepare(self, x):
+        x = x.flatten(1)
+        return (x - x.mean(1, keepdim=True)) / x.std(1, keepdim=True)
+
+
+class Augmented(Program):
+    def prepare(self, x):
+        return x * (1 + 0.3 * torch.rand(len(x), 1, 1, 1)) + 0.5 * torch.randn_like(x) if self.training else x
+
+
+class Counts(Program):
+    def prepare(self, x):
+        return x.log1p()
+
+
+class Tokens(Program):
+    def loss(self, x, y):
+        return F.cross_entropy(self.net[1](self.net[0](x).mean(1)), y)
+
+
+class Unconditional(Program):
+    """Learns one distribution: what enters is the same for all, and nothing tells the examples apart."""
+
+    def loss(self, x, y):
+        return self.net(torch.ones(len(x), 4)).square().mean()
+
+
+def one_hot(n=64):
+    y = torch.arange(n) % 2
+    return torch.cat([F.one_hot(torch.arange(n) % 20, 20).float() * 500, torch.randn(n, 4, generator=RNG)], 1), y
+
+
+def dark(n=64):
+    """Mostly empty, normalised as other images are."""
+    x, y = images(n)
+    return (x * (torch.rand(x.shape, generator=RNG) < 0.05) - 90) / 60, y
+
+
+HEALTHY = {
+    "normalised images": lambda: Program(conv(), normalised(images())),
+    "normalised inside": lambda: Inside(conv(), images()),
+    "a BatchNorm first": lambda: Program(nn.Sequential(nn.BatchNorm2d(1), conv()), images()),
+    "a BatchNorm second": lambda: Program(conv(nn.BatchNorm2d(4)), images()),
+    "a LayerNorm first": lambda: Program(mlp(64, nn.LayerNorm(64)), images()),
+    "each example by itself": lambda: EachByItself(mlp(64), images()),
+    "augmented in training": lambda: Augmented(conv(), normalised(images())),
+    "between 0 and 1": lambda: Program(conv(), (images()[0] / 255, images()[1])),
+    "binary images": lambda: Program(conv(), ((images()[0] > 128).float(), images()[1])),
+    "counts with a logarithm": lambda: Counts(mlp(64), images()),
+    "counts": lambda: Program(mlp(6), (torch.poisson(torch.full((64, 6), 20.0), generator=RNG), table()[1])),
+    "one-hot and sparse": lambda: Program(mlp(24), one_hot()),
+    "tokens": lambda: Tokens(
+        nn.Sequential(nn.Embedding(9, 4), nn.Linear(4, 2)), (torch.randint(9, (64, 5), generator=RNG), table()[1])
+    ),
+    "pretrained, normalised": lambda: Program(pretrained(), normalised(images())),
+    "pretrained, dark images": lambda: Program(pretrained(), dark()),
+    "pretrained on twice the contrast": lambda: Program(pretrained(2.0), normalised(images())),
+    "a small table": lambda: Program(mlp(6), table()),
+    "columns that differ by ten": lambda: Program(mlp(6), (table()[0] * torch.tensor([1, 10, 1, 1, 1, 1]), table()[1])),
+    "a tiny column": lambda: Program(mlp(6), (table()[0] * torch.tensor([1, 1e-5, 1, 1, 1, 1]), table()[1])),
+    "unconditional": lambda: Unconditional(mlp(4), (torch.zeros(64, 1), torch.zeros(64))),
+    "another season in validation": lambda: Program(mlp(6), table(), (table()[0] * 1.5 + 1, table()[1])),
+}
+
+
+@pytest.mark.parametrize("name", HEALTHY)
+def test_says_nothing_against(fit, name):
+    findings = found(fit, HEALTHY[name]())
+    assert not codes(findings), findings
+    assert findings[0].status in {Status.PASSED, Status.SKIPPED}
+
+
+class BatchStatistics(Program):
+    def prepare(self, x):
+        return (x - x.mean()) / x.std()
+
+
+class BatchStatisticsOfColumns(Program):
+    def prepare(self, x):
+        return (x - x.mean(0)) / x.std(0)
+
+
+class Truncated(Program):
+    """Bytes are divided as integers."""
+
+    def prepare(self, x):
+        return (x.byte() // 255).float()
+
+
+class OnlyInTraining(Program):
+    def prepare(self, x):
+        return (x - 90) / 60 if self.training else x / 255
+
+
+class Bytes(Program):
+    """Another name for the batch, and uint8."""
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        batch = {"pixels": x.byte(), "label": y}
+        return F.cross_entropy(self.net(batch["pixels"].float()), batch["label"])
+
+
+class ByHand(Program):
+    """The loss, and the optimisation."""
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.automatic_optimization = False
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        p = self.net(x).softmax(1)
+        loss = -(p[torch.arange(len(y)), y] + 1e-6).log().mean()
+        optimizer = self.optimizers()
+        optimizer.zero_grad()
+        self.manual_backward(loss)
+        optimizer.step()
+
+
+def income():
+    x, y = table()
+    return x * torch.tensor([1, 1, 40000.0, 1, 1, 1]), y
+
+
+def dim():
+    """All but the brightest pixels are lost in a division of integers, and these are few."""
+    x, y = images()
+    return x.clamp(max=254), y
+
+
+DISEASED = {
+    "raw bytes, convolution": (lambda: Program(conv(), images()), "raw_bytes"),
+    "raw bytes, MLP": (lambda: Program(mlp(64), images()), "raw_bytes"),
+    "raw bytes, three channels": (lambda: Bytes(conv(channels=3), images(channels=3)), "raw_bytes"),
+    "raw bytes, by hand": (lambda: ByHand(mlp(64), images()), "raw_bytes"),
+    "pretrained, raw bytes": (lambda: Program(pretrained(), images()), "unlike_pretraining"),
+    "pretrained, 0 to 1": (
+        lambda: Program(pretrained(), (images()[0] / 2550 + 0.4, images()[1])),
+        "unlike_pretraining",
+    ),
+    "pretrained, fine-tuned": (lambda: Program(pretrained(frozen=False), images()), "unlike_pretraining"),
+    "a column of amounts": (lambda: Program(mlp(6), income()), "scales_differ"),
+    "training only": (lambda: OnlyInTraining(conv(), images()), "validation_differs"),
+    "another scale in validation": (
+        lambda: Program(mlp(6), table(), (table()[0] * 100, table()[1])),
+        "validation_differs",
+    ),
+    "statistics of the batch": (lambda: BatchStatistics(conv(), images()), "statistics_of_the_batch"),
+    "statistics of its columns": (lambda: BatchStatisticsOfColumns(mlp(6), table()), "statistics_of_the_batch"),
+    "divided as integers": (lambda: Truncated(conv(), dim()), "all_alike"),
+}
+
+
+@pytest.mark.parametrize("name", DISEASED)
+def test_finds(fit, name):
+    module, code = DISEASED[name]
+    assert codes(found(fit, module())) == [code]
+
+
+def test_advises_on_targets_of_a_wild_scale(fit):
+    class Prices(Program):
+        def loss(self, x, y):
+            return F.mse_loss(self.net(x)[:, 0], y)
+
+    x, _ = table()
+    findings = found(fit, Prices(mlp(6), (x, 3e4 * x[:, 0])))
+    assert [(f.status, f.code) for f in findings] == [(Status.ADVICE, "NormalizationCheck/target_scale")]
+    assert findings[0].evidence["std"] > 1e4
+
+
+def test_a_run_that_goes_on_is_not_judged(fit, tmp_path):
+    trainer = fit(Program(conv(), normalised(images())), logger=False, max_epochs=1)
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    check = NormalizationCheck()
+    again = L.Trainer(callbacks=[check], max_epochs=2, logger=False, enable_progress_bar=False, accelerator="cpu")
+    again.fit(Program(conv(), images()), ckpt_path=tmp_path / "last.ckpt", weights_only=False)
+    assert check.findings[0].status is Status.SKIPPED
