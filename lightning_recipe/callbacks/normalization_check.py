@@ -102,9 +102,9 @@ class NormalizationCheck(Check):
             self.done = True
             yield self.skipped("no numbers enter a layer with parameters, only tokens")
             return
-        for outcome, subject in verdict.of_scale(self._train, run.batch):
-            yield self.found(outcome, subject)
-        yield from self._compare(run)
+        found = [self.found(*pair) for pair in verdict.of_scale(self._train, run.batch)]
+        yield from found
+        yield from self._compare(run, found)
 
     def validation(self, run: Run, step: Step) -> Iterator[Finding]:
         """Look at what enters in validation, once."""
@@ -113,29 +113,31 @@ class NormalizationCheck(Check):
                 self._val = self._entered(run, step.batch, "validation_step")
             except CannotRehearseError:
                 self._val = Entered([], [], step)
-            yield from self._compare(run)
+            yield from self._compare(run, self.findings)
 
-    def _compare(self, run: Run) -> Iterator[Finding]:
-        """Compare training and validation once both are known."""
+    def _compare(self, run: Run, before: list[Finding]) -> Iterator[Finding]:
+        """Compare training and validation once both are known, which is the end."""
         if self._train is not None and self._val is not None:
-            self.done = True
+            found: list[Finding] = []
             others = {entry.name: entry for entry in self._val.entries if scale.is_finite(entry.values)}
             for entry in self._train.entries:
                 if entry.name in others and scale.is_finite(entry.values):
-                    for outcome in verdict.of_both(entry, others[entry.name], whole=run.batches_per_epoch == 1):
-                        yield self.found(outcome, entry.name)
+                    outcomes = verdict.of_both(entry, others[entry.name], whole=run.batches_per_epoch == 1)
+                    found += [self.found(outcome, entry.name) for outcome in outcomes]
+            yield from found if found or before else [self._passed()]
+            self._train = self._val = None
+            self.done = True
 
     def end(self, run: Run) -> Iterator[Finding]:  # noqa: ARG002
-        """There is no silence."""
+        """There is no silence; a run without validation has nothing to compare with."""
         if not self.findings:
-            entries = [] if self._train is None else self._train.entries
-            yield self.passed(
-                "what enters has the scale that the first layers expect",
-                std=max(
-                    (float(entry.values.float().std()) for entry in entries if entry.values.numel() > 1), default=0
-                ),
-            )
+            yield self._passed()
         self._train = self._val = None
+
+    def _passed(self) -> Finding:
+        entries = [] if self._train is None else self._train.entries
+        largest = max((float(entry.values.abs().max()) for entry in entries), default=0.0)
+        return self.passed("what enters has the scale that the first layers expect", largest=largest)
 
     def _entered(self, run: Run, batch: Any, method: str) -> Entered:
         with memory_given_back(run.trainer.strategy.root_device), rehearsal(run) as again:

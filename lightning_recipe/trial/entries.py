@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -80,7 +81,8 @@ def entered(again: Rehearsal, batch: Any, method: str = "training_step") -> Ente
     finally:
         for handle in handles:
             handle.remove()
-    return Entered(list(seen.entries.values()) or seen.first, list(seen.norms.values()), step)
+    entries = list(seen.entries.values()) or seen.first
+    return Entered(entries, list(seen.norms.values()), replace(step, loss=None))  # the graph is not kept
 
 
 class _Seen:
