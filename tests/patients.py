@@ -503,6 +503,93 @@ class ClearedTooSoon(NeverCleared):
         self.optimizers().step()
 
 
+class ForeignGradient(NeverCleared):
+    """An adversary guesses what the features were. The network's loss leaves its own in it, and it clears too soon."""
+
+    code = "StaleGradientCheck/foreign_gradient"
+
+    def __init__(self):
+        super().__init__()
+        self.adversary = nn.Linear(CLASSES, 2)
+
+    def training_step(self, batch, batch_idx):
+        own, other = self.optimizers()
+        secret = (batch[0][:, 0] > 0).long()
+        logits = self(batch[0])
+        self.manual_backward(self.loss(logits, batch[1]) - 0.1 * F.cross_entropy(self.adversary(logits), secret))
+        own.step()
+        own.zero_grad()
+        self.manual_backward(F.cross_entropy(self.adversary(logits.detach()), secret))
+        other.step()
+        other.zero_grad()
+
+    def configure_optimizers(self):
+        return [torch.optim.Adam(part.parameters(), lr=3e-3) for part in (self.net, self.adversary)]
+
+
+class ClipsNothing(NeverCleared):
+    """Clips before there is a gradient."""
+
+    code = "StaleGradientCheck/clips_nothing"
+
+    def training_step(self, batch, batch_idx):
+        optimizer = self.optimizers()
+        optimizer.zero_grad()
+        nn.utils.clip_grad_norm_(self.parameters(), 1.0)
+        self.manual_backward(Patient.training_step(self, batch, batch_idx))
+        optimizer.step()
+
+
+class ClippedToNothing(NeverCleared):
+    """Clips to a millionth, under SGD."""
+
+    code = "StaleGradientCheck/clipped_to_nothing"
+    also = (
+        "OverfitOneBatch/optimiser_slow",
+        "OverfitOneBatch/learning_rate_too_low",
+        "PredictionDynamicsLogger/frozen",
+        "UpdateRatioMonitor/too_small",
+    )
+
+    def training_step(self, batch, batch_idx):
+        optimizer = self.optimizers()
+        optimizer.zero_grad()
+        self.manual_backward(Patient.training_step(self, batch, batch_idx))
+        nn.utils.clip_grad_norm_(self.parameters(), 1e-6)
+        optimizer.step()
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+class ThrownAway(NeverCleared):
+    """Accumulates over four batches, and clears at each."""
+
+    code = "StaleGradientCheck/batches_thrown_away"
+    also = ("OverfitOneBatch/weights_do_not_change",)
+
+    def training_step(self, batch, batch_idx):
+        optimizer = self.optimizers()
+        optimizer.zero_grad()
+        self.manual_backward(Patient.training_step(self, batch, batch_idx) / 4)
+        if batch_idx % 4 == 3:
+            optimizer.step()
+
+
+class SummedBatches(ClippedToNothing):
+    """Accumulates over four batches, and divides by nothing."""
+
+    code = "StaleGradientCheck/summed_batches"
+    also = ("OverfitOneBatch/weights_do_not_change",)
+
+    def training_step(self, batch, batch_idx):
+        optimizer = self.optimizers()
+        self.manual_backward(Patient.training_step(self, batch, batch_idx))
+        if batch_idx % 4 == 3:
+            optimizer.step()
+            optimizer.zero_grad()
+
+
 # -- biases
 
 

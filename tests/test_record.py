@@ -499,3 +499,48 @@ def test_a_failure_of_the_wiring_is_reported_and_harmless(monkeypatch):
     assert module.training_step(X).isfinite()
     with pytest.raises(RuntimeError, match="ZeroDivisionError"):
         probe.result()
+
+
+# -- clipping, layers that are not the module's, gradients switched off, and the graph
+
+
+def test_clipping_is_an_event_of_the_parameters_it_is_given():
+    def way(m, x):
+        m.linear(x).sum().backward()
+        nn.utils.clip_grad_norm_(m.linear.parameters(), 1.0)
+        nn.utils.clip_grad_value_([m.norm.weight, m.linear.bias], 1.0)
+        nn.utils.clip_grad_norm_([], 1.0)
+
+    _, step = watched(way, Need.WIRING | Need.HELD)
+    clips = [event for event in step.events if event.kind == "clip"]
+    assert [event.parameters for event in clips] == [("linear.weight", "linear.bias", "norm.weight")]
+    assert clips[0].where.startswith("test_record.py:")
+    assert [set(norms) for norms in step.held] == [set(), *[{"linear.weight", "linear.bias"}] * 2]
+
+
+def test_layers_that_are_made_in_the_step_are_told():
+    def way(m, x):
+        m.fresh = nn.Linear(4, 4)
+        return m.fresh(x) + m.linear(x) + F.linear(x, m.linear.weight)
+
+    module, step = watched(way)
+    ((layer, where),) = step.unlisted
+    assert layer is module.fresh
+    assert where.startswith("test_record.py:")
+
+
+def test_what_is_called_without_gradients_tells_where_they_were_switched_off():
+    def way(m, x):
+        with torch.no_grad():
+            h = m.linear(x)
+        return m.norm(h)
+
+    _, step = watched(way)
+    assert [bool(event.where) for event in step.events] == [True, False]
+
+
+def test_the_graph_ends_in_the_leaves():
+    module, step = watched(lambda m, x: m.linear(x).relu().sum())
+    assert [node.kind for node in step.graph[:3]] == ["Sum", "Relu", "Addmm"]
+    assert {id(node.leaf) for node in step.graph if node.leaf is not None} == set(map(id, module.linear.parameters()))
+    assert all(step.graph[below] for node in step.graph for below in node.below)

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from lightning_recipe.finding import Outcome, Status, listed
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from lightning_recipe.record.step import Step
+    from lightning_recipe.callbacks._moments import Moment
+    from lightning_recipe.run import Run
 
-Moment = tuple[str, tuple[str, ...], dict[str, float]]
-"""What begins, for which parameters, and the norms of all gradients that are there."""
+IN_A_ROW = 2
+"""Steps in a row that have to use an old gradient: who clears at every second step means to."""
 
 
 class Leftovers:
@@ -24,11 +27,12 @@ class Leftovers:
             they were cleared after backward.
 
     Example:
+        >>> from lightning_recipe.callbacks._moments import Moment
         >>> leftovers = Leftovers()
         >>> for moment in [("backward", (), {}), ("optimizer step", ("w",), {"w": 1.5})]:
-        ...     leftovers.enter(*moment)
+        ...     leftovers.enter(Moment(*moment))
         >>> for moment in [("backward", (), {"w": 1.5}), ("optimizer step", ("w",), {"w": 2.5})]:
-        ...     leftovers.enter(*moment)
+        ...     leftovers.enter(Moment(*moment))
         >>> leftovers.in_a_row["w"], leftovers.steps["w"]
         (1, 2)
 
@@ -42,13 +46,9 @@ class Leftovers:
         self._used: dict[str, float] = {}  # by the latest step, with no backward since
         self._kept: set[str] = set()  # was still there, unchanged, when the first backward since began
 
-    def look(self, step: Step) -> None:
-        """Go on with another step, the next one."""
-        for moment in moments(step):
-            self.enter(*moment)
-
-    def enter(self, kind: str, parameters: tuple[str, ...], norms: dict[str, float]) -> None:
+    def enter(self, moment: Moment) -> None:
         """Go on with another moment."""
+        kind, parameters, norms, _ = moment
         if kind == "optimizer step":
             emptied = self._cleared & set(parameters) and not any(norms.get(name, 0) for name in parameters)
             for name in parameters:
@@ -69,12 +69,31 @@ class Leftovers:
             self._used = {name: norms.get(name, 0) for name in self._used}
 
 
-def moments(step: Step) -> Iterator[Moment]:
-    """Each backward, optimiser's step and clearing, and the end."""
-    held = iter(step.held)
-    for event in step.events:
-        if event.kind in {"backward", "optimizer step"}:
-            yield event.kind, event.parameters, next(held)
-        elif event.kind == "zero_grad":
-            yield event.kind, event.parameters, {}
-    yield "end", (), next(held)
+def never_cleared(leftovers: Leftovers, run: Run) -> Iterator[Outcome]:
+    """Gradients that survive the step which used them."""
+    stale = [name for name, count in leftovers.in_a_row.items() if count >= IN_A_ROW]
+    if stale:
+        yield Outcome(
+            Status.FAILED,
+            "missing_zero_grad",
+            f"gradients are not cleared: {listed(stale)} had those of the step before when the "
+            f"next backward began, at {IN_A_ROW} steps in a row",
+            "clear the gradients in optimizer_zero_grad, or leave it to Lightning"
+            if run.module.automatic_optimization
+            else "call zero_grad() of each optimiser that steps, before backward or after its step",
+            {"parameters": len(stale)},
+        )
+
+
+def cleared_too_soon(leftovers: Leftovers) -> Iterator[Outcome]:
+    """Gradients that are cleared between backward and the step."""
+    emptied = [n for n, count in leftovers.emptied.items() if count == leftovers.steps[n] >= IN_A_ROW]
+    if emptied:
+        yield Outcome(
+            Status.FAILED,
+            "cleared_before_step",
+            f"gradients are cleared before they are used: all {leftovers.steps[emptied[0]]} steps of the optimiser "
+            f"of {listed(emptied)} found none",
+            "call zero_grad() before backward or after the step, not between the two",
+            {"parameters": len(emptied)},
+        )

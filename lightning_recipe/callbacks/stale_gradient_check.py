@@ -5,35 +5,43 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from lightning_recipe.callback import Check
-from lightning_recipe.callbacks._leftovers import Leftovers
-from lightning_recipe.finding import Section, listed
+from lightning_recipe.callbacks._accumulation import Accumulation, uneven
+from lightning_recipe.callbacks._clipping import Clippings, idle, too_tight
+from lightning_recipe.callbacks._contributions import Contributions, of_others
+from lightning_recipe.callbacks._leftovers import Leftovers, cleared_too_soon, never_cleared
+from lightning_recipe.callbacks._moments import moments
+from lightning_recipe.finding import Section
 from lightning_recipe.record.modules import parameters_of
 from lightning_recipe.record.step import Need
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from lightning_recipe.finding import Finding
+    from lightning_recipe.finding import Finding, Outcome
     from lightning_recipe.record.step import Step
     from lightning_recipe.run import Run
 
-IN_A_ROW = 2
-"""Steps in a row that have to use an old gradient: who clears at every second step means to."""
 ENOUGH = 4
 """Steps of a parameter that are followed; of those with a closure the first shows nothing."""
 LONGEST = 16
-"""Batches looked at, at most, until each parameter has taken enough steps: accumulation by hand takes several."""
+"""Batches looked at, at most, until each parameter has taken enough steps, which accumulation by hand delays; where
+several optimisers take turns, all of them are looked at."""
 
 
 class StaleGradientCheck(Check):
-    """Judges whether gradients survive the optimiser's step that used them, and are used by the next one again.
+    """Judges which gradients each optimiser's step uses: those of its own batches, once, and clipped in time.
 
-    `failed` if a gradient is still there, the same by its norm, when the next backward begins, is not cleared after
-    that, and its optimiser steps again: at two steps in a row, so that each step takes the gradients of all before.
-    It makes no difference who forgets to clear: a step by hand, one that clears those of another optimiser, or an
-    ``optimizer_zero_grad`` that does nothing. Gradients that another's backward leaves in a network are not judged.
-
-    `failed`, too, if zero_grad comes between backward and the step, by hand, so that no step finds a gradient.
+    - Gradients that are still there, the same by their norm, when the next backward begins, are not cleared after that,
+      and are used again: `failed` at two steps in a row. It makes no difference who forgets to clear: a step by hand,
+      one that clears those of another optimiser, or an ``optimizer_zero_grad`` that does nothing.
+    - zero_grad between backward and the step, by hand, so that no step finds a gradient: `failed`.
+    - Steps of a network that take what the backward of its adversary has left in it, for which another optimiser has
+      stepped already: `warning` at three of them, if it is so of all gradients of its optimiser.
+    - Clipping that never has a gradient to clip, before backward, after the step, or of parameters that have none:
+      `failed`. Clipping that cuts each step a hundredfold, so that SGD moves the weights by less than 1 % of their norm
+      in the whole run: `warning`.
+    - Accumulation by hand, whose losses are added up under SGD and not divided: `advice`. Batches whose gradients are
+      cleared before any step, while steps wait for several batches: `warning`.
 
     Args:
         strict: Stop the run when something failed.
@@ -44,11 +52,13 @@ class StaleGradientCheck(Check):
 
     Legitimate:
         - Accumulation, by Lightning or by hand: no optimiser steps in between. Several calls of backward for one step.
-        - Gradients that another network's backward changes, and that are cleared before they are used, as in a GAN.
+        - Gradients that another network's backward changes, and that are cleared before they are used, as in DCGAN.
+        - A loss of two optimisers that both step after it, also if one of them does so at every fourth batch only.
+        - Tight clipping as for LSTMs, and any under Adam, whose steps are as large as before.
 
     Cost:
         The order of calls and the norms of the gradients in the first four steps; in up to 16 batches where an
-        optimiser does not step at each.
+        optimiser does not step at each, or several take turns.
 
     Example:
         >>> import contextlib, io
@@ -70,11 +80,15 @@ class StaleGradientCheck(Check):
     explains: ClassVar = {
         "missing_zero_grad": ("OverfitOneBatch/optimiser_unstable", "PredictionDynamicsLogger/jumping"),
         "cleared_before_step": ("OverfitOneBatch/no_gradient", "OverfitOneBatch/weights_do_not_change"),
+        "foreign_gradient": ("OverfitOneBatch/optimiser_unstable", "OverfitOneBatch/stuck", "OverfitOneBatch/too_slow"),
+        "clipped_to_nothing": ("OverfitOneBatch/*", "PredictionDynamicsLogger/frozen", "UpdateRatioMonitor/too_small"),
+        "clips_nothing": ("OverfitOneBatch/optimiser_unstable", "PredictionDynamicsLogger/*"),
     }
 
     def before_training(self, run: Run) -> Iterator[Finding]:
         """Begin anew with each fit; where Lightning's own order is not known, there is nothing to see."""
-        self._leftovers = Leftovers()
+        self._leftovers, self._clippings = Leftovers(), Clippings()
+        self._contributions, self._accumulation = Contributions(), Accumulation()
         if run.module.automatic_optimization:
             hooks = ["on_before_backward", *["optimizer_zero_grad"] * (run.trainer.accumulate_grad_batches > 1)]
             if hook := next((hook for hook in hooks if run.overrides(hook)), None):
@@ -87,43 +101,32 @@ class StaleGradientCheck(Check):
 
     def sampled_step(self, run: Run, step: Step) -> Iterator[Finding]:
         """Follow the gradients of a few steps in a row."""
-        leftovers = self._leftovers
-        leftovers.look(step)
-        stale = [name for name, count in leftovers.in_a_row.items() if count >= IN_A_ROW]
+        found = list(moments(step))
+        for moment in found:
+            for follower in (self._leftovers, self._clippings, self._contributions):
+                follower.enter(moment)
+        self._accumulation.enter(found, step.graph)
         held = {name: p for o in run.trainer.optimizers for name, p in parameters_of(o, run.module).items()}
-        left = [name for name, p in held.items() if p.requires_grad and leftovers.steps[name] < ENOUGH]
-        emptied = [n for n, count in leftovers.emptied.items() if count == leftovers.steps[n] >= IN_A_ROW]
-        self.done = bool(stale or emptied) or not left or run.step >= LONGEST
-        if stale:
-            automatic = run.module.automatic_optimization
-            yield self.failed(
-                f"gradients are not cleared: {listed(stale)} had those of the step before when the "
-                f"next backward began, at {IN_A_ROW} steps in a row",
-                code="missing_zero_grad",
-                fix="clear the gradients in optimizer_zero_grad, or leave it to Lightning"
-                if automatic
-                else "call zero_grad() of each optimiser that steps, before backward or after its step",
-                parameters=len(stale),
-            )
-        if emptied:
-            yield self.failed(
-                f"gradients are cleared before they are used: all {leftovers.steps[emptied[0]]} steps of the optimiser "
-                f"of {listed(emptied)} found none",
-                code="cleared_before_step",
-                fix="call zero_grad() before backward or after the step, not between the two",
-                parameters=len(emptied),
-            )
-        if self.done and not (stale or emptied):
-            yield from self._verdict()
+        left = [name for name, p in held.items() if p.requires_grad and self._leftovers.steps[name] < ENOUGH]
+        told = [*never_cleared(self._leftovers, run), *cleared_too_soon(self._leftovers)]
+        self.done = bool(told) or run.step >= LONGEST or not (left or len(run.trainer.optimizers) > 1)
+        yield from map(self.found, told)
+        if self.done and not told:
+            yield from self._verdict(run)
 
-    def end(self, run: Run) -> Iterator[Finding]:  # noqa: ARG002
+    def end(self, run: Run) -> Iterator[Finding]:
         """There is no silence."""
         if not self.findings:
-            yield from self._verdict()
+            yield from self._verdict(run)
 
-    def _verdict(self) -> Iterator[Finding]:
+    def _verdict(self, run: Run) -> Iterator[Finding]:
+        told: list[Outcome] = [*idle(self._clippings, run), *too_tight(self._clippings, run)]
+        if not run.module.automatic_optimization:
+            told += [*of_others(self._contributions, run), *uneven(self._accumulation, run)]
         steps = max(self._leftovers.steps.values(), default=0)
-        if steps > 1:
+        if told:
+            yield from map(self.found, told)
+        elif steps > 1:
             yield self.passed(f"no gradient was used by two steps, of {steps} steps in a row")
         else:
             yield self.skipped(f"{steps or 'no'} step of an optimiser was seen: at least two are needed")

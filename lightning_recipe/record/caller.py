@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import FrameType
 
 Kind = TypeVar("Kind")
@@ -49,6 +51,23 @@ def line() -> str:
     while frame is not None and frame.f_code.co_filename.startswith((_TORCH, _RECORD)):
         frame = frame.f_back
     return _place(frame) if frame is not None else ""
+
+
+def running(*functions: Callable[..., Any]) -> bool:
+    """Whether one of these functions of torch called, with nothing but torch in between.
+
+    Example:
+        >>> running(torch.nn.utils.clip_grad_norm_)
+        False
+
+    """
+    codes = {inspect.unwrap(function).__code__ for function in functions}
+    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001
+    while frame is not None and frame.f_code.co_filename.startswith((_TORCH, _RECORD)):
+        if frame.f_code in codes:
+            return True
+        frame = frame.f_back
+    return False
 
 
 def method_of(kind: type[Kind]) -> Kind | None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 if TYPE_CHECKING:
     from torch import nn
 
-Kind = Literal["module", "function", "loss", "backward", "optimizer step", "zero_grad"]
+Kind = Literal["module", "function", "loss", "backward", "optimizer step", "zero_grad", "clip"]
 
 
 class Event(NamedTuple):
@@ -17,14 +17,15 @@ class Event(NamedTuple):
         kind: A call of a module without children (or of one that can't be looked into: compiled, attention, a
             transformer layer in eval mode); a torch function applied, outside of these, to what came out of one; a
             loss function; backward; an optimiser's step; gradients set to None or zero (those that were None already
-            are not noticed).
+            are not noticed); ``clip_grad_norm_`` or ``clip_grad_value_`` of the step's own.
         name: The module's path, the function's name (``"relu"``, ``"getitem"``, ``"T"``), the optimiser's class.
         inputs: Numbers of the tensors that went in. A number stands for one tensor object with one content: what is
             changed in place gets a new one.
         outputs: Numbers of the tensors that came out or were written into.
         module: The module called; a BatchNorm without a name is one that the LightningModule doesn't list.
-        where: The line that called a function, such as ``"model.py:42"``.
-        parameters: Names of the parameters that are about to be stepped, or whose gradients were cleared.
+        where: The line that called a function, such as ``"model.py:42"``; of a module called without gradients, the
+            line that switched them off.
+        parameters: Names of the parameters that are about to be stepped, or whose gradients are cleared or clipped.
         training: Whether the module called was in training mode; of a function, whether it drops anything.
 
     Example:

@@ -21,11 +21,12 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from lightning_recipe.record.calls import Calls
 from lightning_recipe.record.copies import cloned
 from lightning_recipe.record.functions import Functions
+from lightning_recipe.record.graph import graph
 from lightning_recipe.record.hooks import Hooks, Watch
 from lightning_recipe.record.leaves import Leaves
 from lightning_recipe.record.loss_calls import LossCalls
 from lightning_recipe.record.modules import FAST, observable, parameters_of
-from lightning_recipe.record.provenance import FromNet, leaves
+from lightning_recipe.record.provenance import FromNet
 from lightning_recipe.record.reductions import Reductions
 from lightning_recipe.record.step import Need, Step
 from lightning_recipe.record.wiring import Wiring
@@ -89,6 +90,8 @@ class Observers:
             self._leaves = Leaves(self._functions, self._hooks, self._wiring, outputs)
         self._functions.losses, self._functions.calls = self._losses, self._calls
         self._functions.wiring, self._functions.before_backward = self._wiring, self._hold
+        if self._wiring is not None:
+            self._wiring.before_clipping = self._hold
         self._entered = ExitStack()
 
     def __enter__(self) -> Self:
@@ -174,7 +177,9 @@ class Observers:
                 step.compiled.extend(self._calls.compiled)
         if self._wiring is not None:
             step.events.extend(self._wiring.events())
-            step.leaves.extend(leaves(roots))
+            step.unlisted.extend(self._wiring.unlisted)
+            step.graph.extend(graph(roots))
+            step.leaves.extend(node.leaf for node in step.graph if node.leaf is not None)
             step.clips.extend(self._wiring.clips if self._functions.roots else self._wiring.clips_of(roots))
         self._functions = Functions(self._failed)  # the tensors of the step are let go of
         self._losses = self._calls = self._leaves = None

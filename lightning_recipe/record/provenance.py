@@ -69,19 +69,3 @@ def ancestors(roots: list[Tensor]) -> set[Any]:
             reached.add(node)
             waiting.extend(parent for parent, _ in node.next_functions if parent is not None)
     return reached
-
-
-def leaves(roots: list[Tensor]) -> list[Tensor]:
-    """The tensors that the gradients of `roots` end up in: parameters, registered anywhere or nowhere, and inputs.
-
-    Those inside of a reentrant checkpoint are not seen.
-
-    Example:
-        >>> import torch
-        >>> w, b = torch.ones(1, requires_grad=True), torch.ones(1)
-        >>> leaves([w * 2 + b])
-        [tensor([1.], requires_grad=True)]
-
-    """
-    found = [root for root in roots if root.is_leaf and root.requires_grad]
-    return found + [node.variable for node in ancestors(roots) if type(node).__name__ == "AccumulateGrad"]

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from lightning_recipe.record.clips import Clip
     from lightning_recipe.record.events import Event
+    from lightning_recipe.record.graph import Node
 
 
 class Need(Flag):
@@ -26,7 +27,7 @@ class Need(Flag):
     Attributes:
         INPUTS: `Step.net_calls`; each argument is copied.
         LOSSES: `Step.loss_calls`; arguments of losses are copied, up to ``copies.MAX_ELEMENTS``.
-        WIRING: `Step.events`, `Step.leaves`, `Step.clips`.
+        WIRING: `Step.events`, `Step.graph`, `Step.leaves`, `Step.unlisted`, `Step.clips`.
         OUTPUTS: `Step.outputs`.
         GRADIENTS: `Step.gradients`.
         UPDATES: `Step.updates`; the weights are copied when an optimiser is about to step.
@@ -137,12 +138,16 @@ class Step:
         events: What happened, in order; see :class:`Event` and :meth:`producer`, :meth:`consumers`. Unseen are scripted
             modules, functions compiled on their own, and what goes on in ``torch.func`` but for its inputs.
         leaves: The tensors that gradients of the loss end up in, such as parameters, by reference.
+        graph: The autograd graph of what ``backward`` was called on, or of what the step returned, see
+            :class:`~lightning_recipe.record.graph.Node`.
+        unlisted: Modules with parameters that were called, and are none of the LightningModule's, with the line that
+            called each first.
         clips: The clamps from above that a loss has come through, see :func:`~lightning_recipe.record.clips.clips`.
         outputs: The first floating tensor that each leaf's call put out, by the leaf's name; later calls are
             ``"relu, call 2"``, up to `reductions.CALLS`.
         gradients: Norm of each parameter's gradient when its optimiser is about to step, unscaled, NaN without one.
         updates: Norm of what the optimisers' steps changed in each parameter, and norm of the parameter before.
-        held: Norm of each gradient that was there, by parameter, when each backward and each optimiser's step of
+        held: Norm of each gradient that was there, by parameter, when each backward, clipping and optimiser's step of
             `events` began, in order, and at last when all was over.
 
     """
@@ -155,6 +160,8 @@ class Step:
     seconds: float = 0.0
     events: list[Event] = field(default_factory=list)
     leaves: list[Tensor] = field(default_factory=list)
+    graph: list[Node] = field(default_factory=list)
+    unlisted: list[tuple[nn.Module, str]] = field(default_factory=list)
     clips: list[Clip] = field(default_factory=list)
     outputs: dict[str, Reduced] = field(default_factory=dict)
     gradients: dict[str, float] = field(default_factory=dict)

@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from lightning_recipe.losses.table import LOSSES
 from lightning_recipe.record.bounds import Bounds
-from lightning_recipe.record.caller import line, method_of
+from lightning_recipe.record.caller import line, method_of, running
 from lightning_recipe.record.clips import clips
 from lightning_recipe.record.events import Event, Kind
 from lightning_recipe.record.tensors import tensors
@@ -37,6 +37,10 @@ _READERS = {
     *("is_contiguous", "is_floating_point", "is_complex", "is_signed", "is_inference", "get_device"),
 }
 """Tell of a tensor's shape and kind, not of its values."""
+_CLIPPING = (nn.utils.clip_grad_norm_, nn.utils.clip_grad_value_)
+_LAYERS = {*("linear", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d")}
+_LAYERS |= {"embedding", "bilinear", "lstm", "gru", "layer_norm"}
+"""Functions that modules with parameters call."""
 _functorch = torch._C._functorch  # noqa: SLF001 - vmap and grad have no public reader of what they wrap
 
 
@@ -48,6 +52,8 @@ class Wiring:
 
     Attributes:
         clips: The clamps that were seen when backward began.
+        unlisted: Modules with parameters that the LightningModule doesn't list, with the line that called each.
+        before_clipping: Is called when gradients are about to be clipped.
 
     Example:
         >>> net, x = nn.Linear(2, 1), torch.ones(3, 2)
@@ -63,9 +69,13 @@ class Wiring:
 
     def __init__(self, root: nn.Module) -> None:
         self.clips: list[Clip] = []
+        self.unlisted: list[tuple[nn.Module, str]] = []
+        self.before_clipping: Callable[[], None] = lambda: None
         self._bounds = Bounds()
         self._within: Given | None = None  # what went into the leaf that is being called
         self._root = root
+        self._listed = {id(module) for module in root.modules()}
+        self._off = ""  # the line that switched gradients off
         self._raw: list[Raw] = []
         self._made: set[int] = set()  # references to what came out of modules, by id
         self._parameters: dict[int, str] | None = None
@@ -85,7 +95,8 @@ class Wiring:
     def leave(self, name: str, module: nn.Module, output: Any) -> None:
         """It returned."""
         given, self._within = self._within or [], None
-        self._note("module", name, given, output, module, training=module.training)
+        off = "" if torch.is_grad_enabled() else self._off
+        self._note("module", name, given, output, module, off, training=module.training)
 
     def _note(  # noqa: PLR0913, PLR0917
         self,
@@ -128,6 +139,12 @@ class Wiring:
             name = _name(function)
             if name in {"grad", "zero_", "_foreach_zero_"}:
                 self._cleared(function, name, args)
+            if name in {"grad", "tensor"} and running(*_CLIPPING):
+                self._clipped(args[0] if name == "grad" else None)
+            elif name == "_set_grad_enabled":
+                self._off = "" if args[0] else line()
+            elif name in _LAYERS and (layer := method_of(nn.Module)) is not None:
+                self._outside(layer)
             if function is F.batch_norm and (norm := method_of(_BatchNorm)) is not None:
                 self._note("module", "", [], None, norm, line(), training=norm.training)  # of a copy kept in a list
             return _given(found) if known else None
@@ -179,6 +196,21 @@ class Wiring:
         if self._parameters is None:
             self._parameters = {id(p): name for name, p in self._root.named_parameters()}
         return self._parameters.get(id(parameter))
+
+    def _outside(self, layer: nn.Module) -> None:
+        """A layer that no hook has told of is none of the LightningModule's."""
+        known = id(layer) in self._listed or any(module is layer for module, _ in self.unlisted)
+        if not known and next(layer.parameters(), None) is not None:
+            self.unlisted.append((layer, line()))
+
+    def _clipped(self, parameter: Tensor | None) -> None:
+        """The gradient of a parameter is read by a function that clips, which may be given none."""
+        clipped = [owner] if parameter is not None and (owner := self._named(parameter)) is not None else []
+        if self._raw and self._raw[-1][0] == "clip":
+            clipped = [*self._raw.pop()[-2], *clipped]
+        else:
+            self.before_clipping()
+        self._raw.append(("clip", "clip", [], [], None, line(), tuple(dict.fromkeys(clipped)), False))
 
     def _cleared(self, function: Callable[..., Any], name: str, args: tuple[Any, ...]) -> None:
         """Gradients set to None, or to zero: by ``zero_`` of a tensor that was read as a gradient, or many at once."""

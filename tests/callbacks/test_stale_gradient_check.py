@@ -1,6 +1,16 @@
 import pytest
 import torch
-from patients import CLASSES, ClearedTooSoon, Healthy, NeverCleared
+from patients import (
+    CLASSES,
+    ClearedTooSoon,
+    ClippedToNothing,
+    ClipsNothing,
+    ForeignGradient,
+    Healthy,
+    NeverCleared,
+    SummedBatches,
+    ThrownAway,
+)
 from torch import nn
 from torch.nn import functional as F
 
@@ -257,9 +267,99 @@ class EverySecondStep(EverySecond):
             optimizer_closure()
 
 
+class LossOfBoth(Adversaries):
+    """One backward, after which two optimisers step; one of them at every third batch."""
+
+    first = "g"
+
+    def training_step(self, batch, batch_idx):
+        optimizers = dict(zip("dg", self.optimizers(), strict=True))
+        self.manual_backward(F.softplus(-self.other(self(batch[0]))).mean())
+        for name in (self.first, *{"d", "g"} - {self.first}):
+            if name == "g" or batch_idx % 3 == 2:
+                optimizers[name].step()
+                optimizers[name].zero_grad()
+
+
+class LossOfBothInTheOtherOrder(LossOfBoth):
+    first = "d"
+
+
+class ActorAndCritic(Adversaries):
+    """What the actor's loss leaves in the critic is cleared at the beginning of the next batch."""
+
+    def training_step(self, batch, batch_idx):
+        d, g = self.optimizers()
+        for optimizer, sign in ((d, -1), (g, 1)):
+            self.zero_grad()
+            self.manual_backward(F.softplus(sign * self.other(self(batch[0]))).mean())
+            optimizer.step()
+
+
+class ClippedByHand(ByHand):
+    limit = 0.25
+
+    def optimise(self, optimizer, batch, batch_idx):
+        optimizer.zero_grad()
+        self.manual_backward(self.computed(batch))
+        nn.utils.clip_grad_norm_(self.parameters(), self.limit)
+        optimizer.step()
+
+
+class ClippedByLightning(ByHand):
+    def optimise(self, optimizer, batch, batch_idx):
+        optimizer.zero_grad()
+        self.manual_backward(self.computed(batch))
+        self.clip_gradients(optimizer, gradient_clip_val=0.1, gradient_clip_algorithm="value")
+        optimizer.step()
+
+
+class ClippedTwice(ByHand):
+    """Each loss by itself."""
+
+    def optimise(self, optimizer, batch, batch_idx):
+        optimizer.zero_grad()
+        for _ in range(2):
+            self.manual_backward(self.computed(batch))
+            nn.utils.clip_grad_norm_(self.parameters(), 0.1)
+        optimizer.step()
+
+
+class Private(ByHand):
+    """DP-SGD by hand: the gradient of each example is clipped, and noise is added to their sum."""
+
+    optimizer = staticmethod(lambda parameters: torch.optim.SGD(parameters, lr=1.0))
+
+    def optimise(self, optimizer, batch, batch_idx):
+        total = [torch.zeros_like(p) for p in self.net.parameters()]
+        for i in range(0, 8, 2):
+            optimizer.zero_grad()
+            self.manual_backward(self.computed([part[i : i + 2] for part in batch]))
+            nn.utils.clip_grad_norm_(self.net.parameters(), 0.01)
+            for whole, p in zip(total, self.net.parameters(), strict=True):
+                whole.add_(p.grad)
+        for whole, p in zip(total, self.net.parameters(), strict=True):
+            p.grad = whole / 4 + 0.001 * torch.randn_like(whole)
+        optimizer.step()
+
+
+class TightUnderAdam(ClippedByHand):
+    limit = 1e-6
+    optimizer = staticmethod(lambda parameters: torch.optim.Adam(parameters, lr=0.01))
+
+
+class SummedUnderAdam(Accumulating):
+    optimizer = staticmethod(TightUnderAdam.optimizer)
+
+    def computed(self, batch):
+        return super().computed(batch) * self.every
+
+
 @pytest.mark.parametrize(
     "module",
     [
+        LossOfBoth, LossOfBothInTheOtherOrder, ActorAndCritic, ClippedByHand, ClippedByLightning, ClippedTwice, Private,
+        TightUnderAdam, SummedUnderAdam,
         Healthy, ClearedFirst, SetToZero, ClearedLast, ClearedAsData, ClearedInAHook, Accumulating,
         ClearedAtEverySecond, Twice, Penalised, Perturbed, Closure, ClosureAndCleared, WithoutLastLayer,
         Decaying, Adversaries, Toggled, Critic, Automatic, Lbfgs, OwnZeroGrad, EverySecond, EverySecondStep,
@@ -361,6 +461,153 @@ def test_in_automatic_optimisation_clipped_or_of_mixed_precision(fit, settings):
 def test_cleared_between_backward_and_step(fit):
     (finding,) = judged(fit, ClearedTooSoon())
     assert (finding.status, finding.code) == (Status.FAILED, ClearedTooSoon.code)
+
+
+class ClearedAfterItsStepOnly(Adversaries):
+    """What the generator's backward leaves in the discriminator is there when that has its turn."""
+
+    def _step(self, optimizer, name, loss):
+        self.manual_backward(loss())
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+class FromTheDiscriminator(Adversaries):
+    """Without detach: the discriminator's loss goes on into the generator, which clears only after its step."""
+
+    def training_step(self, batch, batch_idx):
+        d, g = self.optimizers()
+        for optimizer, sign in ((d, -1), (g, 1)):
+            self.manual_backward((sign * self.other(self(batch[0]))).sigmoid().mean())
+            optimizer.step()
+            optimizer.zero_grad()
+
+
+class CriticOfFive(ClearedAfterItsStepOnly):
+    every = 5
+
+
+@pytest.mark.parametrize(
+    ("module", "parameters"), [(ClearedAfterItsStepOnly, 2), (FromTheDiscriminator, 2), (CriticOfFive, 2)]
+)
+def test_gradients_of_an_adversary_are_found(fit, module, parameters):
+    finding = judged(fit, module(), limit_val_batches=0)[0]
+    assert (finding.status, finding.code) == (Status.WARNING, ForeignGradient.code)
+    assert finding.evidence["parameters"] == parameters
+
+
+class ClippedBeforeBackward(ByHand):
+    def optimise(self, optimizer, batch, batch_idx):
+        optimizer.zero_grad()
+        loss = self.computed(batch)
+        nn.utils.clip_grad_norm_(self.parameters(), 1.0)
+        self.manual_backward(loss)
+        optimizer.step()
+
+
+class ClippedAfterTheStep(ByHand):
+    def optimise(self, optimizer, batch, batch_idx):
+        optimizer.zero_grad(set_to_none=False)
+        self.manual_backward(self.computed(batch))
+        optimizer.step()
+        nn.utils.clip_grad_value_(self.parameters(), 0.5)
+
+
+class ClippedExhausted(ByHand):
+    """A generator that the optimiser has used up."""
+
+    def optimise(self, optimizer, batch, batch_idx):
+        optimizer.zero_grad()
+        self.manual_backward(self.computed(batch))
+        nn.utils.clip_grad_norm_(self.given, 1.0)
+        optimizer.step()
+
+    def configure_optimizers(self):
+        self.given = self.net.parameters()
+        return torch.optim.SGD(self.given, lr=0.01)
+
+
+class ClippedWhereTheLossIs(Automatic):
+    """In automatic optimisation, whose backward comes later."""
+
+    def training_step(self, batch, batch_idx):
+        loss = super().training_step(batch, batch_idx)
+        nn.utils.clip_grad_norm_(self.parameters(), 1.0)
+        return loss
+
+
+@pytest.mark.parametrize(
+    "module", [ClippedBeforeBackward, ClippedAfterTheStep, ClippedExhausted, ClippedWhereTheLossIs]
+)
+@pytest.mark.filterwarnings("ignore:.*empty generator")
+def test_clipping_that_has_nothing_to_clip(fit, module):
+    (finding,) = judged(fit, module(), limit_val_batches=0)
+    assert (finding.status, finding.code) == (Status.FAILED, ClipsNothing.code)
+    assert finding.evidence["times"] >= 3
+    assert "test_stale_gradient_check.py" in finding.message
+
+
+class Sgd(Automatic):
+    optimizer = staticmethod(lambda parameters: torch.optim.SGD(parameters, lr=0.1, momentum=0.9))
+
+
+class TightByHand(ClippedByHand):
+    limit = 1e-5
+
+
+class TightByValue(ByHand):
+    def optimise(self, optimizer, batch, batch_idx):
+        optimizer.zero_grad()
+        self.manual_backward(self.computed(batch))
+        nn.utils.clip_grad_value_(self.net.parameters(), 1e-6)
+        optimizer.step()
+
+
+@pytest.mark.parametrize(
+    ("module", "settings"),
+    [(Sgd, {"gradient_clip_val": 1e-6}), (TightByHand, {}), (TightByValue, {}),
+     (Sgd, {"gradient_clip_val": 1e-7, "gradient_clip_algorithm": "value"})],
+)  # fmt: skip
+def test_clipping_that_leaves_nothing(fit, module, settings):
+    (finding,) = judged(fit, module(), **settings)
+    assert (finding.status, finding.code) == (Status.WARNING, ClippedToNothing.code)
+    assert finding.evidence["cut"] > 100
+    assert finding.evidence["reach"] < 0.01
+
+
+@pytest.mark.parametrize("settings", [{"gradient_clip_val": 0.25}, {"gradient_clip_val": 1e-3, "max_epochs": 200}])
+def test_clipping_under_sgd_that_leaves_enough(fit, settings):
+    assert [f.status for f in judged(fit, Sgd(), limit_train_batches=4, **settings)] == [Status.PASSED]
+
+
+class ClearedAtEachBatch(Accumulating):
+    def optimise(self, optimizer, batch, batch_idx):
+        optimizer.zero_grad()
+        super().optimise(optimizer, batch, batch_idx)
+
+
+def test_batches_that_count_for_nothing(fit):
+    (finding,) = judged(fit, ClearedAtEachBatch(), limit_val_batches=0)
+    assert (finding.status, finding.code) == (Status.WARNING, ThrownAway.code)
+    assert finding.evidence == {"thrown": 12, "batches": 16}
+
+
+class Summed(Accumulating):
+    def computed(self, batch):
+        return F.cross_entropy(self(batch[0]), batch[1])
+
+    def manual_backward(self, loss):
+        self.computed(self.batch).backward()
+
+    def optimise(self, optimizer, batch, batch_idx):
+        self.batch = batch
+        super().optimise(optimizer, batch, batch_idx)
+
+
+def test_sums_over_batches_are_advice(fit):
+    (finding,) = judged(fit, Summed(), limit_val_batches=0)
+    assert (finding.status, finding.code) == (Status.ADVICE, SummedBatches.code)
+    assert finding.evidence == {"batches": 4}
 
 
 # -- what can't be judged
