@@ -92,6 +92,17 @@ class RecipeCallback(Callback):
         """Before each step, of "train" and of "validation": for those who stream data; never waits for the device."""
         raise NotImplementedError
 
+    def every_loss(self, run: Run, loss: Tensor | None, batch: Any) -> bool:
+        """After each step, with its loss if it returned one, on its device: for what must know the exact step.
+
+        Never waits for an accelerator.
+
+        Returns:
+            Whether there is something to tell at once; ``sampled_step`` is then asked for it.
+
+        """
+        raise NotImplementedError
+
     def takes(self, moment: str) -> bool:
         """Whether it overrides a moment."""
         return getattr(type(self), moment) is not getattr(RecipeCallback, moment)
@@ -184,6 +195,10 @@ class RecipeCallback(Callback):
         """Write a point of each curve, at the present step."""
         Watch.publisher_of(run.trainer).numbers({self.tag(name): v for name, v in values.items()}, run.step)
 
+    def store(self, run: Run, name: str, tensors: dict[str, Tensor]) -> None:
+        """Write tensors to a file of this name in the run's folder."""
+        Watch.publisher_of(run.trainer).tensors(name, tensors)
+
     # -- Lightning's hooks: the host of the watch hands them on
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
@@ -219,10 +234,17 @@ class RecipeCallback(Callback):
         if watch := self._hosted(trainer):
             watch.notes("optimizer step", optimizer)
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any) -> None:  # noqa: ARG002
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,  # noqa: ARG002
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,  # noqa: ARG002
+    ) -> None:
         """Show what was watched to those who look at it."""
         if watch := self._hosted(trainer):
-            watch.batch_ends(outputs)
+            watch.batch_ends(outputs, batch)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         """Attend to the next steps."""

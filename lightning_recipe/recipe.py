@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from lightning_recipe.callback import Check, RecipeCallback
 from lightning_recipe.callbacks.batch_mixing_detector import BatchMixingDetector
 from lightning_recipe.callbacks.bias_check import BiasCheck
+from lightning_recipe.callbacks.first_non_finite import FirstNonFinite
 from lightning_recipe.callbacks.gradient_flow_check import GradientFlowCheck
 from lightning_recipe.callbacks.init_loss_check import InitLossCheck
 from lightning_recipe.callbacks.loss_clip_check import LossClipCheck
@@ -37,6 +38,7 @@ DEFAULT: tuple[type[RecipeCallback], ...] = (
     LossClipCheck,
     NormalizationCheck,
     GradientFlowCheck,
+    FirstNonFinite,
 )
 """In the order of the recipe."""
 

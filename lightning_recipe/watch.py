@@ -63,6 +63,7 @@ class Watch:
         self._asked: list[RecipeCallback] = []  # who is to be shown the step that is watched
         self._first: list[RecipeCallback] = []  # who waits for the first step of the run
         self._of_epoch: list[RecipeCallback] = []  # who waits for the first step of this epoch
+        self._listening: list[RecipeCallback] = []  # who is given each loss
         self._due: dict[RecipeCallback, float] = {}  # steps after which others look
         self._seen: dict[int, int] = {}  # the epoch whose validation was looked at last, by loader
         self._count: float = 0  # batches until the next look, at least
@@ -122,9 +123,11 @@ class Watch:
             asked += [c for c, due in self._due.items() if due <= self.run.batches_that_stepped + 1]
         self._open([c for c in self.members if c in asked and not c.done], "training_step")
 
-    def batch_ends(self, outputs: Any) -> None:
+    def batch_ends(self, outputs: Any, batch: Any) -> None:
         """Count; show the step that was watched to those who asked for it."""
         self._count -= 1
+        if self._listening:
+            self._hand_on(_loss(outputs), batch)
         if self._count >= WINDOW and not self._asked:
             return
         self._add_up(outputs)
@@ -140,6 +143,21 @@ class Watch:
                 callback.every_batch(self.run, stage, batch)
             except Exception as error:  # noqa: BLE001 - none of these may end the run
                 self.reporter.enter(callback, [callback.internal_error(error)])
+
+    def _hand_on(self, loss: Tensor | None, batch: Any) -> None:
+        """Give each loss to those who listen; who has something to tell at once is asked as at a look."""
+        for callback in list(self._listening):
+            try:
+                urgent = callback.every_loss(self.run, loss, batch)
+            except Exception as error:  # noqa: BLE001 - none of these may end the run
+                self.reporter.enter(callback, [callback.internal_error(error)])
+                self._listening.remove(callback)
+                continue
+            if urgent and self.run.trainer.world_size == 1:  # several ranks wait for the next look, which all have
+                self.run.step = self.run.batches_that_stepped + 1
+                with self._time_given_back():
+                    self.reporter.ask("sampled_step", [callback], Step(batch))
+                self._listening = self._taking("every_loss")
 
     def _show(self, step: Step, asked: list[RecipeCallback]) -> None:
         first, of_epoch, self._first, self._of_epoch = self._first, self._of_epoch, [], []
@@ -166,6 +184,7 @@ class Watch:
                 if not callback.findings:
                     self.reporter.enter(callback, [callback.skipped(reason)])
             self._first = []
+        self._listening = self._taking("every_loss")
         looking = [c for c in self._taking("sampled_step") if c.every_n_steps is not None]
         self._due = {callback: callback.next_look(run) for callback in looking}
 
@@ -180,14 +199,14 @@ class Watch:
         if self._count <= 1 or self._taking("every_batch"):
             self.host.wake(_TRAINING)
         else:
-            self.host.rest(self.run.trainer, _TRAINING[: 2 if math.isinf(self._count) else 1])
+            self._listening = self._taking("every_loss")
+            idle = math.isinf(self._count) and not self._listening
+            self.host.rest(self.run.trainer, _TRAINING[: 2 if idle else 1])
 
     def _add_up(self, outputs: Any) -> None:
         """Keep no losses: they would lie among the activations, and break up the memory that the next step uses."""
-        loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
-        if not (self._due and isinstance(loss, Tensor)):  # a step by hand returns anything
-            return
-        if loss.numel() != 1 or not loss.is_floating_point():
+        loss = _loss(outputs)
+        if loss is None or not self._due:
             return
         with suppress(Exception):  # of another device
             loss = loss.detach().reshape(()) * self.run.trainer.accumulate_grad_batches
@@ -292,3 +311,9 @@ class Watch:
                 if type(timer).__name__ == "Timer" and isinstance(times, dict):
                     spent = time.monotonic() - start
                     times |= {stage: t + spent for stage, t in times.items() if t is not None and stage == "train"}
+
+
+def _loss(outputs: Any) -> Tensor | None:
+    """The loss that a step returned, if it did; one by hand returns anything."""
+    loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
+    return loss if isinstance(loss, Tensor) and loss.numel() == 1 and loss.is_floating_point() else None

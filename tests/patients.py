@@ -145,6 +145,7 @@ class MissingInput(Patient):
     """A feature of the first example is missing."""
 
     code = "InitLossCheck/not_finite"
+    also = ("FirstNonFinite/inputs",)
 
     def data(self, n, seed):
         x, y = super().data(n, seed).tensors
@@ -342,6 +343,7 @@ class MissingLater(Patient):
     """A feature of an example of the third batch is missing."""
 
     code = "PredictionDynamicsLogger/not_finite"
+    also = ("FirstNonFinite/inputs",)
 
     def train_dataloader(self):
         x, y = self.data(256, 1).tensors
@@ -774,6 +776,64 @@ class MultipliedList(Patient):
 
     def training_step(self, batch, batch_idx):
         return self.loss(self(batch[0]), batch[1])
+
+
+# -- numbers that are not finite
+
+
+class ZeroProbability(Patient):
+    """The logarithm of a probability that is exactly 0 once the network is sure."""
+
+    code = "FirstNonFinite/operation"
+    also = ("PredictionDynamicsLogger/not_finite",)
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        sharp = 1 if self.trainer.global_step < 5 else 1000
+        return F.nll_loss((sharp * self(x)).softmax(1).log(), y)
+
+
+class EmptyMask(Patient):
+    """The mean over the hard examples, of which a batch holds none after a while."""
+
+    code = "FirstNonFinite/operation"
+    also = ("PredictionDynamicsLogger/not_finite",)
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        losses = F.cross_entropy(self(x), y, reduction="none")
+        hard = (losses > 0) & (self.trainer.global_step < 5)
+        return (losses * hard).sum() / hard.sum()
+
+
+class NormAtZero(Patient):
+    """The norm of something that is exactly zero has no gradient."""
+
+    code = "FirstNonFinite/gradient"
+    also = "PredictionDynamicsLogger/not_finite"
+
+    def loss(self, logits, y):
+        return super().loss(logits, y) + 1e-3 * (logits - logits).square().sum().sqrt()
+
+
+class FarTooFast(Patient):
+    """Weights grow until they overflow."""
+
+    code = "FirstNonFinite/diverged"
+    also = ("OverfitOneBatch/optimiser_unstable", "PredictionDynamicsLogger/not_finite")
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(FEATURES, 32), nn.Linear(32, 1))
+
+    def loss(self, logits, y):
+        return F.mse_loss(logits[:, 0], y.float())
+
+    def training_step(self, batch, batch_idx):
+        return self.loss(self(batch[0]), batch[1])
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=1.0)
 
 
 def healthy_for(check):

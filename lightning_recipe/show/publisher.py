@@ -6,13 +6,14 @@ import warnings
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from lightning_recipe.show import loggers, report, terminal
+from lightning_recipe.show import batches, loggers, report, terminal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     import numpy as np
     from lightning.pytorch import Trainer
+    from torch import Tensor
 
     from lightning_recipe.finding import Finding
 
@@ -88,6 +89,12 @@ class Publisher:
             for writer in writers:
                 for tag, value in values.items():
                     writer.add_scalar(tag, value, step)
+
+    def tensors(self, name: str, tensors: Mapping[str, Tensor]) -> None:
+        """Write tensors to a file in the run's folder."""
+        if self.trainer.is_global_zero and self.leaves_files:
+            with self._safely():
+                batches.write(tensors, report.folder(self.trainer) / name)
 
     def close(self, findings: Sequence[Finding], silenced: Mapping[str, int], *, verbose: bool) -> None:
         """Print the closing table of all findings, and where to look."""

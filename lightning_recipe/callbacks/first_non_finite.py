@@ -1,0 +1,312 @@
+"""Common mistakes: the step at which everything became NaN, and where it began."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn.parameter import is_lazy
+
+from lightning_recipe.callback import Check
+from lightning_recipe.callbacks._non_finite import TOO_LARGE, cause
+from lightning_recipe.finding import Section, Status, listed
+from lightning_recipe.record.copies import snapshot
+from lightning_recipe.record.origin import Origin, tracing
+from lightning_recipe.record.step import Need
+from lightning_recipe.record.tensors import mapped, tensors
+from lightning_recipe.trial.rehearsal import CannotRehearseError, Rehearsal, rehearsal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from lightning.pytorch import LightningModule
+
+    from lightning_recipe.finding import Finding
+    from lightning_recipe.record.step import Step
+    from lightning_recipe.run import Run
+
+KEPT = 2**25
+"""Elements of the weights up to which a copy of them is kept, in the memory of the CPU: 128 MiB of float32."""
+RING = 256
+"""Steps whose losses stay on an accelerator before they are read."""
+IN_A_ROW = 10
+"""Losses in a row that are not finite before they are told where weights stay finite: a GradScaler passes over some."""
+
+
+class FirstNonFinite(Check):
+    """Finds the step at which the loss or a weight became NaN or infinite, and the module and line in which it began.
+
+    The loss of each step is looked at: on the CPU at once, on an accelerator by a copy that stays there and is read now
+    and then. Weights are kept at looks, while they are finite. When the loss or a weight is not, the batch is run again
+    on a copy with the weights kept last: `failed`, with the first function whose output or gradient isn't finite while
+    what goes in is, and its usual cause. If that stays finite, the weights have diverged since; if there is no batch at
+    hand, as a rule on an accelerator, the step alone is told. The batch is written to the run's folder.
+
+    Args:
+        keep_examples: Whether the batch may be written, as ``first_non_finite.safetensors``, or ``.npz`` where
+            safetensors is not installed.
+        strict: Stop the run when something failed.
+
+    Source:
+        A. Karpathy, A Recipe for Training Neural Networks (2019): "neural net training fails silently". The rules by
+        function are those of PyTorch's documentation, "Autograd mechanics": gradients of non-differentiable functions.
+
+    Legitimate:
+        - Steps that a GradScaler, or the module itself, passes over: weights stay finite.
+        - NaN in metrics, in masked targets, and in what reaches no weight; masks of -infinity.
+
+    Cost:
+        Reading a number or two each step, 2 microseconds on the CPU and a copy on an accelerator; at each look a copy
+        of the weights.
+
+    Example:
+        >>> FirstNonFinite(keep_examples=False).keep_examples
+        False
+
+    """
+
+    section = Section.MISTAKES
+    sentence = 12
+    why = "one number that is not finite makes all weights NaN at the next step, and nothing is learnt any more"
+    needs = Need(0)
+    explains: ClassVar = dict.fromkeys(
+        ("inputs", "operation", "gradient", "diverged", "origin_unknown", "weights"),
+        (
+            *("*/not_finite", "PredictionDynamicsLogger/*", "OverfitOneBatch/*", "ActivationMonitor/*"),
+            *("UpdateRatioMonitor/*", "GradientFlowCheck/no_gradient", "InputIndependenceCheck/*", "LossClipCheck/*"),
+        ),
+    )
+
+    def __init__(self, *, keep_examples: bool = True, strict: bool = False) -> None:
+        super().__init__(strict=strict)
+        self.keep_examples = keep_examples
+
+    # -- at each step
+
+    def before_training(self, run: Run) -> Iterator[Finding]:
+        """Keep the weights that training begins with."""
+        self._count = self._began = run.step
+        self._weights: dict[str, Tensor] | None = None
+        self._pending: list[Finding] = []
+        self._odd: tuple[int, Any] | None = None  # the latest step whose loss was not finite, and its batch
+        self._row = 0
+        learning = [p for p in run.module.parameters() if p.requires_grad and not is_lazy(p) and p.numel()]
+        first = next((p for p in learning if p.ndim == 1), learning[0] if learning else None)
+        self._sentinel = None if first is None else first.detach().flatten()[0]  # a weight that goes with the others
+        self._on_cpu = first is None or first.device.type == "cpu"
+        self._ring: list[Tensor] = []
+        if bad := not_finite(run.module):
+            yield self.failed(
+                f"{listed(bad)} {'are' if len(bad) > 1 else 'is'} not finite before training begins",
+                code="weights",
+                fix="see what was loaded, or how they are initialised",
+                parameters=len(bad),
+            )
+            self.done = True
+        else:
+            self._keep(run.module)
+
+    def every_loss(self, run: Run, loss: Tensor | None, batch: Any) -> bool:
+        """Look at a loss; whether it is time to tell."""
+        self._count += 1
+        if not self._on_cpu:
+            return self._later(run, loss, batch)
+        fine = loss is None or loss.device.type != "cpu" or math.isfinite(loss.item())
+        if fine and (self._sentinel is None or math.isfinite(self._sentinel.item())):
+            self._row = 0
+            return False
+        return self._judge(run, self._count - 1, batch, loss_is_finite=fine)
+
+    def _later(self, run: Run, loss: Tensor | None, batch: Any) -> bool:
+        """Leave what it is about on the device, and read it at steps 1, 2, 4, ... and whenever there is no room."""
+        watched = self._sentinel if loss is None else loss
+        if watched is None:
+            return False
+        if not self._ring:
+            self._ring = list(torch.zeros(RING, device=watched.device).unbind())
+            self._filled = 0
+        self._ring[self._filled].copy_(watched.detach().reshape(()), non_blocking=True)
+        self._filled += 1
+        number = self._count - self._began
+        return (self._filled == RING or number & (number - 1) == 0) and self._read(run, batch)
+
+    def _read(self, run: Run, batch: Any = None) -> bool:
+        values = torch.stack(self._ring[: self._filled]).tolist() if self._ring and self._filled else []
+        self._filled, first = 0, self._count - len(values)
+        for i, value in enumerate(values):
+            if not math.isfinite(value):
+                return self._judge(run, first + i, batch if i == len(values) - 1 else None, loss_is_finite=False)
+        self._row = 0
+        return False
+
+    def _judge(self, run: Run, step: int, batch: Any, *, loss_is_finite: bool) -> bool:
+        """Whether weights, too, are not finite; if they are, somebody passes over such steps, or hasn't stepped yet."""
+        if bad := not_finite(run.module):
+            if self._odd is not None and self._odd[0] >= step - run.trainer.accumulate_grad_batches:
+                step, batch = self._odd
+                loss_is_finite = False
+            self._pending = [self._traced(run, step, batch, bad, loss_is_finite=loss_is_finite)]
+            return True
+        self._row += 1
+        self._odd = step, snapshot(batch)
+        if self._row == IN_A_ROW:
+            said, fix = (
+                f"the loss was NaN or infinite {IN_A_ROW} times in a row until step {step}, weights are finite",
+                "",
+            )
+            trace, missing = self._run_again(run, batch, cleaned=False)
+            if trace is not None and trace.origin is not None:
+                usual, fix = cause(trace.origin)
+                missing = f"it begins with {trace.origin}: {usual}"
+            fix = fix or "see which term of the loss it is; with 16-mixed precision such steps are passed over"
+            self._pending = [self.warning(f"{said}; {missing}", code="loss_only", fix=fix, at=step)]
+        return self._row == IN_A_ROW
+
+    # -- at looks
+
+    def sampled_step(self, run: Run, step: Step) -> Iterator[Finding]:
+        """Tell what was found; keep the weights while they are finite."""
+        if self.done:
+            return
+        if not self._pending and not self._on_cpu:
+            self._read(run, step.batch)
+        if not self._pending and (bad := not_finite(run.module)):
+            self._pending = [self._traced(run, run.step - 1, None, bad, loss_is_finite=True)]
+        found, self._pending = self._pending, []
+        yield from found
+        self.done = any(finding.status is Status.FAILED for finding in found)
+        if not found:
+            self._keep(run.module)
+
+    def end(self, run: Run) -> Iterator[Finding]:
+        """There is no silence."""
+        if not self._on_cpu and not run.interrupted:
+            self._read(run)
+        if not self._pending and not run.interrupted and (bad := not_finite(run.module)):
+            self._pending = [self._traced(run, run.step - 1, None, bad, loss_is_finite=True)]
+        yield from self._pending
+        if not self._pending and not self.findings:
+            yield self.passed(f"losses and weights stayed finite for {run.step} steps")
+        self._weights = self._odd = None
+
+    def _keep(self, module: LightningModule) -> None:
+        state = {name: t for name, t in module.state_dict(keep_vars=True).items() if isinstance(t, Tensor)}
+        floating = {name: t for name, t in state.items() if not is_lazy(t) and t.is_floating_point()}
+        if sum(tensor.numel() for tensor in floating.values()) <= KEPT:
+            self._weights = {name: tensor.detach().to("cpu", copy=True) for name, tensor in floating.items()}
+
+    # -- where it began
+
+    def _traced(self, run: Run, step: int, batch: Any, bad: list[str], *, loss_is_finite: bool) -> Finding:
+        what = "gradients are" if loss_is_finite else "the loss is"
+        said = f"{what} NaN or infinite at step {step}, and with it {len(bad)} parameters"
+        numbers: dict[str, Any] = {"at": step, "parameters": len(bad)}
+        entered = [name for name, t in tensors(batch) if t.is_floating_point() and not bool(torch.isfinite(t).all())]
+        trace, missing = self._run_again(run, batch, cleaned=bool(entered))
+        if entered and (trace is None or trace.by_inputs):
+            return self.failed(
+                f"{said}: {listed([f'batch{name}' for name in entered])} of the batch holds NaN or infinities",
+                code="inputs",
+                fix="leave such examples out, or fill in what is missing, before it is counted",
+                **numbers,
+            )
+        if trace is None:
+            return self.failed(
+                f"{said}; where it began is not known: {missing}",
+                code="origin_unknown",
+                fix="Trainer(detect_anomaly=True) for a run that begins shortly before, from a checkpoint",
+                **numbers,
+            )
+        origin = trace.origin
+        if origin is None or (usual := cause(origin))[0] == TOO_LARGE:
+            of = f"a loss of {trace.loss:.4g}" if origin is None else f"the first overflow in {origin}"
+            return self.failed(
+                f"{said}: the weights have diverged; by those kept last the same batch has {of}",
+                code="diverged",
+                subject="" if origin is None else origin.module,
+                fix="a lower learning rate, a warm-up, or Trainer(gradient_clip_val=1.0)",
+                **numbers,
+            )
+        return self.failed(
+            f"{said}: it begins with {origin}: {usual[0]}",
+            code="gradient" if origin.backward else "operation",
+            subject=origin.module,
+            fix=usual[1],
+            **numbers,
+        )
+
+    def _run_again(self, run: Run, batch: Any, *, cleaned: bool) -> tuple[Traced | None, str]:
+        """What running the batch again shows, or why it can't be."""
+        if batch is None:
+            return None, "the batch is not at hand any more"
+        if self.keep_examples:
+            self.store(run, "first_non_finite", dict(tensors(batch)))
+        if self._weights is None:
+            return None, f"with more than {KEPT:,} weights none were kept"
+        try:
+            with rehearsal(run) as again:
+                return traced(again, batch, self._weights, cleaned=cleaned), ""
+        except CannotRehearseError as error:
+            return None, str(error)
+
+
+class Traced:
+    """What running a batch again has shown.
+
+    Attributes:
+        loss: By the weights kept.
+        origin: Where numbers stopped being finite, if they did.
+        by_inputs: Whether they stay finite once what is not finite in the batch is 0.
+
+    """
+
+    def __init__(self, loss: float, origin: Origin | None, *, by_inputs: bool) -> None:
+        self.loss, self.origin, self.by_inputs = loss, origin, by_inputs
+
+
+def traced(again: Rehearsal, batch: Any, weights: dict[str, Tensor], *, cleaned: bool) -> Traced:
+    """Run a batch on a copy with weights that are finite, going forward and back."""
+    state = again.module.state_dict(keep_vars=True)
+    with torch.no_grad():
+        for name, tensor in weights.items():
+            state[name].copy_(tensor)
+    if cleaned:
+        filled = mapped(batch, Tensor, lambda t: torch.nan_to_num(t, 0, 0, 0) if t.is_floating_point() else t)
+        loss, origin = _once(again, filled)
+        if origin is None and math.isfinite(loss):
+            return Traced(loss, None, by_inputs=True)
+    loss, origin = _once(again, batch)
+    return Traced(loss, origin, by_inputs=False)
+
+
+def _once(again: Rehearsal, batch: Any) -> tuple[float, Origin | None]:
+    with tracing(again.module) as trace:
+        loss = again.step(batch).loss
+    if loss is None:
+        return math.nan, trace.first
+    value = float(loss.sum())
+    if math.isfinite(value) and loss.requires_grad:
+        return value, trace.backward(loss)
+    return value, trace.first
+
+
+@torch.no_grad()
+def not_finite(module: LightningModule) -> list[str]:
+    """Names of the parameters that learn and are not finite; waits for the device once.
+
+    Example:
+        >>> net = torch.nn.Linear(1, 1)
+        >>> net.bias.data.fill_(torch.nan)
+        tensor([nan])
+        >>> not_finite(net)
+        ['bias']
+
+    """
+    learning = {name: p for name, p in module.named_parameters() if p.requires_grad and not is_lazy(p) and p.numel()}
+    if not learning:
+        return []
+    norms = [torch.linalg.vector_norm(parameter.detach(), math.inf).float() for parameter in learning.values()]
+    values = torch.stack([norm.to(norms[0].device) for norm in norms]).tolist()
+    return [name for name, norm in zip(learning, values, strict=True) if not math.isfinite(norm)]

@@ -1,0 +1,365 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from patients import (
+    CLASSES,
+    FEATURES,
+    EmptyMask,
+    FarTooFast,
+    Healthy,
+    MissingInput,
+    NormAtZero,
+    ZeroProbability,
+)
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
+
+from lightning_recipe import FirstNonFinite, InitLossCheck, Status
+from lightning_recipe.callbacks._non_finite import cause
+from lightning_recipe.record.origin import Origin, tracing
+
+
+def judged(fit, module, check=None, **settings):
+    check = check or FirstNonFinite()
+    fit(module, [check], limit_val_batches=0, **{"logger": False, **settings})
+    return check.findings
+
+
+# -- false alarms first
+
+
+class PassesOver(Healthy):
+    """Leaves out the gradients of steps that are not finite, as a GradScaler does."""
+
+    def training_step(self, batch, batch_idx):
+        return super().training_step(batch, batch_idx) * (torch.inf if batch_idx % 3 == 1 else 1)
+
+    def on_before_optimizer_step(self, optimizer):
+        if not all(torch.isfinite(p.grad).all() for p in self.parameters()):
+            optimizer.zero_grad()
+
+
+class MetricOfNothing(Healthy):
+    def training_step(self, batch, batch_idx):
+        self.log("ratio", torch.tensor(torch.nan))
+        loss = super().training_step(batch, batch_idx)
+        return {"loss": loss, "spread": torch.tensor(torch.nan)}
+
+
+class MissingTargets(Healthy):
+    """NaN stands for what is not labelled."""
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        x = torch.where(y[:, None] > 2, torch.nan, x)
+        known = ~x.isnan().any(1)
+        return self.loss(self(x[known]), y[known])
+
+
+class MaskedAttention(Healthy):
+    def forward(self, x):
+        h = self.net[:3](x)
+        scores = (h[:, None, :8] * h[:, :8, None]).masked_fill(torch.ones(8, 8).triu(1).bool(), -torch.inf)
+        return self.net[4](h * scores.softmax(-1).sum(1).repeat(1, 4))
+
+
+class BufferOfInfinities(Healthy):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("lowest", torch.full((3,), torch.inf))
+
+
+class Unused(Healthy):
+    """A frozen parameter that nobody has filled."""
+
+    def __init__(self):
+        super().__init__()
+        self.extra = nn.Parameter(torch.full((3,), torch.nan), requires_grad=False)
+
+
+class Lossless(Healthy):
+    def training_step(self, batch, batch_idx):
+        return None
+
+
+@pytest.mark.parametrize(
+    "module",
+    [Healthy, PassesOver, MetricOfNothing, MissingTargets, MaskedAttention, BufferOfInfinities, Unused, Lossless],
+)
+def test_what_reaches_no_weight_passes(fit, module):
+    findings = judged(fit, module())
+    assert [f.status for f in findings] == [Status.PASSED], findings
+
+
+def test_by_hand(fit):
+    class ByHand(Healthy):
+        automatic_optimization = False
+
+        def training_step(self, batch, batch_idx):
+            optimizer = self.optimizers()
+            optimizer.zero_grad()
+            self.manual_backward(super().training_step(batch, batch_idx))
+            optimizer.step()
+
+    assert [f.status for f in judged(fit, ByHand())] == [Status.PASSED]
+
+
+def test_bf16_and_accumulation(fit):
+    findings = judged(fit, Healthy(), precision="bf16-mixed", accumulate_grad_batches=2)
+    assert [f.status for f in findings] == [Status.PASSED]
+
+
+# -- patients
+
+
+def of_loss(of, at=5):
+    """A module whose loss is computed in another way from step `at` on."""
+
+    class Module(Healthy):
+        def training_step(self, batch, batch_idx):
+            x, y = batch
+            return of(self(x), y) if self.global_step >= at else self.loss(self(x), y)
+
+    return Module()
+
+
+def test_data_that_are_missing(fit):
+    (finding,) = judged(fit, MissingInput())
+    assert (finding.status, finding.code) == (Status.FAILED, "FirstNonFinite/inputs")
+    assert (finding.evidence["at"], finding.step) == (0, 1)
+
+
+class MissingAtFive(Healthy):
+    def train_dataloader(self):
+        x, y = self.data(256, 1).tensors
+        x[5 * 32 + 3, 2] = torch.inf
+        return DataLoader(TensorDataset(x, y), 32)
+
+
+def test_data_that_are_missing_later(fit):
+    (finding,) = judged(fit, MissingAtFive())
+    assert (finding.code, finding.evidence["at"]) == ("FirstNonFinite/inputs", 5)
+
+
+def test_accumulated_gradients_are_those_of_the_batch_before(fit):
+    (finding,) = judged(fit, MissingAtFive(), accumulate_grad_batches=4)
+    assert (finding.code, finding.evidence["at"]) == ("FirstNonFinite/inputs", 5)
+
+
+@pytest.mark.parametrize("patient", [ZeroProbability, EmptyMask])
+def test_an_operation(fit, patient):
+    (finding,) = judged(fit, patient(), **patient.steps)
+    assert (finding.status, finding.code) == (Status.FAILED, patient.code)
+    assert "patients.py:" in finding.message
+
+
+def test_a_gradient(fit):
+    (finding,) = judged(fit, NormAtZero())
+    assert (finding.status, finding.code, finding.subject) == (Status.FAILED, NormAtZero.code, "")
+    assert finding.evidence["at"] == 0
+
+
+def test_weights_that_have_diverged(fit):
+    (finding,) = judged(fit, FarTooFast(), **FarTooFast.steps)
+    assert (finding.status, finding.code) == (Status.FAILED, FarTooFast.code)
+
+
+def squares(logits, y):
+    return (logits.square().sum(1) * 1e30).exp().mean()
+
+
+class Attending(nn.Module):
+    def forward(self, h):
+        scores = (h[:, None, :4] * h[:, :4, None]).masked_fill(torch.ones(4, 4, dtype=torch.bool), -torch.inf)
+        return h + scores.softmax(-1).mean()
+
+
+def attending():
+    module = Healthy()
+    module.net.insert(3, Attending())
+    return module
+
+
+FORMS = {
+    "log of a softmax": (lambda: of_loss(lambda logits, y: -(logits * 500).softmax(1).log().mean()), "log"),
+    "an exponential": (lambda: of_loss(squares), "exp"),
+    "standard deviation of one": (lambda: of_loss(lambda logits, y: logits[:1].std(0).sum()), "std"),
+    "a division": (lambda: of_loss(lambda logits, y: logits.sum() / (y > CLASSES).sum()), "div"),
+    "attention to nothing": (attending, "softmax"),
+}
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_the_function_is_named(fit, name):
+    module, function = FORMS[name]
+    (finding,) = judged(fit, module())
+    assert (finding.status, finding.code) == (Status.FAILED, "FirstNonFinite/operation"), finding
+    assert function in finding.message
+    assert "test_first_non_finite.py:" in finding.message
+    assert finding.subject == ("net.3" if name == "attention to nothing" else "")
+
+
+GRADIENTS = {
+    "where after a root": lambda logits, y: torch.where(logits > 1e9, logits.mul(0).sqrt(), logits).mean(),
+    "power": lambda logits, y: (logits * 0).abs().pow(0.5).sum(),
+    "arc cosine of 1": lambda logits, y: (logits * 0 + 1).acos().sum(),
+}
+
+
+@pytest.mark.parametrize("name", GRADIENTS)
+def test_the_gradient_is_named(fit, name):
+    (finding,) = judged(fit, of_loss(GRADIENTS[name]))
+    assert (finding.status, finding.code) == (Status.FAILED, "FirstNonFinite/gradient"), finding
+    assert finding.evidence["at"] == 5
+    assert "test_first_non_finite.py:" in finding.message
+
+
+def test_by_hand_it_is_found_by_the_weights(fit):
+    class ByHand(Healthy):
+        automatic_optimization = False
+
+        def training_step(self, batch, batch_idx):
+            optimizer = self.optimizers()
+            loss = self.loss(self(batch[0]), batch[1])
+            optimizer.zero_grad()
+            self.manual_backward(loss.sub(9).sqrt() if self.global_step >= 5 else loss)
+            optimizer.step()
+
+    (finding,) = judged(fit, ByHand())
+    assert (finding.status, finding.evidence["at"]) == (Status.FAILED, 5)
+    assert finding.code == "FirstNonFinite/operation"
+
+
+def test_weights_that_are_not_finite_from_the_beginning(fit):
+    module = Healthy()
+    module.net[4].bias.data[0] = torch.nan
+    (finding,) = judged(fit, module)
+    assert (finding.status, finding.code) == (Status.FAILED, "FirstNonFinite/weights")
+
+
+def test_losses_that_are_passed_over_again_and_again(fit):
+    class Always(PassesOver):
+        def training_step(self, batch, batch_idx):
+            return Healthy.training_step(self, batch, batch_idx) * torch.inf
+
+    (finding,) = judged(fit, Always())
+    assert (finding.status, finding.code) == (Status.WARNING, "FirstNonFinite/loss_only")
+
+
+NO_GRADIENT = {
+    "nothing but ignored targets": lambda logits, y: F.cross_entropy(logits, torch.full_like(y, -100)),
+    "an index of none": lambda logits, y: logits[y > CLASSES].mean(),
+}
+
+
+@pytest.mark.parametrize("name", NO_GRADIENT)
+def test_a_mean_of_nothing_moves_no_weight(fit, name):
+    (finding,) = judged(fit, of_loss(NO_GRADIENT[name]))
+    assert (finding.status, finding.code, finding.evidence["at"]) == (Status.WARNING, "FirstNonFinite/loss_only", 14)
+    assert "test_first_non_finite.py:" in finding.message
+
+
+def test_with_many_weights_none_are_kept(fit, monkeypatch):
+    monkeypatch.setattr("lightning_recipe.callbacks.first_non_finite.KEPT", 10)
+    (finding,) = judged(fit, ZeroProbability(), **ZeroProbability.steps)
+    assert (finding.status, finding.code) == (Status.FAILED, "FirstNonFinite/origin_unknown")
+
+
+def test_what_lies_on_an_accelerator_is_read_now_and_then(fit, monkeypatch):
+    """The step is exact, the batch is at hand only if it is the latest."""
+    ring = {}
+
+    class Elsewhere(FirstNonFinite):
+        def before_training(self, run):
+            yield from super().before_training(run)
+            self._on_cpu = False
+
+        def every_loss(self, run, loss, batch):
+            told = super().every_loss(run, loss, batch)
+            ring[self._count] = self._filled
+            return told
+
+    Elsewhere.__name__ = "FirstNonFinite"
+    (finding,) = judged(fit, of_loss(squares, at=5), Elsewhere())
+    assert (finding.code, finding.evidence["at"]) == ("FirstNonFinite/origin_unknown", 5)
+    assert finding.step == 8, "read after 1, 2, 4, 8 steps"
+    assert [ring[i] for i in (1, 2, 3, 4)] == [0, 0, 1, 0]
+    (finding,) = judged(fit, of_loss(squares, at=3), Elsewhere())
+    assert (finding.code, finding.evidence["at"]) == ("FirstNonFinite/operation", 3)
+
+
+# -- what it leaves behind
+
+
+def test_the_batch_is_kept_for_inspection(fit, tmp_path):
+    trainer = fit(MissingInput(), [FirstNonFinite()], logger=True, limit_val_batches=0)
+    (path,) = tmp_path.rglob("first_non_finite.*")
+    assert path.suffix in {".npz", ".safetensors"}
+    assert str(path).startswith(trainer.log_dir)
+    if path.suffix == ".npz":
+        with np.load(path, allow_pickle=False) as kept:
+            assert kept["0"].shape == (32, FEATURES)
+            assert np.isnan(kept["0"]).sum() == 1
+
+
+def test_or_not(fit, tmp_path):
+    fit(MissingInput(), [FirstNonFinite(keep_examples=False)], logger=True, limit_val_batches=0)
+    assert not list(tmp_path.rglob("first_non_finite.*"))
+
+
+def test_it_explains_what_others_see(fit, tmp_path):
+    trainer = fit(MissingInput(), [InitLossCheck(), FirstNonFinite()], limit_val_batches=0)
+    (path,) = tmp_path.rglob("recipe.json")
+    assert trainer.log_dir in str(path)
+    found = {f["code"]: f for f in json.loads(path.read_text())["findings"]}
+    assert "*/not_finite" in found["FirstNonFinite/inputs"]["explains"]
+
+
+def test_an_exception_of_the_users_own_is_no_finding(fit):
+    check = FirstNonFinite()
+    with pytest.raises(RuntimeError, match="nan"):
+        fit(of_loss(GRADIENTS["power"]), [check], detect_anomaly=True, limit_val_batches=0, logger=False)
+    assert not [f for f in check.findings if f.is_alarm]
+
+
+# -- origins
+
+
+def origin(function, *args):
+    net = nn.Identity()
+    with tracing(net) as trace:
+        function(*args)
+    return trace.first
+
+
+@pytest.mark.parametrize(
+    ("function", "name", "said"),
+    [
+        (lambda: torch.zeros(2).log(), "log", "logarithm of 0"),
+        (lambda: -torch.ones(2).mul(-1).log(), "log", "negative"),
+        (lambda: torch.ones(2) / torch.zeros(2), "truediv", "division"),
+        (lambda: torch.ones(0).mean(), "mean", "nothing"),
+        (lambda: torch.full((2,), 200.0).half().square().sub(torch.inf), "square", None),
+        (lambda: torch.full((2,), 300.0).half() * 300, "mul", "half precision"),
+        (lambda: torch.full((2,), 2.0).acos(), "acos", "domain"),
+    ],
+)
+def test_usual_causes(function, name, said):
+    found = origin(function)
+    if said is None:
+        assert found is None or found.function != "sub"
+    else:
+        assert found.function.removeprefix("true") == name.removeprefix("true")
+        assert said in cause(found)[0]
+
+
+def test_infinities_on_purpose_are_no_origin():
+    assert origin(lambda: torch.ones(2).masked_fill(torch.ones(2).bool(), -torch.inf).exp()) is None
+
+
+def test_every_origin_has_a_cause():
+    for backward in (False, True):
+        assert all(cause(Origin("anything", "", "", backward=backward)))
