@@ -235,7 +235,7 @@ class TinySteps(Patient):
 
 class HugeSteps(Patient):
     code = "OverfitOneBatch/optimiser_unstable"
-    also = ("PredictionDynamicsLogger/not_finite",)
+    also = ("PredictionDynamicsLogger/not_finite", "FirstNonFinite/diverged")
 
     def configure_optimizers(self):
         return torch.optim.SGD(self.parameters(), lr=1e4)
@@ -785,7 +785,7 @@ class ZeroProbability(Patient):
     """The logarithm of a probability that is exactly 0 once the network is sure."""
 
     code = "FirstNonFinite/operation"
-    also = ("PredictionDynamicsLogger/not_finite",)
+    also = ("PredictionDynamicsLogger/not_finite", "OverfitOneBatch/stuck")
 
     def training_step(self, batch, batch_idx):
         x, y = batch
@@ -797,7 +797,7 @@ class EmptyMask(Patient):
     """The mean over the hard examples, of which a batch holds none after a while."""
 
     code = "FirstNonFinite/operation"
-    also = ("PredictionDynamicsLogger/not_finite",)
+    also = ("PredictionDynamicsLogger/not_finite", "OverfitOneBatch/stuck")
 
     def training_step(self, batch, batch_idx):
         x, y = batch
@@ -810,7 +810,7 @@ class NormAtZero(Patient):
     """The norm of something that is exactly zero has no gradient."""
 
     code = "FirstNonFinite/gradient"
-    also = "PredictionDynamicsLogger/not_finite"
+    also = ("PredictionDynamicsLogger/not_finite", "OverfitOneBatch/stuck")
 
     def loss(self, logits, y):
         return super().loss(logits, y) + 1e-3 * (logits - logits).square().sum().sqrt()
