@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
+from lightning_recipe.trial.calming import DROPOUTS
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from torch import nn
 
     from lightning_recipe.record.events import Event
     from lightning_recipe.record.step import Step
@@ -31,9 +32,22 @@ def matters(module: nn.Module | None) -> bool:
         [True, False, True, False]
 
     """
-    if isinstance(module, _DropoutNd):
-        return module.p > 0
+    if isinstance(module, _DropoutNd) or type(module).__name__ in DROPOUTS:
+        return any(vars(module).get(name) for name in ("p", "drop_prob"))
     return isinstance(module, _BatchNorm) and module.running_mean is not None and module.momentum != 0
+
+
+def feels(module: nn.Module | None) -> bool:
+    """The same of a module that is called as a whole, such as a layer of a transformer in eval mode.
+
+    Example:
+        >>> from torch import nn
+        >>> [feels(nn.MultiheadAttention(4, 2, dropout=p)) for p in (0.0, 0.1)]
+        [False, True]
+
+    """
+    inside = module.modules() if module is not None else ()
+    return any(matters(m) or (isinstance(m, nn.MultiheadAttention | nn.RNNBase) and m.dropout > 0) for m in inside)
 
 
 def calls(step: Step, within: nn.Module) -> list[Event]:
@@ -61,7 +75,7 @@ def eval_in_training(step: Step, root: nn.Module, fresh: set[str], at_start: set
         layers = [e for e in called if not isinstance(e.module, _BatchNorm) and has_parameters(e.module)]
         if any(event.training for event in called) or not layers or not (name in at_start or network is root):
             continue
-        felt = [e for e in called if matters(e.module) and (e.name in fresh or not isinstance(e.module, _BatchNorm))]
+        felt = [e for e in called if feels(e.module) and (e.name in fresh or not isinstance(e.module, _BatchNorm))]
         if names := [event.name for event in felt if learns(step, _learner(root, event.name))]:
             found[name] = list(dict.fromkeys(names))
     return found

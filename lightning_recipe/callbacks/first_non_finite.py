@@ -94,7 +94,9 @@ class FirstNonFinite(Check):
         self._row = 0
         learning = [p for p in run.module.parameters() if p.requires_grad and not is_lazy(p) and p.numel()]
         first = next((p for p in learning if p.ndim == 1), learning[0] if learning else None)
-        self._sentinel = None if first is None else first.detach().flatten()[0]  # a weight that goes with the others
+        self._sentinel = (
+            None if first is None else first.detach()[(0,) * first.ndim]
+        )  # a weight that goes with the others
         self._on_cpu = first is None or first.device.type == "cpu"
         self._ring: list[Tensor] = []
         if bad := not_finite(run.module):

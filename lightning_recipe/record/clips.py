@@ -73,7 +73,7 @@ def clips(root: Tensor, bounds: Bounds | None = None) -> list[Clip]:
         clamps = {gate: path for gate, path in gates.items() if _kind(gate) not in {*_MASKS, *_SCALING}}
         found = {gate: clip for gate, path in clamps.items() if (clip := _clip(gate, path)) is not None}
         found |= _left_out(root, gates, bounds or Bounds())
-        if found and not _reaches_leaves(root, set(found)):
+        if found and not _goes_another_way(root, set(found)):
             return list(found.values())
     return []
 
@@ -151,8 +151,23 @@ def _nodes(root: Tensor, stop: set[Any]) -> Iterator[Any]:
             waiting += [parent for parent, _ in node.next_functions]
 
 
-def _reaches_leaves(root: Tensor, gates: set[Any]) -> bool:
-    return any(type(node).__name__ == "AccumulateGrad" for node in _nodes(root, gates))
+def _goes_another_way(root: Tensor, gates: set[Any]) -> bool:
+    """Whether a gradient of the loss reaches leaves past the gates, but for that of a penalty on the weights alone."""
+    waiting, seen = [(root.grad_fn, True)], set(gates)
+    while waiting:
+        node, penalty = waiting.pop()
+        if node is None or (node in seen and (penalty or node in gates)):
+            continue
+        seen.add(node)
+        kind = _kind(node)
+        if kind == "AccumulateGrad":
+            if not penalty:
+                return True
+            continue
+        scaled = kind in _SCALING and (factor := _factor(node)) is not None and factor.numel() == 1
+        penalty = penalty and (scaled or kind in _ONWARD or kind in _MAGNITUDE)
+        waiting += [(parent, penalty) for parent, _ in node.next_functions]
+    return False
 
 
 def _left_out(root: Tensor, gates: dict[Any, _Path], bounds: Bounds) -> dict[Any, Clip]:

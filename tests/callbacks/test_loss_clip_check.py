@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from patients import Clipped, ClippedExamples, Healthy
+from patients import CLASSES, Clipped, ClippedExamples, Healthy
 from torch.nn import functional as F
 
 from lightning_recipe import LossClipCheck, OverfitOneBatch, Status
@@ -266,6 +266,35 @@ def test_a_clamped_loss(fit, name):
     assert finding.evidence["share"] > 0.2
     assert ("the loss itself" in finding.message) == (name in WHOLE)
     assert "test_loss_clip_check.py:" in finding.message
+
+
+class Penalised(Healthy):
+    """A penalty on the weights has a gradient at each step."""
+
+    bounded = staticmethod(lambda losses: losses.clamp(max=1.2))
+
+    def loss(self, logits, y):
+        penalty = sum(weight.square().sum() for weight in self.net.parameters()) + self.net[0].weight.norm()
+        return self.bounded(each(logits, y)).mean() + 1e-4 * penalty
+
+
+def test_a_penalty_on_the_weights_is_no_other_way(fit):
+    assert [f.code for f in judged(fit, Penalised())] == [CODE]
+
+
+def test_a_model_that_is_a_product_has_another_way(fit):
+    class Scaled(Healthy):
+        def __init__(self):
+            super().__init__()
+            self.scale = torch.nn.Parameter(torch.ones(CLASSES))
+
+        def forward(self, x):
+            return x[:, :CLASSES] * self.scale
+
+        def loss(self, logits, y):
+            return huber(logits, y)
+
+    assert [f.status for f in judged(fit, Scaled())] == [Status.PASSED]
 
 
 def test_in_manual_optimisation(fit):

@@ -490,6 +490,31 @@ def test_layers_of_the_module_itself(fit):
     assert (finding.code, finding.evidence) == (StaysInEval.code, {"modules": 2})
 
 
+class Transformer(Healthy):
+    def __init__(self, dropout=0.1):
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(CLASSES, 2, 8, dropout=dropout, batch_first=True)
+        self.net = nn.Sequential(nn.Linear(FEATURES, CLASSES), layer, nn.Linear(CLASSES, CLASSES))
+
+
+class Recurrent(Healthy):
+    class LSTM(nn.LSTM):
+        def forward(self, x):
+            return super().forward(x[:, None])[0][:, 0]
+
+    def __init__(self, dropout=0.1):
+        super().__init__()
+        self.net = nn.Sequential(self.LSTM(FEATURES, 8, 2, dropout=dropout), nn.Linear(8, CLASSES))
+
+
+@pytest.mark.parametrize("module", [Transformer, Recurrent])
+def test_layers_that_drop_inside(fit, module):
+    (finding,) = judged(fit, module().eval())
+    assert (finding.status, finding.code) == (Status.WARNING, StaysInEval.code)
+    told = judged(fit, module(dropout=0).eval(), limit_val_batches=0)
+    assert [f.status for f in told] == [Status.PASSED]
+
+
 def test_validation_in_training_mode(fit):
     (finding,) = judged(fit, TrainsInValidation())
     assert (finding.status, finding.code) == (Status.WARNING, TrainsInValidation.code)
