@@ -7,6 +7,7 @@ from lightning_recipe.callbacks.first_non_finite import FirstNonFinite
 from lightning_recipe.callbacks.gradient_flow_check import GradientFlowCheck
 from lightning_recipe.callbacks.init_loss_check import InitLossCheck
 from lightning_recipe.callbacks.loss_clip_check import LossClipCheck
+from lightning_recipe.callbacks.loss_input_check import LossInputCheck
 from lightning_recipe.callbacks.lr_schedule_check import LRScheduleCheck
 from lightning_recipe.callbacks.mode_check import ModeCheck
 from lightning_recipe.callbacks.normalization_check import NormalizationCheck
@@ -28,6 +29,7 @@ __all__ = [  # noqa: RUF022 - in the order of the recipe
     "LRScheduleCheck",
     "ModeCheck",
     "StaleGradientCheck",
+    "LossInputCheck",
     "BiasCheck",
     "LossClipCheck",
     "NormalizationCheck",

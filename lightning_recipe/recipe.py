@@ -12,6 +12,7 @@ from lightning_recipe.callbacks.first_non_finite import FirstNonFinite
 from lightning_recipe.callbacks.gradient_flow_check import GradientFlowCheck
 from lightning_recipe.callbacks.init_loss_check import InitLossCheck
 from lightning_recipe.callbacks.loss_clip_check import LossClipCheck
+from lightning_recipe.callbacks.loss_input_check import LossInputCheck
 from lightning_recipe.callbacks.lr_schedule_check import LRScheduleCheck
 from lightning_recipe.callbacks.mode_check import ModeCheck
 from lightning_recipe.callbacks.normalization_check import NormalizationCheck
@@ -34,6 +35,7 @@ DEFAULT: tuple[type[RecipeCallback], ...] = (
     LRScheduleCheck,
     ModeCheck,
     StaleGradientCheck,
+    LossInputCheck,
     BiasCheck,
     LossClipCheck,
     NormalizationCheck,

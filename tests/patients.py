@@ -169,46 +169,6 @@ class Clipped(Patient):
         return super().loss(logits, y).clamp(max=0.5)
 
 
-class Softmax(Patient):
-    code = "OverfitOneBatch/probabilities_into_cross_entropy"
-
-    def loss(self, logits, y):
-        return F.cross_entropy(logits.softmax(1), y)
-
-
-class SigmoidTwice(Patient):
-    code = "OverfitOneBatch/probabilities_into_bce_with_logits"
-
-    def loss(self, logits, y):
-        return F.binary_cross_entropy_with_logits(logits.sigmoid(), F.one_hot(y, CLASSES).float())
-
-
-class SoftmaxOfSeveralLabels(Patient):
-    """Each example has two labels, and probabilities that sum to one."""
-
-    code = "OverfitOneBatch/softmax_into_binary_cross_entropy"
-
-    def loss(self, logits, y):
-        labels = F.one_hot(y, CLASSES) + F.one_hot((y + 1) % CLASSES, CLASSES)
-        return F.binary_cross_entropy(logits.softmax(1), labels.float())
-
-
-class NotLogarithms(Patient):
-    code = "OverfitOneBatch/no_logarithms_into_nll_loss"
-
-    def loss(self, logits, y):
-        return F.nll_loss(logits, y)
-
-
-class Broadcast(Patient):
-    """Predictions (N, 1) against targets (N,)."""
-
-    code = "OverfitOneBatch/shapes_broadcast"
-
-    def training_step(self, batch, batch_idx):
-        return F.mse_loss(self(batch[0])[:, :1], batch[1] - 1.5)
-
-
 class Overwritten(Patient):
     """All inputs are zeros."""
 
@@ -274,10 +234,61 @@ class TinyInputs(Patient):
         return super().forward(0.01 * x)
 
 
+# -- what enters the loss
+
+
+class Softmax(Patient):
+    """The network's last operation is a softmax, and cross entropy applies another one."""
+
+    code = "LossInputCheck/probabilities"
+    also = ("OverfitOneBatch/probabilities_into_cross_entropy",)
+
+    def loss(self, logits, y):
+        return F.cross_entropy(logits.softmax(1), y)
+
+
+class SigmoidTwice(Patient):
+    code = "LossInputCheck/probabilities"
+    also = ("OverfitOneBatch/probabilities_into_bce_with_logits",)
+
+    def loss(self, logits, y):
+        return F.binary_cross_entropy_with_logits(logits.sigmoid(), F.one_hot(y, CLASSES).float())
+
+
+class SoftmaxOfSeveralLabels(Patient):
+    """Each example has two labels, and probabilities that sum to one."""
+
+    code = "LossInputCheck/out_of_range"
+    also = ("OverfitOneBatch/softmax_into_binary_cross_entropy",)
+
+    def loss(self, logits, y):
+        labels = F.one_hot(y, CLASSES) + F.one_hot((y + 1) % CLASSES, CLASSES)
+        return F.binary_cross_entropy(logits.softmax(1), labels.float())
+
+
+class NotLogarithms(Patient):
+    code = "LossInputCheck/logits_as_probabilities"
+    also = ("OverfitOneBatch/no_logarithms_into_nll_loss",)
+
+    def loss(self, logits, y):
+        return F.nll_loss(logits, y)
+
+
+class Broadcast(Patient):
+    """Predictions (N, 1) against targets (N,)."""
+
+    code = "LossInputCheck/broadcast"
+    also = ("OverfitOneBatch/shapes_broadcast",)
+
+    def training_step(self, batch, batch_idx):
+        return F.mse_loss(self(batch[0])[:, :1], batch[1] - 1.5)
+
+
 class OnlyPositive(Patient):
     """A ReLU at the end, and targets below 0."""
 
-    code = "OverfitOneBatch/stuck"
+    code = "LossInputCheck/out_of_range"
+    also = ("OverfitOneBatch/stuck",)
 
     def forward(self, x):
         return super().forward(x)[:, 0].relu()
@@ -287,6 +298,136 @@ class OnlyPositive(Patient):
 
     def validation_step(self, batch, batch_idx):
         self.training_step(batch, batch_idx)
+
+
+class OverExamples(Patient):
+    """A log-softmax over the examples of the batch."""
+
+    code = "LossInputCheck/classes_in_wrong_dimension"
+    also = ("OverfitOneBatch/too_slow",)
+
+    def loss(self, logits, y):
+        return F.nll_loss(logits.log_softmax(0), y)
+
+
+class SoftmaxOfOne(Patient):
+    """A softmax over a single output."""
+
+    code = "LossInputCheck/constant_loss"
+    also = ("OverfitOneBatch/no_gradient", "OverfitOneBatch/stuck", "InitLossCheck/too_high")
+
+    def loss(self, logits, y):
+        return F.binary_cross_entropy(logits[:, :1].softmax(1)[:, 0], (y > 1).float())
+
+
+class Interchanged(Patient):
+    """The arguments of kl_div in each other's place."""
+
+    code = "LossInputCheck/kl_arguments_interchanged"
+    also = ("InitLossCheck/not_finite", "PredictionDynamicsLogger/not_finite")
+
+    def loss(self, logits, y):
+        return F.kl_div(F.one_hot(y, CLASSES).float(), logits.log_softmax(1), reduction="batchmean")
+
+
+class LogarithmsAsTarget(Patient):
+    """Logarithms as targets, and log_target left as it was."""
+
+    code = "LossInputCheck/logarithms_as_target"
+    also = ("InitLossCheck/not_finite", "PredictionDynamicsLogger/not_finite")
+
+    def loss(self, logits, y):
+        target = F.one_hot(y, CLASSES).float().log_softmax(1)
+        return F.kl_div(logits.log_softmax(1), target, reduction="batchmean")
+
+
+class Uneven(Patient):
+    """Half of the examples are of one class."""
+
+    def data(self, n, seed):
+        x, y = super().data(2 * n, seed).tensors
+        kept = (y == 0) | (torch.arange(2 * n) % 12 < CLASSES)
+        return TensorDataset(x[kept][:n], y[kept][:n])
+
+
+class FrequentCountMore(Uneven):
+    """Class weights that are the frequencies in place of their inverse."""
+
+    code = "LossInputCheck/weights_grow_with_frequency"
+
+    def loss(self, logits, y):
+        return F.cross_entropy(logits, y, weight=torch.tensor([3.0, 1.0, 1.0, 1.0]))
+
+
+class OneClassIgnored(Patient):
+    """The ignore_index of padding, where class 0 is a class."""
+
+    code = "LossInputCheck/ignore_index_is_a_class"
+
+    def loss(self, logits, y):
+        return F.cross_entropy(logits, y, ignore_index=0)
+
+
+class NumbersOfClasses(Patient):
+    """Each of the outputs is to be the number of the class."""
+
+    code = "LossInputCheck/labels_as_numbers"
+
+    def loss(self, logits, y):
+        return F.mse_loss(logits, y[:, None].float())
+
+
+class SameTarget(Patient):
+    """All labels of the data set are 1."""
+
+    code = "LossInputCheck/target_constant"
+
+    def data(self, n, seed):
+        x, y = super().data(n, seed).tensors
+        return TensorDataset(x, torch.ones_like(y))
+
+
+class FilledIn(Patient):
+    """Answers to several questions, half of which were not asked and are 0; the loss asks for none of them."""
+
+    code = "LossInputCheck/entry_never_read"
+
+    def loss(self, logits, y):
+        return F.binary_cross_entropy_with_logits(logits, y)
+
+    def training_step(self, batch, batch_idx):
+        return self.loss(self(batch[0]), batch[1])
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val_loss", self.training_step(batch, batch_idx))
+
+    def data(self, n, seed):
+        x, _ = super().data(n, seed).tensors
+        asked = torch.rand(n, CLASSES, generator=torch.Generator().manual_seed(seed)) < 0.5
+        return TensorDataset(x, (x[:, :CLASSES] > 0).float() * asked, asked.float())
+
+
+class PaddingLearnt(Patient):
+    """Continues sequences of different lengths, and the zeros at their ends, too."""
+
+    code = "LossInputCheck/padding_scored"
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Embedding(9, 16), nn.Linear(16, 9))
+
+    def training_step(self, batch, batch_idx):
+        x = batch[0]
+        return F.cross_entropy(self(x[:, :-1]).transpose(1, 2), x[:, 1:])
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val_loss", self.training_step(batch, batch_idx))
+
+    def data(self, n, seed):
+        rng = torch.Generator().manual_seed(seed)
+        start, length = (torch.randint(2, 9, (n, 1), generator=rng) for _ in range(2))
+        place = torch.arange(10)
+        return TensorDataset(((start + place) % 8 + 1).masked_fill(place >= length, 0))
 
 
 # -- the path of the predictions

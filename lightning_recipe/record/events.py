@@ -27,6 +27,8 @@ class Event(NamedTuple):
             line that switched them off.
         parameters: Names of the parameters that are about to be stepped, or whose gradients are cleared or clipped.
         training: Whether the module called was in training mode; of a function, whether it drops anything.
+        spread: Of a difference, product and the like that has more elements than either of its two operands: their
+            shapes.
 
     Example:
         >>> Event("module", "net.0", (1,), (2,)).outputs
@@ -42,3 +44,4 @@ class Event(NamedTuple):
     where: str = ""
     parameters: tuple[str, ...] = ()
     training: bool = False
+    spread: tuple[tuple[int, ...], ...] = ()

@@ -28,7 +28,8 @@ Seen = tuple[weakref.ref[Tensor], int]
 """A tensor and its version, -1 if it was made in inference mode, where none are counted."""
 Given = list[tuple[Tensor, int]]
 """What goes into a call, with its versions."""
-Raw = tuple[Kind, str, list[Seen], list[Seen], nn.Module | None, str, tuple[str, ...], bool]
+Spread = tuple[tuple[int, ...], ...]
+Raw = tuple[Kind, str, list[Seen], list[Seen], nn.Module | None, str, tuple[str, ...], bool, Spread]
 """An event before tensors are numbered, which takes less time when all are numbered at once."""
 
 _PLAIN = {int, float, bool, str, NoneType, EllipsisType, slice, torch.dtype, torch.device, torch.Size}
@@ -41,6 +42,11 @@ _CLIPPING = (nn.utils.clip_grad_norm_, nn.utils.clip_grad_value_)
 _LAYERS = {*("linear", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d")}
 _LAYERS |= {"embedding", "bilinear", "lstm", "gru", "layer_norm"}
 """Functions that modules with parameters call."""
+_ARITHMETIC = {
+    *("add", "sub", "mul", "div", "radd", "rsub", "rmul", "rdiv", "truediv", "rtruediv", "pow", "rpow"),
+    *("subtract", "multiply", "divide", "true_divide"),
+}
+"""Of two tensors that are broadcast to one shape."""
 _functorch = torch._C._functorch  # noqa: SLF001 - vmap and grad have no public reader of what they wrap
 
 
@@ -108,6 +114,7 @@ class Wiring:
         where: str = "",
         *,
         training: bool = False,
+        spread: Spread = (),
     ) -> None:
         """Take note of an event, of what came out and what was written into."""
         inputs, outputs, reference = [], [], weakref.ref
@@ -119,7 +126,7 @@ class Wiring:
                 outputs.append((reference(tensor), now))
         for seen in outputs:
             self._made.add(id(seen[0]))
-        self._raw.append((kind, name, inputs, outputs, module, where, (), training))
+        self._raw.append((kind, name, inputs, outputs, module, where, (), training, spread))
 
     # -- functions
 
@@ -163,7 +170,8 @@ class Wiring:
             reads = name in _READERS or function.__name__ == "__get__"
             if not reads or _found((output,)):
                 kind: Kind = "loss" if function in LOSSES else "function"
-                self._note(kind, name, given, output, where=line(), training=_drops(kwargs))
+                spread = _spread(given, output) if name in _ARITHMETIC else ()
+                self._note(kind, name, given, output, where=line(), training=_drops(kwargs), spread=spread)
             if args:
                 self._bounds.note(function, name, args, output, self._from_modules([tensor for tensor, _ in given]))
 
@@ -190,7 +198,7 @@ class Wiring:
 
     def note(self, kind: Kind, name: str, parameters: Iterable[str]) -> None:
         """Something happened that no function tells of, as to these parameters."""
-        self._raw.append((kind, name, [], [], None, "", tuple(parameters), False))
+        self._raw.append((kind, name, [], [], None, "", tuple(parameters), False, ()))
 
     def _named(self, parameter: Tensor) -> str | None:
         if self._parameters is None:
@@ -207,10 +215,10 @@ class Wiring:
         """The gradient of a parameter is read by a function that clips, which may be given none."""
         clipped = [owner] if parameter is not None and (owner := self._named(parameter)) is not None else []
         if self._raw and self._raw[-1][0] == "clip":
-            clipped = [*self._raw.pop()[-2], *clipped]
+            clipped = [*self._raw.pop()[-3], *clipped]
         else:
             self.before_clipping()
-        self._raw.append(("clip", "clip", [], [], None, line(), tuple(dict.fromkeys(clipped)), False))
+        self._raw.append(("clip", "clip", [], [], None, line(), tuple(dict.fromkeys(clipped)), False, ()))
 
     def _cleared(self, function: Callable[..., Any], name: str, args: tuple[Any, ...]) -> None:
         """Gradients set to None, or to zero: by ``zero_`` of a tensor that was read as a gradient, or many at once."""
@@ -226,7 +234,7 @@ class Wiring:
         else:
             return
         if cleared and self._raw and self._raw[-1][0] == "zero_grad":
-            cleared = [*self._raw.pop()[-2], *cleared]
+            cleared = [*self._raw.pop()[-3], *cleared]
         if cleared:
             self.note("zero_grad", "zero_grad", cleared)
 
@@ -241,14 +249,15 @@ def numbered(raw: list[Raw]) -> list[Event]:
 
     Example:
         >>> x = torch.ones(1)
-        >>> numbered([("function", "relu_", [(weakref.ref(x), 0)], [(weakref.ref(x), 1)], None, "", (), False)])[0][:4]
+        >>> raw = ("function", "relu_", [(weakref.ref(x), 0)], [(weakref.ref(x), 1)], None, "", (), False, ())
+        >>> numbered([raw])[0][:4]
         ('function', 'relu_', (1,), (2,))
 
     """
     known: dict[tuple[int, int], int] = {}
     serial = itertools.count(1)
     events = []
-    for kind, name, inputs, outputs, module, where, parameters, training in raw:
+    for kind, name, inputs, outputs, module, where, parameters, training, spread in raw:
         went_in, came_out = [], []
         for reference, version in inputs:
             key = (id(reference), version)
@@ -261,7 +270,7 @@ def numbered(raw: list[Raw]) -> list[Event]:
                 known[key] = next(serial)
             if known[key] not in came_out:
                 came_out.append(known[key])
-        events.append(Event(kind, name, tuple(went_in), tuple(came_out), module, where, parameters, training))
+        events.append(Event(kind, name, tuple(went_in), tuple(came_out), module, where, parameters, training, spread))
     return events
 
 
@@ -285,6 +294,13 @@ def _version(tensor: Tensor) -> int:
         return tensor._version  # noqa: SLF001 - there is no other way to tell
     except RuntimeError:  # made in inference mode
         return -1
+
+
+def _spread(given: Given, output: Any) -> Spread:
+    """The shapes of two operands that are both smaller than their result."""
+    shapes = tuple(tuple(tensor.shape) for tensor, _ in given)
+    larger = isinstance(output, Tensor) and len(given) == 2 and output.numel() > max(t.numel() for t, _ in given)  # noqa: PLR2004
+    return shapes if larger else ()
 
 
 def _unwrapped(tensor: Tensor) -> Tensor:

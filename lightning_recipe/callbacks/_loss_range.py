@@ -1,0 +1,174 @@
+"""Whether the last operation can give what the targets ask for."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+from lightning_recipe.finding import Outcome, Status
+from lightning_recipe.record.loss_graph import weights
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from lightning_recipe.record.loss_graph import Node
+
+LOSSES = {"MseLoss": 2.0, "SmoothL1Loss": 2.0, "HuberLoss": 2.0}
+RANGES = {
+    "Sigmoid": (0.0, 1.0),
+    "Softmax": (0.0, 1.0),
+    "Tanh": (-1.0, 1.0),
+    "Relu": (0.0, math.inf),
+    "Softplus": (0.0, math.inf),
+    "Exp": (0.0, math.inf),
+}
+"""What comes out of operations, whatever goes in."""
+BOUNDS = {"Clamp": ("min", "max"), "Hardtanh": ("min_val", "max_val")}
+OF_SHARES = {"BinaryCrossEntropy", "BinaryCrossEntropyWithLogits"}
+TOLERANCE = 1e-3
+"""Of rounding in half precision."""
+SHARE = 0.1
+"""Of the targets that may lie outside, and of the best constant's loss that may be out of reach: what is left of normal
+numbers that were scaled to be within a bound at 1.3 standard deviations."""
+
+
+class Pair(NamedTuple):
+    """A prediction that is compared with numbers.
+
+    Attributes:
+        node: The loss.
+        made_by: What made the prediction, past reshapes.
+        target: What it is compared with.
+        power: That of the error in the loss.
+
+    """
+
+    node: Node
+    made_by: Node
+    target: Tensor
+    power: float
+
+
+def pairs(graph: list[Node]) -> Iterator[Pair]:
+    """Predictions and what they are compared with, by a loss function or by hand: differences that are squared."""
+    for node in graph:
+        if node.kind in LOSSES:
+            sides = [i for i, parent in enumerate(node.parents) if parent is not None]
+            made_by = node.source(sides[0]) if len(sides) == 1 else None
+            target = node.saved("target" if sides == [0] else "self")
+            if made_by is not None and isinstance(target, Tensor):
+                yield Pair(node, made_by, target, LOSSES[node.kind])
+        elif node.kind in {"Pow", "Abs"} or (node.kind == "Mul" and len({*node.parents}) == 1):
+            error, difference = node.parents[0], node.saved("self")
+            if error is not None and error.kind == "Sub" and isinstance(difference, Tensor):
+                sides = [i for i, parent in enumerate(error.parents) if parent is not None]
+                made_by = error.source(sides[0]) if len(sides) == 1 else None
+                values = made_by.saved("result") if made_by is not None else None
+                if made_by is not None and isinstance(values, Tensor) and values.numel() == difference.numel():
+                    direct = error.parents[sides[0]] == made_by or values.ndim <= difference.ndim + 1
+                    sign = 1 if sides[0] == 0 else -1
+                    if direct:
+                        target = values.reshape(difference.shape) - sign * difference
+                        yield Pair(node, made_by, target, 1.0 if node.kind == "Abs" else 2.0)
+
+
+def out_of_range(loss: Tensor, graph: list[Node]) -> Iterator[tuple[Node, Outcome]]:
+    """Losses that stay above what free answers would reach, because of the range of the operation before them.
+
+    Args:
+        loss: The loss, with its graph.
+        graph: Its nodes, from what the last layers put out.
+
+    Yields:
+        The node of the loss, and the verdict.
+
+    """
+    for node in graph:
+        if node.kind in OF_SHARES and (found := _no_shares(loss, node)) is not None:
+            yield node, found
+        made_by, target = node.source(), node.saved("target")
+        several = node.kind == "BinaryCrossEntropy" and made_by is not None and made_by.kind == "Softmax"
+        if several and made_by is not None and isinstance(target, Tensor) and target.shape == made_by.shape:
+            share = float((target.sum(made_by.dim) > 1.5).double().mean())  # noqa: PLR2004 - smoothing adds a little
+            if share > SHARE:
+                yield node, _several(share)
+    for pair in pairs(graph):
+        low, high = _range(pair.made_by)
+        if math.isinf(low) and math.isinf(high):
+            continue
+        target = _counted(loss, pair.node, pair.target)
+        if target.numel() < 2 or not target.isfinite().all():  # noqa: PLR2004
+            continue
+        held = target.clamp(low, high)
+        outside = float((held != target).double().mean())
+        best = float((target - held).abs().pow(pair.power).mean())
+        constant = float((target - target.mean()).abs().pow(pair.power).mean())
+        if outside > SHARE and best > SHARE * constant > 0:
+            function = pair.made_by.kind.lower()
+            yield (
+                pair.node,
+                Outcome(
+                    Status.FAILED,
+                    "out_of_range",
+                    f"{function} gives {_interval(low, high)}, while {outside:.0%} of the targets lie outside, from "
+                    f"{float(target.min()):.3g} to {float(target.max()):.3g}: the loss can't fall below {best:.3g}, a "
+                    f"constant alone reaches {constant:.3g}",
+                    f"take the {function} off the output, or scale the targets to its range",
+                    {"outside": outside, "lowest": best, "constant": constant},
+                ),
+            )
+
+
+def _counted(loss: Tensor, node: Node, target: Tensor) -> Tensor:
+    """The targets that count in the loss."""
+    weight = weights(loss, node)
+    if weight is None or not weight.any():
+        return target.new_zeros(0, dtype=torch.float64)
+    own = node.saved("weight")
+    if isinstance(own, Tensor) and own.ndim <= target.ndim:
+        weight = own.expand_as(target)
+    return (target[weight != 0] if weight.shape == target.shape else target).double().flatten()
+
+
+def _no_shares(loss: Tensor, node: Node) -> Outcome | None:
+    """Targets of a yes or no that are neither, such as -1 and 1, or 0 and 255."""
+    saved = node.saved("target")
+    target = _counted(loss, node, saved) if isinstance(saved, Tensor) else torch.zeros(0)
+    outside = float(((target < -TOLERANCE) | (target > 1 + TOLERANCE)).double().mean()) if target.numel() else 0.0
+    if not outside:
+        return None
+    low, high = float(target.min()), float(target.max())
+    return Outcome(
+        Status.FAILED,
+        "out_of_range",
+        f"targets of a binary cross entropy lie between 0 and 1, these go from {low:.3g} to {high:.3g}: the loss falls "
+        "without end",
+        "scale them to 0 and 1, or leave those that mean something else out with a mask",
+        {"outside": outside, "low": low, "high": high},
+    )
+
+
+def _several(share: float) -> Outcome:
+    return Outcome(
+        Status.FAILED,
+        "out_of_range",
+        f"the probabilities of an example sum to 1 after a softmax, while {share:.0%} of them have several labels",
+        "a sigmoid in place of the softmax: a probability for each label",
+        {"outside": share},
+    )
+
+
+def _range(node: Node) -> tuple[float, float]:
+    if node.kind in BOUNDS:
+        low, high = (node.saved(name) for name in BOUNDS[node.kind])
+        return -math.inf if low is None else float(low), math.inf if high is None else float(high)
+    return RANGES.get(node.kind, (-math.inf, math.inf))
+
+
+def _interval(low: float, high: float) -> str:
+    if math.isinf(high):
+        return f"nothing below {low:g}"
+    return f"nothing above {high:g}" if math.isinf(low) else f"{low:g} to {high:g}"

@@ -1,0 +1,242 @@
+"""Whether logits, probabilities or their logarithms enter a loss that wants something else."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from lightning_recipe.finding import Outcome, Status
+from lightning_recipe.record.tensors import tensors
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from lightning_recipe.record.loss_graph import Node
+    from lightning_recipe.record.step import LossCall
+
+PROBABILITIES = {"Softmax": "softmax", "Sigmoid": "sigmoid"}
+WANT_LOGITS = {
+    "LogSoftmax": "a softmax",
+    "BinaryCrossEntropyWithLogits": "a sigmoid",
+    "LogSigmoid": "a sigmoid",
+    "SoftMarginLoss": "a sigmoid",
+}
+"""The nodes of losses that take logits, and what they apply to them."""
+WANT_LOGARITHMS = {"NllLoss": "self", "NllLoss2D": "self", "NllLossNd": "self", "CtcLoss": "log_probs"}
+"""Those that take log-probabilities, and the name under which these are kept."""
+COMPARED = {"BinaryCrossEntropy", "BinaryCrossEntropyWithLogits", "MseLoss", "SmoothL1Loss", "HuberLoss", "Sub", "Log"}
+OF_SIGNS = {"soft_margin_loss", "margin_ranking_loss", "cosine_embedding_loss", "hinge_embedding_loss"}
+CLAMPS = {"Clamp": ("min", "max"), "Hardtanh": ("min_val", "max_val")}
+ALONE = 1e-3
+"""How far the sum of probabilities may be from 1: half precision."""
+CLOSE = 0.02
+"""Between probabilities and those that were smoothed before their logarithm was taken."""
+FEW = 8
+"""Rows that are looked at, at least, where their values alone say what they are."""
+RAW = "give {} the logits: take the {} out of the network, and apply it where probabilities are shown or measured"
+
+
+def of_graph(graph: list[Node]) -> Iterator[tuple[Node, Outcome]]:
+    """What the operations that made it say about the input of each loss, also of one written by hand.
+
+    A temperature, a cap, an epsilon or a logarithm between the two is an operation of its own: nothing is said then.
+
+    Args:
+        graph: The nodes of a loss, from what the last layers put out.
+
+    Yields:
+        The node of the loss, and the verdict.
+
+    """
+    for node in graph:
+        made_by = node.source()
+        kind = made_by.kind if made_by is not None else ""
+        if node.kind in COMPARED and _is_one(made_by):
+            yield node, _of_one()
+        elif node.kind in WANT_LOGITS and kind in PROBABILITIES:
+            yield node, _twice(node, PROBABILITIES[kind])
+        elif node.kind in WANT_LOGARITHMS and kind in PROBABILITIES:
+            yield node, _no_logarithm(PROBABILITIES[kind])
+        elif node.kind in WANT_LOGARITHMS and made_by is not None and made_by.is_raw:
+            values = node.saved(WANT_LOGARITHMS[node.kind])
+            if isinstance(values, Tensor) and values.numel() and float(values.max()) > ALONE:
+                yield node, _logits(float(values.max()), "log-probabilities, which are never above 0", "log_softmax")
+        elif node.kind in {"BinaryCrossEntropy", "Log"} and kind in CLAMPS and made_by is not None:
+            low, high = (made_by.saved(name) for name in CLAMPS[kind])
+            behind, values = made_by.source(), made_by.saved("self")
+            of_probabilities = low is not None and high is not None and float(low) >= 0 and 1 / 2 < float(high) <= 1
+            if of_probabilities and behind is not None and behind.is_raw and isinstance(values, Tensor):
+                yield node, _clamped(float(((values < 0) | (values > 1)).float().mean()))
+
+
+def of_call(call: LossCall, batch: Any = None) -> Outcome | None:
+    """What values say about the input of a loss function, also where operations are not seen: in compiled code.
+
+    Args:
+        call: The call.
+        batch: What the step was given.
+
+    """
+    prediction, target = call.arguments.get("input"), call.arguments.get("target")
+    if call.name in OF_SIGNS and isinstance(target, Tensor) and bool(((target == 0) | (target == 1)).all()):
+        share = float((target == 0).double().mean())
+        return _no_signs(call.name, share) if share else None
+    if not isinstance(prediction, Tensor) or prediction.ndim < 2 or not prediction.is_floating_point():  # noqa: PLR2004
+        return None
+    dim = -1 if call.name == "kl_div" else 1
+    if call.name in {"cross_entropy", "nll_loss", "kl_div"} and are_probabilities(prediction, dim):
+        if call.name == "kl_div" and isinstance(target, Tensor) and _are_logarithms(target):
+            return _interchanged("probabilities, its target logarithms")
+        return _no_logarithm("softmax") if call.name != "cross_entropy" else _equal_to_probabilities(call, prediction)
+    if call.name == "kl_div" and isinstance(target, Tensor):
+        given = [t for _, t in tensors(batch) if t.shape == prediction.shape and t.is_floating_point()]
+        if call.target_from_net and any(torch.allclose(prediction.exp(), t.float(), atol=CLOSE) for t in given):
+            what = "the logarithm of an entry of the batch, its target what the network puts out"
+            return replace(_interchanged(what), status=Status.WARNING)  # the reverse divergence, if it is meant
+        return _divergence(call, prediction, target)
+    return None
+
+
+def _is_one(node: Node | None) -> bool:
+    """Whether what comes out of a node is a softmax over one output, clamped or not."""
+    if node is not None and node.kind in CLAMPS:
+        node = node.source()
+    return node is not None and node.kind == "Softmax" and node.dim is not None and node.shape[node.dim] == 1
+
+
+def are_probabilities(values: Tensor, dim: int) -> bool:
+    """Whether numbers are probabilities over a dimension: at least `FEW` rows of them, not all the same.
+
+    Example:
+        >>> import torch
+        >>> x = torch.randn(8, 3)
+        >>> are_probabilities(x.softmax(1), 1), are_probabilities(x, 1), are_probabilities(x.softmax(1), 0)
+        (True, False, False)
+
+    """
+    classes = values.shape[dim]
+    if classes < 2 or values.numel() < FEW * classes or not values.isfinite().all():  # noqa: PLR2004
+        return False
+    sums = values.double().sum(dim)
+    return bool(values.min() >= 0 and (sums - 1).abs().max() < ALONE and values.max() > values.min())
+
+
+def _are_logarithms(values: Tensor) -> bool:
+    return are_probabilities(values.double().exp(), -1)
+
+
+def _divergence(call: LossCall, prediction: Tensor, target: Tensor) -> Outcome | None:
+    logarithmic = bool(call.arguments.get("log_target"))
+    if not logarithmic and _are_logarithms(target):
+        return Outcome(
+            Status.FAILED,
+            "logarithms_as_target",
+            "the targets of kl_div are logarithms, but log_target is False: it takes the logarithm of negative numbers",
+            "log_target=True",
+            {"largest_target": float(target.max())},
+        )
+    if logarithmic and are_probabilities(target, -1):
+        return Outcome(
+            Status.FAILED,
+            "probabilities",
+            "the targets of kl_div are probabilities, but log_target is True: it takes them for logarithms",
+            "log_target=False, or the logarithm of the targets",
+            {"largest_target": float(target.max())},
+        )
+    if float(prediction.max()) > ALONE and not _are_logarithms(prediction):
+        return _logits(float(prediction.max()), "log-probabilities, which are never above 0", "log_softmax")
+    return None
+
+
+def _twice(node: Node, function: str) -> Outcome:
+    again = WANT_LOGITS[node.kind]
+    classes = node.shape[node.dim] if node.kind == "LogSoftmax" and node.dim is not None else 0
+    lowest = math.log(1 + (classes - 1) / math.e) if classes else math.log(1 + 1 / math.e)
+    least = f"over {classes} classes its loss can't fall below" if classes else "the loss of a positive stays above"
+    return Outcome(
+        Status.FAILED,
+        "probabilities",
+        f"probabilities enter a loss that wants logits: it applies {again} to what comes out of {function}, so that "
+        f"{least} {lowest:.3g}",
+        RAW.format("it", function),
+        {"lowest": lowest, "classes": classes},
+    )
+
+
+def _equal_to_probabilities(call: LossCall, prediction: Tensor) -> Outcome:
+    classes = prediction.shape[1]
+    lowest = math.log(1 + (classes - 1) / math.e)
+    return Outcome(
+        Status.FAILED,
+        "probabilities",
+        f"probabilities enter {call.name}, which wants logits: all rows lie between 0 and 1 and sum to 1, so that over "
+        f"{classes} classes its loss can't fall below {lowest:.3g}",
+        RAW.format("it", "softmax"),
+        {"lowest": lowest, "classes": classes},
+    )
+
+
+def _no_logarithm(function: str) -> Outcome:
+    return Outcome(
+        Status.FAILED,
+        "probabilities",
+        f"probabilities enter a loss that wants their logarithms: what comes out of {function} lies between 0 and 1",
+        "log_softmax in the place of softmax" if function == "softmax" else "logsigmoid in the place of sigmoid",
+        {"highest": 1.0},
+    )
+
+
+def _of_one() -> Outcome:
+    return Outcome(
+        Status.FAILED,
+        "constant_loss",
+        "a softmax over a single output is 1 whatever the network puts out: there is nothing to learn",
+        "a sigmoid for yes or no, no softmax for a number, or as many outputs as classes",
+        {"outputs": 1.0},
+    )
+
+
+def _no_signs(name: str, share: float) -> Outcome:
+    return Outcome(
+        Status.FAILED,
+        "constant_loss",
+        f"the targets of {name} are to be -1 and 1, but these are 0 and 1: for the {share:.0%} that are 0 it is the "
+        "same whatever the network puts out",
+        "2 * target - 1 as the target",
+        {"share": share},
+    )
+
+
+def _logits(largest: float, wanted: str, function: str) -> Outcome:
+    return Outcome(
+        Status.FAILED,
+        "logits_as_probabilities",
+        f"what a layer puts out, up to {largest:.3g}, enters a loss that wants {wanted}: it falls without end",
+        f"apply {function} to it first",
+        {"largest": largest},
+    )
+
+
+def _clamped(outside: float) -> Outcome:
+    return Outcome(
+        Status.FAILED,
+        "logits_as_probabilities",
+        f"what a layer puts out is clamped to be taken for probabilities; {outside:.0%} of it lay outside, and gets no "
+        "gradient",
+        "apply a sigmoid in place of the clamp, or give logits to binary_cross_entropy_with_logits",
+        {"outside": outside},
+    )
+
+
+def _interchanged(what: str) -> Outcome:
+    return Outcome(
+        Status.FAILED,
+        "kl_arguments_interchanged",
+        f"the arguments of kl_div stand in each other's place: its input is {what}",
+        "kl_div(log-probabilities of the network, probabilities of the target)",
+        {"highest": 1.0},
+    )

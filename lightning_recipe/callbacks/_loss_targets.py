@@ -1,0 +1,295 @@
+"""What the targets of a loss look like: padding, classes left out, weights, constants, class ids as numbers."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from lightning_recipe.finding import Outcome, Status
+from lightning_recipe.losses.table import TABLE, Family
+from lightning_recipe.record.loss_graph import weights
+from lightning_recipe.record.tensors import tensors
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from lightning_recipe.record.loss_graph import Node
+    from lightning_recipe.record.step import LossCall, Step
+
+ROWS = 8
+"""Rows of a batch, at least, for their ends to tell something."""
+LENGTHS = 3
+"""Different lengths, at least: what ends at one place in all rows is no padding."""
+PADDED = 0.25
+"""Share of the counted targets that is padding."""
+TARGETS = 50
+"""Seen, at least."""
+ERRORS = 3
+"""Standard errors by which frequencies have to differ."""
+MOST = 100
+"""Classes, at most: what has more values are numbers."""
+WITHIN = math.log(2.5)
+"""How far weights may be from the frequencies, or a ratio from 1, to be taken for them."""
+
+
+def padding(loss: Tensor, graph: list[Node], step: Step) -> Iterator[tuple[Node, Outcome]]:
+    """Losses much of whose counted targets are one value at the ends of rows, where the inputs are one value, too.
+
+    Args:
+        loss: The loss, with its graph.
+        graph: Its nodes, from what the last layers put out.
+        step: What the step did, with what entered the network.
+
+    Yields:
+        The node of the loss, and the verdict.
+
+    """
+    rows, entered = step.batch_size or 0, [*step.inputs.values()]
+    for node in graph:
+        target = node.saved("index") if node.kind == "Gather" else node.saved("target")
+        if not isinstance(target, Tensor) or rows < ROWS or not target.numel() or target.numel() % rows:
+            continue
+        weight = weights(loss, node)
+        if weight is None or not weight.any():
+            continue
+        counts = weight != 0 if weight.shape == target.shape else torch.ones_like(target, dtype=torch.bool)
+        if (ignored := node.saved("ignore_index")) is not None:
+            counts = counts & (target != ignored)
+        value, at_ends = ends(target.reshape(rows, -1))
+        share = float((at_ends & counts.reshape(rows, -1)).sum() / counts.sum().clamp(min=1))
+        if share > PADDED and any(_constant_at(at_ends, tensor) for tensor in entered):
+            yield (
+                node,
+                Outcome(
+                    Status.WARNING,
+                    "padding_scored",
+                    f"{share:.0%} of the targets that count are {value:g} at the ends of rows, and nowhere else: "
+                    "padding is learnt",
+                    f"ignore_index={value:g}, or a mask" if ignored is not None else "leave it out with a mask",
+                    {"share": share, "value": value},
+                ),
+            )
+
+
+def ends(target: Tensor) -> tuple[float, Tensor]:
+    """The value at the ends of rows that is nowhere else, and where that is: nowhere, if it is no padding.
+
+    Rows that are one value before and another after, such as grades and survival up to a time, are none.
+
+    Args:
+        target: Of shape (N, T).
+
+    Example:
+        >>> rows = torch.tensor([[5, 3, 1, 0], [4, 0, 0, 0], [7, 2, 0, 0], [9, 8, 7, 6]] * 2)
+        >>> value, at_ends = ends(rows)
+        >>> value, at_ends[:4].sum(1)
+        (0.0, tensor([1, 3, 2, 0]))
+
+    """
+    value = target[:, -1].mode().values
+    from_end = (target == value).flip(1).long().cumprod(1)
+    at_ends, lengths = from_end.flip(1).bool(), set(from_end.sum(1).tolist())
+    inside = bool(((target == value) & ~at_ends).any())
+    if inside or len(lengths) < LENGTHS or len(target[~at_ends].unique()) < 2:  # noqa: PLR2004
+        return 0.0, torch.zeros_like(at_ends)
+    return float(value), at_ends
+
+
+def _constant_at(at_ends: Tensor, entered: Tensor) -> bool:
+    """Whether what entered is a single value at these places, but for the first of each row: the end was still seen."""
+    rows, places = at_ends.shape
+    if entered.ndim < 2 or entered.shape[0] != rows or entered.shape[1] < places:  # noqa: PLR2004
+        return False
+    later = at_ends.clone()
+    later[:, 1:] &= at_ends[:, :-1]
+    later[:, 0] = False
+    values = entered[:, -places:][later]
+    return bool(values.numel() and (values == values[:1]).all() and (entered != values.flatten()[0]).any())
+
+
+def weights_by_hand(loss: Tensor, graph: list[Node]) -> Iterator[tuple[Node, Outcome]]:
+    """Weights that losses of examples are multiplied with, one for each class."""
+    for node in graph:
+        target, weight = node.saved("target"), None
+        if isinstance(target, Tensor) and target.ndim and node.shape == tuple(target.shape):
+            weight = weights(loss, node)
+        if not isinstance(target, Tensor) or weight is None:
+            continue
+        classes = target.unique()
+        each = [weight[target == c] for c in classes.tolist()] if len(classes) <= MOST else []
+        if len(each) > 1 and all(float(w.std(correction=0)) <= 1e-4 * float(w.abs().mean()) for w in each):
+            names = [float(c) for c in classes.tolist()]
+            counts = {c: len(w) for c, w in zip(names, each, strict=True)}
+            found = _growing({c: abs(float(w[0])) for c, w in zip(names, each, strict=True)}, counts)
+            if found is not None:
+                yield node, found
+
+
+def left_out(graph: list[Node], rows: int | None) -> Iterator[tuple[Node, Outcome]]:
+    """Losses that leave out a class of which there are examples, each with a single target."""
+    for node in graph:
+        ignored, target = node.saved("ignore_index"), node.saved("target")
+        if isinstance(ignored, int) and isinstance(target, Tensor) and target.ndim == 1 and len(target) == rows:
+            share = float((target == ignored).double().mean())
+            classes = node.saved("self").shape[-1]
+            if 0 <= ignored < classes and share > 1 / (4 * classes):
+                yield (
+                    node,
+                    Outcome(
+                        Status.WARNING,
+                        "ignore_index_is_a_class",
+                        f"ignore_index={ignored} leaves out {share:.0%} of the examples: it is a class",
+                        "take the ignore_index away, or number the classes from 0 on without it",
+                        {"share": share, "ignored": ignored},
+                    ),
+                )
+
+
+class Targets:
+    """What is known of the targets of each loss function over several looks.
+
+    Example:
+        >>> from torch.nn import functional as F
+        >>> from lightning_recipe.record.step import LossCall
+        >>> seen, y = Targets(), torch.tensor([0, 0, 0, 1])
+        >>> arguments = {"input": torch.zeros(4, 2), "target": y, "weight": torch.tensor([3.0, 1.0])}
+        >>> call = LossCall("cross_entropy", F.cross_entropy, arguments, torch.tensor(0.0), 4, "a.py:1", False)
+        >>> for _ in range(50):
+        ...     seen.look(call, [y])
+        >>> [outcome.code for _, outcome in seen.verdicts()]
+        ['weights_grow_with_frequency']
+
+    """
+
+    def __init__(self) -> None:
+        self._counts: defaultdict[str, Counter[float]] = defaultdict(Counter)
+        self._latest: dict[str, LossCall] = {}
+        self._integers: dict[str, bool] = {}
+        self._looks: Counter[str] = Counter()
+        self._from_batch: dict[str, bool] = {}
+
+    def look(self, call: LossCall, batch: object) -> None:
+        """Go on with what another look saw of a loss function."""
+        target = call.arguments.get("target")
+        if not isinstance(target, Tensor) or call.target_from_net or not target.numel():
+            return
+        values, counts = target.flatten().float().unique(return_counts=True)
+        if len(values) <= 1000:  # noqa: PLR2004 - numbers, of which each occurs once
+            self._counts[call.where].update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
+        same = [t for _, t in tensors(batch) if t.numel() == target.numel() and _equal(t, target)]
+        self._from_batch[call.where] = bool(same) and self._from_batch.get(call.where, True)
+        self._integers[call.where] = any(not t.is_floating_point() for t in same)
+        self._latest[call.where], self._looks[call.where] = call, self._looks[call.where] + 1
+
+    def verdicts(self) -> Iterator[tuple[str, Outcome]]:
+        """What is worth telling, by the line of the loss function."""
+        for where, call in self._latest.items():
+            counts = self._counts[where]
+            if call.name in {"cross_entropy", "nll_loss"} and (found := _class_weights(call, counts)) is not None:
+                yield where, found
+            if call.name == "binary_cross_entropy_with_logits" and (found := _pos_weight(call, counts)) is not None:
+                yield where, found
+            of_integers = TABLE[call.name].family is Family.NUMBERS and self._integers[where]
+            if of_integers and (found := _ids(call, counts)) is not None:
+                yield where, found
+            if len(counts) == 1 and sum(counts.values()) >= TARGETS and self._from_batch[where]:
+                yield where, _constant(next(iter(counts)), self._looks[where])
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    return bool((one.detach().flatten().float() == other.flatten().float()).all())
+
+
+def _class_weights(call: LossCall, counts: Counter[float]) -> Outcome | None:
+    weight, ignored = call.arguments.get("weight"), float(call.arguments.get("ignore_index", -100))
+    if not isinstance(weight, Tensor) or call.arguments["target"].is_floating_point():
+        return None
+    return _growing({float(c): w for c, w in enumerate(weight.tolist()) if c != ignored}, counts)
+
+
+def _growing(weight: dict[float, float], counts: Mapping[float, int]) -> Outcome | None:
+    """Weights of classes that follow their frequencies in place of the inverse."""
+    seen = [c for c in weight if counts.get(c) and weight[c] > 0]
+    if len(seen) < 2 or sum(counts.values()) < TARGETS:  # noqa: PLR2004
+        return None
+    by_weight = torch.tensor([math.log(weight[c]) for c in seen], dtype=torch.float64)
+    by_count = torch.tensor([math.log(counts[c]) for c in seen], dtype=torch.float64)
+    by_weight, by_count = by_weight - by_weight.mean(), by_count - by_count.mean()
+    most, least = max(seen, key=lambda c: counts[c]), min(seen, key=lambda c: counts[c])
+    error = math.sqrt(1 / counts[most] + 1 / counts[least])  # of the logarithm of their ratio
+    uneven = min(float(by_weight.max() - by_weight.min()), float(by_count.max() - by_count.min()) - ERRORS * error)
+    if uneven < math.log(1.5):
+        return None
+    correlation = float(by_weight @ by_count / (by_weight.norm() * by_count.norm()))
+    slope = float(by_weight @ by_count / by_count.square().sum())
+    if correlation < 0.8 or slope < 1 / 4:  # noqa: PLR2004
+        return None
+    share = counts[most] / sum(counts[c] for c in seen)
+    return Outcome(
+        Status.WARNING,
+        "weights_grow_with_frequency",
+        f"the more frequent a class, the larger its weight: class {most:g}, {share:.0%} of the targets, has "
+        f"{weight[most] / weight[least]:.3g}x that of class {least:g}",
+        "weights that fall with the frequency, such as total / (classes * counts), in the order of the classes",
+        {"correlation": correlation, "slope": slope},
+    )
+
+
+def _pos_weight(call: LossCall, counts: Counter[float]) -> Outcome | None:
+    weight = call.arguments.get("pos_weight")
+    if not isinstance(weight, Tensor) or weight.numel() != 1 or not set(counts) <= {0.0, 1.0}:
+        return None
+    if min(counts[0.0], counts[1.0]) < 5 or sum(counts.values()) < TARGETS:  # noqa: PLR2004
+        return None
+    odds, given = math.log(counts[1.0] / counts[0.0]), math.log(max(float(weight), 1e-12))
+    if abs(odds) < WITHIN or abs(given) < WITHIN / 2 or abs(given - odds) > WITHIN:
+        return None
+    return Outcome(
+        Status.WARNING,
+        "weights_grow_with_frequency",
+        f"pos_weight is {float(weight):.3g}, while there are {math.exp(-odds):.3g} negatives for each positive",
+        f"pos_weight={math.exp(-odds):.3g}: negatives by positives",
+        {"given": float(weight), "balanced": math.exp(-odds)},
+    )
+
+
+def _ids(call: LossCall, counts: Counter[float]) -> Outcome | None:
+    """Class ids that a loss for numbers takes for numbers."""
+    values, prediction, target = sorted(counts), call.arguments["input"], call.arguments["target"]
+    classes, total = len(values), sum(counts.values())
+    if classes < 3 or values != [float(i) for i in range(classes)] or total < TARGETS:  # noqa: PLR2004
+        return None
+    width = prediction.numel() // max(1, target.numel())
+    if width == classes:
+        return Outcome(
+            Status.WARNING,
+            "labels_as_numbers",
+            f"{call.name} compares each of {classes} outputs with the number of the class",
+            "cross_entropy, or one-hot targets",
+            {"classes": classes},
+        )
+    even = sum((count - total / classes) ** 2 for count in counts.values()) * classes / total
+    if width != 1 or even > 2 * classes:
+        return None
+    return Outcome(
+        Status.ADVICE,
+        "labels_as_numbers",
+        f"{call.name} takes integers from 0 to {classes - 1}, all about as frequent, for numbers: if they are names of "
+        "classes, their order means nothing",
+        f"cross_entropy over {classes} outputs, unless they are grades or counts",
+        {"classes": classes},
+    )
+
+
+def _constant(value: float, looks: int) -> Outcome:
+    return Outcome(
+        Status.WARNING,
+        "target_constant",
+        f"all targets are {value:g} at {looks} looks",
+        "see what the data set returns as its target, and whether it is shuffled",
+        {"value": value, "looks": looks},
+    )

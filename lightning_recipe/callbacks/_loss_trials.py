@@ -1,0 +1,143 @@
+"""What a loss does not depend on, found by trying: an entry of the batch, or the network."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from lightning_recipe.finding import Outcome, Status
+from lightning_recipe.record.loss_graph import AFFINE
+from lightning_recipe.record.step import Need
+from lightning_recipe.record.tensors import mapped, tensors
+from lightning_recipe.trial.rehearsal import CannotRehearseError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from lightning_recipe.record.loss_graph import Node
+    from lightning_recipe.record.step import Step
+    from lightning_recipe.trial.rehearsal import Rehearsal
+
+FEW = 16
+"""Targets beside a zero, at least."""
+ROUNDING = 1e-6
+"""What single precision leaves of a gradient that is 0, at a loss of about 1."""
+MOVED = 1e-4
+"""Relative change of the loss from which on it depends on what was changed."""
+
+
+def masks(batch: Any) -> Iterator[tuple[str, str, Tensor, Tensor]]:
+    """Entries that are zero exactly where another one holds a single value.
+
+    Yields:
+        The paths of mask and target, and both.
+
+    Example:
+        >>> mask = torch.tensor([[0.0, 1.0, 1.0, 0.0]] * 16)
+        >>> [(w, y) for w, y, _, _ in masks({"y": torch.randn(16, 4) * mask, "w": mask, "x": torch.randn(16, 4)})]
+        [('w', 'y')]
+
+    """
+    entries = [(path, t) for path, t in tensors(batch) if t.ndim and t.numel() >= FEW]
+    for path, mask in entries:
+        for other, target in entries:
+            if other != path and target.shape[: mask.ndim] == mask.shape and _fills(mask, target):
+                yield path, other, mask, target
+
+
+def _fills(mask: Tensor, target: Tensor) -> bool:
+    missing = mask == 0
+    weights = bool((mask >= 0).all()) and (mask.is_floating_point() or bool((mask <= 1).all()))
+    if not weights or int(missing.sum()) < FEW or bool(missing.all()):
+        return False
+    filled, left = target[missing], target[~missing]
+    one_value = bool((filled == filled.flatten()[0]).all())
+    inside = bool((left == filled.flatten()[0]).any() or (left.min() < filled.flatten()[0] < left.max()))
+    return one_value and inside and len(left.unique()) > 1  # else the mask may be made of the targets, as of y > 0
+
+
+def never_read(again: Rehearsal, batch: Any) -> Iterator[tuple[str, Outcome]]:
+    """Masks of missing targets that the loss does not depend on, while it depends on what was filled in.
+
+    Args:
+        again: Runs the step with other batches.
+        batch: The batch.
+
+    Yields:
+        The path of the mask, and the verdict.
+
+    """
+    for path, other, mask, target in masks(batch):
+        missing = mask == 0
+        places = missing.reshape(missing.shape + (1,) * (target.ndim - mask.ndim))
+        other_target = torch.where(places, _another(target, missing), target)
+        batches = (batch, _with(batch, mask, mask == 0), _with(batch, target, other_target))
+        try:
+            before, without, filled = (again.step(changed, needs=Need.OUTPUTS) for changed in batches)
+        except CannotRehearseError:
+            continue
+        if before.outputs != filled.outputs or before.loss is None or without.loss is None or filled.loss is None:
+            continue  # it enters the network: what the loss makes of it is not known
+        moved = float((filled.loss - before.loss).abs().mean() / before.loss.abs().mean().clamp(min=1e-12))
+        if torch.equal(before.loss, without.loss) and moved > MOVED:
+            share, value = float(missing.double().mean()), float(target[missing].flatten()[0])
+            yield (
+                path,
+                Outcome(
+                    Status.WARNING,
+                    "entry_never_read",
+                    f"the loss is the same whatever {path} holds, while {other} is {value:g} wherever {path} is 0, "
+                    f"{share:.0%} of it: what was filled in for missing targets is learnt",
+                    f"multiply the losses with {path}, and divide their sum by its sum",
+                    {"share": share},
+                ),
+            )
+
+
+def _another(target: Tensor, missing: Tensor) -> Tensor:
+    """A value that occurs where targets are not missing, and is another than the one that was filled in."""
+    left = target[~missing].flatten()
+    return left[left != target[missing].flatten()[0]][0]
+
+
+def _with(batch: Any, old: Tensor, new: Tensor) -> Any:
+    """The batch with another tensor in place of one of its own."""
+    return mapped(batch, Tensor, lambda tensor: new.to(old.dtype) if tensor is old else tensor)
+
+
+def constant(again: Rehearsal, step: Step, graph: list[Node]) -> Outcome | None:
+    """Whether no gradient reaches the last layers, and the loss is the same with other weights.
+
+    Args:
+        again: Runs the step again; its module gets other weights.
+        step: What the step did.
+        graph: The nodes of its loss, from what the last layers put out.
+
+    """
+    loss, last = step.loss, [node for node in graph if node.kind in AFFINE]
+    if loss is None or not last or not loss.isfinite().all() or step.clips:  # a clamp is a cause of its own
+        return None
+    edges = [torch.autograd.graph.GradientEdge(node.raw, 0) for node in last]
+    gradients = torch.autograd.grad(loss.sum(), edges, allow_unused=True)
+    if any(gradient is not None and float(gradient.abs().max()) > ROUNDING for gradient in gradients):
+        return None
+    with torch.no_grad():
+        for parameter in again.module.parameters():
+            if parameter.is_floating_point():
+                parameter.add_(torch.randn_like(parameter))
+    try:
+        other = again.step(step.batch).loss
+    except CannotRehearseError:
+        return None
+    if other is None or not torch.allclose(other, loss, rtol=1e-5, atol=1e-8):
+        return None
+    return Outcome(
+        Status.FAILED,
+        "constant_loss",
+        f"the loss is {float(loss.mean()):.4g} whatever the network puts out: with other weights it is the same, and "
+        "no gradient reaches the last layers",
+        "see what of the predictions the loss reads",
+        {"loss": float(loss.mean())},
+    )

@@ -1,0 +1,189 @@
+"""Common mistakes: "you passed softmaxed outputs to a loss that expects raw logits"."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+
+from lightning_recipe.callback import Check
+from lightning_recipe.callbacks import _loss_range, _loss_scale, _loss_shape, _loss_targets, _loss_trials
+from lightning_recipe.finding import Outcome, Section
+from lightning_recipe.record.loss_graph import nodes
+from lightning_recipe.record.step import Need
+from lightning_recipe.trial.rehearsal import CannotRehearseError, rehearsal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from lightning_recipe.finding import Finding
+    from lightning_recipe.record.loss_graph import Node
+    from lightning_recipe.record.step import Step
+    from lightning_recipe.run import Run
+    from lightning_recipe.trial.rehearsal import Rehearsal
+
+LOOKS = 4
+"""Looks at targets before anybody is told what they have in common, unless the run is over earlier."""
+_KIND = (
+    *("OverfitOneBatch/probabilities_*", "OverfitOneBatch/softmax_*", "OverfitOneBatch/no_logarithms_*"),
+    *("OverfitOneBatch/shapes_broadcast", "OverfitOneBatch/stuck", "OverfitOneBatch/too_slow"),
+    *("InitLossCheck/too_high", "InitLossCheck/output_bias", "PredictionDynamicsLogger/*"),
+)
+"""What others see of predictions of the wrong kind."""
+
+
+class LossInputCheck(Check):
+    """Judges what entered the loss: of the network, and of the batch.
+
+    The first step is run again on a copy, and the graph of its loss is read from the end up to the last layers, so that
+    it makes no difference whether a function of torch or a line of the module's own computes the loss. `failed`:
+
+    - probabilities enter a loss that applies a softmax or a sigmoid itself, or that wants their logarithms; what a
+      layer puts out enters a loss that wants log-probabilities, or is clamped to be taken for probabilities; the
+      arguments of ``kl_div`` stand in each other's place;
+    - predictions of shape (N, 1) are compared with targets of shape (N,), or the other way round, so that each of them
+      meets all targets;
+    - the loss is the same whatever the network puts out: a softmax over one output, labels of 0 where signs are wanted,
+      or no gradient at the last layers, and the same value with other weights;
+    - a softmax is taken over another dimension than that of the classes, or ``view`` stands for ``permute`` before it;
+    - the last operation (sigmoid, tanh, ReLU, a clamp) can't give more than a tenth of the targets, and what it can
+      give leaves more than a tenth of the loss that a constant would have.
+
+    `warning`: more than a quarter of the targets that count are one value at the ends of rows; a class is left out by
+    ``ignore_index``; class weights grow with the frequency of the classes; all targets are the same; the number of a
+    class is compared with several outputs; an entry of the batch is 0 where targets are filled in, and the loss is the
+    same whatever it holds. `advice`: integers that may be names of classes are taken for numbers.
+
+    Args:
+        strict: Stop the run when something failed.
+
+    Source:
+        A. Karpathy, most common neural net mistakes (2018): "you passed softmaxed outputs to a loss that expects raw
+        logits".
+
+    Legitimate:
+        - Whatever stands between the two: a temperature, a cap, a logarithm, an epsilon. log_softmax into cross entropy
+          changes nothing.
+        - Soft targets, and targets that the network computes. Losses that compare all with all on purpose: somebody
+          makes ready for it, with ``unsqueeze`` or ``None``.
+        - Targets that a mask or a weight leaves out.
+
+    Cost:
+        The first step once more, and two or three times more where an entry may be a mask. Then the targets of four
+        looks are counted.
+
+    Example:
+        >>> import contextlib, io
+        >>> from lightning.pytorch import Trainer
+        >>> from lightning_recipe.demo import DigitsNet, loaders
+        >>> check = LossInputCheck()
+        >>> trainer = Trainer(callbacks=[check], barebones=True, max_steps=1)
+        >>> with contextlib.redirect_stdout(io.StringIO()):
+        ...     trainer.fit(DigitsNet(), *loaders())
+        >>> check.findings[0].status
+        <Status.PASSED: 'passed'>
+
+    """
+
+    section = Section.MISTAKES
+    sentence = 3
+    why = "a loss computes something whatever it is given: nothing raises when it is not what it was made for"
+    needs = Need.LOSSES
+    explains: ClassVar = (
+        dict.fromkeys(("probabilities", "logits_as_probabilities", "broadcast", "out_of_range"), _KIND)
+        | dict.fromkeys(("classes_in_wrong_dimension", "labels_as_numbers"), _KIND)
+        | {"constant_loss": ("OverfitOneBatch/*", "InputIndependenceCheck/*", *_KIND)}
+        | dict.fromkeys(
+            ("logarithms_as_target", "kl_arguments_interchanged"),
+            ("InitLossCheck/not_finite", "OverfitOneBatch/*", "PredictionDynamicsLogger/*"),
+        )
+        | dict.fromkeys(
+            ("weights_grow_with_frequency", "entry_never_read", "padding_scored", "target_constant"),
+            ("PredictionDynamicsLogger/collapsed", "InputIndependenceCheck/*"),
+        )
+    )
+
+    def before_training(self, run: Run) -> Iterator[Finding]:
+        """Run the first step on a copy, before it changes its batch, and read what its loss is made of."""
+        self._targets = _loss_targets.Targets()
+        self._looks, self._judged = 0, False
+        self._why_not = "no loss was seen that the network has a part in"
+        try:
+            with rehearsal(run) as again:
+                yield from self._told(self._tried(again, run.batch))
+        except CannotRehearseError as reason:
+            self._why_not = str(reason)
+
+    def _tried(self, again: Rehearsal, batch: Any) -> list[tuple[str, Outcome]]:
+        graph, step = _rehearsed(again, batch)
+        self._judged = bool(graph)
+        found = list(_of_graph(graph, step))
+        if found:
+            found = list(_of_graph(*_rehearsed(again, batch, lines=True)))
+        found += [*_of_calls(step), *_loss_trials.never_read(again, batch)]
+        if not found and (outcome := _loss_trials.constant(again, step, graph)) is not None:
+            found.append(("", outcome))
+        return found
+
+    def first_step(self, run: Run, step: Step) -> Iterator[Finding]:  # noqa: ARG002
+        """What the step itself shows, where it can't be run again."""
+        if not self._judged:
+            yield from self._told(_of_calls(step))
+
+    def sampled_step(self, run: Run, step: Step) -> Iterator[Finding]:  # noqa: ARG002
+        """Count the targets of a few looks."""
+        self._looks += 1
+        for call in step.loss_calls:
+            self._targets.look(call, step.batch)
+        if self._looks == LOOKS:
+            yield from self._verdict()
+            self.done = True
+
+    def end(self, run: Run) -> Iterator[Finding]:  # noqa: ARG002
+        """There is no silence."""
+        yield from self._verdict()
+
+    def _verdict(self) -> Iterator[Finding]:
+        told = list(self._told(_placed(*verdict) for verdict in self._targets.verdicts()))
+        yield from told
+        if not told and not self.findings:
+            looks = f"the first step and the targets of {self._looks} looks"
+            yield (
+                self.passed(f"what enters the loss is what it wants: {looks}")
+                if self._judged
+                else self.skipped(self._why_not)
+            )
+
+    def _told(self, found: Any) -> Iterator[Finding]:
+        for (where, _), outcome in {(where, outcome.code): outcome for where, outcome in found}.items():
+            yield self.found(outcome, where)
+
+
+def _rehearsed(again: Rehearsal, batch: Any, *, lines: bool = False) -> tuple[list[Node], Step]:
+    """The graph of the loss of a step, and the step; with `lines`, which take time, each node knows who called it."""
+    with torch.autograd.set_detect_anomaly(mode=lines, check_nan=False):
+        step = again.step(batch, needs=Need.WIRING | Need.INPUTS | Need.LOSSES)
+    return list(nodes(step.loss)) if step.loss is not None and step.loss.requires_grad else [], step
+
+
+def _of_graph(graph: list[Node], step: Step) -> Iterator[tuple[str, Outcome]]:
+    """Verdicts by the line of the loss that they are about."""
+    if step.loss is None or not graph:
+        return
+    found = [*_loss_scale.of_graph(graph), *_loss_shape.classes_of_graph(graph)]
+    found += [*_loss_range.out_of_range(step.loss, graph), *_loss_targets.left_out(graph, step.batch_size)]
+    found += [*_loss_targets.padding(step.loss, graph, step), *_loss_targets.weights_by_hand(step.loss, graph)]
+    yield from (_placed(node.where, outcome) for node, outcome in found)
+    yield from (_placed(*verdict) for verdict in _loss_shape.pairs_by_hand(step, graph))
+
+
+def _of_calls(step: Step) -> Iterator[tuple[str, Outcome]]:
+    for call in step.loss_calls:
+        for outcome in (_loss_shape.pairs_of_call(call), _loss_scale.of_call(call, step.batch)):
+            if outcome is not None:
+                yield _placed(call.where, outcome)
+
+
+def _placed(where: str, outcome: Outcome) -> tuple[str, Outcome]:
+    return where, replace(outcome, message=f"in {where}, {outcome.message}")

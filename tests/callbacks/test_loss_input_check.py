@@ -1,0 +1,576 @@
+import math
+
+import lightning.pytorch as L
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader
+
+from lightning_recipe import LossInputCheck, Status
+
+ROWS, WIDTH, CLASSES, LENGTH, WORDS = 16, 6, 5, 9, 11
+
+
+class Program(L.LightningModule):
+    """A network and a function from its output and the batch to a loss."""
+
+    def __init__(self, net, loss, *, manual=False):
+        super().__init__()
+        self.net, self.loss, self.automatic_optimization = net, loss, not manual
+
+    def forward(self, batch):
+        return self.net(batch["x"])
+
+    def training_step(self, batch, batch_idx):
+        loss = self.loss(self(batch), batch)
+        if self.automatic_optimization:
+            return loss
+        optimizer = self.optimizers()
+        optimizer.zero_grad()
+        self.manual_backward(loss)
+        optimizer.step()
+        return None
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=1e-3)
+
+
+def mlp(outputs=CLASSES, *after):
+    return nn.Sequential(nn.Linear(WIDTH, 8), nn.ReLU(), nn.Linear(8, outputs), *after)
+
+
+def conv(outputs=CLASSES, *after):
+    return nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, outputs, 1), *after)
+
+
+class Sequence(nn.Module):
+    """Tokens (N, T) to (N, T, outputs)."""
+
+    def __init__(self, outputs=WORDS, *after):
+        super().__init__()
+        self.embed, self.rnn = nn.Embedding(WORDS, 8), nn.GRU(8, 8, batch_first=True)
+        self.head = nn.Sequential(nn.Linear(8, outputs), *after)
+
+    def forward(self, x):
+        return self.head(self.rnn(self.embed(x))[0])
+
+
+def drawn(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def rows(**targets):
+    return {"x": torch.randn(4 * ROWS, WIDTH, generator=drawn())} | targets
+
+
+def images(**targets):
+    return {"x": torch.randn(2 * ROWS, 3, 6, 7, generator=drawn())} | targets
+
+
+def tokens(**targets):
+    return {"x": torch.randint(1, WORDS, (4 * ROWS, LENGTH), generator=drawn())} | targets
+
+
+def ids(*shape, classes=CLASSES):
+    return torch.randint(classes, (4 * ROWS, *shape), generator=drawn(1))
+
+
+def numbers(*shape):
+    return torch.randn(4 * ROWS, *shape, generator=drawn(2))
+
+
+@pytest.fixture
+def found(fit):
+    """What the check finds, apart from a pass, by the last part of its code."""
+
+    def run(net, loss, data, *, manual=False, steps=4, **settings):
+        check = LossInputCheck()
+        count = min(len(tensor) for tensor in data.values())
+        examples = [{name: tensor[i] for name, tensor in data.items()} for i in range(count)]
+        module = net if isinstance(net, L.LightningModule) else Program(net, loss, manual=manual)
+        settings = {"logger": False, "max_steps": steps, "max_epochs": 99, "limit_val_batches": 0} | settings
+        fit(module, [check], train=DataLoader(examples, ROWS), **settings)
+        assert check.findings
+        return {f.code.partition("/")[2]: f for f in check.findings if f.status is not Status.PASSED}
+
+    return run
+
+
+# -- what people do, and is right
+
+
+def soft(batch):
+    return F.one_hot(batch["y"], CLASSES).float() * 0.8 + 0.2 / CLASSES
+
+
+def focal(out, batch):
+    p = out.log_softmax(1).gather(1, batch["y"][:, None])
+    return -((1 - p.exp()) ** 2 * p).mean()
+
+
+def distilled(out, batch):
+    teacher = (batch["x"][:, :CLASSES] / 2).softmax(1)
+    return F.kl_div(F.log_softmax(out / 2, 1), teacher, reduction="batchmean")
+
+
+def reverse_kl(out, batch):
+    teacher = batch["x"][:, :CLASSES].log_softmax(1)
+    return F.kl_div(teacher, out.log_softmax(1), reduction="batchmean", log_target=True)
+
+
+def info_nce(out, batch):
+    z = F.normalize(out, dim=1)
+    return F.cross_entropy(z @ z.roll(1, 0).T / 0.1, torch.arange(len(z)))
+
+
+def symmetric(out, batch):
+    logits = out @ out.detach().T
+    own = torch.arange(len(out))
+    return F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)
+
+
+def cox(out, batch):
+    risk = out[:, 0]
+    at_risk = batch["time"][:, None] <= batch["time"][None, :]
+    return (torch.logsumexp(risk[None] + at_risk.float().clamp(min=1e-9).log(), 1) - risk).mean()
+
+
+def ranking(out, batch):
+    difference = out[:, :1] - out[:, :1].T
+    order = batch["time"][:, None] > batch["time"][None, :]
+    return F.softplus(-difference[order]).mean()
+
+
+def kernel(out, batch):
+    return torch.exp(-((out[:, :1].unsqueeze(1) - batch["time"].unsqueeze(0)) ** 2)).mean()
+
+
+def crps(out, batch):
+    apart = (out[:, :, None] - out[:, None, :]).abs().mean()
+    return (out - batch["time"][:, None]).abs().mean() - apart / 2
+
+
+def policy(out, batch):
+    chosen = torch.distributions.Categorical(logits=out).log_prob(batch["y"])
+    return -((chosen - chosen.detach()).exp() * (batch["time"] - batch["time"].mean())).mean()
+
+
+def gaussian(out, batch):
+    mean, scale = out[:, 0], F.softplus(out[:, 1])
+    return (torch.log(scale) + ((batch["time"] - mean) / scale) ** 2 / 2).mean()
+
+
+def unnormalised_mixture(out, batch):
+    weights = out.log_softmax(1)
+    return -torch.logsumexp(weights - (batch["time"][:, None] - out) ** 2, 1).mean()
+
+
+LEGITIMATE = {
+    "logits": (mlp(), lambda out, b: F.cross_entropy(out, b["y"])),
+    "log-softmax into cross entropy": (mlp(CLASSES, nn.LogSoftmax(1)), lambda out, b: F.cross_entropy(out, b["y"])),
+    "log-softmax and nll": (mlp(CLASSES, nn.LogSoftmax(1)), lambda out, b: F.nll_loss(out, b["y"])),
+    "log of softmax": (mlp(CLASSES, nn.Softmax(1)), lambda out, b: F.nll_loss((out + 1e-8).log(), b["y"])),
+    "log of softmax into cross entropy": (mlp(), lambda out, b: F.cross_entropy(out.softmax(1).log(), b["y"])),
+    "softmax with a temperature": (mlp(), lambda out, b: F.cross_entropy(out.softmax(1) / 0.1, b["y"])),
+    "soft-capped": (mlp(), lambda out, b: F.cross_entropy(30 * torch.tanh(out / 30), b["y"])),
+    "cosine": (mlp(), lambda out, b: F.cross_entropy(16 * F.normalize(out, dim=1), b["y"])),
+    "smoothing": (mlp(), lambda out, b: F.cross_entropy(out, b["y"], label_smoothing=0.1)),
+    "soft labels": (mlp(), lambda out, b: F.cross_entropy(out, soft(b))),
+    "sigmoid and bce": (mlp(1, nn.Sigmoid()), lambda out, b: F.binary_cross_entropy(out[:, 0], b["yes"])),
+    "clamped sigmoid": (mlp(1, nn.Sigmoid()), lambda out, b: -(out.clamp(1e-6, 1 - 1e-6).log()).mean()),
+    "bce with logits": (mlp(1), lambda out, b: F.binary_cross_entropy_with_logits(out[:, 0], b["yes"])),
+    "softmax against one-hot": (mlp(CLASSES, nn.Softmax(1)), lambda out, b: F.mse_loss(out, soft(b))),
+    "focal": (mlp(), focal),
+    "distillation": (mlp(), distilled),
+    "reverse kl": (mlp(), reverse_kl),
+    "contrastive": (mlp(), info_nce),
+    "symmetric contrastive": (mlp(), symmetric),
+    "cox": (mlp(), cox),
+    "ranking": (mlp(), ranking),
+    "kernel": (mlp(), kernel),
+    "crps": (mlp(), crps),
+    "policy": (mlp(), policy),
+    "likelihood": (mlp(2), gaussian),
+    "mixture": (mlp(), unnormalised_mixture),
+    "residual": (mlp(), lambda out, b: (b["x"][:, 0] + out[:, 0] - b["time"]).square().mean()),
+    "reconstruction": (mlp(WIDTH), lambda out, b: F.mse_loss(out, b["x"])),
+    "target of the network": (mlp(), lambda out, b: F.mse_loss(out, (out.detach() * 3))),
+    "relu against counts": (mlp(1, nn.ReLU()), lambda out, b: F.mse_loss(out[:, 0], b["count"].float())),
+    "poisson": (mlp(1), lambda out, b: F.poisson_nll_loss(out[:, 0], b["count"].float())),
+    "tanh and scaled targets": (mlp(1, nn.Tanh()), lambda out, b: F.mse_loss(out[:, 0], b["time"] / 3)),
+    "scaled tanh": (mlp(1, nn.Tanh()), lambda out, b: F.mse_loss(3 * out[:, 0], b["time"])),
+    "masked, sigmoid": (
+        mlp(1, nn.Sigmoid()),
+        lambda out, b: (F.mse_loss(out[:, 0], b["some"], reduction="none") * (b["some"] >= 0)).sum(),
+    ),
+    "one target for all": (mlp(1), lambda out, b: F.mse_loss(out, torch.ones(1))),
+    "weights of examples": (mlp(1), lambda out, b: ((out - b["time"][:, None]) ** 2 * b["w"][:, None]).mean()),
+    "class weights": (mlp(), lambda out, b: F.cross_entropy(out, b["rare"], weight=torch.tensor([1, 3, 9, 9, 9.0]))),
+    "pos_weight": (
+        mlp(1),
+        lambda out, b: F.binary_cross_entropy_with_logits(out[:, 0], b["few"], pos_weight=torch.tensor(9.0)),
+    ),
+    "annealing": (mlp(), lambda out, b: F.cross_entropy(out, b["y"]) + 0.0 * out.square().mean()),
+    "weights only": (mlp(), lambda out, b: F.cross_entropy(out, b["y"]) + 1e-3 * sum(p.norm() for p in [out])),
+    "a gan's labels": (mlp(1), lambda out, b: F.binary_cross_entropy_with_logits(out, torch.ones_like(out))),
+}
+
+
+LEGITIMATE |= {
+    "signs": (mlp(1), lambda out, b: F.soft_margin_loss(out[:, 0], b["time"].sign())),
+    "missing labels, without weight": (
+        mlp(1),
+        lambda out, b: F.binary_cross_entropy_with_logits(out[:, 0], b["some"], weight=(b["some"] >= 0).float()),
+    ),
+    "missing labels, masked": (
+        mlp(1),
+        lambda out, b: F.binary_cross_entropy_with_logits(out[b["some"] >= 0, 0], b["some"][b["some"] >= 0]),
+    ),
+    "grades": (
+        mlp(4),
+        lambda out, b: F.binary_cross_entropy_with_logits(out, (b["y"][:, None] > torch.arange(4)).float()),
+    ),
+    "retrieval": (mlp(1), lambda out, b: (out[:, 0][:, None] - b["time"]).square().min(1).values.mean()),
+    "a prior": (
+        mlp(),
+        lambda out, b: F.kl_div(torch.full_like(out, 0.2).log(), out.log_softmax(1), log_target=True, reduction="sum"),
+    ),
+    "focal, with a share of the positives": (
+        mlp(1),
+        lambda out, b: (
+            F.binary_cross_entropy_with_logits(out[:, 0], b["few"], reduction="none")
+            * (b["few"] - out[:, 0].sigmoid()).square()
+            * torch.where(b["few"] > 0, 0.25, 0.75)
+        ).mean(),
+    ),
+}
+
+
+def everything():
+    some = torch.where(numbers() > 0, numbers().sigmoid(), -1.0)
+    rare = torch.where(torch.rand(4 * ROWS, generator=drawn()) < 0.7, 0, ids())
+    counts = torch.poisson(torch.full((4 * ROWS,), 1.5), generator=drawn()).long()
+    few = (torch.arange(4 * ROWS) % 10 == 0).float()
+    yes = (torch.arange(4 * ROWS) % 2).float()
+    return rows(y=ids(), time=numbers(), yes=yes, few=few, some=some, rare=rare, count=counts, w=numbers().exp())
+
+
+@pytest.mark.parametrize("name", LEGITIMATE)
+@pytest.mark.parametrize("manual", [False, True], ids=["automatic", "by hand"])
+def test_legitimate(found, name, manual):
+    assert found(*LEGITIMATE[name], everything(), manual=manual) == {}
+
+
+def padded(pad=0):
+    """Tokens whose rows end in padding from the fifth place on, at the latest."""
+    lengths = torch.randint(2, LENGTH, (4 * ROWS, 1), generator=drawn(3))
+    x = torch.randint(1, WORDS, (4 * ROWS, LENGTH), generator=drawn(4))
+    return x.masked_fill(torch.arange(LENGTH) >= lengths, pad)
+
+
+def test_padding_that_is_ignored(found):
+    data = {"x": padded()}
+    loss = lambda out, b: F.cross_entropy(out[:, :-1].flatten(0, 1), b["x"][:, 1:].flatten(), ignore_index=0)  # noqa: E731
+    assert found(Sequence(), loss, data) == {}
+
+
+def test_padding_that_is_masked(found):
+    def loss(out, batch):
+        mask = batch["x"][:, 1:] != 0
+        each = F.cross_entropy(out[:, :-1].transpose(1, 2), batch["x"][:, 1:], reduction="none")
+        return (each * mask).sum() / mask.sum()
+
+    assert found(Sequence(), loss, {"x": padded()}) == {}
+
+
+def test_rows_of_one_length_and_values_that_are_everywhere(found):
+    data = tokens(y=ids(LENGTH, classes=2))
+    assert found(Sequence(2), lambda out, b: F.cross_entropy(out.transpose(1, 2), b["y"]), data) == {}
+
+
+def test_a_mask_that_the_loss_reads(found):
+    w = torch.rand(4 * ROWS, CLASSES, generator=drawn()) < 0.5
+    data = rows(y=(numbers(CLASSES) > 0).float() * w, w=w)
+    loss = lambda out, b: (F.binary_cross_entropy_with_logits(out, b["y"], reduction="none") * b["w"]).sum()  # noqa: E731
+    assert found(mlp(), loss, data) == {}
+
+
+def test_a_flag_that_is_made_of_the_targets(found):
+    rain = numbers().clamp(min=0)
+    assert found(mlp(1), lambda out, b: F.mse_loss(out[:, 0], b["y"]), rows(y=rain, rained=rain > 0)) == {}
+
+
+def test_a_mask_of_targets_that_are_ignored(found):
+    data = {"x": padded()}
+    data |= {"mask": data["x"] != 0, "labels": data["x"].masked_fill(data["x"] == 0, -100)}
+    loss = lambda out, b: F.cross_entropy(out.flatten(0, 1), b["labels"].flatten())  # noqa: E731
+    assert found(Sequence(), loss, data) == {}
+
+
+def test_grades_are_advice_at_most(found):
+    data = rows(y=(torch.arange(4 * ROWS) % CLASSES))
+    (finding,) = found(mlp(1), lambda out, b: F.mse_loss(out[:, 0], b["y"].float()), data, steps=16).values()
+    assert finding.status is Status.ADVICE
+
+
+# -- the diseases
+
+
+def by_hand(out, batch):
+    return -(F.one_hot(batch["y"], CLASSES) * out.log_softmax(1)).sum(1).mean()
+
+
+def binary_by_hand(out, batch):
+    p, y = out.clamp(1e-6, 1 - 1e-6), batch["y"]
+    return -(y * p.log() + (1 - y) * (1 - p).log()).mean()
+
+
+DISEASES = {
+    "probabilities": {
+        "softmax": (mlp(CLASSES, nn.Softmax(1)), lambda out, b: F.cross_entropy(out, b["y"]), rows(y=ids())),
+        "sigmoid": (mlp(), lambda out, b: F.cross_entropy(out.sigmoid(), b["y"]), rows(y=ids())),
+        "by hand": (mlp(CLASSES, nn.Softmax(-1)), by_hand, rows(y=ids())),
+        "pixels": (conv(CLASSES, nn.Softmax(1)), lambda out, b: F.cross_entropy(out, b["y"]), images(y=ids(6, 7))),
+        "words": (
+            Sequence(WORDS, nn.Softmax(-1)),
+            lambda out, b: F.cross_entropy(out.flatten(0, 1), b["x"].flatten()),
+            tokens(),
+        ),
+        "bce": (
+            conv(1, nn.Sigmoid()),
+            lambda out, b: F.binary_cross_entropy_with_logits(out[:, 0], b["y"]),
+            images(y=ids(6, 7, classes=2).float()),
+        ),
+        "nll": (mlp(CLASSES, nn.Softmax(1)), lambda out, b: F.nll_loss(out, b["y"]), rows(y=ids())),
+        "kl": (
+            mlp(CLASSES, nn.Softmax(1)),
+            lambda out, b: F.kl_div(out, b["y"], reduction="batchmean"),
+            rows(y=numbers(CLASSES).softmax(1)),
+        ),
+    },
+    "logits_as_probabilities": {
+        "nll": (mlp(), lambda out, b: F.nll_loss(out, b["y"]), rows(y=ids())),
+        "pixels": (conv(), lambda out, b: F.nll_loss(out, b["y"]), images(y=ids(6, 7))),
+        "kl": (
+            mlp(),
+            lambda out, b: F.kl_div(out, b["y"], reduction="batchmean"),
+            rows(y=numbers(CLASSES).softmax(1)),
+        ),
+        "ctc": (
+            Sequence(),
+            lambda out, b: F.ctc_loss(out.transpose(0, 1), b["y"], [LENGTH] * len(out), [2] * len(out)),
+            tokens(y=1 + ids(2)),
+        ),
+        "clamped": (
+            mlp(1),
+            lambda out, b: F.binary_cross_entropy(out[:, 0].clamp(0, 1), b["y"]),
+            rows(y=ids(classes=2).float()),
+        ),
+        "clamped by hand": (mlp(1), binary_by_hand, rows(y=ids(1, classes=2).float())),
+    },
+    "kl_arguments_interchanged": {
+        "kl": (
+            mlp(CLASSES, nn.LogSoftmax(1)),
+            lambda out, b: F.kl_div(b["y"], out, reduction="batchmean"),
+            rows(y=numbers(CLASSES).softmax(1)),
+        ),
+        "logarithms": (
+            conv(CLASSES, nn.Flatten(2), nn.AdaptiveAvgPool1d(1), nn.Flatten()),
+            lambda out, b: F.kl_div(b["y"].log(), out.softmax(1), reduction="batchmean"),
+            images(y=numbers(CLASSES).softmax(1)[: 2 * ROWS]),
+        ),
+    },
+    "constant_loss": {
+        "bce": (
+            mlp(1, nn.Softmax(1)),
+            lambda out, b: F.binary_cross_entropy(out[:, 0], b["y"]),
+            rows(y=ids(classes=2).float()),
+        ),
+        "sum of probabilities": (mlp(), lambda out, b: (1 - out.softmax(1).sum(1)).square().mean(), rows(y=ids())),
+        "no signs": (mlp(1), lambda out, b: F.soft_margin_loss(out[:, 0], b["y"]), rows(y=ids(classes=2).float())),
+        "mse": (mlp(1, nn.Softmax(-1)), lambda out, b: F.mse_loss(out[:, 0], b["y"]), rows(y=numbers().sigmoid())),
+        "pixels": (
+            conv(1, nn.Softmax(1)),
+            lambda out, b: -(b["y"] * out.clamp(1e-6).log()).mean(),
+            images(y=ids(1, 6, 7, classes=2).float()),
+        ),
+    },
+    "logarithms_as_target": {
+        "kl": (
+            mlp(CLASSES, nn.LogSoftmax(1)),
+            lambda out, b: F.kl_div(out, b["y"].log_softmax(1), reduction="batchmean"),
+            rows(y=numbers(CLASSES)),
+        )
+    },
+    "broadcast": {
+        "mse": (mlp(1), lambda out, b: F.mse_loss(out, b["y"]), rows(y=numbers())),
+        "by hand": (mlp(1), lambda out, b: (out - b["y"]).pow(2).mean(), rows(y=numbers())),
+        "likelihood": (mlp(2), lambda out, b: ((b["y"] - out[:, :1]) ** 2 / 2).mean(), rows(y=numbers())),
+        "targets of one column": (
+            mlp(1),
+            lambda out, b: F.smooth_l1_loss(out.squeeze(1), b["y"]),
+            rows(y=numbers(1)),
+        ),
+        "cross entropy by hand": (
+            mlp(1, nn.Sigmoid()),
+            lambda out, b: -(b["y"] * out.log() + (1 - b["y"]) * (1 - out).log()).mean(),
+            rows(y=ids(classes=2).float()),
+        ),
+        "pixels": (conv(1), lambda out, b: (out - b["y"]).abs().mean(), images(y=numbers(6, 7)[: 2 * ROWS])),
+        "not reduced": (
+            mlp(1),
+            lambda out, b: (F.mse_loss(out, b["y"], reduction="none") * b["w"]).mean(),
+            rows(y=numbers(), w=numbers().exp()),
+        ),
+        "a column": (mlp(1), lambda out, b: (out - b["y"][:, 2]).square().mean(), rows(y=numbers(3))),
+        "last word": (
+            Sequence(1),
+            lambda out, b: (out[:, -1] - b["y"]).abs().mean(),
+            tokens(y=numbers()),
+        ),
+    },
+    "classes_in_wrong_dimension": {
+        "nll": (mlp(CLASSES, nn.LogSoftmax(0)), lambda out, b: F.nll_loss(out, b["y"]), rows(y=ids())),
+        "by hand": (mlp(), lambda out, b: -(soft(b) * out.log_softmax(0)).sum(1).mean(), rows(y=ids())),
+        "gathered": (
+            mlp(),
+            lambda out, b: -out.log_softmax(0).gather(1, b["y"][:, None]).mean(),
+            rows(y=ids()),
+        ),
+        "pixels": (
+            conv(),
+            lambda out, b: F.cross_entropy(out.reshape(-1, CLASSES), b["y"].flatten()),
+            images(y=ids(6, 7)[: 2 * ROWS]),
+        ),
+        "words": (
+            Sequence(),
+            lambda out, b: F.cross_entropy(out.reshape(len(out), WORDS, LENGTH), b["x"]),
+            tokens(),
+        ),
+    },
+    "out_of_range": {
+        "sigmoid": (mlp(1, nn.Sigmoid()), lambda out, b: F.mse_loss(out[:, 0], b["y"]), rows(y=numbers())),
+        "relu": (mlp(1, nn.ReLU()), lambda out, b: F.l1_loss(out[:, 0], b["y"]), rows(y=numbers())),
+        "by hand": (
+            mlp(1, nn.Tanh()),
+            lambda out, b: (b["y"] - out.squeeze(-1)).square().mean(),
+            rows(y=3 * numbers()),
+        ),
+        "images": (conv(3, nn.Sigmoid()), lambda out, b: F.smooth_l1_loss(out, b["x"]), images()),
+        "series": (
+            Sequence(1, nn.Tanh()),
+            lambda out, b: F.mse_loss(out[..., 0], b["y"]),
+            tokens(y=9 + numbers(LENGTH)),
+        ),
+    },
+    "padding_scored": {
+        "words": (
+            Sequence(),
+            lambda out, b: F.cross_entropy(out[:, :-1].flatten(0, 1), b["x"][:, 1:].flatten()),
+            {"x": padded()},
+        ),
+        "by hand": (
+            Sequence(WORDS, nn.LogSoftmax(-1)),
+            lambda out, b: -out[:, :-1].gather(2, b["x"][:, 1:, None]).mean(),
+            {"x": padded()},
+        ),
+        "ignoring another value": (
+            Sequence(),
+            lambda out, b: F.cross_entropy(out.transpose(1, 2), b["x"], ignore_index=9),
+            {"x": padded()},
+        ),
+        "numbers": (
+            Sequence(1),
+            lambda out, b: F.mse_loss(out[..., 0], b["y"]),
+            {"x": padded(), "y": numbers(LENGTH) * (padded() != 0)},
+        ),
+    },
+    "ignore_index_is_a_class": {
+        "mlp": (mlp(), lambda out, b: F.cross_entropy(out, b["y"], ignore_index=0), rows(y=ids())),
+    },
+    "entry_never_read": {
+        "regression": (
+            mlp(3),
+            lambda out, b: (out - b["y"]).square().mean(),
+            rows(y=numbers(3) * (ids(3) > 1), measured=(ids(3) > 1).float()),
+        ),
+        "pixels": (
+            conv(2),
+            lambda out, b: F.cross_entropy(out, b["y"]),
+            images(y=ids(6, 7, classes=2) * (numbers(6, 7) > 0), valid=numbers(6, 7) > 0),
+        ),
+    },
+}
+CASES = [(code, name) for code, cases in DISEASES.items() for name in cases]
+
+
+@pytest.mark.parametrize(("code", "name"), CASES, ids=[" ".join(case) for case in CASES])
+def test_disease(found, code, name):
+    told = found(*DISEASES[code][name])
+    assert list(told) == [code]
+    if name == "logarithms":  # may be meant
+        assert told[code].status is Status.WARNING
+        return
+    hard = code not in {"padding_scored", "ignore_index_is_a_class", "entry_never_read"}
+    assert told[code].status is (Status.FAILED if hard else Status.WARNING)
+    assert told[code].fix
+
+
+@pytest.mark.parametrize(("code", "name"), [*CASES[:3], ("broadcast", "by hand"), ("out_of_range", "by hand")])
+def test_disease_in_manual_optimisation(found, code, name):
+    told = found(*DISEASES[code][name], manual=True)
+    assert list(told) == [code]
+
+
+@pytest.mark.parametrize(("code", "name"), [("probabilities", "softmax"), ("broadcast", "by hand")])
+def test_the_line_is_named(found, code, name):
+    assert found(*DISEASES[code][name])[code].subject.startswith("test_loss_input_check.py:")
+
+
+def test_the_lowest_loss_of_probabilities(found):
+    told = found(*DISEASES["probabilities"]["softmax"])["probabilities"]
+    assert told.evidence == {"lowest": pytest.approx(math.log(1 + (CLASSES - 1) / math.e)), "classes": CLASSES}
+
+
+@pytest.mark.parametrize(
+    "net", [mlp(3), nn.Sequential(nn.Unflatten(1, (1, WIDTH)), nn.Conv1d(1, 3, WIDTH), nn.Flatten())]
+)
+def test_weights_that_grow_with_the_frequency(found, net):
+    y = torch.tensor([0, 0, 0, 0, 0, 0, 1, 2] * ROWS)
+    weight = torch.tensor([6.0, 1.0, 1.0])
+    data = {"x": torch.randn(len(y), WIDTH, generator=drawn()), "y": y}
+    told = found(net, lambda out, b: F.cross_entropy(out, b["y"], weight=weight), data, steps=8)
+    assert list(told) == ["weights_grow_with_frequency"]
+    assert found(net, lambda out, b: F.cross_entropy(out, b["y"], weight=1 / weight), data, steps=8) == {}
+
+
+def test_weights_by_hand_that_grow_with_the_frequency(found):
+    y = torch.tensor([0, 0, 0, 0, 0, 0, 0, 1] * 2 * ROWS)
+    data = {"x": torch.randn(len(y), WIDTH, generator=drawn()), "y": y}
+    weight = torch.tensor([7.0, 1.0])
+
+    def loss(out, b):
+        return (F.cross_entropy(out, b["y"], reduction="none") * weight[b["y"]]).mean()
+
+    class Whole(Program):
+        def training_step(self, batch, batch_idx):
+            return super().training_step({"x": data["x"], "y": data["y"]}, batch_idx)
+
+    assert list(found(Whole(mlp(2), loss), None, data, steps=1)) == ["weights_grow_with_frequency"]
+    weight = 1 / weight
+    assert found(Whole(mlp(2), loss), None, data, steps=1) == {}
+
+
+def test_pos_weight_the_other_way_round(found):
+    y = (torch.arange(8 * ROWS) % 8 == 0).float()
+    data = {"x": torch.randn(len(y), WIDTH, generator=drawn()), "y": y}
+    weight = torch.tensor(1 / 7)
+    loss = lambda out, b: F.binary_cross_entropy_with_logits(out[:, 0], b["y"], pos_weight=weight)  # noqa: E731
+    assert list(found(mlp(1), loss, data, steps=8)) == ["weights_grow_with_frequency"]
+
+
+def test_a_constant_target(found):
+    data = {"x": torch.randn(8 * ROWS, WIDTH, generator=drawn()), "y": torch.ones(8 * ROWS)}
+    loss = lambda out, b: F.mse_loss(out[:, 0], b["y"])  # noqa: E731
+    assert list(found(mlp(1), loss, data, steps=8)) == ["target_constant"]
