@@ -4,6 +4,7 @@ from lightning_recipe.callback import Check, RecipeCallback, findings
 from lightning_recipe.callbacks.batch_mixing_detector import BatchMixingDetector
 from lightning_recipe.callbacks.bias_check import BiasCheck
 from lightning_recipe.callbacks.first_non_finite import FirstNonFinite
+from lightning_recipe.callbacks.causality_check import CausalityCheck
 from lightning_recipe.callbacks.gradient_flow_check import GradientFlowCheck
 from lightning_recipe.callbacks.init_loss_check import InitLossCheck
 from lightning_recipe.callbacks.loss_clip_check import LossClipCheck
@@ -26,6 +27,7 @@ __all__ = [  # noqa: RUF022 - in the order of the recipe
     "VisualizeInputs",
     "PredictionDynamicsLogger",
     "BatchMixingDetector",
+    "CausalityCheck",
     "LRScheduleCheck",
     "ModeCheck",
     "StaleGradientCheck",

@@ -518,6 +518,121 @@ class Unused(Patient):
         return self.net[4](0 * self.net[:4](x).detach())
 
 
+# -- what comes next
+
+
+class SaysNext(Patient):
+    """Says which token comes next; it follows from the one before, as a rule."""
+
+    tokens, positions, width = 9, 17, 32
+    bidirectional = False
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Embedding(self.tokens, 16)
+        self.mix = nn.GRU(16, self.width, batch_first=True, bidirectional=self.bidirectional)
+        self.head = nn.Linear(self.width * (1 + self.bidirectional), self.tokens)
+
+    def forward(self, tokens):
+        return self.head(self.mix(self.net(tokens))[0])
+
+    def pair(self, rows):
+        return rows[:, :-1], rows[:, 1:]
+
+    def step(self, batch):
+        tokens, targets = self.pair(batch[0])
+        return F.cross_entropy(self(tokens).flatten(0, 1), targets.flatten())
+
+    def training_step(self, batch, batch_idx):
+        return self.step(batch)
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val_loss", self.step(batch))
+
+    def data(self, n, seed):
+        rng = torch.Generator().manual_seed(seed)
+        rows = torch.randint(self.tokens, (n, self.positions), generator=rng)
+        for t in range(1, self.positions):
+            follows = torch.rand(n, generator=rng) < 0.8
+            rows[:, t] = torch.where(follows, (2 * rows[:, t - 1] + 1) % self.tokens, rows[:, t])
+        return TensorDataset(rows)
+
+
+class SeesFuture(SaysNext):
+    """A language model with a bidirectional layer: each output knows the token that it is to say."""
+
+    code = "CausalityCheck/sees_future"
+    bidirectional = True
+
+
+class InputIsTarget(SaysNext):
+    """Inputs that begin one token too late, and are the targets."""
+
+    code = "CausalityCheck/input_is_target"
+
+    def pair(self, rows):
+        return rows[:, 1:], rows[:, 1:]
+
+
+class ShiftedTwice(SaysNext):
+    """Labels that the data set has shifted already."""
+
+    code = "CausalityCheck/shifted_twice"
+
+    def step(self, batch):
+        tokens, labels = batch
+        return F.cross_entropy(self(tokens)[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+
+    def data(self, n, seed):
+        (rows,) = super().data(n, seed).tensors
+        return TensorDataset(rows[:, :-1], rows[:, 1:])
+
+
+class WrongWay(SaysNext):
+    """Outputs and tokens that are cut at the wrong ends."""
+
+    code = "CausalityCheck/wrong_way"
+
+    def step(self, batch):
+        return F.cross_entropy(self(batch[0])[:, 1:].flatten(0, 1), batch[0][:, :-1].flatten())
+
+
+class CarriesState(SaysNext):
+    """A recurrent state that is kept from batch to batch, of texts that are shuffled."""
+
+    code = "CausalityCheck/state_over_shuffled_batches"
+    state = None
+
+    def forward(self, tokens):
+        kept = self.state is not None and self.training
+        mixed, state = self.mix(self.net(tokens), self.state if kept else None)
+        if self.training:
+            self.state = state.detach()
+        return self.head(mixed)
+
+
+class WindowTooLong(Patient):
+    """A window of a series that ends with the value to forecast."""
+
+    code = "CausalityCheck/window_holds_value"
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(12, 32), nn.ReLU(), nn.Linear(32, 1))
+
+    def training_step(self, batch, batch_idx):
+        return F.mse_loss(self(batch[0]), batch[1])
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val_loss", F.mse_loss(self(batch[0]), batch[1]))
+
+    def data(self, n, seed):
+        rng = torch.Generator().manual_seed(seed)
+        series = torch.sin(6.3 * torch.rand(n, 1, generator=rng) + torch.arange(13) / 2)
+        series += 0.1 * torch.randn(series.shape, generator=rng)
+        return TensorDataset(series[:, 1:], series[:, -1:])
+
+
 # -- modes
 
 
@@ -982,7 +1097,7 @@ def healthy_for(check):
     return KINDS.get(check.__name__, Healthy)()
 
 
-KINDS = {}
+KINDS = {"CausalityCheck": SaysNext}
 """By the name of a check to which `Healthy` is not of that kind."""
 
 

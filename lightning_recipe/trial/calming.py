@@ -36,6 +36,22 @@ def without_dropout(module: M) -> M:
     return module
 
 
+def without_zeros(module: M) -> M:
+    """`module` itself, in which parameters that are all zero are small random numbers: gates that let nothing through.
+
+    Example:
+        >>> layer = without_zeros(nn.Linear(2, 1).requires_grad_(False).apply(lambda m: m.bias.zero_()))
+        >>> bool(layer.bias != 0)
+        True
+
+    """
+    with torch.no_grad():
+        for parameter in module.parameters():
+            if parameter.is_floating_point() and not parameter.any():
+                parameter.normal_(std=0.02)
+    return module
+
+
 def with_local_statistics(module: M) -> M:
     """`module` itself, in which SyncBatchNorm and metrics work alone: ranks do not try the same number of steps.
 

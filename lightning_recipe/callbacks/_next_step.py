@@ -1,0 +1,211 @@
+"""Whether the task is to say what comes next, as the gradient of the loss tells."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from lightning_recipe.dependencies.over_time import Chart
+from lightning_recipe.dependencies.sequences import Layout, layouts
+from lightning_recipe.record.tensors import tensors
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lightning_recipe.dependencies.sequences import Passage
+
+SHIFTS = (-2, -1, 0, 1, 2, 3)
+"""Steps from an output to the input that it is to say; 1 is the next."""
+ENOUGH = 32
+"""Outputs that have to fit: by chance, half of the signs of numbers do, so that 32 do in one of 4e9 draws."""
+APART = 8
+"""Outputs that must not fit any other shift: a constant sequence fits all."""
+NARROW = 4
+"""Features of outputs up to which each is tried for each of the inputs: parameters of a distribution."""
+WIDE = 64
+"""Features of inputs that are tried then."""
+STATES = 8
+"""Last outputs of modules that are asked."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the loss wants of some outputs: what entered, some steps later.
+
+    Attributes:
+        entered: Number of what entered, in ``Passage.entered``.
+        into: Where its sequences and positions lie.
+        passed: Number of the outputs, in ``Passage.passed``.
+        out: Where their sequences and positions lie.
+        shift: Steps by which the target is ahead of the output.
+        given: What entered, as tokens of shape (N, T) or numbers of shape (N, T, C).
+        counted: The outputs that the loss depends on, of shape (N, T).
+        fitting: How many of those were compared, and all fit.
+
+    """
+
+    entered: int
+    into: Layout
+    passed: int
+    out: Layout
+    shift: int
+    given: Tensor
+    counted: Tensor
+    fitting: int
+
+    @property
+    def tokens(self) -> bool:
+        """Whether integers entered, not numbers."""
+        return self.given.ndim == 2  # noqa: PLR2004
+
+    @property
+    def places(self) -> Tensor:
+        """The outputs that count and whose target entered, mask of shape (N, T)."""
+        at = torch.arange(self.counted.shape[1], device=self.counted.device) + self.shift
+        return self.counted & (at >= 0) & (at < self.counted.shape[1])
+
+    def chart(self, passage: Passage) -> Chart:
+        """What those outputs depend on."""
+        return Chart(passage.entered[self.entered].leaf, self.into, passage.passed[self.passed].value, self.out)
+
+
+def readings(passage: Passage) -> list[Reading]:
+    """Each pair of something that entered and of outputs for which the loss wants it, shifted.
+
+    A loss falls towards its target: of cross entropy alone the logit of the target has a negative gradient, and the
+    sign of a number's gradient is that of its error, in whatever way the loss is written.
+
+    Example:
+        >>> from lightning_recipe.dependencies.sequences import Passage
+        >>> tokens = torch.randint(9, (8, 10), generator=torch.Generator().manual_seed(0))
+        >>> passage, net = Passage(), torch.nn.Sequential(torch.nn.Embedding(9, 4), torch.nn.Linear(4, 9))
+        >>> with passage.through(net):
+        ...     logits = net(tokens[:, :-1])
+        >>> passage.loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
+        >>> {(reading.shift, reading.fitting) for reading in readings(passage)}
+        {(1, 64)}
+
+    """
+    sequences = [(i, *option) for i, entered in enumerate(passage.entered) for option in _sequences(entered.given)]
+    shapes = {values.shape[:2] for _, _, values in sequences}
+    fits = [
+        i for i, p in enumerate(passage.passed) if p.leaves and any(layouts(tuple(p.value.shape), *s) for s in shapes)
+    ]
+    last = list({id(passage.passed[i].value): i for i in fits}.values())[-STATES:]
+    if not last or passage.loss is None or not passage.loss.requires_grad:
+        return []
+    values = [passage.passed[i].value for i in last]
+    gradients = torch.autograd.grad(passage.loss, values, retain_graph=True, allow_unused=True)
+    found = []
+    for i, state, gradient in zip(last, values, gradients, strict=True):
+        for number, into, given in sequences if gradient is not None else []:
+            for out in layouts(tuple(state.shape), *given.shape[:2]):
+                counted = (out.of(gradient) != 0).any(-1)
+                if fit := shift_of(out.of(state.detach()), out.of(gradient), given):
+                    found.append(Reading(number, into, i, out, fit[0], given, counted, fit[1]))
+    return found
+
+
+def _sequences(given: Tensor) -> list[tuple[Layout, Tensor]]:
+    """What entered as tokens of shape (N, T), or numbers of shape (N, T, C), with the dimensions in any order."""
+    if not given.is_floating_point():
+        found = [(Layout((*given.shape, -1), order), given.permute(order[:2])) for order in ((0, 1, 2), (1, 0, 2))]
+        return [(layout, tokens) for layout, tokens in found if tokens.shape[1] > 1]
+    shape = (*given.shape, 1)[:3]
+    orders = ((0, 1, 2), (1, 0, 2), *[(0, 2, 1)] * (given.ndim == 3))  # noqa: PLR2004
+    found = [(Layout(tuple(shape), order), given.reshape(shape).permute(order)) for order in orders]
+    return [
+        (layout, _tokens(values) if _one_hot(values) else values) for layout, values in found if values.shape[1] > 1
+    ]
+
+
+def _one_hot(values: Tensor) -> bool:
+    return bool(values.shape[-1] > 1 and ((values == 0) | (values == 1)).all() and (values.sum(-1) == 1).all())
+
+
+def _tokens(values: Tensor) -> Tensor:
+    return values.argmax(-1)
+
+
+def shift_of(state: Tensor, gradient: Tensor, given: Tensor) -> tuple[int, int] | None:
+    """By how many steps what entered is ahead of the outputs for which the loss wants it, and how many outputs fit.
+
+    Args:
+        state: Outputs, shape (N, T, V).
+        gradient: Of the loss with respect to them.
+        given: Tokens of shape (N, T), or numbers of shape (N, T, C).
+
+    Returns:
+        None if it is none of `SHIFTS`, or several would fit.
+
+    """
+    length, misses, compared = given.shape[1], {}, {}
+    for shift in (shift for shift in SHIFTS if abs(shift) < length):
+        here = slice(max(0, -shift), length - max(0, shift))
+        there = slice(max(0, shift), length + min(0, shift))
+        counted = (gradient[:, here] != 0).any(-1)
+        wrong = _wrong(state[:, here], gradient[:, here], given[:, there])
+        compared[shift] = int(counted.sum())
+        misses[shift] = min((int((one & counted).sum()) for one in wrong), default=compared[shift])
+    asked = [shift for shift, count in compared.items() if count >= ENOUGH]
+    exact = [shift for shift in asked if misses[shift] == 0]
+    others = [misses[shift] for shift in asked if shift not in exact]
+    return (exact[0], compared[exact[0]]) if len(exact) == 1 and min(others, default=0) >= APART else None
+
+
+def _wrong(state: Tensor, gradient: Tensor, target: Tensor) -> list[Tensor]:
+    """Masks of the outputs that don't fit, shape (N, T), for each way to read them."""
+    if target.ndim == 2:  # noqa: PLR2004 - tokens
+        return [gradient.argmin(-1) != target] if state.shape[-1] > int(target.max()) else []
+    width, features = state.shape[-1], target.shape[-1]
+    state, target = state.double(), target.double()
+    pairs = [(slice(None), slice(None))] if width == features else []
+    if width <= NARROW and features <= WIDE:
+        pairs += [(slice(v, v + 1), slice(c, c + 1)) for v in range(width) for c in range(features)]
+    wrong = []
+    for v, c in pairs:
+        errors = [state[..., v] - target[..., c]]
+        if ((target == 0) | (target == 1)).all():  # logits of yes and no
+            errors.append(0.5 - target[..., c])
+        wrong += [((gradient[..., v] * error <= 0) & (gradient[..., v] != 0)).any(-1) for error in errors]
+    return wrong
+
+
+def presumed(passage: Passage, sequences: int | None) -> list[Reading]:
+    """The last outputs that have a position for each of what entered, where nothing tells what the loss wants of them.
+
+    Args:
+        passage: What passed.
+        sequences: How many sequences there are.
+
+    """
+    for i, passed in reversed(list(enumerate(passage.passed))):
+        for number, entered in enumerate(passage.entered):
+            for into, given in _sequences(entered.given):
+                ways = layouts(tuple(passed.value.shape), *given.shape[:2])
+                if given.shape[0] == sequences and ways and passed.leaves:
+                    every = torch.ones(given.shape[:2], dtype=torch.bool)
+                    return [Reading(number, into, i, ways[0], 1, given, every, 0)]
+    return []
+
+
+def is_in(batch: Any, given: Tensor, shift: int) -> bool:
+    """Whether the batch holds the tokens of shape (N, T) of some steps later; what the loss ignores may differ.
+
+    Example:
+        >>> tokens = torch.randint(9, (8, 10), generator=torch.Generator().manual_seed(0))
+        >>> is_in({"labels": tokens.roll(-1, 1)}, tokens, 1), is_in({"labels": tokens}, tokens, 1)
+        (True, False)
+
+    """
+    length = given.shape[1] - abs(shift)
+    there = given[:, max(0, shift) :][:, :length]
+    for _, tensor in tensors(batch):
+        for values in (tensor, tensor.mT) if tensor.shape in {given.shape, given.mT.shape} else ():
+            if values.shape == given.shape and values is not given:
+                here = values[:, max(0, -shift) :][:, :length]
+                if ((here == there) | (here < 0)).all() and (here >= 0).any():
+                    return True
+    return False

@@ -1,0 +1,108 @@
+"""Whether the window of a forecast, or a context, already holds the value to forecast."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from lightning_recipe.losses.table import TABLE
+from lightning_recipe.record.tensors import tensors
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lightning_recipe.record.step import Step
+
+EXAMPLES = 32
+"""Examples that have to agree."""
+VARIED = 0.75
+"""Share of them, at most, with one and the same target, or whose window ends with two equal values."""
+
+
+@dataclass(frozen=True)
+class Held:
+    """Targets that entered the network.
+
+    Attributes:
+        name: Where the window enters.
+        steps: How many of the steps to forecast are the last ones of the window.
+        horizon: How many steps there are to forecast.
+        length: Of the window.
+        examples: How many agree, all of them.
+
+    """
+
+    name: str
+    steps: int
+    horizon: int
+    length: int
+    examples: int
+
+
+def held_value(step: Step) -> Held | None:
+    """The target as the end of a window that entered; None if it isn't, or the window as a whole is to be restored.
+
+    What is cut from the whole input within the step is not judged: to restore the last value of a window is a task.
+
+    Args:
+        step: Its inputs, losses and batch are read.
+
+    Example:
+        >>> from torch import nn
+        >>> from lightning_recipe.record.step import NetCall, Step
+        >>> series = torch.randn(32, 9)
+        >>> call = NetCall("net", nn.Linear(8, 1), (), {}, {"net.input": series[:, :8]})
+        >>> held_value(Step([series[:, :8], series[:, 7]], net_calls=[call])).steps
+        1
+        >>> held_value(Step([series[:, :8], series[:, 8]], net_calls=[call])) is None
+        True
+
+    """
+    batch = [tensor for _, tensor in tensors(step.batch) if tensor.ndim]
+    for name, window in step.inputs.items():
+        if window.ndim not in {2, 3} or len(window) < EXAMPLES:
+            continue
+        whole = any(_equal(window, tensor) for tensor in batch)
+        for target in _targets(step, batch):
+            separate = any(_equal(target, tensor) for tensor in batch)
+            if len(target) == len(window) and (separate or not whole) and (held := _overlap(window, target)):
+                return Held(name, *held, window.shape[1], len(window))
+    return None
+
+
+def _targets(step: Step, batch: list[Tensor]) -> list[Tensor]:
+    """The targets of losses of numbers and classes; of others what in the batch did not enter, one for each example."""
+    calls = [call for call in step.loss_calls if TABLE[call.name].answers and not call.target_from_net]
+    if step.loss_calls:
+        found = [call.arguments.get("target") for call in calls]
+        return [target for target in found if isinstance(target, torch.Tensor) and target.ndim]
+    inputs = list(step.inputs.values())
+    return [t for t in batch if t.numel() == len(t) and not any(_equal(t, entered) for entered in inputs)]
+
+
+def _overlap(window: Tensor, target: Tensor) -> tuple[int, int] | None:
+    """How many steps of the target, of how many, are the last of the window, of shape (N, L) or (N, L, C)."""
+    series = window.unsqueeze(-1) if window.ndim == 2 else window  # noqa: PLR2004
+    future = target.reshape(len(target), -1, 1) if target.ndim < 3 else target  # noqa: PLR2004
+    horizon, length = future.shape[1], series.shape[1]
+    same = series.is_floating_point() == future.is_floating_point()
+    if not same or future.ndim != 3 or horizon >= length - 1:  # noqa: PLR2004 - a target for each step of the window
+        return None
+    first = future[:, 0].flatten(1)[:, 0]
+    if (first == first.mode().values).float().mean() > VARIED:
+        return None
+    for channel in range(series.shape[2]) if future.shape[2] == 1 else [slice(None)]:
+        values = series[..., channel].reshape(len(series), length, -1)
+        if values.shape[2] != future.shape[2] or (values[:, -1] == values[:, -2]).float().mean() > VARIED:
+            continue
+        for steps in {*range(1, horizon - 1), horizon}:  # all but one is what a target of each step is
+            if torch.equal(values[:, -steps:].to(future), future[:, :steps]):
+                return steps, horizon
+    return None
+
+
+def _equal(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors hold the same values, in whatever shape."""
+    return a.numel() == b.numel() and a.device == b.device and torch.equal(a.flatten(), b.flatten().to(a.dtype))

@@ -1,0 +1,179 @@
+"""Recipe, section 2: "use backprop to chart dependencies", along time."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch.utils.data import RandomSampler
+
+from lightning_recipe.callback import Check
+from lightning_recipe.callbacks._causality_verdict import Sight, of_shift, of_sight, sight
+from lightning_recipe.callbacks._next_step import Reading, presumed, readings
+from lightning_recipe.callbacks._window import held_value
+from lightning_recipe.dependencies.backprop import UndecidedError
+from lightning_recipe.dependencies.over_time import first_changed
+from lightning_recipe.dependencies.sequences import Passage, may_hold_sequences
+from lightning_recipe.finding import Section, in_short, listed
+from lightning_recipe.record.step import Need
+from lightning_recipe.trial.calming import use_running_statistics, without_dropout, without_zeros
+from lightning_recipe.trial.rehearsal import CannotRehearseError, Rehearsal, rehearsal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from torch import Tensor
+
+    from lightning_recipe.finding import Finding
+    from lightning_recipe.record.step import Step
+    from lightning_recipe.run import Run
+
+
+class CausalityCheck(Check):
+    """Judges whether a network that is to say what comes next has seen it.
+
+    After the first training step, the step is run again on a copy, norm layers on running statistics and dropout off.
+    Whether its task is to say what comes next is read from the gradient of the loss: where that falls towards the input
+    of one step later, at every one of at least 32 outputs and for no other shift, in whatever way the loss is written.
+    Gradients are then sent back from single positions to all others, another position from each sequence.
+
+    - an output depends on the very input that it is to say, or on later ones, and changes with it: `failed`, with the
+      module in which it begins (a mask that is missing or off by one, a bidirectional layer, padding on both sides);
+    - tokens of which each is to be said by the output at its own position, which sees it, by a network that sees
+      nothing later: the target was not shifted: `failed`;
+    - tokens that are to be said two steps ahead: `failed` where the batch's labels are one step ahead already, else
+      `warning`; one step back: `warning`;
+    - a window that ends with the value to forecast: `warning`;
+    - a recurrent state that is carried from batch to batch where the batches are shuffled: `warning`;
+    - all else is `skipped`: an input that is to be restored, targets that are no shifted input, sequences that enter
+      in other ways than as tokens that are embedded, as one-hot vectors or as numbers.
+
+    Args:
+        causal: Outputs must depend on nothing that comes later, whatever the targets are.
+        strict: Stop the run when something failed.
+
+    Source:
+        A. Karpathy, A Recipe for Training Neural Networks (2019): "If you're training an autoregressive model, [...] an
+        autoregressive model at time t depends only on 1..t-1"; "takes the thing it's trying to predict as an input due
+        to an off-by-one bug".
+
+    Legitimate:
+        - Masked tokens, taggers, autoencoders and denoisers: what the loss wants is not the input of one step later.
+        - A prefix that is seen as a whole: only outputs that the loss counts are asked.
+        - Encoder and decoder: asked is what enters as the shifted target. Where the target itself enters as well,
+          nothing is judged.
+        - What is known from both sides, but for the target itself.
+        - Statistics of a window by which it is scaled, before any layer with parameters, and norm layers.
+
+    Cost:
+        After the first step one more step and, for next-step tasks only, two to 16 backward passes.
+
+    Example:
+        >>> import contextlib, io
+        >>> from lightning.pytorch import Trainer
+        >>> from lightning_recipe.demo import DigitsNet, loaders
+        >>> check = CausalityCheck()
+        >>> trainer = Trainer(callbacks=[check], barebones=True, max_steps=1)
+        >>> with contextlib.redirect_stdout(io.StringIO()):
+        ...     trainer.fit(DigitsNet(), *loaders())
+        >>> check.findings[0].message
+        'nothing in the batch has the shape of sequences'
+
+    """
+
+    section = Section.SKELETON
+    sentence = 13
+    why = "a network that has seen what it is to say needs to learn nothing, and can say nothing when it is used"
+    needs = Need.INPUTS | Need.LOSSES
+
+    def __init__(self, *, causal: bool = False, strict: bool = False) -> None:
+        super().__init__(strict=strict)
+        self.causal = causal
+
+    def first_step(self, run: Run, step: Step) -> Iterator[Finding]:
+        """Read the task from the loss, and chart what the outputs depend on."""
+        if not may_hold_sequences(step.batch):
+            yield self.skipped("nothing in the batch has the shape of sequences")
+            return
+        try:
+            with rehearsal(run) as again:
+                found = list(self._examine(run, again, step))
+        except (CannotRehearseError, UndecidedError) as reason:
+            found = [self.skipped(str(reason))]
+        except RuntimeError as error:
+            found = [self.skipped(f"a copy could not be run on its own: {in_short(error)}")]
+        yield from found
+
+    def _examine(self, run: Run, again: Rehearsal, step: Step) -> Iterator[Finding]:
+        use_running_statistics(without_zeros(without_dropout(again.module)))
+
+        def look(changed: Mapping[int, Tensor]) -> Passage:
+            passage = Passage()
+            with passage.through(again.module, changed):
+                passage.loss = again.step(step.batch).loss
+            return passage
+
+        passage = look({})
+        if passage.carried and shuffled(run):
+            yield self._carried(passage.carried)
+        yield self._judged(passage, look, step)
+
+    def _judged(self, passage: Passage, look: Callable[[Mapping[int, Tensor]], Passage], step: Step) -> Finding:
+        """What the outputs of a step depend on."""
+        seen = self._seen(passage, step)
+        ahead = [(reading, sees) for reading, sees in seen if reading.shift == 1]
+        if not seen:
+            return self._window(step)
+        if not ahead:
+            return self.found(of_shift(*seen[-1], step.batch))
+        if not self.causal and any(reading.shift == 0 and sees.target for reading, sees in seen):
+            return self.skipped("the targets enter the network, too, as in teacher forcing or an autoencoder")
+        reading, sees = next(((reading, sees) for reading, sees in ahead if sees.target), ahead[0])
+        if not sees.target:
+            outputs = sees.outputs
+            return self.passed(f"none of {outputs} outputs depends on the input that it is to say", outputs=outputs)
+        chart, numbers = reading.chart(passage), (reading.entered, reading.passed)
+        begins = first_changed(look, chart, numbers, sees.worst[0], sees.seen_at)
+        return self.found(of_sight(sees, begins, chart.shape[1]), begins.name if begins else "")
+
+    def _carried(self, names: list[str]) -> Finding:
+        return self.warning(
+            f"{listed(names)} goes on from the state that other sequences left, for batches are shuffled (expected: "
+            "zeros, or batches in order)",
+            code="state_over_shuffled_batches",
+            subject=names[0],
+            fix="begin each batch without a state; or shuffle=False, and rows that go on where those before ended",
+            modules=len(names),
+        )
+
+    def _window(self, step: Step) -> Finding:
+        """Judge a task that is not to say something at each position."""
+        if held := held_value(step):
+            return self.warning(
+                f"{held.name} ends with the value to forecast, in all {held.examples} examples: {held.steps} of "
+                f"{held.horizon} target steps are the last of its {held.length} (expected: 0)",
+                code="window_holds_value",
+                subject=held.name,
+                fix="end the window one step before the first target",
+                steps=held.steps,
+            )
+        return self.skipped("the targets are not what entered the network, some steps later")
+
+    def _seen(self, passage: Passage, step: Step) -> list[tuple[Reading, Sight]]:
+        """The outputs for which the loss wants what entered, and what they depend on."""
+        found = readings(passage)
+        if self.causal and not any(reading.shift == 1 for reading in found):
+            found += presumed(passage, step.batch_size)
+        seen = []
+        for reading in {(r.entered, r.into, r.shift): r for r in found}.values():
+            chart, places = reading.chart(passage), reading.places.nonzero().tolist()
+            if chart.keeps_apart(*places[len(places) // 2]):
+                sees = sight(*chart.rows(reading.places), reading.shift, any_later=self.causal)
+                seen += [(reading, sees)] * (sees.blind < sees.outputs)
+        return seen
+
+
+def shuffled(run: Run) -> bool:
+    """Whether no batch goes on where the one before ended, and nothing resets a state in between."""
+    resets = run.overrides("on_train_batch_start") or run.overrides("on_train_batch_end")
+    samplers = [getattr(loader, "sampler", None) for loader in run.loaders]
+    return not resets and any(isinstance(sampler, RandomSampler) for sampler in samplers)

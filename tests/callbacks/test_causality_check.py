@@ -1,0 +1,777 @@
+import pytest
+import torch
+from patients import CarriesState, InputIsTarget, SaysNext, SeesFuture, ShiftedTwice, WindowTooLong, WrongWay
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
+
+from lightning_recipe import CausalityCheck, Status
+
+TOKENS, WIDTH = SaysNext.tokens, 16
+
+
+def judged(fit, module, check=None, **settings):
+    check = check or CausalityCheck()
+    fit(module, [check], logger=False, **{"max_steps": 1, "limit_val_batches": 0, **settings})
+    (finding,) = check.findings
+    return finding
+
+
+# -- networks: from embeddings (N, T, WIDTH) to features (N, T, WIDTH); each causal, and with its mistake
+
+
+class Recurrent(nn.Module):
+    begins = "rnn"
+
+    def __init__(self, wrong):
+        super().__init__()
+        self.rnn = nn.LSTM(WIDTH, WIDTH // (1 + wrong), batch_first=True, bidirectional=wrong)
+
+    def forward(self, x):
+        return self.rnn(x)[0]
+
+
+class Encoder(nn.Module):
+    """PyTorch's own, without its mask."""
+
+    begins = "encoder.layers.0.self_attn"
+
+    def __init__(self, wrong):
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(WIDTH, 2, 32, dropout=0.1, batch_first=True)
+        self.encoder, self.wrong = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False), wrong
+
+    def forward(self, x):
+        mask = nn.Transformer.generate_square_subsequent_mask(x.shape[1])
+        return self.encoder(x, mask=None if self.wrong else mask)
+
+
+class TimeFirst(Encoder):
+    def __init__(self, wrong):
+        super().__init__(wrong)
+        layer = nn.TransformerEncoderLayer(WIDTH, 2, 32)
+        self.encoder = nn.TransformerEncoder(layer, 1, enable_nested_tensor=False)
+
+    def forward(self, x):
+        mask = nn.Transformer.generate_square_subsequent_mask(x.shape[1])
+        return self.encoder(x.transpose(0, 1), mask=None if self.wrong else mask).transpose(0, 1)
+
+
+class ByHand(nn.Module):
+    """Attention by hand, whose mask begins one too late; and a gate that starts at zero."""
+
+    begins = ""
+
+    def __init__(self, wrong):
+        super().__init__()
+        self.qkv, self.out, self.wrong = nn.Linear(WIDTH, 3 * WIDTH), nn.Linear(WIDTH, WIDTH), wrong
+        self.gate = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x):
+        q, k, v = self.qkv(x).chunk(3, -1)
+        hidden = torch.ones(x.shape[1], x.shape[1]).triu(2 if self.wrong else 1).bool()
+        weights = (q @ k.mT / 4).masked_fill(hidden, -torch.inf).softmax(-1)
+        return x + self.gate * self.out(weights @ v)
+
+
+class Convolution(nn.Module):
+    begins = "conv"
+
+    def __init__(self, wrong):
+        super().__init__()
+        self.conv, self.wrong = nn.Conv1d(WIDTH, WIDTH, 3, padding=1 if wrong else 0), wrong
+        self.norm = nn.BatchNorm1d(WIDTH)
+
+    def forward(self, x):
+        x = x.transpose(1, 2)
+        return self.norm(self.conv(x if self.wrong else F.pad(x, (2, 0)))).transpose(1, 2)
+
+
+class TokenMixing(nn.Module):
+    begins = "mix"
+
+    def __init__(self, wrong):
+        super().__init__()
+        self.mix, self.wrong = nn.Linear(16, 16, bias=False), wrong
+
+    def forward(self, x):
+        mixed = self.mix(x.mT).mT if self.wrong else torch.einsum("ts,bsd->btd", self.mix.weight.tril(), x)
+        return x + mixed.relu()
+
+
+class Dilated(Convolution):
+    """Sees the second next, but not the next."""
+
+    def __init__(self, wrong):
+        super().__init__(wrong)
+        self.conv = nn.Conv1d(WIDTH, WIDTH, 3, dilation=2, padding=2 if wrong else 0)
+
+    def forward(self, x):
+        x = x.transpose(1, 2)
+        return self.norm(self.conv(x if self.wrong else F.pad(x, (4, 0)))).transpose(1, 2)
+
+
+NETWORKS = [Recurrent, Encoder, TimeFirst, ByHand, Convolution, Dilated, TokenMixing]
+
+
+class Model(nn.Module):
+    """Returns a dictionary, as those of the hub do, and shifts labels itself if it is given any."""
+
+    def __init__(self, mixer):
+        super().__init__()
+        self.embed, self.mixer, self.head = nn.Embedding(TOKENS, WIDTH), mixer, nn.Linear(WIDTH, TOKENS)
+        self.places = nn.Parameter(torch.randn(17, WIDTH))
+
+    def forward(self, input_ids, labels=None):
+        out = {"logits": self.head(self.mixer(self.embed(input_ids) + self.places[: input_ids.shape[1]]))}
+        if labels is not None:
+            out["loss"] = F.cross_entropy(
+                out["logits"][:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100
+            )
+        return out
+
+
+class Program(SaysNext):
+    """A language model with a network of its own."""
+
+    def __init__(self, mixer):
+        super().__init__()
+        self.net, self.mix, self.head = Model(mixer), None, None
+
+    def forward(self, tokens):
+        return self.net(tokens)["logits"]
+
+
+class ModulesInTheStep(Program):
+    """No module holds all: the step calls one after the other, and the loss is written by hand."""
+
+    def step(self, batch):
+        tokens, targets = self.pair(batch[0])
+        x = self.net.embed(tokens)
+        said = self.net.head(self.net.mixer(x)).log_softmax(-1)
+        return -said.gather(-1, targets.unsqueeze(-1)).mean()
+
+
+class Labelled(Program):
+    """A dictionary of tokens and labels, the last of which are not counted."""
+
+    def step(self, batch):
+        return self.net(**batch)["loss"]
+
+    def loader(self, n):
+        (rows,) = self.data(n, 1).tensors
+        rows = rows[:, :16]
+
+        def collate(rows):
+            tokens = torch.stack(rows)
+            return {"input_ids": tokens, "labels": self.labels(tokens)}
+
+        return DataLoader(list(rows), 32, shuffle=True, collate_fn=collate)
+
+    def train_dataloader(self):
+        return self.loader(64)
+
+    def labels(self, tokens):
+        return tokens.masked_fill(torch.arange(16) > 12, -100)
+
+
+class TransposedLogits(Program):
+    def step(self, batch):
+        tokens, targets = self.pair(batch[0])
+        return F.cross_entropy(self(tokens).transpose(1, 2), targets, label_smoothing=0.1)
+
+
+class OfAColumn(Program):
+    """Sequences are columns, as text in time first is cut."""
+
+    def step(self, batch):
+        rows = batch[0].T
+        return F.cross_entropy(self(rows[:-1].T).transpose(0, 1).flatten(0, 1), rows[1:].flatten())
+
+
+PROGRAMS = [Program, ModulesInTheStep, Labelled, TransposedLogits, OfAColumn]
+
+
+# -- false alarms first
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_causal_networks_pass(fit, network):
+    finding = judged(fit, Program(network(wrong=False)))
+    assert finding.status is Status.PASSED
+    assert finding.evidence["outputs"] >= 32
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_causal_programs_pass(fit, program):
+    assert judged(fit, program(Encoder(wrong=False))).status is Status.PASSED
+
+
+class Masked(Labelled):
+    """Tokens are hidden, and only hidden ones are to be said; nearly all others stay."""
+
+    def step(self, batch):
+        tokens = batch["input_ids"]
+        chosen = torch.rand(tokens.shape) < 0.3
+        shown = tokens.masked_fill(chosen & (torch.rand(tokens.shape) < 0.8), 0)
+        return F.cross_entropy(self(shown).transpose(1, 2), tokens.masked_fill(~chosen, -100))
+
+
+class MaskedAndAllCounted(Labelled):
+    def step(self, batch):
+        tokens = batch["input_ids"]
+        shown = tokens.masked_fill(torch.rand(tokens.shape) < 0.2, 0)
+        return F.cross_entropy(self(shown).transpose(1, 2), tokens)
+
+
+class MaskedOneBefore(Labelled):
+    """A hidden token is to be said by the output before it."""
+
+    def step(self, batch):
+        tokens = batch["input_ids"]
+        chosen = torch.rand(tokens.shape) < 0.3
+        targets = tokens.masked_fill(~chosen, -100)
+        return F.cross_entropy(self(tokens.masked_fill(chosen, 0))[:, :-1].transpose(1, 2), targets[:, 1:])
+
+
+class Restoring(Program):
+    """An autoencoder of tokens, which sees all of them."""
+
+    def pair(self, rows):
+        return rows[:, :16], rows[:, :16]
+
+
+class Tagging(Program):
+    """A tag for each token, which depends on the next one."""
+
+    def pair(self, rows):
+        return rows[:, :-1], (rows[:, :-1] + rows[:, 1:]) % TOKENS
+
+
+class Constant(Program):
+    """Sequences of one token each, which fit at any shift."""
+
+    def pair(self, rows):
+        rows = rows[:, :1].expand(-1, 17)
+        return rows[:, :-1], rows[:, 1:]
+
+
+class Periodic(Program):
+    def pair(self, rows):
+        rows = rows[:, :2].repeat(1, 9)[:, :17]
+        return rows[:, :-1], rows[:, 1:]
+
+
+class Prefix(Program):
+    """Sees its first half as a whole; only the second half counts."""
+
+    def step(self, batch):
+        tokens, targets = self.pair(batch[0])
+        hidden = torch.ones(16, 16).triu(1).bool()
+        hidden[:8, :8] = False
+        x = self.net.mixer.encoder(self.net.embed(tokens), mask=hidden)
+        return F.cross_entropy(self.net.head(x)[:, 7:].transpose(1, 2), targets[:, 7:])
+
+
+class FromBothSides(Program):
+    """Sees what is before and what is after the token that it is to say, not that itself."""
+
+    def forward(self, tokens):
+        x = self.net.embed(tokens)
+        before, _ = self.net.mixer.rnn(x)
+        after, _ = self.net.mixer.rnn(F.pad(x[:, 2:], (0, 0, 0, 2)).flip(1))
+        return self.net.head(before + after.flip(1))
+
+
+class Backwards(Program):
+    """Reads from right to left."""
+
+    def step(self, batch):
+        x = self.net.embed(batch[0][:, 1:]).flip(1)
+        return F.cross_entropy(self.net.head(self.net.mixer(x)).flip(1).transpose(1, 2), batch[0][:, :-1])
+
+
+class Translating(Program):
+    """Encoder and decoder: the source is seen as a whole, what was said as far as it was said."""
+
+    def __init__(self, mixer):
+        super().__init__(mixer)
+        self.transformer = nn.Transformer(WIDTH, 2, 1, 1, 32, batch_first=True)
+
+    def source(self, rows):
+        return rows[:, :16].flip(1)
+
+    def step(self, batch):
+        said, targets = self.pair(batch[0])
+        mask = nn.Transformer.generate_square_subsequent_mask(16)
+        source, said = self.net.embed(self.source(batch[0])), self.net.embed(said)
+        return F.cross_entropy(self.net.head(self.transformer(source, said, tgt_mask=mask)).mT, targets)
+
+
+class SayingAgain(Translating):
+    """The source is what is to be said."""
+
+    def source(self, rows):
+        return rows[:, 1:]
+
+
+class Echo(Program):
+    """Says each token of the data set again, one later."""
+
+    def step(self, batch):
+        return F.cross_entropy(self(batch[0]).mT, batch[1])
+
+    def data(self, n, seed):
+        rows = super().data(n, seed).tensors[0][:, :16]
+        return TensorDataset(rows, F.pad(rows, (1, 0))[:, :-1])
+
+
+class SeveralAhead(Program):
+    """Besides the next token, another head says the one after it."""
+
+    def __init__(self, mixer):
+        super().__init__(mixer)
+        self.further = nn.Linear(WIDTH, TOKENS)
+
+    def step(self, batch):
+        rows = batch[0]
+        x = self.net.mixer(self.net.embed(rows[:, :-2]))
+        return F.cross_entropy(self.net.head(x).mT, rows[:, 1:-1]) + F.cross_entropy(self.further(x).mT, rows[:, 2:])
+
+
+@pytest.mark.parametrize(
+    ("program", "mixer"),
+    [
+        (Masked, Encoder(wrong=True)),
+        (MaskedAndAllCounted, Encoder(wrong=True)),
+        (MaskedOneBefore, Encoder(wrong=True)),
+        (Restoring, Recurrent(wrong=True)),
+        (Tagging, Convolution(wrong=True)),
+        (Constant, Encoder(wrong=False)),
+        (Periodic, Recurrent(wrong=False)),
+        (Prefix, Encoder(wrong=False)),
+        (FromBothSides, Recurrent(wrong=False)),
+        (Backwards, Recurrent(wrong=False)),
+        (Translating, Recurrent(wrong=False)),
+        (SayingAgain, Recurrent(wrong=False)),
+        (Echo, Recurrent(wrong=False)),
+        (SeveralAhead, Recurrent(wrong=False)),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_other_tasks_are_not_accused(fit, program, mixer):
+    finding = judged(fit, program(mixer))
+    assert finding.status in {Status.PASSED, Status.SKIPPED}, finding
+    assert "raises" not in finding.message
+    assert "error" not in finding.message
+
+
+# -- numbers
+
+
+class Series(SaysNext):
+    """Says the next value of a series with two features, at each step."""
+
+    out = 2
+
+    def __init__(self, *, wrong=False):
+        super().__init__()
+        self.net, self.head = nn.Linear(2, WIDTH), nn.Linear(WIDTH, self.out)
+        self.mix = Recurrent(wrong=wrong)
+
+    def forward(self, x):
+        return self.head(self.mix(self.net(x)))
+
+    def step(self, batch):
+        series, targets = self.pair(batch[0])
+        return F.mse_loss(self(series), targets)
+
+    def data(self, n, seed):
+        rng = torch.Generator().manual_seed(seed)
+        phase = 6.3 * torch.rand(n, 1, 2, generator=rng) + torch.arange(17).view(-1, 1) / torch.tensor([2.0, 3.0])
+        return TensorDataset(phase.sin() + 0.1 * torch.randn(phase.shape, generator=rng))
+
+
+class Likelihood(Series):
+    """Mean and logarithm of the standard deviation of the first feature, with a loss by hand."""
+
+    def step(self, batch):
+        mean, log_std = self(batch[0][:, :-1]).unbind(-1)
+        return -torch.distributions.Normal(mean, log_std.exp()).log_prob(batch[0][:, 1:, 0]).mean()
+
+
+class ChannelsFirst(Series):
+    """A convolution in time, over (N, C, T), and the absolute error."""
+
+    def __init__(self, *, wrong=False):
+        super().__init__()
+        self.mix, self.head = None, nn.Conv1d(WIDTH, 2, 1)
+        self.net = nn.Conv1d(2, WIDTH, 3, padding=1) if wrong else Causal(2, WIDTH, 3)
+
+    def forward(self, x):
+        return self.head(self.net(x).relu())
+
+    def step(self, batch):
+        x = batch[0].transpose(1, 2)
+        return F.l1_loss(self(x[..., :-1]), x[..., 1:])
+
+
+class Causal(nn.Conv1d):
+    def forward(self, x):
+        return super().forward(F.pad(x, (self.kernel_size[0] - 1, 0)))
+
+
+class OneHot(SaysNext):
+    """Tokens that enter as one-hot vectors."""
+
+    def __init__(self, *, wrong=False):
+        super().__init__()
+        self.net, self.mix = nn.Linear(TOKENS, WIDTH), Recurrent(wrong=wrong)
+        self.head = nn.Linear(WIDTH, TOKENS)
+
+    def forward(self, tokens):
+        return self.head(self.mix(self.net(F.one_hot(tokens, TOKENS).float())))
+
+
+class Yes(Series):
+    """Says which notes are played next."""
+
+    def step(self, batch):
+        notes = (batch[0] > 0.5).float()
+        return F.binary_cross_entropy_with_logits(self(notes[:, :-1]), notes[:, 1:])
+
+
+NUMBERS = [Series, Likelihood, ChannelsFirst, OneHot, Yes]
+
+
+@pytest.mark.parametrize("program", NUMBERS)
+def test_numbers_that_are_said_from_what_was_pass(fit, program):
+    assert judged(fit, program()).status is Status.PASSED
+
+
+@pytest.mark.parametrize("program", NUMBERS)
+def test_numbers_that_are_said_from_what_comes_fail(fit, program):
+    finding = judged(fit, program(wrong=True))
+    assert (finding.status, finding.code) == (Status.FAILED, SeesFuture.code)
+    assert finding.subject == ("net" if program is ChannelsFirst else "mix.rnn")
+
+
+class Restored(Series):
+    def pair(self, series):
+        return series, series
+
+
+class Denoised(Series):
+    def pair(self, series):
+        return series + 0.1 * torch.randn_like(series), series
+
+
+class ScaledByItsWindow(Series):
+    """The mean of all that enters is taken off within the network, before any layer."""
+
+    def __init__(self, *, wrong):
+        super().__init__()
+        self.net = Centred(self.net, self.mix, self.head)
+
+    def forward(self, x):
+        return self.net(x)
+
+
+class Centred(nn.Sequential):
+    def forward(self, x):
+        mean = x.mean(1, keepdim=True)
+        return super().forward(x - mean) + mean
+
+
+class TwoAhead(Series):
+    def step(self, batch):
+        return F.mse_loss(self(batch[0][:, :-2]), batch[0][:, 2:])
+
+
+@pytest.mark.parametrize("program", [Restored, Denoised, TwoAhead, ScaledByItsWindow])
+def test_other_tasks_of_numbers_are_not_accused(fit, program):
+    assert judged(fit, program(wrong=True)).status is Status.SKIPPED
+
+
+# -- windows
+
+
+class Window(WindowTooLong):
+    """Forecasts the value after its window, or several."""
+
+    horizon = 1
+
+    def data(self, n, seed):
+        (longer, _) = super().data(n, seed).tensors
+        return TensorDataset(longer, self.targets(longer))
+
+    def targets(self, longer):
+        return torch.cat([longer[:, -1:] + 0.3 * torch.randn(len(longer), 1), *[longer[:, :1]] * (self.horizon - 1)], 1)
+
+
+class LagOfTheTarget(Window):
+    """The target of the step before is known, and in the window."""
+
+    def data(self, n, seed):
+        series = torch.randn(n, 14, generator=torch.Generator().manual_seed(seed))
+        return TensorDataset(series[:, 1:13], series[:, 13:])
+
+
+class LastOfItsInput(Window):
+    """Restores the last value of its window, as detectors of anomalies do: the batch holds nothing else."""
+
+    def training_step(self, batch, batch_idx):
+        return F.mse_loss(self(batch[0]), batch[0][:, -1:])
+
+
+class EndOfText(Window):
+    """Nearly all are of class 0, which is also the token that each text ends with."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Embedding(9, 4), nn.Flatten(), nn.Linear(48, 2))
+
+    def training_step(self, batch, batch_idx):
+        return F.cross_entropy(self(batch[0]), batch[1])
+
+    def data(self, n, seed):
+        tokens = torch.randint(1, 9, (n, 12), generator=torch.Generator().manual_seed(seed))
+        tokens[:, -1] = 0
+        return TensorDataset(tokens, torch.zeros(n).long())
+
+
+@pytest.mark.parametrize("program", [Window, LagOfTheTarget, LastOfItsInput, EndOfText])
+def test_windows_before_their_target_are_not_accused(fit, program):
+    assert judged(fit, program()).status is Status.SKIPPED
+
+
+class ByHandTooLong(WindowTooLong):
+    def training_step(self, batch, batch_idx):
+        return (self(batch[0]) - batch[1]).square().mean()
+
+
+class CutTooLong(WindowTooLong):
+    """The step cuts the window from a longer series."""
+
+    def training_step(self, batch, batch_idx):
+        return F.mse_loss(self(batch[0][:, 1:]), batch[0][:, -1:])
+
+    def data(self, n, seed):
+        return TensorDataset(torch.randn(n, 13, generator=torch.Generator().manual_seed(seed)))
+
+
+class Features(WindowTooLong):
+    """Several features, of which one is forecast for several steps."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Flatten(), nn.Linear(36, 3))
+
+    def data(self, n, seed):
+        series = torch.randn(n, 14, 3, generator=torch.Generator().manual_seed(seed))
+        return TensorDataset(series[:, :12], series[:, 11:14, 1])
+
+
+class LastToken(EndOfText):
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Embedding(9, 4), nn.Flatten(), nn.Linear(48, 9))
+
+    def data(self, n, seed):
+        tokens = torch.randint(9, (n, 12), generator=torch.Generator().manual_seed(seed))
+        return TensorDataset(tokens, tokens[:, -1])
+
+
+@pytest.mark.parametrize("program", [WindowTooLong, ByHandTooLong, CutTooLong, Features, LastToken])
+def test_windows_that_hold_their_target_are_accused(fit, program):
+    finding = judged(fit, program())
+    assert (finding.status, finding.code) == (Status.WARNING, WindowTooLong.code)
+    assert finding.evidence["steps"] == 1
+
+
+# -- states
+
+
+class InOrder(CarriesState):
+    def train_dataloader(self):
+        return DataLoader(self.data(64, 1), 32)
+
+
+class ResetBetween(CarriesState):
+    def on_train_batch_end(self, *_):
+        self.state = None
+
+
+class InPieces(CarriesState):
+    """Truncated backpropagation through the time of one batch."""
+
+    def forward(self, tokens):
+        state, said = torch.zeros(1, len(tokens), self.width), []
+        for piece in tokens.split(8, 1):
+            mixed, state = self.mix(self.net(piece), state.detach())
+            said.append(self.head(mixed))
+        self.state = state.detach()
+        return torch.cat(said, 1)
+
+
+class LearntStart(CarriesState):
+    def __init__(self):
+        super().__init__()
+        self.start = nn.Parameter(torch.randn(1, 1, self.width))
+
+    def forward(self, tokens):
+        return self.head(self.mix(self.net(tokens), self.start.expand(-1, len(tokens), -1).contiguous())[0])
+
+
+class FromAnEncoder(CarriesState):
+    """Weights that do not change yet make the same state again."""
+
+    def __init__(self):
+        super().__init__()
+        self.encoder = nn.GRU(16, self.width, batch_first=True)
+
+    def forward(self, tokens):
+        self.state = self.encoder(self.net(tokens.flip(1)))[1].detach()
+        return self.head(self.mix(self.net(tokens), self.state)[0])
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.0)
+
+
+@pytest.mark.parametrize("program", [InOrder, ResetBetween, InPieces, LearntStart, FromAnEncoder])
+def test_states_of_the_same_sequences_are_not_accused(fit, program):
+    assert judged(fit, program(), max_steps=2).code != CarriesState.code
+
+
+class CarriesBoth(CarriesState):
+    """Of an LSTM within a module, which keeps it in a list."""
+
+    def __init__(self):
+        super().__init__()
+        self.mix = Keeping()
+
+    def forward(self, tokens):
+        return self.head(self.mix(self.net(tokens)))
+
+
+class Keeping(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.rnn, self.kept = nn.LSTM(16, 32, batch_first=True), []
+
+    def forward(self, x):
+        x, state = self.rnn(x, *[tuple(self.kept)] * bool(self.kept))
+        self.kept = [part.detach() for part in state]
+        return x
+
+
+class CarriesForCells(CarriesState):
+    def __init__(self):
+        super().__init__()
+        self.mix = nn.GRUCell(16, 32)
+
+    def forward(self, tokens):
+        x, said = self.net(tokens), []
+        state = torch.zeros(len(x), 32) if self.state is None else self.state
+        for t in range(x.shape[1]):
+            state = self.mix(x[:, t], state)
+            said.append(self.head(state))
+        self.state = state.detach()
+        return torch.stack(said, 1)
+
+
+@pytest.mark.parametrize("program", [CarriesState, CarriesBoth, CarriesForCells])
+def test_states_of_other_sequences_are_accused(fit, program):
+    check = CausalityCheck()
+    fit(program(), [check], logger=False, max_steps=1, limit_val_batches=0)
+    carried, causal = check.findings
+    assert (carried.status, carried.code) == (Status.WARNING, CarriesState.code)
+    assert carried.subject == ("mix.rnn" if program is CarriesBoth else "mix")
+    assert causal.status is not Status.FAILED
+
+
+# -- shifts
+
+
+class ShiftForgottenInTheModel(Labelled):
+    def step(self, batch):
+        return F.cross_entropy(self.net(batch["input_ids"])["logits"].mT, batch["labels"])
+
+
+@pytest.mark.parametrize("program", [InputIsTarget, lambda: ShiftForgottenInTheModel(Recurrent(wrong=False))])
+def test_inputs_that_are_the_targets_fail(fit, program):
+    finding = judged(fit, program())
+    assert (finding.status, finding.code) == (Status.FAILED, InputIsTarget.code)
+
+
+class ShiftedInTheCollator(Labelled):
+    def labels(self, tokens):
+        return F.pad(tokens[:, 1:], (0, 1), value=-100)
+
+
+class ShiftedTwiceInTheStep(Program):
+    def step(self, batch):
+        return F.cross_entropy(self(batch[0][:, :-2]).mT, batch[0][:, 2:])
+
+
+@pytest.mark.parametrize(
+    ("program", "status"),
+    [
+        (ShiftedTwice, Status.FAILED),
+        (lambda: ShiftedInTheCollator(Encoder(wrong=False)), Status.FAILED),
+        (lambda: ShiftedTwiceInTheStep(Convolution(wrong=False)), Status.WARNING),
+    ],
+)
+def test_labels_that_are_shifted_twice_are_accused(fit, program, status):
+    finding = judged(fit, program())
+    assert (finding.status, finding.code) == (status, ShiftedTwice.code)
+
+
+class Rolled(Echo):
+    """The data set rolls its labels to the right."""
+
+    def data(self, n, seed):
+        rows, _ = super().data(n, seed).tensors
+        return TensorDataset(rows, rows.roll(1, 1))
+
+
+@pytest.mark.parametrize("program", [WrongWay, lambda: Rolled(Encoder(wrong=False))])
+def test_labels_that_are_shifted_the_wrong_way_are_accused(fit, program):
+    finding = judged(fit, program())
+    assert (finding.status, finding.code) == (Status.WARNING, WrongWay.code)
+
+
+# -- what is found
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_networks_that_see_what_comes_next_fail(fit, network):
+    finding = judged(fit, Program(network(wrong=True)))
+    assert (finding.status, finding.code) == (Status.FAILED, SeesFuture.code)
+    assert finding.subject == f"net.mixer.{network.begins}".rstrip(".")
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_programs_that_see_what_comes_next_fail(fit, program):
+    finding = judged(fit, program(Encoder(wrong=True)))
+    assert (finding.status, finding.code) == (Status.FAILED, SeesFuture.code)
+    assert finding.subject == "net.mixer.encoder.layers.0.self_attn"
+    assert finding.evidence["strength"] > 0.01
+
+
+def test_a_mask_that_is_off_by_one_reaches_one_ahead(fit):
+    assert judged(fit, Program(ByHand(wrong=True))).evidence["reach"] == 1
+    assert judged(fit, Program(Encoder(wrong=True))).evidence["reach"] == 15
+
+
+# -- by demand
+
+
+@pytest.mark.parametrize(("program", "status"), [(Tagging, Status.FAILED), (Restored, Status.FAILED)])
+def test_outputs_must_not_see_what_comes_later_where_that_is_asked_for(fit, program, status):
+    module = program(wrong=True) if program is Restored else program(Encoder(wrong=True))
+    assert judged(fit, module, CausalityCheck(causal=True)).status is status
+
+
+def test_causal_outputs_pass_whatever_their_targets_are(fit):
+    assert judged(fit, Tagging(Encoder(wrong=False)), CausalityCheck(causal=True)).status is Status.PASSED
