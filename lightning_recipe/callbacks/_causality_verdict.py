@@ -118,7 +118,7 @@ def likely_cause(begins: Passed, reach: int, positions: int) -> tuple[str, str]:
 
 
 def of_sight(sees: Sight, begins: Passed | None, positions: int) -> Outcome:
-    """The verdict on outputs that depend on what they are to say.
+    """The verdict on outputs that are to say the next input.
 
     Args:
         sees: What they depend on.
@@ -126,6 +126,9 @@ def of_sight(sees: Sight, begins: Passed | None, positions: int) -> Outcome:
         positions: How many positions there are.
 
     """
+    if not sees.target:
+        text = f"none of {sees.outputs} outputs depends on the input that it is to say"
+        return Outcome(Status.PASSED, "", text, evidence={"outputs": sees.outputs})
     if begins is None:
         return Outcome(Status.SKIPPED, "", "gradients reach later positions, but changing those changes no output")
     if not begins.learnt or "norm" in type(begins.module).__name__.lower():

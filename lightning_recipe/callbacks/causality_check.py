@@ -13,19 +13,27 @@ from lightning_recipe.callbacks._window import held_value
 from lightning_recipe.dependencies.backprop import UndecidedError
 from lightning_recipe.dependencies.over_time import first_changed
 from lightning_recipe.dependencies.sequences import Passage, may_hold_sequences
+from lightning_recipe.figures.canvas import pixels
+from lightning_recipe.figures.dependencies import dependency_matrix
 from lightning_recipe.finding import Section, in_short, listed
 from lightning_recipe.record.step import Need
+from lightning_recipe.show import loggers
 from lightning_recipe.trial.calming import use_running_statistics, without_dropout, without_zeros
 from lightning_recipe.trial.rehearsal import CannotRehearseError, Rehearsal, rehearsal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
 
     from torch import Tensor
 
+    from lightning_recipe.dependencies.over_time import Chart
+    from lightning_recipe.figures.picture import Picture
     from lightning_recipe.finding import Finding
     from lightning_recipe.record.step import Step
     from lightning_recipe.run import Run
+
+SHOWN = 16
+"""Rows and columns of the matrix that is drawn."""
 
 
 class CausalityCheck(Check):
@@ -67,6 +75,10 @@ class CausalityCheck(Check):
     Cost:
         After the first step one more step and, for next-step tasks only, two to 16 backward passes.
 
+    Pictures:
+        - `dependencies over time`: Which output depends on which input, for up to 16 positions of a sequence around
+          the one that saw most. Only the lower triangle should have colour.
+
     Example:
         >>> import contextlib, io
         >>> from lightning.pytorch import Trainer
@@ -96,14 +108,17 @@ class CausalityCheck(Check):
             return
         try:
             with rehearsal(run) as again:
-                found = list(self._examine(run, again, step))
+                found, picture = self._examine(run, again, step)
         except (CannotRehearseError, UndecidedError) as reason:
-            found = [self.skipped(str(reason))]
+            found, picture = [self.skipped(str(reason))], None
         except RuntimeError as error:
-            found = [self.skipped(f"a copy could not be run on its own: {in_short(error)}")]
+            found, picture = [self.skipped(f"a copy could not be run on its own: {in_short(error)}")], None
         yield from found
+        if picture is not None:
+            self.draw(run, "dependencies over time", pixels(picture))
 
-    def _examine(self, run: Run, again: Rehearsal, step: Step) -> Iterator[Finding]:
+    def _examine(self, run: Run, again: Rehearsal, step: Step) -> tuple[list[Finding], Picture | None]:
+        """What is found, and a picture of it where pictures are written."""
         use_running_statistics(without_zeros(without_dropout(again.module)))
 
         def look(changed: Mapping[int, Tensor]) -> Passage:
@@ -113,27 +128,23 @@ class CausalityCheck(Check):
             return passage
 
         passage = look({})
-        if passage.carried and shuffled(run):
-            yield self._carried(passage.carried)
-        yield self._judged(passage, look, step)
-
-    def _judged(self, passage: Passage, look: Callable[[Mapping[int, Tensor]], Passage], step: Step) -> Finding:
-        """What the outputs of a step depend on."""
+        carried = [self._carried(passage.carried)] if passage.carried and shuffled(run) else []
         seen = self._seen(passage, step)
         ahead = [(reading, sees) for reading, sees in seen if reading.shift == 1]
         if not seen:
-            return self._window(step)
-        if not ahead:
-            return self.found(of_shift(*seen[-1], step.batch))
-        if not self.causal and any(reading.shift == 0 and sees.target for reading, sees in seen):
-            return self.skipped("the targets enter the network, too, as in teacher forcing or an autoencoder")
-        reading, sees = next(((reading, sees) for reading, sees in ahead if sees.target), ahead[0])
-        if not sees.target:
-            outputs = sees.outputs
-            return self.passed(f"none of {outputs} outputs depends on the input that it is to say", outputs=outputs)
-        chart, numbers = reading.chart(passage), (reading.entered, reading.passed)
-        begins = first_changed(look, chart, numbers, sees.worst[0], sees.seen_at)
-        return self.found(of_sight(sees, begins, chart.shape[1]), begins.name if begins else "")
+            finding = self._window(step)
+        elif not ahead:
+            finding = self.found(of_shift(*seen[-1], step.batch))
+        elif not self.causal and any(reading.shift == 0 and sees.target for reading, sees in seen):
+            finding = self.skipped("the targets enter the network, too, as in teacher forcing or an autoencoder")
+        else:
+            reading, sees = next(((reading, sees) for reading, sees in ahead if sees.target), ahead[0])
+            chart, numbers = reading.chart(passage), (reading.entered, reading.passed)
+            begins = first_changed(look, chart, numbers, sees.worst[0], sees.seen_at) if sees.target else None
+            finding = self.found(of_sight(sees, begins, chart.shape[1]), begins.name if begins else "")
+            if finding.is_alarm and loggers.is_written(run.trainer):
+                return [*carried, finding], drawn(chart, sees, finding.subject)
+        return [*carried, finding], None
 
     def _carried(self, names: list[str]) -> Finding:
         return self.warning(
@@ -170,6 +181,16 @@ class CausalityCheck(Check):
                 sees = sight(*chart.rows(reading.places), reading.shift, any_later=self.causal)
                 seen += [(reading, sees)] * (sees.blind < sees.outputs)
         return seen
+
+
+def drawn(chart: Chart, sees: Sight, begins: str) -> Picture:
+    """Up to `SHOWN` positions, in a row, with the output in the middle that depends on what is later most."""
+    sequence, position = sees.worst
+    first = max(0, min(position - SHOWN // 2, chart.shape[1] - SHOWN))
+    positions = range(first, min(chart.shape[1], first + SHOWN))
+    title = f"{begins}: positions of one sequence"
+    told = f"outputs depend on later inputs, {sees.strength:.2g}x as much as on those before"
+    return dependency_matrix(chart.matrix(sequence, positions).numpy(), positions, title, told, over_time=True)
 
 
 def shuffled(run: Run) -> bool:

@@ -12,7 +12,7 @@ from lightning_recipe.dependencies.backprop import SEED, UndecidedError
 from lightning_recipe.dependencies.sequences import Layout, Passage, Passed, layouts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from torch import Tensor
 
@@ -112,6 +112,16 @@ class Chart:
             asked.append(torch.stack([asks.nonzero().flatten(), positions[asks]], 1))
             found.append(self.row(positions)[asks])
         return torch.cat(asked), torch.cat(found)
+
+    def matrix(self, sequence: int, positions: Sequence[int]) -> Tensor:
+        """Entry (i, j): how strongly the output at position i of a sequence depends on its position j.
+
+        Returns:
+            Largest gradients, shape (n, n), float64; a backward pass for each row.
+
+        """
+        rows = [self.row(self._only(sequence, i))[sequence] for i in positions]
+        return torch.stack(rows)[:, list(positions)]
 
 
 def first_changed(

@@ -175,6 +175,15 @@ class Labelled(Program):
         return tokens.masked_fill(torch.arange(16) > 12, -100)
 
 
+class Padded(Program):
+    """Inputs and targets are cut first, then padded: the last target of each text did not enter."""
+
+    def step(self, batch):
+        tokens, targets = self.pair(batch[0] % (TOKENS - 1) + 1)
+        over = torch.arange(16) >= torch.arange(len(tokens)).view(-1, 1) % 8 + 8
+        return F.cross_entropy(self(tokens.masked_fill(over, 0)).mT, targets.masked_fill(over, 0), ignore_index=0)
+
+
 class TransposedLogits(Program):
     def step(self, batch):
         tokens, targets = self.pair(batch[0])
@@ -189,7 +198,7 @@ class OfAColumn(Program):
         return F.cross_entropy(self(rows[:-1].T).transpose(0, 1).flatten(0, 1), rows[1:].flatten())
 
 
-PROGRAMS = [Program, ModulesInTheStep, Labelled, TransposedLogits, OfAColumn]
+PROGRAMS = [Program, ModulesInTheStep, Labelled, Padded, TransposedLogits, OfAColumn]
 
 
 # -- false alarms first
@@ -775,3 +784,9 @@ def test_outputs_must_not_see_what_comes_later_where_that_is_asked_for(fit, prog
 
 def test_causal_outputs_pass_whatever_their_targets_are(fit):
     assert judged(fit, Tagging(Encoder(wrong=False)), CausalityCheck(causal=True)).status is Status.PASSED
+
+
+def test_the_dependencies_are_drawn(fit, events):
+    check = CausalityCheck()
+    trainer = fit(Program(Encoder(wrong=True)), [check], max_steps=1)
+    assert check.tag("dependencies over time") in events(trainer).Tags()["images"]

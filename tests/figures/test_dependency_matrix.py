@@ -25,3 +25,11 @@ def test_what_depends_on_others_is_crossed():
     ]
     assert len(crossed) == 2 * 2
     assert not [line for line in dependency_matrix(np.eye(3), [0, 1, 2], "net").lines if line.colour == "white"]
+
+
+def test_over_time_only_what_comes_later_is_crossed():
+    crossed = [
+        line for line in dependency_matrix(np.ones((3, 3)), [0, 1, 2], "net", over_time=True).lines
+        if line.colour == "white"
+    ]  # fmt: skip
+    assert len(crossed) == 2 * 3
