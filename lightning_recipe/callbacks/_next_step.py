@@ -92,9 +92,8 @@ def readings(passage: Passage) -> list[Reading]:
     """
     sequences = [(i, *option) for i, entered in enumerate(passage.entered) for option in _sequences(entered.given)]
     shapes = {values.shape[:2] for _, _, values in sequences}
-    fits = [
-        i for i, p in enumerate(passage.passed) if p.leaves and any(layouts(tuple(p.value.shape), *s) for s in shapes)
-    ]
+    outputs = [(i, tuple(passed.value.shape)) for i, passed in enumerate(passage.passed) if passed.leaves]
+    fits = [i for i, shape in outputs if any(layouts(shape, *sequence) for sequence in shapes)]
     last = list({id(passage.passed[i].value): i for i in fits}.values())[-STATES:]
     if not last or passage.loss is None or not passage.loss.requires_grad:
         return []
@@ -118,17 +117,13 @@ def _sequences(given: Tensor) -> list[tuple[Layout, Tensor]]:
     shape = (*given.shape, 1)[:3]
     orders = ((0, 1, 2), (1, 0, 2), *[(0, 2, 1)] * (given.ndim == 3))  # noqa: PLR2004
     found = [(Layout(tuple(shape), order), given.reshape(shape).permute(order)) for order in orders]
-    return [
-        (layout, _tokens(values) if _one_hot(values) else values) for layout, values in found if values.shape[1] > 1
-    ]
+    return [(layout, _undone(values)) for layout, values in found if values.shape[1] > 1]
 
 
-def _one_hot(values: Tensor) -> bool:
-    return bool(values.shape[-1] > 1 and ((values == 0) | (values == 1)).all() and (values.sum(-1) == 1).all())
-
-
-def _tokens(values: Tensor) -> Tensor:
-    return values.argmax(-1)
+def _undone(values: Tensor) -> Tensor:
+    """The tokens of one-hot vectors, or the numbers that they are."""
+    one_hot = values.shape[-1] > 1 and bool(((values == 0) | (values == 1)).all() and (values.sum(-1) == 1).all())
+    return values.argmax(-1) if one_hot else values
 
 
 def shift_of(state: Tensor, gradient: Tensor, given: Tensor) -> tuple[int, int] | None:
@@ -220,7 +215,7 @@ def is_in(batch: Any, given: Tensor, shift: int) -> bool:
     there = given[:, max(0, shift) :][:, :length]
     for _, tensor in tensors(batch):
         for values in (tensor, tensor.mT) if tensor.shape in {given.shape, given.mT.shape} else ():
-            if values.shape == given.shape and values is not given:
+            if values.shape == given.shape and values.device == given.device:
                 here = values[:, max(0, -shift) :][:, :length]
                 if ((here == there) | (here < 0)).all() and (here >= 0).any():
                     return True

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
     from lightning_recipe.record.step import Step
 
-EXAMPLES = 32
-"""Examples that have to agree."""
+EXAMPLES = {True: 8, False: 32}
+"""Examples that have to agree, of numbers and of tokens."""
 VARIED = 0.75
 """Share of them, at most, with one and the same target, or whose window ends with two equal values."""
 
@@ -62,7 +62,7 @@ def held_value(step: Step) -> Held | None:
     """
     batch = [tensor for _, tensor in tensors(step.batch) if tensor.ndim]
     for name, window in step.inputs.items():
-        if window.ndim not in {2, 3} or len(window) < EXAMPLES:
+        if window.ndim not in {2, 3} or len(window) < EXAMPLES[window.is_floating_point()]:
             continue
         whole = any(_equal(window, tensor) for tensor in batch)
         for target in _targets(step, batch):

@@ -76,7 +76,7 @@ class Chart:
         (gradient,) = torch.autograd.grad(self.result, self.source, start, retain_graph=True, allow_unused=True)
         if gradient is None:
             return torch.zeros(self.shape, dtype=torch.float64)
-        strength = self.into.of(gradient).abs().amax(-1).double().cpu()
+        strength = self.into.of(gradient).abs().amax(-1).cpu().double()
         if not strength.isfinite().all():
             msg = "gradients with respect to the inputs hold NaN or infinity"
             raise UndecidedError(msg)

@@ -150,8 +150,9 @@ class Passage:
         if isinstance(module, nn.RNNBase | nn.RNNCellBase) and id(module) not in self._called:
             self._receive_state(module, next((t for _, t in tensors((args[1:], kwargs.get("hx")))), None))
         self._called.add(id(module))
-        outside = not any(tensor.requires_grad for _, tensor in tensors((args, kwargs)))
-        if outside and id(module) in self._learning and torch.is_grad_enabled():
+        given = [tensor for _, tensor in tensors((args, kwargs))]
+        outside = id(module) in self._learning and not any(tensor.requires_grad for tensor in given)
+        if outside and any(map(_may_be_sequences, given)) and torch.is_grad_enabled():
             args, kwargs = mapped((args, kwargs), Tensor, self._enter)
         elif self._calls:
             parent, previous = self._calls[-1]
@@ -185,8 +186,7 @@ class Passage:
 
     def _enter(self, tensor: Tensor) -> Tensor:
         """Numbers that may be sequences become a leaf."""
-        sequence = tensor.ndim in {2, 3} and min(tensor.shape[:2]) > 1 and tensor.layout is torch.strided
-        return self._leaf(tensor, tensor) if sequence and tensor.is_floating_point() else tensor
+        return self._leaf(tensor, tensor) if _may_be_sequences(tensor) else tensor
 
     def _embedded(self, module: nn.Module, given: Any, output: Any) -> Any:
         """What a module made of integers becomes a leaf."""
@@ -202,6 +202,11 @@ class Passage:
         leaf = value.detach().clone().requires_grad_()
         self.entered.append(Entered(given, leaf))
         return leaf.clone()  # code that works in place may do so on a clone
+
+
+def _may_be_sequences(numbers: Tensor) -> bool:
+    strided = numbers.is_floating_point() and numbers.layout is torch.strided
+    return strided and numbers.ndim in {2, 3} and min(numbers.shape[:2]) > 1
 
 
 def kept_by(root: nn.Module) -> dict[int, Tensor]:

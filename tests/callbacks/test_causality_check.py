@@ -184,6 +184,12 @@ class Padded(Program):
         return F.cross_entropy(self(tokens.masked_fill(over, 0)).mT, targets.masked_fill(over, 0), ignore_index=0)
 
 
+class Compiled(Program):
+    def __init__(self, mixer):
+        super().__init__(mixer)
+        self.net = torch.compile(self.net, backend="eager")
+
+
 class TransposedLogits(Program):
     def step(self, batch):
         tokens, targets = self.pair(batch[0])
@@ -198,7 +204,7 @@ class OfAColumn(Program):
         return F.cross_entropy(self(rows[:-1].T).transpose(0, 1).flatten(0, 1), rows[1:].flatten())
 
 
-PROGRAMS = [Program, ModulesInTheStep, Labelled, Padded, TransposedLogits, OfAColumn]
+PROGRAMS = [Program, ModulesInTheStep, Labelled, Padded, Compiled, TransposedLogits, OfAColumn]
 
 
 # -- false alarms first
