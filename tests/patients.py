@@ -1034,6 +1034,48 @@ class MultipliedList(Patient):
         return self.loss(self(batch[0]), batch[1])
 
 
+class MadeAnew(Patient):
+    """The output layer is made in forward."""
+
+    code = "GradientFlowCheck/made_anew"
+    also = ("OverfitOneBatch/stuck", "OverfitOneBatch/too_slow", "PredictionDynamicsLogger/jumping")
+
+    def forward(self, x):
+        return nn.Linear(32, CLASSES)(self.net[:4](x))
+
+
+class Affine(Patient):
+    """Two layers, and no activation between them."""
+
+    code = "GradientFlowCheck/affine"
+
+    def __init__(self):
+        super().__init__()
+        self.net[2] = nn.Identity()
+
+
+class Constant(Patient):
+    """The first layer's weights are all the same constant."""
+
+    code = "GradientFlowCheck/identical_units"
+    also = ("OverfitOneBatch/stuck", "OverfitOneBatch/too_slow")
+
+    def __init__(self):
+        super().__init__()
+        self.net[3] = nn.Identity()
+        nn.init.constant_(self.net[0].weight, 0.1)
+        nn.init.constant_(self.net[4].weight, 0.1)
+
+
+class HeldTwice(Patient):
+    """The output layer is in the list of parameters twice."""
+
+    code = "GradientFlowCheck/in_two_optimisers"
+
+    def configure_optimizers(self):
+        return torch.optim.Adam([*self.net.parameters(), *self.net[4].parameters()], lr=3e-3)
+
+
 # -- numbers that are not finite
 
 

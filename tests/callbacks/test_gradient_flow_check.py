@@ -2,13 +2,25 @@ import copy
 
 import pytest
 import torch
-from patients import CLASSES, FEATURES, Detached, Healthy, MultipliedList, ReplacedHead
+from patients import (
+    CLASSES,
+    FEATURES,
+    Affine,
+    Constant,
+    Detached,
+    Healthy,
+    HeldTwice,
+    MadeAnew,
+    MultipliedList,
+    ReplacedHead,
+)
 from torch import nn
 from torch.nn import functional as F
 
 from lightning_recipe import GradientFlowCheck, Status
 
 NOT_HELD, NO_GRADIENT, ONE = (patient.code for patient in (ReplacedHead, Detached, MultipliedList))
+AFFINE, COPIES, ANEW, TWICE = (patient.code for patient in (Affine, Constant, MadeAnew, HeldTwice))
 
 
 def judged(fit, module, **settings):
@@ -245,9 +257,244 @@ class Recurrent(Net):
         return self.head(h)
 
 
+class Adapted(Net):
+    """LoRA: what is added to a frozen layer begins at zero."""
+
+    def __init__(self):
+        super().__init__()
+        self.body.requires_grad_(requires_grad=False)
+        self.down, self.up = nn.Linear(64, 4, bias=False), nn.Linear(4, 64, bias=False)
+        nn.init.zeros_(self.up.weight)
+
+    def forward(self, x):
+        h = self.body[:2](x)
+        return self.head((self.body[2](h) + self.up(self.down(h))).relu())
+
+
+class WithoutBody(Net):
+    """Inputs go where `way` has them go, and nothing is nonlinear."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = self.head = None
+        self.build()
+
+    def forward(self, x):
+        return self.way(x)
+
+
+class SideBySide(WithoutBody):
+    """DLinear: a layer for the trend, and one for what is left."""
+
+    def build(self):
+        self.trend, self.rest = nn.Linear(FEATURES, CLASSES), nn.Linear(FEATURES, CLASSES)
+
+    def way(self, x):
+        trend = F.avg_pool1d(x[:, None], 3, 1, 1)[:, 0]
+        return self.trend(trend) + self.rest(x - trend)
+
+
+class Factorised(WithoutBody):
+    def build(self):
+        self.layers = nn.Sequential(nn.Linear(FEATURES, 2, bias=False), nn.Linear(2, CLASSES))
+
+    def way(self, x):
+        return self.layers(x)
+
+
+class Standardised(Factorised):
+    """A linear probe."""
+
+    def build(self):
+        self.layers = nn.Sequential(nn.BatchNorm1d(FEATURES), nn.Dropout(0.1), nn.Linear(FEATURES, CLASSES))
+
+
+class Principal(WithoutBody):
+    """An autoencoder of two layers finds principal components."""
+
+    def build(self):
+        self.layers = nn.Sequential(nn.Linear(FEATURES, 3), nn.Linear(3, FEATURES))
+
+    def training_step(self, batch, batch_idx):
+        return F.mse_loss(self.layers(batch[0]), batch[0])
+
+
+class OverAndOver(WithoutBody):
+    """A linear system in time."""
+
+    def build(self):
+        self.enter, self.go_on, self.leave = nn.Linear(FEATURES, 16), nn.Linear(16, 16), nn.Linear(16, CLASSES)
+
+    def way(self, x):
+        return self.leave(self.go_on(self.go_on(self.enter(x))))
+
+
+class Attention(WithoutBody):
+    def build(self):
+        self.enter, self.leave = nn.Linear(1, 16), nn.Linear(16, CLASSES)
+        self.attention = nn.MultiheadAttention(16, 2, batch_first=True)
+
+    def way(self, x):
+        h = self.enter(x[..., None])
+        return self.leave(self.attention(h, h, h)[0].mean(1))
+
+
+class Separable(WithoutBody):
+    """Each channel by itself, then all together, then a nonlinearity."""
+
+    def build(self):
+        self.enter = nn.Sequential(nn.Conv1d(1, 8, 1), nn.Conv1d(8, 8, 3, groups=8), nn.Conv1d(8, 16, 1), nn.ReLU())
+        self.leave = nn.Linear(16, CLASSES)
+
+    def way(self, x):
+        return self.leave(self.enter(x[:, None]).mean(2))
+
+
+class Reversed(torch.autograd.Function):
+    @staticmethod
+    def forward(_, x):
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(_, gradient):
+        return -gradient
+
+
+class OwnFunction(WithoutBody):
+    """What a function of the user's own does is not known."""
+
+    def build(self):
+        self.enter, self.leave = nn.Linear(FEATURES, 16), nn.Linear(16, CLASSES)
+
+    def way(self, x):
+        return self.leave(Reversed.apply(self.enter(x)))
+
+
+class Products(WithoutBody):
+    """Factors that meet, as in a factorisation machine."""
+
+    def build(self):
+        self.a, self.b, self.leave = nn.Linear(FEATURES, 16), nn.Linear(FEATURES, 16), nn.Linear(16, CLASSES)
+
+    def way(self, x):
+        return self.leave(self.a(x) * self.b(x))
+
+
+class OneInput(WithoutBody):
+    """Many units that have one input, in half precision."""
+
+    def build(self):
+        self.enter, self.leave = nn.Linear(1, 256), nn.Linear(256, CLASSES)
+        self.enter.weight.data = self.enter.weight.data.bfloat16().float()
+
+    def way(self, x):
+        return self.leave(self.enter(x[:, :1]).relu())
+
+
+class Constants(WithoutBody):
+    """Constants that learn to differ: embeddings, filters that average, a table of zeros."""
+
+    def build(self):
+        self.embedding = nn.Embedding(8, 16)
+        self.filters, self.leave = nn.Conv1d(16, 16, 3, groups=16, padding=1, bias=False), nn.Linear(16, CLASSES)
+        nn.init.zeros_(self.embedding.weight)
+        nn.init.constant_(self.filters.weight, 1 / 3)
+
+    def way(self, x):
+        h = self.embedding(((x.clamp(-2, 1.9) + 2) * 2).long()) + x[..., None]
+        return self.leave(self.filters(h.mT).relu().mean(2))
+
+
+class Experts(Net):
+    """Mixes experts, most of which have the weight zero."""
+
+    def __init__(self):
+        super().__init__()
+        self.experts = nn.ModuleList(nn.Linear(64, 64) for _ in range(8))
+
+    def forward(self, x):
+        h = self.body(x)
+        weights = F.one_hot((x[:, 0] > 0).long(), 8).float()
+        return self.head(h + sum(weights[:, i : i + 1] * expert(h) for i, expert in enumerate(self.experts)))
+
+
+class NotYet(Net):
+    """A second loss has the weight zero at first."""
+
+    def __init__(self):
+        super().__init__()
+        self.other = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, CLASSES))
+
+    def training_step(self, batch, batch_idx):
+        return super().training_step(batch, batch_idx) + 0.0 * self.other(self.body(batch[0])).square().mean()
+
+
+class Learner(Net):
+    """Meta-learning of first order: a copy learns a little, and its gradient is the module's."""
+
+    automatic_optimization = False
+
+    def training_step(self, batch, batch_idx):
+        learner = copy.deepcopy(nn.Sequential(self.body, self.head))
+        inner = torch.optim.SGD(learner.parameters(), lr=0.1)
+        self.manual_backward(self.loss(learner(batch[0]), batch[1]) + 0 * self(batch[0]).sum())
+        inner.step()
+        self.optimizers().step()
+        self.optimizers().zero_grad()
+
+
+class DrawnAgain(Net):
+    """A random projection without gradients."""
+
+    def training_step(self, batch, batch_idx):
+        projection = nn.Linear(CLASSES, 1).requires_grad_(requires_grad=False)
+        return super().training_step(batch, batch_idx) + projection(self(batch[0])).std()
+
+
+class Collecting(Net):
+    """Acts only, before it begins to learn."""
+
+    def training_step(self, batch, batch_idx):
+        with torch.no_grad():
+            self(batch[0])
+        return torch.zeros((), requires_grad=True)
+
+
+class Doubled(Net):
+    """Widened: units begin as copies, and part by and by."""
+
+    def __init__(self):
+        super().__init__()
+        with torch.no_grad():
+            self.body[0].weight[32:] = self.body[0].weight[:32]
+            self.body[0].bias[32:] = self.body[0].bias[:32]
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=1e-5)
+
+
+class WeightsOfTheirOwn(Net):
+    """The weights of losses have an optimiser that Lightning does not know."""
+
+    def __init__(self):
+        super().__init__()
+        self.weights = torch.zeros(2, requires_grad=True)
+        self.of_weights = torch.optim.SGD([self.weights], lr=0.1)
+
+    def training_step(self, batch, batch_idx):
+        losses = torch.stack([super().training_step(batch, batch_idx), self(batch[0]).square().mean()])
+        return (losses * torch.exp(-self.weights) + self.weights).sum()
+
+    def on_train_batch_end(self, *_):
+        self.of_weights.step()
+        self.of_weights.zero_grad()
+
+
 @pytest.mark.parametrize(
     "module",
     [
+        Adapted, SideBySide, Factorised, Standardised, Principal, OverAndOver, Attention, Separable, OwnFunction,
+        Products, OneInput, Constants, Experts, NotYet, Learner, DrawnAgain, WeightsOfTheirOwn, Collecting, Doubled,
         Healthy, Net, Frozen, Tied, ZeroOutput, UnusedHead, Teacher, TeacherOfAHead, StopGradient, RandomTarget,
         StraightThrough, DetachedProbe, Switched, TakingTurns, Turns, HiddenCritic, NothingButZero, Points, Recurrent,
     ],
@@ -328,9 +575,48 @@ class SharedAndCalledTwice(SharedOverDepth):
         return self.head(h)
 
 
+class AffineHead(Net):
+    """Two layers on features that are not trained."""
+
+    def __init__(self):
+        super().__init__()
+        self.body.requires_grad_(requires_grad=False)
+        self.head = nn.Sequential(nn.Linear(64, 32), nn.Dropout(0.1), nn.Linear(32, CLASSES))
+
+
+class NarrowAffine(WithoutBody):
+    """An autoencoder of many layers, which is no more than one of two."""
+
+    def build(self):
+        self.layers = nn.Sequential(*[nn.Linear(a, b) for a, b in ((FEATURES, 8), (8, 2), (2, 8), (8, FEATURES))])
+
+    def training_step(self, batch, batch_idx):
+        return F.mse_loss(self.layers(batch[0]), batch[0])
+
+
+class SharedBody(Net):
+    """Two losses that take turns, each with an optimiser that also has the body."""
+
+    automatic_optimization = False
+
+    def __init__(self):
+        super().__init__()
+        self.other = nn.Linear(64, CLASSES)
+
+    def training_step(self, batch, batch_idx):
+        for optimizer, head in zip(self.optimizers(), (self.head, self.other), strict=True):
+            optimizer.zero_grad()
+            self.manual_backward(self.loss(head(self.body(batch[0])), batch[1]))
+            optimizer.step()
+
+    def configure_optimizers(self):
+        return [torch.optim.SGD([*self.body.parameters(), *h.parameters()], lr=0.1) for h in (self.head, self.other)]
+
+
 @pytest.mark.parametrize(
     ("module", "code"),
     [
+        (AffineHead, AFFINE), (NarrowAffine, AFFINE), (SharedBody, TWICE),
         (LeftOut, NOT_HELD), (SmallStemLeftOut, NOT_HELD), (LearntHeadLeftOut, NOT_HELD),
         (WithoutGradients, NO_GRADIENT), (SharedOverDepth, ONE), (SharedAndCalledTwice, ONE),
     ],
@@ -379,9 +665,72 @@ class ByHand(PlainList):
         optimizer.step()
 
 
+class AsATuple(PlainList):
+    def __init__(self):
+        super().__init__()
+        self.blocks = tuple(self.blocks)
+
+
+class HeadOfFit(Net):
+    """The head is replaced when the optimiser has been made."""
+
+    def on_fit_start(self):
+        self.head = nn.Linear(64, CLASSES)
+
+
+class HeadOfTrain(Net):
+    def on_train_start(self):
+        self.head = nn.Linear(64, CLASSES)
+
+
+class PlainTensor(LossWeights):
+    """A tensor that requires gradients, and is no parameter."""
+
+    def __init__(self):
+        super().__init__()
+        del self.log_vars
+        self.log_vars = torch.zeros(2, requires_grad=True)
+
+
+class Weighing:
+    """A loss that is no module."""
+
+    def __init__(self):
+        self.log_vars = nn.Parameter(torch.zeros(2))
+
+    def __call__(self, *losses):
+        return (torch.stack(losses) * torch.exp(-self.log_vars) + self.log_vars).sum()
+
+
+class LossObject(Net):
+    def __init__(self):
+        super().__init__()
+        self.weigh = Weighing()
+
+    def training_step(self, batch, batch_idx):
+        return self.weigh(super().training_step(batch, batch_idx), self(batch[0]).square().mean())
+
+
+class PlainToken(Net):
+    """A token that is added in the middle."""
+
+    def __init__(self):
+        super().__init__()
+        self.token = torch.randn(1, 64, requires_grad=True)
+
+    def forward(self, x):
+        return self.head(self.body(x) + self.token)
+
+
 @pytest.mark.parametrize(
     ("module", "subject", "parameters"),
     [
+        (HeadOfFit, "head.weight, head.bias", 65 * CLASSES),
+        (HeadOfTrain, "head.weight, head.bias", 65 * CLASSES),
+        (PlainTensor, "log_vars", 2),
+        (LossObject, "weigh.log_vars", 2),
+        (PlainToken, "token", 64),
+        (AsATuple, "blocks.0.layer.weight, blocks.0.layer.bias, blocks.1.layer.weight, blocks.1.layer.bias", 8320),
         (ReplacedHead, "net.4.weight, net.4.bias", 33 * CLASSES),
         (LossWeights, "log_vars", 2),
         (PlainList, "blocks.0.layer.weight, blocks.0.layer.bias, blocks.1.layer.weight, blocks.1.layer.bias", 8320),
@@ -433,6 +782,212 @@ def test_a_graph_that_is_cut(fit, module, subject, where):
 
 def test_what_goes_through_numbers_is_not_seen(fit):
     assert [f.status for f in judged(fit, Anew())] == [Status.PASSED]
+
+
+class Masked(Net):
+    """The mask is 1 where something is to be left out, and nothing is."""
+
+    def forward(self, x):
+        return self.head(self.body(x) * torch.zeros(len(x), 1))
+
+
+def test_a_mask_that_leaves_nothing(fit):
+    (finding,) = judged(fit, Masked())
+    assert (finding.status, finding.code, finding.subject) == (Status.WARNING, NO_GRADIENT, "body.0, body.2")
+    assert "mul (test_gradient_flow_check.py" in finding.message
+
+
+class LossAsANumber(Net):
+    def training_step(self, batch, batch_idx):
+        return torch.tensor(super().training_step(batch, batch_idx).item(), requires_grad=True)
+
+
+class LossOfACopy(ByHand):
+    def training_step(self, batch, batch_idx):
+        optimizer = self.optimizers()
+        optimizer.zero_grad()
+        self.manual_backward(Net.training_step(self, batch, batch_idx).detach().requires_grad_())
+        optimizer.step()
+
+
+@pytest.mark.parametrize("module", [LossAsANumber, LossOfACopy])
+def test_a_loss_that_left_the_graph(fit, module):
+    (finding,) = judged(fit, module())
+    assert (finding.status, finding.code, finding.subject) == (Status.WARNING, NO_GRADIENT, "loss")
+    assert "test_gradient_flow_check.py" in finding.message
+
+
+class Dropped(Net):
+    """Activations whose results are thrown away."""
+
+    def forward(self, x):
+        h = self.body[0](x)
+        F.relu(h)
+        h = self.body[2](h)
+        F.relu(h)
+        return self.head(h)
+
+
+class Convolutions(WithoutBody):
+    def build(self):
+        layers = [nn.Conv1d(1, 8, 3), nn.BatchNorm1d(8), nn.Conv1d(8, 16, 3), nn.BatchNorm1d(16)]
+        pooled = [nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Dropout(0.1)]
+        self.layers = nn.Sequential(*layers, *pooled, nn.Linear(16, CLASSES))
+
+    def way(self, x):
+        return self.layers(x[:, None])
+
+
+class Product(nn.Module):
+    """A layer of one's own."""
+
+    def __init__(self, inputs, outputs, std=0.1):
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.full((inputs, outputs), 0.1)), nn.Parameter(torch.zeros(outputs))
+        if std:
+            nn.init.normal_(self.weight, std=std)
+
+    def forward(self, x):
+        return x @ self.weight + self.bias
+
+
+class OwnLayers(WithoutBody):
+    """With a loss by hand."""
+
+    def build(self):
+        self.layers = nn.Sequential(Product(FEATURES, 32), Product(32, 32), Product(32, CLASSES))
+
+    def way(self, x):
+        return self.layers(x)
+
+    def loss(self, logits, y):
+        return -logits.log_softmax(1).gather(1, y[:, None]).mean()
+
+
+@pytest.mark.parametrize(
+    ("module", "subject"),
+    [(Affine, "net.0, net.4"), (Dropped, "body.0, body.2, head"), (OwnLayers, "layers.0, layers.1, layers.2"),
+     (Convolutions, "layers.0, layers.2, layers.7")],
+)  # fmt: skip
+def test_layers_without_a_nonlinearity(fit, module, subject):
+    (finding,) = judged(fit, module())
+    assert (finding.status, finding.code) == (Status.WARNING, AFFINE)
+    assert set(finding.subject.split(", ")) == set(subject.split(", "))
+
+
+class ConstantConvolutions(Convolutions):
+    def build(self):
+        self.layers = nn.Sequential(
+            nn.Conv1d(1, 8, 5), nn.Tanh(), nn.Conv1d(8, 8, 3), nn.Tanh(), nn.Flatten(), nn.Linear(48, CLASSES)
+        )
+        for layer in self.layers[:4:2]:
+            nn.init.constant_(layer.weight, 0.1)
+            nn.init.zeros_(layer.bias)
+
+
+class OwnConstants(OwnLayers):
+    def build(self):
+        constant = [Product(FEATURES, 32, 0), nn.Sigmoid(), Product(32, 32, 0), nn.Sigmoid()]
+        self.layers = nn.Sequential(*constant, Product(32, CLASSES))
+
+
+class Zeros(Net):
+    """Nothing but the last bias will ever move."""
+
+    def __init__(self):
+        super().__init__()
+        for p in self.parameters():
+            nn.init.zeros_(p)
+
+
+@pytest.mark.parametrize(
+    ("module", "subject"),
+    [(Constant, "net.0"), (ConstantConvolutions, "layers.0"), (OwnConstants, "layers.0, layers.2"),
+     (Zeros, "body.0, body.2, head")],
+)  # fmt: skip
+def test_units_that_are_copies(fit, module, subject):
+    (finding,) = judged(fit, module())
+    assert (finding.status, finding.code, finding.subject) == (Status.WARNING, COPIES, subject)
+
+
+class NewAttribute(Net):
+    def forward(self, x):
+        self.middle = nn.Linear(64, 64)
+        return self.head(self.middle(self.body(x)).relu())
+
+
+class NewByHand(ByHand):
+    def forward(self, x):
+        return self.head(nn.Sequential(nn.Linear(64, 64), nn.ReLU())(self.body(x)))
+
+
+@pytest.mark.parametrize(("module", "parameters"), [(MadeAnew, 132), (NewAttribute, 4160), (NewByHand, 4160)])
+def test_modules_that_are_made_in_forward(fit, module, parameters):
+    (finding,) = judged(fit, module(), max_steps=16)
+    assert (finding.status, finding.code) == (Status.WARNING, ANEW)
+    assert finding.evidence["parameters"] == parameters
+    assert ".py:" in finding.subject
+
+
+class BothForOneLoss(ByHand):
+    """One optimiser for everything, and another one for the head."""
+
+    def forward(self, x):
+        return Net.forward(self, x)
+
+    def training_step(self, batch, batch_idx):
+        self.zero_grad()
+        self.manual_backward(Net.training_step(self, batch, batch_idx))
+        for optimizer in self.optimizers():
+            optimizer.step()
+
+    def configure_optimizers(self):
+        return [torch.optim.SGD(part.parameters(), lr=0.1) for part in (self, self.head)]
+
+
+@pytest.mark.parametrize("module", [HeldTwice, BothForOneLoss])
+@pytest.mark.filterwarnings("ignore:optimizer contains a parameter group with duplicate parameters")
+def test_parameters_that_are_stepped_twice(fit, module):
+    (finding,) = judged(fit, module())
+    assert (finding.status, finding.code) == (Status.WARNING, TWICE)
+    assert finding.evidence == {"parameters": 2}
+
+
+class HeadsInADict(MultipliedList):
+    """Shallow copies, which share their weights, in a dict that registers nothing."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Linear(32, CLASSES)
+        self.heads = {name: copy.copy(self.first) for name in "abc"}
+
+    def forward(self, x):
+        h = self.net[:4](x)
+        return torch.stack([head(h) for head in self.heads.values()], 2)
+
+
+class ListedOnce(MultipliedList):
+    def __init__(self):
+        super().__init__()
+        head = nn.Sequential(nn.Linear(32, 16), nn.ReLU(), nn.Linear(16, CLASSES))
+        self.heads = nn.ModuleList([head for _ in range(3)])
+
+
+class OneHeadInADict(MultipliedList):
+    def __init__(self):
+        super().__init__()
+        self.heads = nn.ModuleDict(dict.fromkeys("abc", nn.Linear(32, CLASSES)))
+
+    def forward(self, x):
+        h = self.net[:4](x)
+        return torch.stack([head(h) for head in self.heads.values()], 2)
+
+
+@pytest.mark.parametrize("module", [ListedOnce, OneHeadInADict])
+def test_other_lists_of_one_head(fit, module):
+    (finding,) = judged(fit, module())
+    assert (finding.status, finding.code, finding.subject) == (Status.WARNING, ONE, "heads")
+    assert finding.evidence == {"entries": 3}
 
 
 def test_one_head_three_times(fit):

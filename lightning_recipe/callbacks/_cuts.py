@@ -1,0 +1,142 @@
+"""Parameters that no gradient reaches, although others are trained on what their modules put out."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from lightning_recipe.callbacks._untrained import is_as_drawn
+from lightning_recipe.finding import Outcome, Status, listed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from torch import Tensor
+
+    from lightning_recipe.callbacks._untrained import Marks
+    from lightning_recipe.record.events import Event
+    from lightning_recipe.record.step import Step
+
+CUTS = {"detach", "detach_", "data", "argmax", "argmin", "argsort", "round", "floor", "ceil", "sign", "tensor", "long"}
+CUTS |= {"int", "gt", "lt", "ge", "le", "eq", "bool", "multinomial", "bernoulli"}
+"""Functions that no gradient comes back from."""
+NUMBERS = {"item", "tolist", "numpy", "detach", "data", "tensor", "float", "cpu"}
+"""Functions by which a loss leaves the graph."""
+MASKS = {"mul", "mul_", "imul", "rmul", "masked_fill", "masked_fill_", "where"}
+"""Functions that may put zeros in the place of everything."""
+
+
+def disconnected(step: Step, parameters: Mapping[str, Tensor], marks: Marks) -> Iterator[tuple[Outcome, str]]:
+    """Modules cut off from the loss, or the loss from all of them."""
+    names = {id(p): name for name, p in parameters.items()}
+    stepped = {name: parameters[name] for name in step.gradients if name in parameters}
+    if stepped and all(map(math.isnan, step.gradients.values())) and step.leaves:
+        if not any(id(leaf) in names for leaf in step.leaves) and _calls(step, stepped) and marks.stay(stepped):
+            yield _nothing_learns(step, len(stepped))
+        return
+    waiting = {id(p) for name, p in stepped.items() if math.isnan(step.gradients[name])}
+    calls, where = cut_off(step, waiting) if waiting else ([], "")
+    how, zeros = f"{where} cuts the graph behind them", not calls
+    if zeros:
+        zero = {id(p) for name, p in stepped.items() if step.gradients[name] == 0}
+        calls, where = all_masked(step, zero) if zero else ([], "")
+        how = f"{where} leaves nothing of what they put out"
+    own = {f"{call.name}.{key}": p for call in calls if call.module for key, p in call.module.named_parameters()}
+    if not own or not (zeros or marks.stay(own)):
+        return
+    modules = list(dict.fromkeys(call.name for call in calls))
+    off = next((call.where for call in calls if call.where), "")
+    how = how if where else f"they are called without gradients ({off})" if off else "they are called without gradients"
+    yield (
+        Outcome(
+            Status.WARNING if all(map(is_as_drawn, own.values())) else Status.ADVICE,
+            "no_gradient",
+            f"no gradient reaches {listed(modules)}, although others are trained on what they put out: {how}",
+            "take away the detach, no_grad, argmax, data or mask between them and the loss; "
+            "if they are to stay, requires_grad_(False) says so",
+            {"parameters": sum(p.numel() for p in own.values())},
+        ),
+        ", ".join(modules),
+    )
+
+
+def _calls(step: Step, parameters: dict[str, Tensor]) -> bool:
+    """Whether something was computed with them to learn from, not only to act or to collect."""
+    own = {id(p) for p in parameters.values()}
+    calls = [event.module for event in step.events if event.module is not None and not event.where]
+    return any(own & {id(p) for p in module.parameters()} for module in calls)
+
+
+def _nothing_learns(step: Step, count: int) -> tuple[Outcome, str]:
+    last = max((place for place, event in enumerate(step.events) if event.kind in {"module", "loss"}), default=0)
+    cut = next((event for event in step.events[last:] if event.name in NUMBERS and event.where), None)
+    how = f": {cut.name} ({cut.where}) takes it out of the graph" if cut is not None else ""
+    return (
+        Outcome(
+            Status.WARNING,
+            "no_gradient",
+            f"the loss has no gradient for any of the {count} parameters that are stepped{how}",
+            "return the loss as it was computed: no item, detach, data or new tensor in between",
+            {"parameters": count},
+        ),
+        "loss",
+    )
+
+
+def cut_off(step: Step, waiting: set[int]) -> tuple[list[Event], str]:
+    """Calls of modules that a module which gets a gradient builds on, while all of their own parameters get none.
+
+    Args:
+        step: What was recorded.
+        waiting: The ids of the parameters that an optimiser stepped without a gradient.
+
+    Returns:
+        The first call of each such module, and the function that cuts the graph behind them, with its line.
+
+    """
+    reached = {id(leaf) for leaf in step.leaves}
+    calls: dict[int, Event] = {}
+    for event in step.events:
+        own = [id(p) for p in event.module.parameters() if p.requires_grad] if event.module is not None else []
+        if own and waiting.issuperset(own) and reached.isdisjoint(own):
+            calls.setdefault(id(event.module), event)
+    return _before(step, list(calls.values()), reached, CUTS)
+
+
+def _before(step: Step, calls: list[Event], trained: set[int], cuts: set[str]) -> tuple[list[Event], str]:
+    """Of some calls those that come before one with trained parameters, and the first function of `cuts` on the way."""
+    after: dict[int, list[Event]] = {}
+    for event in step.events:
+        for number in event.inputs:
+            after.setdefault(number, []).append(event)
+    found, where = [], ""
+    for call in calls:
+        seen, queue, cut = set(call.outputs), list(call.outputs), ""
+        while queue:
+            for event in after.get(queue.pop(), ()):
+                if event.module is not None and trained & {id(p) for p in event.module.parameters()}:
+                    found.append(call)
+                    where = where or cut
+                    queue = []
+                    break
+                if event.name in cuts:
+                    cut = cut or f"{event.name} ({event.where})"
+                queue += [number for number in event.outputs if number not in seen]
+                seen.update(event.outputs)
+    return found, where
+
+
+def all_masked(step: Step, zero: set[int]) -> tuple[list[Event], str]:
+    """Calls before a mask that leaves nothing: all before a module with a gradient that isn't zero have one of zeros.
+
+    Args:
+        step: What was recorded.
+        zero: The ids of the parameters whose gradient is exactly 0.
+
+    """
+    trained = {id(leaf) for leaf in step.leaves} - zero
+    calls = [e for e in step.events if e.module is not None and any(p.requires_grad for p in e.module.parameters())]
+    without = [call for call in calls if call.module is not None and zero.issuperset(map(id, call.module.parameters()))]
+    found, where = _before(step, without, trained, MASKS)
+    others, _ = _before(step, [call for call in calls if call not in without], trained, MASKS)
+    return (found, where) if where and not others else ([], "")
