@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -16,13 +16,16 @@ from lightning_recipe.dependencies.backprop import UndecidedError
 from lightning_recipe.dependencies.causes import likely_cause
 from lightning_recipe.dependencies.examples import batch_of
 from lightning_recipe.dependencies.judgement import Clean, Mixing, examine
+from lightning_recipe.dependencies.places import Placed, judge_places
 from lightning_recipe.figures.canvas import pixels
 from lightning_recipe.figures.dependencies import dependency_matrix
 from lightning_recipe.finding import Finding, Section, in_short
+from lightning_recipe.record.step import NetCall
 from lightning_recipe.record.tensors import tensors
 from lightning_recipe.show import loggers
 from lightning_recipe.trial.copies import copied
-from lightning_recipe.trial.isolation import eager, isolated, memory_given_back, obstacle
+from lightning_recipe.trial.isolation import eager, isolated, memory_given_back
+from lightning_recipe.trial.rehearsal import CannotRehearseError, rehearsal
 from lightning_recipe.trial.rng import untouched_generators
 
 if TYPE_CHECKING:
@@ -30,8 +33,10 @@ if TYPE_CHECKING:
 
     from lightning.pytorch import LightningModule
 
-    from lightning_recipe.record.step import NetCall, Step
+    from lightning_recipe.record.step import Step
     from lightning_recipe.run import Run
+
+    Look = Callable[..., Clean | Mixing]
 
 SHOWN = 4
 """Calls named in a message."""
@@ -116,85 +121,77 @@ class BatchMixingDetector(Check):
         self.max_seconds = max_seconds
 
     def first_step(self, run: Run, step: Step) -> Iterator[Finding]:
-        """Judge each distinct call of the network."""
-        trainer, pl_module = run.trainer, run.module
-        if (reason := obstacle(trainer)) is not None:
-            yield self.skipped(reason)
-            return
-        if not step.net_calls:
-            yield self.skipped(
-                "the whole step is compiled" if step.compiled else "no call of a module with parameters was seen"
-            )
-            return
-        calls = {(c.name, tuple(t.shape for _, t in tensors((c.args, c.kwargs)))): c for c in reversed(step.net_calls)}
-        try:
-            with isolated():
-                duplicate = copied(pl_module)
-        except Exception as error:  # noqa: BLE001 - whatever a module keeps
-            yield self.skipped(f"the network can't be copied: {in_short(error)}")
-            return
+        """Judge the step; if it can't be told what it does, each distinct call of the network in it."""
         self._announce(run, step)
         deadline = time.monotonic() + self.max_seconds
         look = partial(examine, most=self.max_examples, deadline=deadline, grace=self.max_seconds)
+        try:
+            yield self._judge_step(run, step, look)
+        except UndecidedError as reason:
+            yield from self._judge_calls(run, step, look, str(reason))
+
+    def _judge_step(self, run: Run, step: Step, look: Look) -> Finding:
+        """Judge what modules put out from what the batch holds, whatever the step computes before and between."""
+        with self._reasons(run), rehearsal(run) as again:
+            call = NetCall("", again.module, (step.batch,), {}, dict(tensors(step.batch, "batch")))
+            batch = batch_of(run, step.batch, call)
+            found = _even_in_place(partial(look, again.module, call, batch, again=again))
+            if isinstance(found, Mixing):
+                return self._leaks(run, found)
+            if found.dead:  # as of a generator, which is given noise that the step draws
+                msg = "what its modules put out does not depend on the batch"
+                raise UndecidedError(msg)
+            try:
+                placed = judge_places(found.rerun, batch)
+            except UndecidedError as reason:
+                return self._is_clean(_describe(found), f"places in the batch were not compared: {reason}")
+        if isinstance(placed, Placed):
+            return self._is_placed(placed)
+        return self._is_clean(_describe(found), "nor on its place in the batch", out_of_place=placed)
+
+    def _judge_calls(self, run: Run, step: Step, look: Look, reason: str) -> Iterator[Finding]:
+        """Judge what can be told without the code of the step, which was not judged for `reason`."""
+        calls = {(c.name, tuple(t.shape for _, t in tensors((c.args, c.kwargs)))): c for c in reversed(step.net_calls)}
         hits: list[Finding] = []
-        mixing: list[tuple[str, Mixing]] = []
         clean: list[str] = []
-        undecided: list[str] = []
-        with untouched_generators():  # of all calls together: to find them takes a twentieth of a second
+        undecided = [] if calls else [reason]
+        with isolated(), untouched_generators():  # of all calls together: to find them takes a twentieth of a second
+            duplicate: LightningModule | None = None
             for call in reversed(calls.values()):
-                name = call.name or type(pl_module).__name__
+                name = call.name or type(run.module).__name__
                 try:
-                    found = self._examine(run, duplicate, step, call, look)
+                    with self._reasons(run):
+                        duplicate = copied(run.module) if duplicate is None else duplicate
+                        module = duplicate.get_submodule(call.name)
+                        module = getattr(module, "_orig_mod", module)  # of a compiled one
+                        with eager(module):
+                            found = _even_in_place(partial(look, module, call, batch_of(run, step.batch, call)))
                     if isinstance(found, Mixing):
-                        hits.append(self._mixes(name, found))
-                        mixing.append((name, found))
+                        hits.append(self._leaks(run, found))
                     elif found.dead and len(calls) == 1:
                         hits.append(self._is_dead(name))
                     else:
                         clean.append(f"{name} ({_describe(found)})")
-                except UndecidedError as reason:
-                    undecided.append(f"{name}: {reason}")
+                except UndecidedError as error:
+                    undecided.append(f"{name}: {error}")
         if clean and not hits:
-            unseen = "; what the step computes between these calls was not seen" if len(calls) > 1 else ""
             rest = f"; not judged: {_few(undecided)}" if undecided else ""
-            hits = [self.passed(f"no output depends on another example: {_few(clean)}{unseen}{rest}", leak=0)]
+            hits = [self._is_clean(_few(clean), f"the code of the step itself was not judged: {reason}{rest}")]
         yield from hits or [self.skipped(_few(undecided))]
-        self._draw_matrices(run, mixing)
 
-    def _announce(self, run: Run, step: Step) -> None:
-        """Say what takes the time, if it will be more than a second."""
-        passes = 2 * math.log2(max(2, step.batch_size or 0))
-        if 3 * passes * step.seconds > 1:  # a backward pass takes about two forward ones
-            self.tell(run, f"BatchMixingDetector repeats the first step, for at most {self.max_seconds:g} s ...")
-
-    def _examine(
-        self,
-        run: Run,
-        duplicate: LightningModule,
-        step: Step,
-        call: NetCall,
-        look: Callable[..., Clean | Mixing],
-    ) -> Clean | Mixing:
-        """Everything that can go wrong when a network is called alone is a reason not to judge it."""
-        on_gpu = duplicate.device.type != "cpu"
-        back = memory_given_back(duplicate.device) if on_gpu else nullcontext()
+    @contextmanager
+    def _reasons(self, run: Run) -> Iterator[None]:
+        """Everything that can go wrong with a copy is a reason not to judge it."""
+        on_gpu = run.module.device.type != "cpu"
+        back = memory_given_back(run.module.device) if on_gpu else nullcontext()
         try:
-            with back, isolated(), torch.enable_grad(), warnings.catch_warnings():
+            with back, torch.enable_grad(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                batch = batch_of(run, step.batch, call)
-                module = duplicate.get_submodule(call.name)
-                module = getattr(module, "_orig_mod", module)  # of a compiled one
-                with eager(module):
-                    try:
-                        return look(module, call, batch)
-                    except RuntimeError as error:
-                        if "inplace operation" not in str(error):
-                            raise
-                    # inputs need no gradient in the run, so that there networks may write over what is made of them
-                    with torch.autograd.graph.allow_mutation_on_saved_tensors():
-                        return look(module, call, batch)
+                yield
         except UndecidedError:
             raise
+        except CannotRehearseError as error:
+            raise UndecidedError(str(error)) from error
         except TimeoutError as error:
             msg = f"not decided within {self.max_seconds:g} s"
             raise UndecidedError(msg) from error
@@ -202,22 +199,40 @@ class BatchMixingDetector(Check):
             msg = f"a copy could not be run on its own: {in_short(error)}"
             raise UndecidedError(msg) from error
 
-    def _mixes(self, name: str, found: Mixing) -> Finding:
-        cause, (i, j) = likely_cause(found), found.pair
+    def _announce(self, run: Run, step: Step) -> None:
+        """Say what takes the time, if it will be more than a second."""
+        passes = 2 * math.log2(max(2, step.batch_size or 0))
+        if 3 * passes * step.seconds > 1:  # a backward pass takes about two forward ones
+            self.tell(run, f"BatchMixingDetector repeats the first step, for at most {self.max_seconds:g} s ...")
+
+    def _leaks(self, run: Run, found: Mixing) -> Finding:
+        cause = likely_cause(found)
         judge = self.failed if cause.certain and found.batch.examples else self.warning
-        own = found.matrix.diagonal().any()
-        strength = f"up to {found.strength:.2g} times as strongly as their own" if own else "and not their own"
+        self._draw_matrix(run, found)
         return judge(
-            f"{name} mixes examples: its output for example {i} depends on the input of example {j}, and the inputs of "
-            f"{found.receivers} of {found.batch.size} examples ({_dimensions(found)}) reach the outputs of others, "
-            f"{strength} (expected: 0). It begins {found.event.where}; likely cause: {cause.what}",
+            f"outputs leak across the batch, first {found.event.where}: the inputs of {found.receivers} of "
+            f"{found.batch.size} examples reach the outputs of others (expected: 0); likely {cause.what}",
             code="mixes",
-            subject=name,
+            subject=found.event.name,
             fix=cause.fix,
             leak=found.strength,
             receivers=found.receivers,
             examples=found.batch.size,
         )
+
+    def _is_placed(self, found: Placed) -> Finding:
+        return self.failed(
+            f"{found.batch.size} copies of one example have {found.answers} different outputs (expected: 1), by their "
+            f"place in the batch, first {found.event.where}; likely positions added along the batch, not the sequence",
+            code="depends_on_place",
+            subject=found.event.name,
+            fix="index positions by the dimension of the sequence, with batch_first=True x.size(1); or transpose first",
+            answers=found.answers,
+            examples=found.batch.size,
+        )
+
+    def _is_clean(self, judged: str, note: str, **evidence: float) -> Finding:
+        return self.passed(f"no output depends on another example, {note}: {judged}", leak=0, **evidence)
 
     def _is_dead(self, name: str) -> Finding:
         return self.warning(
@@ -229,13 +244,22 @@ class BatchMixingDetector(Check):
             leak=0,
         )
 
-    def _draw_matrices(self, run: Run, mixing: list[tuple[str, Mixing]]) -> None:
-        for name, found in mixing if loggers.is_written(run.trainer) else []:
-            title = f"{name}: {len(found.examples)} of {found.batch.size} examples"
+    def _draw_matrix(self, run: Run, found: Mixing) -> None:
+        if loggers.is_written(run.trainer):
+            title = f"{found.event.name}: {len(found.examples)} of {found.batch.size} examples"
             told = f"outputs depend on inputs of others, {found.strength:.2g}x as much as on their own"
-            which = f" of {name}" if len(mixing) > 1 else ""
-            picture = dependency_matrix(found.matrix.numpy(), found.examples, title, told)
-            self.draw(run, f"dependencies{which}", pixels(picture))
+            self.draw(run, "dependencies", pixels(dependency_matrix(found.matrix.numpy(), found.examples, title, told)))
+
+
+def _even_in_place(look: Callable[[], Clean | Mixing]) -> Clean | Mixing:
+    """Inputs need no gradient in the run, so that there networks may write over what is made of them."""
+    try:
+        return look()
+    except RuntimeError as error:
+        if "inplace operation" not in str(error):
+            raise
+    with torch.autograd.graph.allow_mutation_on_saved_tensors():
+        return look()
 
 
 def _describe(found: Clean) -> str:
@@ -244,7 +268,8 @@ def _describe(found: Clean) -> str:
     shapes = " and ".join(map(str, found.left_out[:2])) + (", ..." if len(found.left_out) > 2 else "")  # noqa: PLR2004
     rest = f"; what has no row for each of them was not varied: {shapes}" if found.left_out else ""
     rows = f" of {found.rows_each} rows each" if found.rows_each > 1 else ""
-    return f"{found.batch.size} examples{rows}, {_dimensions(found)}{norms}{rest}"
+    outputs = f", outputs of {_few(list(found.outputs))}" if found.outputs else ""
+    return f"{found.batch.size} examples{rows}, {_dimensions(found)}{outputs}{norms}{rest}"
 
 
 def _few(texts: list[str]) -> str:
@@ -252,5 +277,5 @@ def _few(texts: list[str]) -> str:
     return ", ".join(texts[:SHOWN]) + more
 
 
-def _dimensions(found: Clean | Mixing) -> str:
+def _dimensions(found: Clean) -> str:
     return ("dimension " if len(found.dims) == 1 else "dimensions ") + " and ".join(map(str, found.dims))

@@ -65,11 +65,17 @@ class Rows:
         return tensor.index_select(self.dim, index.to(tensor.device))
 
 
-def layouts(shape: Sequence[int], batch_size: int) -> list[Rows]:
+def layouts(shape: Sequence[int], batch_size: int, owners: Sequence[Tensor] = ()) -> list[Rows]:
     """Where the examples of a batch may lie in a tensor, the likeliest first.
 
     A dimension of the size of the batch; or, if that is not dimension 0, several rows for each example there, those of
-    one side by side (as ``reshape(B * T, -1)`` leaves them) or far apart (as from time first, or two views in one).
+    one side by side (as ``reshape(B * T, -1)`` leaves them), far apart (as from time first, or two views in one), or
+    both (as from (T, B, heads)).
+
+    Args:
+        shape: Of the tensor.
+        batch_size: Number of examples B.
+        owners: Of a batch of graphs, the graph of each node and of each edge: what has as many rows belongs to them.
 
     Example:
         >>> [(rows.dim, rows.owner.tolist()) for rows in layouts((5, 2), 2)]
@@ -80,11 +86,15 @@ def layouts(shape: Sequence[int], batch_size: int) -> list[Rows]:
         []
 
     """
+    if owners and shape:
+        known = [owner for owner in owners if len(owner) == shape[0]] + [torch.arange(batch_size)]
+        return [Rows(0, owner) for owner in known if len(owner) == shape[0]][:1]
     index = torch.arange(batch_size)
     found = [Rows(dim, index) for dim, size in enumerate(shape) if size == batch_size]
     times, rest = divmod(shape[0], batch_size) if shape else (0, 0)
     if times > 1 and rest == 0:
-        found += [Rows(0, index.repeat_interleave(times)), Rows(0, index.repeat(times))]
+        apart = [1, times, *(n for n in range(2, times) if times % n == 0)]
+        found += [Rows(0, index.repeat_interleave(times // n).repeat(n)) for n in apart]
     return found
 
 
@@ -127,6 +137,7 @@ class Dependencies:
         outputs: Results of one forward, and their rows.
         inputs: Tensors that require a gradient, and their rows.
         batch_size: Number of examples B.
+        name: Of the output, if it is one.
         deadline: Value of ``time.monotonic()`` at which to give up; seconds.
 
     Example:
@@ -144,8 +155,15 @@ class Dependencies:
     """
 
     def __init__(
-        self, outputs: Sequence[Part], inputs: Sequence[Part], batch_size: int, *, deadline: float = math.inf
+        self,
+        outputs: Sequence[Part],
+        inputs: Sequence[Part],
+        batch_size: int,
+        *,
+        name: str = "",
+        deadline: float = math.inf,
     ) -> None:
+        self.name = name
         generator = torch.Generator().manual_seed(SEED)
         self.outputs = [(tensor, rows) for tensor, rows in outputs if tensor.requires_grad]
         self.inputs, self.batch_size, self.deadline = list(inputs), batch_size, deadline

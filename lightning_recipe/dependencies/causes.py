@@ -23,7 +23,7 @@ class Cause:
     """The likeliest cause of mixing.
 
     Attributes:
-        what: The cause, to follow "likely cause: ".
+        what: The cause, to follow "likely ".
         fix: What to change.
         certain: Whether nobody would want it.
 
@@ -46,25 +46,29 @@ def likely_cause(found: Mixing) -> Cause:
     attends, swapped = found.attention
     if found.softmax:
         fix = "give softmax the dimension of classes or positions"
-        return Cause("a softmax is taken over the batch", fix, certain=True)
+        return Cause("a softmax over the batch dimension", fix, certain=True)
+    if found.batch.owners:
+        what = "nodes pooled or normalised without their `batch` vector, or edges without the offset of their graph"
+        fix = "hand `batch` to what pools and normalises; add the number of nodes before a graph to its edges"
+        return Cause(what, fix, certain=False)
     if isinstance(module, nn.RNNBase):
         if not sequence and not found.batch.shuffled:
-            msg = f"{where} the batch is read as a sequence, and may be one: it is not shuffled"
+            msg = f"the batch is read as a sequence {where}, and may be one: it is not shuffled"
             raise UndecidedError(msg)
-        what = "it reads the batch as the sequence"
+        what = "recurrence along the batch, which is read as the sequence"
         return Cause(what, "batch_first=True, or an input of (time, batch, features)", certain=True)
     if swapped or (isinstance(module, nn.MultiheadAttention) and sequence):
-        what = "attention runs along the batch, not along the sequence"
+        what = "attention along the batch where the sequence was meant"
         return Cause(what, "batch_first=True, or an input of (sequence, batch, features)", certain=True)
     if attends and not found.order_matters:
-        msg = f"{where} examples attend to each other, which may be meant"
+        msg = f"examples attend to each other {where}, which may be meant"
         raise UndecidedError(msg)
     if found.order_matters or (found.order_matters is None and found.density < DENSE):
-        what = "which examples mix depends on their place in the batch, as when view stands for permute"
+        what = "view or reshape where permute was needed"
         return Cause(what, "permute or transpose before view and reshape; take nothing from other rows", certain=True)
     if found.batch_norm or any(word in type(module).__name__.lower() for word in NAMED):
-        msg = f"{where} statistics of the batch are taken, which seems to be meant"
+        msg = f"statistics of the batch are taken {where}, which seems to be meant"
         raise UndecidedError(msg)
-    what = "all of them alike, as in a mean, norm or standard deviation over the batch"
+    what = "a mean, norm or standard deviation over the batch dimension"
     fix = "reduce over the dimensions of features or positions; if the batch is meant, nothing"
     return Cause(what, fix, certain=False)

@@ -32,6 +32,7 @@ class Batch:
         agreed: Whether every tensor of the batch, and there are several, has as many in dimension 0.
         shuffled: Whether neighbours have nothing to do with each other.
         content: The tensors of the batch.
+        owners: Of a batch of graphs, the graph of each node, and of each edge.
 
     """
 
@@ -40,6 +41,7 @@ class Batch:
     agreed: bool
     shuffled: bool
     content: list[Tensor]
+    owners: tuple[Tensor, ...] = ()
 
     def owns(self, tensor: Tensor) -> bool:
         """Whether `tensor` is one of the batch, as the DataLoader made it: rows are examples, if there are any."""
@@ -66,6 +68,9 @@ def batch_of(run: Run, content: Any, call: NetCall) -> Batch:
     shuffled = bool(samplers) and "SequentialSampler" not in samplers
     shapes = [t.shape for _, t in arguments]
     batch = [t for _, t in tensors(content) if t.ndim]
+    if owners := graphs_of(content):
+        size = int(owners[0].max()) + 1
+        return Batch(size, examples=True, agreed=True, shuffled=shuffled, content=batch, owners=owners)
     for size in sizes:
         if size > 1 and any(layouts(shape, size) for shape in shapes):
             return Batch(size, examples=True, agreed=True, shuffled=shuffled, content=batch)
@@ -77,6 +82,34 @@ def batch_of(run: Run, content: Any, call: NetCall) -> Batch:
         raise UndecidedError(msg)
     agreed = not sizes and len(batch) > 1 and all(t.shape[0] == size or shared == {size} for t in batch)
     return Batch(size, examples=False, agreed=agreed, shuffled=shuffled, content=batch)
+
+
+def graphs_of(content: Any) -> tuple[Tensor, ...]:
+    """The graph of each node, and of each edge, of a batch of graphs; empty for others.
+
+    It has a vector ``batch`` like PyTorch Geometric's: for each node the index of its graph, in order. Without that name
+    it is known by edges, pairs of indices that never lead from one graph to another.
+
+    Example:
+        >>> graphs_of({"x": torch.zeros(4, 2), "batch": torch.tensor([0, 0, 1, 1])})
+        (tensor([0, 0, 1, 1]),)
+        >>> graphs_of((torch.zeros(4, 2), torch.tensor([[0, 1, 2], [1, 0, 3]]), torch.tensor([0, 0, 1, 1])))
+        (tensor([0, 0, 1, 1]), tensor([0, 0, 1]))
+
+    """
+    found = [(path, t.cpu()) for path, t in tensors(content)]
+    lengths = {len(t) for _, t in found if t.is_floating_point() and t.ndim}
+    pairs = [t for _, t in found if t.dtype == torch.int64 and t.ndim == 2 and len(t) == 2 and t.numel()]  # noqa: PLR2004
+    for path, owner in found:
+        if owner.dtype != torch.int64 or owner.ndim != 1 or len(owner) not in lengths or len(owner) < 2:  # noqa: PLR2004
+            continue
+        jumps = owner.diff()
+        if owner[0] != 0 or jumps.min() < 0 or jumps.max() > 1 or int(jumps.sum()) in {0, len(owner) - 1}:
+            continue
+        edges = [p for p in pairs if 0 <= p.min() and p.max() < len(owner) and torch.equal(owner[p[0]], owner[p[1]])]
+        if edges or path.rpartition(".")[2] == "batch":
+            return owner, *(owner[p[0]] for p in edges[:1])
+    return ()
 
 
 def _refuse_unusable(call: NetCall, arguments: list[tuple[str, Tensor]]) -> None:
@@ -106,6 +139,8 @@ def why_not_examples(module: nn.Module, call: NetCall, batch: Batch, dims: Seque
         dims: The dimensions of its inputs along which rows were counted.
 
     """
+    if batch.owners:
+        return ""
     size = batch.size
     arguments = [t for _, t in tensors((call.args, call.kwargs))]
     rows = max((t.shape[0] for t in arguments if t.ndim), default=0)

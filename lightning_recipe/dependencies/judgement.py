@@ -16,10 +16,12 @@ from lightning_recipe.dependencies.operations import attention_over_batch, batch
 from lightning_recipe.dependencies.rerun import Rerun, calm
 from lightning_recipe.dependencies.traces import Event, first_mixed
 from lightning_recipe.record.tensors import tensors
+from lightning_recipe.trial.calming import use_running_statistics, without_dropout
 from lightning_recipe.trial.shared_code import shares_code
 
 if TYPE_CHECKING:
     from lightning_recipe.record.step import NetCall
+    from lightning_recipe.trial.rehearsal import Rehearsal
 
 
 @dataclass(frozen=True)
@@ -33,15 +35,19 @@ class Clean:
         dead: Whether no input reaches the output, whatever the weights.
         left_out: Shapes of the inputs that have no rows of examples, and were not varied.
         rows_each: Rows for each example at most; whether those mix was not asked.
+        outputs: The modules of a step whose outputs were judged, by name.
+        rerun: The call, to be asked more.
 
     """
 
     batch: Batch
     dims: tuple[int, ...]
     norms: int
-    dead: bool = False
-    left_out: tuple[tuple[int, ...], ...] = ()
-    rows_each: int = 1
+    dead: bool
+    left_out: tuple[tuple[int, ...], ...]
+    rows_each: int
+    outputs: tuple[str, ...]
+    rerun: Rerun
 
 
 @dataclass(frozen=True)
@@ -94,16 +100,18 @@ def examine(  # noqa: PLR0913 - two say how long it may take
     call: NetCall,
     batch: Batch,
     *,
+    again: Rehearsal | None = None,
     most: int = 16,
     deadline: float = math.inf,
     grace: float = math.inf,
 ) -> Clean | Mixing:
-    """Repeat a call on a copy of its module, and judge whether examples mix.
+    """Repeat a call on a copy of its module, or a step on a copy, and judge whether examples mix.
 
     Args:
         module: The copy, which this changes. Run it with the random state isolated.
         call: The call.
         batch: What is known of its rows.
+        again: Runs the step, whose only argument is the batch.
         most: Rows and columns of the matrix.
         deadline: Value of ``time.monotonic()`` at which to give up; seconds.
         grace: Seconds to confirm and to locate what was found, from when it was found.
@@ -113,26 +121,28 @@ def examine(  # noqa: PLR0913 - two say how long it may take
         UndecidedError: If it can't be told; says why.
 
     """
-    if shares_code(module):
+    if again is None and shares_code(module):
         msg = "it holds a function, such as a hook, that a copy would share with the original"
         raise UndecidedError(msg)
-    norms = calm(module)
+    norms = calm(module) if again is None else use_running_statistics(without_dropout(module))
     doubtful = _doubtful(call, batch)
-    variants = max((len(layouts(t.shape, batch.size)) for _, t in tensors((call.args, call.kwargs))), default=0)
+    arguments = [t for _, t in tensors((call.args, call.kwargs))]
+    variants = max((len(layouts(t.shape, batch.size, batch.owners)) for t in arguments), default=0)
     options = [(variant, frozenset[int]()) for variant in range(variants)] + ([(0, doubtful)] if doubtful else [])
     mixing: list[tuple[Rerun, Dependencies]] = []
     reasons: list[UndecidedError] = []
     for variant, shared in options:
-        rerun = Rerun(module, call.name, call.args, call.kwargs, batch.size, variant, shared)
+        rerun = Rerun(module, call.name, call.args, call.kwargs, batch.size, variant, shared, again, batch.owners)
         try:
             chart, dead = _look(rerun, deadline)
         except UndecidedError as reason:
             reasons += [] if shared else [reason]
             continue
         if chart is None:
-            leaves, _ = rerun.run()
+            leaves, outputs = rerun.run()
             each = max(len(rows.owner) for _, rows in leaves) // batch.size
-            return Clean(batch, _dims(leaves), norms, dead, tuple(rerun.left_out), each)
+            names = tuple(dict.fromkeys(path.rpartition(" [")[0] for path, _ in outputs)) if again else ()
+            return Clean(batch, _dims(leaves), norms, dead, tuple(rerun.left_out), each, names, rerun)
         mixing.append((rerun, chart))
     if reasons or not mixing:
         raise reasons[0] if reasons else UndecidedError(why_no_rows(call.args, call.kwargs, batch.size))
@@ -143,7 +153,32 @@ def examine(  # noqa: PLR0913 - two say how long it may take
     doubt = why_not_examples(module, call, batch, _dims(chart.inputs)) or _why_meant(rerun, call, batch, deadline)
     if doubt:
         raise UndecidedError(doubt)
-    return _describe(rerun, chart, batch, most, grace)
+    found = _describe(rerun, chart, batch, most, grace)
+    if again is not None and (doubt := _why_meant_by_step(rerun, chart, found)):
+        raise UndecidedError(doubt)
+    return found
+
+
+def _why_meant_by_step(rerun: Rerun, chart: Dependencies, found: Mixing) -> str:
+    """Why a step may be right to mix examples where a network is not; empty if nothing speaks for it."""
+    if found.event.in_step and not found.order_matters:
+        why = "random numbers are drawn" if found.order_matters is None else "all examples enter alike"
+        return f"examples are mixed {found.event.where}, but {why}, which may be meant"
+    leaves, outputs = rerun.run(seed=1)
+    other = Dependencies([(dict(outputs)[chart.name], chart.outputs[0][1])], leaves, rerun.batch_size)
+    other.deadline = chart.deadline
+    if not torch.equal(other.matrix(found.examples) > 0, found.matrix > 0):
+        return f"examples are mixed at random {found.event.where}, as MixUp does"
+    return ""
+
+
+def _partners_only(rerun: Rerun, chart: Dependencies) -> bool:
+    """Whether each row takes at most one other example in, as negatives and pairs do: MixUp, roll, flip, sort."""
+    (_, rows), = chart.outputs
+    victim = int(chart.spread()[1].argmax())
+    source = torch.arange(rerun.batch_size) == chart.source(victim)
+    each = len(rows.owner) // rerun.batch_size
+    return int((chart.reached(source) > 0)[~source].sum()) <= each
 
 
 def _doubtful(call: NetCall, batch: Batch) -> frozenset[int]:
@@ -211,7 +246,7 @@ def _mixing_chart(rerun: Rerun, deadline: float) -> tuple[Dependencies | None, b
     size = rerun.batch_size
     if not leaves:
         raise UndecidedError(why_no_rows(rerun.args, rerun.kwargs, size))
-    parts = [(i, t, options) for i, (_, t) in enumerate(outputs) if (options := layouts(t.shape, size))]
+    parts = [(i, t, options) for i, (_, t) in enumerate(outputs) if (options := rerun.layouts(t.shape))]
     if not parts:
         shapes = ", ".join(dict.fromkeys(str(tuple(t.shape)) for _, t in outputs)) or "no numbers"
         msg = f"no output has rows for each of the {size} that enter, it returns {shapes}"
@@ -220,16 +255,19 @@ def _mixing_chart(rerun: Rerun, deadline: float) -> tuple[Dependencies | None, b
     own, leaks = Dependencies(likely, leaves, size, deadline=deadline).spread()
     if not leaks.any():
         return None, bool(own.any())
-    relations = False
+    reason = ""
     for i, tensor, options in parts:
-        charts = [Dependencies([(tensor, rows)], leaves, size, deadline=deadline) for rows in options]
+        charts = [Dependencies([(tensor, r)], leaves, size, name=outputs[i][0], deadline=deadline) for r in options]
         if all(chart.spread()[1].any() for chart in charts):
-            if not rerun.relates(i):
-                return charts[min(rerun.variant, len(charts) - 1)], True
-            relations = True
-    if relations:
-        msg = f"an output relates the {size} examples to each other, as similarities do"
-        raise UndecidedError(msg)
+            chart = charts[min(rerun.variant, len(charts) - 1)]
+            if rerun.relates(i):
+                reason = f"an output relates the {size} examples to each other, as similarities do"
+            elif rerun.again is not None and _partners_only(rerun, chart):
+                reason = "the step pairs each example with another, as negatives and MixUp do"
+            else:
+                return chart, True
+    if reason:
+        raise UndecidedError(reason)
     return None, True
 
 
@@ -238,7 +276,9 @@ def _is_constant(rerun: Rerun) -> bool:
     with torch.no_grad():
         leaves, base = rerun.run()
         others = [leaf + torch.randn_like(leaf) for leaf, _ in leaves]
-        runs = [rerun.run(others)[1], rerun.run(order=torch.arange(rerun.batch_size).roll(1))[1]]
+        runs = [rerun.run(others)[1]]
+        if not rerun.owners:
+            runs.append(rerun.run(order=torch.arange(rerun.batch_size).roll(1))[1])
     return all(torch.equal(a, b) for run in runs for (_, a), (_, b) in zip(base, run, strict=True))
 
 
@@ -289,30 +329,17 @@ def _describe(rerun: Rerun, chart: Dependencies, batch: Batch, most: int, grace:
         outputs = [tensor for tensor, _ in chart.outputs]
         softmax, attention = softmax_over_batch(outputs, batch.size), attention_over_batch(outputs, batch.size)
         batch_norm = batch_norm_in_function(outputs, batch.size)
+        rerun.be_precise()
         order_matters = rerun.order_matters()
-        event = _confirmed(rerun, chart.inputs, chart.deadline)
+        event = first_mixed(rerun, chart.inputs, deadline=chart.deadline)
     except TimeoutError as error:
         msg = f"gradients reach other examples, but {grace:g} s were too short to confirm it"
         raise UndecidedError(msg) from error
+    if event is None:
+        msg = "gradients reach other examples, yet changing those changes nothing: no more than rounding"
+        raise UndecidedError(msg)
     receivers = int((leaks > 0).sum())
     return Mixing(
         batch, _dims(chart.inputs), event, pair, receivers, matrix, examples, order_matters, softmax, attention,
         batch_norm,
     )  # fmt: skip
-
-
-def _confirmed(rerun: Rerun, leaves: list[Part], deadline: float) -> Event:
-    """Where mixing begins, as changes of the inputs show it: in double precision, where the network runs in it."""
-    before = next((p.dtype for p in rerun.module.parameters() if p.is_floating_point()), torch.float32)
-    try:
-        rerun.convert(torch.float64)
-        event = first_mixed(rerun, leaves, deadline=deadline)
-    except (RuntimeError, TypeError):  # a tensor made in single precision inside, or a device without double
-        rerun.convert(before)
-        event = first_mixed(rerun, leaves, deadline=deadline)
-    finally:
-        rerun.convert(before)
-    if event is None:
-        msg = "gradients reach other examples, yet changing those changes nothing: no more than rounding"
-        raise UndecidedError(msg)
-    return event

@@ -1,7 +1,8 @@
-"""A captured call of the network, repeated on a copy while some examples are varied."""
+"""A captured call of the network, or the whole step, repeated on a copy while some examples are varied."""
 
 from __future__ import annotations
 
+from collections.abc import MutableMapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -9,16 +10,19 @@ import torch
 from torch import Tensor, nn
 
 from lightning_recipe.dependencies.backprop import SEED, Part, Rows, layouts
-from lightning_recipe.record.tensors import Cloneable, mapped, tensors
+from lightning_recipe.record.tensors import Cloneable, children, mapped, tensors
 from lightning_recipe.trial.calming import use_running_statistics, without_dropout
+from lightning_recipe.trial.rehearsal import CannotRehearseError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from lightning_recipe.trial.rehearsal import Rehearsal
+
 
 @dataclass
 class Rerun:
-    """A captured call of a network, repeated on a copy of it while what entered it is varied.
+    """A captured call of a network, or the step, repeated on a copy of it while what entered it is varied.
 
     What is varied are the *leaves*: the floating-point arguments that have rows of examples, and for integers
     (tokens, categories) what the first modules that receive them return: embeddings. Random numbers are drawn the same
@@ -32,6 +36,9 @@ class Rerun:
         batch_size: Number of examples B.
         variant: Which of its `layouts` an argument has; the last if it has fewer.
         shared: ``id`` of arguments that are shared by all examples, whatever their shape.
+        again: Runs the step on `module`, the only argument being the batch; its outputs are those of the outermost
+            modules with parameters that have rows of examples, or of modules inside of them.
+        owners: As of `layouts`.
         dtype: To convert floating-point arguments to; see `convert`.
 
     Example:
@@ -49,6 +56,8 @@ class Rerun:
     batch_size: int
     variant: int = 0
     shared: frozenset[int] = frozenset()
+    again: Rehearsal | None = None
+    owners: Sequence[Tensor] = ()
     dtype: torch.dtype | None = None
     _positions: set[int] = field(default_factory=set)
     _leaves: list[Part] = field(default_factory=list)
@@ -76,7 +85,7 @@ class Rerun:
 
         Args:
             leaves: Values instead of the captured ones.
-            order: Permutation of the examples in all arguments, shape (B,).
+            order: The example that is to stand at each place, in all arguments, shape (B,).
             seed: Of the random numbers drawn.
 
         Returns:
@@ -104,21 +113,60 @@ class Rerun:
         handles = [m.register_forward_hook(self._embedded, with_kwargs=True) for m in childless]
         torch.manual_seed(seed)
         try:
-            given = mapped({"args": self.args, "kwargs": self.kwargs}, Tensor, self._argument)
-            given = mapped(given, (Tensor, Cloneable), _clone)  # graphs, written to
-            output = self.module(*given["args"], **given["kwargs"])
+            given = mapped({"args": self.args, "kwargs": self.kwargs}, (Tensor, Cloneable), self._argument)
+            if self.again is None:
+                output = self.module(*given["args"], **given["kwargs"])
+            else:
+                output = self._answers(self.again, given["args"][0], seed)
         finally:
             for handle in handles:
                 handle.remove()
         found = [(path, t) for path, t in tensors(output) if t.numel() and (t.is_floating_point() or t.is_complex())]
         return self._leaves, found
 
+    def _answers(self, again: Rehearsal, batch: Any, seed: int) -> dict[str, Tensor]:
+        """Run the step; what the outermost modules with parameters put out, by their names."""
+        names = {id(m): n or type(m).__name__ for n, m in self.module.named_modules()}
+        running: list[list[tuple[str, Tensor]]] = [[]]  # what modules have put out within each that is being called
+
+        def before(*_: Any) -> None:
+            running.append([])
+
+        def after(module: nn.Module, _: Any, output: Any) -> None:
+            inside = running.pop()
+            floating = ((names[id(module)], t) for _, t in tensors(output) if t.is_floating_point() and t.numel())
+            own = [(name, t) for name, t in floating if self.layouts(t.shape)]
+            running[-1] += own if own and next(module.parameters(), None) is not None else inside
+
+        handles = [m.register_forward_pre_hook(before) for m in self.module.modules()]
+        handles += [m.register_forward_hook(after) for m in self.module.modules()]
+        try:
+            again.step(batch, seed=seed)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return {f"{name} [{i}]": tensor for i, (name, tensor) in enumerate(running[0])}
+
+    def layouts(self, shape: Sequence[int]) -> list[Rows]:
+        """Where the examples may lie in a tensor of this shape."""
+        return layouts(shape, self.batch_size, self.owners)
+
     def rows(self, shape: Sequence[int]) -> Rows | None:
         """Where the examples lie in an argument of this shape, if it has any."""
-        options = layouts(shape, self.batch_size)
+        options = self.layouts(shape)
         return options[min(self.variant, len(options) - 1)] if options else None
 
-    def _argument(self, tensor: Tensor) -> Tensor:
+    def _argument(self, value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return self._varied(value)
+        duplicate = value.clone()
+        if self.owners or isinstance(value, MutableMapping):  # a batch of graphs, a TensorDict
+            for name, tensor in children(value):
+                if isinstance(tensor, Tensor):
+                    duplicate[name] = self._varied(tensor)
+        return duplicate
+
+    def _varied(self, tensor: Tensor) -> Tensor:
         belongs = id(tensor) not in self.shared and tensor.layout is torch.strided
         rows = self.rows(tensor.shape) if belongs else None
         if rows is not None and self._order is not None:
@@ -189,12 +237,35 @@ class Rerun:
 
         Statistics over the batch and attention between examples treat all places alike; a wrong view() does not.
         """
+        away = self.out_of_order()
+        return None if away is None else away > self.tolerance
+
+    def out_of_order(self) -> float | None:
+        """How far outputs are from following a permutation of the examples, as a share of the largest; None if random."""
         found = self._reordered()
-        return None if found is None else not all(
-            any(_close(rows.reordered(a, self._shuffle, self.batch_size), b) for rows in options)
-            for a, b in found
-            if (options := layouts(a.shape, self.batch_size))
-        )  # fmt: skip
+        if found is None:
+            return None
+
+        def distance(a: Tensor, b: Tensor, rows: Rows) -> float:
+            difference = rows.reordered(a, self._shuffle, self.batch_size) - b
+            return ((difference.abs().max() / b.abs().max()).nan_to_num(0, 0, 0)).item()
+
+        pairs = [(a, b, options) for a, b in found if (options := self.layouts(a.shape))]
+        return max((min(distance(a, b, rows) for rows in options) for a, b, options in pairs), default=0.0)
+
+    @property
+    def tolerance(self) -> float:
+        """Up to which share of the largest two values are taken to be equal."""
+        return 1e-5 if self.dtype == torch.float64 else 1e-4
+
+    def be_precise(self) -> None:
+        """Go on in double precision, where the network runs in it."""
+        before = self.dtype or next((p.dtype for p in self.module.parameters() if p.is_floating_point()), torch.float32)
+        try:
+            self.convert(torch.float64)
+            self.run()
+        except (RuntimeError, TypeError, CannotRehearseError):  # made in single precision inside, or no double there
+            self.convert(before)
 
     def relates(self, output: int) -> bool:
         """Whether an output relates examples to examples, or may: reordered along both dimensions with the examples.
@@ -205,7 +276,9 @@ class Rerun:
         """
         shape = self.run()[1][output][1].shape
         sizes = {self.batch_size, self.batch_size - 1, shape[0] - 1, shape[0] - 2}
-        options = [rows for rows in layouts(shape, self.batch_size) if shape[rows.dim] == self.batch_size]
+        if self.again is not None and shape[0] in {self.batch_size**2, self.batch_size * (self.batch_size - 1)}:
+            return True  # pairs, of which a module of the step judges each
+        options = [rows for rows in self.layouts(shape) if shape[rows.dim] == self.batch_size]
         if len(options) < 2:  # noqa: PLR2004 - both dimensions; without an example itself, the order of others is free
             return len(shape) == 2 and self.batch_size > 4 and (shape[0] == shape[1] or shape[1] in sizes)  # noqa: PLR2004
         found = self._reordered()
@@ -222,6 +295,8 @@ class Rerun:
 
     def _reordered(self) -> list[tuple[Tensor, Tensor]] | None:
         """Each output, and what it is for examples in another order; None if the network draws random numbers."""
+        if self.owners:  # graphs of different size have no places
+            return None
         with torch.no_grad():
             (_, base), (_, other), (_, moved) = self.run(), self.run(seed=1), self.run(order=self._shuffle)
         if any(not _close(a, b) for (_, a), (_, b) in zip(base, other, strict=True)):
@@ -242,10 +317,6 @@ def calm(module: nn.Module) -> int:
     """
     module.requires_grad_(requires_grad=False)
     return use_running_statistics(without_dropout(module))
-
-
-def _clone(value: Any) -> Any:
-    return value if isinstance(value, Tensor) else value.clone()
 
 
 def _close(a: Tensor, b: Tensor) -> bool:

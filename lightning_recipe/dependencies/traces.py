@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from lightning_recipe.dependencies.backprop import SEED, Part, UndecidedError, halves, layouts
+from lightning_recipe.dependencies.backprop import SEED, Part, UndecidedError, halves
 from lightning_recipe.record.copies import cloned
 from lightning_recipe.record.tensors import tensors
 
@@ -24,40 +24,46 @@ class Event:
 
     Attributes:
         where: What computed them, in words.
-        module: The module in which they were computed.
-        values: Tensors with rows of examples.
+        name: The name of the module in which they were computed.
+        module: That module.
+        values: Tensors with rows of examples; of integers, as floating-point numbers.
+        in_step: Whether the step itself computed them, outside of modules.
 
     """
 
     where: str
+    name: str
     module: nn.Module
     values: list[Tensor]
+    in_step: bool = False
 
 
-def trace(rerun: Rerun, leaves: list[Tensor]) -> list[Event]:
-    """What enters and leaves each module, in order; the network's own output is last."""
-    names = {id(m): f"{rerun.name}.{n}".strip(".") for n, m in rerun.module.named_modules()}
+def trace(rerun: Rerun, leaves: list[Tensor] | None = None, order: Tensor | None = None) -> list[Event]:
+    """What enters and leaves each module, in order; what the network, or the step's modules, put out is last."""
+    names = {id(m): f"{rerun.name}.{n}".strip(".") or type(m).__name__ for n, m in rerun.module.named_modules()}
     events: list[Event] = []
-    calls: list[tuple[nn.Module, str]] = []  # being run: the module, and the last it called
+    calls: list[tuple[nn.Module | None, str]] = []  # being run: the module, None for the step, and the last it called
+    if rerun.again is not None:
+        calls.append((None, ""))
 
-    def note(where: str, module: nn.Module, content: Any) -> None:
-        values = [cloned(t) for _, t in tensors(content) if t.is_floating_point()]
-        values = [t for t in values if layouts(t.shape, rerun.batch_size)]
-        events.append(Event(where, module, values))
+    def note(where: str, module: nn.Module | None, content: Any) -> None:
+        values = [cloned(t) for _, t in tensors(content) if not t.is_complex() and rerun.layouts(t.shape)]
+        values = [t if t.is_floating_point() else t.float() for t in values]
+        inside = module or rerun.module
+        events.append(Event(where, names[id(inside)], inside, values, in_step=module is None))
 
     def before(module: nn.Module, args: Any, kwargs: Any) -> None:
         if calls:
             parent, previous = calls[-1]
-            between = f"between {previous} and" if previous else "before"
-            name = names[id(parent)] or type(parent).__name__
-            note(f"in the forward of {name}, {between} {names[id(module)]}", parent, (args, kwargs))
+            between = f"between `{previous}` and" if previous else "before"
+            inside = f"the forward of `{names[id(parent)]}`" if parent is not None else "the step"
+            note(f"{between} `{names[id(module)]}` in {inside}", parent, (args, kwargs))
         calls.append((module, ""))
 
     def after(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:  # noqa: ARG001
         _, last = calls.pop()
-        name = names[id(module)] or type(module).__name__
-        what = f"in the forward of {name}, after {last}" if last else f"in {name} ({type(module).__name__})"
-        note(what, module, output)
+        name = names[id(module)]
+        note(f"after `{last}` in the forward of `{name}`" if last else f"in `{name}` ({type(module).__name__})", module, output)
         if calls:
             calls[-1] = (calls[-1][0], name)
 
@@ -67,10 +73,12 @@ def trace(rerun: Rerun, leaves: list[Tensor]) -> list[Event]:
         handles.append(module.register_forward_hook(after, with_kwargs=True))
     try:
         with torch.no_grad():
-            rerun.run(leaves)
+            _, outputs = rerun.run(leaves, order=order)
     finally:
         for handle in handles:
             handle.remove()
+    if rerun.again is not None:
+        note("in the step", None, outputs)
     return events
 
 
@@ -102,11 +110,11 @@ def first_mixed(rerun: Rerun, leaves: list[Part], *, deadline: float = math.inf)
         for i, (event, other) in enumerate(zip(base, trace(rerun, _disturbed(leaves, senders)), strict=False)):
             for j, (a, b) in enumerate(zip(event.values, other.values, strict=False)):
                 if a.shape == b.shape:
-                    mixed |= {(i, j, k) for k in _changed(a, b, ~senders, rerun.batch_size)}
+                    mixed |= {(i, j, k) for k in _changed(a, b, ~senders, rerun)}
 
     def is_mixed(i: int) -> bool:
         return any(
-            all((i, j, k) in mixed for k in range(len(layouts(value.shape, rerun.batch_size))))
+            all((i, j, k) in mixed for k in range(len(rerun.layouts(value.shape))))
             for j, value in enumerate(base[i].values)
         )
 
@@ -127,12 +135,12 @@ def _disturbed(leaves: list[Part], senders: Tensor) -> list[Tensor]:
     return disturbed
 
 
-def _changed(a: Tensor, b: Tensor, examples: Tensor, batch_size: int) -> list[int]:
+def _changed(a: Tensor, b: Tensor, examples: Tensor, rerun: Rerun) -> list[int]:
     """The layouts in which rows of `examples` differ by more than rounding."""
     least = 1e3 * torch.finfo(a.dtype).eps * a.abs().nan_to_num(0, 0, 0).max().item() if a.numel() else 0.0
     difference = (a - b).nan_to_num(0, 0, 0)
     return [
         k
-        for k, rows in enumerate(layouts(a.shape, batch_size))
-        if (rows.largest(difference, batch_size)[examples] > least).any()
+        for k, rows in enumerate(rerun.layouts(a.shape))
+        if (rows.largest(difference, rerun.batch_size)[examples] > least).any()
     ]

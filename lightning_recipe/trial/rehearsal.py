@@ -21,9 +21,10 @@ from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signatu
 from torch import Tensor
 
 from lightning_recipe.finding import in_short
-from lightning_recipe.record.copies import snapshot
+from lightning_recipe.record.copies import cloned
 from lightning_recipe.record.observers import Observers
 from lightning_recipe.record.step import Need, Step
+from lightning_recipe.record.tensors import COPIED, mapped
 from lightning_recipe.trial.calming import with_local_statistics
 from lightning_recipe.trial.copies import copied_with
 from lightning_recipe.trial.inner_trainer import adopt, inner_trainer, quiet
@@ -77,7 +78,7 @@ class Rehearsal:
         """Run the step. State that it changes, such as running statistics, is put back afterwards.
 
         Args:
-            batch: As the step receives it; it is given a copy.
+            batch: As the step receives it; it is given a copy, which stays in the graph of what requires a gradient.
             needs: What is to be known, besides the loss.
             answers: By the names of modules, what they put out instead of what they compute, at each call.
             method: Such as ``"validation_step"``.
@@ -103,7 +104,7 @@ class Rehearsal:
                 handle = module.get_submodule(name).register_forward_hook(_answering(answer))
                 stack.callback(handle.remove)
             step = getattr(module, method)
-            args = [snapshot(batch), *[0] * is_param_in_hook_signature(step, "batch_idx", min_args=2)]
+            args = [mapped(batch, COPIED, _own), *[0] * is_param_in_hook_signature(step, "batch_idx", min_args=2)]
             args += [0] * (method != "training_step" and self._several_loaders)  # the loader's index
             random.seed(seed)
             np.random.seed(seed)  # noqa: NPY002 - the stream that steps draw from
@@ -211,6 +212,11 @@ def _without_backward(module: LightningModule, held_back: list[Tensor]) -> Itera
     finally:
         torch.autograd.backward = original
         del module.__dict__["manual_backward"]
+
+
+def _own(value: Any) -> Any:
+    """A copy that a step may write to."""
+    return value.clone() if isinstance(value, Tensor) and value.requires_grad else cloned(value)
 
 
 def _renew_buffers(module: LightningModule) -> None:
