@@ -508,6 +508,30 @@ class ViewForPermute(Patient):
         return self.leave(self.enter(x).relu().T.reshape(len(x), 32))
 
 
+class PositionsAlongBatch(Patient):
+    """Positions made for (time, batch, features) are added to (batch, time, features)."""
+
+    code = "BatchMixingDetector/depends_on_place"
+
+    def __init__(self):
+        super().__init__()
+        self.enter, self.positions = nn.Linear(FEATURES, 4 * 8), Positions()
+
+    def forward(self, x):
+        return self.net(self.positions(self.enter(x).view(-1, 4, 8)).flatten(1)[:, :FEATURES])
+
+
+class Positions(nn.Module):
+    """For time first."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("values", torch.linspace(-1, 1, 512).view(-1, 1, 1))
+
+    def forward(self, x):
+        return x + self.values[: len(x)]
+
+
 class Unused(Patient):
     """The network's result is multiplied by zero, on its way to a layer that learns a constant."""
 

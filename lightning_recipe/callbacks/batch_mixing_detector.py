@@ -24,7 +24,7 @@ from lightning_recipe.record.step import NetCall
 from lightning_recipe.record.tensors import tensors
 from lightning_recipe.show import loggers
 from lightning_recipe.trial.copies import copied
-from lightning_recipe.trial.isolation import eager, isolated, memory_given_back
+from lightning_recipe.trial.isolation import eager, isolated, memory_given_back, obstacle
 from lightning_recipe.trial.rehearsal import CannotRehearseError, rehearsal
 from lightning_recipe.trial.rng import untouched_generators
 
@@ -43,20 +43,25 @@ SHOWN = 4
 
 
 class BatchMixingDetector(Check):
-    """Judges whether the network's output for one example depends on other examples of the batch.
+    """Judges whether an example's output depends on other examples of the batch, or on its place among them.
 
-    After the first training step, each distinct call of the network in it is repeated on a copy (weights as after
-    that step; norm layers on running statistics, dropout off) and gradients are sent back from random halves of the
-    examples. Any that arrives at the other half is mixing: 2 * ceil(log2(B)) backward passes for all pairs of `B`
-    examples. Tokens and categories are followed from their embeddings on. A hit counts when changing the inputs of
-    some examples changes the outputs of others, in double precision, too.
+    The first training step is run again on a copy (weights as after that step; norm layers on running statistics,
+    dropout off), and gradients are sent back from what the outermost modules put out for random halves of the
+    examples. Any that arrives at the other half in the batch leaks: 2 * ceil(log2(B)) backward passes for all pairs of
+    `B` examples. Tokens and categories are followed from their embeddings on, nodes by the vector ``batch`` of their
+    graphs. A hit counts when changing some examples changes the outputs of others, in double precision, too. Then the
+    examples are put into another order, which outputs must follow. If the step can't be run again, each call of a
+    module in it is judged on its own.
 
-    - outputs depend on the place of examples in the batch, softmax over the batch, attention or recurrence along the
-      batch where there is a sequence: `failed`, with the module in which it begins;
-    - all examples enter alike, as in a mean over dimension 0, or rows are examples by appearance only: `warning`;
+    - a leak that depends on the order, as a view in place of a permutation has it; softmax over the batch, attention or
+      recurrence along the batch where there is a sequence: `failed`, with the place in which it begins;
+    - copies of one example have different outputs at more than half of the places, as when positions are added along
+      the batch: `failed`;
+    - all examples enter alike, as in a mean over dimension 0, rows are examples by appearance only, or nodes of one
+      graph reach another: `warning`;
     - an output that depends on no input at all, whatever the weights: `warning`;
     - rows that are nodes, points or time steps, attention between examples (may be meant), a batch of one, NaN:
-      `skipped`. What a training step computes between two calls of modules is not seen.
+      `skipped`.
 
     The batch is the dimension with the DataLoader's batch size, else the size that all tensors of the batch share.
     The mixing of BatchNorm is stated, not alarmed. Resumed runs are `skipped`.
@@ -79,14 +84,19 @@ class BatchMixingDetector(Check):
         - A mean or a norm over the batch that is meant is a `warning`, since all examples enter alike. BatchNorm is
           only stated. Layers named after statistics of the batch, mixing in training mode only, as in MixUp, and
           attention between examples are `skipped`.
-        - Rows that are no examples, such as the nodes of a graph or the patches of one image: `skipped` or `warning`,
-          by what can be told.
+        - Code of the step that pairs each example with another, at random or alike: negatives, MixUp, centring, two
+          views, relations of each with each. Losses may compare examples as they like: only modules are looked at.
+        - Halves and groups of the batch that are treated apart, a value such as a noise level that the step gives to
+          each place, a hidden state that is kept for each place, noise.
+        - Rows that are no examples, such as the nodes of one graph or the patches of one image: `skipped` or
+          `warning`, by what can be told.
 
         There is no threshold to tune: a dependence is there or not. If yours is meant, leave the check out.
 
     Cost:
-        After the first step, ``2 * ceil(log2(B))`` backward passes of the network on a copy, for `B` examples, and no
-        more than `max_seconds`; a hit may take as long again to confirm and to locate. Later steps are not looked at.
+        After the first step, ``2 * ceil(log2(B))`` backward passes of the step on a copy, for `B` examples, a handful
+        of forward passes for places, and no more than `max_seconds`; a hit may take as long again to confirm and to
+        locate. Later steps are not looked at.
 
     Pictures:
         - `dependencies`: Which output depends on which input, a row for each of up to `max_examples` examples. Only
@@ -122,6 +132,9 @@ class BatchMixingDetector(Check):
 
     def first_step(self, run: Run, step: Step) -> Iterator[Finding]:
         """Judge the step; if it can't be told what it does, each distinct call of the network in it."""
+        if (sharded := obstacle(run.trainer)) is not None:
+            yield self.skipped(sharded)
+            return
         self._announce(run, step)
         deadline = time.monotonic() + self.max_seconds
         look = partial(examine, most=self.max_examples, deadline=deadline, grace=self.max_seconds)
@@ -144,10 +157,10 @@ class BatchMixingDetector(Check):
             try:
                 placed = judge_places(found.rerun, batch)
             except UndecidedError as reason:
-                return self._is_clean(_describe(found), f"places in the batch were not compared: {reason}")
+                return self._is_clean(_describe(found), f"; places in the batch were not compared: {reason}")
         if isinstance(placed, Placed):
             return self._is_placed(placed)
-        return self._is_clean(_describe(found), "nor on its place in the batch", out_of_place=placed)
+        return self._is_clean(_describe(found), place=placed)
 
     def _judge_calls(self, run: Run, step: Step, look: Look, reason: str) -> Iterator[Finding]:
         """Judge what can be told without the code of the step, which was not judged for `reason`."""
@@ -175,8 +188,8 @@ class BatchMixingDetector(Check):
                 except UndecidedError as error:
                     undecided.append(f"{name}: {error}")
         if clean and not hits:
-            rest = f"; not judged: {_few(undecided)}" if undecided else ""
-            hits = [self._is_clean(_few(clean), f"the code of the step itself was not judged: {reason}{rest}")]
+            undecided.insert(0, f"the step itself: {reason}")
+            hits = [self._is_clean(_few(clean), f"; not judged: {_few(undecided)}")]
         yield from hits or [self.skipped(_few(undecided))]
 
     @contextmanager
@@ -231,8 +244,11 @@ class BatchMixingDetector(Check):
             examples=found.batch.size,
         )
 
-    def _is_clean(self, judged: str, note: str, **evidence: float) -> Finding:
-        return self.passed(f"no output depends on another example, {note}: {judged}", leak=0, **evidence)
+    def _is_clean(self, judged: str, note: str = "", place: float | None = None) -> Finding:
+        also = "" if place is None else ", nor on its place in the batch"
+        evidence = {"leak": 0.0} | ({} if place is None else {"out_of_place": place})
+        message = f"no output depends on another example{also}: {judged}{note}"
+        return self.passed(message, code="", subject="", **evidence)
 
     def _is_dead(self, name: str) -> Finding:
         return self.warning(

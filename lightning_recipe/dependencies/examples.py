@@ -87,8 +87,8 @@ def batch_of(run: Run, content: Any, call: NetCall) -> Batch:
 def graphs_of(content: Any) -> tuple[Tensor, ...]:
     """The graph of each node, and of each edge, of a batch of graphs; empty for others.
 
-    It has a vector ``batch`` like PyTorch Geometric's: for each node the index of its graph, in order. Without that name
-    it is known by edges, pairs of indices that never lead from one graph to another.
+    It has a vector ``batch`` like PyTorch Geometric's: for each node the index of its graph, in order. Without that
+    name it is known by edges, pairs of indices that never lead from one graph to another.
 
     Example:
         >>> graphs_of({"x": torch.zeros(4, 2), "batch": torch.tensor([0, 0, 1, 1])})
@@ -106,7 +106,7 @@ def graphs_of(content: Any) -> tuple[Tensor, ...]:
         jumps = owner.diff()
         if owner[0] != 0 or jumps.min() < 0 or jumps.max() > 1 or int(jumps.sum()) in {0, len(owner) - 1}:
             continue
-        edges = [p for p in pairs if 0 <= p.min() and p.max() < len(owner) and torch.equal(owner[p[0]], owner[p[1]])]
+        edges = [p for p in pairs if p.min() >= 0 and p.max() < len(owner) and torch.equal(owner[p[0]], owner[p[1]])]
         if edges or path.rpartition(".")[2] == "batch":
             return owner, *(owner[p[0]] for p in edges[:1])
     return ()

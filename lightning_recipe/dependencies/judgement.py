@@ -161,7 +161,7 @@ def examine(  # noqa: PLR0913 - two say how long it may take
 
 def _why_meant_by_step(rerun: Rerun, chart: Dependencies, found: Mixing) -> str:
     """Why a step may be right to mix examples where a network is not; empty if nothing speaks for it."""
-    if found.event.in_step and not found.order_matters:
+    if found.event.in_step and not (found.order_matters or found.softmax):
         why = "random numbers are drawn" if found.order_matters is None else "all examples enter alike"
         return f"examples are mixed {found.event.where}, but {why}, which may be meant"
     leaves, outputs = rerun.run(seed=1)
@@ -174,7 +174,7 @@ def _why_meant_by_step(rerun: Rerun, chart: Dependencies, found: Mixing) -> str:
 
 def _partners_only(rerun: Rerun, chart: Dependencies) -> bool:
     """Whether each row takes at most one other example in, as negatives and pairs do: MixUp, roll, flip, sort."""
-    (_, rows), = chart.outputs
+    ((_, rows),) = chart.outputs
     victim = int(chart.spread()[1].argmax())
     source = torch.arange(rerun.batch_size) == chart.source(victim)
     each = len(rows.owner) // rerun.batch_size

@@ -73,21 +73,34 @@ def judge_places(rerun: Rerun, batch: Batch) -> Placed | float:
         raise UndecidedError(msg)
     for module in rerun.module.modules():
         _level(module, rerun)
+    return _treated_apart(rerun, batch)
+
+
+def _treated_apart(rerun: Rerun, batch: Batch) -> Placed:
+    """Where copies of one example, one at each place, begin to differ.
+
+    Raises:
+        UndecidedError: If they don't at most places, or this may be meant.
+
+    """
+
+    def many(values: list[Tensor]) -> bool:
+        return max((_different(value, rerun) for value in values), default=0) > batch.size / 2
+
     first, second = (trace(rerun, order=torch.full((batch.size,), i)) for i in (0, 1))
-    answers = [[_different(value, rerun) for value in event.values] for event in first]
-    apart = [max(each, default=0) > batch.size / 2 for each in answers]
-    if not apart[-1]:
+    if not many(first[-1].values):
         msg = "outputs depend on the order of the batch by a state that is kept, or as those of two views may"
         raise UndecidedError(msg)
-    for event, other, is_apart in zip(first[:-1], second, apart, strict=False):
-        if event.in_step and is_apart and any(map(torch.equal, event.values, other.values)):
+    for event, other in zip(first[:-1], second, strict=False):
+        given = [a.where(a == b, 0) for a, b in zip(event.values, other.values, strict=True)]  # whatever the example
+        if event.in_step and many(given):
             msg = f"each place in the batch gets a value of its own {event.where}, which may be meant"
             raise UndecidedError(msg)
-    begins = first[apart.index(True)]
+    begins = next(event for event in first if many(event.values))
     if not batch.shuffled and all(value.ndim < 3 for value in begins.values):  # noqa: PLR2004 - batch, time, features
         msg = f"rows of the batch may be steps in time, which have positions {begins.where}: it is not shuffled"
         raise UndecidedError(msg)
-    return Placed(batch, begins, max(answers[-1]))
+    return Placed(batch, begins, max(_different(value, rerun) for value in first[-1].values))
 
 
 def _different(value: Tensor, rerun: Rerun) -> int:
@@ -108,7 +121,8 @@ def _level(module: nn.Module, rerun: Rerun) -> None:
 
     def levelled(tensor: Tensor) -> Tensor:
         for rows in rerun.layouts(tensor.shape):
-            tensor = tensor if isinstance(tensor, nn.Parameter) else rows.reordered(tensor, places, rerun.batch_size)
+            if tensor.shape[rows.dim] == rerun.batch_size and not isinstance(tensor, nn.Parameter):
+                tensor = rows.reordered(tensor, places, rerun.batch_size)
         return tensor
 
     kept = {name: value for name, value in vars(module).items() if name not in _PARTS}

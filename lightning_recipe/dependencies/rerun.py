@@ -241,7 +241,7 @@ class Rerun:
         return None if away is None else away > self.tolerance
 
     def out_of_order(self) -> float | None:
-        """How far outputs are from following a permutation of the examples, as a share of the largest; None if random."""
+        """How far outputs are from following when examples are permuted, as a share of the largest; None if random."""
         found = self._reordered()
         if found is None:
             return None

@@ -63,7 +63,11 @@ def trace(rerun: Rerun, leaves: list[Tensor] | None = None, order: Tensor | None
     def after(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:  # noqa: ARG001
         _, last = calls.pop()
         name = names[id(module)]
-        note(f"after `{last}` in the forward of `{name}`" if last else f"in `{name}` ({type(module).__name__})", module, output)
+        note(
+            f"after `{last}` in the forward of `{name}`" if last else f"in `{name}` ({type(module).__name__})",
+            module,
+            output,
+        )
         if calls:
             calls[-1] = (calls[-1][0], name)
 

@@ -89,51 +89,45 @@ def memory(x, bank, head):
 
 
 DISEASES = {
-    "view for permute": (Do(lstm, nn.LSTM(D, D), down(T * D)), "between net.1.inner.0 and net.1.inner.1", "permute"),
-    "softmax over the batch": (Do(lambda x, head: head(x.softmax(0)), down(T * D)), "before net.1.inner.0", "softmax"),
-    "softmax module": (nn.Sequential(nn.Softmax(0), down(T * D)), "net.1.0 (Softmax)", "softmax"),
-    "softmax of outputs": (nn.Sequential(down(T * D), nn.LogSoftmax(0)), "net.1.1 (LogSoftmax)", "softmax"),
-    "attention swapped": (Do(attention, nn.MultiheadAttention(D, 2), down()), "inner.0 (Multihead", "along the batch"),
+    "view for permute": (Do(lstm, nn.LSTM(D, D), down(T * D)), "net.1"),
+    "softmax over the batch": (Do(lambda x, head: head(x.softmax(0)), down(T * D)), "net.1"),
+    "softmax module": (nn.Sequential(nn.Softmax(0), down(T * D)), "net.1.0"),
+    "softmax of outputs": (nn.Sequential(down(T * D), nn.LogSoftmax(0)), "net.1.1"),
+    "attention swapped": (Do(attention, nn.MultiheadAttention(D, 2), down()), "net.1.inner.0"),
     "encoder swapped": (
         Do(
             lambda x, e, head: head(e(sequence(x)).mean(1)),
             nn.TransformerEncoder(nn.TransformerEncoderLayer(D, 2, 9), 2),
             down(),
         ),
-        "net.1.inner.0.layers.0.self_attn (MultiheadAttention)",
-        "along the batch",
+        "net.1.inner.0.layers.0.self_attn",
     ),
     "batch_first forgotten": (
         Do(lambda x, rnn, head: head(rnn(sequence(x))[0][:, -1]), nn.GRU(D, D), down()),
-        "net.1.inner.0 (GRU)",
-        "sequence",
+        "net.1.inner.0",
     ),
     "both ways": (
         Do(lambda x, rnn, head: head(rnn(sequence(x))[0][:, -1]), nn.LSTM(D, D, bidirectional=True), down(2 * D)),
-        "net.1.inner.0 (LSTM)",
-        "sequence",
+        "net.1.inner.0",
     ),
     "no batch in a LSTM": (
         Do(lambda x, rnn, head: head(rnn(x)[0]), nn.LSTM(T * D, D), down()),
-        "net.1.inner.0 (LSTM)",
-        "sequence",
+        "net.1.inner.0",
     ),
-    "neighbours": (Do(lambda x, head: head(x + 1e-3 * x.roll(1, 0)), down(T * D)), "before net.1.inner.0", "place"),
+    "neighbours": (Do(lambda x, head: head(x + 1e-3 * x.roll(1, 0)), down(T * D)), "net.1"),
     "one pair": (
         Do(lambda x, head: head(torch.cat([x[:-1], x[-1:] + x[:1]])), down(T * D)),
-        "before net.1.inner.0",
-        "place",
+        "net.1",
     ),
 }
 
 
 @pytest.mark.parametrize("name", DISEASES)
 def test_examples_that_mix_are_failed_where_they_begin_to(fit, events, name):
-    layer, where, cause = DISEASES[name]
+    layer, where = DISEASES[name]
     finding = examined(fit, Net(up(), layer))
-    assert finding.status == "failed", finding
-    assert where in finding.message
-    assert cause in finding.message
+    assert (finding.status, finding.code) == ("failed", "BatchMixingDetector/mixes"), finding
+    assert finding.subject == where
     assert finding.evidence["leak"] > 0
     assert finding.evidence["examples"] == B
 
@@ -142,7 +136,7 @@ def test_picture_of_the_matrix(fit, events):
     check = BatchMixingDetector(max_examples=4)
     trainer = fit(Net(up(), nn.Softmax(0), down(T * D)), [check], max_steps=1)
     [image] = events(trainer).Images("2.12 BatchMixingDetector/dependencies")
-    assert (image.width, image.height) == (350, 350)
+    assert (image.width, image.height) == (640, 360)
 
 
 @pytest.mark.parametrize(
@@ -155,12 +149,11 @@ def test_picture_of_the_matrix(fit, events):
 )
 def test_statistics_over_the_batch_may_be_meant_and_are_a_warning(fit, layer):
     finding = examined(fit, Net(up(), layer))
-    assert finding.status == "warning"
-    assert "all of them alike" in finding.message
+    assert (finding.status, finding.code) == ("warning", "BatchMixingDetector/mixes")
 
 
 def test_strict_stops_the_run(fit):
-    with pytest.raises(Exception, match="mixes examples"):
+    with pytest.raises(Exception, match="leak"):
         fit(Net(up(), nn.Softmax(0), down(T * D)), [BatchMixingDetector(strict=True)])
 
 
@@ -173,8 +166,7 @@ def test_mixing_of_tokens_is_found_through_their_embedding(fit):
             return TensorDataset(torch.randint(9, (n, T)), torch.arange(n) % CLASSES)
 
     finding = examined(fit, Tokens(Do(mix, nn.Embedding(9, D), down(T * D))))
-    assert finding.status == "failed"
-    assert "between net.0.inner.0 and net.0.inner.1" in finding.message
+    assert (finding.status, finding.subject) == ("failed", "net.0")
 
 
 class TimeFirst(Net):
@@ -227,14 +219,14 @@ def test_examples_that_the_module_sorts_before_their_embedding(fit):
 def test_time_first_takes_dimension_1_as_the_batch(fit, size):
     finding = examined(fit, TimeFirst(nn.TransformerEncoder(nn.TransformerEncoderLayer(D, 2, 9), 1), batch_size=size))
     assert finding.status == "passed", finding
-    assert "dimension 1" in finding.message
+    assert finding.evidence["out_of_place"] < 1e-6
 
 
 def test_time_first_that_should_not_be_is_failed(fit):
     layer = nn.TransformerEncoderLayer(D, 2, 9, batch_first=True)
     finding = examined(fit, TimeFirst(nn.TransformerEncoder(layer, 1)))
     assert finding.status == "failed", finding
-    assert "along the batch" in finding.message
+    assert finding.subject.endswith("self_attn")
 
 
 # -- they do not
@@ -243,9 +235,7 @@ def test_time_first_that_should_not_be_is_failed(fit):
 def test_healthy_passes(fit):
     finding = examined(fit, Healthy())
     assert finding.status == "passed"
-    assert "32 examples" in finding.message
-    assert "1 BatchNorm layer" in finding.message
-    assert finding.evidence == {"leak": 0}
+    assert finding.evidence == {"leak": 0, "out_of_place": 0}
 
 
 class ResidualZero(nn.Module):
@@ -338,19 +328,6 @@ def test_an_output_of_what_was_not_varied_is_not_called_dead(fit):
     assert "as nodes" in finding.message
 
 
-def test_what_was_not_varied_is_told(fit):
-    class Grid(Net):
-        def training_step(self, batch, batch_idx):
-            return self.loss(self(batch[0], torch.linspace(0, 1, 5)), batch[1])
-
-        def forward(self, x, grid):
-            return self.net(x) * grid.sum()
-
-    finding = examined(fit, Grid(down(FEATURES)))
-    assert finding.status == "passed"
-    assert "not varied: (5,)" in finding.message
-
-
 @pytest.mark.parametrize(("layer", "status"), [(nn.Tanh(), "passed"), (nn.Softmax(0), "failed")])
 def test_a_network_that_takes_gradients_itself(fit, layer, status):
     assert examined(fit, Forces(layer)).status == status
@@ -387,8 +364,7 @@ def test_two_views_and_chained_calls(fit):
     module.head = nn.Linear(D, D)
     finding = examined(fit, module)
     assert finding.status == "passed"
-    assert f"net ({B} examples of 2 rows each" in finding.message
-    assert "head (" in finding.message
+    assert finding.evidence["out_of_place"] < 1e-6
 
 
 @dataclass
@@ -573,24 +549,29 @@ class Nodes:
     [
         (lambda x, y: (torch.randn(20, FEATURES), y), "no floating-point input"),
         (lambda x, y: (Nodes(), y), "inside an object, Nodes,"),
-        (lambda x, y: (x.to_sparse_csr(), y), "an input is sparse"),
-        (lambda x, y: (x.to_sparse(), y), "an input is sparse"),
-        (lambda x, y: (x, y), f"it returns ({CLASSES},)"),
     ],
 )
 def test_what_cannot_be_judged_is_said_as_it_is(fit, enters, reason):
     class Elsewhere(Net):
         def training_step(self, batch, batch_idx):
             out = self(*enters(*batch))
-            return self.loss(out[:9] if out.ndim > 1 else out, batch[1][: len(out)] if out.ndim > 1 else batch[1][0])
+            return self.loss(out[:9], batch[1])
 
         def forward(self, x, y):
-            out = self.net(getattr(x, "x", x).to_dense())
-            return out.mean(0) if "returns" in reason else out
+            return self.net(getattr(x, "x", x))
 
     finding = examined(fit, Elsewhere(down(FEATURES), batch_size=9))
     assert finding.status == "skipped"
     assert reason in finding.message
+
+
+@pytest.mark.parametrize("sparse", [torch.Tensor.to_sparse_csr, torch.Tensor.to_sparse])
+def test_sparse_rows_are_followed_from_the_batch(fit, sparse):
+    class Sparse(Net):
+        def forward(self, x):
+            return self.net(torch.sparse.mm(sparse(x), torch.eye(FEATURES)))
+
+    assert examined(fit, Sparse(down(FEATURES), batch_size=9)).status == "passed"
 
 
 def test_a_set_is_no_batch(fit):
