@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from lightning_recipe.callback import Check
+from lightning_recipe.callbacks._init_loss_by_hand import ask, outcome
 from lightning_recipe.callbacks._init_loss_diagnosis import (
     band,
     bias_fix,
@@ -18,6 +19,8 @@ from lightning_recipe.callbacks._init_loss_diagnosis import (
 from lightning_recipe.finding import Section
 from lightning_recipe.losses.references import FAR, NotComparableError, References, offset, references
 from lightning_recipe.losses.table import TABLE
+from lightning_recipe.trial.answers import Answers
+from lightning_recipe.trial.rehearsal import CannotRehearseError, rehearsal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,9 +39,15 @@ MIN_TARGETS = 8  # fewer numbers do not tell their scale: their mean square may 
 class InitLossCheck(Check):
     """Judges the loss of the very first training step, before any update, for each loss function in it.
 
-    The step itself is observed; nothing is run twice. For each call of a loss function of ``torch.nn.functional``,
-    direct or through ``nn.*Loss``, the loss is compared with the same function on an uninformed guess (equal
-    logits, zero output) and on the best constant prediction for the batch's targets (log prior, mean, median, ...).
+    The step itself is observed. For each call of a loss function of ``torch.nn.functional``, direct or through
+    ``nn.*Loss``, the loss is compared with the same function on an uninformed guess (equal logits, zero output) and on
+    the best constant prediction for the batch's targets (log prior, mean, median, ...).
+
+    A loss written by hand is asked: the step is run again on a copy, in which the last layers with parameters answer
+    with next to nothing, which is the uninformed guess, and with one row for all examples, fitted in 60 steps, which is
+    a constant prediction. The same ratios hold, `failed` too, for losses that answers of ours can't bring below 0. Of
+    others (likelihoods of densities) only a start that lies `fail_ratio` times ``1 + |guess|`` above the guess is told,
+    as a `warning`. That a loss starts too low is never said, since a better constant might be found.
 
     Let `n` be the number of targets. A batch is a sample, so bands widen as it shrinks: a mean of `n` values of unit
     variance has a standard error of ``1 / sqrt(n)``, and four of them are allowed for; the best constant is fitted to
@@ -55,8 +64,8 @@ class InitLossCheck(Check):
       correlation is about ``1 / n``. Regression is judged at a hundredth of the best constant only: skip connections
       know much already.
 
-    Resumed runs are `skipped`, as are losses computed without a function of ``torch.nn.functional``, against targets
-    that the network itself computed, and regression on fewer than 8 numbers.
+    Resumed runs are `skipped`, as are losses of ``torch.nn.functional`` against targets that the network itself
+    computed, regression on fewer than 8 numbers, and losses by hand of steps that can't be run again on a copy.
 
     Args:
         warn_ratio: Times the uninformed guess. 2 is what an output layer gives whose outputs are as large as
@@ -86,7 +95,9 @@ class InitLossCheck(Check):
 
     Cost:
         The first step is observed while it runs; only where the loss lies in compiled code is a copy run once more.
-        What remains is the loss of a constant prediction on the same targets, once. Later steps are not looked at.
+        What remains is the loss of a constant prediction on the same targets, once. For a loss by hand, some 80 steps
+        on a copy in which only what follows the last layers is computed: 0.1 to 0.5 s for a small network. Later steps
+        are not looked at.
 
     Example:
         >>> import contextlib, io
@@ -139,13 +150,25 @@ class InitLossCheck(Check):
             message = f"the first loss is {loss}; {carriers(step, {})}"
             yield self.failed(message, code="not_finite", fix=FINITE_FIX, measured=loss)
         else:
-            inside = f", unless inside {step.compiled[0]}, which is compiled" if step.compiled else ""
-            yield self.skipped(
-                f"the loss, {float(step.loss.mean()):.4g}, is computed with none of the loss functions of "
-                f"torch.nn.functional{inside}, so that what it should start at is not known: the loss of a constant "
-                "prediction, computed by hand, may tell",
-                measured=float(step.loss.mean()),
+            yield self._ask(run, step)
+
+    def _ask(self, run: Run, step: Step) -> Finding:
+        """Judge a loss that no function of torch.nn.functional computes: by what it is for answers of ours."""
+        measured = float(step.loss.mean()) if step.loss is not None else math.nan
+        try:
+            with rehearsal(run) as again:
+                answers = Answers(again, step.batch)
+                asked = ask(answers, measured, step.batch_size or 1)
+        except CannotRehearseError as reason:
+            inside = f" (or inside {step.compiled[0]}, which is compiled)" if step.compiled else ""
+            return self.skipped(
+                f"the loss, {measured:.4g}, is computed by hand{inside}, and what it should start at can't be asked: "
+                f"{reason}",
+                code="cannot_ask",
+                measured=measured,
             )
+        ratios = {"warn_ratio": self.warn_ratio, "fail_ratio": self.fail_ratio, "bias_share": self.bias_share}
+        return self.found(outcome(asked, answers, **ratios))
 
     def _judge(self, call: LossCall, step: Step, pl_module: LightningModule) -> Finding:
         name = f"{call.name} ({call.where})"
@@ -166,11 +189,11 @@ class InitLossCheck(Check):
         if not certain and numbers < MIN_TARGETS:
             message = f"{name}: {numbers} targets do not tell their scale; {MIN_TARGETS} are needed"
             return self.skipped(message, subject=subject, **found.evidence)
-        outcome = judge(found, certain=certain, warn_ratio=self.warn_ratio, bias_share=self.bias_share)
+        decision = judge(found, certain=certain, warn_ratio=self.warn_ratio, bias_share=self.bias_share)
         first = f", the first of {call.times}," if call.times > 1 else ""
         context = f"{name}{first} starts at {found.measured:.4g}"
         layer = output_layer(pl_module, found.constant.numel())
-        match outcome:
+        match decision:
             case "one class":
                 return self.failed(
                     f"{name} is over a single class: whatever the network says it is {measured:.4g}, with no gradient",

@@ -108,7 +108,7 @@ class Rehearsal:
             args += [0] * (method != "training_step" and self._several_loaders)  # the loader's index
             random.seed(seed)
             np.random.seed(seed)  # noqa: NPY002 - the stream that steps draw from
-            torch.manual_seed(seed)
+            _seed_torch(seed)
             try:
                 with torch.set_grad_enabled(mode=True), observers if needs else ExitStack():
                     output = step(*args)
@@ -190,6 +190,14 @@ def _takes_over(inner: Trainer, outer: Trainer, module: LightningModule, optimiz
     inner.strategy.optimizers = optimizers
     for optimizer in (*inner.strategy._lightning_optimizers, *optimizers):  # noqa: SLF001
         vars(optimizer).update(step=_at_rest, zero_grad=_at_rest)
+
+
+def _seed_torch(seed: int) -> None:
+    """As ``torch.manual_seed``, which would seed accelerators that are not in use yet, too, once they are."""
+    torch.default_generator.manual_seed(seed)
+    for device in (torch.cuda, torch.mps, torch.xpu):
+        if getattr(device, "is_initialized", device.is_available)():
+            getattr(device, "manual_seed_all", device.manual_seed)(seed)
 
 
 def _at_rest(closure: Callable[[], Any] | None = None, **_: Any) -> Any:

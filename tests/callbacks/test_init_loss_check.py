@@ -369,10 +369,6 @@ def test_the_same_is_said_once_of_losses_of_one_line(fit):
 
 
 def test_skipped_with_the_reason(fit):
-    class ByHand(Regression):
-        def loss(self, out, y):
-            return (out - y).square().mean()
-
     class Distilled(Regression):
         def training_step(self, batch, batch_idx):
             with torch.no_grad():
@@ -387,7 +383,6 @@ def test_skipped_with_the_reason(fit):
         std = 0.0
 
     for module, reason in [
-        (ByHand, "none of the loss functions"),
         (Distilled, "computed by the network"),
         (Triplet, "triplet_margin_loss"),
         (Zeros, "no scale"),

@@ -1,0 +1,373 @@
+"""Any loss, also one written by hand: what the step's own code makes of answers of ours.
+
+Asked is at the frontier: the outputs of modules with parameters that reach the loss without passing another such
+module. What follows there is the loss, wherever it is computed: in the step, inside of the network, in several terms.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import time
+from collections import Counter
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from lightning_recipe.record.copies import snapshot
+from lightning_recipe.record.modules import observable
+from lightning_recipe.record.tensors import mapped, tensors
+from lightning_recipe.trial.rehearsal import CannotRehearseError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from lightning_recipe.trial.rehearsal import Rehearsal
+
+DRAWS = 3
+"""Draws over which the loss of a step that draws random numbers is averaged; always the same ones."""
+SECONDS = 20.0
+"""Safety net for all that is asked about one batch; 60 steps of a small network take a tenth of a second."""
+_NOISE = 1e-5  # relative difference between two draws that rounding may leave
+_TIMED = 3  # steps after which it can be told how long all will take
+_FASTER, _SLOWER = 1.3, 0.5  # 1.2 in the paper, which has more steps
+
+
+class Place(NamedTuple):
+    """Where an answer can be given.
+
+    Attributes:
+        module: The module's name.
+        call: Which of its calls in the step, from 0 on.
+        part: Which of the tensors in its output.
+
+    Example:
+        >>> Place("head", 0, 0).module
+        'head'
+
+    """
+
+    module: str
+    call: int
+    part: int
+
+
+class Answers:
+    """What the loss of a step is for answers of ours.
+
+    Args:
+        again: Runs the step.
+        batch: As ``training_step`` receives it.
+
+    Attributes:
+        own: The network's own outputs at the frontier, detached.
+        draws: Seeds over which losses are averaged: one, or `DRAWS` where the step draws random numbers.
+        loss: The loss of the network's own outputs, as `cost` averages it.
+
+    Raises:
+        CannotRehearseError: If the step can't be run again, no output of a module reaches its loss, or it is slow.
+
+    Example:
+        >>> import contextlib, io
+        >>> from lightning.pytorch import Trainer
+        >>> from lightning.pytorch.demos.boring_classes import BoringModel
+        >>> from lightning_recipe import Check, Section
+        >>> from lightning_recipe.trial.rehearsal import rehearsal
+        >>> class Best(Check):
+        ...     section, why = Section.SKELETON, "an example"
+        ...     def first_step(self, run, step):
+        ...         with rehearsal(run) as again:
+        ...             answers = Answers(again, step.batch)
+        ...             yield self.passed(f"{answers.modules} reach {answers.constant():.2f} with a constant")
+        >>> check = Best()
+        >>> with contextlib.redirect_stdout(io.StringIO()):
+        ...     Trainer(barebones=True, max_steps=1, callbacks=[check]).fit(BoringModel())  # its targets are all 1
+        >>> check.findings[0].message
+        "['layer'] reach 0.00 with a constant"
+
+    """
+
+    def __init__(self, again: Rehearsal, batch: Any) -> None:
+        self._again, self._batch = again, batch
+        self._ends = time.monotonic() + SECONDS
+        self._modules = {
+            seen.name: seen.module
+            for seen in observable(again.module, inside_fast=True)
+            if seen.name and _answers_alone(seen.module, leaf=seen.leaf)
+        }
+        self._trunk: Trunk | None = None
+        self.own = self._frontier()
+        again.module.requires_grad_(requires_grad=False)  # the graph ends at the answers
+        self._trunk = Trunk(again.module, self.modules)
+        first, again_, second = (float(self._loss(seed, lambda _, own: own)) for seed in (0, 0, 1))
+        if not math.isclose(first, again_, rel_tol=_NOISE):  # what the trunk leaves behind takes part in the loss
+            self._trunk.forget()
+        self.draws: Sequence[int] = range(1 if math.isclose(first, second, rel_tol=_NOISE) else DRAWS)
+        self.loss = self.cost(lambda _, own: own)
+
+    @property
+    def modules(self) -> list[str]:
+        """Names of the modules at the frontier, in the order of their calls."""
+        return list(dict.fromkeys(place.module for place in self.own))
+
+    def lowest(self, steps: int = 100) -> float:
+        """The lowest loss found with answers that are free at each place and for each example.
+
+        Args:
+            steps: Of the descent, which starts at the network's own outputs.
+
+        """
+
+        def cost(values: dict[Any, Tensor]) -> Tensor:
+            return self._mean(lambda place, _: values[place], self.draws)
+
+        return descended(cost, dict(self.own), steps)[0]
+
+    def cost(self, answer: Callable[[Place, Tensor], Tensor]) -> float:
+        """The loss of other answers.
+
+        Args:
+            answer: Makes the answer at a place from the network's own output there.
+
+        """
+        return float(self._mean(answer, self.draws))
+
+    def constant(self, steps: int = 60) -> float:
+        """The lowest loss found with one row for all examples and positions.
+
+        That is what the layers at the frontier would put out with weights of 0 and the best biases. A module gives
+        the same row at each of its calls. It is a proof that a constant reaches this, not that none reaches less.
+
+        Args:
+            steps: Of the descent, which starts at the network's own mean output.
+
+        """
+        sums: dict[Any, list[Tensor]] = {}
+        for place, own in self.own.items():
+            sums.setdefault(self._row_of(place, own), []).append(self._row(place, own))
+        rows = {key: torch.stack(found).mean(0) for key, found in sums.items()}
+
+        def cost(rows: dict[Any, Tensor], draws: Sequence[int]) -> Tensor:
+            return self._mean(lambda place, own: self._spread(place, own, rows), draws)
+
+        _, best = descended(lambda rows: cost(rows, self.draws[:1]), rows, steps)
+        if self._trunk is not None:
+            self._trunk.forget()  # what was found is told of the step as it is
+        return float(cost(best, self.draws))
+
+    # -- the frontier
+
+    def _frontier(self) -> dict[Place, Tensor]:
+        nodes: dict[Any, Place] = {}
+        seen: dict[Place, Tensor] = {}
+
+        def note(place: Place, own: Tensor) -> Tensor:
+            if own.grad_fn is not None and own.ndim:  # a module that returns a scalar computes the loss itself
+                nodes.setdefault(own.grad_fn, place)
+                seen[place] = own.detach().nan_to_num(0.0, 0.0, 0.0)
+            return own
+
+        loss = self._loss(0, note)
+        places: set[Place] = set()
+        known: set[Any] = set()
+        waiting = [loss.grad_fn]
+        while waiting:
+            node = waiting.pop()
+            if node is None or node in known:
+                continue
+            known.add(node)
+            if node in nodes:
+                places.add(nodes[node])
+            else:
+                waiting.extend(parent for parent, _ in node.next_functions)
+        if not places:
+            msg = "no output of a module with parameters is seen to reach the loss"
+            raise CannotRehearseError(msg)
+        return {place: own for place, own in seen.items() if place in places}
+
+    # -- running the step
+
+    def _loss(self, seed: int, answer: Callable[[Place, Tensor], Tensor]) -> Tensor:
+        if time.monotonic() > self._ends:
+            raise _too_slow()
+        if self._trunk is not None:
+            self._trunk.begins(seed)
+        calls: Counter[str] = Counter()
+
+        def answering(name: str) -> Callable[[Any], Any]:
+            def made(output: Any) -> Any:
+                part, call = Counter[str](), calls[name]
+                calls[name] += 1
+
+                def one(tensor: Tensor) -> Tensor:
+                    place = Place(name, call, part[name])
+                    part[name] += 1
+                    return answer(place, tensor)
+
+                return mapped(output, Tensor, one)
+
+            return made
+
+        loss = self._again.step(self._batch, seed=seed, answers={name: answering(name) for name in self._modules}).loss
+        if loss is None or not loss.is_floating_point():
+            msg = "the step, run again on a copy, has no loss"
+            raise CannotRehearseError(msg)
+        return loss.mean()
+
+    def _mean(self, answer: Callable[[Place, Tensor], Tensor], draws: Sequence[int]) -> Tensor:
+        def cast(place: Place, own: Tensor) -> Tensor:
+            if place not in self.own:
+                return own
+            return answer(place, own.nan_to_num(0.0, 0.0, 0.0)).to(own.dtype)  # the first update may have broken it
+
+        return torch.stack([self._loss(seed, cast) for seed in draws]).mean()
+
+    # -- rows
+
+    def _dim(self, module: str, own: Tensor) -> int:
+        """Where the features of an output lie: behind the examples for convolutions and the like, else last."""
+        layer = self._modules[module]
+        second = isinstance(layer, nn.modules.conv._ConvNd | nn.modules.batchnorm._NormBase | nn.GroupNorm)  # noqa: SLF001
+        return 1 if second and own.ndim > 2 else own.ndim - 1  # noqa: PLR2004
+
+    def _row_of(self, place: Place, own: Tensor) -> tuple[str, int, int]:
+        """What two places share if they give the same row."""
+        return place.module, place.part, own.shape[self._dim(place.module, own)] if own.ndim > 1 else 1
+
+    def _spread(self, place: Place, own: Tensor, rows: dict[Any, Tensor]) -> Tensor:
+        shape = [1] * own.ndim
+        if own.ndim > 1:
+            shape[self._dim(place.module, own)] = -1
+        return rows[self._row_of(place, own)].view(shape).expand_as(own)
+
+    def _row(self, place: Place, own: Tensor) -> Tensor:
+        if own.ndim <= 1:
+            return own.float().mean().reshape(1)
+        return own.float().transpose(0, self._dim(place.module, own)).flatten(1).mean(1)
+
+
+def descended(
+    cost: Callable[[dict[Any, Tensor]], Tensor], start: dict[Any, Tensor], steps: int
+) -> tuple[float, dict[Any, Tensor]]:
+    """The lowest cost found by iRprop-, and the values there.
+
+    Each value has a step size of its own, which grows while its gradient keeps its sign: it needs no learning rate.
+    Where a cost can't be computed, as outside of a distribution's domain, it goes back, and on with smaller steps.
+
+    Args:
+        cost: Of values; always the same for the same.
+        start: The first values.
+        steps: How often the cost is asked.
+
+    Raises:
+        CannotRehearseError: If the cost of the first values raises it, or steps are slow.
+
+    Source:
+        C. Igel and M. Husken, Improving the Rprop Learning Algorithm (2000).
+
+    Example:
+        >>> best, values = descended(lambda v: (v["x"] - 300).abs().sum(), {"x": torch.zeros(1)}, 80)
+        >>> round(best, 2)
+        0.0
+
+    """
+    values = {key: value.detach().float().requires_grad_() for key, value in start.items()}
+    sizes = {
+        key: torch.full_like(v, 0.1 * max(float(v.detach().abs().mean()), 0.1)).detach() for key, v in values.items()
+    }
+    before = {key: torch.zeros_like(value).detach() for key, value in values.items()}
+    best, at, began = math.inf, values, time.monotonic()
+    for step in range(steps):
+        if step == _TIMED and (time.monotonic() - began) / _TIMED * steps > SECONDS:
+            raise _too_slow()
+        try:
+            loss = cost(values)
+        except CannotRehearseError:
+            if best == math.inf:
+                raise
+            loss = torch.tensor(math.nan)
+        if not loss.isfinite():
+            values, sizes = at, {key: size * 0.1 for key, size in sizes.items()}
+            before = {key: torch.zeros_like(size) for key, size in sizes.items()}
+            if best == math.inf:
+                break
+            continue
+        if float(loss) < best:
+            best, at = float(loss), values
+        gradients = torch.autograd.grad(loss, list(values.values()), allow_unused=True)
+        moved = {}
+        for (key, value), gradient in zip(values.items(), gradients, strict=True):
+            slope = torch.zeros_like(sizes[key]) if gradient is None else gradient.nan_to_num()
+            agree = (slope * before[key]).sign()
+            sizes[key] = sizes[key] * torch.where(agree > 0, _FASTER, torch.where(agree < 0, _SLOWER, 1.0))
+            before[key] = slope * (agree >= 0)
+            moved[key] = (value.detach() - sizes[key] * before[key].sign()).requires_grad_()
+        values = moved
+    return best, {key: value.detach() for key, value in at.items()}
+
+
+def _too_slow() -> CannotRehearseError:
+    return CannotRehearseError(f"its steps are too slow to be run again many times within {SECONDS:g} s")
+
+
+class Trunk:
+    """The modules before the frontier: what depends on no answer is computed once for each draw.
+
+    Args:
+        root: What is run again and again, without gradients of its own.
+        frontier: Names of modules that are run each time, as is what contains them.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(1, 1), nn.Linear(1, 1)).requires_grad_(False)
+        >>> trunk = Trunk(net, ["1"])
+        >>> first = net[0](torch.zeros(1))
+        >>> trunk.begins(seed=0)
+        >>> net[0](torch.ones(1)) == first
+        tensor([True])
+
+    """
+
+    def __init__(self, root: nn.Module, frontier: Sequence[str]) -> None:
+        self._known: dict[tuple[str, int, int], tuple[Any, Tensor]] = {}
+        self._seed, self._calls = 0, Counter[str]()
+        self._modules: list[nn.Module] = []
+        open_ = {"", *(name.rsplit(".", i)[0] for name in frontier for i in range(name.count(".") + 1))}
+        for name, module in root.named_modules():
+            before = name.rpartition(".")[0]
+            closed = name not in open_ and before in open_
+            if closed and "forward" not in vars(module) and _has_parameters(module):
+                self._modules.append(module)
+                module.forward = functools.partial(self._remembered, name, module.forward)
+
+    def begins(self, seed: int) -> None:
+        """Take note that the step begins."""
+        self._seed = seed
+        self._calls.clear()
+
+    def forget(self) -> None:
+        """Have everything computed each time."""
+        for module in self._modules:
+            vars(module).pop("forward", None)
+
+    def _remembered(self, name: str, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        key = name, self._seed, self._calls[name]
+        self._calls[name] += 1
+        if key in self._known:
+            output, state = self._known[key]
+            torch.set_rng_state(state)
+            return snapshot(output)
+        output = forward(*args, **kwargs)
+        if not any(tensor.requires_grad for _, tensor in tensors(output)):
+            self._known[key] = snapshot(output), torch.get_rng_state()
+        return output
+
+
+def _answers_alone(module: nn.Module, *, leaf: bool) -> bool:
+    """Whether a module has parameters, and none of those inside of it that answer for themselves has."""
+    inside = () if leaf else module.children()
+    return _has_parameters(module) and not any(map(_has_parameters, inside))
+
+
+def _has_parameters(module: nn.Module) -> bool:
+    return next(module.parameters(), None) is not None
