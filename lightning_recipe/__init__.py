@@ -15,6 +15,7 @@ from lightning_recipe.callbacks.normalization_check import NormalizationCheck
 from lightning_recipe.callbacks.overfit_one_batch import OverfitOneBatch
 from lightning_recipe.callbacks.prediction_dynamics_logger import PredictionDynamicsLogger
 from lightning_recipe.callbacks.stale_gradient_check import StaleGradientCheck
+from lightning_recipe.callbacks.update_ratio_monitor import UpdateRatioMonitor
 from lightning_recipe.callbacks.visualize_inputs import VisualizeInputs
 from lightning_recipe.finding import Finding, Section, Status
 from lightning_recipe.recipe import recipe
@@ -29,6 +30,7 @@ __all__ = [  # noqa: RUF022 - in the order of the recipe
     "BatchMixingDetector",
     "CausalityCheck",
     "LRScheduleCheck",
+    "UpdateRatioMonitor",
     "ModeCheck",
     "StaleGradientCheck",
     "LossInputCheck",

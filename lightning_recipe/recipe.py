@@ -20,6 +20,7 @@ from lightning_recipe.callbacks.normalization_check import NormalizationCheck
 from lightning_recipe.callbacks.overfit_one_batch import OverfitOneBatch
 from lightning_recipe.callbacks.prediction_dynamics_logger import PredictionDynamicsLogger
 from lightning_recipe.callbacks.stale_gradient_check import StaleGradientCheck
+from lightning_recipe.callbacks.update_ratio_monitor import UpdateRatioMonitor
 from lightning_recipe.callbacks.visualize_inputs import VisualizeInputs
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ DEFAULT: tuple[type[RecipeCallback], ...] = (
     BatchMixingDetector,
     CausalityCheck,
     LRScheduleCheck,
+    UpdateRatioMonitor,
     ModeCheck,
     StaleGradientCheck,
     LossInputCheck,

@@ -449,7 +449,11 @@ class Unlearnable(Patient):
 
 class Jumping(Unlearnable):
     code = "PredictionDynamicsLogger/jumping"
-    also = ("OverfitOneBatch/optimiser_unstable", "OverfitOneBatch/optimiser_slow")
+    also = (
+        "OverfitOneBatch/optimiser_unstable",
+        "OverfitOneBatch/optimiser_slow",
+        "UpdateRatioMonitor/too_large",
+    )
 
     def configure_optimizers(self):
         return torch.optim.Adam(self.parameters(), lr=10.0)
@@ -471,6 +475,7 @@ class Decayed(Unlearnable):
     """The weights decay faster than they learn."""
 
     code = "PredictionDynamicsLogger/collapsed"
+    also = ("UpdateRatioMonitor/weight_decay_outweighs",)
 
     def __init__(self):
         super().__init__()
@@ -996,6 +1001,91 @@ class CutWhileImproving(Scheduled):
             optimizer, factor=0.5, patience=0, threshold=10.0, threshold_mode="abs"
         )
         return {"scheduler": schedule, "monitor": "val_loss"}
+
+
+# -- updates against weights
+
+
+class Watched(Patient):
+    """Trains long enough for three looks after the first steps."""
+
+    steps: ClassVar = {"max_steps": 104, "max_epochs": -1}
+
+
+class TearsAtWeights(Watched):
+    """The learning rate is a thousand times too high."""
+
+    code = "UpdateRatioMonitor/too_large"
+    also = ("OverfitOneBatch/optimiser_unstable", "OverfitOneBatch/optimiser_slow", "PredictionDynamicsLogger/jumping")
+
+    def __init__(self):
+        super().__init__()
+        self.net[1] = nn.Identity()
+
+    def configure_optimizers(self):
+        return torch.optim.RMSprop(self.parameters(), lr=3.0)
+
+
+class HardlyMoves(Watched):
+    """The learning rate is a thousand times too low, and nothing adapts to it."""
+
+    code = "UpdateRatioMonitor/too_small"
+    also = (
+        "OverfitOneBatch/learning_rate_too_low",
+        "OverfitOneBatch/optimiser_slow",
+        "PredictionDynamicsLogger/frozen",
+    )
+    steps: ClassVar = {"max_steps": 204, "max_epochs": -1}
+
+    def __init__(self):
+        super().__init__()
+        self.net[1] = nn.Identity()
+
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters(), lr=1e-6)
+
+
+class DecaysAway(Watched):
+    """Weight decay of SGD's strength, given to an optimiser that takes it off the weights, and much of it."""
+
+    code = "UpdateRatioMonitor/weight_decay_outweighs"
+    also = ("OverfitOneBatch/optimiser_slow", "OverfitOneBatch/stuck", "PredictionDynamicsLogger/collapsed")
+
+    def __init__(self):
+        super().__init__()
+        self.net[1] = nn.Identity()
+
+    def configure_optimizers(self):
+        return torch.optim.AdamW(self.parameters(), lr=1e-3, weight_decay=100.0)
+
+
+class SixteenBits(Watched):
+    """Weights in 16 bits, and a rate for 32."""
+
+    code = "UpdateRatioMonitor/rounded_away"
+    also = ("OverfitOneBatch/learning_rate_too_low", "OverfitOneBatch/optimiser_slow")
+    steps: ClassVar = {"max_epochs": 2, "precision": "bf16-true"}
+
+    def __init__(self):
+        super().__init__()
+        self.net[1] = nn.Identity()
+
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters(), lr=1e-5)
+
+
+class SetBack(Watched):
+    """After each step the weights of the first layer are set back to what they were."""
+
+    code = "UpdateRatioMonitor/never_moves"
+
+    def __init__(self):
+        super().__init__()
+        self.first = self.net[0].weight.detach().clone()
+
+    def optimizer_step(self, *args):
+        super().optimizer_step(*args)
+        self.net[0].weight.data.copy_(self.first)
 
 
 # -- losses that are clamped

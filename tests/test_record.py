@@ -289,7 +289,7 @@ def test_automatic_optimisation_is_noted_and_notes_are_ignored_while_the_step_ru
     step = probe.result()
     assert [e.kind for e in step.events] == ["module", "function", "zero_grad", "backward", "optimizer step"]
     assert step.gradients["linear.weight"] == pytest.approx(norm)
-    assert step.updates["linear.weight"] == pytest.approx((0.5 * norm, before))
+    assert step.updates["linear.weight"] == pytest.approx((0.5 * norm, before, 0))
     assert step.gradients.keys() == {"linear.weight", "linear.bias"}
     assert probe.result() is step
 

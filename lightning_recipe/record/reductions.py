@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from lightning_recipe.record.step import Reduced
+from lightning_recipe.record.step import Change, Reduced
 from lightning_recipe.record.tensors import tensors
 
 if TYPE_CHECKING:
@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 CALLS = 4
 """Calls of a leaf up to which outputs are reduced; a place that is called more often is in a loop, as one over time."""
 
-_Numbers = tuple[dict[str, Reduced], dict[str, float], dict[str, tuple[float, float]], list[dict[str, float]]]
+_SHORT = 4
+"""Bytes; numbers of fewer are short: their sums overflow, and small changes of them are rounded away."""
+
+_Numbers = tuple[dict[str, Reduced], dict[str, float], dict[str, Change], list[dict[str, float]]]
 
 
 class Reductions:
@@ -33,7 +36,7 @@ class Reductions:
         >>> outputs
         {'relu': Reduced(zeros=0.5, mean=1.0, std=1.0, largest=2.0, not_finite=0.0)}
         >>> gradients, updates
-        ({'weight': nan}, {'weight': (1.0, 2.0)})
+        ({'weight': nan}, {'weight': Change(norm=1.0, before=2.0, rounded=0.0)})
 
     """
 
@@ -41,7 +44,7 @@ class Reductions:
         self._outputs: dict[str, Tensor] = {}
         self._calls: dict[str, int] = {}
         self._gradients: dict[str, Tensor | None] = {}
-        self._weights: dict[str, tuple[Tensor, Tensor]] = {}
+        self._weights: dict[str, tuple[Tensor, Tensor, Tensor | None]] = {}
         self._held: list[dict[str, Tensor]] = []
 
     @torch.no_grad()
@@ -63,7 +66,9 @@ class Reductions:
         """Keep copies of weights that are about to be changed; those that were kept already are the older ones."""
         for name, parameter in parameters.items():
             if name not in self._weights:
-                self._weights[name] = (parameter, parameter.detach().clone())
+                short, gradient = parameter.dtype.itemsize < _SHORT, parameter.grad
+                moving = gradient != 0 if short and gradient is not None else None
+                self._weights[name] = (parameter, parameter.detach().clone(), moving)
 
     @torch.no_grad()
     def hold(self, parameters: Iterable[tuple[str, Tensor]]) -> None:
@@ -79,20 +84,20 @@ class Reductions:
                 *self._outputs.values(),
                 *(norm for norm in self._gradients.values() if norm is not None),
                 *(norm for norms in self._held for norm in norms.values()),
-                *(torch.stack([_norm(now.detach() - before), _norm(before)]) for now, before in weights),
+                *(torch.stack([_norm(w.detach() - was), _norm(was), _rounded(w, was, m)]) for w, was, m in weights),
             ]
         )
         outputs = {name: Reduced(*next(fetched)) for name in self._outputs}
         gradients = {n: math.nan if norm is None else next(fetched)[0] for n, norm in self._gradients.items()}
         held = [{name: next(fetched)[0] for name in norms} for norms in self._held]
-        updates = {name: (pair[0], pair[1]) for name, pair in zip(self._weights, fetched, strict=True)}
+        updates = {name: Change(*numbers) for name, numbers in zip(self._weights, fetched, strict=True)}
         self._weights = {}
         return outputs, gradients, updates, held
 
 
 def _reduced(value: Tensor) -> Tensor:
     value = value.detach()
-    if value.dtype.itemsize < 4:  # noqa: PLR2004 - bytes: sums of half precision overflow
+    if value.dtype.itemsize < _SHORT:
         value = value.float()
     std, mean = torch.std_mean(value, correction=0)
     largest = torch.linalg.vector_norm(value, math.inf)
@@ -101,11 +106,18 @@ def _reduced(value: Tensor) -> Tensor:
     return torch.stack([zeros, mean, std, largest, not_finite]).float()
 
 
+def _rounded(now: Tensor, before: Tensor, moving: Tensor | None) -> Tensor:
+    """Share of the elements that had a gradient, and are as before."""
+    if moving is None:
+        return torch.zeros((), device=now.device)
+    return ((now == before) & moving).sum().float() / moving.sum().clamp(min=1)
+
+
 def _norm(value: Tensor) -> Tensor:
     value = value.detach()
     if value.layout is not torch.strided:
         value = value.coalesce().values()  # a sparse gradient, of an embedding
-    if value.dtype.itemsize < 4:  # noqa: PLR2004
+    if value.dtype.itemsize < _SHORT:
         value = value.float()
     norm: Tensor = torch.linalg.vector_norm(value)
     return norm.float()

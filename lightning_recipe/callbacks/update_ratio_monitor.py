@@ -1,0 +1,209 @@
+"""Recipe, section 3: "Adam is safe"; updates of about a thousandth of the weights."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from torch import nn
+
+from lightning_recipe.callback import Check
+from lightning_recipe.callbacks import _update_ratios as ratios
+from lightning_recipe.callbacks._gradient_flow import is_as_drawn
+from lightning_recipe.callbacks._loss_course import Course
+from lightning_recipe.callbacks._update_ratios import PLATEAU, Layer, Look
+from lightning_recipe.finding import Section
+from lightning_recipe.record.step import Need
+from lightning_recipe.schedule import highest, rate
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch.optim import Optimizer
+
+    from lightning_recipe.finding import Finding
+    from lightning_recipe.record.step import Step
+    from lightning_recipe.run import Run
+
+DECOUPLED = {"Adafactor", "Lamb", "LAMB", "Lion", "Muon", "SGDW", "AdamWScheduleFree", "SGDScheduleFree"}
+"""Optimisers that take weight decay, times the rate, off the weights; others add it to the gradient."""
+LEARNT = 0.01
+"""Of `smallest`: what is too small for weights that have learnt something before, and are to change little."""
+
+
+class UpdateRatioMonitor(Check):
+    """Compares what the optimiser's steps change with the weights that they change, and judges the extremes.
+
+    Only weights with two dimensions or more, without embeddings, in norms of the whole weight. Each verdict needs
+    three looks in a row, and a training loss that agrees:
+
+    - `too_large`: the median update was above `largest` at three looks, and the loss is no lower than at first, rose
+      and did not come down far, or the weights are not finite any more;
+    - `too_small`: it is below `smallest`, and so small that all steps of the run together are less than a tenth of the
+      weights, while the loss stands still. A hundredth of that for weights that have learnt something before;
+    - `weight_decay_outweighs`: decay is most of what moves the weights, which shrank, and what was learnt is lost;
+    - `rounded_away`: 16-bit weights of which most elements have a gradient and stay as they are; `advice` where the
+      loss falls nevertheless;
+    - `never_moves`: weights with a gradient and a rate that no step changes.
+
+    Looks below half of the highest rate, as in a warm-up and at the end of a schedule, and steps whose gradients were
+    not finite, which a GradScaler leaves out, tell nothing.
+
+    Args:
+        largest: Update to weight above which an update tears at the weights.
+        smallest: Update to weight below which it hardly moves them.
+        strict: Stop the run when something failed.
+
+    Raises:
+        ValueError: If not 0 < `smallest` < `largest`.
+
+    Source:
+        A. Karpathy, CS231n, Neural Networks Part 3 (2015): "A rough heuristic is that this ratio should be somewhere
+        around 1e-3." A. Karpathy, A Recipe for Training Neural Networks (2019): "Adam with a learning rate of 3e-4";
+        "screwed up the settings for regularization strengths".
+
+    Legitimate:
+        - Layers that begin at zero, as of LoRA: their first updates are large against what they are.
+        - Fine-tuning with rates of 1e-5: updates are small, and the loss falls. Converged training.
+        - Frozen parts; groups with a rate of 0.
+
+    Cost:
+        At each look a copy of the weights, and three norms for each of them, on their device.
+
+    Example:
+        >>> import contextlib, io
+        >>> from lightning.pytorch import Trainer
+        >>> from lightning_recipe.demo import DigitsNet, loaders
+        >>> monitor = UpdateRatioMonitor()
+        >>> trainer = Trainer(callbacks=[monitor], barebones=True, max_steps=30)
+        >>> with contextlib.redirect_stdout(io.StringIO()):
+        ...     trainer.fit(DigitsNet(), *loaders())
+        >>> monitor.findings[0].status
+        <Status.PASSED: 'passed'>
+
+    """
+
+    section = Section.OVERFIT
+    sentence = 2
+    why = "updates of a thousandth of the weights train; much smaller ones change nothing, much larger ones destroy"
+    needs = Need.GRADIENTS | Need.UPDATES
+    explains: ClassVar = {
+        "too_large": ("PredictionDynamicsLogger/*", "OverfitOneBatch/optimiser_unstable"),
+        "too_small": ("PredictionDynamicsLogger/frozen",),
+        "weight_decay_outweighs": ("PredictionDynamicsLogger/*",),
+        "rounded_away": ("PredictionDynamicsLogger/frozen",),
+    }
+    patience = 3
+
+    def __init__(self, *, largest: float = 0.1, smallest: float = 1e-4, strict: bool = False) -> None:
+        super().__init__(strict=strict)
+        if not 0 < smallest < largest:
+            msg = f"0 < smallest < largest expected, got {smallest:g} and {largest:g}"
+            raise ValueError(msg)
+        self.largest, self.smallest = largest, smallest
+
+    def before_training(self, run: Run) -> Iterator[Finding]:
+        """Begin anew with each fit; by hand, the loss is known by its backward only."""
+        self._looks: list[Look] = []
+        self._course = Course()
+        self._peaks = run.peak_rates
+        self.needs = type(self).needs | (Need(0) if run.module.automatic_optimization else Need.WIRING)
+        yield from ()
+
+    def sampled_step(self, run: Run, step: Step) -> Iterator[Finding]:
+        """Measure, show, and judge what all looks say together."""
+        looks, course = self._looks, self._course
+        course.look(run, step)
+        if not all(math.isfinite(change.norm) for change in step.updates.values()):
+            if outcome := ratios.too_large(looks, course, self.largest, broken=True):
+                yield self.found(outcome)
+            return
+        look = Look(run.step, self._layers(run, step))
+        if not look.layers or not all(math.isfinite(layer.gradient) for layer in look.layers.values()):
+            return
+        self._looks.append(look)
+        self._plot(run, look)
+        smallest = self.smallest
+        if look.ratio < smallest and not self._as_drawn(run, look):
+            smallest *= LEARNT
+        decay = ratios.decay_outweighs(looks, course)
+        for outcome in (
+            decay or ratios.too_large(looks, course, self.largest),
+            ratios.rounded_away(looks, course) or ratios.too_small(looks, course, smallest, run.horizon),
+            ratios.never_moves(looks),
+        ):
+            if outcome is not None:
+                yield self.found(outcome)
+
+    def _layers(self, run: Run, step: Step) -> dict[str, Layer]:
+        embeddings = {
+            id(p) for m in run.module.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag) for p in m.parameters()
+        }
+        weights = {n: p for n, p in run.module.named_parameters() if p.ndim > 1 and id(p) not in embeddings}
+        groups = {
+            id(p): (optimizer, group, self._peak(i, j, group))
+            for i, optimizer in enumerate(run.trainer.optimizers)
+            for j, group in enumerate(optimizer.param_groups)
+            for p in group["params"]
+        }
+        layers = {}
+        for name, change in step.updates.items():
+            gradient = step.gradients.get(name, math.nan)
+            if name not in weights or math.isnan(gradient):
+                continue
+            optimizer, group, peak = groups.get(id(weights[name]), (None, {}, math.nan))
+            now = rate(group)
+            layers[name] = Layer(
+                change.norm,
+                change.before,
+                math.sqrt(len(weights[name]) / 3),
+                gradient,
+                now,
+                _decay(optimizer, group, now, change.before, change.norm, gradient),
+                change.rounded,
+                not now < PLATEAU * peak and now != 0,
+            )
+        return layers
+
+    def _peak(self, optimizer: int, group: int, settings: dict[str, Any]) -> float:
+        """The highest rate of a parameter group; one that was added later has its own."""
+        known = self._peaks[optimizer] if optimizer < len(self._peaks) else []
+        rates = [settings.get("initial_lr", math.nan), *known[group : group + 1], rate(settings)]
+        return highest(float(one) for one in rates)
+
+    def _as_drawn(self, run: Run, look: Look) -> bool:
+        """Whether all weights are as they were initialised; updates this small have not changed that."""
+        return all(is_as_drawn(p) for name, p in run.module.named_parameters() if name in look.layers)
+
+    def _plot(self, run: Run, look: Look) -> None:
+        """A few curves: the median, the first layer, and the last."""
+        names = list(self._looks[0].layers)
+        few = {name: look.layers[name].ratio for name in (names[0], names[-1]) if name in look.layers}
+        values = {"median": look.ratio} | few
+        curves = {f"update to weight, {name} (log10)": math.log10(v) for name, v in values.items() if 0 < v < math.inf}
+        self.plot(run, curves)
+
+    def end(self, run: Run) -> Iterator[Finding]:  # noqa: ARG002
+        """There is no silence."""
+        known = [look.ratio for look in self._looks if math.isfinite(look.ratio)]
+        if not known:
+            yield self.skipped("no step was seen to update a weight with two dimensions or more")
+        elif not self.findings:
+            middle = statistics.median(known)
+            yield self.passed(f"an update is {middle:.1g}x the weights (median of {len(known)} looks)", ratio=middle)
+
+
+def _decay(  # noqa: PLR0913, PLR0917 - the numbers of one weight
+    optimizer: Optimizer | None, group: dict[str, Any], rate: float, weight: float, change: float, gradient: float
+) -> float:
+    """Share of weight decay in what moves a weight: of the update if taken off the weight, else of the gradient."""
+    strength = float(group.get("weight_decay") or 0)
+    if not strength:
+        return 0.0
+    name = type(optimizer).__name__
+    if group.get("decoupled_weight_decay") or name in DECOUPLED or name.endswith("W"):
+        own = rate * strength * weight
+        return min(1.0, own / change) if change else 0.0
+    own = strength * weight
+    return own / (own + gradient) if own + gradient else 0.0

@@ -1,0 +1,272 @@
+import lightning.pytorch as L
+import patients
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.optim import SGD, Adadelta, Adafactor, Adam, AdamW, RMSprop
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import DataLoader, TensorDataset
+
+from lightning_recipe import Status, UpdateRatioMonitor
+
+FEATURES, CLASSES = 12, 4
+
+
+def mlp(activation=nn.ReLU, width=32, depth=2):
+    layers = [nn.Linear(FEATURES, width), activation()]
+    layers += [layer for _ in range(depth - 1) for layer in (nn.Linear(width, width), activation())]
+    return nn.Sequential(*layers, nn.Linear(width, CLASSES))
+
+
+class Transformer(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.enter, self.leave = nn.Linear(1, 16), nn.Linear(16, CLASSES)
+        self.layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+
+    def forward(self, x):
+        return self.leave(self.layer(self.enter(x[..., None])).mean(1))
+
+
+class Recurrent(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.rnn, self.leave = nn.GRU(1, 24, batch_first=True), nn.Linear(24, CLASSES)
+
+    def forward(self, x):
+        return self.leave(self.rnn(x[..., None])[0][:, -1])
+
+
+class Adapted(nn.Module):
+    """A frozen layer with an addition of low rank that begins at zero."""
+
+    def __init__(self):
+        super().__init__()
+        self.frozen, self.leave = nn.Linear(FEATURES, 32).requires_grad_(requires_grad=False), nn.Linear(32, CLASSES)
+        self.down, self.up = nn.Linear(FEATURES, 4, bias=False), nn.Linear(4, 32, bias=False)
+        nn.init.zeros_(self.up.weight)
+
+    def forward(self, x):
+        return self.leave((self.frozen(x) + self.up(self.down(x))).relu())
+
+
+class Lit(L.LightningModule):
+    def __init__(self, net, optimizer, schedule=None, *, by_hand=False):
+        super().__init__()
+        self.net, self.optimizer, self.schedule = net, optimizer, schedule
+        self.automatic_optimization = not by_hand
+
+    def training_step(self, batch, batch_idx):
+        loss = F.cross_entropy(self.net(batch[0]), batch[1])
+        if self.automatic_optimization:
+            return loss
+        self.optimizers().zero_grad()
+        self.manual_backward(loss)
+        self.optimizers().step()
+        return None
+
+    def configure_optimizers(self):
+        optimizer = self.optimizer([p for p in self.net.parameters() if p.requires_grad])
+        schedules = [{"scheduler": LambdaLR(optimizer, self.schedule), "interval": "step"}] if self.schedule else []
+        return [optimizer], schedules
+
+
+def data(*, random_labels=False):
+    x, y = patients.Healthy().data(512, 1).tensors
+    order = torch.randperm(len(y), generator=torch.Generator().manual_seed(1))
+    return DataLoader(TensorDataset(x, y[order] if random_labels else y), 32, shuffle=True)
+
+
+def judged(fit, module, *, steps=208, train=None, **settings):
+    """All findings, after enough looks."""
+    monitor = UpdateRatioMonitor()
+    settings = {"max_steps": steps, "max_epochs": -1, "logger": False, **settings}
+    fit(module, [monitor], train=train or data(), **settings)
+    return monitor.findings
+
+
+def only_passed(findings):
+    return [(f.status, f.code) for f in findings] == [(Status.PASSED, "UpdateRatioMonitor/passed")]
+
+
+# -- false alarms
+
+
+def zero_head():
+    net = mlp()
+    nn.init.zeros_(net[-1].weight)
+    return net
+
+
+def tiny():
+    net = mlp(depth=3)
+    for p in net.parameters():
+        nn.init.normal_(p, std=1e-4)
+    return net
+
+
+@pytest.mark.parametrize(
+    ("net", "optimizer"),
+    {
+        "Adam": (mlp, lambda p: Adam(p, 1e-3)),
+        "Adam, a high rate": (mlp, lambda p: Adam(p, 0.03)),
+        "SGD, a low rate": (mlp, lambda p: SGD(p, 0.01)),
+        "weight decay": (mlp, lambda p: AdamW(p, 3e-3, weight_decay=0.5)),
+        "weight decay, momentum": (mlp, lambda p: SGD(p, 0.1, momentum=0.9, weight_decay=1e-2)),
+        "Adafactor has no rate": (mlp, Adafactor),
+        "Adadelta": (mlp, Adadelta),
+        "a head of zeros": (zero_head, lambda p: Adam(p, 1e-3)),
+        "tiny weights": (tiny, lambda p: Adam(p, 1e-3)),
+        "low rank": (Adapted, lambda p: Adam(p, 1e-3)),
+        "transformer": (Transformer, lambda p: AdamW(p, 3e-3)),
+        "recurrent": (Recurrent, lambda p: Adam(p, 3e-3)),
+    }.values(),
+    ids=str,
+)
+def test_what_trains_passes(fit, net, optimizer):
+    assert only_passed(judged(fit, Lit(net(), optimizer)))
+
+
+@pytest.mark.parametrize("optimizer", [lambda p: Adam(p, 1e-3), lambda p: SGD(p, 0.03), lambda p: AdamW(p, 0.01)])
+def test_a_loss_that_can_not_fall_is_not_the_fault_of_the_updates(fit, optimizer):
+    assert only_passed(judged(fit, Lit(mlp(), optimizer), train=data(random_labels=True)))
+
+
+@pytest.mark.parametrize("schedule", [lambda step: step / 1e6 + 1e-7, lambda step: 1.0 if step < 20 else 1e-6])
+def test_a_warm_up_and_the_end_of_a_schedule_tell_nothing(fit, schedule):
+    findings = judged(fit, Lit(mlp(), lambda p: Adam(p, 1e-3), schedule), train=data(random_labels=True))
+    assert not [f for f in findings if f.is_alarm]
+
+
+def test_fine_tuning_moves_little_and_needs_to(fit):
+    net = mlp()
+    fit(Lit(net, lambda p: Adam(p, 1e-3)), train=data(), logger=False, max_epochs=20)
+    assert only_passed(judged(fit, Lit(net, lambda p: AdamW(p, 1e-6))))
+
+
+def test_a_rate_of_zero_freezes_on_purpose(fit):
+    def frozen(parameters):
+        first, *rest = parameters
+        return Adam([{"params": [first], "lr": 0.0}, {"params": rest}], 1e-3)
+
+    assert only_passed(judged(fit, Lit(mlp(), frozen)))
+
+
+def test_networks_that_take_turns_pass(fit):
+    class Adversaries(L.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.automatic_optimization = False
+            self.g, self.d = nn.Sequential(nn.Linear(4, 32), nn.ReLU(), nn.Linear(32, FEATURES)), mlp(nn.Tanh)
+
+        def training_step(self, batch, batch_idx):
+            g, d = self.optimizers()
+            for optimizer in (d, g):
+                fake = self.g(torch.randn(len(batch[0]), 4))
+                real = F.softplus(-self.d(batch[0])).mean()
+                loss = real + F.softplus(self.d(fake)).mean() if optimizer is d else F.softplus(-self.d(fake)).mean()
+                self.toggle_optimizer(optimizer)
+                optimizer.zero_grad()
+                self.manual_backward(loss)
+                optimizer.step()
+                self.untoggle_optimizer(optimizer)
+
+        def configure_optimizers(self):
+            return [Adam(net.parameters(), 5e-4, betas=(0.5, 0.999)) for net in (self.g, self.d)], []
+
+    assert only_passed(judged(fit, Adversaries()))
+
+
+def test_steps_that_a_scaler_leaves_out_are_no_looks(fit):
+    class Overflows(Lit):
+        def on_before_optimizer_step(self, optimizer):
+            if self.global_step % 2:
+                for p in self.net.parameters():
+                    p.grad.fill_(torch.inf)
+
+        def optimizer_step(self, epoch, batch_idx, optimizer, closure):
+            closure()
+            if all(p.grad.isfinite().all() for p in self.net.parameters()):
+                optimizer.step()
+
+    assert not [f for f in judged(fit, Overflows(mlp(), lambda p: Adam(p, 1e-3))) if f.is_alarm]
+
+
+def test_weights_in_16_bits_that_move_pass(fit):
+    assert only_passed(judged(fit, Lit(mlp(), lambda p: Adam(p, 3e-3)), precision="bf16-true"))
+
+
+def test_without_a_weight_there_is_nothing_to_compare(fit):
+    class Offset(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.bias = nn.Parameter(torch.zeros(CLASSES))
+
+        def forward(self, x):
+            return self.bias.expand(len(x), CLASSES)
+
+    (finding,) = judged(fit, Lit(Offset(), lambda p: Adam(p, 1e-3)), steps=8)
+    assert finding.status is Status.SKIPPED
+
+
+# -- diseases, in other forms than the patients'
+
+
+def found(findings, code):
+    alarms = [f for f in findings if f.is_alarm]
+    assert [f.code for f in alarms] == [f"UpdateRatioMonitor/{code}"]
+    assert alarms[0].times >= 3
+    return alarms[0]
+
+
+@pytest.mark.parametrize(
+    ("net", "optimizer"),
+    [(Transformer, lambda p: AdamW(p, 1.0)), (mlp, lambda p: SGD(p, 10.0)), (Recurrent, lambda p: RMSprop(p, 3.0))],
+    ids=["transformer", "mlp", "recurrent"],
+)
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_updates_that_tear_at_the_weights(fit, net, optimizer, by_hand):
+    finding = found(judged(fit, Lit(net(), optimizer, by_hand=by_hand), steps=128), "too_large")
+    assert finding.evidence["ratio"] > 1
+
+
+def test_updates_after_which_nothing_is_finite(fit):
+    finding = found(judged(fit, Lit(mlp(), lambda p: SGD(p, 100.0)), steps=40), "too_large")
+    assert finding.evidence["ratio"] > 100
+
+
+@pytest.mark.parametrize(
+    ("net", "optimizer"),
+    [(Transformer, lambda p: SGD(p, 1e-5)), (mlp, lambda p: RMSprop(p, 1e-7)), (Recurrent, lambda p: Adam(p, 1e-7))],
+    ids=["transformer", "mlp", "recurrent"],
+)
+def test_updates_that_hardly_move_the_weights(fit, net, optimizer):
+    finding = found(judged(fit, Lit(net(), optimizer)), "too_small")
+    assert 0 < finding.evidence["ratio"] < 1e-4
+    assert finding.evidence["loss"] == pytest.approx(finding.evidence["loss_first"], rel=0.2)
+
+
+@pytest.mark.parametrize(
+    ("net", "optimizer"),
+    [
+        (mlp, lambda p: SGD(p, 0.1, momentum=0.9, weight_decay=0.5)),
+        (Recurrent, lambda p: Adam(p, 3e-3, weight_decay=3.0)),
+        (Transformer, lambda p: AdamW(p, 1e-3, weight_decay=50.0)),
+    ],
+    ids=["mlp", "recurrent", "transformer"],
+)
+def test_weights_that_decay_faster_than_they_learn(fit, net, optimizer):
+    finding = found(judged(fit, Lit(net(), optimizer)), "weight_decay_outweighs")
+    assert finding.evidence["share"] > 0.6
+    assert finding.evidence["norm"] < 0.3 * finding.evidence["norm_first"]
+
+
+def test_updates_too_small_for_16_bits(fit):
+    finding = found(judged(fit, Lit(mlp(), lambda p: SGD(p, 1e-4)), precision="bf16-true"), "rounded_away")
+    assert finding.evidence["share"] > 0.9
+
+
+def test_arguments_in_order():
+    with pytest.raises(ValueError, match="smallest < largest"):
+        UpdateRatioMonitor(smallest=0.1, largest=0.01)
