@@ -1,6 +1,7 @@
 """A. Karpathy's "A Recipe for Training Neural Networks", made executable for PyTorch Lightning."""
 
 from lightning_recipe.callback import Check, RecipeCallback, findings
+from lightning_recipe.callbacks.activation_monitor import ActivationMonitor
 from lightning_recipe.callbacks.batch_mixing_detector import BatchMixingDetector
 from lightning_recipe.callbacks.bias_check import BiasCheck
 from lightning_recipe.callbacks.first_non_finite import FirstNonFinite
@@ -37,6 +38,7 @@ __all__ = [  # noqa: RUF022 - in the order of the recipe
     "BiasCheck",
     "LossClipCheck",
     "NormalizationCheck",
+    "ActivationMonitor",
     "GradientFlowCheck",
     "FirstNonFinite",
     "Check",

@@ -6,6 +6,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from lightning_recipe.callback import Check, RecipeCallback
+from lightning_recipe.callbacks.activation_monitor import ActivationMonitor
 from lightning_recipe.callbacks.batch_mixing_detector import BatchMixingDetector
 from lightning_recipe.callbacks.bias_check import BiasCheck
 from lightning_recipe.callbacks.first_non_finite import FirstNonFinite
@@ -43,6 +44,7 @@ DEFAULT: tuple[type[RecipeCallback], ...] = (
     BiasCheck,
     LossClipCheck,
     NormalizationCheck,
+    ActivationMonitor,
     GradientFlowCheck,
     FirstNonFinite,
 )

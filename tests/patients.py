@@ -1088,6 +1088,79 @@ class SetBack(Watched):
         self.net[0].weight.data.copy_(self.first)
 
 
+# -- signals on their way
+
+
+class AllOff(Patient):
+    """A shift before the ReLU that is far below 0."""
+
+    code = "ActivationMonitor/dead"
+    also = ("OverfitOneBatch/cannot_tell_examples_apart", "BatchMixingDetector/constant_output")
+    steps: ClassVar = {"max_steps": 78, "max_epochs": -1}
+
+    def __init__(self):
+        super().__init__()
+        nn.init.constant_(self.net[1].bias, -30)
+
+
+class AllFlat(Patient):
+    """A hyperbolic tangent of inputs in another unit, in which they are thousands."""
+
+    code = "ActivationMonitor/saturated"
+    also = ("OverfitOneBatch/optimiser_slow",)
+    steps: ClassVar = {"max_steps": 78, "max_epochs": -1}
+
+    def __init__(self):
+        super().__init__()
+        self.net[1], self.net[2] = nn.Identity(), nn.Tanh()
+
+    def forward(self, x):
+        return super().forward(3000 * x)
+
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters(), lr=1e-4)
+
+
+class Deep(Patient):
+    """Eight layers of sigmoids."""
+
+    code = "ActivationMonitor/vanishing"
+    also = (
+        "OverfitOneBatch/optimiser_slow",
+        "OverfitOneBatch/stuck",
+        "OverfitOneBatch/too_slow",
+        "OverfitOneBatch/cannot_tell_examples_apart",
+        "PredictionDynamicsLogger/frozen",
+        "UpdateRatioMonitor/too_small",
+    )
+    steps: ClassVar = {"max_steps": 204, "max_epochs": -1}
+    activation = nn.Sigmoid
+
+    def __init__(self):
+        super().__init__()
+        hidden = [layer for _ in range(7) for layer in (nn.Linear(16, 16), self.activation())]
+        self.net = nn.Sequential(nn.Linear(FEATURES, 16), self.activation(), *hidden, nn.Linear(16, CLASSES))
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.01)
+
+
+class Growing(Deep):
+    """Eight layers, each of which makes what comes through several times as large."""
+
+    code = "ActivationMonitor/exploding"
+    also = (*Deep.also, "InitLossCheck/too_high", "OverfitOneBatch/learning_rate_too_low")
+    activation = nn.ReLU
+
+    def __init__(self):
+        super().__init__()
+        for layer in self.net[2:-1:2]:
+            nn.init.normal_(layer.weight, std=1.5)
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=1e-14)
+
+
 # -- losses that are clamped
 
 

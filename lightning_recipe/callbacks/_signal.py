@@ -1,0 +1,159 @@
+"""What comes through a network, forward and back, layer by layer: the decisions of ActivationMonitor."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, NamedTuple
+
+from torch import nn
+
+from lightning_recipe.finding import Outcome, Status, listed
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from lightning_recipe.callbacks._loss_course import Course
+    from lightning_recipe.record.step import Reduced
+
+CUT_OFF = (nn.ReLU, nn.ReLU6, nn.Threshold)
+"""Put out zeros, and give no gradient for them."""
+BOUNDED = (nn.Tanh, nn.Sigmoid)
+"""Have a slope that goes to zero on both sides."""
+AT_LEAST = 25
+"""Steps before which nothing is said."""
+LEARNT = 0.7
+"""Of the first loss, below which a network learns, whatever its units do."""
+NOTHING = 0.8
+"""The same, above which it learnt nothing."""
+LONG = 100
+"""Steps after which a network that learnt nothing does not just take its time."""
+DEPTH = 4
+"""Layers from which on gradients are compared across depth."""
+REVIVE = (
+    "lower the learning rate, whose steps throw units out of reach, or see that what enters is centred; "
+    "LeakyReLU or GELU let a gradient through"
+)
+
+
+class Depth(NamedTuple):
+    """A layer with a weight, at one look.
+
+    Attributes:
+        name: Of the module.
+        std: Standard deviation of what it puts out; NaN where that is not seen.
+        gradient: Norm of the gradient of its weight, in norms of the weight; NaN without one.
+
+    """
+
+    name: str
+    std: float
+    gradient: float
+
+
+Activations = Mapping[str, tuple[nn.Module, "Reduced"]]
+"""Modules with what they put out, by name, in the order of their calls."""
+
+
+def extremes(activations: Activations, zeros: float, least: float) -> set[str]:
+    """Those that are off or flat, by either limit."""
+    off = {name for name, (kind, numbers) in activations.items() if isinstance(kind, CUT_OFF) and numbers.zeros > zeros}
+    return off | {
+        name for name, (kind, n) in activations.items() if isinstance(kind, BOUNDED) and slope(kind, n) < least
+    }
+
+
+def dead(activations: Activations, course: Course, zeros: float) -> Outcome | None:
+    """Activations that put out zeros only, or hardly anything else while nothing is learnt."""
+    shares = {name: numbers.zeros for name, (kind, numbers) in activations.items() if isinstance(kind, CUT_OFF)}
+    learns = course.is_below(LEARNT) or not course.points
+    off = {name: share for name, share in shares.items() if share == 1 or (share > zeros and not learns)}
+    if not off:
+        return None
+    worst = max(off.values())
+    return Outcome(
+        Status.WARNING,
+        "dead",
+        f"{100 * worst:.4g} % of what {listed(off)} puts out is 0 (about 50 % expected), which no gradient comes back "
+        f"through (loss {course})",
+        REVIVE,
+        {"zeros": worst, "activations": len(off), **course.evidence},
+    )
+
+
+def cut(layers: Sequence[Depth], *, others: bool, course: Course) -> Outcome | None:
+    """No gradient comes to most weights, though one comes to other parameters: all units on the way are off."""
+    none = [layer.name for layer in layers if layer.gradient == 0]
+    if not none or 2 * len(none) <= len(layers) or not others or not course.points or course.is_below(LEARNT):
+        return None
+    return Outcome(
+        Status.WARNING,
+        "dead",
+        f"the gradient of {listed(none)} is exactly 0, while others get one: all units on the way to the loss are off "
+        f"(loss {course})",
+        REVIVE,
+        {"layers": len(none), **course.evidence},
+    )
+
+
+def slope(kind: nn.Module, numbers: Reduced) -> float:
+    """Mean slope of a bounded activation over what it put out, in its steepest.
+
+    Example:
+        >>> from lightning_recipe.record.step import Reduced
+        >>> round(slope(nn.Tanh(), Reduced(0.0, mean=0.0, std=0.99, largest=1.0, not_finite=0.0)), 3)
+        0.02
+        >>> slope(nn.Sigmoid(), Reduced(0.0, mean=0.5, std=0.0, largest=0.5, not_finite=0.0))
+        1.0
+
+    """
+    square = numbers.mean**2 + numbers.std**2
+    return 1 - square if isinstance(kind, nn.Tanh) else 4 * (numbers.mean - square)
+
+
+def saturated(activations: Activations, course: Course, least: float) -> Outcome | None:
+    """Hidden tanh and sigmoid of which nearly all put out their bounds, while nothing is learnt."""
+    slopes = {name: slope(kind, n) for name, (kind, n) in activations.items() if isinstance(kind, BOUNDED)}
+    flat = {name: value for name, value in slopes.items() if value < least}
+    if not flat or not course.points or course.is_below(LEARNT):
+        return None
+    lowest = max(min(flat.values()), 0.0)
+    return Outcome(
+        Status.WARNING,
+        "saturated",
+        f"{listed(flat)} puts out its bounds: the mean slope is {lowest:.2g} of the steepest (at least {least:g} "
+        f"expected), which is what comes back of a gradient (loss {course})",
+        "scale what enters to a standard deviation of about 1, and initialise the layer before it smaller",
+        {"slope": lowest, "activations": len(flat), **course.evidence},
+    )
+
+
+def across(layers: Sequence[Depth], course: Course, factor: float) -> Outcome | None:
+    """Gradients shrink on their way back, or outputs grow on their way, by a large factor, and nothing is learnt."""
+    late = bool(course.points) and course.points[-1][0] - course.points[0][0] >= LONG - 1
+    if len(layers) < DEPTH or not late or course.is_below(NOTHING):
+        return None
+    first, middle, last = layers[0], layers[len(layers) // 2], layers[-1]
+    if 0 < first.gradient < last.gradient / factor and first.gradient <= middle.gradient <= last.gradient:
+        ratio = first.gradient / last.gradient
+        return Outcome(
+            Status.WARNING,
+            "vanishing",
+            f"the gradient of {first.name} is {ratio:.2g}x that of {last.name}, in norms of the weights (at least "
+            f"{1 / factor:g} expected), and the loss did not fall ({course})",
+            "normalisation layers, residual connections, ReLU or GELU in place of sigmoid, and an initialisation that "
+            "keeps the standard deviation",
+            {"ratio": ratio, "layers": len(layers), **course.evidence},
+        )
+    most = max((layer for layer in layers if math.isfinite(layer.std)), key=lambda layer: layer.std, default=first)
+    if most.std > factor * first.std > 0 and first.std <= middle.std:
+        ratio = most.std / first.std
+        return Outcome(
+            Status.WARNING,
+            "exploding",
+            f"what {most.name} puts out is {ratio:.2g}x what {first.name} does, by standard deviation (at most "
+            f"{factor:g} expected), and the loss did not fall ({course})",
+            "normalisation layers, or an initialisation that keeps the standard deviation",
+            {"ratio": ratio, "layers": len(layers), **course.evidence},
+        )
+    return None

@@ -1,0 +1,262 @@
+import lightning.pytorch as L
+import patients
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.optim import SGD, Adam
+from torch.utils.data import DataLoader, TensorDataset
+
+from lightning_recipe import ActivationMonitor, Status
+from lightning_recipe.figures.canvas import pixels
+from lightning_recipe.figures.depth import across_depth
+
+FEATURES, CLASSES = 12, 4
+
+
+def mlp(activation=nn.ReLU, width=32, depth=2):
+    layers = [nn.Linear(FEATURES, width), activation()]
+    layers += [layer for _ in range(depth - 1) for layer in (nn.Linear(width, width), activation())]
+    return nn.Sequential(*layers, nn.Linear(width, CLASSES))
+
+
+class Functional(nn.Module):
+    """Its activations are no modules."""
+
+    def __init__(self, function, depth=3):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(FEATURES if i == 0 else 32, 32) for i in range(depth))
+        self.leave, self.function = nn.Linear(32, CLASSES), function
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = self.function(layer(x))
+        return self.leave(x)
+
+
+class Gated(nn.Module):
+    """A gate that is closed at first, beside a way past it."""
+
+    def __init__(self):
+        super().__init__()
+        self.enter, self.open, self.leave = nn.Linear(FEATURES, 32), nn.Linear(FEATURES, 32), nn.Linear(32, CLASSES)
+        self.sigmoid = nn.Sigmoid()
+        nn.init.constant_(self.open.bias, -10)
+
+    def forward(self, x):
+        h = self.enter(x)
+        return self.leave(h + h * self.sigmoid(self.open(x)))
+
+
+class Residual(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.enter, self.leave = nn.Linear(FEATURES, 32), nn.Linear(32, CLASSES)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.LayerNorm(32), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 32)) for _ in range(8)
+        )
+
+    def forward(self, x):
+        x = self.enter(x)
+        for block in self.blocks:
+            x = x + block(x)
+        return self.leave(x)
+
+
+class Recurrent(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.rnn, self.leave = nn.LSTM(1, 24, 2, batch_first=True), nn.Linear(24, CLASSES)
+
+    def forward(self, x):
+        return self.leave(self.rnn(x[..., None])[0][:, -1])
+
+
+class Lit(L.LightningModule):
+    def __init__(self, net, optimizer=lambda p: Adam(p, 1e-3)):
+        super().__init__()
+        self.net, self.optimizer = net, optimizer
+
+    def training_step(self, batch, batch_idx):
+        return F.cross_entropy(self.net(batch[0]), batch[1])
+
+    def configure_optimizers(self):
+        return self.optimizer(self.net.parameters())
+
+
+def data(*, random_labels=False):
+    x, y = patients.Healthy().data(512, 1).tensors
+    order = torch.randperm(len(y), generator=torch.Generator().manual_seed(1))
+    return DataLoader(TensorDataset(x, y[order] if random_labels else y), 32, shuffle=True)
+
+
+def judged(fit, module, *, steps=128, random_labels=False, **settings):
+    """All findings, after enough looks."""
+    monitor = ActivationMonitor()
+    settings = {"max_steps": steps, "max_epochs": -1, "logger": False, **settings}
+    fit(module, [monitor], train=data(random_labels=random_labels), **settings)
+    return monitor.findings
+
+
+def only_passed(findings):
+    return [(f.status, f.code) for f in findings] == [(Status.PASSED, "ActivationMonitor/passed")]
+
+
+# -- false alarms
+
+
+@pytest.mark.parametrize("random_labels", [False, True])
+@pytest.mark.parametrize(
+    "net",
+    [
+        lambda: mlp(depth=6),
+        lambda: mlp(nn.Tanh, depth=4),
+        lambda: mlp(nn.GELU),
+        lambda: mlp(nn.Sigmoid),
+        Gated,
+        Residual,
+        Recurrent,
+        lambda: Functional(torch.relu),
+    ],
+    ids=["relu", "tanh", "gelu", "sigmoid", "gate", "residual", "recurrent", "function"],
+)
+def test_usual_networks_pass_whether_they_learn_or_not(fit, net, random_labels):
+    assert only_passed(judged(fit, Lit(net()), steps=208 if random_labels else 80, random_labels=random_labels))
+
+
+def test_units_that_are_sparse_while_the_loss_falls_pass(fit):
+    net = mlp(width=512, depth=1)
+    nn.init.constant_(net[0].bias, -2)
+    assert only_passed(judged(fit, Lit(net, lambda p: Adam(p, 3e-3))))
+
+
+def test_a_network_that_was_trained_before_may_be_sparse(fit):
+    net = mlp(width=512, depth=1)
+    with torch.no_grad():
+        net[0].weight += 0.5 * torch.randn(512, 1) @ torch.randn(1, FEATURES)  # no longer as drawn
+        net[0].bias.fill_(-9)
+    findings = judged(fit, Lit(net, lambda p: Adam(p, 1e-5)), random_labels=True)
+    assert not [f for f in findings if f.is_alarm]
+
+
+def test_a_sigmoid_at_the_output_may_be_sure(fit):
+    class Sure(Lit):
+        def training_step(self, batch, batch_idx):
+            return F.binary_cross_entropy(self.net(100 * batch[0])[:, 0], (batch[1] > 1).float())
+
+    net = nn.Sequential(nn.Linear(FEATURES, 1), nn.Sigmoid())
+    assert only_passed(judged(fit, Sure(net, lambda p: Adam(p, 1e-5))))
+
+
+def test_what_dropout_and_padding_make_zero_is_no_activation(fit):
+    net = nn.Sequential(nn.Linear(FEATURES, 64), nn.GELU(), nn.Dropout(0.95), nn.Linear(64, CLASSES))
+    assert only_passed(judged(fit, Lit(net), random_labels=True))
+
+
+def test_gradients_that_overflow_under_a_scaler_are_no_looks(fit):
+    class Overflows(Lit):
+        def on_before_optimizer_step(self, optimizer):
+            for p in self.net.parameters():
+                p.grad.fill_(torch.inf)
+
+        def optimizer_step(self, epoch, batch_idx, optimizer, closure):
+            closure()
+
+    assert not [f for f in judged(fit, Overflows(mlp())) if f.is_alarm]
+
+
+def test_networks_that_take_turns_are_not_compared_across_depth(fit):
+    class Two(Lit):
+        def configure_optimizers(self):
+            return [SGD(self.net[:4].parameters(), 0.01), SGD(self.net[4:].parameters(), 0.01)]
+
+        def __init__(self):
+            super().__init__(mlp(nn.Sigmoid, depth=8))
+            self.automatic_optimization = False
+
+        def training_step(self, batch, batch_idx):
+            loss = super().training_step(batch, batch_idx)
+            for optimizer in self.optimizers():
+                optimizer.zero_grad()
+            self.manual_backward(loss)
+            for optimizer in self.optimizers():
+                optimizer.step()
+
+    assert not [f for f in judged(fit, Two()) if f.is_alarm]
+
+
+def test_without_a_layer_there_is_nothing_to_judge(fit):
+    class Offset(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.bias = nn.Parameter(torch.zeros(CLASSES))
+
+        def forward(self, x):
+            return self.bias.expand(len(x), CLASSES)
+
+    (finding,) = judged(fit, Lit(Offset()), steps=8)
+    assert finding.status is Status.SKIPPED
+
+
+# -- diseases, in other forms than the patients'
+
+
+def found(findings, code):
+    alarms = [f for f in findings if f.is_alarm]
+    assert [f.code for f in alarms] == [f"ActivationMonitor/{code}"]
+    assert alarms[0].times >= 3
+    return alarms[0]
+
+
+def test_units_that_a_large_step_put_out(fit):
+    finding = found(judged(fit, Lit(mlp(), lambda p: SGD(p, 10.0))), "dead")
+    assert finding.evidence["zeros"] > 0.9
+
+
+def test_units_that_are_off_where_the_activation_is_a_function(fit):
+    net = Functional(torch.relu)
+    nn.init.constant_(net.layers[1].bias, -50)
+    assert found(judged(fit, Lit(net)), "dead").evidence["layers"] == 3
+
+
+def test_units_at_their_bounds(fit):
+    class Unscaled(Lit):
+        def training_step(self, batch, batch_idx):
+            return super().training_step((3000 * batch[0], batch[1]), batch_idx)
+
+    net = mlp(nn.Sigmoid, depth=3)
+    finding = found(judged(fit, Unscaled(net, lambda p: Adam(p, 1e-5))), "saturated")
+    assert finding.evidence["slope"] < 0.05
+
+
+@pytest.mark.parametrize("net", [lambda: Functional(torch.sigmoid, 8), lambda: mlp(nn.Sigmoid, depth=7)])
+def test_gradients_that_vanish_on_their_way_back(fit, net):
+    finding = found(judged(fit, Lit(net(), lambda p: SGD(p, 0.01)), steps=208), "vanishing")
+    assert 0 < finding.evidence["ratio"] < 1e-3
+
+
+def test_outputs_that_explode_on_their_way(fit):
+    net = mlp(nn.GELU, depth=8)
+    for layer in net[2:-1:2]:
+        nn.init.normal_(layer.weight, std=2.0)
+    finding = found(judged(fit, Lit(net, lambda p: SGD(p, 1e-20)), steps=208), "exploding")
+    assert finding.evidence["ratio"] > 1000
+
+
+# -- the picture
+
+
+def test_one_picture_for_each_run(fit, events):
+    tags = events(fit(patients.Healthy(), [ActivationMonitor()])).Tags()["images"]
+    assert [tag.rpartition("/")[2] for tag in tags] == ["depth"]
+
+
+def test_the_picture_has_the_shape_of_a_screen():
+    looks = {"step 1": [1.0, 0.0, float("nan")], "step 9": [1.0, 0.1, 0.01]}
+    assert pixels(across_depth({"std of outputs": looks, "gradient / weight": looks})).shape == (360, 640, 3)
+
+
+@pytest.mark.parametrize("wrong", [{"zeros": 1.5}, {"slope": 0.0}, {"factor": 0.5}])
+def test_arguments_in_range(wrong):
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        ActivationMonitor(**wrong)
