@@ -57,17 +57,23 @@ class Course:
         return self.points[-1][1] if self.points else math.nan
 
     @property
+    def early(self) -> float:
+        """The mean loss of the first batches; NaN if none is known."""
+        points = [point for point in self.points if point[0] <= FIRST] or self.points[:1]
+        since = [0, *(step for step, _ in points)]
+        weights = [step - before for (step, _), before in zip(points, since, strict=False)]
+        return fmean((loss for _, loss in points), weights) if points else math.nan
+
+    @property
     def stands_still(self) -> bool:
         """Whether it is where it was, after enough batches."""
         if not self.points or self.points[-1][0] - self.points[0][0] < PATIENCE - 1:
             return False
-        early_points = [point for point in self.points if point[0] <= FIRST] or self.points[:1]
-        since = [0, *(step for step, _ in early_points)]
-        early = fmean(
-            (loss for _, loss in early_points),
-            [step - before for (step, _), before in zip(early_points, since, strict=False)],
-        )
-        return abs(fmean(loss for _, loss in self.points[-LATEST:]) - early) <= SAME * abs(early)
+        return abs(fmean(loss for _, loss in self.points[-LATEST:]) - self.early) <= SAME * abs(self.early)
+
+    def fell_to(self, share: float) -> bool:
+        """Whether it is below a share of the mean of the first batches, of which one alone may be far off."""
+        return self.last < self.early - (1 - share) * abs(self.early)
 
     def is_below(self, share: float) -> bool:
         """Whether it has fallen below a share of the first loss; false if none is known."""

@@ -82,16 +82,16 @@ def dead(activations: Activations, course: Course, zeros: float) -> Outcome | No
 
 
 def cut(layers: Sequence[Depth], *, others: bool, course: Course) -> Outcome | None:
-    """No gradient comes to most weights, though one comes to other parameters: all units on the way are off."""
+    """No gradient comes to most weights, though one comes to other parameters: as a rule, units on the way are off."""
     none = [layer.name for layer in layers if layer.gradient == 0]
     if not none or 2 * len(none) <= len(layers) or not others or not course.points or course.is_below(LEARNT):
         return None
     return Outcome(
         Status.WARNING,
         "dead",
-        f"the gradient of {listed(none)} is exactly 0, while others get one: all units on the way to the loss are off "
-        f"(loss {course})",
-        REVIVE,
+        f"the gradient of {listed(none)} is exactly 0, while others get one: something on the way to the loss is 0 for "
+        f"all examples (loss {course})",
+        "see what: units that are off (lower the learning rate, or LeakyReLU), a mask, a weight of the loss",
         {"layers": len(none), **course.evidence},
     )
 
@@ -131,7 +131,7 @@ def saturated(activations: Activations, course: Course, least: float) -> Outcome
 def across(layers: Sequence[Depth], course: Course, factor: float) -> Outcome | None:
     """Gradients shrink on their way back, or outputs grow on their way, by a large factor, and nothing is learnt."""
     late = bool(course.points) and course.points[-1][0] - course.points[0][0] >= LONG - 1
-    if len(layers) < DEPTH or not late or course.is_below(NOTHING):
+    if len(layers) < DEPTH or not late or course.fell_to(NOTHING):
         return None
     first, middle, last = layers[0], layers[len(layers) // 2], layers[-1]
     if 0 < first.gradient < last.gradient / factor and first.gradient <= middle.gradient <= last.gradient:
