@@ -4,8 +4,8 @@ from lightning_recipe.callback import Check, RecipeCallback, findings
 from lightning_recipe.callbacks.activation_monitor import ActivationMonitor
 from lightning_recipe.callbacks.batch_mixing_detector import BatchMixingDetector
 from lightning_recipe.callbacks.bias_check import BiasCheck
-from lightning_recipe.callbacks.first_non_finite import FirstNonFinite
 from lightning_recipe.callbacks.causality_check import CausalityCheck
+from lightning_recipe.callbacks.first_non_finite import FirstNonFinite
 from lightning_recipe.callbacks.gradient_flow_check import GradientFlowCheck
 from lightning_recipe.callbacks.init_loss_check import InitLossCheck
 from lightning_recipe.callbacks.loss_clip_check import LossClipCheck
@@ -30,17 +30,17 @@ __all__ = [  # noqa: RUF022 - in the order of the recipe
     "PredictionDynamicsLogger",
     "BatchMixingDetector",
     "CausalityCheck",
-    "LRScheduleCheck",
     "UpdateRatioMonitor",
+    "LRScheduleCheck",
     "ModeCheck",
     "StaleGradientCheck",
     "LossInputCheck",
     "BiasCheck",
     "LossClipCheck",
     "NormalizationCheck",
-    "ActivationMonitor",
     "GradientFlowCheck",
     "FirstNonFinite",
+    "ActivationMonitor",
     "Check",
     "FailedCheckError",
     "Finding",

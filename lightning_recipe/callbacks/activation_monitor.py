@@ -9,9 +9,9 @@ from torch import nn
 
 from lightning_recipe.callback import Check
 from lightning_recipe.callbacks import _signal as signal
-from lightning_recipe.callbacks._gradient_flow import is_as_drawn
 from lightning_recipe.callbacks._loss_course import Course
 from lightning_recipe.callbacks._signal import AT_LEAST, BOUNDED, CUT_OFF, Depth
+from lightning_recipe.callbacks._untrained import is_as_drawn
 from lightning_recipe.figures.canvas import pixels
 from lightning_recipe.figures.depth import across_depth
 from lightning_recipe.finding import Section
@@ -82,7 +82,7 @@ class ActivationMonitor(Check):
     """
 
     section = Section.MISTAKES
-    sentence = 12
+    sentence = 13
     why = "what is off or flat lets no gradient through, so that the layers before it stay as they are"
     needs = Need.WIRING | Need.OUTPUTS | Need.GRADIENTS | Need.UPDATES
     explains: ClassVar = {

@@ -10,8 +10,8 @@ from torch import nn
 
 from lightning_recipe.callback import Check
 from lightning_recipe.callbacks import _update_ratios as ratios
-from lightning_recipe.callbacks._gradient_flow import is_as_drawn
 from lightning_recipe.callbacks._loss_course import Course
+from lightning_recipe.callbacks._untrained import is_as_drawn
 from lightning_recipe.callbacks._update_ratios import PLATEAU, Layer, Look
 from lightning_recipe.finding import Section
 from lightning_recipe.record.step import Need
