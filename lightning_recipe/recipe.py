@@ -70,7 +70,8 @@ def recipe(
         ValueError: If a key in `skip` names no check.
 
     Example:
-        >>> [type(callback).__name__ for callback in recipe(OverfitOneBatch(max_steps=100), skip=["*Check"])]
+        >>> callbacks = recipe(OverfitOneBatch(max_steps=100), skip=["*Check", "*Monitor", "First*"])
+        >>> [type(callback).__name__ for callback in callbacks]
         ['OverfitOneBatch', 'VisualizeInputs', 'PredictionDynamicsLogger', 'BatchMixingDetector']
 
     """
