@@ -135,8 +135,9 @@ def of_sight(sees: Sight, begins: Passed | None, positions: int) -> Outcome:
         text = f"outputs depend on statistics of the whole sequence, taken {begins.where}, which may be meant"
         return Outcome(Status.SKIPPED, "", text)
     what, fix = likely_cause(begins, sees.reach, positions)
+    steps = f"{sees.reach} step{'s' * (sees.reach > 1)}"
     text = (
-        f"{sees.target} of {sees.outputs} outputs depend on later inputs, up to {sees.reach} steps ahead and "
+        f"{sees.target} of {sees.outputs} outputs depend on later inputs, up to {steps} ahead and "
         f"{sees.strength:.2g} times as strongly as on those until then (expected: 0). It begins {begins.where}; "
         f"likely cause: {what}"
     )
@@ -168,7 +169,8 @@ def of_shift(reading: Reading, sees: Sight, batch: Any) -> Outcome:
         fix = "pair outputs[:, :-1] with tokens[:, 1:]; to the left is torch.roll(tokens, -1, dims=1)"
         return Outcome(Status.WARNING, "wrong_way", text, fix, evidence)
     what = "tokens" if reading.tokens else "numbers"
-    text = f"the {what} to be said are those {reading.shift} steps later: the task is not to say what comes next"
+    where = f"of {reading.shift} steps later" if reading.shift else "that enter at the same positions"
+    text = f"the {what} to be said are those {where}: the task is not to say what comes next"
     return Outcome(Status.SKIPPED, "", text)
 
 

@@ -24,6 +24,8 @@ STEPS = 3
 """Positions among them: at one or two, it may be another task."""
 APART = 8
 """Outputs that must not fit any other shift: a constant sequence fits all."""
+EQUAL = 1e-4
+"""Share of a gradient by which it may differ from its error times a constant, as that of a squared error is."""
 NARROW = 4
 """Features of outputs up to which each is tried for each of the inputs: parameters of a distribution."""
 WIDE = 64
@@ -77,7 +79,8 @@ def readings(passage: Passage) -> list[Reading]:
     """Each pair of something that entered and of outputs for which the loss wants it, shifted.
 
     A loss falls towards its target: of cross entropy alone the logit of the target has a negative gradient, and the
-    sign of a number's gradient is that of its error, in whatever way the loss is written.
+    sign of a number's gradient is that of its error, in whatever way the loss is written. Of a squared error it is in
+    proportion, which tells steps apart between which a series hardly changes.
 
     Example:
         >>> from lightning_recipe.dependencies.sequences import Passage
@@ -138,19 +141,32 @@ def shift_of(state: Tensor, gradient: Tensor, given: Tensor) -> tuple[int, int] 
         None if it is none of `SHIFTS`, or several would fit.
 
     """
-    length, misses, compared = given.shape[1], {}, {}
-    padded = ends(given)
-    for shift in (shift for shift in SHIFTS if abs(shift) < length):
+    length, padded = given.shape[1], ends(given)
+    misses: dict[str, dict[int, int]] = {}
+    compared = dict.fromkeys((shift for shift in SHIFTS if abs(shift) < length), 0)
+    for shift in compared:
         here = slice(max(0, -shift), length - max(0, shift))
         there = slice(max(0, shift), length + min(0, shift))
         counted = (gradient[:, here] != 0).any(-1) & ~padded[:, there]
-        wrong = _wrong(state[:, here], gradient[:, here], given[:, there])
-        compared[shift] = int(counted.sum()) if counted.any(0).sum() >= STEPS else 0
-        misses[shift] = min((int((one & counted).sum()) for one in wrong), default=compared[shift])
-    asked = [shift for shift, count in compared.items() if count >= ENOUGH]
-    exact = [shift for shift in asked if misses[shift] == 0]
-    others = [misses[shift] for shift in asked if shift not in exact]
-    return (exact[0], compared[exact[0]]) if len(exact) == 1 and min(others, default=0) >= APART else None
+        if counted.sum() >= ENOUGH and counted.any(0).sum() >= STEPS:
+            compared[shift] = int(counted.sum())
+            for way, wrong in _wrong(state[:, here], gradient[:, here], given[:, there], counted).items():
+                misses.setdefault(way, {})[shift] = int((wrong & counted).sum())
+    found = [only for missed in misses.values() if (only := _only(missed)) is not None]
+    fitting = 1 if 1 in found else next(iter(found), None)
+    return None if fitting is None else (fitting, compared[fitting])
+
+
+def _only(misses: dict[int, int]) -> int | None:
+    """The one shift that fits, if all others clearly don't.
+
+    Example:
+        >>> _only({0: 40, 1: 0, 2: 50}), _only({0: 0, 1: 0, 2: 50}), _only({0: 1, 1: 0, 2: 50})
+        (1, None, None)
+
+    """
+    best, *others = sorted(misses, key=misses.__getitem__)
+    return best if others and misses[best] == 0 and misses[others[0]] >= APART else None
 
 
 def ends(given: Tensor) -> Tensor:
@@ -166,21 +182,24 @@ def ends(given: Tensor) -> Tensor:
     return same.flip(1).long().cumprod(1).bool().flip(1)
 
 
-def _wrong(state: Tensor, gradient: Tensor, target: Tensor) -> list[Tensor]:
-    """Masks of the outputs that don't fit, shape (N, T), for each way to read them."""
+def _wrong(state: Tensor, gradient: Tensor, target: Tensor, counted: Tensor) -> dict[str, Tensor]:
+    """Masks of the outputs that don't fit, shape (N, T), by how they are read."""
     if target.ndim == 2:  # noqa: PLR2004 - tokens
-        return [gradient.argmin(-1) != target] if state.shape[-1] > int(target.max()) else []
+        return {"tokens": gradient.argmin(-1) != target} if state.shape[-1] > int(target.max()) else {}
     width, features = state.shape[-1], target.shape[-1]
-    state, target = state.double(), target.double()
-    pairs = [(slice(None), slice(None))] if width == features else []
+    state, gradient, target = state.double(), gradient.double(), target.double()
+    pairs = {"all": (slice(None), slice(None))} if width == features else {}
     if width <= NARROW and features <= WIDE:
-        pairs += [(slice(v, v + 1), slice(c, c + 1)) for v in range(width) for c in range(features)]
-    wrong = []
-    for v, c in pairs:
-        errors = [state[..., v] - target[..., c]]
-        if ((target == 0) | (target == 1)).all():  # logits of yes and no
-            errors.append(0.5 - target[..., c])
-        wrong += [((gradient[..., v] * error <= 0) & (gradient[..., v] != 0)).any(-1) for error in errors]
+        pairs |= {f"{v} of {c}": (slice(v, v + 1), slice(c, c + 1)) for v in range(width) for c in range(features)}
+    binary = bool(((target == 0) | (target == 1)).all())
+    wrong = {}
+    for name, (v, c) in pairs.items():
+        error, slope = state[..., v] - target[..., c], gradient[..., v]
+        wrong[f"{name}, by sign"] = ((slope * error <= 0) & (slope != 0)).any(-1)
+        steepness = (slope * error)[counted].sum() / error[counted].square().sum()
+        wrong[f"{name}, squared"] = ((slope - steepness * error).abs() > EQUAL * slope.abs()).any(-1)
+        if binary:  # logits of yes and no
+            wrong[f"{name}, yes or no"] = ((slope * (0.5 - target[..., c]) <= 0) & (slope != 0)).any(-1)
     return wrong
 
 

@@ -456,7 +456,15 @@ class Yes(Series):
         return F.binary_cross_entropy_with_logits(self(notes[:, :-1]), notes[:, 1:])
 
 
-NUMBERS = [Series, Likelihood, ChannelsFirst, OneHot, Yes]
+class Slow(Series):
+    """Hardly changes from step to step, far away from what is said at first."""
+
+    def data(self, n, seed):
+        steps = torch.randn(n, 17, 2, generator=torch.Generator().manual_seed(seed))
+        return TensorDataset(10 + 0.02 * steps.cumsum(1))
+
+
+NUMBERS = [Series, Likelihood, ChannelsFirst, OneHot, Yes, Slow]
 
 
 @pytest.mark.parametrize("program", NUMBERS)
