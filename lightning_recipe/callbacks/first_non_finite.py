@@ -11,12 +11,12 @@ from torch.nn.parameter import is_lazy
 
 from lightning_recipe.callback import Check
 from lightning_recipe.callbacks._non_finite import TOO_LARGE, cause
+from lightning_recipe.callbacks._non_finite_again import Traced, learned, not_finite, traced
 from lightning_recipe.finding import Section, Status, listed
 from lightning_recipe.record.copies import snapshot
-from lightning_recipe.record.origin import Origin, tracing
 from lightning_recipe.record.step import Need
-from lightning_recipe.record.tensors import mapped, tensors
-from lightning_recipe.trial.rehearsal import CannotRehearseError, Rehearsal, rehearsal
+from lightning_recipe.record.tensors import tensors
+from lightning_recipe.trial.rehearsal import CannotRehearseError, rehearsal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -92,23 +92,16 @@ class FirstNonFinite(Check):
         self._pending: list[Finding] = []
         self._odd: tuple[int, Any] | None = None  # the latest step whose loss was not finite, and its batch
         self._row = 0
-        learning = [p for p in run.module.parameters() if p.requires_grad and not is_lazy(p) and p.numel()]
-        first = next((p for p in learning if p.ndim == 1), learning[0] if learning else None)
-        self._sentinel = (
-            None if first is None else first.detach()[(0,) * first.ndim]
-        )  # a weight that goes with the others
+        self._at_start = not_finite(run.module)  # some are filled by the first step
+        learning = {name: p for name, p in learned(run.module).items() if p.is_floating_point()}
+        sound = [parameter for name, parameter in learning.items() if name not in self._at_start]
+        first = next((p for p in sound if p.ndim == 1), sound[0] if sound else None)
+        # one weight, which goes with the others
+        self._sentinel = None if first is None else first.detach()[(0,) * first.ndim]
         self._on_cpu = first is None or first.device.type == "cpu"
         self._ring: list[Tensor] = []
-        if bad := not_finite(run.module):
-            yield self.failed(
-                f"{listed(bad)} {'are' if len(bad) > 1 else 'is'} not finite before training begins",
-                code="weights",
-                fix="see what was loaded, or how they are initialised",
-                parameters=len(bad),
-            )
-            self.done = True
-        else:
-            self._keep(run.module)
+        self._keep(run.module)
+        yield from ()
 
     def every_loss(self, run: Run, loss: Tensor | None, batch: Any) -> bool:
         """Look at a loss; whether it is time to tell."""
@@ -145,7 +138,7 @@ class FirstNonFinite(Check):
 
     def _judge(self, run: Run, step: int, batch: Any, *, loss_is_finite: bool) -> bool:
         """Whether weights, too, are not finite; if they are, somebody passes over such steps, or hasn't stepped yet."""
-        if bad := not_finite(run.module):
+        if bad := self._bad(run):
             if self._odd is not None and self._odd[0] >= step - run.trainer.accumulate_grad_batches:
                 step, batch = self._odd
                 loss_is_finite = False
@@ -174,7 +167,7 @@ class FirstNonFinite(Check):
             return
         if not self._pending and not self._on_cpu:
             self._read(run, step.batch)
-        if not self._pending and (bad := not_finite(run.module)):
+        if not self._pending and (bad := self._bad(run)):
             self._pending = [self._traced(run, run.step - 1, None, bad, loss_is_finite=True)]
         found, self._pending = self._pending, []
         yield from found
@@ -186,12 +179,15 @@ class FirstNonFinite(Check):
         """There is no silence."""
         if not self._on_cpu and not run.interrupted:
             self._read(run)
-        if not self._pending and not run.interrupted and (bad := not_finite(run.module)):
+        if not self._pending and not run.interrupted and (bad := self._bad(run)):
             self._pending = [self._traced(run, run.step - 1, None, bad, loss_is_finite=True)]
         yield from self._pending
         if not self._pending and not self.findings:
             yield self.passed(f"losses and weights stayed finite for {run.step} steps")
         self._weights = self._odd = None
+
+    def _bad(self, run: Run) -> list[str]:
+        return [name for name in not_finite(run.module) if name not in self._at_start]
 
     def _keep(self, module: LightningModule) -> None:
         state = {name: t for name, t in module.state_dict(keep_vars=True).items() if isinstance(t, Tensor)}
@@ -205,6 +201,14 @@ class FirstNonFinite(Check):
         what = "gradients are" if loss_is_finite else "the loss is"
         said = f"{what} NaN or infinite at step {step}, and with it {len(bad)} parameters"
         numbers: dict[str, Any] = {"at": step, "parameters": len(bad)}
+        if self._at_start:
+            return self.failed(
+                f"{said}: before training began this was so in {listed(self._at_start)}",
+                code="weights",
+                subject=self._at_start[0],
+                fix="see how it is initialised, or what was loaded",
+                **numbers,
+            )
         entered = [name for name, t in tensors(batch) if t.is_floating_point() and not bool(torch.isfinite(t).all())]
         trace, missing = self._run_again(run, batch, cleaned=bool(entered))
         if entered and (trace is None or trace.by_inputs):
@@ -252,63 +256,3 @@ class FirstNonFinite(Check):
                 return traced(again, batch, self._weights, cleaned=cleaned), ""
         except CannotRehearseError as error:
             return None, str(error)
-
-
-class Traced:
-    """What running a batch again has shown.
-
-    Attributes:
-        loss: By the weights kept.
-        origin: Where numbers stopped being finite, if they did.
-        by_inputs: Whether they stay finite once what is not finite in the batch is 0.
-
-    """
-
-    def __init__(self, loss: float, origin: Origin | None, *, by_inputs: bool) -> None:
-        self.loss, self.origin, self.by_inputs = loss, origin, by_inputs
-
-
-def traced(again: Rehearsal, batch: Any, weights: dict[str, Tensor], *, cleaned: bool) -> Traced:
-    """Run a batch on a copy with weights that are finite, going forward and back."""
-    state = again.module.state_dict(keep_vars=True)
-    with torch.no_grad():
-        for name, tensor in weights.items():
-            state[name].copy_(tensor)
-    if cleaned:
-        filled = mapped(batch, Tensor, lambda t: torch.nan_to_num(t, 0, 0, 0) if t.is_floating_point() else t)
-        loss, origin = _once(again, filled)
-        if origin is None and math.isfinite(loss):
-            return Traced(loss, None, by_inputs=True)
-    loss, origin = _once(again, batch)
-    return Traced(loss, origin, by_inputs=False)
-
-
-def _once(again: Rehearsal, batch: Any) -> tuple[float, Origin | None]:
-    with tracing(again.module) as trace:
-        loss = again.step(batch).loss
-    if loss is None:
-        return math.nan, trace.first
-    value = float(loss.sum())
-    if math.isfinite(value) and loss.requires_grad:
-        return value, trace.backward(loss)
-    return value, trace.first
-
-
-@torch.no_grad()
-def not_finite(module: LightningModule) -> list[str]:
-    """Names of the parameters that learn and are not finite; waits for the device once.
-
-    Example:
-        >>> net = torch.nn.Linear(1, 1)
-        >>> net.bias.data.fill_(torch.nan)
-        tensor([nan])
-        >>> not_finite(net)
-        ['bias']
-
-    """
-    learning = {name: p for name, p in module.named_parameters() if p.requires_grad and not is_lazy(p) and p.numel()}
-    if not learning:
-        return []
-    norms = [torch.linalg.vector_norm(parameter.detach(), math.inf).float() for parameter in learning.values()]
-    values = torch.stack([norm.to(norms[0].device) for norm in norms]).tolist()
-    return [name for name, norm in zip(learning, values, strict=True) if not math.isfinite(norm)]

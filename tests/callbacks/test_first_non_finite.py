@@ -80,6 +80,25 @@ class Unused(Healthy):
         self.extra = nn.Parameter(torch.full((3,), torch.nan), requires_grad=False)
 
 
+class FilledByTheFirstStep(Healthy):
+    """A scale that is measured on the first batch, as in ActNorm."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.full((1,), torch.nan))
+
+    def forward(self, x):
+        if self.scale.isnan():
+            self.scale.data.copy_(x.std())
+        return self.net(x / self.scale)
+
+
+class NeverUsed(Healthy):
+    def __init__(self):
+        super().__init__()
+        self.extra = nn.Parameter(torch.full((1,), torch.nan))
+
+
 class Lossless(Healthy):
     def training_step(self, batch, batch_idx):
         return None
@@ -87,7 +106,18 @@ class Lossless(Healthy):
 
 @pytest.mark.parametrize(
     "module",
-    [Healthy, PassesOver, MetricOfNothing, MissingTargets, MaskedAttention, BufferOfInfinities, Unused, Lossless],
+    [
+        Healthy,
+        PassesOver,
+        MetricOfNothing,
+        MissingTargets,
+        MaskedAttention,
+        BufferOfInfinities,
+        Unused,
+        FilledByTheFirstStep,
+        NeverUsed,
+        Lossless,
+    ],
 )
 def test_what_reaches_no_weight_passes(fit, module):
     findings = judged(fit, module())
@@ -237,7 +267,7 @@ def test_weights_that_are_not_finite_from_the_beginning(fit):
     module = Healthy()
     module.net[4].bias.data[0] = torch.nan
     (finding,) = judged(fit, module)
-    assert (finding.status, finding.code) == (Status.FAILED, "FirstNonFinite/weights")
+    assert (finding.status, finding.code, finding.subject) == (Status.FAILED, "FirstNonFinite/weights", "net.4.bias")
 
 
 def test_losses_that_are_passed_over_again_and_again(fit):

@@ -1,0 +1,83 @@
+"""A batch run again, on a copy with finite weights, to see where numbers stop being finite; and whether weights are."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.nn.parameter import is_lazy
+
+from lightning_recipe.record.origin import Origin, tracing
+from lightning_recipe.record.tensors import mapped
+
+if TYPE_CHECKING:
+    from lightning.pytorch import LightningModule
+
+    from lightning_recipe.trial.rehearsal import Rehearsal
+
+
+class Traced:
+    """What running a batch again has shown.
+
+    Attributes:
+        loss: By the weights kept.
+        origin: Where numbers stopped being finite, if they did.
+        by_inputs: Whether they stay finite once what is not finite in the batch is 0.
+
+    """
+
+    def __init__(self, loss: float, origin: Origin | None, *, by_inputs: bool) -> None:
+        self.loss, self.origin, self.by_inputs = loss, origin, by_inputs
+
+
+def traced(again: Rehearsal, batch: Any, weights: dict[str, Tensor], *, cleaned: bool) -> Traced:
+    """Run a batch on a copy with weights that are finite, going forward and back."""
+    state = again.module.state_dict(keep_vars=True)
+    with torch.no_grad():
+        for name, tensor in weights.items():
+            state[name].copy_(tensor)
+    if cleaned:
+        filled = mapped(batch, Tensor, lambda t: torch.nan_to_num(t, 0, 0, 0) if t.is_floating_point() else t)
+        loss, origin = _once(again, filled)
+        if origin is None and math.isfinite(loss):
+            return Traced(loss, None, by_inputs=True)
+    loss, origin = _once(again, batch)
+    return Traced(loss, origin, by_inputs=False)
+
+
+def _once(again: Rehearsal, batch: Any) -> tuple[float, Origin | None]:
+    with tracing(again.module) as trace:
+        loss = again.step(batch).loss
+    if loss is None:
+        return math.nan, trace.first
+    value = float(loss.sum())
+    if math.isfinite(value) and loss.requires_grad:
+        return value, trace.backward(loss)
+    return value, trace.first
+
+
+@torch.no_grad()
+def not_finite(module: LightningModule) -> list[str]:
+    """Names of the parameters that learn and are not finite; waits for the device once.
+
+    Example:
+        >>> net = torch.nn.Linear(1, 1)
+        >>> net.bias.data.fill_(torch.nan)
+        tensor([nan])
+        >>> not_finite(net)
+        ['bias']
+
+    """
+    learning = learned(module)
+    if not learning:
+        return []
+    norms = [torch.linalg.vector_norm(parameter.detach(), math.inf).float() for parameter in learning.values()]
+    values = torch.stack([norm.to(norms[0].device) for norm in norms]).tolist()
+    return [name for name, norm in zip(learning, values, strict=True) if not math.isfinite(norm)]
+
+
+def learned(module: LightningModule) -> dict[str, Tensor]:
+    """The parameters that learn, by name."""
+    return {name: p for name, p in module.named_parameters() if p.requires_grad and not is_lazy(p) and p.numel()}
