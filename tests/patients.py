@@ -1309,7 +1309,7 @@ class FarTooFast(Patient):
 
     def __init__(self):
         super().__init__()
-        self.net = nn.Sequential(nn.Linear(FEATURES, 32), nn.Linear(32, 1))
+        self.net = nn.Linear(FEATURES, 1)
 
     def loss(self, logits, y):
         return F.mse_loss(logits[:, 0], y.float())
@@ -1318,7 +1318,7 @@ class FarTooFast(Patient):
         return self.loss(self(batch[0]), batch[1])
 
     def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), lr=1.0)
+        return torch.optim.SGD(self.parameters(), lr=1e4)
 
 
 def healthy_for(check):
