@@ -195,7 +195,7 @@ def drawing():
     for name, (how, looks) in examples().items():
         fixed = FixedBatch(how, lambda *_: {}, torch.rand(16, 3, 224, 224) if how.of_maps else None)
         for step, values in zip([0, 1, 2, 4, 8, 16, *range(25, 1500, 25)], looks, strict=False):
-            fixed.look(step, values, dynamics.keep(how, values))
+            fixed.look(step, values, dynamics.keep(fixed, values))
         times = []
         for _ in range(9):
             start = time.process_time()

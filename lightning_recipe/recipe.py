@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lightning_recipe.callback import Check, RecipeCallback
 from lightning_recipe.callbacks.activation_monitor import ActivationMonitor
@@ -25,7 +25,7 @@ from lightning_recipe.callbacks.update_ratio_monitor import UpdateRatioMonitor
 from lightning_recipe.callbacks.visualize_inputs import VisualizeInputs
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from lightning.pytorch.callbacks import Callback
 
@@ -52,7 +52,11 @@ DEFAULT: tuple[type[RecipeCallback], ...] = (
 
 
 def recipe(
-    *own: RecipeCallback, skip: Sequence[str] = (), strict: bool = False, verbose: bool = False
+    *own: RecipeCallback,
+    skip: Sequence[str] = (),
+    strict: bool = False,
+    verbose: bool = False,
+    decode: Callable[..., Any] | None = None,
 ) -> list[Callback]:
     """All callbacks with their defaults, in the order of the recipe: ``Trainer(callbacks=recipe())``.
 
@@ -64,6 +68,8 @@ def recipe(
         strict: Stop the run when a check fails; for continuous integration.
         verbose: Print what passed, was skipped or could be better as it arrives, too; by default the closing table
             says so.
+
+        decode: Makes text of a list of token ids, such as the ``decode`` of a tokenizer; for all that draw tokens.
 
     Raises:
         TypeError: If one of `own` is no callback of the recipe.
@@ -90,6 +96,8 @@ def recipe(
     for callback in callbacks:
         callback.ledger.skip = tuple(skip)
         callback.verbose = callback.verbose or verbose
+        if decode is not None and getattr(callback, "decode", ...) is None:
+            callback.decode = decode  # type: ignore[attr-defined]
         if isinstance(callback, Check):
             callback.strict = callback.strict or strict
     left = [c for c in callbacks if not any(fnmatchcase(type(c).__name__, key) for key in skip)]

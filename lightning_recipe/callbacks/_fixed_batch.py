@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from lightning_recipe.finding import in_short
 from lightning_recipe.losses.reading import Reading, reading, unread
+from lightning_recipe.losses.targets import pairs_by_hand
 from lightning_recipe.record.copies import first_rows, snapshot
 from lightning_recipe.record.tensors import tensors
 from lightning_recipe.trial.isolation import memory_given_back
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from lightning_recipe.record.step import NetCall, Step
     from lightning_recipe.run import Run
 
+MORE = 2
+"""Outputs besides the first that are looked at, of a step that compares several with targets."""
 KEPT = 64
 """Looks kept; when there are more, every second one is forgotten."""
 
@@ -51,6 +54,7 @@ class FixedBatch:
     Attributes:
         how: How to read the predictions.
         again: Gives the network's output tensors by path, as it is now.
+        name: What is predicted, where a step compares several outputs with targets.
         inputs: What entered the network: the first tensor.
         looks: At most `KEPT`, evenly spaced after the first few, and the latest.
         stride: One in how many looks is kept.
@@ -64,6 +68,7 @@ class FixedBatch:
     how: Reading
     again: Callable[[Trainer, LightningModule], dict[str, Tensor]]
     inputs: Tensor | None = None
+    name: str = ""
     looks: list[Look] = field(default_factory=list)
     stride: int = 1
     begun: int = 0
@@ -155,28 +160,46 @@ def _mean(looks: list[Look], name: str) -> float:
 
 def candidates(
     steps: list[Step], run: Run, examples: int, predict: Callable[..., Any] | None
-) -> tuple[list[FixedBatch], list[str]]:
-    """The batches of `steps` that can be looked at again, those with a known target first; and why others can't."""
+) -> tuple[list[list[FixedBatch]], list[str]]:
+    """The batches of `steps` that can be looked at again, those with a sure target first; and why others can't.
+
+    Returns:
+        For each batch, the output that a loss compares first, and up to `MORE` others.
+
+    """
     found, reasons = [], ["no step was run"]
     for step in steps:
         try:
             if predict is None:
-                found.append(replayed(step, run.trainer, run.module, examples))
+                first, *more = _read_off(step, examples)
+                outputs = [replayed(step, run, *first)]
+                for other in more[:MORE]:
+                    with suppress(CannotReplayError):
+                        outputs.append(replayed(step, run, *other))
+                found.append(_named(outputs))
             else:
-                found.append(predicted(step, run.trainer, run.module, examples, predict))
+                found.append([predicted(step, run.trainer, run.module, examples, predict)])
         except CannotReplayError as error:
             reasons.append(str(error))
-    return sorted(found, key=lambda fixed: fixed.how.target is None), reasons
+    return sorted(found, key=lambda outputs: (outputs[0].how.target is None, not outputs[0].how.sure)), reasons
 
 
-def replayed(step: Step, trainer: Trainer, pl_module: LightningModule, examples: int) -> FixedBatch:
+def _named(outputs: list[FixedBatch]) -> list[FixedBatch]:
+    """Several outputs under different names."""
+    for i, fixed in enumerate(outputs):
+        ends = [other.name for other in outputs]
+        fixed.name = "" if len(outputs) == 1 else fixed.name if ends.count(fixed.name) == 1 else f"{fixed.name} {i}"
+    return outputs
+
+
+def replayed(step: Step, run: Run, how: Reading, call: NetCall) -> FixedBatch:
     """The first examples of the batch of a step, their predictions from running the network's calls again.
 
     Raises:
         CannotReplayError: If that can't be done; see :class:`lightning_recipe.trial.replay.Replay`.
 
     """
-    how, call = _read_off(step, examples)
+    trainer, pl_module = run.trainer, run.module
     replay = Replay.of(step, call)
     with memory_given_back(trainer.strategy.root_device):  # of the copy that is tried
         refuse_side_effects(replay, trainer, pl_module)
@@ -194,7 +217,8 @@ def replayed(step: Step, trainer: Trainer, pl_module: LightningModule, examples:
             if alone.shape == values.shape and alone.allclose(values, rtol=1e-3, atol=1e-4, equal_nan=True):
                 replay = fewer
     inputs = next((tensor for tensor in step.inputs.values() if tensor.ndim), None)
-    return FixedBatch(how, replay.run, None if inputs is None else first_rows(inputs, how.examples).clone())
+    inputs = None if inputs is None else first_rows(inputs, how.examples).clone()
+    return FixedBatch(how, replay.run, inputs, how.path.strip(".[]") or call.name.rpartition(".")[2])
 
 
 def predicted(
@@ -226,24 +250,34 @@ def predicted(
     return FixedBatch(how, again, None if inputs is None else first_rows(inputs, how.examples))
 
 
-def _read_off(step: Step, examples: int) -> tuple[Reading, NetCall]:
-    """What the network's predictions in `step` are, and the call that returned them."""
+def _read_off(step: Step, examples: int) -> list[tuple[Reading, NetCall]]:
+    """What the network's predictions in `step` are, and the call that returned each.
+
+    Those that a loss function was seen to compare; else those that a loss by hand likely compares; else one that nobody
+    knows the target of.
+    """
+    for losses in (step.loss_calls, list(pairs_by_hand(step, step.batch_size or 0))):
+        found: dict[tuple[int, str], tuple[Reading, NetCall]] = {}
+        for loss in losses:
+            for call in reversed(step.net_calls):
+                how = reading(call.output, loss, examples)
+                if how is not None:
+                    how = how if losses is step.loss_calls else replace(how, sure=False)
+                    found.setdefault((id(call), how.path), (how, call))
+                    break
+        if found:
+            return list(found.values())
     names = ", ".join(dict.fromkeys(call.name or type(call.module).__name__ for call in step.net_calls))
-    for loss in step.loss_calls:
-        for call in reversed(step.net_calls):
-            how = reading(call.output, loss, examples)
-            if how is not None:
-                return how, call
     if len(step.net_calls) == 1:
         how = unread(step.net_calls[0].output, step.batch_size, examples)
         if how is not None:
-            return how, step.net_calls[0]
+            return [(how, step.net_calls[0])]
         msg = f"{names} returned no tensor of floating point numbers with a row for each example"
     elif step.net_calls:
-        losses = ", ".join(dict.fromkeys(loss.name for loss in step.loss_calls))
+        functions = ", ".join(dict.fromkeys(loss.name for loss in step.loss_calls))
         msg = f"the step calls {names}, and " + (
-            f"what comes out is not the prediction that {losses} compares with a target"
-            if losses
+            f"what comes out is not the prediction that {functions} compares with a target"
+            if functions
             else "no loss of torch.nn.functional is given what comes out"
         )
     elif step.compiled:

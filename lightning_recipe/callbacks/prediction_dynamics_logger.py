@@ -150,9 +150,10 @@ class PredictionDynamicsLogger(RecipeCallback):
     def _forget(self) -> None:
         self._steps: list[Step] = []  # watched, in which the fixed batch may be found
         self._fixed: FixedBatch | None = None
+        self._others: list[FixedBatch] = []  # what else the step compares: drawn, not judged
         self.needs = type(self).needs  # until there is a batch
         self._frames: list[int] = []  # steps since the first look, from which on the next pictures are due
-        self._undrawn: list[FixedBatch] = []  # as it was when pictures were due, for which there was no time yet
+        self._undrawn: list[list[FixedBatch]] = []  # as it was when pictures were due, for which there was no time yet
         self._time = TimeBudget(self.max_share)
 
     # -- when
@@ -187,7 +188,7 @@ class PredictionDynamicsLogger(RecipeCallback):
         while self._undrawn:
             self._show(run, self._undrawn.pop(0))
         if not run.interrupted and self._fixed is not None:
-            self._show(run, self._fixed)
+            self._show(run, [self._fixed, *self._others])
         self._forget()
 
     def next_look(self, run: Run) -> float:
@@ -216,8 +217,9 @@ class PredictionDynamicsLogger(RecipeCallback):
 
         """
         found, reasons = candidates(self._steps, run, self.max_examples, self.predict)
-        if found and (last or found[0].how.target is not None):
-            self._fixed, self._steps, self.needs = found[0], [], Need(0)
+        if found and (last or (found[0][0].how.target is not None and found[0][0].how.sure)):
+            self._fixed, *self._others = found[0]
+            self._steps, self.needs = [], Need(0)
             self._frames = frames(run.horizon)
             self._look(run, self._fixed)
         elif last:
@@ -228,21 +230,25 @@ class PredictionDynamicsLogger(RecipeCallback):
 
     def _look(self, run: Run, fixed: FixedBatch) -> None:
         values = fixed.how.read(fixed.again(run.trainer, run.module))
-        picture = dynamics.keep(fixed.how, values)
-        numbers = fixed.look(run.step, values, picture, loss=run.loss, rate=run.rate)
+        numbers = fixed.look(run.step, values, dynamics.keep(fixed, values), loss=run.loss, rate=run.rate)
+        for other in self._others:
+            values = other.how.read(other.again(run.trainer, run.module))
+            other.look(run.step, values, dynamics.keep(other, values))
         unit = "std" if fixed.how.of_numbers else "share"
         curves = {curve.format(unit): numbers.get(name, math.nan) for name, curve in CURVES.items()}
         self.plot(run, {name: value for name, value in curves.items() if math.isfinite(value)})
         if self._frames and self._frames[0] <= run.step - fixed.begun and run.step < run.horizon:  # the last is drawn
             self._frames = [frame for frame in self._frames if frame > run.step - fixed.begun]
-            self._undrawn.append(replace(fixed, looks=[*fixed.looks]))
+            self._undrawn.append([replace(one, looks=[*one.looks]) for one in (fixed, *self._others)])
         if self._undrawn and self._time.is_enough():
             self._show(run, self._undrawn.pop(0))
 
-    def _show(self, run: Run, fixed: FixedBatch) -> None:
+    def _show(self, run: Run, outputs: list[FixedBatch]) -> None:
         if loggers.is_written(run.trainer):
             with self._time.spent():
-                self.draw(run, "predictions", pixels(dynamics.draw(fixed, self.decode)), fixed.latest)
+                for fixed in outputs:
+                    picture = dynamics.draw(fixed, self.decode)
+                    self.draw(run, f"predictions {fixed.name}".rstrip(), pixels(picture), fixed.latest)
 
     # -- judging
 

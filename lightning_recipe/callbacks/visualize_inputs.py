@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable  # noqa: TC003 - LightningCLI reads the types of arguments at run time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from lightning_recipe.callback import RecipeCallback
 from lightning_recipe.figures.canvas import pixels
 from lightning_recipe.figures.inputs import input_card, input_span, summary
-from lightning_recipe.figures.kinds import recognise
+from lightning_recipe.figures.kinds import Kind, recognise
 from lightning_recipe.figures.scale import statistics
 from lightning_recipe.finding import Section
 from lightning_recipe.losses.targets import Answers, answers, is_target
+from lightning_recipe.record.names import column_names, sample_rate
 from lightning_recipe.record.tensors import leading_size
 from lightning_recipe.show import loggers
 from lightning_recipe.trial.isolation import isolated
@@ -54,6 +55,8 @@ class VisualizeInputs(RecipeCallback):
         mean: Mean that the images were normalised with, one value or one for each channel: draws ``x * std + mean``.
         std: Standard deviation, likewise.
         decode: Makes text of a list of token ids, such as the ``decode`` of a tokenizer.
+        box_format: How boxes are written; without it, as most of them lie within the image, and the card says which.
+        sample_rate: Of sounds, per second; without it, one that is in the batch.
 
     Source:
         A. Karpathy, A Recipe for Training Neural Networks (2019): "the unambiguously correct place to visualize your
@@ -100,7 +103,7 @@ class VisualizeInputs(RecipeCallback):
     every_n_steps = None
     why = "what enters the network is the only source of truth: mistakes in loading and augmenting show here or nowhere"
 
-    def __init__(  # noqa: PLR0913 - three say how much to draw, three are escape hatches
+    def __init__(  # noqa: PLR0913 - three say how much to draw, five what can't be known
         self,
         *,
         max_examples: int = 4,
@@ -109,6 +112,8 @@ class VisualizeInputs(RecipeCallback):
         mean: list[float] | None = None,
         std: list[float] | None = None,
         decode: Callable[..., Any] | None = None,
+        box_format: Literal["xyxy", "xywh", "cxcywh"] | None = None,
+        sample_rate: float | None = None,
     ) -> None:
         super().__init__()
         if max_examples < 1 or every_n_epochs < 1:
@@ -123,6 +128,8 @@ class VisualizeInputs(RecipeCallback):
         self.mean = mean
         self.std = std
         self.decode = decode
+        self.box_format = box_format
+        self.sample_rate = sample_rate
         self._time = TimeBudget(max_share)
         self._spans: dict[tuple[str, str], tuple[float, float]] = {}  # black and white of an input of a kind
         self._drawn: set[str] = set()  # stages
@@ -206,6 +213,9 @@ class VisualizeInputs(RecipeCallback):
                     mean=self.mean,
                     std=self.std,
                     decode=self.decode,
+                    rate=self.sample_rate or sample_rate(step.batch),
+                    names=column_names(step.batch, tensor) if reading.kind is Kind.TABULAR else (),
+                    box_format=self.box_format,
                 )
             self.draw(run, f"{names[name]} {stage}", pixels(picture))
         left = len(filled) - MAX_CARDS

@@ -7,14 +7,28 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from lightning_recipe.figures.axes import Axis, around, axes, ends, short
+from lightning_recipe.figures.axes import Axes, Axis, around, axes, ends, short
 from lightning_recipe.figures.canvas import COLOURS, GREY, LINE, WRONG, heat, text_width
 from lightning_recipe.figures.captions import Caption
 from lightning_recipe.figures.grid import GAP, layout, mosaic, resized
 from lightning_recipe.figures.images import hatching, one_or_three, paint, paint_classes
+from lightning_recipe.figures.inputs import size_of
+from lightning_recipe.figures.kinds import Kind, recognise
 from lightning_recipe.figures.picture import BODY, Box, Picture
+from lightning_recipe.figures.sequences import (
+    EARLIER,
+    MAX_FAN,
+    MAX_LINES,
+    SAID,
+    TRUE,
+    forecast,
+    legend,
+    panels,
+)  # fmt: skip
+from lightning_recipe.figures.shapes import are_boxes, draw_shapes, shapes
 from lightning_recipe.figures.tokens import aligned, blocks
 from lightning_recipe.losses.measures import CLASSES, NUMBER_MAPS, NUMBERS, TOKENS
+from lightning_recipe.losses.targets import Answers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -30,6 +44,7 @@ if TYPE_CHECKING:
 ROWS = 8
 """Examples, or labels of examples, in a picture over time; as many trajectories as there are colours."""
 SENTENCES, WORDS = 2, 32
+PANELS, SHORTEST, LONGEST = 4, 4, 512  # forecasts; their steps
 MAPS, IMAGES = 3, 4  # examples; dimensions of a batch of images
 THUMBNAIL = 128
 """Pixels of a side of a map that are kept."""
@@ -39,19 +54,22 @@ ALIKE = 0.001
 """Spread of predictions between examples, in the unit of their kind, below which they are the same."""
 
 
-def keep(how: Reading, values: Tensor) -> Array:
+def keep(fixed: FixedBatch, values: Tensor) -> Array:
     """The part of `values` that pictures show, on the CPU.
 
     Returns:
         Shape (N, 2) for classes and labels: the probability of what is true, and the answer; (N,) for numbers;
-        (N, T) for tokens: the answers; (N, H, W) for maps of classes, (N, H, W, C) for other maps, C at most 3,
-        not much larger than they are drawn.
+        (N, ...) for forecasts, boxes and keypoints; (N, T) for tokens: the answers; (N, H, W) for maps of classes,
+        (N, H, W, C) for other maps, C at most 3, not much larger than they are drawn.
 
     """
+    how = fixed.how
     if how.of_maps:
         shown = thinned(values[:MAPS])  # all looks are in memory until the end
         return _array(shown.argmax(-1).to(torch.int16) if how.of_classes else one_or_three(shown).contiguous())
     if how.kind == NUMBERS:
+        if is_forecast(fixed) or are_shapes(fixed):
+            return _array(values[:PANELS].reshape(-1, *how.positions))
         outputs = max(1, min(values.shape[1], ROWS // 2))
         return _array(values[: ROWS // outputs, :outputs].flatten())
     if how.kind == TOKENS:
@@ -61,13 +79,31 @@ def keep(how: Reading, values: Tensor) -> Array:
     return np.stack([_array(part) for part in parts], axis=-1)
 
 
+def is_forecast(fixed: FixedBatch) -> bool:
+    """Whether sequences of numbers enter, and come out."""
+    positions, inputs = fixed.how.positions, fixed.inputs
+    length, columns = (*positions, 1, 1)[:2]
+    long = SHORTEST <= length <= LONGEST and columns <= MAX_FAN and len(positions) <= 2  # noqa: PLR2004
+    return long and inputs is not None and recognise(inputs).kind is Kind.SEQUENCE
+
+
+def are_shapes(fixed: FixedBatch) -> bool:
+    """Whether images enter, and boxes or keypoints come out."""
+    positions, inputs, target = fixed.how.positions, fixed.inputs, fixed.how.target
+    if inputs is None or target is None or (positions != (4,) and (len(positions) != 2 or positions[1] not in {2, 4})):  # noqa: PLR2004
+        return False
+    found, reading = shapes(target.reshape(-1, *positions)), recognise(inputs)
+    pictured = reading.kind is Kind.IMAGE and found is not None
+    return pictured and found is not None and (len(positions) > 1 or are_boxes(found, size_of(inputs, reading)))
+
+
 def _array(values: Tensor) -> Array:
     """On the CPU; half precision as float32, NumPy has no bfloat16."""
     return np.asarray((values.float() if values.is_floating_point() else values).cpu())
 
 
 def draw(fixed: FixedBatch, decode: Callable[..., Any] | None = None) -> Picture:
-    """The picture of all looks so far; of tokens and maps, a film strip of four.
+    """The picture of all looks so far; of tokens, maps, forecasts and boxes, four moments.
 
     Args:
         fixed: With at least one look, whose pictures come from :func:`keep`.
@@ -76,18 +112,58 @@ def draw(fixed: FixedBatch, decode: Callable[..., Any] | None = None) -> Picture
     """
     how, looks = fixed.how, fixed.looks
     steps, kept = [look.step for look in looks], [look.picture for look in looks]
-    picture = Picture(f"{how.kind}, step {steps[-1]:,}")
-    chosen = moments(len(looks))
-    film = {f"step {short(steps[i])}": kept[i] for i in chosen}
+    kind = "forecasts" if how.kind == NUMBERS and is_forecast(fixed) else how.kind
+    picture = Picture(f"{fixed.name or kind}, step {steps[-1]:,}")
+    film = {f"step {short(steps[i])}": kept[i] for i in moments(len(looks))}
     if how.of_maps:
         _maps(picture, how, film, fixed.inputs)
     elif how.kind == TOKENS:
         _tokens(picture, how, film, decode)
+    elif kind == "forecasts" and fixed.inputs is not None:
+        _forecasts(picture, how, film, fixed.inputs)
+    elif fixed.inputs is not None and how.kind == NUMBERS and are_shapes(fixed):
+        _shapes(picture, how, film, fixed.inputs)
     else:
-        (_numbers if how.kind == NUMBERS else _answers)(picture, how, steps, kept)
+        (_numbers if how.kind == NUMBERS else _answers)(picture, fixed, steps, kept)
     if fixed.last is not None and is_alike(how, fixed.last):
         picture.note = f"all {len(fixed.last)} examples get the same prediction"
     return picture
+
+
+def _forecasts(picture: Picture, how: Reading, film: dict[str, Array], inputs: Tensor) -> None:
+    """History, true continuation, and what was said of it: now dashed, before pale."""
+    reading = recognise(inputs)
+    series = inputs[..., None] if reading.axes == "NT" else inputs.movedim(reading.axes.index("T"), 1)
+    history = _array(series[:PANELS, :, :MAX_LINES]).astype(float)
+    said = [row if row.ndim == 3 else row[..., None] for row in film.values()]  # noqa: PLR2004
+    target = None
+    if how.target is not None:
+        target = _array(how.target[:PANELS].reshape(-1, *how.positions)).reshape(said[-1].shape).astype(float)
+        target = target[..., :1] if bool((target == target[..., :1]).all()) else target  # one for all quantiles
+    length, ahead = history.shape[1], said[-1].shape[1]
+    total = length if ahead == length else length + ahead
+    y = around(np.concatenate([part.ravel() for part in (history, said[-1], target) if part is not None]))
+    for i, box in enumerate(panels(picture, [Caption()] * len(said[-1]))):
+        frame = Axes(box, Axis(0, max(1, total - 1)), y)
+        forecast(picture, frame, history[i], None if target is None else target[i], [row[i] for row in said])
+    names = [("input", COLOURS[0]), *([] if target is None else [("true", TRUE)]), ("said", SAID)]
+    legend(picture, names + ([("before", EARLIER)] if len(film) > 1 else []), total)
+
+
+def _shapes(picture: Picture, how: Reading, film: dict[str, Array], inputs: Tensor) -> None:
+    """Boxes or keypoints in their images at four moments, side by side."""
+    stack = inputs[:SENTENCES].float()
+    reading = recognise(stack)
+    image = one_or_three(stack.movedim(1, -1) if reading.axes == "NCHW" else stack.reshape(*stack.shape[:3], -1))
+    height, width = image.shape[1:3]
+    _, cell = layout(1, height, width, len(image), room=((BODY.width + GAP) / len(film) - GAP, BODY.height))
+    drawn = resized(torch.from_numpy(paint(image, _extremes(_array(image)))), cell).numpy()
+    rows = [("", np.stack([part] * len(film))) for part in drawn]
+    places = mosaic(picture, rows, len(film), [Caption(name) for name in film])
+    target = _target(how)[:SENTENCES].reshape(-1, *how.positions)
+    for boxes, said in zip(places, film.values(), strict=True):
+        picture.title = picture.title.replace(NUMBERS, "boxes" if how.positions[-1] == 4 else "keypoints")  # noqa: PLR2004
+        draw_shapes(picture, boxes, Answers(target, torch.from_numpy(said[:SENTENCES])), (height, width))
 
 
 def is_alike(how: Reading, values: Tensor) -> bool:
@@ -108,10 +184,10 @@ def moments(count: int) -> list[int]:
     return sorted({round(i) for i in np.linspace(first, count - 1, min(MOMENTS, count))})
 
 
-def _numbers(picture: Picture, how: Reading, steps: Sequence[int], kept: Sequence[Array]) -> None:
+def _numbers(picture: Picture, fixed: FixedBatch, steps: Sequence[int], kept: Sequence[Array]) -> None:
     """A line for each number predicted, and where it should end: a mark at the right edge."""
     values = np.stack(kept)
-    target = None if how.target is None else keep(how, how.target)
+    target = None if fixed.how.target is None else keep(fixed, fixed.how.target)
     everything = values if target is None or not np.isfinite(target).all() else np.concatenate([values, target[None]])
     names = ("step", "prediction" if target is None else "prediction, and target at the right")
     box = Box(BODY.left, BODY.top, BODY.right - 26, BODY.bottom)
@@ -132,8 +208,9 @@ def _time(steps: Sequence[int]) -> Axis:
     return Axis(steps[0], max(steps[-1], steps[0] + 1), "from zero")
 
 
-def _answers(picture: Picture, how: Reading, steps: Sequence[int], kept: Sequence[Array]) -> None:
+def _answers(picture: Picture, fixed: FixedBatch, steps: Sequence[int], kept: Sequence[Array]) -> None:
     """A row for each example, bright where what is true is probable; dots where the answer changed."""
+    how = fixed.how
     truth, answers = np.stack(kept)[..., 0], np.stack(kept)[..., 1].astype(int)
     target = _array(_target(how).flatten()[: answers.shape[1]])
     labels = 1 if how.kind == CLASSES else _target(how).shape[1]

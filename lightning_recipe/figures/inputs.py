@@ -13,6 +13,7 @@ from lightning_recipe.figures.kinds import Kind
 from lightning_recipe.figures.picture import Picture
 from lightning_recipe.figures.scale import PICTURED, Statistics, share, span_of, statistics
 from lightning_recipe.figures.sequences import sequences
+from lightning_recipe.figures.shapes import draw_shapes
 from lightning_recipe.figures.tables import histogram, table
 from lightning_recipe.figures.tokens import tokens
 from lightning_recipe.finding import in_short
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from lightning_recipe.figures.kinds import Reading
+    from lightning_recipe.figures.shapes import Format
     from lightning_recipe.losses.targets import Answers
 
 
@@ -39,6 +41,7 @@ def input_card(  # noqa: PLR0913
     decode: Callable[..., Any] | None = None,
     rate: float | None = None,
     names: Sequence[str] = (),
+    box_format: Format | None = None,
 ) -> Picture:
     """A tensor as a person of the field expects to see it.
 
@@ -54,6 +57,7 @@ def input_card(  # noqa: PLR0913
         decode: Makes text of a list of token ids.
         rate: Samples per second, of sounds.
         names: Of the columns of a table.
+        box_format: How boxes are written: ``"xyxy"``, ``"xywh"`` or ``"cxcywh"``; without it, as they fit.
 
     Example:
         >>> from lightning_recipe.losses.targets import Answers
@@ -74,7 +78,8 @@ def input_card(  # noqa: PLR0913
         picture.note = "black {}, white {}".format(*ends(*span)) + (", undone" if undone is not None else "")
     try:
         if reading.kind in {*PICTURED, Kind.MASK}:
-            images(picture, tensor[:max_examples], reading, answers, span)
+            places = images(picture, tensor[:max_examples], reading, answers, span)
+            draw_shapes(picture, [parts[0] for parts in places], answers, size_of(tensor, reading), box_format)
         elif reading.kind is Kind.SEQUENCE:
             sequences(picture, tensor[:max_examples], reading, answers, span)
         elif reading.kind is Kind.AUDIO:
@@ -90,6 +95,20 @@ def input_card(  # noqa: PLR0913
         histogram(picture, tensor)
         picture.note = f"not drawn as {reading.kind}: {in_short(error)}"
     return picture
+
+
+def size_of(tensor: Tensor, reading: Reading) -> tuple[int, int]:
+    """Height and width of images.
+
+    Example:
+        >>> from lightning_recipe.figures.kinds import recognise
+        >>> photos = torch.zeros(2, 3, 20, 30)
+        >>> size_of(photos, recognise(photos))
+        (20, 30)
+
+    """
+    shape = (tensor.shape[0], *reading.fold) if reading.fold else tensor.shape
+    return shape[reading.axes.index("H")], shape[reading.axes.index("W")]
 
 
 def summary(name: str, tensor: Tensor, reading: Reading, measured: Statistics) -> str:

@@ -62,6 +62,7 @@ class Reading(Measures):
         scaling: Likewise, of what was done to its values.
         row: Shape of what the loss function was given, after dimension 0.
         positions: Shape of an example, without classes.
+        sure: Whether a loss function was seen to compare it with `target`; if not, it is drawn, and never judged.
 
     """
 
@@ -74,6 +75,11 @@ class Reading(Measures):
     scaling: str = AS_IT_IS
     row: tuple[int, ...] = ()
     positions: tuple[int, ...] = ()
+    sure: bool = True
+
+    def error(self, values: Tensor) -> float:
+        """The error in units of that of knowing nothing; NaN if nobody knows what it should be."""
+        return super().error(values) if self.sure else math.nan
 
     def read(self, outputs: Mapping[str, Tensor]) -> Tensor:
         """The predictions for the first examples: probabilities or numbers as float32.

@@ -9,13 +9,21 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from lightning_recipe.losses.table import TABLE, Family, Takes
+from lightning_recipe.record.step import LossCall
 from lightning_recipe.record.tensors import tensors
 
 if TYPE_CHECKING:
-    from lightning_recipe.record.step import LossCall, Step
+    from collections.abc import Iterator
 
+    from lightning_recipe.record.step import Step
+
+SHAPES = re.compile(r"box|keypoint", re.IGNORECASE)
+"""What lists of boxes and keypoints are called in a batch."""
+NORMALISED = 0.01
+"""What sums of probabilities lie within of 1."""
 NAMES = re.compile(r"(^|[^a-z])(y|labels?|targets?)($|[^a-z])", re.IGNORECASE)
 
 
@@ -111,24 +119,124 @@ def _unflattened(tensor: Tensor, each: int) -> Tensor:
 
 
 def _of_batch(step: Step, examples: int) -> Answers:
-    """The tensor of the batch that is called a target, or that alone did not enter the network."""
-    inputs = step.inputs.values()
+    """The target of the batch, and what the last module said of it, told by their shapes."""
+    outputs = outputs_of(step)
+    target = target_of_batch(step, examples)
+    if target is None:  # a reconstruction?
+        return Answers(None, next((o for o, entered in _reconstructed(step, outputs)), None))
+    said = (prediction_of(target, output.detach()) for output in outputs if target.numel())
+    return Answers(target.detach(), next((found for found in said if found is not None), None))
+
+
+def outputs_of(step: Step) -> list[Tensor]:
+    """What the last module put out."""
+    return [tensor for call in step.net_calls[-1:] for _, tensor in tensors(call.output) if tensor.ndim]
+
+
+def target_of_batch(step: Step, examples: int) -> Tensor | None:
+    """The tensor of the batch that is called a target, or that alone did not enter the network.
+
+    None if that may be an input from before an augmentation: one of its shape, where no tensor of the batch entered as
+    it was; and where there is nothing but what entered.
+    """
+    inputs = list(step.inputs.values())
+    listed = _filled(step.batch, examples)
+    if listed is not None:
+        return listed
+    whole = {path: tensor for path, tensor in tensors(step.batch) if tensor.ndim and len(tensor) == examples}
     others = {
         path: tensor
-        for path, tensor in tensors(step.batch)
-        if tensor.ndim
-        and tensor.shape[0] == examples
-        and tensor.grad_fn is None  # not put there by the step
+        for path, tensor in whole.items()
+        if tensor.grad_fn is None  # not put there by the step
         and not any(tensor.shape == entered.shape and torch.equal(tensor, entered) for entered in inputs)
     }
     named = [tensor for path, tensor in others.items() if NAMES.search(path)]
-    alone = [tensor for tensor in others.values() if all(tensor.shape != entered.shape for entered in inputs)]
-    target = named[0] if named else alone[0] if len(alone) == 1 else None
-    output = step.net_calls[-1].output if step.net_calls else None
-    if target is None or target.numel() == 0 or not isinstance(output, Tensor) or output.ndim == 0:
-        return Answers(target.detach() if target is not None else None)
-    is_class = not target.is_floating_point() and target.ndim == 1 and output.ndim == 2  # noqa: PLR2004
-    if is_class and output.shape[1] > int(target.max()) and output.shape[1] > 1:
-        return Answers(target.detach(), output.argmax(1))
-    same = target.is_floating_point() and target.shape[1:] == output.shape[1:]
-    return Answers(target.detach(), output if same else None)
+    as_it_was = len(others) < len(whole)
+    alone = [t for t in others.values() if as_it_was or all(t.shape != entered.shape for entered in inputs)]
+    return named[0] if named else alone[0] if len(alone) == 1 else None
+
+
+def _reconstructed(step: Step, outputs: list[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Outputs of the shape of an input, of at least three dimensions, and that input."""
+    for output in outputs:
+        for entered in step.inputs.values():
+            if output.ndim > 2 and output.shape == entered.shape and output.is_floating_point():  # noqa: PLR2004
+                yield output.detach(), entered
+
+
+def pairs_by_hand(step: Step, examples: int) -> Iterator[LossCall]:
+    """What a loss written by hand likely compares, as the call of the function that would: none is sure.
+
+    The prediction is what the last module put out; the target is the entry of the batch of its shape, or what is
+    reconstructed.
+    """
+    target, outputs = target_of_batch(step, examples), outputs_of(step)
+    pairs = _reconstructed(step, outputs) if target is None else ((output.detach(), target) for output in outputs)
+    for output, wanted in pairs:
+        compared = _compared(output, wanted.detach()) if output.numel() and wanted.numel() else None
+        if compared is not None:
+            name, given, aim = compared
+            arguments = {"input": given, "target": aim}
+            value = output.new_zeros(())
+            yield LossCall(name, getattr(F, name), arguments, value, len(output), where="", target_from_net=False)
+
+
+def _compared(output: Tensor, target: Tensor) -> tuple[str, Tensor, Tensor] | None:
+    """The function that would compare these, and its arguments; None for what does not fit, and for probabilities."""
+    if not output.is_floating_point():
+        return None
+    if not target.is_floating_point() and output.ndim == target.ndim + 1:
+        if prediction_of(target, output) is None:
+            return None
+        given = output if output.shape[:1] + output.shape[2:] == target.shape else output.movedim(-1, 1)
+        sums = given.exp().sum(1) if bool((given <= 0).all()) else given.sum(1)
+        return None if bool((sums - 1).abs().max() < NORMALISED) else ("cross_entropy", given, target)
+    if output.ndim == target.ndim + 1 > 2 and output.shape[:-1] == target.shape:  # noqa: PLR2004 - quantiles
+        return "mse_loss", output, target[..., None].expand_as(output)
+    if output.numel() != target.numel() or output.ndim < target.ndim:
+        return None
+    aim = target.reshape(output.shape)
+    within = bool((output >= 0).all() and (output <= 1).all())  # probabilities, or logits by chance: numbers
+    if bool(((aim == 0) | (aim == 1)).all()) and not within:
+        return "binary_cross_entropy_with_logits", output, aim.to(output)
+    return "mse_loss", output, aim.to(output)
+
+
+def prediction_of(target: Tensor, output: Tensor) -> Tensor | None:
+    """What `output` says of `target`, in its units, told by their shapes; None if it may be something else.
+
+    Example:
+        >>> scores = torch.tensor([[0.1, 2.0, 0.3]])
+        >>> prediction_of(torch.tensor([2]), scores), prediction_of(torch.tensor([[1.5, 2.0]]), scores)
+        (tensor([1]), None)
+        >>> prediction_of(torch.zeros(1, 5), torch.zeros(1, 5, 3)).shape  # quantiles
+        torch.Size([1, 5, 3])
+
+    """
+    if not output.is_floating_point():
+        return None
+    if not target.is_floating_point():
+        for place in {1, output.ndim - 1} if output.ndim == target.ndim + 1 else ():
+            shape = output.shape[:place] + output.shape[place + 1 :]
+            if shape == target.shape and output.shape[place] > max(1, int(target.max())):
+                return output.argmax(place)
+    same = output.shape == target.shape or output.squeeze(-1).shape == target.squeeze(-1).shape
+    same = same or (output.ndim == 4 and output.squeeze(1).shape == target.squeeze(1).shape)  # noqa: PLR2004 - a map
+    if same and bool(((target == 0) | (target == 1)).all()):
+        logits = bool((output < 0).any() or (output > 1).any())
+        return (output.reshape(target.shape) > (0 if logits else 0.5)).to(target.dtype)
+    if not target.is_floating_point():
+        return None
+    if same:
+        return output.reshape(target.shape)
+    quantiles = output.ndim == target.ndim + 1 and output.shape[:-1] == target.shape and target.ndim > 1
+    return output if quantiles else None
+
+
+def _filled(batch: object, examples: int) -> Tensor | None:
+    """Lists of boxes or keypoints, one for each example, as a tensor filled up with NaN."""
+    found = [t.detach().float() for path, t in tensors(batch) if SHAPES.search(path) and t.ndim == 2]  # noqa: PLR2004
+    most = max(map(len, found), default=0)
+    if len(found) != examples or len({t.shape[1] for t in found}) != 1 or not most:
+        return None
+    return torch.stack([torch.cat([t, t.new_full((most - len(t), t.shape[1]), torch.nan)]) for t in found])

@@ -18,6 +18,7 @@ from lightning_recipe.callbacks._dynamics_verdict import LATE_LOOKS
 from lightning_recipe.callbacks._fixed_batch import KEPT
 from lightning_recipe.callbacks.prediction_dynamics_logger import PredictionDynamicsLogger
 from lightning_recipe.figures import dynamics
+from lightning_recipe.figures.sequences import FAN
 from lightning_recipe.looks import frames, next_step
 from lightning_recipe.watch import WINDOW
 
@@ -563,6 +564,118 @@ def test_a_picture_of_each_kind(fit, events, kind):
     pictures = [np.asarray(Image.open(io.BytesIO(image.encoded_image_string))) for image in shown]
     assert {picture.shape for picture in pictures} == {(360, 640, 3)}
     assert not np.array_equal(pictures[0], pictures[-1])
+
+
+def drawn(fit, module, monkeypatch):
+    """The last picture of each output, and the only finding."""
+    pictures, draw = {}, dynamics.draw
+
+    def keep(fixed, *args, **kwargs):
+        pictures[fixed.name] = draw(fixed, *args, **kwargs)
+        return pictures[fixed.name]
+
+    monkeypatch.setattr(dynamics, "draw", keep)
+    finding, _ = run(fit, module, pictures=True)
+    return pictures, finding
+
+
+def test_all_outputs_that_a_step_compares_are_drawn(fit, monkeypatch):
+    class Heads(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(5, 4)
+
+        def forward(self, x):
+            y = self.layer(x)
+            return {"kind": y[:, :3], "size": y[:, 3:]}
+
+    def both(out, y):
+        return F.cross_entropy(out["kind"], y) + F.mse_loss(out["size"], y[:, None].float())
+
+    pictures, finding = drawn(fit, Kinds(Heads(), both, torch.randn(64, 5), torch.arange(64) % 3), monkeypatch)
+    assert set(pictures) == {"kind", "size"}
+    assert pictures["kind"].title == "kind, step 16"
+    assert "probability" in pictures["kind"].note
+    assert any("target" in word for word in pictures["size"].words)
+    assert finding.status is Status.PASSED
+
+
+def test_heads_that_are_modules_of_their_own_are_drawn(fit, monkeypatch):
+    class Heads(Kinds):
+        def __init__(self):
+            super().__init__(None, None, torch.randn(64, 5), torch.arange(64) % 3)
+            self.body, self.kind, self.size = nn.Linear(5, 8), nn.Linear(8, 3), nn.Linear(8, 1)
+
+        def training_step(self, batch, _):
+            h = self.body(batch[0])
+            return F.cross_entropy(self.kind(h), batch[1]) + F.mse_loss(self.size(h)[:, 0], batch[1].float())
+
+        def validation_step(self, batch, _):
+            self.training_step(batch, _)
+
+    pictures, _ = drawn(fit, Heads(), monkeypatch)
+    assert set(pictures) == {"kind", "size"}
+
+
+def dice(logits, mask):
+    p = logits.sigmoid()
+    return 1 - 2 * (p * mask).sum() / (p + mask).sum()
+
+
+def pinball(said, y):
+    error = y[..., None] - said
+    return torch.maximum(error * 0.1, error * -0.9).mean()
+
+
+def apart(said, y):
+    return (said - y).abs().mean()
+
+
+def likelihood(logits, ids):
+    return -logits.log_softmax(-1).gather(-1, ids[..., None]).mean()
+
+
+WAVES = torch.sin(torch.arange(40) / 4.0 + torch.linspace(0, 6, 64)[:, None])
+NOISE = torch.rand(64, 1, 16, 16)
+BY_HAND = {
+    "masks": (lambda: nn.Conv2d(1, 1, 3, padding=1), dice, NOISE, (NOISE > 0.5).float()),
+    "tokens": (
+        lambda: nn.Sequential(nn.Embedding(9, 8), nn.Linear(8, 9)), likelihood, torch.randint(9, (64, 12)),
+        torch.randint(9, (64, 12)),
+    ),
+    "forecasts": (lambda: nn.Linear(30, 10), apart, WAVES[:, :30], WAVES[:, 30:]),
+    "quantiles": (
+        lambda: nn.Sequential(nn.Linear(30, 30), nn.Unflatten(1, (10, 3))), pinball, WAVES[:, :30], WAVES[:, 30:],
+    ),
+    "boxes": (
+        lambda: nn.Sequential(nn.Flatten(), nn.Linear(256, 4)), apart, NOISE,
+        torch.tensor([2.0, 3, 9, 12]) + torch.rand(64, 4),
+    ),
+    "keypoints": (
+        lambda: nn.Sequential(nn.Flatten(), nn.Linear(256, 6), nn.Unflatten(1, (3, 2))), apart, NOISE,
+        torch.rand(64, 3, 2),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", BY_HAND)
+def test_losses_by_hand_are_drawn_with_their_targets(fit, monkeypatch, kind):
+    net, *rest = BY_HAND[kind]
+    pictures, finding = drawn(fit, Kinds(net(), *rest), monkeypatch)
+    assert finding.status in {Status.PASSED, Status.SKIPPED}
+    words = " ".join([*pictures[""].words, pictures[""].title, pictures[""].note])
+    expected = {"masks": "true", "quantiles": "forecasts"}
+    assert expected.get(kind, kind) in words
+    if kind == "quantiles":
+        assert (pictures[""].raster == FAN).all(-1).sum() > 1000
+
+
+def test_a_loss_by_hand_is_not_judged(fit):
+    """Nobody knows what it wants."""
+    y = torch.arange(64) % 3
+    frozen = Kinds(nn.Linear(5, 3), lambda o, y: 1e-9 * likelihood(o, y), torch.randn(64, 5), y)
+    finding, _ = run(fit, frozen, PredictionDynamicsLogger(min_steps=4), max_epochs=8)
+    assert (finding.status, finding.code) == (Status.SKIPPED, "PredictionDynamicsLogger/too_little_known")
 
 
 @pytest.mark.parametrize("ends", ["well", "in an error"])

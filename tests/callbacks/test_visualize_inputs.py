@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_recipe import Status
+from lightning_recipe import Status, recipe
 from lightning_recipe.callbacks import visualize_inputs
 from lightning_recipe.callbacks.visualize_inputs import MAX_CARDS, VisualizeInputs
 from lightning_recipe.figures.canvas import pixels
@@ -602,10 +602,95 @@ def test_answers_of_a_loss_by_hand_are_looked_for_in_the_batch():
     found = answers_of(lambda a, b: -a.log_softmax(1)[torch.arange(4), b].mean(), torch.rand(4, 5), torch.arange(4))
     assert found.target.tolist() == [0, 1, 2, 3]
     assert found.prediction.shape == (4,)
-    values = answers_of(lambda a, b: (a - b).abs().mean(), torch.rand(4, 5), torch.rand(4, 5) + 1)
-    assert values.target is None, "as likely the input before augmentation"
+    y = torch.rand(4, 5) + 1
+    values = answers_of(lambda a, b: (a - b).abs().mean(), torch.rand(4, 5), y)
+    assert torch.equal(values.target, y)
+    assert values.prediction.shape == (4, 5)
 
 
-def test_no_answers_of_other_examples():
+def test_what_was_augmented_is_no_target():
+    class Augments(Module):
+        def training_step(self, batch, batch_idx):
+            return self.net(batch[0] + 1).square().mean()
+
+    module = Augments(nn.Linear(5, 5), None, x := torch.rand(4, 5))
+    probe = Probe.attach(module, "training_step")
+    module.training_step((x,), 0)
+    assert answers(probe.result(), 4).target is None
+
+
+@pytest.mark.parametrize("logits", [True, False])
+def test_of_a_mask_with_a_loss_by_hand_something_is_said(logits):
+    def dice(a, b):
+        p = a.sigmoid() if logits else a
+        return 1 - 2 * (p * b).sum() / (p + b).sum()
+
+    target = (torch.rand(4, 1, 8, 8) > 0.5).float()
+    net = nn.Conv2d(1, 1, 1) if logits else nn.Sequential(nn.Conv2d(1, 1, 1), nn.Sigmoid())
+    found = answers_of(dice, x := torch.rand(4, 1, 8, 8), target, net)
+    assert torch.equal(found.target, target)
+    assert torch.equal(found.prediction, (net(x) > (0 if logits else 0.5)).float())
+
+
+def test_quantiles_and_reconstructions_of_losses_by_hand():
+    x = torch.rand(4, 9)
+    net = nn.Sequential(nn.Linear(9, 15), nn.Unflatten(1, (5, 3)))
+    found = answers_of(lambda a, b: (a - b[..., None]).abs().mean(), x, torch.rand(4, 5), net)
+    assert (found.target.shape, found.prediction.shape) == ((4, 5), (4, 5, 3))
+
+    class Auto(Module):
+        def training_step(self, batch, batch_idx):
+            return (self.net(batch[0]) - batch[0]).square().mean()
+
+    module = Auto(nn.Conv2d(1, 1, 3, padding=1), None, x := torch.rand(4, 1, 8, 8))
+    probe = Probe.attach(module, "training_step")
+    module.training_step((x,), 0)
+    found = answers(probe.result(), 4)
+    assert found.target is None
+    assert torch.equal(found.prediction, module.net(x))
+
+
+def test_lists_of_boxes_are_filled_up():
+    boxes = [torch.rand(k, 4) for k in (2, 0, 3)]
+
+    class Detector(Module):
+        def training_step(self, batch, batch_idx):
+            return self.net(batch[0]).mean()
+
+    module = Detector(nn.Conv2d(1, 1, 3), None, x := torch.rand(3, 1, 8, 8))
+    probe = Probe.attach(module, "training_step")
+    module.training_step((x, [{"boxes": b, "labels": torch.ones(len(b)).long()} for b in boxes]), 0)
+    target = answers(probe.result(), 3).target
+    assert target.shape == (3, 3, 4)
+    assert [int(row.isfinite().all(-1).sum()) for row in target] == [2, 0, 3]
+
+
+def test_answers_of_a_loss_of_some_examples_are_looked_for_in_the_batch():
     found = answers_of(lambda a, b: F.mse_loss(a[:3], b[:3]), torch.rand(4, 5), torch.rand(4, 2, 5)[:, 0])
-    assert found.prediction is None
+    assert found.target.shape == found.prediction.shape == (4, 5)
+
+
+def test_a_tokenizer_is_given_once_for_all():
+    def decode(ids):
+        return str(ids)
+
+    drawing = [callback for callback in recipe(decode=decode) if hasattr(callback, "decode")]
+    assert {type(callback).__name__ for callback in drawing} >= {"VisualizeInputs", "PredictionDynamicsLogger"}
+    assert all(callback.decode is decode for callback in drawing)
+    own = VisualizeInputs(decode=repr)
+    recipe(own, decode=decode)
+    assert own.decode is repr
+
+
+def test_names_of_columns_and_rates_come_from_the_batch(fit, cards):
+    class Named(Module):
+        def training_step(self, batch, batch_idx):
+            x = torch.stack([batch["age"], batch["income"]], 1)
+            return self.loss(self.net(x), batch["y"])
+
+        def train_dataloader(self):
+            data = {"age": torch.rand(8), "income": torch.rand(8), "y": torch.arange(8) % 3}
+            return DataLoader([data], batch_size=None)
+
+    fit(Named(nn.Linear(2, 3), F.cross_entropy, torch.rand(1)), [VisualizeInputs()], limit_val_batches=0)
+    assert dict(cards)["train input"].words[:3] == ["age", "income", "true"]

@@ -21,7 +21,7 @@ def watched(function, target, *outputs, inputs=None, steps=None):
     fixed = FixedBatch(reading(outputs[0], call, 16), None, inputs)
     for i, output in enumerate(outputs):
         values = fixed.how.read({"": output})
-        fixed.look(i if steps is None else steps[i], values, dynamics.keep(fixed.how, values))
+        fixed.look(i if steps is None else steps[i], values, dynamics.keep(fixed, values))
     return fixed
 
 
@@ -78,7 +78,7 @@ def test_a_million_classes_and_many_looks_fit():
     fixed = watched(F.cross_entropy, torch.tensor([999_999, 5]), *[logits] * 3, steps=[0, 10, 1_234_567])
     for step in range(1_300_000, 9_000_000, 100_000):
         values = fixed.last
-        fixed.look(step, values, dynamics.keep(fixed.how, values))
+        fixed.look(step, values, dynamics.keep(fixed, values))
     fits(draw(fixed))
 
 
@@ -218,7 +218,7 @@ def test_half_precision(function, output, target, dtype):
 def test_of_large_maps_little_is_kept(classes, bytes_at_most):
     """All looks are in memory until the run ends."""
     values = torch.rand(4, 1000, 900, 2 if classes else 1)
-    how = types.SimpleNamespace(of_maps=True, of_classes=classes)
-    kept = dynamics.keep(how, values)
+    fixed = types.SimpleNamespace(how=types.SimpleNamespace(of_maps=True, of_classes=classes))
+    kept = dynamics.keep(fixed, values)
     assert kept.nbytes <= bytes_at_most
     assert kept.base is None or kept.base.nbytes <= bytes_at_most
