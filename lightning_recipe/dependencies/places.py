@@ -59,10 +59,6 @@ def judge_places(rerun: Rerun, batch: Batch) -> Placed | float:
         raise UndecidedError(msg)
     rerun.be_precise()
     away = rerun.out_of_order()
-    if away is None:  # dropout by a function rests in eval mode
-        for module in rerun.module.modules():
-            module.training = False
-        away = rerun.out_of_order()
     if away is None:
         msg = "random numbers are drawn"
         raise UndecidedError(msg)
@@ -72,6 +68,7 @@ def judge_places(rerun: Rerun, batch: Batch) -> Placed | float:
         msg = "outputs depend on the order of the rows, which may be nodes, points or steps in time"
         raise UndecidedError(msg)
     for module in rerun.module.modules():
+        module.training = False
         _level(module, rerun)
     return _treated_apart(rerun, batch)
 
@@ -88,7 +85,10 @@ def _treated_apart(rerun: Rerun, batch: Batch) -> Placed:
         return max((_different(value, rerun) for value in values), default=0) > batch.size / 2
 
     first, second = (trace(rerun, order=torch.full((batch.size,), i)) for i in (0, 1))
-    if not many(first[-1].values):
+    answers = [
+        a.where(a != b, 0) for a, b in zip(first[-1].values, second[-1].values, strict=True)
+    ]  # not mere positions
+    if not many(answers):
         msg = "outputs depend on the order of the batch by a state that is kept, or as those of two views may"
         raise UndecidedError(msg)
     for event, other in zip(first[:-1], second, strict=False):
@@ -100,7 +100,7 @@ def _treated_apart(rerun: Rerun, batch: Batch) -> Placed:
     if not batch.shuffled and all(value.ndim < 3 for value in begins.values):  # noqa: PLR2004 - batch, time, features
         msg = f"rows of the batch may be steps in time, which have positions {begins.where}: it is not shuffled"
         raise UndecidedError(msg)
-    return Placed(batch, begins, max(_different(value, rerun) for value in first[-1].values))
+    return Placed(batch, begins, max(_different(value, rerun) for value in answers))
 
 
 def _different(value: Tensor, rerun: Rerun) -> int:

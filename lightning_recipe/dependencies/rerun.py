@@ -241,8 +241,20 @@ class Rerun:
         return None if away is None else away > self.tolerance
 
     def out_of_order(self) -> float | None:
-        """How far outputs are from following when examples are permuted, as a share of the largest; None if random."""
+        """How far outputs are from following when examples are permuted, as a share of the largest; None if random.
+
+        Dropout by a function may need eval mode to rest.
+        """
         found = self._reordered()
+        modes = [(module, module.training) for module in self.module.modules()]
+        if found is None:
+            try:
+                for module, _ in modes:
+                    module.training = False
+                found = self._reordered()
+            finally:
+                for module, mode in modes:
+                    module.training = mode
         if found is None:
             return None
 

@@ -166,7 +166,33 @@ class Rows(Encoded):
         return F.cross_entropy(self.decoder(self.encoder(x + torch.arange(len(x))[:, None])), y)
 
 
-@pytest.mark.parametrize("module", [Remembers, Rows, NoiseLevels])
+class Table(nn.Module):
+    """Positions, of which there are as many as examples."""
+
+    def __init__(self):
+        super().__init__()
+        self.values = nn.Parameter(torch.randn(B, D))
+
+    def forward(self):
+        return 1 * self.values
+
+
+class Tokens(Encoded):
+    """As many positions as examples, embedded by a module that the step calls."""
+
+    def __init__(self):
+        super().__init__()
+        self.tokens, self.positions, self.decoder = nn.Embedding(9, D), Table(), nn.Linear(D, CLASSES)
+
+    def data(self, n, seed):
+        return TensorDataset(torch.randint(9, (n, B)), torch.arange(n) % CLASSES)
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        return F.cross_entropy(self.decoder((self.tokens(x) + self.positions()).mean(1)), y)
+
+
+@pytest.mark.parametrize("module", [Remembers, Rows, NoiseLevels, Tokens])
 def test_what_is_kept_or_ordered_has_places(fit, module):
     assert examined(fit, module()).status == "passed"
 
@@ -182,7 +208,11 @@ def softmax_over_batch(self, z, b):
     return self.decoder(z.flatten(1).softmax(0))
 
 
-@pytest.mark.parametrize("between", [viewed, softmax_over_batch])
+def viewed_after_dropout(self, z, b):
+    return viewed(self, F.dropout(z, 0.2, self.training), b)
+
+
+@pytest.mark.parametrize("between", [viewed, softmax_over_batch, viewed_after_dropout])
 def test_code_between_two_modules_that_mixes_is_failed(fit, between):
     module = step(between)
     finding = examined(fit, module)
