@@ -1305,7 +1305,11 @@ class FarTooFast(Patient):
     """Weights grow until they overflow."""
 
     code = "FirstNonFinite/diverged"
-    also = ("OverfitOneBatch/optimiser_unstable", "PredictionDynamicsLogger/not_finite")
+    also = (
+        "OverfitOneBatch/optimiser_unstable",
+        "PredictionDynamicsLogger/not_finite",
+        "GradientFlowCheck/affine",
+    )
 
     def __init__(self):
         super().__init__()
