@@ -324,7 +324,7 @@ class Interchanged(Patient):
     """The arguments of kl_div in each other's place."""
 
     code = "LossInputCheck/kl_arguments_interchanged"
-    also = ("InitLossCheck/not_finite", "PredictionDynamicsLogger/not_finite")
+    also = ("InitLossCheck/not_finite", "FirstNonFinite/diverged", "PredictionDynamicsLogger/not_finite")
 
     def loss(self, logits, y):
         return F.kl_div(F.one_hot(y, CLASSES).float(), logits.log_softmax(1), reduction="batchmean")
@@ -334,7 +334,7 @@ class LogarithmsAsTarget(Patient):
     """Logarithms as targets, and log_target left as it was."""
 
     code = "LossInputCheck/logarithms_as_target"
-    also = ("InitLossCheck/not_finite", "PredictionDynamicsLogger/not_finite")
+    also = ("InitLossCheck/not_finite", "FirstNonFinite/loss_only", "PredictionDynamicsLogger/not_finite")
 
     def loss(self, logits, y):
         target = F.one_hot(y, CLASSES).float().log_softmax(1)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lightning_recipe.finding import Outcome, Status
 from lightning_recipe.losses.table import TABLE, Family
+from lightning_recipe.losses.targets import NAMES
 from lightning_recipe.record.loss_graph import weights
 from lightning_recipe.record.tensors import tensors
 
@@ -48,7 +49,8 @@ def padding(loss: Tensor, graph: list[Node], step: Step) -> Iterator[tuple[Node,
         The node of the loss, and the verdict.
 
     """
-    rows, entered = step.batch_size or 0, [*step.inputs.values()]
+    rows = step.batch_size or 0
+    entered = [tensor for name, tensor in step.inputs.items() if not NAMES.search(name)]  # a forward may be given all
     for node in graph:
         target = node.saved("index") if node.kind == "Gather" else node.saved("target")
         if not isinstance(target, Tensor) or rows < ROWS or not target.numel() or target.numel() % rows:

@@ -96,7 +96,7 @@ class LossInputCheck(Check):
         | {"constant_loss": ("OverfitOneBatch/*", "InputIndependenceCheck/*", *_KIND)}
         | dict.fromkeys(
             ("logarithms_as_target", "kl_arguments_interchanged"),
-            ("InitLossCheck/not_finite", "OverfitOneBatch/*", "PredictionDynamicsLogger/*"),
+            ("InitLossCheck/not_finite", "FirstNonFinite/*", "OverfitOneBatch/*", "PredictionDynamicsLogger/*"),
         )
         | dict.fromkeys(
             ("weights_grow_with_frequency", "entry_never_read", "padding_scored", "target_constant"),

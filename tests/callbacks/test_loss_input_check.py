@@ -289,6 +289,19 @@ def test_rows_of_one_length_and_values_that_are_everywhere(found):
     assert found(Sequence(2), lambda out, b: F.cross_entropy(out.transpose(1, 2), b["y"]), data) == {}
 
 
+def test_labels_that_stay_what_they_became(found):
+    data = tokens(y=ids(LENGTH, classes=2).cumsum(1).clamp(max=3))
+    assert found(Sequence(4), lambda out, b: F.cross_entropy(out.transpose(1, 2), b["y"]), data) == {}
+
+
+def test_words_that_were_not_asked_for(found):
+    def loss(out, batch):
+        asked = torch.rand(batch["x"].shape) < 0.3
+        return F.cross_entropy(out.transpose(1, 2), batch["x"].masked_fill(~asked, 0), ignore_index=0)
+
+    assert found(Sequence(), loss, {"x": padded()}) == {}
+
+
 def test_a_mask_that_the_loss_reads(found):
     w = torch.rand(4 * ROWS, CLASSES, generator=drawn()) < 0.5
     data = rows(y=(numbers(CLASSES) > 0).float() * w, w=w)
