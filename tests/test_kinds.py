@@ -130,7 +130,17 @@ def test_no_doubt_where_there_is_none(shape):
 def test_what_is_not_one_per_example_is_not_read_further():
     edges = torch.randint(30, (2, 100))
     assert recognise(edges, examples=2).kind is Kind.TOKENS
-    assert recognise(edges, examples=30).kind is Kind.OTHER
+    assert recognise(edges, examples=30).kind is Kind.GRAPH
+    assert recognise(edges, examples=20).kind is Kind.OTHER
+    assert recognise(edges.float(), examples=30).kind is Kind.OTHER
+
+
+def test_points_in_space_are_in_no_order():
+    points = torch.randn(8, 100, 3)
+    assert (recognise(points).kind, recognise(points.mT).axes) == (Kind.POINTS, "NFT")
+    assert recognise(points.cumsum(1)).kind is Kind.SEQUENCE
+    assert recognise(torch.randn(8, 100, 4)).kind is Kind.SEQUENCE
+    assert recognise(torch.randn(8, 30, 3)).kind is Kind.SEQUENCE
 
 
 @pytest.mark.parametrize(

@@ -201,7 +201,8 @@ class VisualizeInputs(RecipeCallback):
             told.append(summary(name, tensor, reading, measured))
             if not loggers.is_written(run.trainer):
                 continue
-            known = answers(step, tensor.shape[0] if tensor.ndim else 0)
+            rows = examples if reading.kind is Kind.GRAPH else tensor.shape[0] if tensor.ndim else 0
+            known = answers(step, rows or 0)
             with isolated():
                 picture = input_card(
                     f"{stage} {names[name]}",
@@ -216,6 +217,7 @@ class VisualizeInputs(RecipeCallback):
                     rate=self.sample_rate or sample_rate(step.batch),
                     names=column_names(step.batch, tensor) if reading.kind is Kind.TABULAR else (),
                     box_format=self.box_format,
+                    nodes=examples or 0,
                 )
             self.draw(run, f"{names[name]} {stage}", pixels(picture))
         left = len(filled) - MAX_CARDS

@@ -11,6 +11,7 @@ from lightning_recipe.figures.axes import ends
 from lightning_recipe.figures.images import images
 from lightning_recipe.figures.kinds import Kind
 from lightning_recipe.figures.picture import Picture
+from lightning_recipe.figures.points import clouds, graph
 from lightning_recipe.figures.scale import PICTURED, Statistics, share, span_of, statistics
 from lightning_recipe.figures.sequences import sequences
 from lightning_recipe.figures.shapes import draw_shapes
@@ -42,6 +43,7 @@ def input_card(  # noqa: PLR0913
     rate: float | None = None,
     names: Sequence[str] = (),
     box_format: Format | None = None,
+    nodes: int = 0,
 ) -> Picture:
     """A tensor as a person of the field expects to see it.
 
@@ -58,6 +60,7 @@ def input_card(  # noqa: PLR0913
         rate: Samples per second, of sounds.
         names: Of the columns of a table.
         box_format: How boxes are written: ``"xyxy"``, ``"xywh"`` or ``"cxcywh"``; without it, as they fit.
+        nodes: Of a graph whose edges `tensor` are.
 
     Example:
         >>> from lightning_recipe.losses.targets import Answers
@@ -68,10 +71,8 @@ def input_card(  # noqa: PLR0913
         ('train image', 'black 0, white 1')
 
     """
-    undone = None
-    if reading.kind in PICTURED and not (mean is None and std is None):
-        undone = undo(tensor, reading, mean, std)
-        tensor = tensor if undone is None else undone
+    undone = undo(tensor, reading, mean, std)
+    tensor = tensor if undone is None else undone
     span = span or span_of(statistics(tensor), tensor.dtype, reading.kind)
     picture = Picture(name)
     if reading.kind in PICTURED:
@@ -82,6 +83,10 @@ def input_card(  # noqa: PLR0913
             draw_shapes(picture, [parts[0] for parts in places], answers, size_of(tensor, reading), box_format)
         elif reading.kind is Kind.SEQUENCE:
             sequences(picture, tensor[:max_examples], reading, answers, span)
+        elif reading.kind is Kind.POINTS:
+            clouds(picture, tensor[:max_examples], reading, answers, span)
+        elif reading.kind is Kind.GRAPH:
+            graph(picture, tensor, nodes, answers)
         elif reading.kind is Kind.AUDIO:
             audio(picture, tensor[:max_examples], answers, span, rate)
         elif reading.kind is Kind.TOKENS:
@@ -148,15 +153,14 @@ def input_span(
         (0.0, 1.0)
 
     """
-    if reading.kind in PICTURED and not (mean is None and std is None):
-        undone = undo(tensor, reading, mean, std)
-        if undone is not None:
-            return span_of(statistics(undone), undone.dtype, reading.kind)
+    undone = undo(tensor, reading, mean, std)
+    if undone is not None:
+        return span_of(statistics(undone), undone.dtype, reading.kind)
     return span_of(measured, tensor.dtype, reading.kind)
 
 
 def undo(tensor: Tensor, reading: Reading, mean: list[float] | None, std: list[float] | None) -> Tensor | None:
-    """``tensor * std + mean`` for each channel, or None if their numbers do not fit the channels.
+    """``tensor * std + mean`` for each channel, or None if there is nothing to undo, or does not fit the channels.
 
     Example:
         >>> from lightning_recipe.figures.kinds import Reading
@@ -164,6 +168,8 @@ def undo(tensor: Tensor, reading: Reading, mean: list[float] | None, std: list[f
         tensor(0.7500)
 
     """
+    if reading.kind not in PICTURED or (mean is None and std is None):
+        return None
     values = tensor.float()
     if reading.fold:
         values = values.reshape(values.shape[0], *reading.fold)

@@ -24,6 +24,10 @@ AUDIO_LENGTH = 2000
 """Samples; a quarter of a second at 8 kHz, the lowest rate in common use."""
 MIN_SIDE = 8
 """Pixels; anything smaller is not taken for an image that has no channel dimension."""
+COORDINATES = (3, 6)
+"""Numbers of a point in space, perhaps with its normal or colour."""
+MIN_POINTS = 64
+"""Points of a cloud at least; they are in no order, so neighbours differ as independent values do."""
 MASK_CLASSES = 64
 """Integer maps with fewer values are class maps; ADE20K's 150 classes seldom all meet in one batch."""
 _EXAMPLES, _LENGTH = 16, 4096  # what the values are judged by
@@ -38,6 +42,8 @@ class Kind(StrEnum):
     MASK = "masks"
     SEQUENCE = "sequences"
     AUDIO = "audio signals"
+    POINTS = "point clouds"
+    GRAPH = "edges of a graph"
     TOKENS = "rows of token ids"
     TABULAR = "rows"
     OTHER = "values"
@@ -80,10 +86,18 @@ def recognise(tensor: Tensor, examples: int | None = None) -> Reading:
 
     """
     plain = tensor.layout is torch.strided and not (tensor.is_complex() or tensor.is_quantized or tensor.is_nested)
+    if plain and examples is not None and _are_edges(tensor, examples):
+        return Reading(Kind.GRAPH)
     if not plain or tensor.numel() == 0 or examples not in {None, tensor.shape[0] if tensor.ndim else None}:
         return Reading(Kind.OTHER)
     read = {2: _two, 3: _three, 4: _four, 5: _five}.get(tensor.ndim)
     return read(tensor) if read else Reading(Kind.OTHER)
+
+
+def _are_edges(tensor: Tensor, nodes: int) -> bool:
+    """Whether these are pairs of numbers of nodes, as graph libraries give them: two rows."""
+    pairs = tensor.dtype is torch.int64 and tensor.ndim == 2 and tensor.shape[0] == 2 != nodes and tensor.numel() > 0  # noqa: PLR2004
+    return pairs and int(tensor.min()) >= 0 and int(tensor.max()) < nodes
 
 
 def _five(tensor: Tensor) -> Reading:
@@ -128,6 +142,10 @@ def _three(tensor: Tensor) -> Reading:
         if count in PIXELS:
             doubt = f"also reads as one image of {count} channels" if count > 1 else "perhaps one image without a batch"
         return Reading(Kind.IMAGE, "NHW", "" if tensor.dtype is torch.uint8 and count not in PIXELS else doubt)
+    if tensor.is_floating_point() and max(one, two) >= MIN_POINTS and {one, two} & {*COORDINATES}:
+        axes, rough = ("NTF", along_one) if two in COORDINATES else ("NFT", along_two)
+        if rough > SQUARE_SMOOTH:
+            return Reading(Kind.POINTS, axes, "also reads as sequences")
     if along_one < SMOOTH * along_two or (two < MIN_SIDE // 2 and one > two):
         return Reading(Kind.SEQUENCE, "NTF")
     if along_two < SMOOTH * along_one or (one < MIN_SIDE // 2 and two > one):

@@ -347,7 +347,7 @@ def test_a_graph(fit, events):
     look = VisualizeInputs()
     trainer = fit(Graphs(Net(), None, torch.rand(1)), [look], limit_val_batches=0)
     assert len(steps(events, trainer)) == 2
-    assert "net.edges: values (2, 90)" in look.findings[0].message
+    assert "net.edges: edges of a graph (2, 90)" in look.findings[0].message
 
 
 # -- nothing to draw

@@ -142,6 +142,41 @@ def test_keypoints_of_two_sides_exchanged_cross_their_line():
 # -- the rest, by kind
 
 
+def lit(picture):
+    """Where points of the first cloud are drawn."""
+    part = picture.raster[60:180, :300].astype(int)
+    return np.argwhere(part.max(-1) < 195)
+
+
+def test_a_cloud_that_is_not_centred_leaves_the_axes_middle():
+    sphere = torch.nn.functional.normalize(torch.randn(4, 600, 3, generator=torch.Generator().manual_seed(0)), dim=-1)
+    centred, moved = (
+        card(points, Answers(), span=(-4.0, 4.0)) for points in (sphere, sphere + torch.tensor([0.0, 0, 3]))
+    )
+    assert lit(moved)[:, 0].mean() < lit(centred)[:, 0].mean() - 10
+
+
+def test_a_cloud_viewed_instead_of_transposed_is_no_longer_flat():
+    """A disc in x and y; what ``view`` makes of it fills space."""
+    disc = torch.randn(4, 300, 3, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 1.0, 0.01])
+    heights = [np.ptp(lit(card(points, Answers()))[:, 0]) for points in (disc.transpose(1, 2), disc.reshape(4, 3, 300))]
+    assert heights[1] > 1.15 * heights[0]
+
+
+@pytest.mark.parametrize("offset", [0, 1])
+def test_edges_are_drawn_between_their_nodes(offset):
+    """The classic mistake: edges numbered from 1 connect other nodes, and the last is beyond all."""
+    edges = torch.tensor([[0, 1, 2, 3], [1, 2, 3, 0]]) + offset
+    reading = recognise(edges, examples=5)
+    picture = input_card("train edges", edges, reading, Answers(torch.tensor([0, 1, 0, 1, 2])), nodes=5)
+    dots = [line.points.mean(0) for line in picture.lines if line.width == 22]
+    lines = [line.points for line in picture.lines if line.colour == GREY and line.width == 2]
+    ends = [[int(np.argmin([np.abs(end - dot).sum() for dot in dots])) for end in line] for line in lines]
+    assert ends == edges.T.tolist()
+    assert picture.words == ["0", "1", "0", "1", "2"]
+    assert recognise(edges, examples=4 + offset - 1).kind == "values"
+
+
 def test_masks_that_were_not_flipped_with_their_image():
     for target, alike in ((DISCS, True), (DISCS.flip(2), False)):
         picture, answers = Picture(""), Answers(target.long())
