@@ -23,11 +23,15 @@ NEARLY = 0.25
 HALF = 0.5
 """Share of the way that may be left to a fit that is still falling for more steps to be worth while: it gets them, and
 where Adam gets there, the user's optimiser is not accused."""
+CONSTANT = 0.9
+"""Share of the way that is left to a fit which knows hardly more than a constant."""
 FEW_STEPS = 100
 """Steps that tell too little when the time was over after them: 20 go by until the learning rate is at its peak, and
 healthy small nets need 50 to 150 to memorise 8 examples at 1e-3."""
 UNKNOWN_STEPS = 300
 """Steps for a loss whose floor isn't known: enough to see whether it all but vanishes."""
+DRAWS = 8
+"""Probed steps over which losses with random numbers in them are averaged."""
 _QUARTERS = 8  # probed steps from which on a fit is looked at by quarters
 _EQUAL = 1e-3  # relative; half precision
 
@@ -47,6 +51,8 @@ class Trial:
         fits: In their order.
         warms_up: Whether the learning rate of the run begins far below its peak.
         examples: How many there are to memorise; None if that isn't known.
+        asked: The floor of the step's whole loss, where that is written by hand and has been asked.
+        unknown: Why it can't be asked.
 
     """
 
@@ -54,10 +60,14 @@ class Trial:
     fits: list[Fit] = field(default_factory=list)
     warms_up: bool = False
     examples: int | None = None
+    asked: Floor | None = None
+    unknown: str = ""
     _floors: list[Floor] | None = None
 
     def floors(self, fit: Fit) -> list[Floor]:
         """The floor of each loss function in the step; empty if one isn't known, or if there is none."""
+        if self.asked is not None:
+            return [self.asked]
         if self._floors is None:
             first = fit.first
             calls = [] if first is None else first.loss_calls
@@ -81,14 +91,38 @@ class Trial:
         if not floors:
             start = fit.losses[0] if fit.losses and fit.losses[0] > 0 else math.nan
             return [fit.losses[step] / start for step in fit.calls]
-        starts = next(iter(fit.calls.values()))
-        scales = [_scale(f, start) for f, start in zip(floors, starts, strict=True)]
-        return [
+        calls = self._values(fit)
+        starts = next(iter(calls.values()))
+        scales = self._scales(starts)
+        left = [
             max((v - f.value) / scale for v, f, scale in zip(values, floors, scales, strict=True))
             if len(values) == len(floors) and all(map(math.isfinite, values))
             else math.inf
-            for values in fit.calls.values()
+            for values in calls.values()
         ]
+        return _averaged(left) if self.is_noisy(fit) else left
+
+    def _scales(self, starts: list[float]) -> list[float]:
+        """The way of each loss, from knowing the targets only to the floor."""
+        if self.asked is not None:
+            return [self.asked.ignorant - self.asked.value]
+        return [_scale(f, start) for f, start in zip(self._floors or [], starts, strict=True)]
+
+    def _values(self, fit: Fit) -> dict[int, list[float]]:
+        """What is to reach the floors, by probed step: the loss functions, or the loss itself."""
+        return {step: [fit.losses[step]] for step in fit.calls} if self.asked is not None else fit.calls
+
+    def is_noisy(self, fit: Fit) -> bool:
+        """Whether two steps with equal weights differed by more than what may be left of the way."""
+        floors, values = self.floors(fit), next(iter(self._values(fit).values()), [])
+        noise = NOISE * max(abs(fit.losses[0]), 1e-12)
+        if floors and len(values) == len(floors):
+            noise = max(noise, self.tolerance * min(self._scales(values)))
+        return fit.noise > noise
+
+    def has_only_known_terms(self, fit: Fit) -> bool:
+        """Whether the loss is asked for as a whole, or a sum of the loss functions seen."""
+        return self.asked is not None or has_only_known_terms(fit)
 
     def left(self, fit: Fit) -> float:
         """What is left of the way at the end."""
@@ -100,8 +134,12 @@ class Trial:
 
     def is_reached(self, fit: Fit) -> bool:
         """Whether the last two probed steps were at the floor."""
-        last = self.distances(fit)[-2:]
-        at_floor = all(distance <= self.tolerance for distance in last)
+        left, noisy = self.distances(fit), self.is_noisy(fit)
+        if (noisy and len(left) < DRAWS) or (self.asked is not None and left and left[0] <= self.tolerance):
+            return False  # by chance, or nothing was left to memorise
+        last = left[-2:]
+        enough = HALF if noisy else self.tolerance  # new draws are never memorised
+        at_floor = all(distance <= enough for distance in last)
         return at_floor and (bool(self.floors(fit)) or min(last, default=-1) >= 0)
 
     def is_falling(self, fit: Fit) -> bool:
@@ -146,11 +184,15 @@ class Trial:
             or self.is_reached(fit)
             or (len(self.fits) == 1 and self.is_nearly_there(fit))
             or not self.floors(fit)
-            or is_noisy(fit)
             or has_no_gradient(fit)
-            or not has_only_known_terms(fit)
+            or not self.has_only_known_terms(fit)
             or self.is_too_short(fit)
         )
+
+
+def _averaged(left: list[float]) -> list[float]:
+    """Each with up to `DRAWS` - 1 before it."""
+    return [sum(left[max(0, i - DRAWS + 1) : i + 1]) / min(DRAWS, i + 1) for i in range(len(left))]
 
 
 def _scale(found: Floor, start: float) -> float:
@@ -172,11 +214,6 @@ def pace(fit: Fit) -> float:
 def has_begun(fit: Fit) -> bool:
     """Whether there was a step, and its loss was finite."""
     return bool(fit.losses) and math.isfinite(fit.losses[0])
-
-
-def is_noisy(fit: Fit) -> bool:
-    """Whether two steps with equal weights had different losses."""
-    return fit.noise > NOISE * max(abs(fit.losses[0]), 1e-12)
 
 
 def has_no_gradient(fit: Fit) -> bool:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from torch import Tensor
+
 from lightning_recipe.callbacks._overfit_progress import FEW_STEPS
 from lightning_recipe.losses.floor import floor
 from lightning_recipe.losses.table import TABLE, Family, Takes
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
     from lightning_recipe.callbacks._overfit_progress import Trial
     from lightning_recipe.trial.short_fit import Fit
@@ -51,9 +53,15 @@ def is_constant(fit: Fit) -> bool:
     """Whether after many steps the predictions were still the same for all examples, whose targets differ."""
     if fit.last is None or len(fit.losses) < FEW_STEPS:
         return False
-    call = fit.last.loss_calls[0]
-    prediction, target = call.arguments["input"].double(), call.arguments["target"]
-    several = prediction.ndim > 0 and len(prediction) > 1 and bool((target != target[:1]).any())
+    if not fit.last.loss_calls:  # by hand: what the network put out last
+        output = fit.last.net_calls[-1].output if fit.last.net_calls else None
+        if not isinstance(output, Tensor) or not output.ndim or len(output) != fit.last.batch_size:
+            return False
+        prediction, several = output.double(), len(output) > 1
+    else:
+        call = fit.last.loss_calls[0]
+        prediction, target = call.arguments["input"].double(), call.arguments["target"]
+        several = prediction.ndim > 0 and len(prediction) > 1 and bool((target != target[:1]).any())
     return several and _spread(prediction) <= ROUNDING * _size(prediction) < math.inf
 
 

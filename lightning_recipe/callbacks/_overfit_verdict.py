@@ -42,6 +42,7 @@ TEXTS = {
         "look for inputs that are equal or overwritten, dead activations, and reductions over all inputs",
     ),
     "unknown_floor": _Text("{unknown}; {went}"),
+    "free_answers_only": _Text("{went}{lowest}; a network that knows more than a constant need not reach them"),
     "noisy": _Text("two equal steps differ by {noise}: the step draws random numbers or keeps a state; {went}{lowest}"),
     "other_terms": _Text("other terms in the loss may keep its {losses} from the lowest possible; {went}{lowest}"),
     "too_few_steps": _Text("too few steps to judge, when max_steps or max_seconds were over: {went}"),
@@ -116,18 +117,25 @@ def _decided(trial: Trial, pl_module: nn.Module, kind: str) -> tuple[Status, str
         return *mistake, own
     if code := _why_unknown(trial):
         return Status.SKIPPED, code, own
+    noisy = trial.is_noisy(own)
     nearest = min(trial.fits, key=trial.left)
     ahead = trial.left(nearest) < progress.HALF * trial.left(own)
     if trial.is_reached(best) or (ahead and trial.is_nearly_there(nearest)):
         return *_of_the_optimiser(trial), nearest
+    if noisy:
+        return Status.SKIPPED, "noisy", own
     if symptoms.is_linear(pl_module):
         return Status.SKIPPED, "single_layer", own
-    if not symptoms.knows_examples(own) and not trial.is_falling(nearest):
+    if trial.asked is not None and trial.left(nearest) < progress.CONSTANT:
+        near = trial.is_nearly_there(own)
+        return (Status.PASSED, "still_falling", own) if near else (Status.SKIPPED, "free_answers_only", nearest)
+    if trial.asked is None and not symptoms.knows_examples(own) and not trial.is_falling(nearest):
         return Status.SKIPPED, "examples_unknown", own
     if falling := list(filter(trial.is_falling, trial.fits)):
         fit = min(falling, key=trial.left)
         return *_of_more_steps(trial, fit), fit
-    return Status.WARNING if symptoms.has_many_targets(own) else Status.FAILED, _held_back(nearest) or "stuck", nearest
+    soft = trial.asked is not None or symptoms.has_many_targets(own)
+    return Status.WARNING if soft else Status.FAILED, _held_back(nearest) or "stuck", nearest
 
 
 def _certain(trial: Trial, kind: str) -> tuple[Status, str] | None:
@@ -137,7 +145,7 @@ def _certain(trial: Trial, kind: str) -> tuple[Status, str] | None:
         return Status.FAILED if known else Status.WARNING, "no_gradient"
     if kind:
         return Status.FAILED, kind
-    if known and symptoms.knows_examples(own) and all(map(symptoms.is_constant, trial.fits)):
+    if known and (trial.asked or symptoms.knows_examples(own)) and all(map(symptoms.is_constant, trial.fits)):
         return Status.FAILED, "cannot_tell_examples_apart"
     return None
 
@@ -147,9 +155,7 @@ def _why_unknown(trial: Trial) -> str:
     own = trial.fits[0]
     if not trial.floors(own):
         return "unknown_floor"
-    if progress.is_noisy(own):
-        return "noisy"
-    if not progress.has_only_known_terms(own):
+    if not trial.has_only_known_terms(own):
         return "other_terms"
     return "too_few_steps" if any(map(trial.is_too_short, trial.fits)) else ""
 
@@ -188,6 +194,7 @@ def _evidence(trial: Trial) -> dict[str, float]:
     evidence = {"start": own.losses[0], "measured": own.losses[-1], "steps": len(own.losses)}
     evidence |= {"examples": trial.size} if trial.size else {}
     evidence |= {"floor": floors[0].value} if len(floors) == 1 else {}
+    evidence |= {"constant": trial.asked.ignorant} if trial.asked is not None else {}
     evidence |= {"left": trial.left(own)} if floors else {}
     for fit in others[-1:]:
         evidence |= {"measured_with_adam": fit.losses[-1], "steps_with_adam": len(fit.losses)}
@@ -202,6 +209,8 @@ def _phrases(trial: Trial, fit: Fit) -> dict[str, str]:
     values = " and ".join(f"{round(f.value, 9):.4g}" for f in floors)
     why = " and ".join(dict.fromkeys(f.reason for f in floors if f.reason))
     lowest = f"; the lowest possible is {values}" + (f" ({why})" if why else "") if floors else ""
+    if trial.asked is not None:
+        lowest = f"; from the {trial.asked.ignorant:.4g} of a constant to {values} counts ({why})"
     losses = " and ".join(call.name for call in first.last.loss_calls) if first.last else "loss"
     over = "time was over" if fit.out_of_time else "steps were over"
     fell = f"still falling by {progress.pace(fit):.3g} in 100 steps when the {over}"
@@ -215,11 +224,11 @@ def _phrases(trial: Trial, fit: Fit) -> dict[str, str]:
         "other": f"{fit.optimizer} {'can' if trial.is_reached(fit) else 'nearly can'} (-> {fit.losses[-1]:.4g})",
         "others": "".join(f", -> {one.losses[-1]:.4g} with {one.optimizer}" for one in others),
         "lowest": lowest,
-        "reached": lowest if progress.has_only_known_terms(first) else "",
+        "reached": lowest if trial.has_only_known_terms(first) else "",
         "losses": losses,
         "noise": f"{first.noise:.2g}",
         "left_out": symptoms.modules(first.left_out),
-        "unknown": symptoms.why_unknown(first),
+        "unknown": trial.unknown or symptoms.why_unknown(first),
     }
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from lightning_recipe.callback import Check
+from lightning_recipe.callbacks._overfit_by_hand import asked
 from lightning_recipe.callbacks._overfit_progress import Trial, has_begun
 from lightning_recipe.callbacks._overfit_verdict import outcome
 from lightning_recipe.figures import experiments
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from lightning_recipe.figures.picture import Picture
     from lightning_recipe.finding import Finding
+    from lightning_recipe.losses.floor import Floor
     from lightning_recipe.run import Run
 
 ADAM = (3e-4, 1e-3)
@@ -49,9 +51,14 @@ class OverfitOneBatch(Check):
     - stuck: `failed`, with what is known about why; `warning` where there are several targets for each example,
       which not every good model can tell apart.
 
+    A loss written by hand is asked: the step says what it is for answers in place of those of the last layers, with one
+    row for all examples (the constant) and with one for each (the floor, found in 100 steps; half of ``1 + |constant|``
+    below the constant where there is none, as of a density). Only fits that hardly get below the constant are told, as
+    a `warning`, or `failed` where Adam gets there. Of steps that draw random numbers a mean over 8 counts, and half of
+    the way is enough.
+
     `skipped` are resumed runs, sharded parameters, modules that can't be copied, several optimisers (adversarial
-    training), and fits that don't get there whose floor isn't known: the loss is none of torch's or has other terms, or
-    the step draws random numbers.
+    training), and fits that don't get there whose floor isn't known: the loss has other terms, or can't be asked.
 
     Args:
         max_examples: Examples of the first batch to memorise.
@@ -160,8 +167,9 @@ class OverfitOneBatch(Check):
     def attempt(self, run: Run) -> Trial:
         """Fit by as many optimisers as are needed; on the whole batch if its first examples alone raise."""
         trainer, batch = run.trainer, run.batch
-        deadline = time.monotonic() + self.max_seconds
         few = first_examples(batch, self.max_examples)
+        known = asked(run, few)
+        deadline = time.monotonic() + self.max_seconds
         with terminal.progress(trainer, "OverfitOneBatch", LONGER * self.max_steps * (1 + len(ADAM))) as advance:
 
             def fit(trial: Trial, examples: Any, share: float, adam: float | None = None) -> Trial:
@@ -170,13 +178,18 @@ class OverfitOneBatch(Check):
                 trial.fits.append(short_fit(trainer, run.module, examples, budget, adam=adam, advance=advance))
                 return trial
 
+            def trial_of(known: Floor | str) -> Trial:
+                if isinstance(known, str):
+                    return Trial(self.tolerance, unknown=known)
+                return Trial(self.tolerance, asked=known)
+
             try:
-                trial = fit(Trial(self.tolerance), few, 1 / 2)
+                trial = fit(trial_of(known), few, 1 / 2)
             except Exception as error:
                 if few is batch or is_out_of_memory(error):
                     raise
                 few = batch  # the module's code relies on the size of its batches
-                trial = fit(Trial(self.tolerance), few, 1 / 2)
+                trial = fit(trial_of(asked(run, few)), few, 1 / 2)
             trial.examples = run.examples_in(batch) if few is batch else leading_size(few)
             for lr, share in zip(ADAM, (1 / 2, 1), strict=True):
                 if trial.is_settled() or (trial.is_falling(trial.fits[0]) and time.monotonic() > deadline):

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 DRAWS = 3
 """Draws over which the loss of a step that draws random numbers is averaged; always the same ones."""
-SECONDS = 20.0
+SECONDS = 10.0
 """Safety net for all that is asked about one batch; 60 steps of a small network take a tenth of a second."""
 _NOISE = 1e-5  # relative difference between two draws that rounding may leave
 _TIMED = 3  # steps after which it can be told how long all will take
@@ -161,8 +161,11 @@ class Answers:
     def _frontier(self) -> dict[Place, Tensor]:
         nodes: dict[Any, Place] = {}
         seen: dict[Place, Tensor] = {}
+        teachers: set[str] = set()
 
         def note(place: Place, own: Tensor) -> Tensor:
+            if own.grad_fn is None and own.is_floating_point():
+                teachers.add(place.module)
             if own.grad_fn is not None and own.ndim:  # a module that returns a scalar computes the loss itself
                 nodes.setdefault(own.grad_fn, place)
                 seen[place] = own.detach().nan_to_num(0.0, 0.0, 0.0)
@@ -183,6 +186,9 @@ class Answers:
                 waiting.extend(parent for parent, _ in node.next_functions)
         if not places:
             msg = "no output of a module with parameters is seen to reach the loss"
+            raise CannotRehearseError(msg)
+        if any(place.module in teachers for place in places):
+            msg = "the network computes its own targets"
             raise CannotRehearseError(msg)
         return {place: own for place, own in seen.items() if place in places}
 
@@ -221,7 +227,8 @@ class Answers:
                 return own
             return answer(place, own.nan_to_num(0.0, 0.0, 0.0)).to(own.dtype)  # the first update may have broken it
 
-        return torch.stack([self._loss(seed, cast) for seed in draws]).mean()
+        with torch.inference_mode(mode=False), torch.enable_grad():
+            return torch.stack([self._loss(seed, cast) for seed in draws]).mean()
 
     # -- rows
 
@@ -293,6 +300,9 @@ def descended(
             if best == math.inf:
                 break
             continue
+        if not loss.requires_grad:
+            msg = "the loss does not follow the answers of its last layers"
+            raise CannotRehearseError(msg)
         if float(loss) < best:
             best, at = float(loss), values
         gradients = torch.autograd.grad(loss, list(values.values()), allow_unused=True)

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from lightning_recipe.callbacks._overfit_progress import Trial
 from lightning_recipe.callbacks._overfit_verdict import TEXTS, outcome
+from lightning_recipe.losses.floor import Floor
 from lightning_recipe.record.step import LossCall, NetCall, Step
 from lightning_recipe.trial.short_fit import Fit
 
@@ -119,7 +120,21 @@ def test_fits_and_what_is_made_of_them(code, status, fits):
 
 
 def test_every_code_has_a_case():
-    assert {code for code, *_ in CASES} | {"single_layer"} == {*TEXTS, "no_step", "no_finite_loss"}
+    assert {code for code, *_ in CASES} | {"single_layer", "free_answers_only"} == {*TEXTS, "no_step", "no_finite_loss"}
+
+
+def test_of_a_loss_by_hand_only_what_knows_no_more_than_a_constant_is_accused():
+    def found(*fits):
+        return outcome(Trial(0.02, list(fits), examples=8, asked=Floor(0.0, FLAT[0])), NET)
+
+    assert found(by_hand(REACHED)).code == "memorised"
+    some = [FLAT[0] * 0.6] * len(FLAT)
+    assert found(by_hand(some), by_hand(some)).code == "free_answers_only"
+    assert (found(by_hand(FLAT), by_hand(FLAT)).code, found(by_hand(FLAT), by_hand(FLAT)).status) == (
+        "stuck",
+        "warning",
+    )
+    assert found(by_hand(FLAT), by_hand(REACHED)).code == "learning_rate_too_low"
 
 
 def test_a_single_layer_is_not_accused():

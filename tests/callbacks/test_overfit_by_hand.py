@@ -1,0 +1,49 @@
+"""OverfitOneBatch on losses written by hand."""
+
+import pytest
+import torch
+from handwritten import LOSSES, ByHand, elbo, gaussian, info_nce, log_cosh
+
+from lightning_recipe import OverfitOneBatch, Status
+
+
+def judged(fit, module, **settings):
+    check = OverfitOneBatch(max_seconds=60)
+    fit(module, [check], max_steps=1, limit_val_batches=0, logger=False, **settings)
+    (finding,) = check.findings
+    return finding
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.__name__)
+def test_healthy_by_hand_is_memorised(fit, loss):
+    finding = judged(fit, ByHand(loss))
+    assert (finding.code, finding.status) == ("OverfitOneBatch/memorised", Status.PASSED), finding
+    assert finding.evidence["measured"] < finding.evidence["constant"]
+    assert finding.evidence["floor"] < finding.evidence["constant"]
+
+
+@pytest.mark.parametrize("loss", [log_cosh, gaussian, info_nce], ids=lambda loss: loss.__name__)
+def test_a_rate_that_is_too_low(fit, loss):
+    class Slow(ByHand):
+        def configure_optimizers(self):
+            return torch.optim.Adam(self.parameters(), lr=1e-7)
+
+    finding = judged(fit, Slow(loss))
+    assert (finding.code, finding.status) == ("OverfitOneBatch/learning_rate_too_low", Status.FAILED), finding
+
+
+def test_inputs_that_are_overwritten(fit):
+    class Blind(ByHand):
+        def training_step(self, batch, batch_idx):
+            x, y = batch
+            return self.loss(self.net(x * 0), x, y)
+
+    finding = judged(fit, Blind(log_cosh))
+    assert finding.status in {Status.FAILED, Status.WARNING, Status.SKIPPED}
+    assert finding.code != "OverfitOneBatch/memorised"
+
+
+def test_new_draws_need_not_be_memorised(fit):
+    finding = judged(fit, ByHand(elbo))
+    assert finding.status is Status.PASSED
+    assert finding.evidence["left"] > 0.02
