@@ -122,7 +122,7 @@ def tiny():
         "transformer": (Transformer, lambda p: AdamW(p, 3e-3)),
         "recurrent": (Recurrent, lambda p: Adam(p, 3e-3)),
     }.values(),
-    ids=str,
+    ids=lambda thing: thing.__name__,
 )
 def test_what_trains_passes(fit, net, optimizer):
     assert only_passed(judged(fit, Lit(net(), optimizer)))
