@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from lightning_recipe.finding import Outcome, Status
+from lightning_recipe.losses.measures import ALIKE
 
 if TYPE_CHECKING:
     from lightning_recipe.callbacks._fixed_batch import FixedBatch
@@ -16,7 +17,6 @@ LEARNT = 0.9  # error on the fixed batch, in units of that of knowing nothing, b
 FELL = 0.95  # of the first training loss; below, the loss has fallen
 FLIPS = 0.3  # share of answers that must change from one look to the next to speak of jumping
 NUMBERS = 4.0  # times max_jitter, in standard deviations of the target, for numbers, which have no bounds
-COLLAPSED = 1e-3  # mean distance from the mean prediction below which all examples are predicted the same
 RISING = 1.5  # times the mean learning rate of the first half: above, the rate is still rising at the end
 
 
@@ -32,7 +32,8 @@ def outcome(  # noqa: C901 - decisions in their order
     unit = "standard deviations" if how.of_numbers else "of the probability"
     what = f"predictions on {how.examples} fixed example" + ("s" if how.examples > 1 else "")
     steps = f"{m['steps']:,.0f} steps"
-    moved = f"{what} moved by {m['moved']:.3g} {unit} in {steps}"
+    same = ", the same for all of them" if fixed.last is not None and how.alike(fixed.last) else ""
+    moved = f"{what} moved by {m['moved']:.3g} {unit} in {steps}{same}"
     most = max_jitter * (NUMBERS if how.of_numbers else 1)
 
     def say(status: Status, code: str, message: str, fix: str = "") -> Outcome:
@@ -61,12 +62,12 @@ def outcome(  # noqa: C901 - decisions in their order
             f"(at most {most:g} expected); {nothing}",
             f"lower the learning rate ({m['rate']:.2g}) tenfold and see whether they settle",
         )
-    if m["spread"] < min(COLLAPSED, m["spread_start"] / 10):
+    if m["spread"] < min(ALIKE, m["spread_start"] / 10):
         return say(
             Status.WARNING,
             "collapsed",
             f"{what} have become all the same: their spread fell from {m['spread_start']:.2g} to {m['spread']:.2g} "
-            f"{unit} in {steps} (at least {COLLAPSED} expected); {nothing}",
+            f"{unit} in {steps} (at least {ALIKE} expected); {nothing}",
             f"lower the weight decay (vanishing weights) or the learning rate ({m['rate']:.2g}; dead units)",
         )
     if m["moved"] >= min_moved:

@@ -50,8 +50,6 @@ THUMBNAIL = 128
 """Pixels of a side of a map that are kept."""
 MOMENTS = 4
 """Looks in a film strip."""
-ALIKE = 0.001
-"""Spread of predictions between examples, in the unit of their kind, below which they are the same."""
 
 
 def keep(fixed: FixedBatch, values: Tensor) -> Array:
@@ -125,7 +123,7 @@ def draw(fixed: FixedBatch, decode: Callable[..., Any] | None = None) -> Picture
         _shapes(picture, how, film, fixed.inputs)
     else:
         (_numbers if how.kind == NUMBERS else _answers)(picture, fixed, steps, kept)
-    if fixed.last is not None and is_alike(how, fixed.last):
+    if fixed.last is not None and how.alike(fixed.last):
         picture.note = f"all {len(fixed.last)} examples get the same prediction"
     return picture
 
@@ -164,12 +162,6 @@ def _shapes(picture: Picture, how: Reading, film: dict[str, Array], inputs: Tens
     for boxes, said in zip(places, film.values(), strict=True):
         picture.title = picture.title.replace(NUMBERS, "boxes" if how.positions[-1] == 4 else "keypoints")  # noqa: PLR2004
         draw_shapes(picture, boxes, Answers(target, torch.from_numpy(said[:SENTENCES])), (height, width))
-
-
-def is_alike(how: Reading, values: Tensor) -> bool:
-    """Whether different examples get the same prediction, although their targets differ if these are known."""
-    same_target = how.target is not None and bool((how.target == how.target[:1]).all())
-    return len(values) > 1 and not same_target and how.spread(values) < ALIKE
 
 
 def moments(count: int) -> list[int]:

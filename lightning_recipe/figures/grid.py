@@ -66,7 +66,7 @@ def resized(stack: Tensor, cell: tuple[int, int]) -> Tensor:
         (torch.arange(new, device=stack.device) * old).div(new, rounding_mode="floor")
         for new, old in zip(cell, stack.shape[1:3], strict=True)
     )
-    return stack.index_select(1, rows).index_select(2, columns)
+    return stack[:, rows[:, None], columns]
 
 
 def mosaic(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -32,8 +33,8 @@ SQUARE = 18
 """Pixels of a side of a legend's square."""
 BINS, BARS = 64, 56
 """Bars in a histogram of pixels, and their height in pixels."""
-MAX_COUNTED = 2**18
-"""Pixels in it; of more, every second, third, ... is taken."""
+MAX_COUNTED = 2**16
+"""Values in it; of larger images every second, third, ... row and column is taken."""
 DENSE_ROOM = (BODY.width, BODY.height - LINE)
 """Where examples with class maps lie: above the legend."""
 
@@ -176,8 +177,8 @@ def over(under: NDArray[np.uint8], classes: NDArray[np.int64], ignored: int | No
 
 def histogram_of_pixels(picture: Picture, values: Tensor, span: tuple[float, float]) -> None:
     """How often shades occur, above a bar from black to white with the values that these stand for."""
-    sample = plain(values).flatten()
-    flat = sample[:: max(1, sample.numel() // MAX_COUNTED)].cpu().double().numpy()
+    every = math.ceil((values.numel() / MAX_COUNTED) ** 0.5)
+    flat = plain(values[:, ::every, ::every]).flatten().cpu().double().numpy()
     low, high = span
     x = Axis(low, high) if high > low else around([low])
     counts = np.histogram(flat[np.isfinite(flat)], BINS, (x.low, x.high))[0]

@@ -32,7 +32,6 @@ class Statistics:
         high: The largest.
         nan: Share of NaN among all values.
         inf: Share of infinities among all values.
-        every: Only every so many-th value was looked at.
 
     """
 
@@ -42,12 +41,6 @@ class Statistics:
     high: float = math.nan
     nan: float = 0.0
     inf: float = 0.0
-    every: int = 1
-
-    def __str__(self) -> str:
-        numbers = [f"mean {self.mean:.3g}", f"std {self.std:.3g}", f"min {self.low:.4g}", f"max {self.high:.4g}"]
-        numbers += [f"NaN {share(self.nan)}"] + ([f"inf {share(self.inf)}"] if self.inf else [])
-        return ", ".join(numbers) + (f" (of every {self.every}th value)" if self.every > 1 else "")
 
 
 def share(part: float) -> str:
@@ -62,11 +55,12 @@ def share(part: float) -> str:
 
 
 def statistics(tensor: Tensor) -> Statistics:
-    """What the title tells; computed where the tensor is.
+    """Of all values, or of every second, third, ... of many; computed where the tensor is.
 
     Example:
-        >>> str(statistics(torch.tensor([0.0, 1.0, 2.0, float("nan")])))
-        'mean 1, std 0.816, min 0, max 2, NaN 25%'
+        >>> found = statistics(torch.tensor([0.0, 2.0, float("nan"), 1.0]))
+        >>> found.mean, found.low, found.high, found.nan
+        (1.0, 0.0, 2.0, 0.25)
 
     """
     values = plain(tensor).flatten()
@@ -81,10 +75,10 @@ def statistics(tensor: Tensor) -> Statistics:
         nan, inf = float(values.isnan().float().mean()), float(values.isinf().float().mean())
         values = values[values.isfinite()]
         if values.numel() == 0:
-            return Statistics(nan=nan, inf=inf, every=every)
+            return Statistics(nan=nan, inf=inf)
         low, high = (float(value) for value in values.aminmax())
     mean = values.mean()
-    return Statistics(float(mean), float((values - mean).norm() / values.numel() ** 0.5), low, high, nan, inf, every)
+    return Statistics(float(mean), float((values - mean).norm() / values.numel() ** 0.5), low, high, nan, inf)
 
 
 def plain(tensor: Tensor) -> Tensor:

@@ -18,6 +18,8 @@ CLASSES, YES_NO, NUMBERS = Family.CLASSES.value, Family.YES_NO.value, Family.NUM
 TOKENS = "tokens"
 CLASS_MAPS, YES_NO_MAPS, NUMBER_MAPS = "maps of classes", "maps of yes or no", "maps of numbers"
 MAPS = {CLASSES: CLASS_MAPS, YES_NO: YES_NO_MAPS, NUMBERS: NUMBER_MAPS}
+ALIKE = 0.001
+"""Spread of predictions between examples, in the unit of their kind, below which they are the same."""
 YES = 0.5
 """The probability above which the answer is yes."""
 
@@ -67,6 +69,11 @@ class Measures:
     def spread(self, values: Tensor) -> float:
         """How much predictions differ between examples: the mean `distance` from the mean prediction."""
         return self.distance(values.mean(0, keepdim=True).expand_as(values), values)
+
+    def alike(self, values: Tensor) -> bool:
+        """Whether different examples get the same prediction, although their targets differ if these are known."""
+        same_target = self.target is not None and bool((self.target == self.target[:1]).all())
+        return len(values) > 1 and not same_target and self.spread(values) < ALIKE
 
     def answers(self, values: Tensor) -> Tensor | None:
         """The class predicted, or whether yes is; None for numbers."""

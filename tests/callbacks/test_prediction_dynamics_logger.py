@@ -20,6 +20,7 @@ from lightning_recipe.callbacks.prediction_dynamics_logger import PredictionDyna
 from lightning_recipe.figures import dynamics
 from lightning_recipe.figures.sequences import FAN
 from lightning_recipe.looks import frames, next_step
+from lightning_recipe.losses.measures import ALIKE
 from lightning_recipe.watch import WINDOW
 
 LONG = {"max_epochs": 6, "limit_val_batches": 1, "check_val_every_n_epoch": 100}  # 48 steps
@@ -668,6 +669,23 @@ def test_losses_by_hand_are_drawn_with_their_targets(fit, monkeypatch, kind):
     assert expected.get(kind, kind) in words
     if kind == "quantiles":
         assert (pictures[""].raster == FAN).all(-1).sum() > 1000
+
+
+def test_one_prediction_for_all_is_said(fit, monkeypatch):
+    class Constant(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.value = nn.Linear(1, 3)
+
+        def forward(self, x):
+            return self.value(torch.ones(len(x), 1))
+
+    pictures, finding = drawn(
+        fit, Kinds(Constant(), F.cross_entropy, torch.randn(64, 5), torch.arange(64) % 3), monkeypatch
+    )
+    assert pictures[""].note == "all 8 examples get the same prediction"
+    assert "the same for all of them" in finding.message
+    assert finding.evidence["spread"] < ALIKE
 
 
 def test_a_loss_by_hand_is_not_judged(fit):
