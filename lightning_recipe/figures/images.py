@@ -193,7 +193,8 @@ def histogram_of_pixels(picture: Picture, values: Tensor, span: tuple[float, flo
     if low < 0 < high:
         zero = BODY.left - low / (high - low) * BODY.width
         picture.draw([(zero, bottom - 10), (zero, bottom + 4)], WRONG, 2)
-        picture.write(zero, BODY.bottom - 2, "0", anchor="ms")
+        if BODY.left + text_width("-0.00") < zero < BODY.right - text_width("0.00"):
+            picture.write(zero, BODY.bottom - 2, "0", anchor="ms")
     picture.write(BODY.left, BODY.bottom - 2, f"{low:.4g}")
     picture.write(BODY.right, BODY.bottom - 2, f"{high:.4g}", anchor="rs")
 
