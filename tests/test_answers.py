@@ -248,3 +248,25 @@ def test_no_copy_no_answers(fit):
 
     assert judged(fit, Generator()).code == "InitLossCheck/cannot_ask"
     assert issubclass(CannotRehearseError, Exception)
+
+
+def test_what_lies_between_two_frontiers_follows_the_answers(fit):
+    class Coder(ByHand):
+        """The code is held by its size, too, so that encoder and decoder are at the frontier."""
+
+        def __init__(self):
+            super().__init__(None)
+            self.encoder, self.decoder = nn.Linear(FEATURES, 2), nn.Sequential(nn.Linear(2, 8), nn.Linear(8, 1))
+
+        def training_step(self, batch, batch_idx):
+            code = self.encoder(batch[0])
+            middle = self.decoder[0](code)
+            return (code**2).mean() + (middle**2).mean() + ((self.decoder[1](middle) - batch[1]) ** 2).mean()
+
+    def known(answers):
+        answers.lowest()
+        return answers.modules, {name for name, *_ in answers._trunk._known}
+
+    modules, remembered = asked(fit, Coder(), known)
+    assert modules == ["encoder", "decoder.0", "decoder.1"]
+    assert not remembered

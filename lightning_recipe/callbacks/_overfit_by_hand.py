@@ -5,16 +5,13 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-import torch
-
-from lightning_recipe.losses.floor import Floor, floor, indistinguishable
+from lightning_recipe.losses.floor import Floor, floor
 from lightning_recipe.record.step import Need
 from lightning_recipe.trial.answers import Answers
 from lightning_recipe.trial.calming import without_dropout
 from lightning_recipe.trial.rehearsal import CannotRehearseError, rehearsal
 
 if TYPE_CHECKING:
-    from lightning_recipe.record.step import Step
     from lightning_recipe.run import Run
 
 MARGIN = 0.5
@@ -33,8 +30,6 @@ def asked(run: Run, batch: Any) -> Floor | str:
                 return "its functions are known"
             if any(call.target_from_net for call in step.loss_calls):
                 return "the lowest loss is not known: the network computes its target"
-            if _has_twins(step):
-                return "the lowest loss is not known: equal inputs may have different targets"
             answers = Answers(again, batch)
             return way(answers.lowest(), answers.constant())
     except CannotRehearseError as reason:
@@ -61,9 +56,3 @@ def way(lowest: float, constant: float) -> Floor | str:
     if lowest < min(0.0, constant - margin):
         return Floor(round(constant - margin, 9), constant, f"free answers go on below {lowest:.3g}")
     return Floor(lowest, constant, "of free answers")
-
-
-def _has_twins(step: Step) -> bool:
-    """Whether two examples of the batch are the same to the network."""
-    whole = {name: t for name, t in step.inputs.items() if t.layout is torch.strided}
-    return step.batch_size is not None and indistinguishable(whole, step.batch_size) is not None

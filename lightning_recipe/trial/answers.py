@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 DRAWS = 3
 """Draws over which the loss of a step that draws random numbers is averaged; always the same ones."""
-SECONDS = 10.0
+SECONDS = 20.0
 """Safety net for all that is asked about one batch; 60 steps of a small network take a tenth of a second."""
 _NOISE = 1e-5  # relative difference between two draws that rounding may leave
 _TIMED = 3  # steps after which it can be told how long all will take
@@ -100,7 +100,7 @@ class Answers:
         self.own = self._frontier()
         again.module.requires_grad_(requires_grad=False)  # the graph ends at the answers
         self._trunk = Trunk(again.module, self.modules)
-        first, again_, second = (float(self._loss(seed, lambda _, own: own)) for seed in (0, 0, 1))
+        first, again_, second = (float(self._mean(lambda _, own: own, [seed])) for seed in (0, 0, 1))
         if not math.isclose(first, again_, rel_tol=_NOISE):  # what the trunk leaves behind takes part in the loss
             self._trunk.forget()
         self.draws: Sequence[int] = range(1 if math.isclose(first, second, rel_tol=_NOISE) else DRAWS)
@@ -225,7 +225,8 @@ class Answers:
         def cast(place: Place, own: Tensor) -> Tensor:
             if place not in self.own:
                 return own
-            return answer(place, own.nan_to_num(0.0, 0.0, 0.0)).to(own.dtype)  # the first update may have broken it
+            given = answer(place, own.nan_to_num(0.0, 0.0, 0.0)).to(own.dtype)  # the first update may have broken it
+            return given if given.requires_grad else given.detach().requires_grad_()  # or `Trunk` took it for its own
 
         with torch.inference_mode(mode=False), torch.enable_grad():
             return torch.stack([self._loss(seed, cast) for seed in draws]).mean()
@@ -294,15 +295,12 @@ def descended(
             if best == math.inf:
                 raise
             loss = torch.tensor(math.nan)
-        if not loss.isfinite():
+        if not (loss.isfinite() and loss.requires_grad):  # code that mends a loss puts a number in its place
             values, sizes = at, {key: size * 0.1 for key, size in sizes.items()}
             before = {key: torch.zeros_like(size) for key, size in sizes.items()}
             if best == math.inf:
                 break
             continue
-        if not loss.requires_grad:
-            msg = "the loss does not follow the answers of its last layers"
-            raise CannotRehearseError(msg)
         if float(loss) < best:
             best, at = float(loss), values
         gradients = torch.autograd.grad(loss, list(values.values()), allow_unused=True)
