@@ -15,6 +15,7 @@ from lightning_recipe.callbacks.mode_check import ModeCheck
 from lightning_recipe.callbacks.normalization_check import NormalizationCheck
 from lightning_recipe.callbacks.overfit_one_batch import OverfitOneBatch
 from lightning_recipe.callbacks.prediction_dynamics_logger import PredictionDynamicsLogger
+from lightning_recipe.callbacks.split_check import SplitCheck
 from lightning_recipe.callbacks.stale_gradient_check import StaleGradientCheck
 from lightning_recipe.callbacks.update_ratio_monitor import UpdateRatioMonitor
 from lightning_recipe.callbacks.visualize_inputs import VisualizeInputs
@@ -24,6 +25,7 @@ from lightning_recipe.reporter import FailedCheckError
 
 __all__ = [  # noqa: RUF022 - in the order of the recipe
     "recipe",
+    "SplitCheck",
     "InitLossCheck",
     "OverfitOneBatch",
     "VisualizeInputs",

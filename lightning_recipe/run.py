@@ -215,6 +215,12 @@ class Run:
         return list(getattr(combined, "flattened", []))
 
     @property
+    def val_loaders(self) -> list[Any]:
+        """The validation DataLoaders; none before validation has begun for the first time."""
+        combined = self.trainer.fit_loop.epoch_loop.val_loop._combined_loader  # noqa: SLF001
+        return list(getattr(combined, "flattened", []))
+
+    @property
     def batch_sizes(self) -> list[int]:
         """How many examples each training DataLoader puts into a batch, of those that decide it themselves."""
         return [size for loader in self.loaders if (size := _batch_size(loader)) is not None]

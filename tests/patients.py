@@ -7,7 +7,7 @@ import lightning.pytorch as L
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset, random_split
 from torchmetrics.classification import MulticlassAccuracy
 
 CLASSES, FEATURES = 4, 12
@@ -1429,3 +1429,48 @@ class PricesAsTargets(Patient):
 
     def validation_step(self, batch, batch_idx):
         self.training_step(batch, batch_idx)
+
+
+# -- how training and validation were split
+
+
+class TrainedOnValidation(Patient):
+    """Training is on all examples, a quarter of which are those of validation."""
+
+    code = "SplitCheck/examples_in_both"
+
+    def train_dataloader(self):
+        return DataLoader(self.data(256, 1), 32, shuffle=True)
+
+    def val_dataloader(self):
+        return DataLoader(Subset(self.data(256, 1), range(64)), 32)
+
+
+class Noisy(Dataset):
+    """Patterns with a transform."""
+
+    def __init__(self, x, y, transform=None):
+        self.x, self.y, self.transform = x, y, transform
+
+    def __len__(self):
+        return len(self.x)
+
+    def __getitem__(self, index):
+        return self.transform(self.x[index]) if self.transform else self.x[index], self.y[index]
+
+
+class AugmentationTakenOffBoth(Patient):
+    """The transform is taken off validation, and so off training: both are subsets of one data set."""
+
+    code = "SplitCheck/shared_transform"
+
+    def setup(self, stage):
+        full = Noisy(*self.data(320, 1).tensors, transform=torch.dropout)
+        self.train_set, self.val_set = random_split(full, [256, 64])
+        self.val_set.dataset.transform = None
+
+    def train_dataloader(self):
+        return DataLoader(self.train_set, 32, shuffle=True)
+
+    def val_dataloader(self):
+        return DataLoader(self.val_set, 32)

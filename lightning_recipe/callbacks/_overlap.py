@@ -1,0 +1,164 @@
+"""How many examples of validation are in training: by their indices in one data set, or by what is stored of them."""
+
+from __future__ import annotations
+
+import zlib
+from collections import Counter
+from itertools import islice
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+from lightning_recipe.finding import Outcome, Status
+from lightning_recipe.trial.stored import Part, columns, digest, row
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+BYTES = 2**28
+"""Stored examples that are looked at, of training and of validation: the first, up to this size."""
+ROWS = 200_000
+"""And up to this number."""
+SAMPLE = 50
+"""Validation examples whose information is measured."""
+FEW = 20
+"""Validation examples below which nobody is worried: a trial."""
+INFORMATION = 24
+"""Bytes, compressed, from which on two examples are not equal by chance; 8 of them are zlib's own."""
+BY_CHANCE = 0.1
+"""Of shorter ones: the share of validation found in training must be so many times that of repeats within training."""
+
+
+class Overlap(NamedTuple):
+    """What two sets have in common.
+
+    Attributes:
+        common: Examples of validation that are in training.
+        looked: Examples of validation that were looked at.
+        same: Whether both are the same examples, all of them.
+
+    """
+
+    common: int
+    looked: int
+    same: bool
+
+
+def overlap(train: list[Part], val: list[Part]) -> Overlap | None:
+    """Compare examples, each with all that is stored of it.
+
+    Returns:
+        None if nothing is known of them.
+
+    Example:
+        >>> import torch
+        >>> data, other = torch.utils.data.TensorDataset(torch.rand(9, 9)), ["a b"]
+        >>> overlap([Part(data, range(6))], [Part(data, range(4, 9))])
+        Overlap(common=2, looked=5, same=False)
+
+    """
+    own: dict[int, set[int]] = {}
+    for part in train:
+        own.setdefault(id(part.source), set()).update(part.indices)
+    if all(id(part.source) in own for part in val):
+        wanted: dict[int, set[int]] = {}
+        for part in val:
+            wanted.setdefault(id(part.source), set()).update(part.indices)
+        common = sum(len(own[key] & indices) for key, indices in wanted.items())
+        return Overlap(common, sum(map(len, wanted.values())), same=wanted == own)
+    if any(_differ_elsewhere(a.source, b.source) for a in train for b in val):
+        return None
+    known = [columns(part.source) for part in (*train, *val)]
+    if not all(known):
+        return None
+    seen, last = Counter(map(digest, _rows(train))), list(map(digest, _rows(val)))
+    common = sum(one in seen for one in last)
+    repeats = 1 - len(seen) / seen.total()
+    if not _tell(known, list(islice(_rows(val), SAMPLE)), repeats, common / len(last)):
+        return None
+    return Overlap(common, len(last), same=seen.keys() == set(last))
+
+
+def _rows(parts: list[Part]) -> Iterator[bytes]:
+    """All that is stored of each example, within bounds."""
+    read = 0
+    for part in parts:
+        stored = columns(part.source)
+        for index in islice(part.indices, ROWS):
+            if read > BYTES:
+                return
+            yield (content := row(stored, index))
+            read += len(content)
+
+
+def _tell(known: list[dict[str, Any]], rows: list[bytes], repeats: float, share: float) -> bool:
+    """Whether equal rows are equal examples: numbers from 0 on are not."""
+    information = float(np.median([len(zlib.compress(content)) for content in rows]))
+    values = [value for stored in known for value in stored.values()]
+    arrays = [value for value in values if isinstance(value, Tensor | np.ndarray)]
+    if information >= INFORMATION:
+        return any(map(_holds_numbers, arrays)) or any(b" " in content or b"/" in content for content in rows)
+    several = any(_is_floating(array) and np.prod(array.shape[1:]) > 1 for array in arrays)
+    return several and repeats <= BY_CHANCE * share
+
+
+def _holds_numbers(array: Any) -> bool:
+    if array.dtype != object:
+        return True
+    return array.ndim > 1 and any(isinstance(value, float) for value in array[0])
+
+
+def _is_floating(array: Any) -> bool:
+    return array.is_floating_point() if isinstance(array, Tensor) else array.dtype.kind == "f"
+
+
+def _differ_elsewhere(one: Any, other: Any) -> bool:
+    """Whether what two data sets store may be equal, while their examples are not.
+
+    They hold the very same tensors, of which another attribute tells which are theirs; or names of files in two
+    folders.
+    """
+    a, b = columns(one), columns(other)
+    names = not any(isinstance(value, Tensor | np.ndarray) for value in a.values())
+    if not a or a.keys() != b.keys() or not (names or all(a[name] is b[name] for name in a)):
+        return False
+    plain = (str, int, float, range, PurePath)
+    return any(
+        isinstance(value, plain) and value != getattr(other, name, value)
+        for name, value in getattr(one, "__dict__", {}).items()
+    )
+
+
+def verdict(found: Overlap, share: float, *, only: bool) -> Outcome | None:
+    """What to say of it.
+
+    Args:
+        found: What they have in common.
+        share: Of validation, from which on it is a warning.
+        only: Whether no other validation loader has examples of its own.
+
+    Returns:
+        None if they have nothing in common.
+
+    Example:
+        >>> verdict(Overlap(50, 100, same=False), 0.05, only=True).status
+        <Status.WARNING: 'warning'>
+
+    """
+    if not found.common:
+        return None
+    part = found.common / found.looked
+    if found.same:
+        message = f"validation is on all {found.looked} training examples, and on no others"
+    else:
+        message = f"{found.common} of {found.looked} validation examples ({part:.0%}) are in training, too"
+    worried = part > share and found.looked >= FEW and only and not found.same
+    return Outcome(
+        Status.WARNING if worried else Status.ADVICE,
+        "examples_in_both",
+        message,
+        "validate on examples that training never sees: remove duplicates, and split before you oversample or augment",
+        {"share": part, "common": found.common, "looked_at": found.looked},
+    )

@@ -1,0 +1,129 @@
+"""Recipe, section 1: validation is on examples that training never sees, and as they are."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from lightning_recipe.callback import Check
+from lightning_recipe.callbacks import _overlap as examples
+from lightning_recipe.callbacks import _shared_transform as transforms
+from lightning_recipe.finding import Section
+from lightning_recipe.record.step import Need
+from lightning_recipe.trial.stored import Part, drawn
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from lightning_recipe.finding import Finding
+    from lightning_recipe.record.step import Step
+    from lightning_recipe.run import Run
+
+
+class SplitCheck(Check):
+    """Judges how training and validation were split.
+
+    No example is drawn: the indices of subsets and samplers are compared, or else what the data sets store of their
+    examples, as fingerprints; and the program's own code is read. `warning` if:
+
+    - more than a share of the validation examples are in training, with the same inputs and targets;
+    - an attribute such as `transform` is set through the validation subset, while the training subset is one of the
+      same data set, which then has lost its augmentation.
+
+    `advice` if fewer examples are in both, validation is on the training set itself, or the attribute was not known to
+    be another before. `skipped` where nobody knows which examples are drawn, or what is stored does not tell them
+    apart.
+
+    Args:
+        share: Of the validation examples, from which on it is a warning if they are in training. Well-known data sets
+            have 3 % in both (B. Barz, J. Denzler, Do We Train on Test Data?, 2020).
+        strict: Stop the run when something failed.
+
+    Source:
+        A. Karpathy, A Recipe for Training Neural Networks (2019): "One time I discovered that the data contained
+        duplicate examples". The two subsets that share a transform: PyTorch's ``random_split`` refers to the data set,
+        it does not copy it.
+
+    Legitimate:
+        - A few examples that are to be memorised, or a trial that is cut short.
+        - A loader more, of training examples, beside one of others.
+        - Repeated examples within training, labels or short rows that are equal by chance, names of files that are the
+          same in two folders.
+        - One data set for both that is given a transform once.
+
+    Cost:
+        One pass over what is stored in memory, at most 256 MB, and the parsing of the program's own files; once.
+
+    Example:
+        >>> import contextlib, io
+        >>> from lightning.pytorch import Trainer
+        >>> from lightning_recipe.demo import DigitsNet, loaders
+        >>> check = SplitCheck()
+        >>> trainer = Trainer(callbacks=[check], barebones=True, max_steps=2)
+        >>> with contextlib.redirect_stdout(io.StringIO()):
+        ...     trainer.fit(DigitsNet(), *loaders())
+        >>> check.findings[0].status
+        <Status.PASSED: 'passed'>
+
+    """
+
+    section = Section.DATA
+    sentence = 3
+    why = "a validation score tells about new examples only if they are new, and are read as they will be"
+    needs = Need(0)
+    explains: ClassVar = {"shared_transform": ("AugmentationCheck/*",)}
+
+    def __init__(self, *, share: float = 0.05, strict: bool = False) -> None:
+        super().__init__(strict=strict)
+        self.share = share
+
+    def before_training(self, run: Run) -> Iterator[Finding]:
+        """Compare the loaders, if validation has one by now: after the sanity check."""
+        yield from self._judge(run)
+
+    def validation(self, run: Run, step: Step) -> Iterator[Finding]:  # noqa: ARG002
+        """Compare them once both are known."""
+        yield from self._judge(run)
+
+    def end(self, run: Run) -> Iterator[Finding]:  # noqa: ARG002
+        """There is no silence."""
+        if not self.findings:
+            yield self.skipped("there was no validation")
+
+    def _judge(self, run: Run) -> Iterator[Finding]:
+        if not run.loaders or not run.val_loaders:
+            return
+        self.done = True
+        parts = [drawn(loader) for loader in run.loaders]
+        vals = [drawn(loader) for loader in run.val_loaders]
+        if None in parts or not any(vals):
+            yield self.skipped("which examples are drawn is known to the sampler or the stream only")
+            return
+        train = [part for of_loader in parts for part in of_loader or []]
+        found = [*self._transforms(run, train, vals)]
+        overlaps = [None if val is None or run.limited else examples.overlap(train, val) for val in vals]
+        own = [overlap is not None and not overlap.common for overlap in overlaps]
+        for i, overlap in enumerate(overlaps):
+            if overlap and (outcome := examples.verdict(overlap, self.share, only=not any(own))):
+                found.append(self.found(outcome, f"validation loader {i}" if len(vals) > 1 else ""))
+        yield from found
+        if any(own) and not found:
+            looked = sum(overlap.looked for overlap in overlaps if overlap)
+            yield self.passed(f"none of {looked} validation examples is in training", looked_at=looked)
+        elif not found:
+            yield self.skipped("what the data sets store does not tell which examples are the same")
+
+    def _transforms(self, run: Run, train: list[Part], vals: list[Any]) -> Iterator[Finding]:
+        """Judge the data set that subsets of both share."""
+        for val in (part for parts in vals for part in parts or []):
+            if any(part.source is val.source and set(part.indices) != set(val.indices) for part in train):
+                code = transforms.trees(val.source, run.module, getattr(run.trainer, "datamodule", None))
+                lines = [line for tree in code for line in transforms.assigned(tree)]
+                given = {
+                    line.name: before
+                    for tree in code
+                    for line in lines
+                    if (before := transforms.constructed(tree, val.source, line.name))
+                }
+                if outcome := transforms.verdict(lines, val.source, given):
+                    yield self.found(outcome, type(val.source).__name__)
+                return

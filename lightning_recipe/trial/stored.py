@@ -1,0 +1,150 @@
+"""Which examples a DataLoader draws, and what its data set stores of them: read from its attributes, none is drawn."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from lightning.fabric.utilities.data import sized_len
+from torch import Tensor
+from torch.utils.data import BatchSampler, ConcatDataset, IterableDataset, Subset
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+_ALL = {"SequentialSampler", "RandomSampler", "DistributedSampler"}
+"""Samplers that draw every example."""
+
+
+@dataclass
+class Part:
+    """Examples of one data set.
+
+    Attributes:
+        source: The data set, no ``Subset`` of another.
+        indices: Those that are drawn.
+
+    """
+
+    source: Any
+    indices: Sequence[int]
+
+
+def drawn(loader: Any) -> list[Part] | None:
+    """The examples that a DataLoader draws in an epoch, through any ``Subset`` and ``ConcatDataset``.
+
+    Returns:
+        None if nobody knows: of streams, and of samplers that choose in a way of their own.
+
+    Example:
+        >>> from torch.utils.data import DataLoader
+        >>> (part,) = drawn(DataLoader(Subset(["a", "b", "c"], [0, 2])))
+        >>> part.source, part.indices
+        (['a', 'b', 'c'], [0, 2])
+
+    """
+    data = getattr(loader, "dataset", None)
+    size = None if isinstance(data, IterableDataset) else sized_len(data)
+    if not size or type(getattr(loader, "batch_sampler", None)) not in {BatchSampler, type(None)}:
+        return None
+    chosen = _chosen(getattr(loader, "sampler", None), size)
+    return None if chosen is None else list(_parts(data, chosen))
+
+
+def _chosen(sampler: Any, size: int) -> Sequence[int] | None:
+    if type(sampler).__name__ in _ALL:
+        return range(size)
+    if isinstance(weights := getattr(sampler, "weights", None), Tensor):  # of a WeightedRandomSampler
+        return weights.nonzero().flatten().tolist() if len(weights) == size else None
+    indices = getattr(sampler, "indices", None)  # of a SubsetRandomSampler
+    return None if sized_len(indices) is None else [int(index) for index in indices]  # type: ignore[union-attr]
+
+
+def _parts(data: Any, indices: Sequence[int]) -> Iterator[Part]:
+    if type(data) is Subset:
+        yield from _parts(data.dataset, [int(data.indices[index]) for index in indices])
+    elif type(data) is ConcatDataset:
+        begin = 0
+        for child, end in zip(data.datasets, data.cumulative_sizes, strict=True):
+            inside = [index - begin for index in indices if begin <= index < end]
+            yield from _parts(child, inside)
+            begin = end
+    else:
+        yield Part(data, indices)
+
+
+def columns(source: Any) -> dict[str, Any]:
+    """What a data set stores for each of its examples, by attribute: tensors, arrays, tables and lists of its length.
+
+    Example:
+        >>> import torch
+        >>> from torch.utils.data import TensorDataset
+        >>> list(columns(TensorDataset(torch.zeros(4, 2), torch.arange(4))))
+        ['tensors.0', 'tensors.1']
+
+    """
+    size = sized_len(source)
+    if isinstance(source, list):
+        return {"": source} if source and _content(source[0]) else {}
+    stored: dict[str, Any] = {}
+    for name, value in getattr(source, "__dict__", {}).items():
+        stored[name] = value
+        if isinstance(value, (list, tuple)) and len(value) < _FEW and len(value) != size:
+            stored |= {f"{name}.{i}": inner for i, inner in enumerate(value)}
+        elif isinstance(value, dict) and len(value) < _FEW:
+            stored |= {f"{name}.{key}": inner for key, inner in value.items()}
+    found = {}
+    for name, value in stored.items():
+        array = value.to_numpy() if hasattr(value, "to_numpy") and sized_len(value) == size else value
+        strided = isinstance(array, np.ndarray) or (isinstance(array, Tensor) and array.layout is torch.strided)
+        rows = strided and array.ndim and len(array) == size
+        if rows or (isinstance(array, list) and len(array) == size and _content(array[0])):
+            found[name] = array
+    return found
+
+
+_FEW = 20  # tensors in a tuple or dict
+
+
+def row(stored: dict[str, Any], index: int) -> bytes:
+    r"""All that is stored for one example, as bytes; equal for equal examples.
+
+    Example:
+        >>> row({"text": ["hello", "bye"], "label": np.zeros(2, dtype="int8")}, 0)
+        b'hello\x00'
+
+    """
+    return b"".join(_content(values[index]) for values in stored.values())
+
+
+def digest(content: bytes) -> bytes:
+    """A fingerprint of 8 bytes: among 10^6 examples, two differing ones share it with a chance of 10^-7.
+
+    Example:
+        >>> digest(b"a") == digest(b"b")
+        False
+
+    """
+    return blake2b(content, digest_size=8).digest()
+
+
+def _content(value: Any) -> bytes:
+    """The bytes of a value; none of what has no values that tell it."""
+    if isinstance(value, Tensor):
+        flat = value.detach().cpu().contiguous().flatten()
+        return flat.view(torch.uint8).numpy().tobytes()
+    if isinstance(value, np.ndarray) and value.dtype == object:
+        return b"".join(_content(one) for one in value.tolist())
+    if isinstance(value, (np.ndarray, np.generic)):
+        return value.tobytes()
+    if isinstance(value, (list, tuple)):
+        return b"".join(_content(one) for one in value)
+    if isinstance(value, dict):
+        return b"".join(_content(one) for one in value.values())
+    if isinstance(value, bytes):
+        return value
+    return str(value).encode() if isinstance(value, (str, int, float, PurePath)) else b""

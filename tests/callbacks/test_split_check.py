@@ -1,0 +1,307 @@
+"""How training and validation were split: legitimate ways first, then the mistakes."""
+
+import copy
+
+import lightning.pytorch as L
+import numpy as np
+import pytest
+import torch
+from patients import Healthy, Noisy
+from torch.utils.data import (
+    ConcatDataset,
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    Sampler,
+    Subset,
+    SubsetRandomSampler,
+    TensorDataset,
+    WeightedRandomSampler,
+    random_split,
+)
+
+from lightning_recipe import SplitCheck, Status
+
+X, Y = Healthy().data(256, 1).tensors
+DATA = TensorDataset(X, Y)
+NEW = Healthy().data(64, 2)
+
+
+def found(fit, train=None, val=None, module=None, **settings):
+    check = SplitCheck()
+    fit(module or Healthy(), [check], train=train, val=val, logger=False, max_steps=2, **settings)
+    assert not [f for f in check.findings if f.code.endswith("internal_error")], check.findings
+    return check.findings
+
+
+def statuses(findings):
+    return {f.status for f in findings}
+
+
+class Two(Healthy):
+    """Validates on two loaders."""
+
+    def validation_step(self, batch, batch_idx, dataloader_idx=0):
+        super().validation_step(batch, batch_idx)
+
+
+class Columns(Dataset):
+    """Holds what it is given."""
+
+    def __init__(self, size, **stored):
+        self.size = size
+        vars(self).update(stored)
+
+    def __len__(self):
+        return self.size
+
+    def __getitem__(self, index):
+        return X[index], Y[index]
+
+
+class Half(Dataset):
+    """Chooses among the same tensors by itself."""
+
+    def __init__(self, x, y, *, odd):
+        self.x, self.y, self.odd = x, y, odd
+
+    def __len__(self):
+        return len(self.x)
+
+    def __getitem__(self, index):
+        index = index // 2 * 2 + self.odd
+        return self.x[index], self.y[index]
+
+
+class OwnOrder(Sampler):
+    def __init__(self, chosen):
+        self.chosen = chosen
+
+    def __iter__(self):
+        return iter(self.chosen)
+
+    def __len__(self):
+        return len(self.chosen)
+
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        return iter(DATA)
+
+
+def halves(kind):
+    """One data set, of which samplers draw the one half or the other."""
+    first, last = list(range(128)), list(range(128, 256))
+    if kind == "weights":
+        weights = torch.cat([torch.ones(128), torch.zeros(128)])
+        return [DataLoader(DATA, 32, sampler=WeightedRandomSampler(w, 64)) for w in (weights, 1 - weights)]
+    return [
+        DataLoader(DATA, 32, sampler={"subset": SubsetRandomSampler, "own": OwnOrder}[kind](s)) for s in (first, last)
+    ]
+
+
+LEGITIMATE = {
+    "random_split": lambda: [DataLoader(s, 32) for s in random_split(DATA, [192, 64])],
+    "samplers": lambda: halves("subset"),
+    "weights": lambda: halves("weights"),
+    "samplers of their own": lambda: halves("own"),
+    "streams": lambda: [DataLoader(Stream(), 32), DataLoader(Stream(), 32)],
+    "oversampled in training": lambda: [DataLoader(ConcatDataset([DATA, DATA]), 32), DataLoader(NEW, 32)],
+    "another loader beside": lambda: [
+        DataLoader(DATA, 32), [DataLoader(NEW, 32), DataLoader(Subset(DATA, range(64)), 32)]
+    ],
+    "memorised": lambda: [DataLoader(DATA, 32), DataLoader(DATA, 32)],
+    "few": lambda: [DataLoader(Subset(DATA, range(32)), 8), DataLoader(Subset(DATA, range(8)), 8)],
+    "chosen by themselves": lambda: [DataLoader(Half(X, Y, odd=odd), 32) for odd in (0, 1)],
+    "numbers from 0": lambda: [DataLoader(Columns(n, number=torch.arange(n)), 32) for n in (256, 64)],
+    "names in two folders": lambda: [
+        DataLoader(Columns(256, root=root, files=[f"cats/{i:03}_{i * 7919}_{i * 104729}.png" for i in range(256)]), 32)
+        for root in ("train", "val")
+    ],
+    "equal by chance": lambda: [
+        DataLoader(TensorDataset(torch.arange(n * 12).view(n, 12) % 2 * 1.0, torch.arange(n) % 4), 32)
+        for n in (256, 64)
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LEGITIMATE)
+def test_legitimate(fit, name):
+    train, val = LEGITIMATE[name]()
+    findings = found(fit, train, val, Two() if "beside" in name else None)
+    assert statuses(findings) <= {Status.PASSED, Status.SKIPPED, Status.ADVICE}, findings
+    unknown = {"samplers of their own", "streams", "chosen by themselves", "numbers from 0", "names in two folders"}
+    if name in unknown | {"equal by chance"}:
+        assert statuses(findings) == {Status.SKIPPED}, findings
+    if name in {"random_split", "samplers", "weights", "oversampled in training"}:
+        assert statuses(findings) == {Status.PASSED}, findings
+
+
+def test_a_trial_is_not_judged(fit):
+    findings = found(fit, DataLoader(DATA, 32), DataLoader(Subset(DATA, range(64)), 32), overfit_batches=2)
+    assert statuses(findings) == {Status.SKIPPED}
+
+
+def test_without_validation_nothing_is_judged(fit):
+    assert statuses(found(fit, limit_val_batches=0)) == {Status.SKIPPED}
+
+
+def test_without_a_sanity_check_it_is_judged_at_the_first_validation(fit):
+    check = SplitCheck()
+    fit(Healthy(), [check], logger=False, num_sanity_val_steps=0)
+    assert statuses(check.findings) == {Status.PASSED}
+
+
+ORDERS = (range(256), range(100, 356))
+"""Overlapping selections of paths."""
+FORMS = {
+    "subset of it": lambda: [DATA, Subset(DATA, range(64))],
+    "other tensors": lambda: [DATA, TensorDataset(X[:64].clone(), Y[:64])],
+    "arrays": lambda: [Columns(len(a), x=a.numpy(), y=b.numpy()) for a, b in ((X, Y), (X[:64], Y[:64]))],
+    "list of pairs": lambda: [list(zip(a, b, strict=True)) for a, b in ((X, Y), (X[:64], Y[:64]))],
+    "oversampled before it was split": lambda: random_split(
+        TensorDataset(X.repeat(4, 1), Y.repeat(4)), [512, 512], torch.Generator().manual_seed(0)
+    ),
+    "concatenated": lambda: [ConcatDataset([NEW, DATA]), Subset(DATA, range(64))],
+    "paths": lambda: [
+        Columns(256, samples=[(f"data/{i % 4}/image_{i:04}_{i * 7919}.png", i % 4) for i in order]) for order in ORDERS
+    ],
+    "rounded to bytes": lambda: [Columns(n, x=(X * 40 + 128).byte()[:n], y=Y[:n]) for n in (256, 64)],
+    "tables": lambda: [Columns(n, frame=Frame(X[:n])) for n in (256, 64)],
+}
+
+
+class Frame:
+    """Stands for a table of pandas."""
+
+    def __init__(self, values):
+        self.values = values
+
+    def __len__(self):
+        return len(self.values)
+
+    def to_numpy(self):
+        return np.array([list(map(float, values)) for values in self.values], dtype=object)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_examples_in_both(fit, form):
+    train, val = FORMS[form]()
+    (finding,) = found(fit, DataLoader(train, 32, shuffle=True), DataLoader(val, 32))
+    assert (finding.status, finding.code) == (Status.WARNING, "SplitCheck/examples_in_both")
+    assert finding.evidence["share"] > 0.6
+
+
+def test_a_few_in_both_are_advice(fit):
+    some = ConcatDataset([NEW, Subset(DATA, [3])])
+    (finding,) = found(fit, DataLoader(DATA, 32), DataLoader(some, 32))
+    assert (finding.status, finding.evidence["common"]) == (Status.ADVICE, 1)
+
+
+# -- one transform for both
+
+
+def jitter(x):
+    return x + 0.1 * torch.randn_like(x)
+
+
+class Split(L.LightningDataModule):
+    def full(self):
+        return Noisy(X, Y, transform=jitter)
+
+    def split(self, full):
+        self.train_set, self.val_set = random_split(full, [192, 64])
+
+    def train_dataloader(self):
+        return DataLoader(self.train_set, 32, shuffle=True)
+
+    def val_dataloader(self):
+        return DataLoader(self.val_set, 32)
+
+
+class Copied(Split):
+    def setup(self, stage):
+        self.split(self.full())
+        self.val_set.dataset = copy.copy(self.val_set.dataset)
+        self.val_set.dataset.transform = None
+
+
+class NeverAugmented(Split):
+    def setup(self, stage):
+        self.split(Noisy(X, Y))
+
+
+class SetBeforeTheSplit(Split):
+    def setup(self, stage):
+        full = Noisy(X, Y)
+        full.transform = jitter
+        self.train_set, self.val_set = random_split(full, [192, 64])
+
+
+class TheSameForBoth(Split):
+    def setup(self, stage):
+        self.split(Noisy(X, Y))
+        self.train_set.dataset.transform = jitter
+        self.val_set.dataset.transform = jitter
+
+
+class TwoDataSets(Split):
+    def setup(self, stage):
+        indices = torch.randperm(256).tolist()
+        self.train_set = Subset(Noisy(X, Y, transform=jitter), indices[:192])
+        self.val_set = Subset(Noisy(X, Y), indices[192:])
+        self.val_set.dataset.transform = None
+
+
+@pytest.mark.parametrize("data", [Copied, NeverAugmented, SetBeforeTheSplit, TheSameForBoth, TwoDataSets])
+def test_transforms_of_their_own_are_legitimate(fit, data):
+    assert statuses(found(fit, data())) == {Status.PASSED}
+
+
+class TakenOff(Split):
+    def setup(self, stage):
+        full = Noisy(X, Y, transform=jitter)
+        self.split(full)
+        self.val_set.dataset.transform = None
+
+
+class ByAnAlias(Split):
+    def setup(self, stage):
+        self.split(Noisy(X, Y, jitter))
+        held_out = self.val_set.dataset
+        held_out.transform = None
+
+
+class SetForEach(Split):
+    def setup(self, stage):
+        self.split(Noisy(X, Y))
+        self.train_set.dataset.transform = jitter
+        self.val_set.dataset.transform = None
+
+
+class BySetattr(Split):
+    def setup(self, stage):
+        self.train_set, self.val_set = (
+            Subset(full := Noisy(X, Y, transform=jitter), range(192)),
+            Subset(full, range(192, 256)),
+        )
+        setattr(self.val_set.dataset, "transform", None)  # noqa: B010 - another form
+
+
+@pytest.mark.parametrize("data", [TakenOff, ByAnAlias, SetForEach, BySetattr])
+def test_a_transform_taken_off_both(fit, data):
+    (finding,) = found(fit, data())
+    assert (finding.status, finding.code) == (Status.WARNING, "SplitCheck/shared_transform")
+
+
+class BetweenTheSubsets(Split):
+    def setup(self, stage):
+        full = Noisy(X, Y, transform=jitter)
+        self.train_set = Subset(full, range(192))
+        full.transform = None
+        self.val_set = Subset(full, range(192, 256))
+
+
+def test_without_a_name_for_whom_it_is_advice(fit):
+    (finding,) = found(fit, BetweenTheSubsets())
+    assert (finding.status, finding.code) == (Status.ADVICE, "SplitCheck/shared_transform")
