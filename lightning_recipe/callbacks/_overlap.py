@@ -9,7 +9,6 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from torch import Tensor
 
 from lightning_recipe.finding import Outcome, Status
 from lightning_recipe.trial.stored import Part, columns, digest, row
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 
 BYTES = 2**28
 """Stored examples that are looked at, of training and of validation: the first, up to this size."""
-ROWS = 200_000
+ROWS = 100_000
 """And up to this number."""
 SAMPLE = 50
 """Validation examples whose information is measured."""
@@ -59,59 +58,56 @@ def overlap(train: list[Part], val: list[Part]) -> Overlap | None:
         Overlap(common=2, looked=5, same=False)
 
     """
-    own: dict[int, set[int]] = {}
-    for part in train:
-        own.setdefault(id(part.source), set()).update(part.indices)
-    if all(id(part.source) in own for part in val):
-        wanted: dict[int, set[int]] = {}
-        for part in val:
-            wanted.setdefault(id(part.source), set()).update(part.indices)
-        common = sum(len(own[key] & indices) for key, indices in wanted.items())
-        return Overlap(common, sum(map(len, wanted.values())), same=wanted == own)
-    if any(_differ_elsewhere(a.source, b.source) for a in train for b in val):
-        return None
+    own, wanted = _by_source(train), _by_source(val)
+    looked = sum(map(len, wanted.values()))
+    if common := sum(len(own.get(key, set()) & indices) for key, indices in wanted.items()):
+        return Overlap(common, looked, same=wanted == own)
+    nothing = Overlap(0, looked, same=False) if wanted.keys() <= own.keys() else None
     known = [columns(part.source) for part in (*train, *val)]
-    if not all(known):
-        return None
+    if not all(known) or any(_differ_elsewhere(a.source, b.source) for a in train for b in val):
+        return nothing
     seen, last = Counter(map(digest, _rows(train))), list(map(digest, _rows(val)))
     common = sum(one in seen for one in last)
     repeats = 1 - len(seen) / seen.total()
     if not _tell(known, list(islice(_rows(val), SAMPLE)), repeats, common / len(last)):
-        return None
-    return Overlap(common, len(last), same=seen.keys() == set(last))
+        return nothing
+    return Overlap(common, len(last), same=len(last) == looked and seen == Counter(last))
+
+
+def _by_source(parts: list[Part]) -> dict[int, set[int]]:
+    found: dict[int, set[int]] = {}
+    for part in parts:
+        found.setdefault(id(part.source), set()).update(part.indices)
+    return found
 
 
 def _rows(parts: list[Part]) -> Iterator[bytes]:
     """All that is stored of each example, within bounds."""
-    read = 0
+    read = rows = 0
     for part in parts:
         stored = columns(part.source)
-        for index in islice(part.indices, ROWS):
-            if read > BYTES:
+        for index in part.indices:
+            if read > BYTES or rows == ROWS:
                 return
             yield (content := row(stored, index))
-            read += len(content)
+            read, rows = read + len(content), rows + 1
 
 
 def _tell(known: list[dict[str, Any]], rows: list[bytes], repeats: float, share: float) -> bool:
     """Whether equal rows are equal examples: numbers from 0 on are not."""
     information = float(np.median([len(zlib.compress(content)) for content in rows]))
     values = [value for stored in known for value in stored.values()]
-    arrays = [value for value in values if isinstance(value, Tensor | np.ndarray)]
+    arrays = [value for value in values if isinstance(value, np.ndarray)]
     if information >= INFORMATION:
         return any(map(_holds_numbers, arrays)) or any(b" " in content or b"/" in content for content in rows)
-    several = any(_is_floating(array) and np.prod(array.shape[1:]) > 1 for array in arrays)
+    several = any(array.dtype.kind == "f" and np.prod(array.shape[1:]) > 1 for array in arrays)
     return several and repeats <= BY_CHANCE * share
 
 
-def _holds_numbers(array: Any) -> bool:
+def _holds_numbers(array: np.ndarray) -> bool:
     if array.dtype != object:
         return True
     return array.ndim > 1 and any(isinstance(value, float) for value in array[0])
-
-
-def _is_floating(array: Any) -> bool:
-    return array.is_floating_point() if isinstance(array, Tensor) else array.dtype.kind == "f"
 
 
 def _differ_elsewhere(one: Any, other: Any) -> bool:
@@ -121,14 +117,19 @@ def _differ_elsewhere(one: Any, other: Any) -> bool:
     folders.
     """
     a, b = columns(one), columns(other)
-    names = not any(isinstance(value, Tensor | np.ndarray) for value in a.values())
-    if not a or a.keys() != b.keys() or not (names or all(a[name] is b[name] for name in a)):
+    names = not any(isinstance(value, np.ndarray) for value in a.values())
+    if not a or a.keys() != b.keys() or not (names or all(_is_same(a[name], b[name]) for name in a)):
         return False
     plain = (str, int, float, range, PurePath)
     return any(
         isinstance(value, plain) and value != getattr(other, name, value)
         for name, value in getattr(one, "__dict__", {}).items()
     )
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    arrays = isinstance(one, np.ndarray) and isinstance(other, np.ndarray)
+    return (one.shape == other.shape and np.may_share_memory(one, other)) if arrays else one is other
 
 
 def verdict(found: Overlap, share: float, *, only: bool) -> Outcome | None:

@@ -78,7 +78,7 @@ def _parts(data: Any, indices: Sequence[int]) -> Iterator[Part]:
 
 
 def columns(source: Any) -> dict[str, Any]:
-    """What a data set stores for each of its examples, by attribute: tensors, arrays, tables and lists of its length.
+    """What a data set stores for each of its examples, by attribute: arrays (also for tensors) and lists of its length.
 
     Example:
         >>> import torch
@@ -97,14 +97,21 @@ def columns(source: Any) -> dict[str, Any]:
             stored |= {f"{name}.{i}": inner for i, inner in enumerate(value)}
         elif isinstance(value, dict) and len(value) < _FEW:
             stored |= {f"{name}.{key}": inner for key, inner in value.items()}
-    found = {}
-    for name, value in stored.items():
-        array = value.to_numpy() if hasattr(value, "to_numpy") and sized_len(value) == size else value
-        strided = isinstance(array, np.ndarray) or (isinstance(array, Tensor) and array.layout is torch.strided)
-        rows = strided and array.ndim and len(array) == size
-        if rows or (isinstance(array, list) and len(array) == size and _content(array[0])):
-            found[name] = array
-    return found
+    arrays = {name: _array(value, size) for name, value in stored.items()}
+    return {name: array for name, array in arrays.items() if _has_rows(array, size)}
+
+
+def _has_rows(array: Any, size: int | None) -> bool:
+    if isinstance(array, np.ndarray):
+        return bool(array.ndim) and len(array) == size
+    return isinstance(array, list) and len(array) == size and bool(_content(array[0]))
+
+
+def _array(value: Any, size: int | None) -> Any:
+    if isinstance(value, Tensor) and value.layout is torch.strided:
+        value = value.detach().cpu().resolve_conj().resolve_neg()
+        return (value.view(torch.int16) if value.dtype is torch.bfloat16 else value).numpy()
+    return value.to_numpy() if hasattr(value, "to_numpy") and sized_len(value) == size else value
 
 
 _FEW = 20  # tensors in a tuple or dict
@@ -112,6 +119,10 @@ _FEW = 20  # tensors in a tuple or dict
 
 def row(stored: dict[str, Any], index: int) -> bytes:
     r"""All that is stored for one example, as bytes; equal for equal examples.
+
+    Args:
+        stored: As :func:`columns` gives it.
+        index: Of the example.
 
     Example:
         >>> row({"text": ["hello", "bye"], "label": np.zeros(2, dtype="int8")}, 0)
@@ -135,8 +146,7 @@ def digest(content: bytes) -> bytes:
 def _content(value: Any) -> bytes:
     """The bytes of a value; none of what has no values that tell it."""
     if isinstance(value, Tensor):
-        flat = value.detach().cpu().contiguous().flatten()
-        return flat.view(torch.uint8).numpy().tobytes()
+        return _content(_array(value, None)) if value.layout is torch.strided else b""
     if isinstance(value, np.ndarray) and value.dtype == object:
         return b"".join(_content(one) for one in value.tolist())
     if isinstance(value, (np.ndarray, np.generic)):

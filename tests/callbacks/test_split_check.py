@@ -160,7 +160,7 @@ FORMS = {
     "arrays": lambda: [Columns(len(a), x=a.numpy(), y=b.numpy()) for a, b in ((X, Y), (X[:64], Y[:64]))],
     "list of pairs": lambda: [list(zip(a, b, strict=True)) for a, b in ((X, Y), (X[:64], Y[:64]))],
     "oversampled before it was split": lambda: random_split(
-        TensorDataset(X.repeat(4, 1), Y.repeat(4)), [512, 512], torch.Generator().manual_seed(0)
+        TensorDataset(X.repeat(8, 1), Y.repeat(8)), [1024, 1024], torch.Generator().manual_seed(0)
     ),
     "concatenated": lambda: [ConcatDataset([NEW, DATA]), Subset(DATA, range(64))],
     "paths": lambda: [
