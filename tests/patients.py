@@ -5,10 +5,13 @@ from typing import ClassVar
 
 import lightning.pytorch as L
 import torch
+from lightning.pytorch.callbacks import EarlyStopping
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset, random_split
 from torchmetrics.classification import MulticlassAccuracy
+from torch.utils.data import DataLoader, TensorDataset
+from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
 CLASSES, FEATURES = 4, 12
 
@@ -1474,3 +1477,90 @@ class AugmentationTakenOffBoth(Patient):
 
     def val_dataloader(self):
         return DataLoader(self.val_set, 32)
+# -- evaluation
+
+
+class F1OfBatches(Patient):
+    """The F1 of each validation batch is logged, and Lightning averages them."""
+
+    code = "EvaluationCheck/averaged_over_batches"
+
+    def __init__(self):
+        super().__init__()
+        self.f1 = MulticlassF1Score(CLASSES)
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val_f1", self.f1(self(batch[0]), batch[1]))
+
+
+class OneMetric(Patient):
+    """Training and validation log the same metric object."""
+
+    code = "EvaluationCheck/one_metric_two_stages"
+
+    def validation_step(self, batch, batch_idx):
+        self.accuracy(self(batch[0]), batch[1])
+        self.log("val_accuracy", self.accuracy)
+
+
+class NeverReset(Patient):
+    """A metric is computed by hand after each validation, and goes on from there."""
+
+    code = "EvaluationCheck/never_reset"
+
+    def __init__(self):
+        super().__init__()
+        self.val_accuracy = MulticlassAccuracy(CLASSES, average="micro")
+
+    def validation_step(self, batch, batch_idx):
+        self.val_accuracy.update(self(batch[0]), batch[1])
+
+    def on_validation_epoch_end(self):
+        self.log("val_accuracy", self.val_accuracy.compute())
+
+
+class WorstIsBest(Patient):
+    """EarlyStopping waits for the accuracy to fall, which is its default."""
+
+    code = "EvaluationCheck/monitors_wrong"
+
+    def configure_callbacks(self):
+        return [EarlyStopping("val_accuracy", patience=10)]
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val_accuracy", (self(batch[0]).argmax(1) == batch[1]).float().mean())
+
+
+class NeverLogged(WorstIsBest):
+    """A name that was changed in one place only, and EarlyStopping was told not to mind."""
+
+    code = "EvaluationCheck/never_logged"
+
+    def configure_callbacks(self):
+        return [EarlyStopping("val_acc", mode="max", strict=False)]
+
+
+class MonitorsTraining(WorstIsBest):
+    """What training logs decides when to stop."""
+
+    code = "EvaluationCheck/monitors_training"
+
+    def configure_callbacks(self):
+        return [EarlyStopping("train_accuracy", mode="max")]
+
+
+class OverfitLeftOn(Patient):
+    """The switch for memorising a few batches was left on, and EarlyStopping goes by them."""
+
+    code = "EvaluationCheck/overfit_batches"
+    steps: ClassVar = {"max_epochs": 2, "overfit_batches": 2}
+
+    def configure_callbacks(self):
+        return [EarlyStopping("val_loss")]
+
+
+class CutShort(Patient):
+    """Validation reads one of two batches."""
+
+    code = "EvaluationCheck/limited_batches"
+    steps: ClassVar = {"max_epochs": 1, "limit_val_batches": 1}

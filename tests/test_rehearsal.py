@@ -183,3 +183,19 @@ def test_leaves_no_trace(fit, module):
     without = end([])
     torch.manual_seed(3)
     assert end([Asks(ask)]) == without
+
+
+class LogsAll(Healthy):
+    def validation_step(self, batch, batch_idx):
+        self.log("a", 1.0, on_step=False, on_epoch=True)
+        self.log_dict({"b": 2.0, "c": 3.0}, reduce_fx="max")
+
+
+def test_what_a_step_logs_is_noted_and_logged_nowhere(fit):
+    def ask(again, batch):
+        again.step(batch, method="validation_step")
+        again.step(batch, method="validation_step")
+        assert [(one.name, one.value) for one in again.logged] == [("a", 1.0), ("b", 2.0), ("c", 3.0)]
+        assert [(one.on_epoch, one.mean) for one in again.logged] == [(True, True), (None, False), (None, False)]
+
+    rehearsed(fit, LogsAll(), ask)

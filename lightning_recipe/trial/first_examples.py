@@ -1,4 +1,4 @@
-"""The first examples of a batch: fewer to memorise, or to look at."""
+"""Some examples of a batch: fewer to memorise, or to look at."""
 
 from __future__ import annotations
 
@@ -34,20 +34,33 @@ def first_examples(batch: Any, count: int) -> Any:
         True
 
     """
+    return examples_between(batch, 0, count)
+
+
+def examples_between(batch: Any, start: int, stop: int) -> Any:
+    """The examples from `start` to before `stop`, or the batch itself, as :func:`first_examples`.
+
+    Example:
+        >>> import torch
+        >>> examples_between([torch.arange(8), list("abcdefgh")], 2, 4)
+        [tensor([2, 3]), ['c', 'd']]
+
+    """
     size = leading_size(batch)
-    if size is None or size <= count or not _has_examples(batch, size):
+    if size is None or (start, size) <= (0, stop) or not _has_examples(batch, size):
         return batch
 
-    def first(value: Any) -> Any:
+    def between(value: Any) -> Any:
         if isinstance(value, Tensor):
-            return first_of(value, count, size)
+            kept = first_of(value, stop, size)
+            return kept[start:] if start and kept is not value else kept
         if isinstance(value, Cloneable) or len(value) == size:
-            return value[:count]
-        values = [mapped(inside, _CUT, first) for inside in value]
+            return value[start:stop]
+        values = [mapped(inside, _CUT, between) for inside in value]
         return type(value)(*values) if hasattr(value, "_fields") else type(value)(values)
 
     try:
-        return mapped(batch, _CUT, first)
+        return mapped(batch, _CUT, between)
     except Exception:  # noqa: BLE001 - a container of a class of its own
         return batch
 

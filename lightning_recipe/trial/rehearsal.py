@@ -13,7 +13,8 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -54,17 +55,41 @@ class CannotRehearseError(Exception):
     """
 
 
+class Logged(NamedTuple):
+    """A value that a step gave to ``self.log`` or ``self.log_dict``.
+
+    Attributes:
+        name: Its key.
+        value: As it was given: a tensor, a number, a metric.
+        on_epoch: Whether it was asked to be reduced over the epoch; None is Lightning's default.
+        mean: Whether the batches' values are averaged, which is the default.
+
+    Example:
+        >>> Logged("val_loss", 0.5, on_epoch=None, mean=True).name
+        'val_loss'
+
+    """
+
+    name: str
+    value: Any
+    on_epoch: bool | None
+    mean: bool
+
+
 class Rehearsal:
     """The copy; see :func:`rehearsal`.
 
     Attributes:
         module: The copy, in the mode that the module was in; a check may change it, see ``trial/calming.py``.
+        logged: What the latest step logged, in order.
 
     """
 
     def __init__(self, module: LightningModule, trainer: Trainer, *, several_loaders: bool = False) -> None:
         self.module = module
         self._trainer, self._several_loaders = trainer, several_loaders
+        self.logged: list[Logged] = []
+        module.__dict__ |= {"log": partial(_log, self.logged), "log_dict": partial(_log_dict, self.logged)}
 
     def step(
         self,
@@ -94,6 +119,7 @@ class Rehearsal:
         """
         module, observers = self.module, Observers(self.module, needs)
         held_back: list[Tensor] = []
+        self.logged.clear()
         with ExitStack() as stack:
             stack.enter_context(put_back(*module.modules()))
             _renew_buffers(module)
@@ -190,6 +216,28 @@ def _takes_over(inner: Trainer, outer: Trainer, module: LightningModule, optimiz
     inner.strategy.optimizers = optimizers
     for optimizer in (*inner.strategy._lightning_optimizers, *optimizers):  # noqa: SLF001
         vars(optimizer).update(step=_at_rest, zero_grad=_at_rest)
+
+
+def _log(  # noqa: PLR0913, PLR0917 - those of Lightning, in its order
+    logged: list[Logged],
+    name: str,
+    value: Any,
+    prog_bar: bool = False,  # noqa: ARG001, FBT001, FBT002
+    logger: bool | None = None,  # noqa: ARG001, FBT001
+    on_step: bool | None = None,  # noqa: ARG001, FBT001
+    on_epoch: bool | None = None,  # noqa: FBT001
+    reduce_fx: Any = "mean",
+    *_: Any,
+    **__: Any,
+) -> None:
+    """In the place of ``self.log``."""
+    logged.append(Logged(name, value, on_epoch, reduce_fx in {"mean", "avg", torch.mean}))
+
+
+def _log_dict(logged: list[Logged], values: Mapping[str, Any], *args: Any, **kwargs: Any) -> None:
+    """In the place of ``self.log_dict``, which also takes a collection of metrics."""
+    for name, value in values.items():
+        _log(logged, name, value, *args, **kwargs)
 
 
 def _seed_torch(seed: int) -> None:

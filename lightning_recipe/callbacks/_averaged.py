@@ -1,0 +1,248 @@
+"""Logged numbers that Lightning averages over batches, though they are no means: seen on a copy of the step."""
+
+from __future__ import annotations
+
+import copy
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from lightning_recipe.callbacks._metric_names import is_no_mean
+from lightning_recipe.finding import Outcome, Status
+from lightning_recipe.record.tensors import leading_size
+from lightning_recipe.trial.first_examples import examples_between
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from torch import nn
+
+    from lightning_recipe.trial.rehearsal import Logged, Rehearsal
+
+PARTS = 4
+"""Into which a batch is divided."""
+NOISE = 0.005
+"""Relative difference of the mean over parts and of the whole, from which on it is none of rounding."""
+MATERIAL = 0.05
+"""From which on a number that is averaged wrongly misleads."""
+ROWS = 32
+"""Of random examples."""
+LARGE = 10**5
+"""Elements of an example, above which no random ones are drawn."""
+JUDGED = ("torchmetrics.classification.", "torchmetrics.regression.")
+"""Where metrics of predictions and targets are; others mean over images, queries or texts on purpose."""
+MILD = ("Accuracy", "Error")
+"""In the name of a metric that is nearly a mean: with macro averages over classes, or below a root."""
+MILD_NAMES = ("rmse", "rmsle", "perplexity", "ppl")
+
+
+@dataclass
+class Use:
+    """What one step did with a metric.
+
+    Attributes:
+        metric: The metric, of the copy.
+        before: Updates that it held before.
+        updates: How often it was updated.
+        args: Of its latest call.
+        output: Of its latest call, which is the value for the batch alone.
+
+    """
+
+    metric: Metric
+    before: int = 0
+    updates: int = 0
+    args: tuple[Any, ...] = ()
+    output: Any = None
+
+
+@dataclass
+class Seen:
+    """One validation step.
+
+    Attributes:
+        logged: What it logged.
+        uses: Of metrics, by name.
+
+    """
+
+    logged: list[Logged] = field(default_factory=list)
+    uses: dict[str, Use] = field(default_factory=dict)
+
+    def in_the_object(self, metric: Metric) -> bool:
+        """Whether the metric itself was logged, which Lightning computes at the end of the epoch, and resets."""
+        return any(one.value is metric for one in self.logged)
+
+
+class Suspect(NamedTuple):
+    """A logged number that the epoch's mean is taken of.
+
+    Attributes:
+        name: Its key.
+        owner: Name of the metric that gave it, or "" if only its own name says what it is.
+        kind: The class of that metric.
+        mild: Whether its mean over batches is near to the truth as a rule.
+
+    """
+
+    name: str
+    owner: str
+    kind: str
+    mild: bool
+
+
+def metrics_of(module: nn.Module) -> dict[str, Metric]:
+    """The torchmetrics in a module, by name."""
+    return {name: child for name, child in module.named_modules() if isinstance(child, Metric)}
+
+
+def rehearsed(again: Rehearsal, batch: Any) -> Seen:
+    """Run the validation step on the copy, and see what becomes of its metrics."""
+    again.module.requires_grad_(requires_grad=False)  # validation takes its results to numpy
+    with _watched(metrics_of(again.module)) as uses:
+        again.step(batch, method="validation_step")
+    return Seen(list(again.logged), uses)
+
+
+def suspects(seen: Seen) -> Iterator[Suspect]:
+    """The numbers that are averaged over batches, of metrics that random examples prove to be no means, or by name."""
+    for one in seen.logged:
+        if one.on_epoch is False or not one.mean or not _is_scalar(one.value):
+            continue
+        owner = next((name for name, use in seen.uses.items() if use.output is one.value), "")
+        if not owner:
+            if is_no_mean(one.name):
+                yield Suspect(one.name, "", "", any(word in one.name.lower() for word in MILD_NAMES))
+        elif not seen.in_the_object(seen.uses[owner].metric) and is_proved(seen.uses[owner]):
+            kind = type(seen.uses[owner].metric).__name__
+            yield Suspect(one.name, owner, kind, kind.endswith(MILD))
+
+
+def is_proved(use: Use) -> bool:
+    """Whether the metric's mean over parts of random examples is another number than that of all of them."""
+    preds, target = use.args if len(use.args) == 2 else (None, None)  # noqa: PLR2004
+    if not type(use.metric).__module__.startswith(JUDGED) or not isinstance(preds, Tensor):
+        return False
+    if not isinstance(target, Tensor) or not preds.ndim or preds.numel() > LARGE * len(preds):
+        return False
+    metric = copy.deepcopy(use.metric)
+    classes = getattr(metric, "num_classes", None) or 2
+    rng = torch.Generator().manual_seed(0)
+    drawn = [_drawn(given, classes, rng) for given in (preds, target)]
+    try:
+        metric.reset()
+        values = [float(metric(*parts)) for parts in zip(*(d.split(ROWS // PARTS) for d in drawn), strict=True)]
+        return differ(sum(values) / PARTS, float(metric.compute())) > NOISE
+    except Exception:  # noqa: BLE001 - a metric that wants something else than random numbers
+        return False
+
+
+def in_parts(again: Rehearsal, batch: Any, seen: Seen) -> dict[str, tuple[float, float]]:
+    """By name, the mean over parts of a batch of each number logged, weighted by their sizes, and that of the whole."""
+    size = leading_size(batch) or 0
+    ends = [size * i // PARTS for i in range(PARTS + 1)]
+    parts = [examples_between(batch, *between) for between in pairwise(ends)]
+    if size < 2 * PARTS or any(part is batch for part in parts):
+        return {}
+    means: dict[str, float] = {}
+    for part, (start, stop) in zip(parts, pairwise(ends), strict=True):
+        again.step(part, method="validation_step")
+        for name, value in _scalars(again.logged).items():
+            means[name] = means.get(name, 0.0) + value * (stop - start) / size
+    return {name: (means[name], value) for name, value in _scalars(seen.logged).items() if name in means}
+
+
+def judge(suspect: Suspect, parts: tuple[float, float] | None) -> Outcome | None:
+    """What a suspect comes to.
+
+    Args:
+        suspect: The number.
+        parts: Its mean over parts of a batch, and its value for the whole batch; None if that could not be tried.
+
+    Returns:
+        None if nothing proves that it is no mean.
+
+    Example:
+        >>> f1 = Suspect("val_f1", "", "", mild=False)
+        >>> judge(f1, (0.2, 0.4)).status, judge(f1, (0.4, 0.4))
+        (<Status.WARNING: 'warning'>, None)
+
+    """
+    apart = differ(*parts) if parts else 0.0
+    if not suspect.kind and not apart > NOISE:
+        return None
+    evidence = {"mean_of_parts": parts[0], "whole": parts[1]} if parts and apart > NOISE else {}
+    shown = f": a batch has {parts[1]:.3g}, the mean of its quarters is {parts[0]:.3g}" if evidence and parts else ""
+    of = f" of {suspect.kind}" if suspect.kind else ""
+    return Outcome(
+        Status.ADVICE if suspect.mild and apart < MATERIAL else Status.WARNING,
+        "averaged_over_batches",
+        f'"{suspect.name}" is the mean of the values{of} of single batches, which is not its value over all of '
+        f"validation{shown}",
+        f'log the metric object: self.log("{suspect.name}", metric) after metric(preds, target); or keep predictions '
+        "and targets, and compute it in on_validation_epoch_end",
+        evidence,
+    )
+
+
+def differ(mean: float, whole: float) -> float:
+    """Their difference, relative to the larger; NaN stays NaN.
+
+    Example:
+        >>> differ(0.2, 0.4), differ(0.0, 0.0)
+        (0.5, 0.0)
+
+    """
+    return abs(mean - whole) / max(abs(mean), abs(whole), 1e-12)
+
+
+@contextmanager
+def _watched(metrics: dict[str, Metric]) -> Iterator[dict[str, Use]]:
+    uses = {name: Use(metric) for name, metric in metrics.items()}
+    originals = [(metric, metric.update) for metric in metrics.values()]
+    handles = []
+    for use in uses.values():
+        use.before = use.metric.update_count
+        handles.append(use.metric.register_forward_hook(partial(_note, use), with_kwargs=True))
+        use.metric.update = partial(_counted, use, use.metric.update)  # type: ignore[method-assign]
+    try:
+        yield uses
+    finally:
+        for handle in handles:
+            handle.remove()
+        for metric, update in originals:
+            metric.update = update  # type: ignore[method-assign]
+
+
+def _note(use: Use, metric: Metric, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+    use.updates, use.args, use.output = metric.update_count - use.before, (*args, *kwargs.values()), output
+
+
+def _counted(use: Use, update: Any, *args: Any, **kwargs: Any) -> Any:
+    returned = update(*args, **kwargs)
+    use.updates = use.metric.update_count - use.before  # within a forward, which updates twice, the hook corrects it
+    return returned
+
+
+def _drawn(like: Tensor, classes: int, rng: torch.Generator) -> Tensor:
+    shape = (ROWS, *like.shape[1:])
+    if like.is_floating_point():
+        return (3 * torch.randn(shape, generator=rng)).to(like)
+    return torch.randint(classes, shape, generator=rng).to(like)
+
+
+def _scalars(logged: Sequence[Logged]) -> dict[str, float]:
+    values = {one.name: one.value for one in logged if _is_scalar(one.value)}
+    return {name: float(value.detach() if isinstance(value, Tensor) else value) for name, value in values.items()}
+
+
+def _is_scalar(value: Any) -> bool:
+    if isinstance(value, Tensor):
+        return value.numel() == 1
+    return not isinstance(value, bool) and hasattr(value, "__float__") and not isinstance(value, Metric)

@@ -1,0 +1,69 @@
+"""What the name of a logged number says about it."""
+
+from __future__ import annotations
+
+import re
+
+HIGHER = {
+    *("acc", "accuracy", "top1", "top5", "f1", "fscore", "auroc", "auc", "auprc", "recall", "iou", "miou", "mcc"),
+    *("kappa", "r2", "psnr", "ssim", "bleu", "mrr", "ndcg"),
+}
+"""Words for what is the better the higher it is."""
+LOWER = {"loss", "error", "err", "mse", "rmse", "mae", "nll", "perplexity", "ppl", "wer", "cer"}
+"""Words for what is the better the lower it is."""
+TURNED = {"neg", "negative", "minus", "inv", "ratio", "gain", "improvement", "diff", "delta", "drop", "gap", "std"}
+"""Words that turn the meaning of the others round, or take it away."""
+NO_MEANS = {
+    *("f1", "fscore", "fbeta", "auroc", "auc", "auprc", "roc", "mcc", "kappa", "matthews"),
+    *("rmse", "rmsle", "perplexity", "ppl", "r2", "pearson", "spearman"),
+}
+"""Words for numbers of a set of examples that are no mean over them."""
+
+
+def words(name: str) -> list[str]:
+    """The words of a name, in lower case.
+
+    Example:
+        >>> words("val/F1Score_epoch"), words("valAcc"), words("top-5 accuracy")
+        (['val', 'f1', 'score', 'epoch'], ['val', 'acc'], ['top', '5', 'accuracy'])
+
+    """
+    return re.findall(r"[a-z]+\d*|\d+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower())
+
+
+def better(name: str) -> str:
+    """The mode in which something of this name is to be monitored, ``"min"`` or ``"max"``, or ``""`` if it isn't said.
+
+    Example:
+        >>> better("val_acc"), better("val/loss"), better("acc_loss"), better("neg_loss"), better("score")
+        ('max', 'min', '', '', '')
+
+    """
+    said = set(words(name))
+    higher, lower = bool(said & HIGHER), bool(said & LOWER)
+    if higher == lower or said & TURNED:
+        return ""
+    return "max" if higher else "min"
+
+
+def is_no_mean(name: str) -> bool:
+    """Whether a name says that it is a metric whose value for a set is no mean over its batches.
+
+    Example:
+        >>> is_no_mean("val_f1"), is_no_mean("val_average_precision"), is_no_mean("val_acc"), is_no_mean("f1_loss")
+        (True, True, False, False)
+
+    """
+    said = words(name)
+    return (not NO_MEANS.isdisjoint(said) and "loss" not in said) or "average_precision" in "_".join(said)
+
+
+def is_of_training(name: str) -> bool:
+    """Whether a name begins with that of the training stage.
+
+    Example:
+        >>> is_of_training("train_loss"), is_of_training("val_loss")
+        (True, False)
+
+    """
+    return words(name)[:1] in (["train"], ["training"])

@@ -1,0 +1,133 @@
+"""What the run is steered by: the quantities that callbacks and schedulers monitor, and how."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from lightning.fabric.utilities.data import sized_len
+
+from lightning_recipe.callbacks._metric_names import better, is_of_training
+from lightning_recipe.finding import Outcome, Status
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
+
+    from lightning.pytorch import Trainer
+
+
+class Monitored(NamedTuple):
+    """Who monitors what.
+
+    Attributes:
+        who: The class of a callback or of a scheduler.
+        name: The key.
+        mode: ``"min"`` or ``"max"``.
+
+    """
+
+    who: str
+    name: str
+    mode: str
+
+
+def monitored(trainer: Trainer) -> list[Monitored]:
+    """All that is monitored by callbacks, and by schedulers that wait for a plateau."""
+    found = [
+        Monitored(type(callback).__name__, callback.monitor, getattr(callback, "mode", ""))
+        for callback in trainer.callbacks  # type: ignore[attr-defined]
+        if isinstance(getattr(callback, "monitor", None), str)
+    ]
+    for config in trainer.lr_scheduler_configs:
+        if config.reduce_on_plateau and isinstance(config.monitor, str):
+            scheduler = config.scheduler
+            found.append(Monitored(type(scheduler).__name__, config.monitor, getattr(scheduler, "mode", "")))
+    return found
+
+
+def wrong_mode(one: Monitored) -> Outcome | None:
+    """A `warning` if the name says that the other mode is meant.
+
+    Example:
+        >>> wrong_mode(Monitored("EarlyStopping", "val_acc", "min")).status
+        <Status.WARNING: 'warning'>
+        >>> wrong_mode(Monitored("EarlyStopping", "val_loss", "min")) is None
+        True
+
+    """
+    wanted = better(one.name)
+    if not wanted or one.mode not in {"min", "max"} or wanted == one.mode:
+        return None
+    return Outcome(
+        Status.WARNING,
+        "monitors_wrong",
+        f'{one.who} monitors "{one.name}" with mode="{one.mode}": the worst counts as the best',
+        f'{one.who}(monitor="{one.name}", mode="{wanted}")',
+    )
+
+
+def at_the_end(one: Monitored, logged: Collection[str]) -> Outcome | None:
+    """What is seen of a name once everything was logged: that it never was, or that validation has something better.
+
+    Args:
+        one: What is monitored.
+        logged: All names that were logged in the run.
+
+    Example:
+        >>> at_the_end(Monitored("EarlyStopping", "val_los", "min"), ["val_loss"]).status
+        <Status.WARNING: 'warning'>
+        >>> at_the_end(Monitored("ModelCheckpoint", "train_loss", "min"), ["train_loss", "val_loss"]).status
+        <Status.ADVICE: 'advice'>
+
+    """
+    if one.name not in logged:
+        there = ", ".join(sorted(logged)) or "nothing"
+        return Outcome(
+            Status.WARNING,
+            "never_logged",
+            f'{one.who} monitors "{one.name}", which was never logged (logged: {there}), so it did nothing',
+            f'self.log("{one.name}", ...), or monitor one of those that are logged',
+        )
+    others = [name for name in sorted(logged) if better(name) == better(one.name) and name.startswith("val")]
+    if is_of_training(one.name) and others:
+        return Outcome(
+            Status.ADVICE,
+            "monitors_training",
+            f'{one.who} monitors "{one.name}", which falls also while the model overfits; "{others[0]}" is logged, too',
+            f'monitor="{others[0]}"',
+        )
+    return None
+
+
+def overfitted(trainer: Trainer) -> float:
+    """The batches, or the share of them, that ``overfit_batches`` leaves; 0 if it is off."""
+    return float(getattr(trainer, "overfit_batches", 0.0))
+
+
+def left_on(trainer: Trainer) -> Iterator[Outcome]:
+    """Settings for trials: a `warning` if they are on while somebody chooses by what comes out."""
+    if share := overfitted(trainer):
+        choosing = [one.who for one in monitored(trainer)]
+        yield Outcome(
+            Status.WARNING if choosing else Status.ADVICE,
+            "overfit_batches",
+            f"overfit_batches={share:g}: training and validation are cut to the same few batches, in "
+            f"order{'; ' + choosing[0] + ' chooses by them' if choosing else ''}",
+            "leave out overfit_batches once the model has memorised them",
+            {"overfit_batches": share},
+        )
+
+
+def cut_short(trainer: Trainer, loader: int) -> Outcome | None:
+    """Advice if a validation loader is not read to its end."""
+    loaders = getattr(trainer.fit_loop.epoch_loop.val_loop._combined_loader, "flattened", [])  # noqa: SLF001
+    there = sized_len(loaders[loader]) if loader < len(loaders) else None
+    read = trainer.num_val_batches[loader]
+    if overfitted(trainer) or there is None or not 0 < read < there:
+        return None
+    return Outcome(
+        Status.ADVICE,
+        "limited_batches",
+        f"validation reads {read:g} of {there} batches",
+        "leave out limit_val_batches and fast_dev_run for results that are reported",
+        {"read": read, "batches": there},
+    )

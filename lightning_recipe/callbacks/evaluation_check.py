@@ -1,0 +1,146 @@
+"""Set up the skeleton: metrics, monitors and settings of validation that can be trusted."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lightning_recipe.callback import Check
+from lightning_recipe.callbacks import _averaged as averaged
+from lightning_recipe.callbacks import _kept_metrics as kept
+from lightning_recipe.callbacks import _monitored as settings
+from lightning_recipe.finding import Section
+from lightning_recipe.record.step import Need
+from lightning_recipe.trial.isolation import memory_given_back
+from lightning_recipe.trial.rehearsal import CannotRehearseError, rehearsal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from lightning_recipe.callbacks._averaged import Seen
+    from lightning_recipe.finding import Finding
+    from lightning_recipe.record.step import Step
+    from lightning_recipe.run import Run
+
+
+class EvaluationCheck(Check):
+    """Judges whether what validation reports can be trusted.
+
+    The first validation batch after training began is run once more on a copy, where it is seen what the step logs; if
+    that is a metric that can't be averaged, the batch is run in four parts, too. `failed` if:
+
+    - validation logs a torchmetrics object that still holds updates of training.
+
+    `warning` if:
+
+    - a number that Lightning averages over the batches is no mean: F1, AUROC, a correlation and the like;
+    - a metric that is computed by hand is never reset, and mixes the epochs;
+    - an accuracy is monitored with ``mode="min"``, or a loss with ``mode="max"``, by a callback or a scheduler;
+    - a callback monitors what is never logged;
+    - ``overfit_batches`` is on while a callback chooses by what is monitored.
+
+    `advice` if a root, a perplexity or a macro accuracy is averaged and little is lost; if ``overfit_batches`` is on;
+    if validation is cut short; or if the training loss is monitored though validation logs one.
+
+    Args:
+        strict: Stop the run when something failed.
+
+    Source:
+        A. Karpathy, A Recipe for Training Neural Networks (2019): "run the evaluation over the entire (large) test set.
+        Do not just plot test losses over batches and then rely on smoothing".
+
+    Legitimate:
+        - Metric objects that are logged as objects, means, sums and running metrics, values of single steps.
+        - Losses that are not additive, as contrastive ones are: only what is proved, or named, to be no mean is judged.
+        - A validation set of one batch, single examples that are scored each by itself.
+        - Names that say nothing of their direction.
+
+    Cost:
+        A copy of the module and a validation step on it; two steps' time more for a metric that may be no mean.
+
+    Example:
+        >>> import contextlib, io
+        >>> from lightning.pytorch import Trainer
+        >>> from lightning_recipe.demo import DigitsNet, loaders
+        >>> check = EvaluationCheck()
+        >>> trainer = Trainer(callbacks=[check], logger=False, enable_checkpointing=False, max_epochs=1)
+        >>> with contextlib.redirect_stdout(io.StringIO()):
+        ...     trainer.fit(DigitsNet(), *loaders())
+        >>> check.findings[0].status
+        <Status.PASSED: 'passed'>
+
+    """
+
+    section = Section.SKELETON
+    sentence = 3
+    why = "every decision about a model rests on the numbers of its evaluation"
+    needs = Need.INPUTS
+
+    def before_training(self, run: Run) -> Iterator[Finding]:
+        """Read the settings."""
+        self._seen: Seen | None = None
+        self._reason = "no validation while the model was trained"
+        self._open = True  # whether the logged numbers are still to be judged
+        self._before = kept.updates(run.module)
+        self._trained: set[str] = set()
+        self._mixed: dict[str, int] = {}
+        yield from map(self.found, settings.left_on(run.trainer))
+        for one in settings.monitored(run.trainer):
+            if outcome := settings.wrong_mode(one):
+                yield self.found(outcome, one.who)
+
+    def first_step(self, run: Run, step: Step) -> Iterator[Finding]:  # noqa: ARG002
+        """Take note of the metrics that training updates."""
+        self._trained = {name for name, count in kept.updates(run.module).items() if count > self._before.get(name, 0)}
+        yield from ()
+
+    def validation(self, run: Run, step: Step) -> Iterator[Finding]:
+        """Run the step again on a copy until its numbers are judged; see what its metrics hold from before."""
+        if not run.step or run.loader:  # the sanity check
+            return
+        first = self._seen is None
+        if self._open:
+            yield from self._look_at_numbers(run, step)
+        if self._seen is not None:
+            counts = kept.updates(run.module)
+            for name, use in self._seen.uses.items():
+                if (before := counts.get(name, 0) - use.updates) > 0 and use.updates:
+                    if name in self._trained:
+                        if self._seen.in_the_object(use.metric) or kept.computes(run.module, name):
+                            yield self.found(kept.two_stages(name, before), name)
+                    elif not first and kept.is_of_an_epoch(use.metric):
+                        self._mixed[name] = before
+
+    def _look_at_numbers(self, run: Run, step: Step) -> Iterator[Finding]:
+        if outcome := settings.cut_short(run.trainer, run.loader):
+            yield self.found(outcome)
+        try:
+            with memory_given_back(run.trainer.strategy.root_device), rehearsal(run) as again:
+                self._seen = seen = averaged.rehearsed(again, step.batch)
+                alone = run.trainer.num_val_batches[0] == 1 or step.batch_size == 1
+                suspects = [] if alone else list(averaged.suspects(seen))
+                suspects = [one for one in suspects if not kept.computes(run.module, one.owner)]
+                parts = averaged.in_parts(again, step.batch, seen) if suspects else {}
+        except CannotRehearseError as error:
+            self._open, self._reason = False, str(error)
+            return
+        outcomes = [(averaged.judge(one, parts.get(one.name)), one.name) for one in suspects]
+        self._open = any(outcome is None for outcome, _ in outcomes)  # such as an F1 of 0 while nothing is predicted
+        yield from (self.found(outcome, name) for outcome, name in outcomes if outcome)
+
+    def end(self, run: Run) -> Iterator[Finding]:
+        """See what was never logged or reset; there is no silence."""
+        metrics = averaged.metrics_of(run.module)
+        found = [
+            self.found(kept.never_reset(name, before), name)
+            for name, before in self._mixed.items()
+            if name in metrics and kept.was_computed(metrics[name])
+        ]
+        if self._seen is not None and not run.interrupted:
+            for one in settings.monitored(run.trainer):
+                logged = {*run.trainer.callback_metrics, *run.trainer.logged_metrics}
+                if outcome := settings.at_the_end(one, logged):
+                    found.append(self.found(outcome, one.who))
+        yield from found
+        if not found and not self.findings:
+            yield self.passed("what validation reports can be trusted") if self._seen else self.skipped(self._reason)
+        self._seen = None

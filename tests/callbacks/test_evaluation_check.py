@@ -1,0 +1,370 @@
+"""Evaluation that can be trusted: legitimate practice first, then the mistakes."""
+
+import patients
+import pytest
+import torch
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from patients import CLASSES, Healthy
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Subset
+from torchmetrics import MaxMetric, MeanMetric, MetricCollection
+from torchmetrics.classification import (
+    BinaryAUROC,
+    MulticlassAccuracy,
+    MulticlassAUROC,
+    MulticlassF1Score,
+    MulticlassRecall,
+)
+from torchmetrics.functional.classification import multiclass_f1_score
+from torchmetrics.regression import MeanAbsoluteError, MeanSquaredError, R2Score
+
+from lightning_recipe import EvaluationCheck, Status
+
+
+def found(fit, module, **settings):
+    check = EvaluationCheck()
+    fit(module, [check], **{"logger": False, "max_epochs": 2, "limit_train_batches": 3, **settings})
+    assert not [f for f in check.findings if f.code.endswith("internal_error")], check.findings
+    return check.findings
+
+
+def codes(findings):
+    return [f.code.partition("/")[2] for f in findings if f.is_alarm]
+
+
+# -- what is legitimate
+
+
+class Logs(Healthy):
+    """What validation logs is the test's own."""
+
+    def __init__(self, **metrics):
+        super().__init__()
+        for name, metric in metrics.items():
+            setattr(self, name, metric)
+
+    def val_dataloader(self):
+        return DataLoader(self.data(64, 2), 16)
+
+    def validation_step(self, batch, batch_idx):
+        self.report(self(batch[0]), batch[1])
+
+
+class Objects(Logs):
+    def report(self, logits, y):
+        self.f1(logits, y)
+        self.log("val_f1", self.f1)
+        self.auroc.update(logits, y)
+        self.log("val_auroc", self.auroc, on_step=False, on_epoch=True)
+
+
+class Collection(Logs):
+    def report(self, logits, y):
+        self.scores(logits, y)
+        self.log_dict(self.scores)
+
+
+class Values(Logs):
+    def report(self, logits, y):
+        self.log("val_score", self.score(logits, y))
+
+
+class Regressions(Logs):
+    def report(self, logits, y):
+        self.log("val_score", self.score(logits[:, 0], y.float()))
+
+
+class ByHand(Logs):
+    def report(self, logits, y):
+        self.f1.update(logits, y)
+
+    def on_validation_epoch_end(self):
+        self.log("val_f1", self.f1.compute())
+        self.f1.reset()
+
+
+class ResetBefore(ByHand):
+    def on_validation_epoch_start(self):
+        self.f1.reset()
+
+    def on_validation_epoch_end(self):
+        self.log("val_f1", self.f1.compute())
+
+
+class ValuesToo(ByHand):
+    """The progress bar shows the batches' values, and the epoch's is computed."""
+
+    def report(self, logits, y):
+        self.log("val_f1_batch", self.f1(logits, y), prog_bar=True)
+
+
+class Best(Logs):
+    """The best value so far is kept on purpose."""
+
+    def report(self, logits, y):
+        self.acc(logits, y)
+        self.log("val_acc", self.acc)
+
+    def on_validation_epoch_end(self):
+        self.best(self.acc.compute())
+        self.log("val_acc_best", self.best.compute())
+
+
+class OfSteps(Logs):
+    def report(self, logits, y):
+        self.log("val_f1", self.f1(logits, y), on_step=True, on_epoch=False)
+        self.log("val_f1_max", multiclass_f1_score(logits, y, CLASSES), reduce_fx=max)
+
+
+class InBatch(Logs):
+    """A contrastive loss, and one that is weighted within the batch."""
+
+    def report(self, logits, y):
+        self.log("val_loss", F.cross_entropy(logits @ logits.T, torch.arange(len(y))))
+        self.log("val_weighted", F.cross_entropy(logits, y, torch.arange(1.0, 1 + CLASSES)))
+
+
+class OfExamples(Logs):
+    """The mean over the examples of an RMSE and an F1 of each."""
+
+    def report(self, logits, y):
+        apart = logits - F.one_hot(y, CLASSES)
+        self.log("val_rmse", apart.square().mean(1).sqrt().mean())
+        self.log("val_f1", (apart.abs() < 0.5).float().mean())
+
+
+class Shared(Logs):
+    """Both stages use one object, for the values of single batches only, which are means."""
+
+    def report(self, logits, y):
+        self.log("val_accuracy", self.accuracy(logits, y))
+
+    def __init__(self):
+        super().__init__()
+        self.accuracy = MulticlassAccuracy(CLASSES, average="micro")
+
+
+class SharedAndReset(Logs):
+    def on_validation_epoch_start(self):
+        self.accuracy.reset()
+
+    def report(self, logits, y):
+        self.accuracy(logits, y)
+        self.log("val_accuracy", self.accuracy)
+
+
+class OneBatch(Values):
+    def val_dataloader(self):
+        return DataLoader(self.data(64, 2), 64)
+
+
+class OneByOne(Values):
+    def val_dataloader(self):
+        return DataLoader(self.data(8, 2), 1)
+
+
+class TwoLoaders(Objects):
+    def val_dataloader(self):
+        loader = super().val_dataloader()
+        return [loader, loader]
+
+    def validation_step(self, batch, batch_idx, dataloader_idx):
+        if dataloader_idx == 0:
+            super().validation_step(batch, batch_idx)
+
+
+def micro(kind=MulticlassAccuracy):
+    return kind(CLASSES, average="micro")
+
+
+def f1():
+    return MulticlassF1Score(CLASSES)
+
+
+HEALTHY = {
+    "a loss": Healthy,
+    "objects": lambda: Objects(f1=f1(), auroc=MulticlassAUROC(CLASSES)),
+    "a collection": lambda: Collection(scores=MetricCollection({"val_f1": f1(), "val_recall": MulticlassRecall(4)})),
+    "the accuracy of batches": lambda: Values(score=micro()),
+    "a mean": lambda: Regressions(score=MeanMetric()),
+    "errors of batches": lambda: Regressions(score=MeanAbsoluteError()),
+    "squared errors of batches": lambda: Regressions(score=MeanSquaredError()),
+    "computed and reset": lambda: ByHand(f1=f1()),
+    "reset before": lambda: ResetBefore(f1=f1()),
+    "values, too": lambda: ValuesToo(f1=f1()),
+    "the best so far": lambda: Best(acc=micro(), best=MaxMetric()),
+    "steps": lambda: OfSteps(f1=f1()),
+    "in the batch": InBatch,
+    "means of examples": OfExamples,
+    "one object for values": Shared,
+    "one object, reset": SharedAndReset,
+    "one batch": lambda: OneBatch(score=f1()),
+    "one by one": lambda: OneByOne(score=f1()),
+    "two loaders": lambda: TwoLoaders(f1=f1(), auroc=MulticlassAUROC(CLASSES)),
+}
+
+
+@pytest.mark.parametrize("name", HEALTHY)
+def test_legitimate_practice_passes(fit, name):
+    findings = found(fit, HEALTHY[name]())
+    assert [f.status for f in findings] == [Status.PASSED], findings
+
+
+class Names(Logs):
+    def report(self, logits, y):
+        for name in ("val_loss", "val_acc", "neg_loss", "score", "val/F1"):
+            self.log(name, F.mse_loss(logits, torch.zeros_like(logits)))
+
+
+class Stopping(EarlyStopping):
+    state_key = property(lambda self: f"stopping {self.monitor}")
+
+
+class Keeping(ModelCheckpoint):
+    state_key = property(lambda self: f"keeping {self.monitor}")
+
+
+def test_monitors_that_say_what_they_mean(fit):
+    class Monitoring(Names):
+        def configure_callbacks(self):
+            means = {"val_loss": "min", "val_acc": "max", "neg_loss": "max", "score": "min", "val/F1": "max"}
+            return [kind(monitor=name, mode=mode) for name, mode in means.items() for kind in (Stopping, Keeping)]
+
+    assert codes(found(fit, Monitoring(), enable_checkpointing=True)) == []
+
+
+def test_training_that_is_monitored_where_nothing_else_is_logged(fit):
+    class Only(Healthy):
+        def configure_callbacks(self):
+            return [EarlyStopping("train_loss")]
+
+    assert codes(found(fit, Only(), limit_val_batches=0)) == []
+
+
+def test_memorising_a_few_batches_on_purpose_is_no_alarm(fit):
+    (finding,) = found(fit, Healthy(), overfit_batches=1)
+    assert (finding.status, finding.code) == (Status.ADVICE, "EvaluationCheck/overfit_batches")
+
+
+def test_a_trial_run_is_no_alarm(fit):
+    assert codes(found(fit, Healthy(), fast_dev_run=True)) == []
+
+
+def test_no_validation_is_skipped(fit):
+    assert [f.status for f in found(fit, Healthy(), limit_val_batches=0)] == [Status.SKIPPED]
+
+
+# -- mistakes
+
+
+class FromSklearn(Logs):
+    def report(self, logits, y):
+        self.log("val_f1", float(multiclass_f1_score(logits.cpu(), torch.tensor(y.numpy()), CLASSES)))
+
+
+class Rooted(Logs):
+    """Of examples that are in order."""
+
+    def report(self, logits, y):
+        self.log("val_rmse", F.mse_loss(logits, 3.0 * y[:, None].expand_as(logits)).sqrt())
+
+    def val_dataloader(self):
+        data = self.data(64, 2)
+        return DataLoader(Subset(data, data.tensors[1].argsort().tolist()), 32)
+
+
+class AllAtOnce(Logs):
+    def report(self, logits, y):
+        self.log_dict(self.scores(logits, y))
+
+
+class Binary(Logs):
+    def report(self, logits, y):
+        self.log("val_ranking", self.score(logits[:, 0], (y == 0).long()))
+
+
+AVERAGED = {
+    "a forward value": (lambda: Values(score=f1()), Status.WARNING),
+    "AUROC": (lambda: Binary(score=BinaryAUROC()), Status.WARNING),
+    "R2": (lambda: Regressions(score=R2Score()), Status.WARNING),
+    "numbers": (FromSklearn, Status.WARNING),
+    "macro accuracy": (lambda: Values(score=MulticlassAccuracy(CLASSES)), Status.ADVICE),
+    "a collection": (lambda: AllAtOnce(scores=MetricCollection({"a": f1(), "b": micro()})), Status.WARNING),
+}
+
+
+@pytest.mark.parametrize("name", AVERAGED)
+def test_metrics_that_are_averaged(fit, name):
+    module, status = AVERAGED[name]
+    findings = found(fit, module())
+    assert [(f.status, f.code) for f in findings] == [(status, "EvaluationCheck/averaged_over_batches")], findings
+
+
+def test_a_root_is_advice_or_more(fit):
+    (finding,) = found(fit, Rooted())
+    assert finding.code == "EvaluationCheck/averaged_over_batches"
+    assert finding.evidence["mean_of_parts"] < finding.evidence["whole"]
+
+
+def test_one_metric_for_two_stages(fit):
+    finding = found(fit, patients.OneMetric())[0]
+    assert (finding.status, finding.code) == (Status.FAILED, patients.OneMetric.code)
+    assert finding.evidence == {"updates": 3}
+
+
+class OneByHand(Logs):
+    def report(self, logits, y):
+        self.accuracy.update(logits, y)
+
+    def on_validation_epoch_end(self):
+        self.log("val_accuracy", self.accuracy.compute())
+        self.accuracy.reset()
+
+    def on_train_epoch_end(self):
+        self.accuracy.reset()
+
+
+def test_one_metric_by_hand(fit):
+    assert codes(found(fit, OneByHand())) == ["one_metric_two_stages"]
+
+
+def test_a_metric_that_is_never_reset(fit):
+    (finding,) = found(fit, patients.NeverReset())
+    assert (finding.status, finding.code) == (Status.WARNING, patients.NeverReset.code)
+    assert finding.evidence["updates"] >= 2
+
+
+def test_the_worst_that_counts_as_the_best(fit):
+    (finding,) = found(fit, patients.WorstIsBest())
+    assert (finding.status, finding.code, finding.subject) == (
+        Status.WARNING,
+        patients.WorstIsBest.code,
+        "EarlyStopping",
+    )
+
+
+class Plateau(patients.WorstIsBest):
+    def configure_callbacks(self):
+        return []
+
+    def configure_optimizers(self):
+        optimizer = torch.optim.Adam(self.parameters())
+        scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": "val_accuracy"}}
+
+
+def test_a_scheduler_that_waits_for_the_wrong_plateau(fit):
+    (finding,) = found(fit, Plateau())
+    assert (finding.code, finding.subject) == (patients.WorstIsBest.code, "ReduceLROnPlateau")
+
+
+@pytest.mark.parametrize(
+    ("patient", "status"),
+    [
+        (patients.NeverLogged, Status.WARNING), (patients.MonitorsTraining, Status.ADVICE),
+        (patients.OverfitLeftOn, Status.WARNING), (patients.CutShort, Status.ADVICE),
+    ],
+)  # fmt: skip
+def test_settings(fit, patient, status):
+    findings = found(fit, patient(), **patient.steps)
+    assert [(f.status, f.code) for f in findings] == [(status, patient.code)], findings
