@@ -14,6 +14,7 @@ from lightning_recipe.callbacks.evaluation_check import EvaluationCheck
 from lightning_recipe.callbacks.first_non_finite import FirstNonFinite
 from lightning_recipe.callbacks.gradient_flow_check import GradientFlowCheck
 from lightning_recipe.callbacks.init_loss_check import InitLossCheck
+from lightning_recipe.callbacks.input_independence_check import InputIndependenceCheck
 from lightning_recipe.callbacks.loss_clip_check import LossClipCheck
 from lightning_recipe.callbacks.loss_input_check import LossInputCheck
 from lightning_recipe.callbacks.lr_schedule_check import LRScheduleCheck
@@ -35,6 +36,7 @@ DEFAULT: tuple[type[RecipeCallback], ...] = (
     SplitCheck,
     EvaluationCheck,
     InitLossCheck,
+    InputIndependenceCheck,
     OverfitOneBatch,
     VisualizeInputs,
     PredictionDynamicsLogger,

@@ -1337,6 +1337,61 @@ KINDS = {"CausalityCheck": SaysNext}
 """By the name of a check to which `Healthy` is not of that kind."""
 
 
+# -- what the network sees
+
+
+class KeepsPadding(Patient):
+    """The mask of an attention is the wrong way round: what is read is the padding, and the words are not."""
+
+    code = "InputIndependenceCheck/input_ignored"
+    also = (
+        "OverfitOneBatch/cannot_tell_examples_apart",
+        "BatchMixingDetector/constant_output",
+        "PredictionDynamicsLogger/frozen",
+        "GradientFlowCheck/no_gradient",
+    )
+
+    def __init__(self):
+        super().__init__()
+        self.words, self.score, self.net = nn.Embedding(20, 16, padding_idx=0), nn.Linear(16, 1), nn.Linear(16, CLASSES)
+
+    def forward(self, ids):
+        words = self.words(ids)
+        weights = self.score(words).masked_fill((ids != 0)[..., None], -torch.inf).softmax(1)
+        return self.net((weights * words).sum(1))
+
+    def data(self, n, seed):
+        rng = torch.Generator().manual_seed(seed)
+        y = torch.arange(n) % CLASSES
+        ids = 1 + CLASSES * torch.randint(4, (n, 8), generator=rng) + y[:, None]
+        return TensorDataset(ids.masked_fill(torch.arange(8) >= torch.randint(3, 7, (n, 1), generator=rng), 0), y)
+
+
+class SoftmaxOfOneGate(Patient):
+    """A gate over a single number is always 1: what it is computed from has no effect."""
+
+    code = "InputIndependenceCheck/one_input_ignored"
+    also = ("GradientFlowCheck/no_gradient",)
+
+    def __init__(self):
+        super().__init__()
+        self.gate = nn.Linear(1, 1)
+
+    def forward(self, x, age):
+        return self.net(x) * self.gate(age).softmax(1)
+
+    def training_step(self, batch, batch_idx):
+        x, age, y = batch
+        return self.loss(self(x, age), y)
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val_loss", self.training_step(batch, batch_idx))
+
+    def data(self, n, seed):
+        x, y = super().data(n, seed).tensors
+        return TensorDataset(x, torch.rand(n, 1, generator=torch.Generator().manual_seed(seed)), y)
+
+
 # -- normalisation
 
 

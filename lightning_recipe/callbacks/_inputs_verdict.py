@@ -1,0 +1,88 @@
+"""Whether a trial with interchanged inputs shows that some of them have no effect."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lightning_recipe.callbacks._interchanged import worth
+from lightning_recipe.finding import Outcome, Status, listed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from lightning_recipe.callbacks._interchanged import Effect, Trial
+
+SAME_LOSS = 1e-6
+"""Change of a loss, over its size, that is rounding."""
+SAME_OUTPUT = 1e-5
+"""Change of outputs, over the largest of them, that is rounding."""
+TELLS = 1e-3
+"""Change of a loss, over its size, that rounding can't hide."""
+
+
+def of_all(trial: Trial) -> Outcome | None:
+    """`failed` if nothing that enters has an effect, on the loss or on what the network puts out.
+
+    That the loss shows it asks for a target to which it answers, and for numbers of the last module that stay the same,
+    too: next to small outputs the loss is mostly that of the target. Otherwise, as where the input is the target, only
+    what all modules put out can show it.
+    """
+    effects = [*trial.together, *(effect for found in trial.inputs.values() for effect in found)]
+    if not trial.together:
+        return None
+    same = all(e.loss < SAME_LOSS and e.last < SAME_OUTPUT for e in effects)
+    by_loss = same and most(trial.targets.values()) > TELLS
+    by_outputs = all(e.outputs < SAME_OUTPUT for e in effects)
+    if not by_loss and not by_outputs:
+        return None
+    names = listed(trial.inputs)
+    what = "the loss" if by_loss else "no output"
+    return Outcome(
+        Status.FAILED,
+        "input_ignored",
+        f"{what} {'stays the same' if by_loss else 'changes'} when the inputs ({names}) are interchanged between "
+        "examples: the network answers the same, whatever it sees",
+        "follow the input through the forward pass: look for a mask the wrong way round, a variable that is "
+        "overwritten, units that are all off",
+        {"loss_change": max(e.loss for e in effects), "output_change": max(e.last for e in effects)},
+    )
+
+
+def of_each(trial: Trial, *, by_hand: bool) -> list[tuple[str, Outcome]]:
+    """`advice` for each input without effect, by its path, where another one has an effect on the loss.
+
+    Args:
+        trial: What was tried.
+        by_hand: In manual optimisation the loss is the first of several: an input must have no effect on outputs, too.
+
+    """
+    if most(trial.inputs.values()) < TELLS:
+        return []
+    numbers = {f"worth {path}": value for path, value in worth(trial).items()}
+    return [
+        (
+            path,
+            Outcome(
+                Status.ADVICE,
+                "one_input_ignored",
+                f"the loss stays the same when {path} is interchanged between examples, while it enters the network "
+                "and differs between them",
+                "see what becomes of it in the forward pass, or leave it out",
+                numbers,
+            ),
+        )
+        for path, effects in trial.inputs.items()
+        if all(e.loss < SAME_LOSS and (not by_hand or e.outputs < SAME_OUTPUT) for e in effects)
+    ]
+
+
+def most(found: Iterable[list[Effect]]) -> float:
+    """The largest change of the loss.
+
+    Example:
+        >>> from lightning_recipe.callbacks._interchanged import Effect
+        >>> most([[Effect(0.5, 0.0, 0.0, enters=True)], []])
+        0.5
+
+    """
+    return max((effect.loss for effects in found for effect in effects), default=0.0)

@@ -1,0 +1,176 @@
+"""What a step makes of a batch in which one entry is another example's."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from lightning_recipe.losses.targets import is_target
+from lightning_recipe.record.step import Need
+from lightning_recipe.record.tensors import leading_size, mapped, tensors
+from lightning_recipe.trial.rehearsal import CannotRehearseError
+
+if TYPE_CHECKING:
+    from lightning_recipe.record.step import Step
+    from lightning_recipe.trial.rehearsal import Rehearsal
+
+FEWEST = 4
+"""Examples in a batch, at least."""
+MOST = 6
+"""Entries of a batch that are tried."""
+NEEDS = Need.INPUTS | Need.LOSSES
+
+
+class Effect(NamedTuple):
+    """What became of a step when an entry of its batch was changed.
+
+    Attributes:
+        loss: Change of the loss, over its size; NaN without a loss.
+        outputs: Largest change of what outermost modules put out, over the largest of these numbers; NaN if all of it
+            is zero, or in 16 bits, which round.
+        last: The same of the last of them alone.
+        enters: Whether something else entered a module than before.
+        worth: How much higher the loss became.
+
+    """
+
+    loss: float
+    outputs: float
+    last: float
+    enters: bool
+    worth: float = math.nan
+
+
+class Trial(NamedTuple):
+    """What was tried with one batch.
+
+    Attributes:
+        inputs: Of each entry that enters a module, the effects of other values.
+        targets: Of each other entry, likewise.
+        together: The effects of other values of all inputs at once.
+
+    """
+
+    inputs: dict[str, list[Effect]]
+    targets: dict[str, list[Effect]]
+    together: list[Effect]
+
+
+def tried(again: Rehearsal, batch: Any) -> Trial:
+    """Run the step on the batch, and on batches in which entries are those of other examples, in eval mode.
+
+    An entry is once interchanged between examples, and once the first example's in all of them. What is the same in
+    all examples anyway is left out.
+
+    Args:
+        again: The copy.
+        batch: As the step receives it.
+
+    Raises:
+        CannotRehearseError: If the step can't be run on the batch itself.
+
+    """
+    again.module.eval()
+    try:
+        method, step = "training_step", again.step(batch, needs=NEEDS)
+    except CannotRehearseError:  # a batch of validation may be another one
+        method, step = "validation_step", again.step(batch, needs=NEEDS, method="validation_step")
+    entries = differing(batch)
+    targets = {path for path, tensor in entries.items() if _is_target(tensor, step)}
+
+    def effects(paths: list[str]) -> list[Effect]:
+        found = []
+        for change in (interchanged, firsts):
+            swaps = {id(entries[path]): change(entries[path]) for path in paths}
+            variant = mapped(batch, Tensor, lambda value, swaps=swaps: swaps.get(id(value), value))
+            try:
+                found.append(compared(step, again.step(variant, needs=NEEDS, method=method)))
+            except CannotRehearseError:  # lengths that do not go with the rest
+                return []
+        return found
+
+    alone = {path: effects([path]) for path in list(entries)[:MOST]}
+    entering = {p: e for p, e in alone.items() if e and any(one.enters for one in e) and p not in targets}
+    others = {path: effect for path, effect in alone.items() if effect and path not in entering}
+    return Trial(entering, others, effects(list(entering)) if entering else [])
+
+
+def differing(batch: Any) -> dict[str, Tensor]:
+    """The entries of a batch that are not the same in all examples, by path.
+
+    Example:
+        >>> list(differing({"x": torch.arange(8.0), "mask": torch.ones(8), "scale": torch.tensor(2.0)}))
+        ['x']
+
+    """
+    size = leading_size(batch) or 0
+    return {
+        path: tensor
+        for path, tensor in tensors(batch)
+        if size >= FEWEST
+        and tensor.layout is torch.strided
+        and tensor.ndim
+        and len(tensor) == size
+        and not torch.equal(tensor, firsts(tensor))
+    }
+
+
+def interchanged(tensor: Tensor) -> Tensor:
+    """Each example has the values of another; which is always the same.
+
+    Example:
+        >>> sorted(interchanged(torch.arange(5)).tolist())
+        [0, 1, 2, 3, 4]
+
+    """
+    order = torch.randperm(len(tensor), generator=torch.Generator().manual_seed(0))
+    places = torch.empty_like(order)
+    places[order] = order.roll(1)  # a single cycle: none keeps its own
+    return tensor[places.to(tensor.device)]
+
+
+def firsts(tensor: Tensor) -> Tensor:
+    """All examples have the values of the first: this also shows where a sum goes over all of them."""
+    return tensor[:1].expand_as(tensor).clone()
+
+
+def compared(before: Step, after: Step) -> Effect:
+    """The effect that is seen in two records of a step."""
+    old, new = _number(before.loss), _number(after.loss)
+    changed = abs(new - old) / abs(old) if old else math.nan
+    same = len(before.net_calls) == len(after.net_calls)
+    pairs = zip(before.net_calls, after.net_calls, strict=True) if same else ()
+    outputs = [_change(a.output, b.output) for a, b in pairs] or [math.nan]
+    largest = max((one for one in outputs if not math.isnan(one)), default=math.nan)
+    enters = before.inputs.keys() != after.inputs.keys() or any(
+        not torch.equal(tensor, after.inputs[name]) for name, tensor in before.inputs.items()
+    )
+    return Effect(changed, largest, outputs[-1], enters, new - old)
+
+
+def _change(before: Any, after: Any) -> float:
+    """Of the numbers that a call put out; NaN if there are none."""
+    pairs = zip(_numbers(before), _numbers(after), strict=False)
+    changes = [(a.double() - b.double()).abs().max() / a.double().abs().max() for a, b in pairs if a.shape == b.shape]
+    return max(map(float, changes), default=math.nan)
+
+
+def _numbers(output: Any) -> list[Tensor]:
+    return [t for _, t in tensors(output) if t.dtype in {torch.float32, torch.float64} and t.ndim and t.any()]
+
+
+def _number(loss: Tensor | None) -> float:
+    return float(loss.detach().sum()) if loss is not None else math.nan
+
+
+def _is_target(tensor: Tensor, step: Step) -> bool:
+    entered = [name for name, value in step.inputs.items() if value.shape == tensor.shape and torch.equal(value, tensor)]
+    return any(is_target(name, tensor, step) for name in entered)
+
+
+def worth(trial: Trial) -> dict[str, float]:
+    """How much the loss rises when an input is interchanged between examples, by its path."""
+    return {path: effects[0].worth for path, effects in trial.inputs.items() if not math.isnan(effects[0].worth)}

@@ -1,0 +1,117 @@
+"""Recipe, section 2: "train an input-independent baseline"; section 3: "complexify only one at a time"."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from lightning_recipe.callback import Check
+from lightning_recipe.callbacks import _inputs_verdict as verdict
+from lightning_recipe.callbacks._interchanged import tried, worth
+from lightning_recipe.finding import Section
+from lightning_recipe.record.step import Need
+from lightning_recipe.trial.isolation import memory_given_back
+from lightning_recipe.trial.rehearsal import CannotRehearseError, rehearsal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from lightning_recipe.callbacks._interchanged import Trial
+    from lightning_recipe.finding import Finding
+    from lightning_recipe.record.step import Step
+    from lightning_recipe.run import Run
+
+
+class InputIndependenceCheck(Check):
+    """Judges whether the network makes use of what it sees, and tells how much each input is worth.
+
+    At two validations the step is run again on a copy in eval mode, in the same random streams: on the batch, and on
+    batches in which one input, or all of them, are those of other examples. Inputs are the entries of the batch that
+    enter a module; the others are targets, and stay.
+
+    - `failed` if nothing that enters has an effect at both looks, neither on the loss, which answers to the target,
+      nor, where the input is the target, on anything that a module puts out.
+    - `advice` for one input of several without effect at both looks.
+
+    The evidence is by how much the loss rises when an input is interchanged between examples.
+
+    Args:
+        strict: Stop the run when something failed.
+
+    Source:
+        A. Karpathy, A Recipe for Training Neural Networks (2019): "the easiest is to just set all your inputs to zero.
+        This should perform worse than when you actually plug in your data". L. Breiman, Random Forests (2001):
+        importance by permutation.
+
+    Legitimate:
+        - Unconditional models, contrastive pairs, autoencoders, language models.
+        - Outputs that begin at zero, inputs that are the same in all examples.
+
+    Cost:
+        A copy of the module and at most 15 steps on it, without backward, at two validations.
+
+    Example:
+        >>> import contextlib, io
+        >>> from lightning.pytorch import Trainer
+        >>> from lightning_recipe.demo import DigitsNet, loaders
+        >>> check = InputIndependenceCheck()
+        >>> trainer = Trainer(callbacks=[check], barebones=True, max_epochs=2, limit_train_batches=2)
+        >>> with contextlib.redirect_stdout(io.StringIO()):
+        ...     trainer.fit(DigitsNet(), *loaders())
+        >>> check.findings[0].status
+        <Status.PASSED: 'passed'>
+
+    """
+
+    section = Section.SKELETON
+    sentence = 7
+    why = "a network that sees its input does better than one that does not: anything else is not wired up"
+    needs = Need.INPUTS
+    explains: ClassVar = {
+        "input_ignored": (
+            "OverfitOneBatch/*",
+            "BatchMixingDetector/constant_output",
+            "PredictionDynamicsLogger/*",
+        ),
+    }
+    looks = 2
+
+    def before_training(self, run: Run) -> Iterator[Finding]:  # noqa: ARG002
+        """Begin anew with each fit."""
+        self._trials: list[Trial] = []
+        self._reason = "there was no validation after training began"
+        yield from ()
+
+    def validation(self, run: Run, step: Step) -> Iterator[Finding]:
+        """Try the batch; the second time, judge."""
+        if run.trainer.sanity_checking or run.loader:
+            return
+        try:
+            with memory_given_back(run.trainer.strategy.root_device), rehearsal(run) as again:
+                trial = tried(again, step.batch)
+        except CannotRehearseError as error:
+            self._reason = str(error)
+            return
+        if not trial.inputs:
+            self._reason = "nothing of the batch that differs between examples is seen to enter the network"
+            return
+        self._trials.append(trial)
+        if len(self._trials) == self.looks:
+            self.done = True
+            yield from self._judged(*self._trials, by_hand=not run.module.automatic_optimization)
+
+    def _judged(self, before: Trial, now: Trial, *, by_hand: bool) -> Iterator[Finding]:
+        ignored = verdict.of_all(now)
+        if ignored is not None and verdict.of_all(before) is not None:
+            yield self.found(ignored)
+            return
+        earlier = dict(verdict.of_each(before, by_hand=by_hand))
+        found = [self.found(outcome, path) for path, outcome in verdict.of_each(now, by_hand=by_hand) if path in earlier]
+        numbers = {f"worth {path}": value for path, value in worth(now).items()}
+        yield from found or [self.passed("what enters the network has an effect on what it says", **numbers)]
+
+    def end(self, run: Run) -> Iterator[Finding]:
+        """Where there was a single validation, judge by it; there is no silence."""
+        if self._trials and not run.interrupted:
+            yield from self._judged(*self._trials * 2, by_hand=not run.module.automatic_optimization)
+        else:
+            yield self.skipped(self._reason)

@@ -1,0 +1,369 @@
+"""What the network sees: models that have no input to use, or use it in their own way, first; then the mistakes."""
+
+import math
+from types import SimpleNamespace
+
+import lightning.pytorch as L
+import pytest
+import torch
+from patients import Healthy, KeepsPadding, SoftmaxOfOneGate
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
+
+from lightning_recipe import InputIndependenceCheck, Status
+
+N, FEATURES = 64, 8
+DRAWN = torch.Generator().manual_seed(0)
+X = torch.randn(N, FEATURES, generator=DRAWN)
+Y = (X @ torch.randn(FEATURES, 3, generator=DRAWN)).argmax(1)
+VALUE = X[:, :2].sum(1) + 0.5
+
+
+class Program(L.LightningModule):
+    """A step that a subclass writes, on given data."""
+
+    data = (X, Y)
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(FEATURES, 16), nn.ReLU(), nn.Linear(16, 3))
+
+    def training_step(self, batch, batch_idx):
+        return F.cross_entropy(self.net(batch[0]), batch[1])
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val", self.training_step(batch, batch_idx), batch_size=len(batch[0]))
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=1e-2)
+
+    def train_dataloader(self):
+        return DataLoader(TensorDataset(*self.data), 16, shuffle=True)
+
+    def val_dataloader(self):
+        return DataLoader(TensorDataset(*self.data), 32)
+
+
+def found(fit, module, **settings):
+    check = InputIndependenceCheck()
+    fit(module, [check], logger=False, **settings)
+    return [(f.status, f.code.partition("/")[2], f.subject) for f in check.findings]
+
+
+PASSED, SKIPPED = [(Status.PASSED, "passed", "")], [(Status.SKIPPED, "skipped", "")]
+
+
+# -- legitimate
+
+
+class Autoencoder(Program):
+    data = (X,)
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(FEATURES, 3), nn.Tanh(), nn.Linear(3, FEATURES))
+
+    def training_step(self, batch, batch_idx):
+        return F.mse_loss(self.net(batch[0]), batch[0])
+
+
+class Variational(Autoencoder):
+    """Draws its codes, and has hardly learnt anything yet."""
+
+    def __init__(self):
+        super().__init__()
+        self.encoder, self.decoder = nn.Linear(FEATURES, 4), nn.Linear(2, FEATURES)
+
+    def training_step(self, batch, batch_idx):
+        mean, log_var = self.encoder(batch[0]).chunk(2, 1)
+        code = mean + (0.5 * log_var).exp() * torch.randn_like(mean)
+        kl = 0.5 * (mean.square() + log_var.exp() - 1 - log_var).sum(1).mean()
+        return F.mse_loss(self.decoder(code), batch[0]) + kl
+
+
+class Contrastive(Program):
+    """Two views of each example: to interchange both changes nothing."""
+
+    data = (X, X + 0.1 * torch.randn(N, FEATURES, generator=DRAWN))
+
+    def training_step(self, batch, batch_idx):
+        a, b = (F.normalize(self.net(view)) for view in batch)
+        return F.cross_entropy(a @ b.T / 0.1, torch.arange(len(a)))
+
+
+class SaysNext(Program):
+    """Whole sequences are interchanged together with what comes next."""
+
+    data = (torch.randint(10, (N, 6), generator=DRAWN),)
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Embedding(10, 8), nn.Linear(8, 10))
+
+    def training_step(self, batch, batch_idx):
+        (ids,) = batch
+        return F.cross_entropy(self.net(ids[:, :-1]).flatten(0, 1), ids[:, 1:].flatten())
+
+
+class Unconditional(Program):
+    """A generator whose samples are to have the moments of the data, which enter no module."""
+
+    data = (X,)
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Linear(4, FEATURES)
+
+    def training_step(self, batch, batch_idx):
+        made = self.net(torch.randn(len(batch[0]), 4))
+        return (made.mean(0) - batch[0].mean(0)).square().sum()
+
+
+class StartsAtZero(Program):
+    """The output layer is zero, and a warm-up has not begun."""
+
+    data = (X, VALUE)
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(FEATURES, 16), nn.ReLU(), nn.Linear(16, 1))
+        nn.init.zeros_(self.net[-1].weight)
+        nn.init.zeros_(self.net[-1].bias)
+
+    def training_step(self, batch, batch_idx):
+        return F.mse_loss(self.net(batch[0])[:, 0], batch[1])
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.0)
+
+
+class SmallBesideTheTarget(StartsAtZero):
+    """Outputs of 1e-5 where targets are thousands: the loss is that of the target."""
+
+    data = (X, 1e4 * VALUE)
+
+    def __init__(self):
+        super().__init__()
+        nn.init.normal_(self.net[-1].weight, std=1e-5)
+
+
+class LossInside(Program):
+    """The network is called with the target, and computes the loss by hand."""
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(FEATURES, 3)
+
+        def forward(self, x, answer):
+            return -self.layer(x).log_softmax(1).gather(1, answer[:, None]).mean()
+
+    def __init__(self):
+        super().__init__()
+        self.net = self.Net()
+
+    def training_step(self, batch, batch_idx):
+        return self.net(*batch)
+
+
+class Adversarial(Program):
+    """By hand; the first loss is that of the generator, which no example has an effect on."""
+
+    data = (X,)
+    automatic_optimization = False
+
+    def __init__(self):
+        super().__init__()
+        self.generator, self.net = nn.Linear(4, FEATURES), nn.Linear(FEATURES, 1)
+
+    def training_step(self, batch, batch_idx):
+        made = self.generator(torch.randn(len(batch[0]), 4))
+        first, second = self.optimizers()
+        for loss, optimizer in (
+            (lambda: -self.net(made).mean(), first),
+            (lambda: self.net(made.detach()).mean() - self.net(batch[0]).mean(), second),
+        ):
+            optimizer.zero_grad()
+            self.manual_backward(loss())
+            optimizer.step()
+
+    def validation_step(self, batch, batch_idx):
+        pass
+
+    def configure_optimizers(self):
+        return [torch.optim.SGD(part.parameters(), 1e-3) for part in (self.generator, self.net)]
+
+
+class TwoNetsByHand(Program):
+    """Each network has its input, its loss and its optimiser: the first loss knows the first input only."""
+
+    data = (X, X.flip(1), VALUE)
+    automatic_optimization = False
+
+    def __init__(self):
+        super().__init__()
+        self.net, self.other = nn.Linear(FEATURES, 1), nn.Linear(FEATURES, 1)
+
+    def training_step(self, batch, batch_idx):
+        a, b, y = batch
+        for net, x, optimizer in zip((self.net, self.other), (a, b), self.optimizers(), strict=True):
+            optimizer.zero_grad()
+            self.manual_backward(F.mse_loss(net(x)[:, 0], y))
+            optimizer.step()
+
+    def validation_step(self, batch, batch_idx):
+        pass
+
+    def configure_optimizers(self):
+        return [torch.optim.SGD(part.parameters(), 1e-3) for part in (self.net, self.other)]
+
+
+class Masked(Program):
+    """All is observed: a mask that is the same for all can't be judged."""
+
+    data = (X, torch.ones(N, FEATURES), Y)
+
+    def training_step(self, batch, batch_idx):
+        x, mask, y = batch
+        return F.cross_entropy(self.net(x * mask), y)
+
+
+class LabelsUnused(Autoencoder):
+    """Learns without labels, which its data has."""
+
+    data = (X, Y)
+
+
+class OneExampleEach(Program):
+    def val_dataloader(self):
+        return DataLoader(TensorDataset(*self.data), 1)
+
+
+@pytest.mark.parametrize(
+    ("program", "expected"),
+    [
+        (Healthy, PASSED),
+        (Program, PASSED),
+        (Autoencoder, PASSED),
+        (Variational, PASSED),
+        (Contrastive, PASSED),
+        (SaysNext, PASSED),
+        (Unconditional, SKIPPED),
+        (StartsAtZero, PASSED),
+        (SmallBesideTheTarget, PASSED),
+        (LossInside, PASSED),
+        (Adversarial, PASSED),
+        (TwoNetsByHand, PASSED),
+        (Masked, PASSED),
+        (LabelsUnused, PASSED),
+        (OneExampleEach, SKIPPED),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_no_mistake(fit, program, expected):
+    assert found(fit, program()) == expected
+
+
+def test_without_validation_there_is_no_verdict(fit):
+    assert found(fit, KeepsPadding(), limit_val_batches=0) == SKIPPED
+
+
+def test_rounding_in_16_bits_is_no_evidence(fit):
+    """Around 300, bfloat16 numbers are 2 apart."""
+
+    class FarOff(StartsAtZero):
+        data = (X, VALUE + 300)
+
+        def __init__(self):
+            super().__init__()
+            nn.init.normal_(self.net[-1].weight, std=1e-3)
+            nn.init.constant_(self.net[-1].bias, 300.0)
+
+    assert found(fit, FarOff(), precision="bf16-mixed") == PASSED
+
+
+# -- mistakes
+
+
+def test_what_an_input_is_worth(fit):
+    check = InputIndependenceCheck()
+    fit(Healthy(), [check], logger=False)
+    assert check.findings[0].evidence["worth [0]"] > 0.1
+
+
+def test_only_padding_is_read(fit):
+    check = InputIndependenceCheck()
+    fit(KeepsPadding(), [check], logger=False)
+    (finding,) = check.findings
+    assert (finding.status, finding.code) == (Status.FAILED, KeepsPadding.code)
+    assert finding.evidence["loss_change"] < 1e-6
+    assert finding.evidence["output_change"] < 1e-5
+
+
+def test_a_single_validation_is_enough(fit):
+    assert found(fit, KeepsPadding(), max_epochs=1)[0][1] == "input_ignored"
+
+
+class Overwritten(Program):
+    """Outermost modules one after another, in a batch that is a dictionary; what they said of x is lost."""
+
+    def training_step(self, batch, batch_idx):
+        hidden = self.net[0](batch[0])
+        hidden = self.net[1](hidden * 0)
+        return F.cross_entropy(self.net[2](hidden), batch[1])
+
+
+class DictOverwritten(Overwritten):
+    def training_step(self, batch, batch_idx):
+        return super().training_step((batch["x"], batch["y"]), batch_idx)
+
+    def on_before_batch_transfer(self, batch, dataloader_idx):
+        return {"x": batch[0], "y": batch[1]} if isinstance(batch, list) else batch
+
+    def validation_step(self, batch, batch_idx):
+        self.training_step(batch, batch_idx)
+
+
+class ByHand(Overwritten):
+    automatic_optimization = False
+
+    def training_step(self, batch, batch_idx):
+        loss = super().training_step(batch, batch_idx)
+        self.optimizers().zero_grad()
+        self.manual_backward(loss)
+        self.optimizers().step()
+
+    def validation_step(self, batch, batch_idx):
+        pass
+
+
+class AutoencoderOfNothing(Autoencoder):
+    def training_step(self, batch, batch_idx):
+        (x,) = batch
+        return F.mse_loss(self(x), x)
+
+    def forward(self, x):
+        return self.net(torch.zeros_like(x)) if x is not None else x
+
+
+class LossByHand(Overwritten):
+    data = (X, VALUE)
+
+    def training_step(self, batch, batch_idx):
+        object_ = SimpleNamespace(x=batch[0], y=batch[1])
+        return (self.net[2](self.net[1](self.net[0](object_.x) - 1e9))[:, 0] - object_.y).abs().mean()
+
+
+@pytest.mark.parametrize("program", [Overwritten, DictOverwritten, ByHand, AutoencoderOfNothing, LossByHand])
+def test_the_input_is_ignored(fit, program):
+    assert found(fit, program()) == [(Status.FAILED, "input_ignored", "")]
+
+
+def test_one_of_several_is_ignored(fit):
+    check = InputIndependenceCheck()
+    fit(SoftmaxOfOneGate(), [check], logger=False)
+    (finding,) = check.findings
+    assert (finding.status, finding.code, finding.subject) == (Status.ADVICE, SoftmaxOfOneGate.code, "[1]")
+    assert finding.evidence["worth [0]"] > 0.01
+    assert math.isclose(finding.evidence["worth [1]"], 0, abs_tol=1e-6)
