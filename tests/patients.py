@@ -176,7 +176,7 @@ class Overwritten(Patient):
     """All inputs are zeros."""
 
     code = "OverfitOneBatch/cannot_tell_examples_apart"
-    also = ("BatchMixingDetector/constant_output",)
+    also = ("BatchMixingDetector/constant_output", "InputIndependenceCheck/input_ignored")
 
     def forward(self, x):
         return super().forward(torch.zeros_like(x))
@@ -544,7 +544,11 @@ class Unused(Patient):
     """The network's result is multiplied by zero, on its way to a layer that learns a constant."""
 
     code = "BatchMixingDetector/constant_output"
-    also = ("OverfitOneBatch/cannot_tell_examples_apart", "GradientFlowCheck/no_gradient")
+    also = (
+        "OverfitOneBatch/cannot_tell_examples_apart",
+        "GradientFlowCheck/no_gradient",
+        "InputIndependenceCheck/input_ignored",
+    )
 
     def forward(self, x):
         return self.net[4](0 * self.net[:4](x).detach())
@@ -1098,7 +1102,11 @@ class AllOff(Patient):
     """A shift before the ReLU that is far below 0."""
 
     code = "ActivationMonitor/dead"
-    also = ("OverfitOneBatch/cannot_tell_examples_apart", "BatchMixingDetector/constant_output")
+    also = (
+        "OverfitOneBatch/cannot_tell_examples_apart",
+        "BatchMixingDetector/constant_output",
+        "InputIndependenceCheck/input_ignored",
+    )
     steps: ClassVar = {"max_steps": 78, "max_epochs": -1}
 
     def __init__(self):
@@ -1135,6 +1143,7 @@ class Deep(Patient):
         "OverfitOneBatch/cannot_tell_examples_apart",
         "PredictionDynamicsLogger/frozen",
         "UpdateRatioMonitor/too_small",
+        "InputIndependenceCheck/input_ignored",
     )
     steps: ClassVar = {"max_steps": 204, "max_epochs": -1}
     activation = nn.Sigmoid

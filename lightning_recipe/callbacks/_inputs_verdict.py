@@ -58,7 +58,6 @@ def of_each(trial: Trial, *, by_hand: bool) -> list[tuple[str, Outcome]]:
     """
     if most(trial.inputs.values()) < TELLS:
         return []
-    numbers = {f"worth {path}": value for path, value in worth(trial).items()}
     return [
         (
             path,
@@ -68,7 +67,7 @@ def of_each(trial: Trial, *, by_hand: bool) -> list[tuple[str, Outcome]]:
                 f"the loss stays the same when {path} is interchanged between examples, while it enters the network "
                 "and differs between them",
                 "see what becomes of it in the forward pass, or leave it out",
-                numbers,
+                worth(trial),
             ),
         )
         for path, effects in trial.inputs.items()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -85,7 +86,7 @@ def tried(again: Rehearsal, batch: Any) -> Trial:
         found = []
         for change in (interchanged, firsts):
             swaps = {id(entries[path]): change(entries[path]) for path in paths}
-            variant = mapped(batch, Tensor, lambda value, swaps=swaps: swaps.get(id(value), value))
+            variant = mapped(batch, Tensor, partial(_swapped, swaps))
             try:
                 found.append(compared(step, again.step(variant, needs=NEEDS, method=method)))
             except CannotRehearseError:  # lengths that do not go with the rest
@@ -151,6 +152,10 @@ def compared(before: Step, after: Step) -> Effect:
     return Effect(changed, largest, outputs[-1], enters, new - old)
 
 
+def _swapped(swaps: dict[int, Tensor], value: Tensor) -> Tensor:
+    return swaps.get(id(value), value)
+
+
 def _change(before: Any, after: Any) -> float:
     """Of the numbers that a call put out; NaN if there are none."""
     pairs = zip(_numbers(before), _numbers(after), strict=False)
@@ -167,10 +172,11 @@ def _number(loss: Tensor | None) -> float:
 
 
 def _is_target(tensor: Tensor, step: Step) -> bool:
-    entered = [name for name, value in step.inputs.items() if value.shape == tensor.shape and torch.equal(value, tensor)]
+    entered = (n for n, value in step.inputs.items() if value.shape == tensor.shape and torch.equal(value, tensor))
     return any(is_target(name, tensor, step) for name in entered)
 
 
 def worth(trial: Trial) -> dict[str, float]:
-    """How much the loss rises when an input is interchanged between examples, by its path."""
-    return {path: effects[0].worth for path, effects in trial.inputs.items() if not math.isnan(effects[0].worth)}
+    """How much the loss rises when an input is interchanged between examples, under the name of the evidence."""
+    numbers = {f"worth {path}": effects[0].worth for path, effects in trial.inputs.items()}
+    return {name: value for name, value in numbers.items() if not math.isnan(value)}

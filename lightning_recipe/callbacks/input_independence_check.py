@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, ClassVar
 from lightning_recipe.callback import Check
 from lightning_recipe.callbacks import _inputs_verdict as verdict
 from lightning_recipe.callbacks._interchanged import tried, worth
-from lightning_recipe.finding import Section
+from lightning_recipe.finding import Outcome, Section, Status
 from lightning_recipe.record.step import Need
 from lightning_recipe.trial.isolation import memory_given_back
 from lightning_recipe.trial.rehearsal import CannotRehearseError, rehearsal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from lightning.pytorch import LightningModule, Trainer
 
     from lightning_recipe.callbacks._interchanged import Trial
     from lightning_recipe.finding import Finding
@@ -75,11 +77,11 @@ class InputIndependenceCheck(Check):
     }
     looks = 2
 
-    def before_training(self, run: Run) -> Iterator[Finding]:  # noqa: ARG002
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Begin anew with each fit."""
+        super().setup(trainer, pl_module, stage)
         self._trials: list[Trial] = []
         self._reason = "there was no validation after training began"
-        yield from ()
 
     def validation(self, run: Run, step: Step) -> Iterator[Finding]:
         """Try the batch; the second time, judge."""
@@ -105,9 +107,10 @@ class InputIndependenceCheck(Check):
             yield self.found(ignored)
             return
         earlier = dict(verdict.of_each(before, by_hand=by_hand))
-        found = [self.found(outcome, path) for path, outcome in verdict.of_each(now, by_hand=by_hand) if path in earlier]
-        numbers = {f"worth {path}": value for path, value in worth(now).items()}
-        yield from found or [self.passed("what enters the network has an effect on what it says", **numbers)]
+        idle = [(path, outcome) for path, outcome in verdict.of_each(now, by_hand=by_hand) if path in earlier]
+        yield from (self.found(outcome, path) for path, outcome in idle)
+        if not idle:
+            yield self.found(Outcome(Status.PASSED, "", "what enters has an effect on the loss", evidence=worth(now)))
 
     def end(self, run: Run) -> Iterator[Finding]:
         """Where there was a single validation, judge by it; there is no silence."""
