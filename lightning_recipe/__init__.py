@@ -6,6 +6,7 @@ from lightning_recipe.callbacks.batch_mixing_detector import BatchMixingDetector
 from lightning_recipe.callbacks.bias_check import BiasCheck
 from lightning_recipe.callbacks.causality_check import CausalityCheck
 from lightning_recipe.callbacks.evaluation_check import EvaluationCheck
+from lightning_recipe.callbacks.data_profile import DataProfile
 from lightning_recipe.callbacks.first_non_finite import FirstNonFinite
 from lightning_recipe.callbacks.gradient_flow_check import GradientFlowCheck
 from lightning_recipe.callbacks.init_loss_check import InitLossCheck
@@ -27,6 +28,7 @@ from lightning_recipe.reporter import FailedCheckError
 
 __all__ = [  # noqa: RUF022 - in the order of the recipe
     "recipe",
+    "DataProfile",
     "SplitCheck",
     "EvaluationCheck",
     "InitLossCheck",

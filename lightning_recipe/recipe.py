@@ -11,6 +11,7 @@ from lightning_recipe.callbacks.batch_mixing_detector import BatchMixingDetector
 from lightning_recipe.callbacks.bias_check import BiasCheck
 from lightning_recipe.callbacks.causality_check import CausalityCheck
 from lightning_recipe.callbacks.evaluation_check import EvaluationCheck
+from lightning_recipe.callbacks.data_profile import DataProfile
 from lightning_recipe.callbacks.first_non_finite import FirstNonFinite
 from lightning_recipe.callbacks.gradient_flow_check import GradientFlowCheck
 from lightning_recipe.callbacks.init_loss_check import InitLossCheck
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from lightning.pytorch.callbacks import Callback
 
 DEFAULT: tuple[type[RecipeCallback], ...] = (
+    DataProfile,
     SplitCheck,
     EvaluationCheck,
     InitLossCheck,
@@ -84,7 +86,7 @@ def recipe(
     Example:
         >>> callbacks = recipe(OverfitOneBatch(max_steps=100), skip=["*Check", "*Monitor", "First*"])
         >>> [type(callback).__name__ for callback in callbacks]
-        ['OverfitOneBatch', 'VisualizeInputs', 'PredictionDynamicsLogger', 'BatchMixingDetector']
+        ['DataProfile', 'OverfitOneBatch', 'VisualizeInputs', 'PredictionDynamicsLogger', 'BatchMixingDetector']
 
     """
     if foreign := [callback for callback in own if not isinstance(callback, RecipeCallback)]:

@@ -1628,3 +1628,85 @@ class CutShort(Patient):
 
     code = "EvaluationCheck/limited_batches"
     steps: ClassVar = {"max_epochs": 1, "limit_val_batches": 1}
+
+
+# -- the data
+
+
+class TwinsWithAnotherLabel(Patient):
+    """Examples were joined with the labels of others: each comes twice, with two labels."""
+
+    code = "DataProfile/same_input_other_label"
+
+    def train_dataloader(self):
+        x, y = self.data(256, 1).tensors
+        y = torch.cat([y[:128], (y[:128] + 1) % CLASSES])
+        return DataLoader(TensorDataset(x[:128].repeat(2, 1), y), 32, shuffle=True)
+
+
+class Duplicates(Patient):
+    """A fifth of the data was read from two files."""
+
+    code = "DataProfile/duplicates"
+
+    def train_dataloader(self):
+        x, y = self.data(256, 1).tensors
+        return DataLoader(TensorDataset(torch.cat([x, x[:60]]), torch.cat([y, y[:60]])), 32, shuffle=True)
+
+
+class SortedByLabel(Patient):
+    """A folder for each class, read one after the other, and no shuffling."""
+
+    code = "DataProfile/sorted"
+
+    def train_dataloader(self):
+        x, y = self.data(512, 1).tensors
+        order = y.argsort()
+        return DataLoader(TensorDataset(x[order], y[order]), 32)
+
+
+class NotShuffled(Patient):
+    code = "DataProfile/same_order"
+
+    def train_dataloader(self):
+        return DataLoader(self.data(256, 1), 32)
+
+
+class LabelsFromOne(Patient):
+    """The labels begin with 1, and an output was added for them."""
+
+    code = "DataProfile/label_never_occurs"
+
+    def __init__(self):
+        super().__init__()
+        self.net[-1] = nn.Linear(32, CLASSES + 1)
+        self.accuracy = MulticlassAccuracy(CLASSES + 1)
+
+    def data(self, n, seed):
+        x, y = super().data(n, seed).tensors
+        return TensorDataset(x, y + 1)
+
+
+class ColumnGotLost(Patient):
+    """A feature has the same value in all examples, from a join that found nothing."""
+
+    code = "DataProfile/constant_features"
+
+    def data(self, n, seed):
+        x, y = super().data(n, seed).tensors
+        x[:, 3] = 0
+        return TensorDataset(x, y)
+
+
+class MissingValues(Patient):
+    """A hundredth of the values is missing, and the network is given zeros for them."""
+
+    code = "DataProfile/not_finite"
+
+    def forward(self, x):
+        return super().forward(x.nan_to_num())
+
+    def data(self, n, seed):
+        x, y = super().data(n, seed).tensors
+        lost = torch.rand(x.shape, generator=torch.Generator().manual_seed(seed)) < 0.01
+        return TensorDataset(x.masked_fill(lost, torch.nan), y)

@@ -1,0 +1,222 @@
+"""What is kept of batches that pass: fingerprints of examples, classes, and the range of each feature."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lightning_recipe.record.tensors import holds, tensors
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+ENTRIES = 8
+"""Tensors of a batch that are looked at."""
+COLUMNS = 256
+"""Features of a table that are measured one by one."""
+CHANNELS = 12
+"""Channels, of what is no table, that are measured one by one."""
+CHANGES = 8
+"""Values of an example that differ from the one before, at least, in what is no blank image, silence, or short code."""
+BITS = 40.0
+"""Information in the features of an example from which on two are not equal by chance, taken one by one."""
+LOOKED = 64
+"""Columns that this is measured on, and examples that columns are compared on."""
+
+
+@dataclass
+class Range:
+    """Of the finite values of each feature or channel: how many, mean, sum of squared deviations, lowest and highest.
+
+    Added up batch by batch, by the update of Chan, Golub and LeVeque (1979).
+    """
+
+    count: NDArray[np.float64]
+    mean: NDArray[np.float64]
+    squares: NDArray[np.float64]
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
+    missing: float = 0.0
+
+    @classmethod
+    def of(cls, rows: NDArray[np.float64], missing: float) -> Range:
+        """From rows of (count, mean, variance, low, high)."""
+        count, mean, variance, low, high = rows
+        return cls(count, mean, variance * count, low, high, missing)
+
+    def add(self, other: Range) -> None:
+        """Take in another batch."""
+        total = np.maximum(self.count + other.count, 1)
+        apart = other.mean - self.mean
+        self.squares += other.squares + apart**2 * self.count * other.count / total
+        self.mean += apart * other.count / total
+        self.count += other.count
+        self.low, self.high = np.minimum(self.low, other.low), np.maximum(self.high, other.high)
+        self.missing += other.missing
+
+    @property
+    def std(self) -> NDArray[np.float64]:
+        """Standard deviation of each."""
+        return np.sqrt(self.squares / np.maximum(self.count, 1))
+
+
+@dataclass
+class Seen:
+    """Of the examples that were looked at, in their order.
+
+    Attributes:
+        prints: Of the entries of each example, shape (N,), by path, a batch an array.
+        classes: Integers that each example has one of, likewise.
+        rich: Whether an example is one that does not come twice by chance, shape (N,).
+        epochs: The epoch of each batch.
+        sizes: Examples in each batch.
+        ranges: By path, of the entries with real numbers.
+        bits: Information in the features of an example, by path.
+        apart: Whether a batch held anything besides rows of its examples, such as edges between them or texts.
+
+    """
+
+    prints: list[dict[str, NDArray[np.int64]]] = field(default_factory=list)
+    classes: list[dict[str, NDArray[np.int64]]] = field(default_factory=list)
+    rich: list[NDArray[np.bool_]] = field(default_factory=list)
+    epochs: list[int] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=list)
+    ranges: dict[str, Range] = field(default_factory=dict)
+    bits: dict[str, float] = field(default_factory=dict)
+    apart: bool = False
+
+
+@dataclass
+class Glance:
+    """The same of one batch, where the batch is: nothing waits for an accelerator."""
+
+    epoch: int
+    size: int
+    prints: dict[str, Tensor] = field(default_factory=dict)
+    classes: dict[str, Tensor] = field(default_factory=dict)
+    changes: dict[str, Tensor] = field(default_factory=dict)
+    columns: dict[str, Tensor] = field(default_factory=dict)
+    sample: dict[str, Tensor] = field(default_factory=dict)
+    missing: dict[str, Tensor] = field(default_factory=dict)
+    apart: bool = False
+
+
+@torch.no_grad()
+def glance(batch: Any, examples: int, epoch: int, *, measured: bool) -> Glance:
+    """Look at a batch without changing anything in it.
+
+    Args:
+        batch: As ``training_step`` will receive it.
+        examples: Size of dimension 0 of what holds a row for each example; all else is left alone.
+        epoch: The present epoch.
+        measured: Whether ranges are measured, too.
+
+    Example:
+        >>> seen = glance({"x": torch.ones(4, 3), "y": torch.arange(4)}, 4, 0, measured=True)
+        >>> list(seen.prints), seen.classes, seen.columns["batch.x"].shape
+        (['batch.x', 'batch.y'], {'batch.y': tensor([0, 1, 2, 3])}, torch.Size([5, 3]))
+
+    """
+    made = Glance(epoch, examples)
+    found = [(path, tensor.detach()) for path, tensor in tensors(batch, "batch")]
+    rows = [(path, t) for path, t in found if t.ndim and len(t) == examples and t.layout is torch.strided]
+    made.apart = len(rows) < len(found) or len(rows) > ENTRIES or holds(batch, str) or holds(batch, np.ndarray)
+    for path, tensor in rows[:ENTRIES]:
+        if tensor.is_complex() or tensor.is_quantized or not tensor.numel():
+            continue
+        flat = tensor.reshape(examples, -1)
+        made.prints[path] = fingerprints(flat)
+        if tensor.is_floating_point() or tensor.dtype is torch.uint8:
+            made.changes[path] = (flat[:, 1:] != flat[:, :-1]).sum(1)
+            if measured:
+                _measure(made, path, tensor, flat)
+        elif flat.shape[1] == 1:
+            made.classes[path] = flat[:, 0].long()
+    return made
+
+
+def _measure(made: Glance, path: str, tensor: Tensor, flat: Tensor) -> None:
+    made.sample[path] = flat[:LOOKED, :: max(1, flat.shape[1] // LOOKED)][:, :LOOKED].float()
+    columns = by_channel(tensor)
+    finite = columns.isfinite()
+    count = finite.sum(0)
+    known = columns.where(finite, columns.new_zeros(()))
+    mean = known.sum(0) / count.clamp(min=1)
+    variance = ((columns - mean).square().where(finite, columns.new_zeros(()))).sum(0) / count.clamp(min=1)
+    low = columns.where(finite, columns.new_full((), math.inf)).amin(0)
+    high = columns.where(finite, columns.new_full((), -math.inf)).amax(0)
+    made.columns[path] = torch.stack([count.to(mean), mean, variance, low, high])
+    made.missing[path] = (~tensor.isfinite()).sum()
+
+
+def by_channel(tensor: Tensor) -> Tensor:
+    """Rows of the features or channels of a tensor that starts with its examples; all as one if they are many.
+
+    Example:
+        >>> [tuple(by_channel(torch.zeros(shape)).shape) for shape in ((4, 30), (4, 3, 8, 8), (4, 50, 5), (4,))]
+        [(4, 30), (256, 3), (200, 5), (4, 1)]
+
+    """
+    if tensor.ndim <= 2:  # noqa: PLR2004
+        return tensor.reshape(len(tensor), -1)[:, :COLUMNS].float()
+    place = 1 if tensor.shape[1] <= 4 else -1  # noqa: PLR2004 - channels of images, or features of time steps
+    size = tensor.shape[place]
+    return tensor.movedim(place, -1).reshape(-1, size if size <= CHANNELS else 1).float()
+
+
+def fingerprints(rows: Tensor) -> Tensor:
+    """A number of 64 bits for each row of shape (N, D): equal for equal rows, and for hardly any others.
+
+    Example:
+        >>> a, b, c = fingerprints(torch.tensor([[0.5, 1.0], [1.0, 0.5], [0.5, 1.0]])).tolist()
+        >>> a == c, a == b
+        (True, False)
+
+    """
+    if rows.is_floating_point():
+        rows = rows.contiguous().view(
+            {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[rows.element_size()]
+        )
+    place = torch.arange(1, rows.shape[1] + 1, device=rows.device) * -7046029254386353131
+    place = (place ^ (place >> 29)) * -4658895280553007687
+    place = (place ^ (place >> 32)) | 1
+    return (rows.long() * place).sum(1)
+
+
+def add(seen: Seen, one: Glance) -> None:
+    """Take in a batch, from where it is: this waits for an accelerator."""
+    seen.prints.append({path: values.cpu().numpy() for path, values in one.prints.items()})
+    seen.classes.append({path: values.cpu().numpy() for path, values in one.classes.items()})
+    seen.epochs.append(one.epoch)
+    seen.sizes.append(one.size)
+    seen.apart |= one.apart
+    for path, columns in one.columns.items():
+        part = Range.of(columns.double().cpu().numpy(), float(one.missing[path]))
+        if path not in seen.ranges:
+            seen.ranges[path] = part
+        elif seen.ranges[path].mean.shape == part.mean.shape:
+            seen.ranges[path].add(part)
+        if path not in seen.bits:
+            seen.bits[path] = information(one.sample[path].cpu().numpy())
+    rich = [changes.cpu().numpy() >= CHANGES for path, changes in one.changes.items() if seen.bits.get(path, 0) >= BITS]
+    seen.rich.append(np.any(rich, axis=0) if rich else np.zeros(one.size, bool))
+
+
+def information(sample: NDArray[np.float32]) -> float:
+    """Bits in the features of shape (N, D), taken one by one: of each, how rarely two examples have the same value.
+
+    Example:
+        >>> information(np.array([[0.0, 1.0], [1.0, 1.0]], np.float32))
+        1.0
+
+    """
+    bits = 0.0
+    for column in sample.T:
+        counts = np.unique(column, return_counts=True)[1]
+        bits -= math.log2(float(((counts / len(column)) ** 2).sum()))
+    return bits

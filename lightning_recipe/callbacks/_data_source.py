@@ -1,0 +1,114 @@
+"""Where data come from: how a loader draws them, and which entry of a batch is the label."""
+
+from __future__ import annotations
+
+import dis
+import re
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import BatchSampler, ConcatDataset, IterableDataset, RandomSampler, SequentialSampler, Subset
+
+from lightning_recipe.losses.table import TABLE, Family
+from lightning_recipe.losses.targets import of_loss, target_of_batch
+from lightning_recipe.record.tensors import tensors
+
+if TYPE_CHECKING:
+    from lightning_recipe.record.step import LossCall, Step
+    from lightning_recipe.run import Run
+
+DRAWS = re.compile("rand|choice|^_?sample$|shuffle|rng|generator|^integers$", re.IGNORECASE)
+"""Names in the code of a data set that draws."""
+
+
+def label_of(step: Step, examples: int) -> tuple[str | None, int]:
+    """The entry of the batch that a loss compares with, an integer for each example, and how many classes it takes.
+
+    Example:
+        >>> from lightning_recipe.record.step import Step
+        >>> label_of(Step(None), 4)
+        (None, 0)
+
+    """
+    entries = {
+        path: tensor.detach()
+        for path, tensor in tensors(step.batch, "batch")
+        if tensor.numel() == examples and tensor.ndim and not tensor.is_floating_point() and not tensor.is_complex()
+    }
+    if not entries:
+        return None, 0
+    answers = [(call, of_loss(call, examples)) for call in step.loss_calls]
+    targets = [(found.target, call) for call, found in answers if found is not None]
+    for target, call in [*targets, (target_of_batch(step, examples), None)]:
+        if not isinstance(target, Tensor) or target.numel() != examples:
+            continue
+        for path, tensor in entries.items():
+            if torch.equal(tensor.flatten().long(), target.detach().flatten().long().to(tensor.device)):
+                return path, 0 if call is None else _classes(call)
+    return None, 0
+
+
+def _classes(call: LossCall) -> int:
+    """How many classes the input of a loss has; 0 if it has none."""
+    given = call.arguments.get("input")
+    if not isinstance(given, Tensor) or given.ndim != 2 or TABLE[call.name].answers is not Family.CLASSES:  # noqa: PLR2004
+        return 0
+    return int(given.shape[1])
+
+
+def drawn(run: Run) -> tuple[bool, bool, bool]:
+    """How the data are drawn, as far as can be seen.
+
+    Returns:
+        Whether by index, from a data set that is no stream; whether each index once an epoch; whether in order.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> from torch.utils.data import DataLoader
+        >>> drawn(SimpleNamespace(loaders=[DataLoader(range(8))])), drawn(SimpleNamespace(loaders=[]))
+        ((True, True, True), (False, False, False))
+
+    """
+    data = getattr(run.loaders[0], "dataset", None) if len(run.loaders) == 1 else None
+    if data is None or isinstance(data, IterableDataset) or not hasattr(data, "__getitem__"):
+        return False, False, False
+    loader = run.loaders[0]
+    sampler = loader.sampler if type(getattr(loader, "batch_sampler", None)) is BatchSampler else None
+    unshuffled = type(sampler) is SequentialSampler
+    at_random = type(sampler) is RandomSampler and not sampler.replacement and sampler.num_samples <= len(data)
+    return True, (unshuffled or at_random) and not _repeats(data), unshuffled
+
+
+def by_index(data: Any) -> bool:
+    """Whether a data set gives what lies at an index, and draws nothing by itself, by the code of its ``__getitem__``.
+
+    Example:
+        >>> class Bootstrap(torch.utils.data.Dataset):
+        ...     def __getitem__(self, _):
+        ...         return self.items[torch.randint(10, ())]
+        >>> by_index(torch.utils.data.TensorDataset(torch.ones(2))), by_index(Bootstrap())
+        (True, False)
+
+    """
+    if isinstance(data, ConcatDataset):
+        return all(map(by_index, data.datasets))
+    if isinstance(data, Subset):
+        return by_index(data.dataset)
+    code = getattr(getattr(type(data), "__getitem__", None), "__code__", None)
+    if code is None or code.co_argcount < 2:  # noqa: PLR2004
+        return isinstance(data, list)
+    used = {step.argval for step in dis.get_instructions(code) if "LOAD" in step.opname}
+    names = {name for argval in used for name in (argval if isinstance(argval, tuple) else (argval,))}
+    return code.co_varnames[1] in {*names, *code.co_cellvars} and not any(DRAWS.search(str(name)) for name in names)
+
+
+def _repeats(data: Any) -> bool:
+    """Whether a data set was made to give some examples several times."""
+    if isinstance(data, ConcatDataset):
+        parts = [id(part) for part in data.datasets]
+        return len(set(parts)) < len(parts) or any(map(_repeats, data.datasets))
+    if isinstance(data, Subset):
+        indices = [int(i) for i in data.indices]
+        return len(set(indices)) < len(indices) or _repeats(data.dataset)
+    return False

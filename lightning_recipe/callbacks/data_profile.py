@@ -1,0 +1,229 @@
+"""Recipe, section 1: "thoroughly inspecting your data", as they pass."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from lightning_recipe.callback import Check
+from lightning_recipe.callbacks import _data_verdict as verdict
+from lightning_recipe.callbacks._data_seen import Glance, Seen, add, glance
+from lightning_recipe.callbacks._data_source import by_index, drawn, label_of
+from lightning_recipe.figures.canvas import pixels
+from lightning_recipe.figures.profile import profile_card
+from lightning_recipe.finding import Section
+from lightning_recipe.record.step import Need
+from lightning_recipe.record.tensors import tensors
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from lightning.pytorch import LightningModule, Trainer
+
+    from lightning_recipe.finding import Finding
+    from lightning_recipe.record.step import Step
+    from lightning_recipe.run import Run
+
+DENSE = 200
+"""Batches at the beginning of which each is looked at; then every 2nd, 4th, ... whenever there are twice as many."""
+MEASURED = 64
+"""Batches whose ranges are measured."""
+SOME = 32
+"""Batches from which on what is found is told before the epoch is over."""
+AGAIN = 16
+"""Batches of the second epoch that are compared with those of the first."""
+MOST = 2**28
+"""Numbers looked at in a run: 1 GiB of float32."""
+KEPT = 2**20
+"""Examples of which a fingerprint and a label are kept: 24 MiB."""
+IDS = 2**12
+"""Different integers from which on they are ids, not classes."""
+
+
+class DataProfile(Check):
+    """Describes the training data that pass through the first epoch, and judges what makes them hard to learn from.
+
+    Of each example a fingerprint of 64 bits and the label are kept, of each feature or channel its range. The label is
+    what the loss compares with, as far as it is an integer for each example. `warning` if:
+
+    - identical inputs have different labels, from 1 % of the examples on, below it is `advice`;
+    - more than 5 % of the examples are exact duplicates though each index is drawn once; `advice` if most examples come
+      more than once, as in a data set that says it is longer than it is;
+    - examples come class by class, and no sampler put them together; `advice` if classes come again.
+
+    `advice` if a class never occurs in a whole epoch, examples come in the same order in each epoch, features never
+    change, or values are NaN or infinite.
+
+    Args:
+        strict: Stop the run when something failed.
+
+    Source:
+        A. Karpathy, A Recipe for Training Neural Networks (2019): "The first step to training a neural net is to not
+        touch any neural net code at all and instead begin by thoroughly inspecting your data". Means and variances by
+        T. Chan, G. Golub and R. LeVeque, Updating Formulae (1979).
+
+    Legitimate:
+        - Samplers that draw with replacement, weigh classes or build batches; data sets that are concatenated with
+          themselves, streams: their duplicates and order are meant.
+        - Short or discrete features, blank images and silence: these are equal by chance, and not compared.
+        - Soft labels, graphs, values that are missing and masked.
+
+    Cost:
+        A pass over the numbers of a batch where they are, of the first 200 and then of ever fewer; 24 MiB at most.
+
+    Pictures:
+        - `data`: How many examples each class has, and the range, mean and standard deviation of each feature or
+          channel.
+
+    Example:
+        >>> import contextlib, io
+        >>> from lightning.pytorch import Trainer
+        >>> from lightning_recipe.demo import DigitsNet, loaders
+        >>> check = DataProfile()
+        >>> trainer = Trainer(callbacks=[check], barebones=True, max_epochs=1)
+        >>> with contextlib.redirect_stdout(io.StringIO()):
+        ...     trainer.fit(DigitsNet(), *loaders())
+        >>> check.findings[-1].evidence["classes"]
+        10.0
+
+    """
+
+    section = Section.DATA
+    sentence = 1
+    why = "a network finds what is wrong with the data, too, and learns it"
+    needs = Need.INPUTS | Need.LOSSES
+    explains: ClassVar = {
+        "same_input_other_label": ("OverfitOneBatch/*",),
+        "sorted": ("PredictionDynamicsLogger/*", "DataProfile/same_order"),
+    }
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Begin anew with each fit."""
+        super().setup(trainer, pl_module, stage)
+        self.needs = type(self).needs
+        self._seen, self._waiting = Seen(), list[Glance]()
+        self._label: str | None = None
+        self._classes = 0
+        self._spent = self._kept = self._judged = 0
+        self._first, self._passed = trainer.current_epoch, [0, 0]  # batches of the first two epochs that passed by
+
+    def before_training(self, run: Run) -> Iterator[Finding]:
+        """A resumed run has seen its data, and may begin amid an epoch."""
+        if run.resumed:
+            self.done = True
+            yield self.skipped("the run goes on from a checkpoint: its first epoch has passed")
+
+    def every_batch(self, run: Run, stage: str, batch: Any) -> None:
+        """Look at a batch if it is time to; what comes out stays on its device until the next look."""
+        if stage != "train":
+            return
+        epoch = run.trainer.current_epoch - self._first
+        if epoch > 1:
+            return
+        index, self._passed[epoch] = self._passed[epoch], self._passed[epoch] + 1
+        gap = 1 << max(0, (index // DENSE).bit_length() - 1 + (index >= DENSE))
+        if index % gap or (epoch and index >= AGAIN) or self._spent >= MOST or self._kept >= KEPT:
+            return
+        examples = run.examples_in(batch)
+        if examples:
+            self._waiting.append(glance(batch, examples, epoch, measured=epoch == 0 and index < MEASURED))
+            self._spent += sum(tensor.numel() for _, tensor in tensors(batch))
+            self._kept += examples
+
+    def first_step(self, run: Run, step: Step) -> Iterator[Finding]:
+        """Find the label."""
+        self.needs = Need(0)
+        self._label, self._classes = label_of(step, run.examples_in(step.batch) or 0)
+        yield from ()
+
+    def sampled_step(self, run: Run, step: Step) -> Iterator[Finding]:  # noqa: ARG002
+        """Fetch what waits; judge whenever there is twice as much, and once for all in the second epoch."""
+        self._fetch()
+        epoch = run.trainer.current_epoch - self._first
+        if epoch > 1 or (epoch == 1 and self._passed[1] >= AGAIN):
+            yield from self._told(run)
+            self.done, self._seen = True, Seen()
+        elif len(self._seen.sizes) >= max(SOME, 2 * self._judged):
+            self._judged = len(self._seen.sizes)
+            yield from (finding for finding in self._judge(run) if finding.is_alarm)
+
+    def end(self, run: Run) -> Iterator[Finding]:
+        """Say what there is to say, at the end of a short run."""
+        self._fetch()
+        yield from self._told(run)
+        self._seen = Seen()
+
+    def _fetch(self) -> None:
+        for one in self._waiting:
+            add(self._seen, one)
+        self._waiting.clear()
+
+    def _told(self, run: Run) -> Iterator[Finding]:
+        found = list(self._judge(run))
+        yield from found
+        examples = self._examples()
+        if not len(examples.inputs):
+            yield self.skipped("no batch holds a row for each example")
+            return
+        numbers: dict[str, float] = {"examples": len(examples.inputs)}
+        said = f"looked at {len(examples.inputs)} training examples of the first epoch"
+        values, counts = np.array([]), np.array([])
+        if examples.labels is not None:
+            values, counts = np.unique(examples.labels, return_counts=True)
+            share = counts.max() / counts.sum()
+            said += f", {len(values)} classes, the largest {share:.0%} and the smallest {counts.min()} examples"
+            numbers |= {"classes": len(values), "largest": share, "smallest": counts.min()}
+        if examples.rich.any():
+            rich = examples.inputs[examples.rich]
+            numbers["duplicates"] = len(rich) - len(np.unique(rich))
+            said += f", {numbers['duplicates']:.0f} duplicates"
+        for path, seen in list(self._seen.ranges.items())[:2]:
+            spread = f"{seen.low.min():.3g} to {seen.high.max():.3g}, mean {seen.mean.mean():.3g}"
+            said += f"; {path} {spread}, std {seen.std.mean():.3g}"
+        self.draw(run, "data", pixels(profile_card(values, counts, self._seen.ranges)))
+        if not any(finding.is_alarm for finding in found):
+            yield self.passed(said, code="", subject="", **numbers)
+
+    def _judge(self, run: Run) -> Iterator[Finding]:
+        examples, seen = self._examples(), self._seen
+        if not len(examples.inputs):
+            return
+        stored, once, unshuffled = drawn(run)
+        found = list(verdict.other_label(examples)) if stored and not seen.apart else []
+        found += verdict.duplicates(examples, sure=by_index(run.loaders[0].dataset)) if once and not seen.apart else []
+        if unshuffled and not run.limited:
+            found += verdict.in_order(examples)
+            found += verdict.again(*(self._combined(epoch)[:AGAIN] for epoch in (0, 1)))
+        whole = math.isfinite(run.batches_per_epoch) and seen.epochs.count(0) == run.batches_per_epoch
+        if whole and not run.limited and self._classes and examples.labels is not None:
+            found += verdict.never(examples.labels, self._classes)
+        for outcome in found:
+            yield self.found(outcome)
+        for outcome, path in verdict.of_ranges(seen.ranges):
+            yield self.found(outcome, path)
+
+    def _combined(self, epoch: int) -> list[np.ndarray]:
+        """A fingerprint of each example without its label, by batch."""
+        made = []
+        for of, prints, size in zip(self._seen.epochs, self._seen.prints, self._seen.sizes, strict=True):
+            total = np.zeros(size, np.int64)
+            for path, values in prints.items():
+                if path != self._label:
+                    total = total * 6364136223846793005 + values
+            if of == epoch:
+                made.append(total)
+        return made
+
+    def _examples(self) -> verdict.Examples:
+        inputs, seen = self._combined(0), self._seen
+        count = len(inputs)  # batches of the first epoch come first
+        if not count:
+            return verdict.Examples(*(np.zeros(0, np.int64),) * 3, np.zeros(0, bool))
+        labels = None
+        if self._label is not None and all(self._label in classes for classes in seen.classes[:count]):
+            labels = np.concatenate([classes[self._label] for classes in seen.classes[:count]])
+            labels = labels if len(np.unique(labels)) <= IDS else None
+        batch = np.repeat(np.arange(count), seen.sizes[:count])
+        return verdict.Examples(np.concatenate(inputs), labels, batch, np.concatenate(seen.rich[:count]))

@@ -1,0 +1,294 @@
+"""What passes as training data: legitimate ways to draw and repeat them first, then the mistakes."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import patients
+import pytest
+import torch
+from patients import CLASSES, Healthy
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import (
+    BatchSampler,
+    ConcatDataset,
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    Subset,
+    TensorDataset,
+    WeightedRandomSampler,
+)
+
+from lightning_recipe import DataProfile, Status
+from lightning_recipe.callbacks import _data_verdict as verdict
+from lightning_recipe.callbacks._data_seen import Seen, add, fingerprints, glance
+
+
+def data(n=256):
+    return Healthy().data(n, 1)
+
+
+def by_label(n=512):
+    x, y = data(n).tensors
+    order = y.argsort()
+    return TensorDataset(x[order], y[order])
+
+
+def found(fit, train, module=None, **settings):
+    check = DataProfile()
+    fit(module or Healthy(), [check], train=train, logger=False, limit_val_batches=0, **settings)
+    return {finding.code.partition("/")[2]: finding for finding in check.findings}
+
+
+# -- legitimate
+
+
+class Stream(IterableDataset):
+    """Few examples, again and again, by label."""
+
+    def __init__(self, examples):
+        self.examples = examples
+
+    def __iter__(self):
+        for _ in range(4):
+            yield from self.examples
+
+
+class Bootstrap(Dataset):
+    """Draws with replacement by itself."""
+
+    def __len__(self):
+        return 256
+
+    def __getitem__(self, _):
+        return DATA[int(torch.randint(256, ()))]
+
+
+class OneClassABatch:
+    """Batches that are put together on purpose."""
+
+    def __iter__(self):
+        for i in range(16):
+            yield list(range(32 * i, 32 * (i + 1)))
+
+    def __len__(self):
+        return 16
+
+
+DATA = data()
+WEIGHTS = torch.linspace(0.1, 3, 256)
+DRAWN = {
+    "shuffled": lambda: DataLoader(DATA, 32, shuffle=True),
+    "weighted": lambda: DataLoader(DATA, 32, sampler=WeightedRandomSampler(WEIGHTS, 512)),
+    "with replacement": lambda: DataLoader(DATA, 32, sampler=RandomSampler(DATA, replacement=True)),
+    "oversampled": lambda: DataLoader(ConcatDataset([DATA, DATA]), 32, shuffle=True),
+    "some taken twice": lambda: DataLoader(Subset(DATA, [*range(256), *range(60)]), 32, shuffle=True),
+    "a stream": lambda: DataLoader(Stream(by_label()), 32),
+    "batches of one class": lambda: DataLoader(by_label(), batch_sampler=OneClassABatch()),
+    "batched by a sampler": lambda: DataLoader(
+        by_label(), batch_size=None, sampler=BatchSampler(range(512), 32, drop_last=False)
+    ),
+    "one class": lambda: DataLoader(TensorDataset(DATA.tensors[0], torch.zeros(256).long()), 32, shuffle=True),
+    "a single batch": lambda: DataLoader(DATA, 256),
+}
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_ways_to_draw_data_are_no_mistake(fit, name):
+    codes = found(fit, DRAWN[name]())
+    assert codes["passed"].evidence["examples"] >= 256
+    assert set(codes) - {"passed", "label_never_occurs"} == set(), codes
+
+
+def test_a_data_set_that_draws_by_itself_is_not_accused(fit):
+    assert not any(finding.is_alarm for finding in found(fit, DataLoader(Bootstrap(), 32, shuffle=True)).values())
+
+
+def test_a_trial_on_a_few_batches_is_no_order(fit):
+    assert set(found(fit, DataLoader(by_label(), 32), overfit_batches=8)) == {"passed"}
+
+
+def test_short_and_discrete_features_are_equal_by_chance(fit):
+    class Discrete(Healthy):
+        def forward(self, x):
+            return super().forward(F.pad(x.float(), (0, 12 - x.shape[1])))
+
+    rng = torch.Generator().manual_seed(0)
+    for x in (torch.randint(2, (256, 12), generator=rng).float(), torch.rand(128, 2, generator=rng).repeat(2, 1)):
+        y = torch.randint(CLASSES, (256,), generator=rng)
+        assert set(found(fit, DataLoader(TensorDataset(x, y), 32, shuffle=True), Discrete())) == {"passed"}
+
+
+def test_blank_tiles_among_images_are_no_duplicates(fit):
+    class Images(Healthy):
+        def __init__(self):
+            super().__init__()
+            self.net = nn.Sequential(nn.Flatten(), nn.Linear(64, CLASSES))
+
+    x, y = torch.rand(256, 1, 8, 8), torch.arange(256) % CLASSES
+    x[::3] = 0
+    assert set(found(fit, DataLoader(TensorDataset(x, y), 32, shuffle=True), Images())) == {"passed"}
+
+
+def test_several_annotators_and_texts_beside_an_input():
+    x, rich = np.arange(300) // 3, np.ones(300, bool)
+    annotated = np.where(np.arange(300) % 10 == 0, 1, x % 4)
+    (outcome,) = verdict.other_label(verdict.Examples(x, annotated, x, rich))
+    assert outcome.status is Status.ADVICE
+    assert glance({"x": torch.rand(4, 12), "question": ["what", "who", "why", "how"]}, 4, 0, measured=False).apart
+    assert glance({"x": torch.rand(4, 12), "edge_index": torch.zeros(2, 9).long()}, 4, 0, measured=False).apart
+
+
+def test_rare_classes_fill_batches_by_chance():
+    labels, batch = np.zeros(512, int), np.arange(512) // 8
+    labels[::100] = 1
+    assert not list(verdict.in_order(verdict.Examples(labels, labels, batch, labels == 0)))
+
+
+def test_states_that_come_again_in_time_are_advice():
+    labels = np.arange(512) // 40 % 3
+    (outcome,) = verdict.in_order(verdict.Examples(labels, labels, np.arange(512) // 8, labels == 0))
+    assert outcome.status is Status.ADVICE
+
+
+def test_a_longer_length_than_there_are_data_is_advice():
+    x = np.arange(400) % 100
+    (outcome,) = verdict.duplicates(verdict.Examples(x, None, x, np.ones(400, bool)), sure=True)
+    assert outcome.status is Status.ADVICE
+
+
+def test_reading_changes_nothing():
+    x = torch.rand(8, 3, 4, 4, requires_grad=True)
+    before, state = x.detach().clone(), torch.get_rng_state()
+    glance((x, torch.arange(8)), 8, 0, measured=True)
+    assert torch.equal(x, before)
+    assert x.grad_fn is None
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+# -- mistakes
+
+
+def alarms(codes):
+    return {code for code, finding in codes.items() if finding.is_alarm}
+
+
+@pytest.mark.parametrize(
+    "patient", [patients.TwinsWithAnotherLabel, patients.Duplicates, patients.SortedByLabel], ids=lambda p: p.__name__
+)
+def test_alarms(fit, patient):
+    codes = found(fit, patient().train_dataloader())
+    assert alarms(codes) == {patient.code.partition("/")[2]}
+
+
+@dataclass
+class Item:
+    pixels: torch.Tensor
+    kind: torch.Tensor
+
+
+class Photos(Dataset):
+    """A data set of its own, images as bytes, that gives objects; every tenth file lies there twice."""
+
+    def __init__(self, *, copies, sort=False):
+        rng = torch.Generator().manual_seed(0)
+        self.samples = list(torch.randint(256, (200, 3, 6, 6), generator=rng, dtype=torch.uint8))
+        self.kinds = [i // 50 if sort else i % 4 for i in range(200)]
+        self.samples += self.samples[:copies]
+        self.kinds += self.kinds[:copies]
+
+    def __len__(self):
+        return len(self.samples)
+
+    def __getitem__(self, index):
+        return self.samples[index], self.kinds[index]
+
+    def loader(self, **how):
+        def collate(items):
+            return Item(torch.stack([x for x, _ in items]), torch.tensor([y for _, y in items]))
+
+        return DataLoader(self, 16, collate_fn=collate, **how)
+
+
+class ByHand(Healthy):
+    """A loss by hand and manual optimisation."""
+
+    def __init__(self):
+        super().__init__()
+        self.automatic_optimization = False
+        self.net = nn.Sequential(nn.Flatten(), nn.Linear(108, 4))
+
+    def training_step(self, batch, batch_idx):
+        scores = self.net(batch.pixels / 255).log_softmax(-1)
+        optimizer = self.optimizers()
+        optimizer.zero_grad()
+        self.manual_backward(-scores[torch.arange(len(scores)), batch.kind].mean())
+        optimizer.step()
+
+
+def test_duplicates_of_a_data_set_of_its_own(fit):
+    codes = found(fit, Photos(copies=20).loader(shuffle=True), ByHand())
+    assert alarms(codes) == {"duplicates"}
+    assert codes["duplicates"].evidence["share"] == pytest.approx(20 / 220)
+
+
+def test_sorted_objects_with_a_loss_by_hand(fit):
+    codes = found(fit, Photos(copies=0, sort=True).loader(), ByHand())
+    assert alarms(codes) == {"sorted"}
+    assert "same_order" in codes
+
+
+def test_sorted_by_label_is_told_before_a_long_epoch_is_over(fit):
+    assert alarms(found(fit, DataLoader(by_label(2048), 16), max_steps=70, max_epochs=1)) == {"sorted"}
+
+
+def test_half_of_the_labels_are_those_of_others(fit):
+    x, y = DATA.tensors
+    twins = TensorDataset(torch.cat([x, x[:64]]), torch.cat([y, y[:64].flip(0)]))
+    codes = found(fit, DataLoader(twins, 32, shuffle=True))
+    assert alarms(codes) == {"same_input_other_label"}
+    assert codes["same_input_other_label"].evidence["contradicting"] == 128
+
+
+# -- numbers
+
+
+def test_numbers_are_those_of_all_examples(fit):
+    x, y = DATA.tensors
+    codes = found(fit, DataLoader(TensorDataset(x, (y > 0).long()), 32, shuffle=True))
+    assert codes["passed"].evidence == {"examples": 256, "classes": 2, "largest": 0.75, "smallest": 64, "duplicates": 0}
+
+
+def test_ranges_are_added_up_batch_by_batch():
+    x, seen = 5 + 3 * torch.randn(100, 4, generator=torch.Generator().manual_seed(0)), Seen()
+    x[3, 1] = torch.nan
+    for part in x.split(30):
+        add(seen, glance([part], len(part), 0, measured=True))
+    (measured,) = seen.ranges.values()
+    wanted = x.double().numpy()
+    np.testing.assert_allclose(measured.mean, np.nanmean(wanted, 0), rtol=1e-5)
+    np.testing.assert_allclose(measured.std, np.nanstd(wanted, 0), rtol=1e-5)
+    np.testing.assert_array_equal(measured.high, np.nanmax(wanted, 0))
+    assert measured.missing == 1
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.uint8, torch.bool]
+)
+def test_fingerprints_are_equal_for_equal_rows_only(dtype):
+    rows = torch.randint(2 if dtype is torch.bool else 100, (200, 40)).to(dtype)
+    prints = fingerprints(torch.cat([rows, rows.roll(1, dims=1), rows]))
+    assert torch.equal(prints[:200], prints[400:])
+    assert len(prints.unique()) == 400
+
+
+def test_what_is_kept_is_bounded(fit, monkeypatch):
+    monkeypatch.setattr("lightning_recipe.callbacks.data_profile.KEPT", 100)
+    assert found(fit, DataLoader(DATA, 32, shuffle=True))["passed"].evidence["examples"] == 128
+
+
+def test_a_picture_is_drawn_once(fit, events):
+    trainer = fit(Healthy(), [DataProfile()])
+    assert len(events(trainer).Images("1.01 DataProfile/data")) == 1
