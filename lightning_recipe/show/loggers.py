@@ -1,16 +1,23 @@
-"""The door to TensorBoard: which of a trainer's loggers writes event files, and what is written to it."""
+"""The door to loggers: TensorBoard's event files, and what Lightning's other loggers can take."""
 
 from __future__ import annotations
 
+import re
 import shlex
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
+    import numpy as np
     from lightning.pytorch import Trainer
     from torch.utils.tensorboard import SummaryWriter
+
+PICTURES = ("WandbLogger", "MLFlowLogger", "CometLogger")
+"""Loggers of Lightning that take pictures and texts, but TensorBoard's."""
+CURVES = (*PICTURES, "CSVLogger")
+"""Those that take curves. Loggers of other people's may be recording for a purpose, and get nothing."""
 
 
 def of(trainer: Trainer) -> list[Any]:
@@ -25,9 +32,55 @@ def of(trainer: Trainer) -> list[Any]:
         []
 
     """
-    return [
-        logger for logger in trainer.loggers if any(c.__name__ == "TensorBoardLogger" for c in type(logger).__mro__)
-    ]
+    return _named(trainer, ("TensorBoardLogger",))
+
+
+def others(trainer: Trainer, kinds: tuple[str, ...] = CURVES) -> list[Any]:
+    """The loggers that are no TensorBoard, of some kinds; none on ranks other than zero.
+
+    Example:
+        >>> from lightning.pytorch import Trainer
+        >>> from lightning.pytorch.loggers import CSVLogger
+        >>> trainer = Trainer(logger=CSVLogger("."), accelerator="cpu")
+        >>> len(others(trainer)), others(trainer, PICTURES)
+        (1, [])
+
+    """
+    return _named(trainer, kinds) if trainer.is_global_zero else []
+
+
+def _named(trainer: Trainer, kinds: tuple[str, ...]) -> list[Any]:
+    return [logger for logger in trainer.loggers if any(c.__name__ in kinds for c in type(logger).__mro__)]
+
+
+def give_numbers(logger: Any, values: Mapping[str, float], step: int) -> None:
+    """Write a point of each curve to a logger that is no TensorBoard."""
+    logger.log_metrics({_plain(tag): value for tag, value in values.items()}, step)
+
+
+def give_picture(logger: Any, tag: str, image: np.ndarray, step: int) -> None:
+    """Write a picture of shape (H, W, C), uint8, to one of `PICTURES`."""
+    if hasattr(logger, "log_image"):  # Weights & Biases
+        logger.log_image(tag, [image], step=step)
+    elif hasattr(logger, "run_id"):  # MLflow
+        logger.experiment.log_image(logger.run_id, image, key=_plain(tag), step=step)
+    else:
+        logger.experiment.log_image(image, name=tag, step=step)
+
+
+def give_text(logger: Any, tag: str, text: str, step: int) -> None:
+    """Write a text in markdown to one of `PICTURES`."""
+    if hasattr(logger, "log_text"):
+        logger.log_text(tag, columns=["markdown"], data=[[text]], step=step)
+    elif hasattr(logger, "run_id"):
+        logger.experiment.log_text(logger.run_id, text, f"{_plain(tag)}.md")
+    else:
+        logger.experiment.log_text(text, step=step, metadata={"name": tag})
+
+
+def _plain(tag: str) -> str:
+    """What MLflow allows in a name."""
+    return re.sub(r"[^\w/. -]+", "", tag)
 
 
 def writers(trainer: Trainer) -> list[SummaryWriter]:
@@ -68,7 +121,7 @@ def writing(trainer: Trainer, *, wait: bool = True) -> Iterator[list[SummaryWrit
 
 
 def is_written(trainer: Trainer) -> bool:
-    """Whether this process writes event files, so that a picture is worth drawing.
+    """Whether this process writes to a logger that takes pictures, so that one is worth drawing.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -76,7 +129,7 @@ def is_written(trainer: Trainer) -> bool:
         False
 
     """
-    return trainer.is_global_zero and bool(of(trainer))
+    return trainer.is_global_zero and bool(of(trainer) or others(trainer, PICTURES))
 
 
 def how_to_look(trainer: Trainer) -> list[str]:

@@ -10,6 +10,7 @@ from lightning_recipe.show import batches, loggers, report, terminal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
 
     import numpy as np
     from lightning.pytorch import Trainer
@@ -36,6 +37,8 @@ class Publisher:
     def __init__(self, trainer: Trainer) -> None:
         self.trainer = trainer
         self._warned = False
+        self._written: Path | None = None
+        self._step = 0
 
     @contextmanager
     def _safely(self) -> Iterator[None]:
@@ -69,8 +72,11 @@ class Publisher:
         """
         if not (self.trainer.is_global_zero and self.leaves_files):
             return
+        self._step = step
         with self._safely():
-            report.write_json(findings, report.folder(self.trainer) / report.FILE_NAME)
+            path = report.folder(self.trainer) / report.FILE_NAME
+            report.write_json(findings, path)
+            self._written = path
             with loggers.writing(self.trainer) as writers:
                 for writer in writers:
                     writer.add_text(report.TAG, report.markdown(findings), step)
@@ -82,6 +88,9 @@ class Publisher:
         with self._safely(), loggers.writing(self.trainer) as writers:
             for writer in writers:
                 writer.add_image(tag, image, step, dataformats="HWC")
+        for logger in loggers.others(self.trainer, loggers.PICTURES):
+            with self._safely():
+                loggers.give_picture(logger, tag, image, step)
 
     def numbers(self, values: Mapping[str, float], step: int) -> None:
         """Write a point of each curve."""
@@ -89,6 +98,9 @@ class Publisher:
             for writer in writers:
                 for tag, value in values.items():
                     writer.add_scalar(tag, value, step)
+        for logger in loggers.others(self.trainer):
+            with self._safely():
+                loggers.give_numbers(logger, values, step)
 
     def tensors(self, name: str, tensors: Mapping[str, Tensor]) -> None:
         """Write tensors to a file in the run's folder."""
@@ -100,13 +112,17 @@ class Publisher:
         """Print the closing table of all findings, and where to look."""
         if not (self.trainer.is_global_zero and findings):
             return
+        for logger in loggers.others(self.trainer, loggers.PICTURES):
+            with self._safely():
+                loggers.give_text(logger, report.TAG, report.markdown(findings), self._step)
         with self._safely():
             footer = []
-            if self.leaves_files:
+            if self._written is not None:
+                footer = [f"report      {self._written}"]
                 look = loggers.how_to_look(self.trainer)
                 look = look or ["no TensorBoard logger: numbers and pictures are left out"]
-                footer = [f"report      {report.folder(self.trainer) / report.FILE_NAME}", f"TensorBoard {look[0]}"]
-                footer += [f"{'':12}{line}" for line in look[1:]]
+                if not loggers.others(self.trainer, loggers.PICTURES) or loggers.of(self.trainer):
+                    footer += [f"TensorBoard {look[0]}", *(f"{'':12}{line}" for line in look[1:])]
             terminal.close(self.trainer, terminal.table(findings, silenced, verbose=verbose), *footer)
 
     @property

@@ -167,9 +167,12 @@ def write_json(findings: Sequence[Finding], path: Path) -> None:
 def folder(trainer: Trainer) -> Path:
     """Where the run keeps its files: the first TensorBoard logger's folder, else any logger's, else the root.
 
-    Asks the loggers, not ``trainer.log_dir``, which talks to the other ranks.
+    Asks the loggers, not ``trainer.log_dir``, which talks to the other ranks. With a logger that keeps its own files
+    elsewhere it is the folder into which ModelCheckpoint puts those of the run.
     """
     for logger in [*loggers.of(trainer), *trainer.loggers]:
         if isinstance(log_dir := getattr(logger, "log_dir", None), str | os.PathLike) and str(log_dir):
             return Path(log_dir)
+    for logger in loggers.others(trainer):
+        return Path(logger.save_dir or trainer.default_root_dir) / str(logger.name) / str(logger.version)
     return Path(trainer.default_root_dir)
