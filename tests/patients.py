@@ -9,8 +9,6 @@ from lightning.pytorch.callbacks import EarlyStopping
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset, random_split
-from torchmetrics.classification import MulticlassAccuracy
-from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
 CLASSES, FEATURES = 4, 12
@@ -1541,6 +1539,8 @@ class AugmentationTakenOffBoth(Patient):
 
     def val_dataloader(self):
         return DataLoader(self.val_set, 32)
+
+
 # -- evaluation
 
 
