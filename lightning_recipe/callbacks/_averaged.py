@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import math
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
+from operator import mul
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -143,42 +145,84 @@ def is_proved(use: Use) -> bool:
         return False
 
 
-def in_parts(again: Rehearsal, batch: Any, seen: Seen) -> dict[str, tuple[float, float]]:
-    """By name, the mean over parts of a batch of each number logged, weighted by their sizes, and that of the whole."""
+class Parts(NamedTuple):
+    """A logged number of the parts of a batch, and of the whole.
+
+    Attributes:
+        shares: The parts' sizes, relative to that of the batch.
+        values: The number of each part.
+        whole: That of the batch.
+
+    """
+
+    shares: list[float]
+    values: list[float]
+    whole: float
+
+    @property
+    def mean(self) -> float:
+        """What Lightning would make of the parts."""
+        return sum(map(mul, self.shares, self.values), 0.0)
+
+    @property
+    def is_made_of_a_mean(self) -> bool:
+        """Whether the number is the root or the exponential of a mean; the perplexity of a codebook isn't, say.
+
+        Example:
+            >>> Parts([0.5, 0.5], [1.0, 7.0], 5.0).is_made_of_a_mean  # the root of (1 + 49) / 2
+            True
+            >>> Parts([0.5, 0.5], [2.0, 2.0], 4.0).is_made_of_a_mean  # two codes here, and two others there
+            False
+
+        """
+        if min(*self.values, self.whole) <= 0:
+            return False
+        squares = sum(share * value**2 for share, value in zip(self.shares, self.values, strict=True))
+        product = math.prod(value**share for share, value in zip(self.shares, self.values, strict=True))
+        return min(differ(squares, self.whole**2), differ(product, self.whole)) < NOISE
+
+
+def in_parts(again: Rehearsal, batch: Any, seen: Seen) -> dict[str, Parts]:
+    """By name, what is logged of the parts of a batch, and of the whole."""
     size = leading_size(batch) or 0
     ends = [size * i // PARTS for i in range(PARTS + 1)]
     parts = [examples_between(batch, *between) for between in pairwise(ends)]
     if size < 2 * PARTS or any(part is batch for part in parts):
         return {}
-    means: dict[str, float] = {}
-    for part, (start, stop) in zip(parts, pairwise(ends), strict=True):
+    of_parts = []
+    for part in parts:
         again.step(part, method="validation_step")
-        for name, value in _scalars(again.logged).items():
-            means[name] = means.get(name, 0.0) + value * (stop - start) / size
-    return {name: (means[name], value) for name, value in _scalars(seen.logged).items() if name in means}
+        of_parts.append(_scalars(again.logged))
+    shares = [(stop - start) / size for start, stop in pairwise(ends)]
+    return {
+        name: Parts(shares, [values[name] for values in of_parts], whole)
+        for name, whole in _scalars(seen.logged).items()
+        if all(name in values for values in of_parts)
+    }
 
 
-def judge(suspect: Suspect, parts: tuple[float, float] | None) -> Outcome | None:
+def judge(suspect: Suspect, parts: Parts | None) -> Outcome | None:
     """What a suspect comes to.
 
     Args:
         suspect: The number.
-        parts: Its mean over parts of a batch, and its value for the whole batch; None if that could not be tried.
+        parts: The number of the parts of a batch and of the whole; None if that could not be tried.
 
     Returns:
         None if nothing proves that it is no mean.
 
     Example:
         >>> f1 = Suspect("val_f1", "", "", mild=False)
-        >>> judge(f1, (0.2, 0.4)).status, judge(f1, (0.4, 0.4))
+        >>> judge(f1, Parts([0.5, 0.5], [0.0, 0.4], 0.4)).status, judge(f1, Parts([0.5, 0.5], [0.0, 0.8], 0.4))
         (<Status.WARNING: 'warning'>, None)
 
     """
-    apart = differ(*parts) if parts else 0.0
-    if not suspect.kind and not apart > NOISE:
+    apart = differ(parts.mean, parts.whole) if parts else 0.0
+    told = parts if apart > NOISE else None
+    if not suspect.kind and (told is None or (suspect.mild and not told.is_made_of_a_mean)):
         return None
-    evidence = {"mean_of_parts": parts[0], "whole": parts[1]} if parts and apart > NOISE else {}
-    shown = f": a batch has {parts[1]:.3g}, the mean of its quarters is {parts[0]:.3g}" if evidence and parts else ""
+    evidence = {"mean_of_parts": told.mean, "whole": told.whole} if told else {}
+    shown = f": a batch has {told.whole:.3g}, the mean of its quarters is {told.mean:.3g}" if told else ""
     of = f" of {suspect.kind}" if suspect.kind else ""
     return Outcome(
         Status.ADVICE if suspect.mild and apart < MATERIAL else Status.WARNING,

@@ -67,3 +67,14 @@ def is_of_training(name: str) -> bool:
 
     """
     return words(name)[:1] in (["train"], ["training"])
+
+
+def is_a_share(name: str) -> bool:
+    """Whether a name says that it is a share of the examples: an accuracy.
+
+    Example:
+        >>> is_a_share("val_acc"), is_a_share("val_loss")
+        (True, False)
+
+    """
+    return not {"acc", "accuracy"}.isdisjoint(words(name)) and better(name) == "max"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+import math
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lightning.fabric.utilities.data import sized_len
 
@@ -13,6 +14,9 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
     from lightning.pytorch import Trainer
+
+CHOOSING = {"EarlyStopping", "ModelCheckpoint"}
+"""Callbacks, also derived ones, that monitor what was logged; others may monitor what they know themselves."""
 
 
 class Monitored(NamedTuple):
@@ -31,11 +35,12 @@ class Monitored(NamedTuple):
 
 
 def monitored(trainer: Trainer) -> list[Monitored]:
-    """All that is monitored by callbacks, and by schedulers that wait for a plateau."""
+    """All that is monitored of what was logged, by callbacks and by schedulers that wait for a plateau."""
     found = [
-        Monitored(type(callback).__name__, callback.monitor, getattr(callback, "mode", ""))
+        Monitored(type(callback).__name__, callback.monitor, callback.mode)
         for callback in trainer.callbacks  # type: ignore[attr-defined]
-        if isinstance(getattr(callback, "monitor", None), str)
+        if not CHOOSING.isdisjoint(kind.__name__ for kind in type(callback).mro())
+        if isinstance(callback.monitor, str) and callback.monitor not in {"step", "epoch"}  # which Lightning adds
     ]
     for config in trainer.lr_scheduler_configs:
         if config.reduce_on_plateau and isinstance(config.monitor, str):
@@ -117,9 +122,27 @@ def left_on(trainer: Trainer) -> Iterator[Outcome]:
         )
 
 
+def loaders_of(trainer: Trainer) -> list[Any]:
+    """The validation DataLoaders."""
+    return getattr(trainer.fit_loop.epoch_loop.val_loop._combined_loader, "flattened", [])  # noqa: SLF001
+
+
+def of_one_example(loader: Any) -> bool:
+    """Whether batches hold one example, or what the data set calls one: each is then scored by itself.
+
+    Example:
+        >>> from torch.utils.data import DataLoader
+        >>> [of_one_example(DataLoader(range(8), batch_size=size)) for size in (4, 1, None)]
+        [False, True, True]
+
+    """
+    together = getattr(loader, "batch_sampler", None)
+    return getattr(loader, "batch_size", 0) == 1 or (together is None and getattr(loader, "batch_size", 0) is None)
+
+
 def cut_short(trainer: Trainer, loader: int) -> Outcome | None:
     """Advice if a validation loader is not read to its end."""
-    loaders = getattr(trainer.fit_loop.epoch_loop.val_loop._combined_loader, "flattened", [])  # noqa: SLF001
+    loaders = loaders_of(trainer)
     there = sized_len(loaders[loader]) if loader < len(loaders) else None
     read = trainer.num_val_batches[loader]
     if overfitted(trainer) or there is None or not 0 < read < there:
@@ -130,4 +153,35 @@ def cut_short(trainer: Trainer, loader: int) -> Outcome | None:
         f"validation reads {read:g} of {there} batches",
         "leave out limit_val_batches and fast_dev_run for results that are reported",
         {"read": read, "batches": there},
+    )
+
+
+def too_few(name: str, values: list[float], examples: int) -> Outcome | None:
+    """Advice if an accuracy has improved by less than its standard error, which is that of a binomial share.
+
+    Args:
+        name: Its key.
+        values: One for each validation looked at, in order.
+        examples: In the validation set.
+
+    Example:
+        >>> too_few("val_acc", [0.70, 0.72], 100).evidence
+        {'improvement': 0.02..., 'standard_error': 0.04..., 'examples': 100}
+        >>> too_few("val_acc", [0.70, 0.72], 10_000) is None
+        True
+
+    """
+    if len(values) < 2 or not all(0 <= value <= 1 for value in values):  # noqa: PLR2004
+        return None
+    best = max(values)
+    improvement, error = best - values[0], math.sqrt(best * (1 - best) / examples)
+    if not 0 < improvement < error:
+        return None
+    return Outcome(
+        Status.ADVICE,
+        "too_few_examples",
+        f'"{name}" has improved by {improvement:.2g}, from {values[0]:.3g} to {best:.3g}, which is less than its '
+        f"standard error of {error:.2g} on {examples} examples",
+        "validate on more examples, or compare means over several seeds or folds",
+        {"improvement": improvement, "standard_error": error, "examples": examples},
     )

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from lightning.fabric.utilities.data import sized_len
+
 from lightning_recipe.callback import Check
 from lightning_recipe.callbacks import _averaged as averaged
 from lightning_recipe.callbacks import _kept_metrics as kept
 from lightning_recipe.callbacks import _monitored as settings
+from lightning_recipe.callbacks._metric_names import is_a_share
 from lightning_recipe.finding import Section
 from lightning_recipe.record.step import Need
 from lightning_recipe.trial.isolation import memory_given_back
@@ -15,6 +18,8 @@ from lightning_recipe.trial.rehearsal import CannotRehearseError, rehearsal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from lightning.pytorch import LightningModule, Trainer
 
     from lightning_recipe.callbacks._averaged import Seen
     from lightning_recipe.finding import Finding
@@ -39,7 +44,8 @@ class EvaluationCheck(Check):
     - ``overfit_batches`` is on while a callback chooses by what is monitored.
 
     `advice` if a root, a perplexity or a macro accuracy is averaged and little is lost; if ``overfit_batches`` is on;
-    if validation is cut short; or if the training loss is monitored though validation logs one.
+    if validation is cut short; if the training loss is monitored though validation logs one; if an accuracy that is
+    monitored has improved by less than its standard error.
 
     Args:
         strict: Stop the run when something failed.
@@ -75,14 +81,20 @@ class EvaluationCheck(Check):
     why = "every decision about a model rests on the numbers of its evaluation"
     needs = Need.INPUTS
 
-    def before_training(self, run: Run) -> Iterator[Finding]:
-        """Read the settings."""
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Begin anew with each fit."""
+        super().setup(trainer, pl_module, stage)
         self._seen: Seen | None = None
         self._reason = "no validation while the model was trained"
         self._open = True  # whether the logged numbers are still to be judged
-        self._before = kept.updates(run.module)
+        self._before: dict[str, int] = {}
         self._trained: set[str] = set()
         self._mixed: dict[str, int] = {}
+        self._values: dict[str, list[float]] = {}  # of accuracies that are monitored
+
+    def before_training(self, run: Run) -> Iterator[Finding]:
+        """Read the settings."""
+        self._before = kept.updates(run.module)
         yield from map(self.found, settings.left_on(run.trainer))
         for one in settings.monitored(run.trainer):
             if outcome := settings.wrong_mode(one):
@@ -95,11 +107,12 @@ class EvaluationCheck(Check):
 
     def validation(self, run: Run, step: Step) -> Iterator[Finding]:
         """Run the step again on a copy until its numbers are judged; see what its metrics hold from before."""
-        if not run.step or run.loader:  # the sanity check
+        if run.trainer.sanity_checking or run.loader:
             return
         first = self._seen is None
         if self._open:
             yield from self._look_at_numbers(run, step)
+        self._note_values(run)
         if self._seen is not None:
             counts = kept.updates(run.module)
             for name, use in self._seen.uses.items():
@@ -116,7 +129,8 @@ class EvaluationCheck(Check):
         try:
             with memory_given_back(run.trainer.strategy.root_device), rehearsal(run) as again:
                 self._seen = seen = averaged.rehearsed(again, step.batch)
-                alone = run.trainer.num_val_batches[0] == 1 or step.batch_size == 1
+                loader = settings.loaders_of(run.trainer)[0]
+                alone = 1 in {run.trainer.num_val_batches[0], step.batch_size} or settings.of_one_example(loader)
                 suspects = [] if alone else list(averaged.suspects(seen))
                 suspects = [one for one in suspects if not kept.computes(run.module, one.owner)]
                 parts = averaged.in_parts(again, step.batch, seen) if suspects else {}
@@ -126,6 +140,11 @@ class EvaluationCheck(Check):
         outcomes = [(averaged.judge(one, parts.get(one.name)), one.name) for one in suspects]
         self._open = any(outcome is None for outcome, _ in outcomes)  # such as an F1 of 0 while nothing is predicted
         yield from (self.found(outcome, name) for outcome, name in outcomes if outcome)
+
+    def _note_values(self, run: Run) -> None:
+        for name in {one.name for one in settings.monitored(run.trainer) if is_a_share(one.name)}:
+            if (value := run.trainer.callback_metrics.get(name)) is not None:
+                self._values.setdefault(name, []).append(float(value))
 
     def end(self, run: Run) -> Iterator[Finding]:
         """See what was never logged or reset; there is no silence."""
@@ -140,6 +159,11 @@ class EvaluationCheck(Check):
                 logged = {*run.trainer.callback_metrics, *run.trainer.logged_metrics}
                 if outcome := settings.at_the_end(one, logged):
                     found.append(self.found(outcome, one.who))
+            self._note_values(run)
+            examples = sized_len(getattr(next(iter(settings.loaders_of(run.trainer)), None), "dataset", None))
+            for name, values in self._values.items():
+                if examples and (outcome := settings.too_few(name, values, examples)):
+                    found.append(self.found(outcome, name))
         yield from found
         if not found and not self.findings:
             yield self.passed("what validation reports can be trusted") if self._seen else self.skipped(self._reason)

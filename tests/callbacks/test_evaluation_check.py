@@ -1,5 +1,6 @@
 """Evaluation that can be trusted: legitimate practice first, then the mistakes."""
 
+import lightning.pytorch as L
 import patients
 import pytest
 import torch
@@ -133,6 +134,14 @@ class OfExamples(Logs):
         self.log("val_f1", (apart.abs() < 0.5).float().mean())
 
 
+class Codes(Logs):
+    """How many codes of a codebook a batch uses, as is customary."""
+
+    def report(self, logits, y):
+        shares = F.one_hot(torch.arange(len(y))).float().mean(0)
+        self.log("val_perplexity", torch.special.entr(shares).sum().exp())
+
+
 class Shared(Logs):
     """Both stages use one object, for the values of single batches only, which are means."""
 
@@ -161,6 +170,14 @@ class OneBatch(Values):
 class OneByOne(Values):
     def val_dataloader(self):
         return DataLoader(self.data(8, 2), 1)
+
+
+class OfUsers(Values):
+    """The data set gives the items of one user each, whose metric is averaged over the users."""
+
+    def val_dataloader(self):
+        users = [[part[i : i + 8] for part in self.data(64, 2).tensors] for i in range(0, 64, 8)]
+        return DataLoader(users, batch_size=None)
 
 
 class TwoLoaders(Objects):
@@ -196,10 +213,12 @@ HEALTHY = {
     "steps": lambda: OfSteps(f1=f1()),
     "in the batch": InBatch,
     "means of examples": OfExamples,
+    "codes": Codes,
     "one object for values": Shared,
     "one object, reset": SharedAndReset,
     "one batch": lambda: OneBatch(score=f1()),
     "one by one": lambda: OneByOne(score=f1()),
+    "of users": lambda: OfUsers(score=f1()),
     "two loaders": lambda: TwoLoaders(f1=f1(), auroc=MulticlassAUROC(CLASSES)),
 }
 
@@ -220,6 +239,10 @@ class Stopping(EarlyStopping):
     state_key = property(lambda self: f"stopping {self.monitor}")
 
 
+class OwnMonitor(L.Callback):
+    monitor, mode = "loss of the gradients' norm", "max"
+
+
 class Keeping(ModelCheckpoint):
     state_key = property(lambda self: f"keeping {self.monitor}")
 
@@ -228,7 +251,8 @@ def test_monitors_that_say_what_they_mean(fit):
     class Monitoring(Names):
         def configure_callbacks(self):
             means = {"val_loss": "min", "val_acc": "max", "neg_loss": "max", "score": "min", "val/F1": "max"}
-            return [kind(monitor=name, mode=mode) for name, mode in means.items() for kind in (Stopping, Keeping)]
+            both = [kind(monitor=name, mode=mode) for name, mode in means.items() for kind in (Stopping, Keeping)]
+            return [*both, Keeping(monitor="step", mode="max"), OwnMonitor()]
 
     assert codes(found(fit, Monitoring(), enable_checkpointing=True)) == []
 
@@ -335,7 +359,7 @@ def test_a_metric_that_is_never_reset(fit):
 
 
 def test_the_worst_that_counts_as_the_best(fit):
-    (finding,) = found(fit, patients.WorstIsBest())
+    finding = next(f for f in found(fit, patients.WorstIsBest()) if f.is_alarm)
     assert (finding.status, finding.code, finding.subject) == (
         Status.WARNING,
         patients.WorstIsBest.code,
@@ -354,7 +378,7 @@ class Plateau(patients.WorstIsBest):
 
 
 def test_a_scheduler_that_waits_for_the_wrong_plateau(fit):
-    (finding,) = found(fit, Plateau())
+    finding = next(f for f in found(fit, Plateau()) if f.is_alarm)
     assert (finding.code, finding.subject) == (patients.WorstIsBest.code, "ReduceLROnPlateau")
 
 
@@ -368,3 +392,19 @@ def test_a_scheduler_that_waits_for_the_wrong_plateau(fit):
 def test_settings(fit, patient, status):
     findings = found(fit, patient(), **patient.steps)
     assert [(f.status, f.code) for f in findings] == [(status, patient.code)], findings
+
+
+class TooFew(patients.WorstIsBest):
+    """An accuracy that rises by one of 64 examples."""
+
+    def configure_callbacks(self):
+        return [EarlyStopping("val_accuracy", mode="max")]
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val_accuracy", 0.5 + 0.01 * self.current_epoch)
+
+
+def test_an_improvement_below_the_standard_error_is_advice(fit):
+    (finding,) = found(fit, TooFew())
+    assert (finding.status, finding.code) == (Status.ADVICE, "EvaluationCheck/too_few_examples")
+    assert finding.evidence["standard_error"] == pytest.approx(0.0625, rel=0.01)
