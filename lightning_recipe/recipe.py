@@ -10,8 +10,8 @@ from lightning_recipe.callbacks.activation_monitor import ActivationMonitor
 from lightning_recipe.callbacks.batch_mixing_detector import BatchMixingDetector
 from lightning_recipe.callbacks.bias_check import BiasCheck
 from lightning_recipe.callbacks.causality_check import CausalityCheck
-from lightning_recipe.callbacks.evaluation_check import EvaluationCheck
 from lightning_recipe.callbacks.data_profile import DataProfile
+from lightning_recipe.callbacks.evaluation_check import EvaluationCheck
 from lightning_recipe.callbacks.first_non_finite import FirstNonFinite
 from lightning_recipe.callbacks.gradient_flow_check import GradientFlowCheck
 from lightning_recipe.callbacks.init_loss_check import InitLossCheck
