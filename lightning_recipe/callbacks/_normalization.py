@@ -112,6 +112,21 @@ def apart(train: Tensor, val: Tensor) -> float:
     return ratio if ratio > APART or shifted else 1.0
 
 
+def is_drawn(values: Tensor, again: Tensor) -> bool:
+    """Whether half of what enters, by standard deviation, is another one when the same step is run again.
+
+    Example:
+        >>> x = torch.randn(8, 100)
+        >>> is_drawn(x, x), is_drawn(x, x + 0.1 * torch.randn(8, 100)), is_drawn(x, torch.randn(8, 100))
+        (False, False, True)
+
+    """
+    if values.shape != again.shape:
+        return True
+    drawn = float((values.float() - again.float()).std()) / math.sqrt(2)
+    return drawn > float(values.float().std()) / 2
+
+
 def is_standardised_alone(values: Tensor) -> bool:
     """Whether a batch has mean 0 and standard deviation 1 by itself, in all or in each channel, its examples not.
 

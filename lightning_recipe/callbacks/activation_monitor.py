@@ -22,8 +22,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from lightning_recipe.finding import Finding
+    from lightning_recipe.record.events import Event
     from lightning_recipe.record.step import Reduced, Step
     from lightning_recipe.run import Run
+
+DIFFERENCES = {"add", "sub", "rsub", "radd", "iadd", "isub", "add_", "sub_", "mul", "rmul", "neg"}
+"""Functions that the argument of a hinge is made by."""
 
 
 class ActivationMonitor(Check):
@@ -58,6 +62,7 @@ class ActivationMonitor(Check):
         - Units that are sparse on purpose, in sparse autoencoders and mixtures of experts, while the loss falls.
         - Networks that were trained before, whose units may be sparse or flat from the beginning.
         - Gates, and sigmoids at the output: only what goes into another layer is judged.
+        - Hinges, as of margins in the loss, which are 0 for all that has been learnt.
         - GELU, SiLU and others that are never quite flat; zeros of dropout, masks and padding.
         - Several networks that take turns: nothing is compared across depth.
 
@@ -177,6 +182,25 @@ def activations(step: Step) -> dict[str, tuple[nn.Module, Reduced]]:
         module = event.module
         if event.kind == "module" and isinstance(module, CUT_OFF + BOUNDED) and event.name in step.outputs:
             takers = [taker for number in event.outputs for taker in step.consumers(number)]
-            if isinstance(module, CUT_OFF) or (takers and all(taker.kind == "module" for taker in takers)):
+            within = takers and all(taker.kind == "module" for taker in takers)
+            if within or (isinstance(module, CUT_OFF) and not _is_hinge(step, event)):
                 found[event.name] = (module, step.outputs[event.name])
     return found
+
+
+def _is_hinge(step: Step, activation: Event) -> bool:
+    """Whether it is a term of the loss, which is 0 for all that has been learnt: of a difference, and the end of it.
+
+    An activation takes what a layer has put out, goes into another, or is compared with targets by a loss.
+    """
+    made_by = [step.producer(number) for number in activation.inputs]
+    if not any(event is not None and event.name in DIFFERENCES for event in made_by):
+        return False
+    waiting, seen = list(activation.outputs), set(activation.outputs)
+    while waiting:
+        for event in step.consumers(waiting.pop()):
+            if event.kind == "loss" or (event.module is not None and any(True for _ in event.module.parameters())):
+                return False
+            waiting += [number for number in event.outputs if number not in seen]
+            seen.update(event.outputs)
+    return True

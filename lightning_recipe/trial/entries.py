@@ -53,7 +53,7 @@ class Entered(NamedTuple):
     step: Step
 
 
-def entered(again: Rehearsal, batch: Any, method: str = "training_step") -> Entered:
+def entered(again: Rehearsal, batch: Any, method: str = "training_step", seed: int = 0) -> Entered:
     """Run a step on the copy, and see what enters its first layers.
 
     What no layer with parameters has computed needs no gradient, once all parameters of the copy do. Where a network
@@ -63,6 +63,7 @@ def entered(again: Rehearsal, batch: Any, method: str = "training_step") -> Ente
         again: The copy; its parameters all require gradients afterwards.
         batch: As the step receives it.
         method: Such as ``"validation_step"``.
+        seed: Of what the step draws.
 
     Raises:
         CannotRehearseError: As :meth:`Rehearsal.step`.
@@ -77,7 +78,7 @@ def entered(again: Rehearsal, batch: Any, method: str = "training_step") -> Ente
         if leaf and (isinstance(module, _BatchNorm) or next(module.parameters(), None) is not None):
             handles.append(module.register_forward_pre_hook(partial(seen.see, name), with_kwargs=True))
     try:
-        step = again.step(batch, needs=Need.WIRING | Need.LOSSES, method=method)
+        step = again.step(batch, needs=Need.WIRING | Need.LOSSES, method=method, seed=seed)
     finally:
         for handle in handles:
             handle.remove()

@@ -148,6 +148,19 @@ def test_a_sigmoid_at_the_output_may_be_sure(fit):
     assert only_passed(judged(fit, Sure(net, lambda p: Adam(p, 1e-5))))
 
 
+def test_a_hinge_in_the_loss_is_no_activation_of_the_network(fit):
+    class Margin(Lit):
+        def __init__(self, net):
+            super().__init__(net)
+            self.hinge = nn.ReLU()
+
+        def training_step(self, batch, batch_idx):
+            x, y = batch[0], 2.0 * (batch[1] > 1) - 1
+            return self.hinge(1 - y * (self.net(x)[:, 0] + 9 * y)).mean() + 1e-3 * self.net(x).square().mean()
+
+    assert only_passed(judged(fit, Margin(mlp())))
+
+
 def test_what_dropout_and_padding_make_zero_is_no_activation(fit):
     net = nn.Sequential(nn.Linear(FEATURES, 64), nn.GELU(), nn.Dropout(0.95), nn.Linear(64, CLASSES))
     assert only_passed(judged(fit, Lit(net), random_labels=True))
@@ -211,6 +224,20 @@ def found(findings, code):
 def test_units_that_a_large_step_put_out(fit):
     finding = found(judged(fit, Lit(mlp(), lambda p: SGD(p, 10.0))), "dead")
     assert finding.evidence["zeros"] > 0.9
+
+
+def test_an_output_that_is_off_is_no_hinge(fit):
+    class Positive(Lit):
+        """Puts out numbers that are not negative, from a start of its own."""
+
+        def __init__(self, net):
+            super().__init__(net)
+            self.relu = nn.ReLU()
+
+        def training_step(self, batch, batch_idx):
+            return F.mse_loss(self.relu(self.net(batch[0])[:, 0] - 50), batch[1].float())
+
+    assert found(judged(fit, Positive(mlp())), "dead")
 
 
 def test_units_that_are_off_where_the_activation_is_a_function(fit):

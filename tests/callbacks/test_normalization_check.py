@@ -106,6 +106,20 @@ class Augmented(Program):
         return x * (1 + 0.3 * torch.rand(len(x), 1, 1, 1)) + 0.5 * torch.randn_like(x) if self.training else x
 
 
+class Denoiser(Program):
+    """Learns to take noise away that is stronger than the images, and is asked without."""
+
+    def prepare(self, x):
+        return x + torch.randn_like(x) if self.training else x
+
+
+class OfManyNoises(Program):
+    """Noise from a hundredth to twenty times the data in training, of one strength in validation."""
+
+    def prepare(self, x):
+        return x + (torch.exp(6 * torch.rand(len(x), 1) - 3) if self.training else 0.05) * torch.randn_like(x)
+
+
 class Counts(Program):
     def prepare(self, x):
         return x.log1p()
@@ -142,6 +156,8 @@ HEALTHY = {
     "a LayerNorm first": lambda: Program(mlp(64, nn.LayerNorm(64)), images()),
     "each example by itself": lambda: EachByItself(mlp(64), images()),
     "augmented in training": lambda: Augmented(conv(), normalised(images())),
+    "freed of noise": lambda: Denoiser(conv(), (images()[0] / 255, images()[1])),
+    "freed of much noise": lambda: OfManyNoises(mlp(6), (table()[0] / 10, table()[1])),
     "between 0 and 1": lambda: Program(conv(), (images()[0] / 255, images()[1])),
     "binary images": lambda: Program(conv(), ((images()[0] > 128).float(), images()[1])),
     "counts with a logarithm": lambda: Counts(mlp(64), images()),
@@ -188,6 +204,13 @@ class Truncated(Program):
 class OnlyInTraining(Program):
     def prepare(self, x):
         return (x - 90) / 60 if self.training else x / 255
+
+
+class OnlyInTrainingWithNoise(Program):
+    """Some noise explains no other scale."""
+
+    def prepare(self, x):
+        return (x / 255 - 0.5) / 0.25 + 0.3 * torch.randn_like(x) if self.training else x / 255
 
 
 class Bytes(Program):
@@ -239,6 +262,7 @@ DISEASED = {
     ),
     "pretrained, fine-tuned": (lambda: Program(pretrained(frozen=False), images()), "unlike_pretraining"),
     "a column of amounts": (lambda: Program(mlp(6), income()), "scales_differ"),
+    "training only, with noise": (lambda: OnlyInTrainingWithNoise(conv(), images()), "validation_differs"),
     "training only": (lambda: OnlyInTraining(conv(), images()), "validation_differs"),
     "another scale in validation": (
         lambda: Program(mlp(6), table(), (table()[0] * 100, table()[1])),
