@@ -146,7 +146,7 @@ def run(callback: RecipeCallback | None, program: type[LightningModule], **lengt
     ):
         warnings.simplefilter("ignore")
         trainer = Trainer(
-            **(length or getattr(program, "length", {"max_epochs": 2})),
+            **(length or getattr(program, "length", getattr(program, "steps", {"max_epochs": 2}))),
             accelerator="cpu",
             callbacks=callback,
             logger=TensorBoardLogger(folder),

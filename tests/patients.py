@@ -137,6 +137,7 @@ class OneClass(Patient):
     """Yes or no as the only class of a cross entropy."""
 
     code = "InitLossCheck/one_class"
+    also = ("LossInputCheck/constant_loss",)
 
     def loss(self, logits, y):
         return F.cross_entropy(logits[:, :1], torch.zeros_like(y))
@@ -174,7 +175,11 @@ class Overwritten(Patient):
     """All inputs are zeros."""
 
     code = "OverfitOneBatch/cannot_tell_examples_apart"
-    also = ("BatchMixingDetector/constant_output", "InputIndependenceCheck/input_ignored")
+    also = (
+        "BatchMixingDetector/constant_output",
+        "InputIndependenceCheck/input_ignored",
+        "NormalizationCheck/all_alike",
+    )
 
     def forward(self, x):
         return super().forward(torch.zeros_like(x))

@@ -43,7 +43,6 @@ def printed(tmp_path_factory):
     torch.set_num_threads(1)
     L.seed_everything(0, verbose=False)
     callbacks = recipe()
-    callbacks[1].max_seconds = 60  # on a busy machine
     logger = TensorBoardLogger(folder, name="digits")
     with warnings.catch_warnings(), contextlib.redirect_stdout(out):
         warnings.simplefilter("ignore")
@@ -80,8 +79,9 @@ def test_the_report_comes_first_and_all_is_found_in_the_order_of_the_recipe(visi
     page = visit("text")
     first = page.locator("tf-text-loader").first
     expect(first).to_contain_text("0 report")
-    expect(first).to_contain_text(f"{len(recipe())} passed")
-    expect(first.locator("tbody tr").first).to_contain_text("InitLossCheck")
+    expect(first).to_contain_text("passed")
+    expect(first).not_to_contain_text("warning")
+    expect(first).to_contain_text("InitLossCheck")
     headings = page.locator("tf-category-paginated-view .heading")
     expect(headings).to_have_count(1 + len(recipe()))
     names = [text.strip().split("\n")[0] for text in headings.all_inner_texts()]
@@ -123,4 +123,4 @@ def test_curves_are_few_and_have_units(visit):
     page = visit("timeseries")
     for name in ("jitter (share per step)", "flips (share per look)", "right (share)"):
         expect(card(page, f"2.11 PredictionDynamicsLogger/{name}").locator("scalar-card")).to_be_visible()
-    expect(page.locator("scalar-card")).to_have_count(3)
+    expect(page.locator("scalar-card")).to_have_count(6)  # and how far weights move: median, first and last layer

@@ -58,6 +58,6 @@ def test_a_model_that_mixes_fails_and_is_named(tmp_path):
     done = run_pytest(tmp_path, TEST.replace(healthy, "import BrokenDigitsNet as DigitsNet, loaders"), "-k", "mix")
     assert done.returncode == pytest.ExitCode.TESTS_FAILED, done.stdout
     assert "1 failed" in done.stdout
-    message = "BatchMixingDetector: BrokenDigitsNet mixes examples"
+    message = "BatchMixingDetector: outputs leak across the batch"
     assert f"FailedCheckError: {message}" in done.stdout
-    assert "between features and head" in done.stdout
+    assert "between `features` and `head`" in done.stdout

@@ -106,7 +106,7 @@ def reach(optimizer: Optimizer, norm: float, rate: float, steps: float) -> float
     Example:
         >>> import torch
         >>> w = torch.zeros(100)
-        >>> reach(torch.optim.SGD([w]), norm=1e-6, rate=0.1, steps=1000)
+        >>> round(reach(torch.optim.SGD([w]), norm=1e-6, rate=0.1, steps=1000), 6)
         0.0001
         >>> round(reach(torch.optim.Adam([w]), norm=1e-6, rate=0.1, steps=1000))
         909

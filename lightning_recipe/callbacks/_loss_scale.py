@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lightning_recipe.finding import Outcome, Status
+from lightning_recipe.losses.table import CROSS_ENTROPY, KL, NLL, OF_SIGNS
 from lightning_recipe.record.tensors import tensors
 
 if TYPE_CHECKING:
@@ -29,7 +30,6 @@ WANT_LOGITS = {
 WANT_LOGARITHMS = {"NllLoss": "self", "NllLoss2D": "self", "NllLossNd": "self", "CtcLoss": "log_probs"}
 """Those that take log-probabilities, and the name under which these are kept."""
 COMPARED = {"BinaryCrossEntropy", "BinaryCrossEntropyWithLogits", "MseLoss", "SmoothL1Loss", "HuberLoss", "Sub", "Log"}
-OF_SIGNS = {"soft_margin_loss", "margin_ranking_loss", "cosine_embedding_loss", "hinge_embedding_loss"}
 CLAMPS = {"Clamp": ("min", "max"), "Hardtanh": ("min_val", "max_val")}
 ALONE = 1e-3
 """How far the sum of probabilities may be from 1: half precision."""
@@ -87,12 +87,12 @@ def of_call(call: LossCall, batch: Any = None) -> Outcome | None:
         return _no_signs(call.name, share) if share else None
     if not isinstance(prediction, Tensor) or prediction.ndim < 2 or not prediction.is_floating_point():  # noqa: PLR2004
         return None
-    dim = -1 if call.name == "kl_div" else 1
-    if call.name in {"cross_entropy", "nll_loss", "kl_div"} and are_probabilities(prediction, dim):
-        if call.name == "kl_div" and isinstance(target, Tensor) and _are_logarithms(target):
+    dim = -1 if call.name == KL else 1
+    if call.name in {CROSS_ENTROPY, NLL, KL} and are_probabilities(prediction, dim):
+        if call.name == KL and isinstance(target, Tensor) and _are_logarithms(target):
             return _interchanged("probabilities, its target logarithms")
-        return _no_logarithm("softmax") if call.name != "cross_entropy" else _equal_to_probabilities(call, prediction)
-    if call.name == "kl_div" and isinstance(target, Tensor):
+        return _no_logarithm("softmax") if call.name != CROSS_ENTROPY else _equal_to_probabilities(call, prediction)
+    if call.name == KL and isinstance(target, Tensor):
         given = [t for _, t in tensors(batch) if t.shape == prediction.shape and t.is_floating_point()]
         if call.target_from_net and any(torch.allclose(prediction.exp(), t.float(), atol=CLOSE) for t in given):
             what = "the logarithm of an entry of the batch, its target what the network puts out"

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lightning_recipe.finding import Outcome, Status
-from lightning_recipe.losses.table import TABLE, Family
+from lightning_recipe.losses.table import BCE_WITH_LOGITS, CROSS_ENTROPY, NLL, TABLE, Family
 from lightning_recipe.losses.targets import NAMES
 from lightning_recipe.record.loss_graph import weights
 from lightning_recipe.record.tensors import tensors
@@ -191,9 +191,9 @@ class Targets:
         """What is worth telling, by the line of the loss function."""
         for where, call in self._latest.items():
             counts = self._counts[where]
-            if call.name in {"cross_entropy", "nll_loss"} and (found := _class_weights(call, counts)) is not None:
+            if call.name in {CROSS_ENTROPY, NLL} and (found := _class_weights(call, counts)) is not None:
                 yield where, found
-            if call.name == "binary_cross_entropy_with_logits" and (found := _pos_weight(call, counts)) is not None:
+            if call.name == BCE_WITH_LOGITS and (found := _pos_weight(call, counts)) is not None:
                 yield where, found
             of_integers = TABLE[call.name].family is Family.NUMBERS and self._integers[where]
             if of_integers and (found := _ids(call, counts)) is not None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from lightning_recipe.losses.table import CROSS_ENTROPY, NLL
+
 if TYPE_CHECKING:
     from lightning_recipe.record.origin import Origin
 
@@ -50,7 +52,7 @@ FORWARD = (
     ),
     Rule(ROOTS, "negative", "the root of a negative number", "x.clamp(min=1e-8).sqrt()"),
     Rule(ROOTS, "zeros", "a division by the root of 0", "x.clamp(min=1e-8).rsqrt()"),
-    Rule({"cross_entropy", "nll_loss"}, "", "the mean over targets all of which are ignored", "leave such batches out"),
+    Rule({CROSS_ENTROPY, NLL}, "", "the mean over targets all of which are ignored", "leave such batches out"),
     Rule({"std", "var", "std_mean", "var_mean"}, "", "the deviation of one value", "correction=0, or larger batches"),
     Rule(INVERSES, "", "a number outside of its domain", "x.clamp(-1 + 1e-6, 1 - 1e-6)"),
     Rule(ANY, "half", "an overflow in half precision (float16 ends at 65504)", 'this part in float32, or "bf16-mixed"'),

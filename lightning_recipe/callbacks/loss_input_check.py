@@ -93,7 +93,7 @@ class LossInputCheck(Check):
     explains: ClassVar = (
         dict.fromkeys(("probabilities", "logits_as_probabilities", "broadcast", "out_of_range"), _KIND)
         | dict.fromkeys(("classes_in_wrong_dimension", "labels_as_numbers"), _KIND)
-        | {"constant_loss": ("OverfitOneBatch/*", "InputIndependenceCheck/*", *_KIND)}
+        | {"constant_loss": ("InitLossCheck/one_class", "OverfitOneBatch/*", "InputIndependenceCheck/*", *_KIND)}
         | dict.fromkeys(
             ("logarithms_as_target", "kl_arguments_interchanged"),
             ("InitLossCheck/not_finite", "FirstNonFinite/*", "OverfitOneBatch/*", "PredictionDynamicsLogger/*"),

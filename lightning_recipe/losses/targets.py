@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lightning_recipe.losses.table import TABLE, Family, Takes
+from lightning_recipe.losses.table import BCE_WITH_LOGITS, CROSS_ENTROPY, MSE, TABLE, Family, Takes
 from lightning_recipe.record.step import LossCall
 from lightning_recipe.record.tensors import tensors
 
@@ -190,16 +190,16 @@ def _compared(output: Tensor, target: Tensor) -> tuple[str, Tensor, Tensor] | No
             return None
         given = output if output.shape[:1] + output.shape[2:] == target.shape else output.movedim(-1, 1)
         sums = given.exp().sum(1) if bool((given <= 0).all()) else given.sum(1)
-        return None if bool((sums - 1).abs().max() < NORMALISED) else ("cross_entropy", given, target)
+        return None if bool((sums - 1).abs().max() < NORMALISED) else (CROSS_ENTROPY, given, target)
     if output.ndim == target.ndim + 1 > 2 and output.shape[:-1] == target.shape:  # noqa: PLR2004 - quantiles
-        return "mse_loss", output, target[..., None].expand_as(output)
+        return MSE, output, target[..., None].expand_as(output)
     if output.numel() != target.numel() or output.ndim < target.ndim:
         return None
     aim = target.reshape(output.shape)
     within = bool((output >= 0).all() and (output <= 1).all())  # probabilities, or logits by chance: numbers
     if bool(((aim == 0) | (aim == 1)).all()) and not within:
-        return "binary_cross_entropy_with_logits", output, aim.to(output)
-    return "mse_loss", output, aim.to(output)
+        return BCE_WITH_LOGITS, output, aim.to(output)
+    return MSE, output, aim.to(output)
 
 
 def prediction_of(target: Tensor, output: Tensor) -> Tensor | None:

@@ -61,7 +61,8 @@ def clips(root: Tensor, bounds: Bounds | None = None) -> list[Clip]:
         is more than sums, means, weights, absolute values and powers. What has the weight 0 is not counted.
 
     Example:
-        >>> errors = torch.tensor([1.0, 4.0, 9.0, 16.0], requires_grad=True)
+        >>> weight = torch.ones(1, requires_grad=True)
+        >>> errors = (weight * torch.tensor([1.0, 2.0, 3.0, 4.0])) ** 2
         >>> [(float(clip.share), clip.elements) for clip in clips(errors.clamp(max=5).mean())]
         [(0.5, 4)]
         >>> clips(errors.clamp(min=5).mean()), clips((errors + errors.clamp(max=5)).mean())
