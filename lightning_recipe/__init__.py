@@ -18,6 +18,7 @@ from lightning_recipe.callbacks.mode_check import ModeCheck
 from lightning_recipe.callbacks.normalization_check import NormalizationCheck
 from lightning_recipe.callbacks.overfit_one_batch import OverfitOneBatch
 from lightning_recipe.callbacks.prediction_dynamics_logger import PredictionDynamicsLogger
+from lightning_recipe.callbacks.seed_check import SeedCheck
 from lightning_recipe.callbacks.split_check import SplitCheck
 from lightning_recipe.callbacks.stale_gradient_check import StaleGradientCheck
 from lightning_recipe.callbacks.update_ratio_monitor import UpdateRatioMonitor
@@ -30,6 +31,7 @@ __all__ = [  # noqa: RUF022 - in the order of the recipe
     "recipe",
     "DataProfile",
     "SplitCheck",
+    "SeedCheck",
     "EvaluationCheck",
     "InitLossCheck",
     "InputIndependenceCheck",

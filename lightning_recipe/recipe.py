@@ -23,6 +23,7 @@ from lightning_recipe.callbacks.mode_check import ModeCheck
 from lightning_recipe.callbacks.normalization_check import NormalizationCheck
 from lightning_recipe.callbacks.overfit_one_batch import OverfitOneBatch
 from lightning_recipe.callbacks.prediction_dynamics_logger import PredictionDynamicsLogger
+from lightning_recipe.callbacks.seed_check import SeedCheck
 from lightning_recipe.callbacks.split_check import SplitCheck
 from lightning_recipe.callbacks.stale_gradient_check import StaleGradientCheck
 from lightning_recipe.callbacks.update_ratio_monitor import UpdateRatioMonitor
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 DEFAULT: tuple[type[RecipeCallback], ...] = (
     DataProfile,
     SplitCheck,
+    SeedCheck,
     EvaluationCheck,
     InitLossCheck,
     InputIndependenceCheck,

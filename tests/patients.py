@@ -1,9 +1,12 @@
 """A healthy module, and one subclass for each disease."""
 
 import copy
+import os
+import random
 from typing import ClassVar
 
 import lightning.pytorch as L
+import numpy as np
 import torch
 from lightning.pytorch.callbacks import EarlyStopping
 from torch import nn
@@ -1402,6 +1405,40 @@ class SoftmaxOfOneGate(Patient):
     def data(self, n, seed):
         x, y = super().data(n, seed).tensors
         return TensorDataset(x, torch.rand(n, 1, generator=torch.Generator().manual_seed(seed)), y)
+
+
+# -- seeds
+
+
+class NoSeed(Patient):
+    """Nobody set a seed: torch has drawn one for itself."""
+
+    code = "SeedCheck/no_seed"
+
+    def setup(self, stage):
+        os.environ.pop("PL_GLOBAL_SEED", None)
+        torch.manual_seed(3809183385808152632)
+
+
+class DrawsFromOutside(Patient):
+    """Noise from a generator that no seed reaches."""
+
+    code = "SeedCheck/not_reproducible"
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        noise = np.random.default_rng().normal(size=x.shape)
+        return self.loss(self(x + 0.3 * torch.from_numpy(noise).float()), y)
+
+
+class WorkersAlike(Patient):
+    """Each worker begins with the same seed, and so does each epoch."""
+
+    code = "SeedCheck/workers_alike"
+
+    def train_dataloader(self):
+        data = self.data(256, 1)
+        return DataLoader(data, 32, shuffle=True, num_workers=2, worker_init_fn=lambda _: random.seed(0))
 
 
 # -- normalisation

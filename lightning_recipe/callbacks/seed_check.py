@@ -1,0 +1,124 @@
+"""Recipe, section 2: "fix random seed"."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lightning_recipe.callback import Check
+from lightning_recipe.callbacks._seeds import apart, is_seeded, seeds_all_alike
+from lightning_recipe.finding import Section
+from lightning_recipe.record.step import Need
+from lightning_recipe.trial.isolation import memory_given_back
+from lightning_recipe.trial.rehearsal import CannotRehearseError, rehearsal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from lightning_recipe.finding import Finding
+    from lightning_recipe.run import Run
+
+
+class SeedCheck(Check):
+    """Judges whether the run would be the same again.
+
+    All of it is `advice`:
+
+    - no seed was set, by ``seed_everything`` or ``torch.manual_seed``;
+    - the first step, run twice on a copy from the same state and in the same random streams, gives losses that differ
+      by more than rounding;
+    - all workers of a DataLoader are given the same seed by its ``worker_init_fn``, so that they draw the same numbers.
+      Torch gives each one of its own, for numpy, too.
+
+    Args:
+        strict: Stop the run when something failed.
+        rounding: Difference of the two losses, over their size, that the order of sums on an accelerator may make.
+            10,000 times the precision of 32 bits is about 1e-3.
+
+    Source:
+        A. Karpathy, A Recipe for Training Neural Networks (2019): "always use a fixed random seed to guarantee that
+        when you run the code twice you will get the same outcome".
+
+    Legitimate:
+        - Runs that go on from a checkpoint, whose weights are given.
+        - Generators of one's own, which are put back, and sums on a GPU in any order.
+
+    Cost:
+        A copy of the module and a step on it, twice.
+
+    Example:
+        >>> import contextlib, io, lightning
+        >>> from lightning.pytorch import Trainer
+        >>> from lightning_recipe.demo import DigitsNet, loaders
+        >>> check = SeedCheck()
+        >>> with contextlib.redirect_stdout(io.StringIO()):
+        ...     _ = lightning.seed_everything(1, verbose=False)
+        ...     Trainer(callbacks=[check], barebones=True, max_steps=1).fit(DigitsNet(), *loaders())
+        >>> check.findings[0].status
+        <Status.PASSED: 'passed'>
+
+    """
+
+    section = Section.SKELETON
+    sentence = 1
+    why = "with a fixed seed a second run gives the same outcome, so that what differs is what you changed"
+    needs = Need(0)
+
+    def __init__(self, *, strict: bool = False, rounding: float = 1e-3) -> None:
+        super().__init__(strict=strict)
+        self.rounding = rounding
+
+    def before_training(self, run: Run) -> Iterator[Finding]:
+        """Look at seeds and workers, and run the first step twice."""
+        self.done = True
+        found = [*self._workers(run)]
+        if not run.resumed and not is_seeded():
+            found.append(
+                self.advice(
+                    "no random seed is set: another run begins with other weights, and sees its data in another order",
+                    code="no_seed",
+                    fix="call lightning.seed_everything(1) before the model and the data are made",
+                )
+            )
+        yield from found
+        try:
+            one, other = self._loss(run), self._loss(run)
+        except CannotRehearseError as error:
+            yield from (
+                [] if found else [self.skipped(f"a seed is set; whether steps can be repeated is unknown: {error}")]
+            )
+            return
+        difference = apart(one, other)
+        if difference > self.rounding:
+            yield self.advice(
+                f"the same step twice, from the same state and random streams, gives a loss of {one:.4g} and then of "
+                f"{other:.4g}",
+                code="not_reproducible",
+                fix="look for numbers drawn from a generator without a seed, the clock, or the order of a set",
+                first=one,
+                second=other,
+                difference=difference,
+            )
+        elif not found:
+            yield self.passed("a seed is set, and a step can be repeated", difference=difference)
+
+    def _workers(self, run: Run) -> Iterator[Finding]:
+        for loader in run.loaders:
+            workers = getattr(loader, "num_workers", 0)
+            if workers > 1 and seeds_all_alike(getattr(loader, "worker_init_fn", None)):
+                yield self.advice(
+                    f"worker_init_fn gives all {workers} workers of the training loader the same seed: what the data "
+                    "set draws comes once from each of them, and again in each epoch",
+                    code="workers_alike",
+                    fix="leave worker_init_fn out: torch seeds random, numpy and itself in each worker",
+                    workers=workers,
+                )
+                return
+
+    def _loss(self, run: Run) -> float:
+        """Each time on a new copy, since generators of the user's are put back where it ends."""
+        with memory_given_back(run.trainer.strategy.root_device), rehearsal(run) as again:
+            loss = again.step(run.batch).loss
+        if loss is None:
+            msg = "the step has no loss"
+            raise CannotRehearseError(msg)
+        return float(loss.detach().sum())

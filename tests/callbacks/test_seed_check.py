@@ -1,0 +1,144 @@
+"""What makes two runs differ: generators that are in order first."""
+
+import os
+import random
+
+import numpy as np
+import pytest
+import torch
+from patients import DrawsFromOutside, Healthy, NoSeed, WorkersAlike
+from torch.utils.data import DataLoader
+
+from lightning_recipe import SeedCheck, Status
+from lightning_recipe.callbacks._seeds import seeds_all_alike
+
+OWN = np.random.default_rng(0)
+
+
+def found(fit, module, **settings):
+    check = SeedCheck()
+    fit(module, [check], logger=False, max_epochs=1, limit_train_batches=2, limit_val_batches=0, **settings)
+    return [(f.status, f.code.partition("/")[2]) for f in check.findings]
+
+
+PASSED = [(Status.PASSED, "passed")]
+
+
+# -- legitimate
+
+
+class Noisy(Healthy):
+    def noise(self, x):
+        return random.random() + np.random.rand() + torch.randn_like(x)  # noqa: NPY002 - global streams
+
+    def training_step(self, batch, batch_idx):
+        return self.loss(self(batch[0] + self.noise(batch[0])), batch[1])
+
+
+class GeneratorOfTheScript(Noisy):
+    def noise(self, x):
+        return torch.from_numpy(OWN.normal(size=x.shape)).float()
+
+
+class OwnGenerator(Noisy):
+    def __init__(self):
+        super().__init__()
+        self.rng, self.generator = random.Random(1), torch.Generator().manual_seed(1)
+
+    def noise(self, x):
+        return self.rng.random() + torch.randn(x.shape, generator=self.generator)
+
+
+class Counts(Noisy):
+    """The noise is scheduled by a counter of the module's own."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = 0
+
+    def noise(self, x):
+        self.seen += 1
+        return self.seen * torch.ones_like(x)
+
+
+class Exploded(Healthy):
+    def training_step(self, batch, batch_idx):
+        return super().training_step(batch, batch_idx) * float("nan")
+
+
+@pytest.mark.parametrize("program", [Healthy, Noisy, GeneratorOfTheScript, OwnGenerator, Counts, Exploded])
+def test_no_mistake(fit, program):
+    assert found(fit, program()) == PASSED
+
+
+def test_a_seed_of_torch_alone(fit):
+    class Seeded(Healthy):
+        def setup(self, stage):
+            os.environ.pop("PL_GLOBAL_SEED", None)
+            torch.manual_seed(2**31)
+
+    assert found(fit, Seeded()) == PASSED
+
+
+def test_a_resumed_run_needs_no_seed(fit, tmp_path):
+    fit(Healthy(), logger=False, max_epochs=1).save_checkpoint(tmp_path / "last.ckpt")
+    check = SeedCheck()
+    trainer = fit(Healthy(), logger=False, max_epochs=1)
+    trainer.callbacks.append(check)
+    os.environ.pop("PL_GLOBAL_SEED", None)
+    torch.manual_seed(2**40)
+    trainer.fit_loop.max_epochs = 2
+    trainer.fit(Healthy(), ckpt_path=tmp_path / "last.ckpt", weights_only=False)
+    assert [f.status for f in check.findings] == [Status.PASSED]
+
+
+def by_number(worker):
+    np.random.seed(worker)  # noqa: NPY002
+
+
+def as_torch_says(worker):
+    random.seed(torch.initial_seed() % 2**32)
+
+
+def of_the_info(worker):
+    np.random.seed(torch.utils.data.get_worker_info().seed % 2**32)  # noqa: NPY002
+
+
+def one_thread(worker):
+    torch.set_num_threads(1)
+
+
+@pytest.mark.parametrize("init", [None, by_number, as_torch_says, of_the_info, one_thread, random.seed])
+def test_workers_that_differ(init):
+    assert not seeds_all_alike(init)
+
+
+def test_a_single_worker_shares_nothing(fit):
+    train = DataLoader(Healthy().data(64, 1), 32, num_workers=1, worker_init_fn=lambda _: random.seed(0))
+    assert found(fit, Healthy(), train=train) == PASSED
+
+
+# -- mistakes
+
+
+def test_no_seed(fit):
+    assert found(fit, NoSeed()) == [(Status.ADVICE, "no_seed")]
+
+
+class OfTheSystem(Healthy):
+    def loss(self, logits, y):
+        return super().loss(logits * (1 + random.SystemRandom().random()), y)
+
+
+@pytest.mark.parametrize("program", [DrawsFromOutside, OfTheSystem])
+def test_a_step_that_can_not_be_repeated(fit, program):
+    check = SeedCheck()
+    fit(program(), [check], logger=False, max_epochs=1, limit_train_batches=2)
+    (finding,) = check.findings
+    assert (finding.status, finding.code) == (Status.ADVICE, DrawsFromOutside.code)
+    assert finding.evidence["difference"] > 1e-3
+    assert finding.evidence["first"] != finding.evidence["second"]
+
+
+def test_workers_that_draw_the_same(fit):
+    assert found(fit, WorkersAlike()) == [(Status.ADVICE, "workers_alike")]
