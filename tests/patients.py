@@ -1752,3 +1752,14 @@ class MissingValues(Patient):
         x, y = super().data(n, seed).tensors
         lost = torch.rand(x.shape, generator=torch.Generator().manual_seed(seed)) < 0.01
         return TensorDataset(x.masked_fill(lost, torch.nan), y)
+
+
+class HalfOfLogits(Patient):
+    """Logits are compared with 0.5, as if they were probabilities."""
+
+    code = "EvaluationCheck/thresholds_on_logits"
+
+    def validation_step(self, batch, batch_idx):
+        logits, y = self(batch[0]), F.one_hot(batch[1], CLASSES).float()
+        self.log("val_loss", F.binary_cross_entropy_with_logits(logits, y))
+        self.log("val_hits", ((logits > 0.5) == y).float().mean())

@@ -17,6 +17,7 @@ from torchmetrics import Metric
 
 from lightning_recipe.callbacks._metric_names import is_no_mean
 from lightning_recipe.finding import Outcome, Status
+from lightning_recipe.record.step import Need
 from lightning_recipe.record.tensors import leading_size
 from lightning_recipe.trial.first_examples import examples_between
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+    from lightning_recipe.record.step import Step
     from lightning_recipe.trial.rehearsal import Logged, Rehearsal
 
 PARTS = 4
@@ -69,11 +71,13 @@ class Seen:
     """One validation step.
 
     Attributes:
+        step: What was recorded, with its wiring and losses.
         logged: What it logged.
         uses: Of metrics, by name.
 
     """
 
+    step: Step
     logged: list[Logged] = field(default_factory=list)
     uses: dict[str, Use] = field(default_factory=dict)
 
@@ -108,8 +112,8 @@ def rehearsed(again: Rehearsal, batch: Any) -> Seen:
     """Run the validation step on the copy, and see what becomes of its metrics."""
     again.module.requires_grad_(requires_grad=False)  # validation takes its results to numpy
     with _watched(metrics_of(again.module)) as uses:
-        again.step(batch, method="validation_step")
-    return Seen(list(again.logged), uses)
+        step = again.step(batch, method="validation_step", needs=Need.WIRING | Need.LOSSES)
+    return Seen(step, list(again.logged), uses)
 
 
 def suspects(seen: Seen) -> Iterator[Suspect]:

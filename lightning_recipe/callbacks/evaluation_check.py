@@ -10,9 +10,10 @@ from lightning_recipe.callback import Check
 from lightning_recipe.callbacks import _averaged as averaged
 from lightning_recipe.callbacks import _kept_metrics as kept
 from lightning_recipe.callbacks import _monitored as settings
+from lightning_recipe.callbacks import _thresholds as thresholds
 from lightning_recipe.callbacks._metric_names import is_a_share
 from lightning_recipe.finding import Section
-from lightning_recipe.record.step import Need
+from lightning_recipe.record.step import Need, Step
 from lightning_recipe.trial.isolation import memory_given_back
 from lightning_recipe.trial.rehearsal import CannotRehearseError, rehearsal
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
     from lightning_recipe.callbacks._averaged import Seen
     from lightning_recipe.finding import Finding
-    from lightning_recipe.record.step import Step
     from lightning_recipe.run import Run
 
 
@@ -41,6 +41,7 @@ class EvaluationCheck(Check):
     - a metric that is computed by hand is never reset, and mixes the epochs;
     - an accuracy is monitored with ``mode="min"``, or a loss with ``mode="max"``, by a callback or a scheduler;
     - a callback monitors what is never logged;
+    - logits, as the loss takes them, are rounded or compared with 0.5;
     - ``overfit_batches`` is on while a callback chooses by what is monitored.
 
     `advice` if a root, a perplexity or a macro accuracy is averaged and little is lost; if ``overfit_batches`` is on;
@@ -137,6 +138,9 @@ class EvaluationCheck(Check):
         except CannotRehearseError as error:
             self._open, self._reason = False, str(error)
             return
+        if outcome := thresholds.on_logits(seen.step, run.module):
+            yield self.found(outcome)
+        seen.step = Step(None)  # the batch is not kept
         outcomes = [(averaged.judge(one, parts.get(one.name)), one.name) for one in suspects]
         self._open = any(outcome is None for outcome, _ in outcomes)  # such as an F1 of 0 while nothing is predicted
         yield from (self.found(outcome, name) for outcome, name in outcomes if outcome)

@@ -162,6 +162,17 @@ class SharedAndReset(Logs):
         self.log("val_accuracy", self.accuracy)
 
 
+class Thresholds(Logs):
+    """Of probabilities, and of logits at 0."""
+
+    def report(self, logits, y):
+        target = F.one_hot(y, CLASSES).float()
+        self.log("val_loss", F.binary_cross_entropy_with_logits(logits, target))
+        self.log("val_hits", ((logits.sigmoid() > 0.5) == target).float().mean())
+        self.log("val_acc", ((logits > 0) == target).float().mean())
+        self.log("val_rounded", (logits.sigmoid().round() == target).float().mean())
+
+
 class OneBatch(Values):
     def val_dataloader(self):
         return DataLoader(self.data(64, 2), 64)
@@ -213,6 +224,7 @@ HEALTHY = {
     "steps": lambda: OfSteps(f1=f1()),
     "in the batch": InBatch,
     "means of examples": OfExamples,
+    "thresholds": Thresholds,
     "codes": Codes,
     "one object for values": Shared,
     "one object, reset": SharedAndReset,
@@ -392,6 +404,20 @@ def test_a_scheduler_that_waits_for_the_wrong_plateau(fit):
 def test_settings(fit, patient, status):
     findings = found(fit, patient(), **patient.steps)
     assert [(f.status, f.code) for f in findings] == [(status, patient.code)], findings
+
+
+class Rounded(Logs):
+    def report(self, logits, y):
+        target = F.one_hot(y, CLASSES).float()
+        self.log("val_loss", F.binary_cross_entropy_with_logits(logits, target))
+        self.log("val_hits", (logits.round() == target).float().mean())
+
+
+@pytest.mark.parametrize("module", [patients.HalfOfLogits, Rounded])
+def test_thresholds_on_logits(fit, module):
+    (finding,) = found(fit, module())
+    assert (finding.status, finding.code) == (Status.WARNING, "EvaluationCheck/thresholds_on_logits")
+    assert ".py:" in finding.message
 
 
 class TooFew(patients.WorstIsBest):

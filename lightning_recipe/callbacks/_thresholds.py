@@ -1,0 +1,61 @@
+"""Logits that are compared by hand with what is meant for probabilities."""
+
+from __future__ import annotations
+
+import inspect
+import linecache
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lightning_recipe.finding import Outcome, Status
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from lightning_recipe.record.step import Step
+
+LOSS = "binary_cross_entropy_with_logits"
+COMPARES = {"gt", "ge", "lt", "le"}
+HALF = re.compile(r"(?<![\w.])0?\.50*(?!\w)")
+
+
+def on_logits(step: Step, module: nn.Module) -> Outcome | None:
+    """A `warning` if a tensor that the step's loss takes for logits is rounded, or compared with a half.
+
+    Args:
+        step: Of validation, with its wiring and losses.
+        module: Whose code the step is; where it can't be read, nothing is found.
+
+    """
+    values = [call.arguments["input"] for call in step.loss_calls if call.name == LOSS]
+    if not any(bool((value < 0).any()) for value in values):
+        return None
+    losses = [event for event in step.events if event.kind == "loss" and event.name == LOSS]
+    logits = {event.inputs[0] for event in losses if event.inputs}
+    for event in step.events:
+        if event.kind == "function" and len(event.inputs) == 1 and event.inputs[0] in logits:
+            compared = event.name in COMPARES and HALF.search(_code(event.where, module))
+            if compared or event.name == "round":
+                done = "rounds" if event.name == "round" else "compares with 0.5"
+                return Outcome(
+                    Status.WARNING,
+                    "thresholds_on_logits",
+                    f"{event.where} {done} what the loss takes for logits, where a probability of 0.5 is a logit of 0",
+                    "logits > 0, or logits.sigmoid() > 0.5",
+                )
+    return None
+
+
+def _code(where: str, module: nn.Module) -> str:
+    """The line of code at ``"file.py:42"``, if that is where the module's class is written."""
+    name, _, number = where.partition(":")
+    files = {Path(file) for kind in type(module).mro()[:-1] if (file := _file(kind))}
+    return next((linecache.getline(str(file), int(number)) for file in files if file.name == name), "")
+
+
+def _file(kind: type) -> str | None:
+    try:
+        return inspect.getsourcefile(kind)
+    except TypeError:  # built in
+        return None
