@@ -142,9 +142,9 @@ def test_compiled_modules_run_uncompiled():
     assert not calls
 
 
-def ended(budget, losses, *, probed=True):
+def ended(budget, losses, *, probed=True, work=0.0):
     """The number of steps of a fit with these losses, the last again and again."""
-    fit = Fit("SGD (lr 0.1)")
+    fit = Fit("SGD (lr 0.1)", work=work)
     stopping = Stopping(fit, budget)
     for number in range(10 * budget.steps):
         stopping.looks_at(number)
@@ -167,9 +167,15 @@ def test_a_fit_that_is_on_its_way_goes_on_but_not_for_ever():
     assert (steps, fit.longer, fit.out_of_time) == (30, True, False)
 
 
-def test_when_the_time_is_over_one_more_step_is_looked_into():
-    steps, fit = ended(Budget(20, 0, 0), [1.0])
-    assert (steps, fit.out_of_time) == (2, True)
+def test_work_ends_a_fit_with_one_more_step_that_is_looked_into():
+    steps, fit = ended(Budget(20, 1.0, 9.0), [1.0], work=0.1)
+    assert (steps, fit.cut_short, fit.out_of_time) == (12, True, False)
+    steps, fit = ended(Budget(20, 1.0, 9.0, fewest=15), [1.0], work=0.1)
+    assert (steps, fit.cut_short) == (17, True), "as few would tell nothing"
+    steps, fit = ended(Budget(20, 1.0, 1.4, fewest=15), [1.0], work=0.1)
+    assert (steps, fit.cut_short) == (4, True), "there is no work for as many as tell something"
+    steps, fit = ended(Budget(20, 9.0, 9.0, ends=0.0), [1.0], work=0.1)
+    assert (steps, fit.cut_short, fit.out_of_time) == (2, False, True)
 
 
 @pytest.mark.parametrize("steps", [4, 20, 600])

@@ -26,7 +26,7 @@ where Adam gets there, the user's optimiser is not accused."""
 CONSTANT = 0.9
 """Share of the way that is left to a fit which knows hardly more than a constant."""
 FEW_STEPS = 100
-"""Steps that tell too little when the time was over after them: 20 go by until the learning rate is at its peak, and
+"""Steps that tell too little when no more were allowed: 20 go by until the learning rate is at its peak, and
 healthy small nets need 50 to 150 to memorise 8 examples at 1e-3."""
 UNKNOWN_STEPS = 300
 """Steps for a loss whose floor isn't known: enough to see whether it all but vanishes."""
@@ -91,16 +91,35 @@ class Trial:
         if not floors:
             start = fit.losses[0] if fit.losses and fit.losses[0] > 0 else math.nan
             return [fit.losses[step] / start for step in fit.calls]
-        calls = self._values(fit)
-        starts = next(iter(calls.values()))
-        scales = self._scales(starts)
-        left = [
-            max((v - f.value) / scale for v, f, scale in zip(values, floors, scales, strict=True))
+        left = [max(one) for one in self._parts(fit)]
+        return _averaged(left) if self.is_noisy(fit) else left
+
+    def _parts(self, fit: Fit) -> list[list[float]]:
+        """What is left of each loss, by probed step."""
+        floors, calls = self.floors(fit), self._values(fit)
+        scales = self._scales(next(iter(calls.values())))
+        return [
+            [(v - f.value) / scale for v, f, scale in zip(values, floors, scales, strict=True)]
             if len(values) == len(floors) and all(map(math.isfinite, values))
-            else math.inf
+            else [math.inf] * len(floors)
             for values in calls.values()
         ]
-        return _averaged(left) if self.is_noisy(fit) else left
+
+    def held_back_by(self, fit: Fit) -> tuple[int, list[float]]:
+        """Which of several losses has most left at the end, and its own distances."""
+        parts = self._parts(fit)
+        most = max(range(len(parts[-1])), key=parts[-1].__getitem__)
+        return most, [one[most] for one in parts]
+
+    def lowest(self, fit: Fit) -> float | None:
+        """The floor in the units of the step's own loss, if that is known."""
+        floors = self.floors(fit)
+        if self.asked is not None:
+            return self.asked.value
+        if floors and not any(f.value for f in floors) and has_only_known_terms(fit):
+            return 0.0
+        found = weights(fit)
+        return sum(w * f.value for w, f in zip(found, floors, strict=True)) if found and floors else None
 
     def _scales(self, starts: list[float]) -> list[float]:
         """The way of each loss, from knowing the targets only to the floor."""
@@ -174,7 +193,7 @@ class Trial:
     def is_too_short(self, fit: Fit) -> bool:
         """Whether the fit had too few steps to tell anything."""
         few = len(fit.losses) < FEW_STEPS and math.isfinite(fit.losses[-1])
-        return few and not self.is_nearly_there(fit) and (fit.out_of_time or not self.is_falling(fit))
+        return few and not self.is_nearly_there(fit) and (fit.cut_short or not self.is_falling(fit))
 
     def is_settled(self) -> bool:
         """Whether another optimiser could tell nothing more."""
@@ -187,6 +206,7 @@ class Trial:
             or has_no_gradient(fit)
             or not self.has_only_known_terms(fit)
             or self.is_too_short(fit)
+            or fit.out_of_time
         )
 
 
@@ -205,10 +225,10 @@ def _scale(found: Floor, start: float) -> float:
     return max(way, 0.01 * whole) if way > 1e-9 else whole  # noqa: PLR2004 - what rounding leaves
 
 
-def pace(fit: Fit) -> float:
-    """By how much the loss fell in 100 steps, on average over the last quarter of the fit."""
+def pace(fit: Fit) -> tuple[float, int]:
+    """By how much the loss fell over the last quarter of the fit, and in how many steps."""
     quarter = max(1, len(fit.losses) // 4)
-    return (fit.losses[-1 - quarter] - fit.losses[-1]) / quarter * 100 if len(fit.losses) > 1 else 0.0
+    return (fit.losses[-1 - quarter] - fit.losses[-1] if len(fit.losses) > 1 else 0.0), quarter
 
 
 def has_begun(fit: Fit) -> bool:
@@ -226,14 +246,27 @@ def has_only_known_terms(fit: Fit) -> bool:
 
     What else is in it (a penalty, a divergence) may keep them from their floors.
     """
+    return _weighted(fit)[0]
+
+
+def weights(fit: Fit) -> list[float]:
+    """By what the values of the loss functions are multiplied before the step adds them; empty if that isn't known."""
+    known, found = _weighted(fit)
+    return found if known else []
+
+
+def _weighted(fit: Fit) -> tuple[bool, list[float]]:
+    """Whether weights explain the losses, and the weights if they are the only ones that do."""
     values = torch.tensor([v for v in fit.calls.values() if len(v) == len(next(iter(fit.calls.values())))]).double()
     total = torch.tensor([fit.losses[step] for step in fit.calls]).double()
     if values.shape[0] != total.shape[0] or values.shape[1] == 0:
-        return False
+        return False, []
     finite = values.isfinite().all(1) & total.isfinite()
     values, total = values[finite], total[finite]
     if not len(total):
-        return True
-    weights = torch.linalg.lstsq(values, total[:, None], driver="gelsd").solution
-    residual = (values @ weights)[:, 0] - total
-    return bool((residual.abs() <= _EQUAL * total.abs().max()).all() and (weights >= -_EQUAL).all())
+        return True, []
+    found = torch.linalg.lstsq(values, total[:, None], driver="gelsd")
+    residual = (values @ found.solution)[:, 0] - total
+    known = bool((residual.abs() <= _EQUAL * total.abs().max()).all() and (found.solution >= -_EQUAL).all())
+    unique = int(torch.linalg.matrix_rank(values, rtol=_EQUAL)) == values.shape[1]
+    return known, found.solution[:, 0].tolist() if unique else []

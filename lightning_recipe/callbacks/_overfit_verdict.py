@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, NamedTuple
 
 from lightning_recipe.callbacks import _overfit_progress as progress
 from lightning_recipe.callbacks import _overfit_symptoms as symptoms
 from lightning_recipe.finding import Outcome, Status
+from lightning_recipe.trial.work import NET
 
 if TYPE_CHECKING:
     from torch import nn
@@ -22,8 +24,8 @@ class _Text(NamedTuple):
 
 _KIND = "{kind}; {went}"
 _RAW = "hand over the raw outputs of the last layer, without softmax or sigmoid"
-_SLOW = "{own} is slow to overfit {examples} ({path}, still falling by {rate} in 100 steps); {other}"
-_CANNOT = "{own} cannot overfit {examples} ({path}); {other}. The model is fine, the optimiser settings are not"
+_SLOW = "{own} is slow to overfit {examples} ({path}, still falling, by {rate}); {other}"
+_CANNOT = "{own} cannot overfit {examples} ({path}{stayed}); {other}. The model is fine, the optimiser settings are not"
 _SAFE = "Adam with 3e-4 is a safe start"
 TEXTS = {
     "memorised": _Text("{own} overfits {examples} ({path}){reached}"),
@@ -45,7 +47,10 @@ TEXTS = {
     "free_answers_only": _Text("{went}{lowest}; a network that knows more than a constant need not reach them"),
     "noisy": _Text("two equal steps differ by {noise}: the step draws random numbers or keeps a state; {went}{lowest}"),
     "other_terms": _Text("other terms in the loss may keep its {losses} from the lowest possible; {went}{lowest}"),
-    "too_few_steps": _Text("too few steps to judge, when max_steps or max_seconds were over: {went}"),
+    "too_expensive": _Text(
+        "a step is too expensive to be repeated: {work} s of work, counted; {max_seconds} max_seconds allow for enough"
+    ),
+    "too_few_steps": _Text("too few steps to judge, when max_steps were over: {went}"),
     "rates_of_its_own": _Text("{own} overfits {examples} slowly ({path}) at rates that its own code sets; {other}"),
     "on_its_way": _Text(_SLOW),
     "optimiser_slow": _Text(_SLOW, "a larger learning rate, or Adam to begin with"),
@@ -64,7 +69,8 @@ TEXTS = {
         "inputs can't be told by example, and there may be equal ones with different targets: {went}{lowest}"
     ),
     "still_falling": _Text("{fell}{lowest}"),
-    "time_over": _Text("{fell}{lowest}; more max_seconds will tell"),
+    "work_over": _Text("{fell}{lowest}; more max_seconds will tell"),
+    "time_over": _Text("max_seconds were over, on a busy machine: {went}"),
     "too_slow": _Text(
         "{fell}{lowest}; {symptoms}",
         "give it more max_steps; if that does not help: scale inputs and targets to a standard deviation of 1, raise "
@@ -96,9 +102,14 @@ def outcome(trial: Trial, pl_module: nn.Module) -> Outcome:
     """
     losses = trial.fits[0].losses
     if not losses:
-        return Outcome(Status.SKIPPED, "no_step", "no step was run")
+        return Outcome(Status.SKIPPED, "no_step", "no step was run", evidence={"steps": 0})
     if not progress.has_begun(trial.fits[0]):
-        return Outcome(Status.SKIPPED, "no_finite_loss", f"there is no loss to begin with: {losses[0]:g}")
+        return Outcome(
+            Status.SKIPPED,
+            "no_finite_loss",
+            f"there is no loss to begin with: {losses[0]:g}",
+            evidence={"steps": len(losses)},
+        )
     kind, sentence = symptoms.wrong_kind(trial)
     status, code, fit = _decided(trial, pl_module, kind)
     message, fix = TEXTS[code]
@@ -153,6 +164,10 @@ def _certain(trial: Trial, kind: str) -> tuple[Status, str] | None:
 def _why_unknown(trial: Trial) -> str:
     """The code for why it is not known what the loss should have reached, or nothing."""
     own = trial.fits[0]
+    if any(fit.out_of_time for fit in trial.fits):  # a fact about the machine
+        return "time_over"
+    if any(fit.cut_short and len(fit.losses) < progress.FEW_STEPS for fit in trial.fits):
+        return "too_expensive"
     if not trial.floors(own):
         return "unknown_floor"
     if not trial.has_only_known_terms(own):
@@ -169,7 +184,9 @@ def _of_the_optimiser(trial: Trial) -> tuple[Status, str]:
     if trial.is_falling(own):
         near = left[-1] < progress.HALF * left[0]
         return (Status.PASSED, "on_its_way") if near else (Status.WARNING, "optimiser_slow")
-    still = left[-1] > 0.9 * left[0] and max(left) < 1.1 * left[0]
+    _, path = trial.held_back_by(own)
+    below = min(path[0], 1.0) if len(trial.floors(own)) > 1 else path[0]  # of several, one stays with its constant
+    still = path[-1] > progress.CONSTANT * below and max(path) < 1.1 * path[0]
     code = _held_back(own) or ("learning_rate_too_low" if still else "optimiser_unstable")
     return Status.WARNING if trial.warms_up else Status.FAILED, code
 
@@ -178,8 +195,8 @@ def _of_more_steps(trial: Trial, fit: Fit) -> tuple[Status, str]:
     """No fit is there yet, and `fit` is the nearest of those that were getting nearer."""
     if trial.is_nearly_there(trial.fits[0]):
         return Status.PASSED, "still_falling"
-    if fit.out_of_time:  # a fact about the machine
-        return Status.SKIPPED, "time_over"
+    if fit.cut_short:
+        return Status.SKIPPED, "work_over"
     return Status.WARNING, _held_back(fit) or "too_slow"
 
 
@@ -193,9 +210,11 @@ def _evidence(trial: Trial) -> dict[str, float]:
     floors = trial.floors(own)
     evidence = {"start": own.losses[0], "measured": own.losses[-1], "steps": len(own.losses)}
     evidence |= {"examples": trial.size} if trial.size else {}
-    evidence |= {"floor": floors[0].value} if len(floors) == 1 else {}
+    lowest = trial.lowest(own)
+    evidence |= {"floor": lowest} if lowest is not None else {}
     evidence |= {"constant": trial.asked.ignorant} if trial.asked is not None else {}
     evidence |= {"left": trial.left(own)} if floors else {}
+    evidence |= {"step_seconds": own.work} if own.cut_short else {}
     for fit in others[-1:]:
         evidence |= {"measured_with_adam": fit.losses[-1], "steps_with_adam": len(fit.losses)}
     return evidence
@@ -206,21 +225,26 @@ def _phrases(trial: Trial, fit: Fit) -> dict[str, str]:
     first, *others = trial.fits
     own, floors = f"your {first.optimizer}", trial.floors(first)
     examples = f"{trial.size} example{'s' * (trial.size > 1)}" if trial.size else "one batch"
-    values = " and ".join(f"{round(f.value, 9):.4g}" for f in floors)
+    lowest_value = trial.lowest(first)
+    value = "" if lowest_value is None else f"{round(lowest_value, 9):.4g}"
     why = " and ".join(dict.fromkeys(f.reason for f in floors if f.reason))
-    lowest = f"; the lowest possible is {values}" + (f" ({why})" if why else "") if floors else ""
+    lowest = f"; the lowest possible is {value}" + (f" ({why})" if why else "") if value else ""
     if trial.asked is not None:
-        lowest = f"; from the {trial.asked.ignorant:.4g} of a constant to {values} counts ({why})"
+        lowest = f"; from the {trial.asked.ignorant:.4g} of a constant to {value} counts ({why})"
     losses = " and ".join(call.name for call in first.last.loss_calls) if first.last else "loss"
-    over = "time was over" if fit.out_of_time else "steps were over"
-    fell = f"still falling by {progress.pace(fit):.3g} in 100 steps when the {over}"
+    over = "work allowed was done" if fit.cut_short else "steps were over"
+    fell = f"still falling, by {_pace(fit)}, when the {over}"
+    most = max(one.work for one in trial.fits)
     return {
         "own": own,
         "examples": examples,
         "path": _path(first),
         "went": f"on {examples} the loss went {_path(first)} with {own}",
         "fell": f"on {examples} the loss went {_path(fit)} with {own if fit is first else fit.optimizer}, {fell}",
-        "rate": f"{progress.pace(first):.3g}",
+        "rate": _pace(first),
+        "stayed": _stayed(trial),
+        "work": f"{most:.2g}",
+        "max_seconds": f"{math.ceil(2 * (1 + len(trial.fits)) * progress.FEW_STEPS * most * NET):.2g}",
         "other": f"{fit.optimizer} {'can' if trial.is_reached(fit) else 'nearly can'} (-> {fit.losses[-1]:.4g})",
         "others": "".join(f", -> {one.losses[-1]:.4g} with {one.optimizer}" for one in others),
         "lowest": lowest,
@@ -230,6 +254,23 @@ def _phrases(trial: Trial, fit: Fit) -> dict[str, str]:
         "left_out": symptoms.modules(first.left_out),
         "unknown": trial.unknown or symptoms.why_unknown(first),
     }
+
+
+def _pace(fit: Fit) -> str:
+    fall, steps = progress.pace(fit)
+    return f"{fall:.3g} in the last {steps} steps"
+
+
+def _stayed(trial: Trial) -> str:
+    """Which of several losses was not learned by the user's optimiser, and its weight."""
+    own = trial.fits[0]
+    calls = own.first.loss_calls if own.first is not None else []
+    if trial.asked is not None or len(calls) < 2 or len(trial.floors(own)) != len(calls):  # noqa: PLR2004 - several
+        return ""
+    most, _ = trial.held_back_by(own)
+    values, found = [one[most] for one in own.calls.values()], progress.weights(own)
+    weight = f", of weight {found[most]:.3g}" if found else ""
+    return f"; {calls[most].name}{weight}: {values[0]:.4g} -> {values[-1]:.4g}"
 
 
 def _path(fit: Fit) -> str:

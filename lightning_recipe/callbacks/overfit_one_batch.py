@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from lightning_recipe.callback import Check
 from lightning_recipe.callbacks._overfit_by_hand import asked
-from lightning_recipe.callbacks._overfit_progress import Trial, has_begun
+from lightning_recipe.callbacks._overfit_progress import FEW_STEPS, Trial, has_begun
 from lightning_recipe.callbacks._overfit_verdict import outcome
 from lightning_recipe.figures import experiments
 from lightning_recipe.figures.canvas import pixels
@@ -20,6 +20,7 @@ from lightning_recipe.trial.course import LONGER
 from lightning_recipe.trial.first_examples import first_examples
 from lightning_recipe.trial.isolation import is_out_of_memory, memory_given_back, obstacle
 from lightning_recipe.trial.short_fit import Budget, short_fit
+from lightning_recipe.trial.work import NET
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule
@@ -47,7 +48,7 @@ class OverfitOneBatch(Check):
     - only Adam reaches it: `failed`; `warning` where the user's optimiser was getting there, or warms up for long;
     - falling when the steps were over: `passed` with less than a quarter of the way left. With less than half, the fit
       goes on for up to three times the steps, and passes if at its pace as many again would do. Else `warning`, with
-      the rate, or `skipped` if it was the seconds that were over;
+      the rate, or `skipped` if its work was cut short;
     - stuck: `failed`, with what is known about why; `warning` where there are several targets for each example,
       which not every good model can tell apart.
 
@@ -64,8 +65,10 @@ class OverfitOneBatch(Check):
         max_examples: Examples of the first batch to memorise.
         max_steps: Steps for each optimiser and learning rate; up to three times as many for a fit that has half of the
             way behind it, and is still falling.
-        max_seconds: Seconds for everything, half of them for the user's optimiser unless it goes on. One step always
-            runs.
+        max_seconds: A safety net, after which all is `skipped` that isn't decided. A tenth of it bounds the work of all
+            fits, in seconds of a nominal machine: a step is counted, not timed, so that a verdict does not depend on
+            how busy the machine is. Half of the work is for the user's optimiser, unless it goes on. Where it is less
+            than 100 steps the check is `skipped`.
         tolerance: Share of the way that may be left, 0 to 1: 0.02 is a cross entropy of 0.05 over ten classes,
             or an R2 of 0.98.
         strict: Stop the run when it failed.
@@ -81,15 +84,16 @@ class OverfitOneBatch(Check):
         - A model that is small on purpose can't tell many examples apart. Ask for fewer:
           ``OverfitOneBatch(max_examples=2)``. A single linear layer is `skipped`.
         - A rate that is low on purpose, to fine-tune: give it longer,
-          ``OverfitOneBatch(max_steps=3000, max_seconds=60)``.
+          ``OverfitOneBatch(max_steps=3000, max_seconds=300)``.
         - Targets that contradict each other: equal inputs with different labels are accounted for, nearly equal ones
           are not. Allow for them with `tolerance`.
 
     Cost:
-        At most `max_seconds`, once, before the first step; less as soon as the loss is there. A second copy of the
-        module and of its optimiser's state is in memory for as long. The trial's steps are the module's own: a step
-        that writes files writes them in the trial, too, and one that counts in a global variable, a class attribute or
-        the data module counts the trial's steps. Leave the check out of such runs.
+        About a tenth of `max_seconds` on a machine that has nothing else to do, once, before the first step; less as
+        soon as the loss is there. A second copy of the module and of its optimiser's state is in memory for as long.
+        The trial's steps are the module's own: a step that writes files writes them in the trial, too, and one that
+        counts in a global variable, a class attribute or the data module counts the trial's steps. Leave the check out
+        of such runs.
 
     Pictures:
         - `loss`: The loss over the steps on one batch, a curve for each optimiser that tried; the dashed line is the
@@ -127,7 +131,7 @@ class OverfitOneBatch(Check):
         *,
         max_examples: int = 8,
         max_steps: int = 600,
-        max_seconds: float = 8.0,
+        max_seconds: float = 50.0,
         tolerance: float = 0.02,
         strict: bool = False,
     ) -> None:
@@ -148,7 +152,7 @@ class OverfitOneBatch(Check):
         if run.resumed and self.findings:
             return
         if reason := _obstacle(run):
-            yield self.found(Outcome(Status.SKIPPED, *reason))
+            yield self.found(Outcome(Status.SKIPPED, *reason, evidence={"optimisers": len(run.trainer.optimizers)}))
             return
         with memory_given_back(run.trainer.strategy.root_device):  # of the copy, to which a trial's steps refer
             yield from self._examine(run)
@@ -169,12 +173,13 @@ class OverfitOneBatch(Check):
         trainer, batch = run.trainer, run.batch
         few = first_examples(batch, self.max_examples)
         known = asked(run, few)
-        deadline = time.monotonic() + self.max_seconds
+        ends = time.monotonic() + self.max_seconds
         with terminal.progress(trainer, "OverfitOneBatch", LONGER * self.max_steps * (1 + len(ADAM))) as advance:
 
             def fit(trial: Trial, examples: Any, share: float, adam: float | None = None) -> Trial:
-                left = max(0.0, deadline - time.monotonic())
-                budget = Budget(self.max_steps, share * left, left, trial.is_over, trial.goes_on)
+                left = self._work_left(trial)
+                fewest = min(FEW_STEPS, self.max_steps)
+                budget = Budget(self.max_steps, share * left, left, ends, fewest, trial.is_over, trial.goes_on)
                 trial.fits.append(short_fit(trainer, run.module, examples, budget, adam=adam, advance=advance))
                 return trial
 
@@ -192,12 +197,16 @@ class OverfitOneBatch(Check):
                 trial = fit(trial_of(asked(run, few)), few, 1 / 2)
             trial.examples = run.examples_in(batch) if few is batch else leading_size(few)
             for lr, share in zip(ADAM, (1 / 2, 1), strict=True):
-                if trial.is_settled() or (trial.is_falling(trial.fits[0]) and time.monotonic() > deadline):
+                if trial.is_settled() or (trial.is_falling(trial.fits[0]) and self._work_left(trial) == 0):
                     break
                 fit(trial, few, share, lr)
         now, peaks = (itertools.chain.from_iterable(rates) for rates in (run.rates, run.peak_rates))
         trial.warms_up = any(rate < peak / 2 for rate, peak in zip(now, peaks, strict=True))
         return trial
+
+    def _work_left(self, trial: Trial) -> float:
+        """Nominal seconds that are left to the fits to come."""
+        return max(0.0, self.max_seconds / NET - sum(fit.work * len(fit.losses) for fit in trial.fits))
 
     def judge(self, trial: Trial, pl_module: LightningModule) -> Finding:
         """The decision, see the class."""
@@ -235,11 +244,10 @@ def _not_fitted(error: Exception) -> tuple[str, str]:
 def pictures(trial: Trial) -> dict[str, Picture]:
     """The loss curves with the floor, and labels beside predictions at the end of the fit that came nearest."""
     nearest = min(trial.fits, key=lambda fit: fit.losses[-1])
-    floors = trial.floors(trial.fits[0])
     own, *others = trial.fits
     curves = {f"your {own.optimizer}": own.losses} | {fit.optimizer: fit.losses for fit in others}
-    drawn = {"loss": experiments.loss_curves(curves, floors[0].value if len(floors) == 1 else None)}
+    drawn = {"loss": experiments.loss_curves(curves, trial.lowest(own))}
     calls = nearest.last.loss_calls if nearest.last is not None else []
-    if calls and floors:
+    if calls and trial.floors(own):
         drawn["labels and predictions"] = experiments.labels_and_predictions(calls[0].name, calls[0].arguments)
     return drawn

@@ -21,8 +21,10 @@ RAMP = 20
 """Steps in which the learning rate rises to its peak. The first is taken at 0: two equal steps tell about noise."""
 LONGER = 3
 """Times as many steps as were allowed, for a fit that is on its way."""
-SLOW = 0.05
-"""Seconds that a step takes from which on every step is probed: the probe hardly adds to them."""
+COUNTED = 2
+"""The step whose work is counted: the first makes the optimiser's state, and the first two are looked into."""
+LOOP = 1e-3
+"""Nominal seconds that Lightning's loop takes for a step."""
 
 
 class Ramp:
@@ -72,31 +74,36 @@ class Ramp:
 
 
 class Stopping:
-    """Says when a fit ends; the only part of it that knows the clock."""
+    """Says when a fit ends: by its steps and by their work. The clock is a safety net."""
 
     def __init__(self, fit: Fit, budget: Budget) -> None:
         self._fit, self._budget = fit, budget
-        self._started = self._began = time.monotonic()
-        self._seconds = budget.seconds
-        self._ending = self._slow = False
+        self._work = budget.work
+        self._ending = False
 
     def looks_at(self, number: int) -> bool:
-        """Whether to probe the step that begins: it may be the last, or steps are slow anyway."""
-        self._began = time.monotonic()
-        return self._ending or self._slow or number + 1 in {self._budget.steps, LONGER * self._budget.steps}
+        """Whether to probe the step that begins: it may be the last."""
+        return self._ending or number + 1 in {self._budget.steps, LONGER * self._budget.steps}
+
+    def counts(self, number: int) -> bool:
+        """Whether to count the work of the step that begins."""
+        return number == COUNTED
 
     def is_over(self, number: int, *, probed: bool) -> bool:
         """Whether the step that ends was the last."""
         fit, budget = self._fit, self._budget
+        if number == COUNTED:
+            fewest = budget.fewest * fit.work
+            self._work = max(self._work, fewest) if fewest <= budget.most else 0.0
         over = self._ending
         if probed:
             over |= budget.over(fit) or not math.isfinite(fit.losses[-1])
         if probed and number + 1 >= budget.steps:
             over |= number + 1 == LONGER * budget.steps or not budget.goes_on(fit)
             if not over:
-                fit.longer, self._seconds = True, budget.most
-        now = time.monotonic()
-        self._ending = now > self._started + self._seconds
-        fit.out_of_time |= self._ending and not over
-        self._slow = now - self._began > SLOW
+                fit.longer, self._work = True, budget.most
+        too_long, too_late = (number + 1) * fit.work > self._work, time.monotonic() > budget.ends
+        fit.cut_short |= too_long and not over
+        fit.out_of_time |= too_late and not over
+        self._ending = too_long or too_late
         return over

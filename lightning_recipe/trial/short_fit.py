@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +17,11 @@ from lightning_recipe.run import Run
 from lightning_recipe.trial.calming import with_local_statistics, without_dropout
 from lightning_recipe.trial.compiled import with_unseen_losses
 from lightning_recipe.trial.copies import copied_with
-from lightning_recipe.trial.course import LONGER, Ramp, Stopping
+from lightning_recipe.trial.course import LONGER, LOOP, Ramp, Stopping
 from lightning_recipe.trial.inner_trainer import Repeats, adopt, inner_trainer, interrupts_passed_on, quiet
 from lightning_recipe.trial.isolation import eager, isolated, untouched
 from lightning_recipe.trial.rng import untouched_generators
+from lightning_recipe.trial.work import Work
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,7 +51,9 @@ class Fit:
         left_out: Names of the trainable parameters that the optimiser does not hold.
         lr_overridden: Whether the module's own code set another learning rate than the short fit did.
         longer: Whether it was given more steps.
-        out_of_time: Whether the time was over before the steps were.
+        work: Of a step, in nominal seconds, see ``trial/work.py``; 0 before it has been counted.
+        cut_short: Whether the work allowed was done before the steps were over.
+        out_of_time: Whether the safety net ended it: nothing is known of what is not seen by then.
 
     """
 
@@ -64,6 +68,8 @@ class Fit:
     left_out: list[str] = field(default_factory=list)
     lr_overridden: bool = False
     longer: bool = False
+    work: float = 0.0
+    cut_short: bool = False
     out_of_time: bool = False
 
 
@@ -77,16 +83,20 @@ class Budget:
 
     Attributes:
         steps: How many it may take; `LONGER` times as many if it goes on.
-        seconds: How long it may take, as a safety net.
-        most: Seconds if it goes on.
+        work: Nominal seconds that its steps may take together, see ``trial/work.py``.
+        most: Nominal seconds if it goes on, or if `fewest` steps need them.
+        ends: Value of ``time.monotonic()`` after which it ends in any case: a safety net.
+        fewest: Steps below which it tells nothing: it ends at once if there is no work for as many.
         over: Asked after each probed step whether to stop.
         goes_on: Asked when the steps are over, and after each probed step from then on, whether to go on.
 
     """
 
     steps: int
-    seconds: float
+    work: float
     most: float
+    ends: float = math.inf
+    fewest: int = 0
     over: Callable[[Fit], bool] = _no
     goes_on: Callable[[Fit], bool] = _no
 
@@ -152,6 +162,8 @@ class _Recorder(Callback):
     def __init__(self, fit: Fit, ramp: Ramp, stopping: Stopping, data: Any, advance: Callable[[], object]) -> None:
         self._fit, self._ramp, self._stopping, self._data, self._advance = fit, ramp, stopping, data, advance
         self._probe: Probe | None = None
+        self._work = ExitStack()
+        self._counted: Work | None = None
         self._before: list[Tensor] = []
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -165,6 +177,7 @@ class _Recorder(Callback):
         due = batch_idx < 2 or batch_idx % PROBE_EVERY == 0  # noqa: PLR2004 - two equal steps, see RAMP
         if self._stopping.looks_at(batch_idx) or due or not pl_module.automatic_optimization:
             self._probe = Probe.attach(pl_module, "training_step", complete=with_unseen_losses)
+        self._counted = self._work.enter_context(Work()) if self._stopping.counts(batch_idx) else None
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:  # noqa: ARG002
         self._ramp.before_update()
@@ -176,7 +189,10 @@ class _Recorder(Callback):
             }
 
     def on_train_batch_end(self, trainer: Trainer, _: Any, outputs: Any, __: Any, batch_idx: int) -> None:
+        self._work.close()
         fit, step = self._fit, self._probe.result() if self._probe is not None else None
+        if self._counted is not None:
+            fit.work = LOOP + self._counted.seconds
         loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
         if step is not None and step.loss is not None:
             loss = step.loss
@@ -194,6 +210,7 @@ class _Recorder(Callback):
         trainer.should_stop = True  # the repeats are one epoch, also when a hook of the module ends it early
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        self._work.close()
         trainer.datamodule = None  # type: ignore[attr-defined]
         pairs = zip(self._before, self._ramp.parameters, strict=True)
         self._fit.weights_moved = any(not torch.equal(before, parameter) for before, parameter in pairs)
@@ -201,6 +218,7 @@ class _Recorder(Callback):
         self._before = []
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:  # noqa: ARG002
+        self._work.close()
         trainer.datamodule = None  # type: ignore[attr-defined] # or its own hook would be called
 
 
