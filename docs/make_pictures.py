@@ -132,7 +132,7 @@ def program_for(check: type[RecipeCallback]) -> type[LightningModule]:
 
 def unhurried(check: type[RecipeCallback]) -> RecipeCallback:
     """With its defaults, and on a busy machine too with enough time to find the same."""
-    seconds: dict[str, Any] = {"max_seconds": 60} if "max_seconds" in inspect.signature(check).parameters else {}
+    seconds: dict[str, Any] = {"max_seconds": 600} if "max_seconds" in inspect.signature(check).parameters else {}
     return check(**seconds)
 
 

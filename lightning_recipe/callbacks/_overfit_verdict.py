@@ -244,7 +244,7 @@ def _phrases(trial: Trial, fit: Fit) -> dict[str, str]:
         "rate": _pace(first),
         "stayed": _stayed(trial),
         "work": f"{most:.2g}",
-        "max_seconds": f"{math.ceil(2 * (1 + len(trial.fits)) * progress.FEW_STEPS * most * NET):.2g}",
+        "max_seconds": f"{math.ceil(4 * progress.FEW_STEPS * most * NET):.2g}",
         "other": f"{fit.optimizer} {'can' if trial.is_reached(fit) else 'nearly can'} (-> {fit.losses[-1]:.4g})",
         "others": "".join(f", -> {one.losses[-1]:.4g} with {one.optimizer}" for one in others),
         "lowest": lowest,

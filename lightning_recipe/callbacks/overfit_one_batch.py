@@ -65,10 +65,10 @@ class OverfitOneBatch(Check):
         max_examples: Examples of the first batch to memorise.
         max_steps: Steps for each optimiser and learning rate; up to three times as many for a fit that has half of the
             way behind it, and is still falling.
-        max_seconds: A safety net, after which all is `skipped` that isn't decided. A tenth of it bounds the work of all
-            fits, in seconds of a nominal machine: a step is counted, not timed, so that a verdict does not depend on
-            how busy the machine is. Half of the work is for the user's optimiser, unless it goes on. Where it is less
-            than 100 steps the check is `skipped`.
+        max_seconds: A safety net, after which all is `skipped` that isn't decided. A twentieth of it bounds the work of
+            all fits, in seconds of a nominal machine: a step is counted, not timed, so that a verdict does not depend
+            on how busy the machine is. Half of the work is for the user's optimiser, unless it goes on. `skipped` is
+            a module of which 100 steps are more work than that.
         tolerance: Share of the way that may be left, 0 to 1: 0.02 is a cross entropy of 0.05 over ten classes,
             or an R2 of 0.98.
         strict: Stop the run when it failed.
@@ -84,13 +84,13 @@ class OverfitOneBatch(Check):
         - A model that is small on purpose can't tell many examples apart. Ask for fewer:
           ``OverfitOneBatch(max_examples=2)``. A single linear layer is `skipped`.
         - A rate that is low on purpose, to fine-tune: give it longer,
-          ``OverfitOneBatch(max_steps=3000, max_seconds=300)``.
+          ``OverfitOneBatch(max_steps=3000, max_seconds=500)``.
         - Targets that contradict each other: equal inputs with different labels are accounted for, nearly equal ones
           are not. Allow for them with `tolerance`.
 
     Cost:
-        About a tenth of `max_seconds` on a machine that has nothing else to do, once, before the first step; less as
-        soon as the loss is there. A second copy of the module and of its optimiser's state is in memory for as long.
+        About a twentieth of `max_seconds` on an idle machine, once, before the first step; less as soon as the loss is
+        there. A second copy of the module and of its optimiser's state is in memory for as long.
         The trial's steps are the module's own: a step that writes files writes them in the trial, too, and one that
         counts in a global variable, a class attribute or the data module counts the trial's steps. Leave the check out
         of such runs.
@@ -105,7 +105,7 @@ class OverfitOneBatch(Check):
         >>> import contextlib, io
         >>> from lightning.pytorch import Trainer
         >>> from lightning_recipe.demo import DigitsNet, loaders
-        >>> check = OverfitOneBatch(max_seconds=60)
+        >>> check = OverfitOneBatch()
         >>> trainer = Trainer(callbacks=[check], barebones=True, max_steps=1)
         >>> with contextlib.redirect_stdout(io.StringIO()):
         ...     trainer.fit(DigitsNet(), *loaders())
@@ -131,7 +131,7 @@ class OverfitOneBatch(Check):
         *,
         max_examples: int = 8,
         max_steps: int = 600,
-        max_seconds: float = 50.0,
+        max_seconds: float = 100.0,
         tolerance: float = 0.02,
         strict: bool = False,
     ) -> None:

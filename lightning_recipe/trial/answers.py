@@ -10,6 +10,7 @@ import functools
 import math
 import time
 from collections import Counter
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -19,6 +20,7 @@ from lightning_recipe.record.copies import snapshot
 from lightning_recipe.record.modules import observable
 from lightning_recipe.record.tensors import mapped, tensors
 from lightning_recipe.trial.rehearsal import CannotRehearseError
+from lightning_recipe.trial.work import NET, Work
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -27,10 +29,11 @@ if TYPE_CHECKING:
 
 DRAWS = 3
 """Draws over which the loss of a step that draws random numbers is averaged; always the same ones."""
-SECONDS = 20.0
-"""Safety net for all that is asked about one batch; 60 steps of a small network take a tenth of a second."""
+SECONDS = 10.0
+"""Nominal seconds for the steps of one descent, see ``trial/work.py``; 60 of a small network take a tenth of one."""
 _NOISE = 1e-5  # relative difference between two draws that rounding may leave
-_TIMED = 3  # steps after which it can be told how long all will take
+_COUNTED = 1  # the step whose work is counted: by then, what depends on no answer is known
+_THERE_AND_BACK = 3  # times the work of a forward pass, with backward
 _FASTER, _SLOWER = 1.3, 0.5  # 1.2 in the paper, which has more steps
 
 
@@ -90,7 +93,7 @@ class Answers:
 
     def __init__(self, again: Rehearsal, batch: Any) -> None:
         self._again, self._batch = again, batch
-        self._ends = time.monotonic() + SECONDS
+        self._ends = time.monotonic() + NET * SECONDS
         self._modules = {
             seen.name: seen.module
             for seen in observable(again.module, inside_fast=True)
@@ -269,7 +272,7 @@ def descended(
         steps: How often the cost is asked.
 
     Raises:
-        CannotRehearseError: If the cost of the first values raises it, or steps are slow.
+        CannotRehearseError: If the cost of the first values raises it, or steps are expensive.
 
     Source:
         C. Igel and M. Husken, Improving the Rprop Learning Algorithm (2000).
@@ -285,16 +288,19 @@ def descended(
         key: torch.full_like(v, 0.1 * max(float(v.detach().abs().mean()), 0.1)).detach() for key, v in values.items()
     }
     before = {key: torch.zeros_like(value).detach() for key, value in values.items()}
-    best, at, began = math.inf, values, time.monotonic()
+    best, at = math.inf, values
     for step in range(steps):
-        if step == _TIMED and (time.monotonic() - began) / _TIMED * steps > SECONDS:
-            raise _too_slow()
+        work = Work()
         try:
-            loss = cost(values)
+            with work if step == _COUNTED else nullcontext():
+                loss = cost(values)
         except CannotRehearseError:
             if best == math.inf:
                 raise
             loss = torch.tensor(math.nan)
+        if steps * _THERE_AND_BACK * work.seconds > SECONDS:
+            msg = f"its steps are too expensive to be run again {steps} times: {work.seconds:.2g} s of work, counted"
+            raise CannotRehearseError(msg)
         if not (loss.isfinite() and loss.requires_grad):  # code that mends a loss puts a number in its place
             values, sizes = at, {key: size * 0.1 for key, size in sizes.items()}
             before = {key: torch.zeros_like(size) for key, size in sizes.items()}
@@ -316,7 +322,7 @@ def descended(
 
 
 def _too_slow() -> CannotRehearseError:
-    return CannotRehearseError(f"its steps are too slow to be run again many times within {SECONDS:g} s")
+    return CannotRehearseError(f"its steps could not be run again within {NET * SECONDS:g} s, on a busy machine")
 
 
 class Trunk:

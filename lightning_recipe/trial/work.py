@@ -22,7 +22,7 @@ ELEMENT = 1e-9
 """Nominal seconds for an element of what any other operation writes: single precision at 4 GB/s."""
 ACCELERATOR = 1000
 """Times as fast an accelerator does the arithmetic; it takes as long to launch an operation."""
-NET = 10
+NET = 20
 """Real seconds for each nominal one after which an experiment gives up: an idle machine needs about one."""
 
 _aten: Any = ops.aten

@@ -8,7 +8,7 @@ from lightning_recipe import OverfitOneBatch, Status
 
 
 def judged(fit, module, **settings):
-    check = OverfitOneBatch(max_seconds=60)
+    check = OverfitOneBatch(max_seconds=600)
     fit(module, [check], max_steps=1, limit_val_batches=0, logger=False, **settings)
     (finding,) = check.findings
     return finding

@@ -1,6 +1,5 @@
 import copy
 import gc
-import itertools
 import json
 import random
 import time
@@ -26,7 +25,7 @@ from lightning_recipe.trial.short_fit import Fit
 
 
 def judged(fit, module, check=None, **settings):
-    check = check or OverfitOneBatch(max_steps=110, tolerance=0.05, max_seconds=60)  # the machine may be busy
+    check = check or OverfitOneBatch(max_steps=110, tolerance=0.05, max_seconds=600)  # the machine may be busy
     fit(module, [check], **{"max_epochs": -1, "max_steps": 1, "limit_val_batches": 0, "logger": False, **settings})
     (finding,) = check.findings
     return finding
@@ -224,6 +223,220 @@ class Stepless(Healthy):
         self.manual_backward(super().training_step(batch, batch_idx))
 
 
+@pytest.mark.parametrize(
+    ("disease", "said"),
+    [
+        (NotLogarithms, "log_softmax"),
+        (OfACopy, "the optimiser does not hold the parameters of net"),
+        (Softmax, "ln(1 + 3/e) = 0.7437"),
+        (TooLow, "raise the learning rate"),
+        (TooHigh, "lower the learning rate"),
+        (Clipped, "no parameter gets any gradient"),
+        (Detached, "no parameter gets any gradient"),
+        (Constant, "the same for all 8 examples"),
+        (OnlyPositive, "no prediction is below 0, but targets go down to -4"),
+        (Broadcast, "broadcast"),
+    ],
+)
+def test_faults_are_found_and_named(fit, disease, said):
+    finding = judged(fit, disease())
+    assert finding.status == "failed", finding.message
+    assert said in finding.message + finding.fix
+
+
+def test_a_step_that_is_not_taken_is_named(fit):
+    finding = judged(fit, Stepless(), max_epochs=1)  # its steps are never counted
+    assert finding.status == "failed", finding.message
+    assert "is step() called?" in finding.fix
+
+
+def test_no_gradient_from_a_loss_by_hand_is_a_warning(fit):
+    class Item(Healthy):
+        def loss(self, logits, y):
+            return torch.tensor(super().loss(logits, y).item(), requires_grad=True)
+
+    finding = judged(fit, Item())
+    assert finding.status == "warning", finding.message
+    assert "no parameter gets any gradient" in finding.message
+
+
+def test_only_adam_reaching_it_is_an_optimiser_problem(fit):
+    evidence = judged(fit, TooLow()).evidence
+    assert evidence["left"] > 0.9
+    assert evidence["measured_with_adam"] < 0.3
+    assert evidence["floor"] == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5, 12])
+def test_falling_when_the_steps_are_over_is_never_failed(fit, steps):
+    finding = judged(fit, Healthy(), OverfitOneBatch(max_steps=steps))
+    assert finding.status in {"warning", "skipped"} if steps <= 2 else finding.status == "warning", finding
+    assert steps <= 2 or "in 100 steps" in finding.message
+
+
+def test_strict_stops_the_run(fit):
+    with pytest.raises(FailedCheckError, match="ln"):
+        judged(fit, Softmax(), OverfitOneBatch(max_steps=120, strict=True))
+
+
+# -- what can't be judged
+
+
+class Noisy(Healthy):
+    def forward(self, x):
+        return super().forward(x + 20 * torch.randn_like(x))
+
+
+class Penalised(Healthy):
+    def loss(self, logits, y):
+        return super().loss(logits, y) + 30 * logits.square().mean()
+
+
+class TwoOptimizers(Healthy):
+    automatic_optimization = False
+
+    def training_step(self, batch, batch_idx):
+        for optimizer in self.optimizers():
+            optimizer.zero_grad()
+            self.manual_backward(F.cross_entropy(self(batch[0]), batch[1]))
+            optimizer.step()
+
+    def configure_optimizers(self):
+        return [torch.optim.Adam(self.net[0].parameters()), torch.optim.Adam(self.net[-1].parameters())]
+
+
+class Policy(Healthy):
+    def loss(self, logits, y):
+        log_p = logits.log_softmax(1)
+        action = torch.distributions.Categorical(logits=logits.detach()).sample()
+        return -(log_p.gather(1, action[:, None])[:, 0] * (action == y).float().sub(0.5)).mean()
+
+
+class Distilled(Healthy):
+    def loss(self, logits, y):
+        return F.mse_loss(logits, logits.detach() + 5)
+
+
+class Contrastive(Healthy):
+    def loss(self, logits, y):
+        z = F.normalize(logits, dim=1)
+        return F.cross_entropy(z @ z.flip(0).T, torch.arange(len(z)))
+
+
+class Empty(Healthy):
+    def on_train_batch_start(self, batch, batch_idx):
+        return -1
+
+
+class NotANumber(Healthy):
+    def loss(self, logits, y):
+        return super().loss(logits, y) * float("nan")
+
+
+class Graph(Healthy):
+    """Gets nodes, three for each graph; four of the graphs are equal and have different targets."""
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        nodes = torch.cat([x[:1].repeat(4, 1), x[1:5]]).repeat(3, 1)
+        return F.cross_entropy(self.net(nodes).unflatten(0, (3, 8)).sum(0), torch.cat([torch.arange(4), y[1:5]]))
+
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters(), lr=0.03)
+
+
+class Linear(Healthy):
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Linear(1, 1)
+
+    def forward(self, x):
+        return self.net(x[:, :1])
+
+    def training_step(self, batch, batch_idx):
+        return F.mse_loss(self(batch[0])[:, 0], batch[0][:, 1])
+
+
+class NoCopy(Healthy):
+    def __init__(self):
+        super().__init__()
+        self.lock = types.SimpleNamespace(generator=(i for i in range(3)))
+
+
+class OutOfMemory(Healthy):
+    def training_step(self, batch, batch_idx):
+        if len(self.trainer.callbacks) == 1 and type(self.trainer.callbacks[0]).__name__ == "_Recorder":
+            raise torch.OutOfMemoryError
+        return super().training_step(batch, batch_idx)
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        (Noisy, "random"),
+        (Penalised, "other terms"),
+        (TwoOptimizers, "2 optimisers"),
+        (Policy, "random"),
+        (Distilled, "not known"),
+        (Linear, "one layer"),
+        (Graph, "equal ones with different targets"),
+        (Empty, "no step"),
+        (NotANumber, "no loss to begin with"),
+        (NoCopy, "could not be trained"),
+        (OutOfMemory, "memory"),
+    ],
+)
+def test_what_has_no_known_floor_is_skipped(fit, kind, said):
+    finding = judged(fit, kind(), max_epochs=1)
+    assert finding.status == "skipped", finding.message
+    assert said in finding.message
+
+
+def test_a_loss_of_many_calls_is_asked(fit):
+    assert judged(fit, Contrastive(), max_epochs=1).status == "passed"
+
+
+def test_a_resumed_run_is_skipped(fit, tmp_path):
+    trainer = fit(Healthy(), max_steps=3)
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    check = OverfitOneBatch()
+    module = Healthy()
+    trainer = L.Trainer(accelerator="cpu", max_steps=5, callbacks=[check], logger=False, enable_checkpointing=False,
+                        enable_progress_bar=False, enable_model_summary=False)  # fmt: skip
+    trainer.fit(module, ckpt_path=tmp_path / "last.ckpt", weights_only=False)
+    assert [finding.status for finding in check.findings] == ["skipped"]
+
+
+def test_the_seconds_are_a_safety_net(fit):
+    class Slow(Healthy):
+        def training_step(self, batch, batch_idx):
+            time.sleep(0.1)
+            return super().training_step(batch, batch_idx)
+
+    began = time.monotonic()
+    finding = judged(fit, Slow(), OverfitOneBatch(max_steps=20, max_seconds=0.6))
+    assert time.monotonic() - began < 4
+    assert (finding.status, finding.code) == ("skipped", "OverfitOneBatch/time_over")
+
+
+def test_a_step_is_too_expensive_by_its_work(fit):
+    finding = judged(fit, Healthy(), OverfitOneBatch(max_seconds=0.5))
+    assert (finding.code, finding.evidence["steps"]) == ("OverfitOneBatch/too_expensive", 4)
+    assert finding.status == "skipped"
+    assert 1e-3 < finding.evidence["step_seconds"] < 1e-2
+
+
+class OneUnit(Healthy):
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(FEATURES, 1), nn.ReLU(), nn.Linear(1, CLASSES))
+
+
+class FarTooLow(Healthy):
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=1e-6)
+
+
 class Clock:
     """Each look at it takes as long."""
 
@@ -235,10 +448,10 @@ class Clock:
         return self.seconds * self.looks
 
 
-KINDS = [(Healthy, "memorised"), (TooSmall, "too_slow"), (TooLow, "learning_rate_too_low")]
+ON_ANY_MACHINE = [(Healthy, "memorised"), (OneUnit, "too_slow"), (FarTooLow, "learning_rate_too_low")]
 
 
-@pytest.mark.parametrize(("kind", "code"), KINDS)
+@pytest.mark.parametrize(("kind", "code"), ON_ANY_MACHINE)
 def test_verdicts_do_not_depend_on_the_clock(fit, kind, code, monkeypatch):
     found = []
     for seconds in (1e-3, 4e-2):  # for a step
@@ -320,7 +533,7 @@ class FrozenBatch(Healthy):
 
 @pytest.mark.parametrize("kind", [Manual, WarmUp, OneCycle, WholeBatch, Mapping, Compiled, FrozenBatch])
 def test_it_works_out(fit, kind):
-    check = OverfitOneBatch(max_seconds=60, tolerance=0.05)
+    check = OverfitOneBatch(max_seconds=600, tolerance=0.05)
     finding = judged(fit, kind(), check, **({"max_epochs": 8, "max_steps": -1} if kind in {OneCycle, WarmUp} else {}))
     assert finding.status == "passed", finding.message
     assert finding.evidence["examples"] == (32 if kind is WholeBatch else 8)
@@ -341,7 +554,7 @@ def test_a_warm_up_of_ones_own_is_no_noise(fit):
             self.noise = trial.fits[0].noise
             return super().judge(trial, pl_module)
 
-    check = Check(max_seconds=60, tolerance=0.05)
+    check = Check(max_seconds=600, tolerance=0.05)
     finding = judged(fit, OwnWarmUp(), check)
     assert (finding.status, check.noise) == ("passed", 0), finding.message
 
@@ -367,7 +580,7 @@ def test_only_steps_that_lead_nowhere_near_are_accused(fit, cut_short, rate, sta
             return torch.optim.SGD(self.parameters(), lr=rate)
 
     batch = torch.randn(96, FEATURES), torch.arange(96) % CLASSES
-    check = Slow(max_steps=110, max_seconds=60, max_examples=96)
+    check = Slow(max_steps=110, max_seconds=600, max_examples=96)
     finding = judged(fit, Falling(), check, train=DataLoader(TensorDataset(*batch), 96))
     assert finding.status == status, finding.message
     assert (finding.evidence.get("steps", 0) > 110) == (status == "passed")
@@ -533,7 +746,7 @@ def test_processes_try_each_for_itself(fit, tmp_path):
             told = finding.to_dict()["evidence"] | {"status": finding.status.value, "code": finding.code}
             (tmp_path / f"{trainer.global_rank}.json").write_text(json.dumps(told), encoding="utf-8")
 
-    check = OverfitOneBatch(max_steps=110, tolerance=0.05, max_seconds=60)
+    check = OverfitOneBatch(max_steps=110, tolerance=0.05, max_seconds=600)
     settings = {"strategy": "ddp_fork", "devices": 2, "max_steps": 1, "limit_val_batches": 0}
     fit(Healthy(), [check, Tells()], **settings)
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text(encoding="utf-8")) for rank in range(2))
