@@ -168,3 +168,34 @@ def test_a_fit_that_went_on_is_taken_at_its_pace():
     slow = fit(falling(0.45), longer=True)  # it would need as many steps again, and fewer
     assert outcome(Trial(0.02, [slow]), NET).code == "still_falling"
     assert outcome(Trial(0.02, [fit(falling(0.6), longer=True), STUCK]), NET).code == "too_slow"
+
+
+def in_parts(*weighted, **facts):
+    """A fit that minimised the sum of several losses, each of a weight, a call and its values."""
+    calls = [call for _, call, _ in weighted]
+    values = {i: list(one) for i, one in enumerate(zip(*(found for *_, found in weighted), strict=True))}
+    made = fit([sum(w * one for (w, *_), one in zip(weighted, v, strict=True)) for v in values.values()], *calls)
+    made.calls = values
+    return made
+
+
+def test_of_several_losses_the_one_that_stayed_is_named_with_its_weight():
+    mse = loss_call(F.mse_loss, LOGITS + 1, LOGITS)
+    bce = loss_call(F.binary_cross_entropy_with_logits, torch.zeros(8), (Y > 1).float())
+    fell, stayed = [9 * 0.9**i for i in range(150)], [math.log(2) + 0.4 * 0.5**i for i in range(150)]
+    own = in_parts((1.0, mse, fell), (0.01, bce, stayed))
+    adam = in_parts((1.0, mse, fell), (0.01, bce, fell))
+    found = outcome(Trial(0.02, [own, adam], examples=8), NET)
+    assert found.code == "learning_rate_too_low"
+    assert "binary_cross_entropy_with_logits, of weight 0.01" in found.message
+
+
+def test_the_floor_is_in_the_units_of_the_steps_own_loss():
+    soft = loss_call(F.cross_entropy, LOGITS, torch.full((8, 4), 0.25) + 0.2 * LOGITS.softmax(1) - 0.05)
+    values = [9 * 0.9**i + 2 for i in range(150)]
+    own = in_parts((3.0, soft, values))
+    trial = Trial(0.02, [own])
+    assert trial.lowest(own) == pytest.approx(3 * trial.floors(own)[0].value)
+    own.losses = [loss + i % 7 for i, loss in enumerate(own.losses)]  # other terms
+    assert trial.lowest(own) is None
+    assert "floor" not in outcome(trial, NET).evidence
