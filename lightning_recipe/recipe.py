@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from lightning_recipe.callback import Check, RecipeCallback
 from lightning_recipe.callbacks.activation_monitor import ActivationMonitor
+from lightning_recipe.callbacks.augmentation_check import AugmentationCheck
 from lightning_recipe.callbacks.batch_mixing_detector import BatchMixingDetector
 from lightning_recipe.callbacks.bias_check import BiasCheck
 from lightning_recipe.callbacks.causality_check import CausalityCheck
@@ -42,6 +43,7 @@ DEFAULT: tuple[type[RecipeCallback], ...] = (
     InitLossCheck,
     InputIndependenceCheck,
     OverfitOneBatch,
+    AugmentationCheck,
     VisualizeInputs,
     PredictionDynamicsLogger,
     BatchMixingDetector,

@@ -1583,6 +1583,58 @@ class AugmentationTakenOffBoth(Patient):
         return DataLoader(self.val_set, 32)
 
 
+# -- augmentation
+
+
+class Blobs(Dataset):
+    """A bright spot in a noisy image, mirrored at random, and how far from the middle it is."""
+
+    def __init__(self, n, seed, *, mirrored=True):
+        rng = torch.Generator().manual_seed(seed)
+        columns, grid = torch.rand(n, generator=rng) * 5 + 1, torch.arange(8.0)
+        self.x = 3 * torch.exp(-((grid - columns[:, None, None, None]) ** 2)).repeat(1, 1, 8, 1) - 0.65
+        self.x += 0.2 * torch.randn(self.x.shape, generator=rng)
+        self.y, self.mirrored = (columns - 3.5) / 1.5, mirrored
+
+    def __len__(self):
+        return len(self.x)
+
+    def __getitem__(self, index):
+        mirrored = self.mirrored and torch.rand(()) < 0.5
+        return self.x[index].flip(-1) if mirrored else self.x[index], self.y[index]
+
+
+class TargetNotFlipped(Uncentred):
+    """Images are mirrored at random, the position in them is not."""
+
+    code = "AugmentationCheck/target_not_flipped"
+    also = ()
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 1))
+
+    def train_dataloader(self):
+        return DataLoader(Blobs(256, 1), 32, shuffle=True)
+
+    def val_dataloader(self):
+        return DataLoader(Blobs(150, 2, mirrored=False), 50)
+
+
+def jitter(x):
+    """Noise."""
+    return x + 0.1 * torch.randn_like(x)
+
+
+class ValidationAugmented(Patient):
+    """Validation is given the random transform of training."""
+
+    code = "AugmentationCheck/validation_augmented"
+
+    def data(self, n, seed):
+        return Noisy(*super().data(n, seed).tensors, transform=jitter)
+
+
 # -- evaluation
 
 

@@ -1,0 +1,163 @@
+"""Recipe, section 2: "you forgot to flip your labels when you left-right flipped the image"."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from lightning_recipe.callback import Check
+from lightning_recipe.callbacks import _augmentation as draws_of
+from lightning_recipe.callbacks import _flips as flips
+from lightning_recipe.finding import Section
+from lightning_recipe.record.step import Need
+from lightning_recipe.trial.reread import CannotRereadError, read_again
+from lightning_recipe.trial.stored import drawn
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from lightning_recipe.finding import Finding
+    from lightning_recipe.record.step import Step
+    from lightning_recipe.run import Run
+
+TIMES = 6
+"""Draws of each example: one that is mirrored half of the time is both ways with a chance of 97 %."""
+PROBED = 150
+"""Validation examples that tell whether a number has a place."""
+
+
+class AugmentationCheck(Check):
+    """Judges random augmentation, by reading a few examples again and again.
+
+    They are read from a copy of the data set, in random streams of their own. `warning` if:
+
+    - images are mirrored or turned in some draws of an example, and a target with a place is the same in all: a mask
+      of the image's size, boxes, points by their name, or a number that what changes its sign in the mirror predicts,
+      on validation examples, with a correlation above ``flips.PREDICTED``;
+    - validation examples differ each time, with the very transform of training.
+
+    `advice` if validation examples differ for another reason. `skipped` where the data set is a stream, too large to
+    copy, or can't be.
+
+    Args:
+        examples: Read of training and of validation.
+        strict: Stop the run when something failed.
+
+    Source:
+        A. Karpathy, A Recipe for Training Neural Networks (2019): "Perhaps you forgot to flip your labels when you
+        left-right flipped the image during data augmentation".
+
+    Legitimate:
+        - Classes, ages and other targets that a mirror does not change; targets that were changed with the image.
+        - Crops, colours and noise; coordinates that all examples share; the image itself as its target.
+        - Denoising and masked tokens in validation, whose inputs are random by design.
+
+    Cost:
+        24 examples each of training and validation are read, and 150 of validation more where images are mirrored
+        and the target is a number that is not.
+
+    Example:
+        >>> import contextlib, io
+        >>> from lightning.pytorch import Trainer
+        >>> from lightning_recipe.demo import DigitsNet, loaders
+        >>> check = AugmentationCheck()
+        >>> trainer = Trainer(callbacks=[check], barebones=True, max_steps=2)
+        >>> with contextlib.redirect_stdout(io.StringIO()):
+        ...     trainer.fit(DigitsNet(), *loaders())
+        >>> check.findings[0].status
+        <Status.PASSED: 'passed'>
+
+    """
+
+    section = Section.SKELETON
+    sentence = 9
+    why = "a target that does not move with its image tells the network to predict the middle"
+    needs = Need(0)
+
+    def __init__(self, *, examples: int = 4, strict: bool = False) -> None:
+        super().__init__(strict=strict)
+        self.examples = examples
+
+    def before_training(self, run: Run) -> Iterator[Finding]:
+        """Read, if validation has a loader by now or never will: after the sanity check."""
+        if run.val_loaders or not run.trainer.enable_validation:
+            yield from self._judge(run)
+
+    def validation(self, run: Run, step: Step) -> Iterator[Finding]:  # noqa: ARG002
+        """Read once both loaders are known."""
+        if run.loaders:
+            yield from self._judge(run)
+
+    def end(self, run: Run) -> Iterator[Finding]:
+        """There is no silence."""
+        if not self.findings:
+            yield from self._judge(run)
+
+    def _judge(self, run: Run) -> Iterator[Finding]:
+        self.done = True
+        train, val = ([getattr(one, "dataset", None) for one in loaders] for loaders in (run.loaders, run.val_loaders))
+        try:
+            draws = self._draws(train[0] if train else None)
+        except CannotRereadError as error:
+            yield self.skipped(str(error))
+            return
+        try:
+            held_out = self._draws(val[0] if val else None)
+        except CannotRereadError:
+            held_out = []
+        found: list[Finding] = []
+        if image := draws_of.turned(draws):
+            calm = bool(held_out) and not draws_of.differing(held_out)
+            turn = image  # for the closure
+
+            def probe(name: str) -> float:
+                return _turns_sign(val[0], turn, name) if calm else 0.0
+
+            found += [self.found(outcome) for outcome in draws_of.left_behind(draws, image, probe)]
+        if held_out and (outcome := draws_of.of_validation(held_out, shared=_same_transform(run))):
+            found.append(self.found(outcome))
+        random = draws_of.differing(draws)
+        same = "come out the same each time" if not random else "are augmented"
+        yield from found or [self.passed(f"training examples {same}, and targets go with them", random=len(random))]
+
+    def _draws(self, source: Any) -> draws_of.Draws:
+        if source is None:
+            msg = "there is no data set of the map style"
+            raise CannotRereadError(msg)
+        size = len(source) if hasattr(source, "__len__") else 0
+        chosen = sorted({i * size // self.examples for i in range(self.examples)})
+        read = [[flips.leaves(one) for one in times] for times in read_again(source, chosen, TIMES)]
+        if not read or not read[0][0]:
+            msg = "examples hold no numbers before they are put into a batch"
+            raise CannotRereadError(msg)
+        return read
+
+
+def _turns_sign(source: Any, image: draws_of.Turned, name: str) -> float:
+    """How well what changes its sign in the mirror predicts a target, on validation examples as they are."""
+    chosen = sorted({i * len(source) // PROBED for i in range(PROBED)})
+    try:
+        examples = [flips.leaves(one) for (one,) in read_again(source, chosen)]
+    except CannotRereadError:
+        return 0.0
+    images = [flips.as_image(one[image.name]) for one in examples if image.name in one and name in one]
+    targets = [one[name].flatten() for one in examples if image.name in one and name in one]
+    if len(targets) < flips.ENOUGH or any(x is None or x.shape != images[0].shape for x in images):  # type: ignore[union-attr]
+        return 0.0
+    pixels, values = torch.stack(images), torch.stack(targets)  # type: ignore[arg-type]
+    return max(flips.turns_sign(pixels, column, image.how) for column in values.T)
+
+
+def _same_transform(run: Run) -> bool:
+    """Whether the data sets of training and validation have a transform in common."""
+    train, val = (
+        [
+            getattr(part.source, name, None)
+            for loader in loaders
+            for part in drawn(loader) or []
+            for name in ("transform", "transforms")
+        ]
+        for loaders in (run.loaders, run.val_loaders)
+    )
+    return any(a is b and a is not None for a in train for b in val)

@@ -1,0 +1,218 @@
+"""Augmentation, seen by reading examples again: legitimate ways first, then the mistakes."""
+
+import numpy as np
+import pytest
+import torch
+from patients import Blobs, Healthy, Noisy, TargetNotFlipped, jitter
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
+
+from lightning_recipe import AugmentationCheck, Status
+from lightning_recipe.callbacks._flips import turns_sign
+from lightning_recipe.trial.reread import CannotRereadError, read_again
+
+RNG = torch.Generator().manual_seed(0)
+IMAGES = torch.rand(64, 3, 12, 12, generator=RNG)
+POINTS = torch.rand(64, 5, 2, generator=RNG)
+BOXES = torch.cat([POINTS * 5, POINTS * 5 + 3], -1)
+MASKS = (torch.rand(64, 12, 12, generator=RNG) * 3).long()
+CLASSES = torch.arange(64) % 4
+
+
+def found(fit, train, val=None):
+    """Look at data that nobody trains on."""
+    check = AugmentationCheck()
+
+    class Any(Healthy):
+        def training_step(self, batch, batch_idx):
+            return self(torch.randn(32, 12)).square().mean()
+
+        def validation_step(self, batch, batch_idx):
+            pass
+
+    module = Any()
+    loaders = [None if data is None else DataLoader(data, 16, collate_fn=list) for data in (train, val)]
+    settings = {} if val is not None else {"limit_val_batches": 0}
+    fit(module, [check], train=loaders[0], val=loaders[1], logger=False, max_steps=1, **settings)
+    assert not [f for f in check.findings if f.code.endswith("internal_error")], check.findings
+    return check.findings
+
+
+class Flipped(Dataset):
+    """Images that are flipped at random, and what `target` says of them: by index and whether it was flipped."""
+
+    def __init__(self, target, noise=0.0, flip=lambda x: x.flip(-1)):
+        self.target, self.noise, self.flip = target, noise, flip
+
+    def __len__(self):
+        return 64
+
+    def __getitem__(self, index):
+        flipped, image = bool(torch.rand(()) < 0.5), IMAGES[index]
+        if flipped:
+            image = self.flip(image)
+        return {"image": image + self.noise * torch.randn_like(image), **self.target(index, flipped)}
+
+
+LEGITIMATE = {
+    "classes": lambda i, _: {"label": CLASSES[i]},
+    "one-hot": lambda i, _: {"label": torch.eye(4)[CLASSES[i]]},
+    "a size": lambda i, _: {"size": IMAGES[i].mean()},
+    "masks that go with them": lambda i, flipped: {"mask": MASKS[i].flip(-1) if flipped else MASKS[i]},
+    "boxes that go with them": lambda i, flipped: {"boxes": 12 - BOXES[i][:, [2, 1, 0, 3]] if flipped else BOXES[i]},
+    "the image itself": lambda i, _: {"target": IMAGES[i]},
+    "the image itself, in few values": lambda i, _: {"target": (IMAGES[i].mean(0) * 30).round()},
+    "a grid": lambda *_: {"grid": torch.arange(144).view(12, 12) % 7},
+    "an empty mask": lambda *_: {"mask": torch.zeros(12, 12)},
+    "no target": lambda *_: {},
+    "text": lambda i, _: {"text": f"image {i}"},
+}
+
+
+@pytest.mark.parametrize("target", LEGITIMATE)
+def test_flipped_images_with_legitimate_targets(fit, target):
+    data = Flipped(LEGITIMATE[target])
+    (finding,) = found(fit, data)
+    assert finding.status is Status.PASSED, finding
+    assert finding.evidence["random"] >= 1
+
+
+def test_a_class_that_is_odd_in_a_mirror_has_no_place():
+    y = (torch.arange(100) % 2).float()
+    images = torch.rand(100, 1, 8, 8, generator=RNG) + y[:, None, None, None] * torch.linspace(-1, 1, 8)
+    assert turns_sign(images, y, "mirrored left to right") == 0
+
+
+def test_a_number_without_a_place(fit):
+    class Brightness(Blobs):
+        def __getitem__(self, index):
+            x, _ = super().__getitem__(index)
+            return x * (1 + index / 100), torch.tensor(index / 100)
+
+    assert found(fit, Brightness(200, 1), Brightness(150, 2, mirrored=False))[0].status is Status.PASSED
+
+
+def test_noise_in_training_only(fit):
+    x, y = Healthy().data(64, 1).tensors
+    assert found(fit, Noisy(x, y, jitter), Noisy(x, y))[0].status is Status.PASSED
+
+
+class Denoising(Dataset):
+    def __len__(self):
+        return 32
+
+    def __getitem__(self, index):
+        return jitter(IMAGES[index]), IMAGES[index]
+
+
+class Masked(Dataset):
+    def __len__(self):
+        return 32
+
+    def __getitem__(self, index):
+        tokens, hidden = torch.arange(20) + index, torch.rand(20) < 0.2
+        return torch.where(hidden, 0, tokens), torch.where(hidden, tokens, -100)
+
+
+@pytest.mark.parametrize("data", [Denoising(), Masked()], ids=["denoising", "masked tokens"])
+def test_noise_is_the_task(fit, data):
+    assert found(fit, data, data)[0].status is Status.PASSED
+
+
+def test_test_time_augmentation_is_advice(fit):
+    x, y = Healthy().data(64, 1).tensors
+    (finding,) = found(fit, Noisy(x, y, jitter), Noisy(x, y, lambda x: jitter(x) + 0))
+    assert (finding.status, finding.code) == (Status.ADVICE, "AugmentationCheck/validation_augmented")
+
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        return iter([1] * 32)
+
+
+class Large(Noisy):
+    def __init__(self):
+        super().__init__(torch.empty(2**27), CLASSES)
+
+
+class OpenFile(Noisy):
+    def __init__(self):
+        super().__init__(IMAGES, CLASSES)
+        self.file = open(__file__)  # noqa: PTH123, SIM115
+
+
+class SharedGenerator(Noisy):
+    def __init__(self):
+        rng = np.random.default_rng(0)
+        super().__init__(IMAGES, CLASSES, lambda x: x + rng.random())
+
+
+@pytest.mark.parametrize("data", [Stream, Large, OpenFile, SharedGenerator])
+def test_what_can_not_be_copied_is_not_read(data):
+    with pytest.raises(CannotRereadError):
+        read_again(data(), [0])
+
+
+def test_reading_again_leaves_no_trace():
+    class Counting(Dataset):
+        def __init__(self):
+            self.cache, self.count, self.rng, self.paths = {}, 0, np.random.default_rng(0), ["a"] * 300
+            self.x = torch.zeros(4)
+
+        def __len__(self):
+            return 4
+
+        def __getitem__(self, index):
+            self.count += 1
+            self.cache[index] = self.rng.random() + torch.rand(()) + np.random.rand()  # noqa: NPY002
+            self.paths[index] = "b"
+            return self.x.add_(1)[index]
+
+    data, before = Counting(), torch.get_rng_state()
+    state = data.rng.bit_generator.state
+    assert float(read_again(Subset(data, [2]), [0], 3)[0][-1]) == 3
+    assert (data.cache, data.count, float(data.x.sum()), set(data.paths)) == ({}, 0, 0, {"a"})
+    assert data.rng.bit_generator.state == state
+    assert torch.equal(before, torch.get_rng_state())
+
+
+# -- mistakes
+
+LEFT_BEHIND = {
+    "mask": lambda i, _: {"mask": MASKS[i]},
+    "mask with a channel": lambda i, _: {"mask": (MASKS[i] > 0).float()[None]},
+    "boxes": lambda i, _: {"target": {"boxes": BOXES[i], "labels": CLASSES[:5]}},
+    "points": lambda i, _: {"keypoints": POINTS[i]},
+}
+
+
+@pytest.mark.parametrize("target", LEFT_BEHIND)
+@pytest.mark.parametrize("flip", [lambda x: x.flip(-1), lambda x: x.flip(-2), lambda x: x.rot90(1, (-2, -1))])
+def test_targets_left_behind(fit, target, flip):
+    (finding,) = found(fit, Flipped(LEFT_BEHIND[target], 0.02, flip))
+    assert (finding.status, finding.code) == (Status.WARNING, "AugmentationCheck/target_not_flipped")
+
+
+def test_pictures_with_channels_last(fit):
+    class Arrays(Flipped):
+        def __getitem__(self, index):
+            return {
+                name: np.asarray(x.movedim(0, -1) if x.ndim == 3 else x)
+                for name, x in super().__getitem__(index).items()
+            }
+
+    (finding,) = found(fit, Arrays(LEFT_BEHIND["mask"]))
+    assert finding.code == "AugmentationCheck/target_not_flipped"
+
+
+def test_a_number_with_a_place(fit):
+    check = AugmentationCheck()
+    fit(TargetNotFlipped(), [check], logger=False, num_sanity_val_steps=0, max_epochs=1)
+    (finding,) = check.findings
+    assert (finding.status, finding.code) == (Status.WARNING, "AugmentationCheck/target_not_flipped")
+    assert finding.evidence["correlation"] > 0.8
+
+
+def test_validation_with_the_transform_of_training(fit):
+    x, y = Healthy().data(64, 1).tensors
+    (finding,) = found(fit, Noisy(x, y, jitter), Noisy(x, y, jitter))
+    assert (finding.status, finding.code) == (Status.WARNING, "AugmentationCheck/validation_augmented")
