@@ -25,6 +25,10 @@ CHANGES = 8
 """Values of an example that differ from the one before, at least, in what is no blank image, silence, or short code."""
 BITS = 40.0
 """Information in the features of an example from which on two are not equal by chance, taken one by one."""
+VALUES = 2**12
+"""Values of an example that are read, evenly spaced: large images that agree in all of them are taken to be equal."""
+MEASURED = 2**16
+"""Pixels or time steps of a batch that ranges are measured on, evenly spaced."""
 LOOKED = 64
 """Columns that this is measured on, and examples that columns are compared on."""
 
@@ -130,6 +134,7 @@ def glance(batch: Any, examples: int, epoch: int, *, measured: bool) -> Glance:
         if tensor.is_complex() or tensor.is_quantized or not tensor.numel():
             continue
         flat = tensor.reshape(examples, -1)
+        flat = flat[:, :: math.ceil(flat.shape[1] / VALUES)]
         made.prints[path] = fingerprints(flat)
         if tensor.is_floating_point() or tensor.dtype is torch.uint8:
             made.changes[path] = (flat[:, 1:] != flat[:, :-1]).sum(1)
@@ -142,7 +147,7 @@ def glance(batch: Any, examples: int, epoch: int, *, measured: bool) -> Glance:
 
 def _measure(made: Glance, path: str, tensor: Tensor, flat: Tensor) -> None:
     made.sample[path] = flat[:LOOKED, :: max(1, flat.shape[1] // LOOKED)][:, :LOOKED].float()
-    columns = by_channel(tensor)
+    columns = by_channel(tensor).float()
     finite = columns.isfinite()
     count = finite.sum(0)
     known = columns.where(finite, columns.new_zeros(()))
@@ -163,10 +168,12 @@ def by_channel(tensor: Tensor) -> Tensor:
 
     """
     if tensor.ndim <= 2:  # noqa: PLR2004
-        return tensor.reshape(len(tensor), -1)[:, :COLUMNS].float()
-    place = 1 if tensor.shape[1] <= 4 else -1  # noqa: PLR2004 - channels of images, or features of time steps
-    size = tensor.shape[place]
-    return tensor.movedim(place, -1).reshape(-1, size if size <= CHANNELS else 1).float()
+        return tensor.reshape(len(tensor), -1)[:, :COLUMNS]
+    images = tensor.shape[1] <= 4  # noqa: PLR2004 - channels of images, or features of time steps
+    places = tensor.flatten(2).movedim(1, 2) if images else tensor.flatten(1, -2)
+    places = places[:, :: math.ceil(len(tensor) * places.shape[1] / MEASURED)]
+    size = places.shape[2]
+    return places.reshape(-1, size if size <= CHANNELS else 1)
 
 
 def fingerprints(rows: Tensor) -> Tensor:
