@@ -19,6 +19,7 @@ from lightning_recipe.callbacks._init_loss_diagnosis import (
 from lightning_recipe.finding import Section
 from lightning_recipe.losses.references import FAR, NotComparableError, References, offset, references
 from lightning_recipe.losses.table import TABLE
+from lightning_recipe.record.loss_graph import of_unit_vectors
 from lightning_recipe.trial.answers import Answers
 from lightning_recipe.trial.rehearsal import CannotRehearseError, rehearsal
 
@@ -86,7 +87,8 @@ class InitLossCheck(Check):
         mean of 50 then initialize the final bias to 50".
 
     Legitimate:
-        - Logits scaled on purpose, as in ArcFace or by a temperature: the loss starts high. Allow for it with
+        - Logits that are cosines times a scale, as in ArcFace, CosFace and ProxyNCA: the loss starts high.
+        - Logits scaled on purpose in another way, as by a temperature. Allow for it with
           ``InitLossCheck(warn_ratio=4)``. Where no single layer makes the logits, the verdict is `warning` at most.
         - A bias left at zero deliberately, because rare classes will be sampled or weighted otherwise later on: ask for
           more before you are told, ``InitLossCheck(bias_share=0.9)``.
@@ -144,7 +146,9 @@ class InitLossCheck(Check):
             yield self.skipped("training_step returned no loss and called backward on none")
         elif step.loss_calls:
             for call in step.loss_calls:
-                yield self._judge(call, step, run.module)
+                finding = self._judge(call, step, run.module)
+                scaled = finding.code.endswith("/too_high") and _are_scaled_cosines(run, step)
+                yield self._on_purpose(finding) if scaled else finding
         elif not step.loss.isfinite().all():
             loss = float(step.loss.mean())
             message = f"the first loss is {loss}; {carriers(step, {})}"
@@ -245,6 +249,10 @@ class InitLossCheck(Check):
             **found.evidence,
         )
 
+    def _on_purpose(self, high: Finding) -> Finding:
+        message = f"{high.message}; its logits are cosines times a scale, which start high on purpose"
+        return self.passed(message, "", high.subject, **high.evidence)
+
     def _too_low(
         self, context: str, subject: str, step: Step, found: References, layer: tuple[str, nn.Module] | None
     ) -> Finding:
@@ -260,3 +268,13 @@ class InitLossCheck(Check):
             + (", ".join(step.inputs) or "the tensors that enter the network"),
             **found.evidence,
         )
+
+
+def _are_scaled_cosines(run: Run, step: Step) -> bool:
+    """Whether the loss is of products of unit vectors: its graph is seen when the step is run once more on a copy."""
+    try:
+        with rehearsal(run) as again:
+            loss = again.step(step.batch).loss
+            return loss is not None and of_unit_vectors(loss)
+    except CannotRehearseError:
+        return False
