@@ -16,7 +16,7 @@ from lightning_recipe.callbacks._init_loss_diagnosis import (
     scale_fix,
     untrained,
 )
-from lightning_recipe.finding import Section
+from lightning_recipe.finding import Outcome, Section, Status
 from lightning_recipe.losses.references import FAR, NotComparableError, References, offset, references
 from lightning_recipe.losses.table import TABLE
 from lightning_recipe.record.loss_graph import of_unit_vectors
@@ -251,7 +251,7 @@ class InitLossCheck(Check):
 
     def _on_purpose(self, high: Finding) -> Finding:
         message = f"{high.message}; its logits are cosines times a scale, which start high on purpose"
-        return self.passed(message, "", high.subject, **high.evidence)
+        return self.found(Outcome(Status.PASSED, "", message, evidence=high.evidence), high.subject)
 
     def _too_low(
         self, context: str, subject: str, step: Step, found: References, layer: tuple[str, nn.Module] | None
