@@ -78,7 +78,11 @@ class StaleGradientCheck(Check):
     why = "backward adds to the gradients that are there, so that a step takes those of all batches before it again"
     needs = Need.WIRING | Need.HELD
     explains: ClassVar = {
-        "missing_zero_grad": ("OverfitOneBatch/optimiser_unstable", "PredictionDynamicsLogger/jumping"),
+        "missing_zero_grad": (
+            "OverfitOneBatch/optimiser_unstable",
+            "PredictionDynamicsLogger/jumping",
+            "ActivationMonitor/dead",
+        ),
         "cleared_before_step": ("OverfitOneBatch/no_gradient", "OverfitOneBatch/weights_do_not_change"),
         "foreign_gradient": ("OverfitOneBatch/optimiser_unstable", "OverfitOneBatch/stuck", "OverfitOneBatch/too_slow"),
         "clipped_to_nothing": ("OverfitOneBatch/*", "PredictionDynamicsLogger/frozen", "UpdateRatioMonitor/too_small"),

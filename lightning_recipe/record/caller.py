@@ -87,9 +87,18 @@ def method_of(kind: type[Kind]) -> Kind | None:
     return None
 
 
-def _place(frame: FrameType) -> str:
-    """``file.py:3``; in a notebook, whose cells are files with a number for a name, ``In[2], line 3``."""
-    file = frame.f_code.co_filename
+def place(file: str, line: int) -> str:
+    """``file.py:3``; in a notebook, whose cells are files with a number for a name, ``In[2], line 3``.
+
+    Example:
+        >>> place("models/net.py", 3)
+        'net.py:3'
+
+    """
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
     named = getattr(getattr(shell, "compile", None), "format_code_name", lambda _: None)(file)  # from IPython 8 on
-    return f"{named[1]}, line {frame.f_lineno}" if named else f"{os.path.basename(file)}:{frame.f_lineno}"  # noqa: PTH119 - 20 times faster than Path
+    return f"{named[1]}, line {line}" if named else f"{os.path.basename(file)}:{line}"  # noqa: PTH119 - 20 times faster than Path
+
+
+def _place(frame: FrameType) -> str:
+    return place(frame.f_code.co_filename, frame.f_lineno)

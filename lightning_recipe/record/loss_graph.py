@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
+from lightning_recipe.record.caller import place
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -98,7 +100,7 @@ class Node(NamedTuple):
         for frame in reversed(self.raw.metadata.get("traceback_", [])):
             found = _FRAME.search(frame)
             if found and not found["file"].startswith(_FOREIGN):
-                return f"{Path(found['file']).name}:{found['line']}"
+                return place(found["file"], int(found["line"]))
         return ""
 
 
