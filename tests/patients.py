@@ -434,9 +434,10 @@ class PaddingLearnt(Patient):
 
     def data(self, n, seed):
         rng = torch.Generator().manual_seed(seed)
-        start, length = (torch.randint(2, 9, (n, 1), generator=rng) for _ in range(2))
-        place = torch.arange(10)
-        return TensorDataset(((start + place) % 8 + 1).masked_fill(place >= length, 0))
+        first, step = (torch.randint(1, 9, (n, 1), generator=rng) for _ in range(2))
+        length, place = torch.randint(2, 9, (n, 1), generator=rng), torch.arange(10)
+        noise = torch.randint(8, (n, 10), generator=rng) * (torch.rand(n, 10, generator=rng) < 0.3)
+        return TensorDataset(((first + step * place + noise) % 8 + 1).masked_fill(place >= length, 0))
 
 
 # -- the path of the predictions
@@ -1327,6 +1328,7 @@ class FarTooFast(Patient):
         "OverfitOneBatch/optimiser_unstable",
         "PredictionDynamicsLogger/not_finite",
         "GradientFlowCheck/affine",
+        "UpdateRatioMonitor/too_large",
     )
 
     def __init__(self):
@@ -1515,7 +1517,11 @@ class AllAlike(Patient):
     """The network is given integers of numbers that are all below 1."""
 
     code = "NormalizationCheck/all_alike"
-    also = ("OverfitOneBatch/cannot_tell_examples_apart", "BatchMixingDetector/constant_output")
+    also = (
+        "OverfitOneBatch/cannot_tell_examples_apart",
+        "BatchMixingDetector/constant_output",
+        "InputIndependenceCheck/input_ignored",
+    )
 
     def forward(self, x):
         return self.net((x.sigmoid() * 0.99).int().float())

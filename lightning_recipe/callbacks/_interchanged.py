@@ -147,7 +147,7 @@ def compared(before: Step, after: Step) -> Effect:
     outputs = [_change(a.output, b.output) for a, b in pairs] or [math.nan]
     largest = max((one for one in outputs if not math.isnan(one)), default=math.nan)
     enters = before.inputs.keys() != after.inputs.keys() or any(
-        not torch.equal(tensor, after.inputs[name]) for name, tensor in before.inputs.items()
+        not torch.equal(tensor, after.inputs[name]) for name, tensor in before.inputs.items() if _is_dense(tensor)
     )
     return Effect(changed, largest, outputs[-1], enters, new - old)
 
@@ -171,8 +171,13 @@ def _number(loss: Tensor | None) -> float:
     return float(loss.detach().sum()) if loss is not None else math.nan
 
 
+def _is_dense(tensor: Tensor) -> bool:
+    return tensor.layout is torch.strided
+
+
 def _is_target(tensor: Tensor, step: Step) -> bool:
-    entered = (n for n, value in step.inputs.items() if value.shape == tensor.shape and torch.equal(value, tensor))
+    dense = {name: value for name, value in step.inputs.items() if _is_dense(value)}
+    entered = (n for n, value in dense.items() if value.shape == tensor.shape and torch.equal(value, tensor))
     return any(is_target(name, tensor, step) for name in entered)
 
 

@@ -23,7 +23,7 @@ class Monitored(NamedTuple):
     """Who monitors what.
 
     Attributes:
-        who: The class of a callback or of a scheduler.
+        who: The class of a callback.
         name: The key.
         mode: ``"min"`` or ``"max"``.
 
@@ -35,18 +35,13 @@ class Monitored(NamedTuple):
 
 
 def monitored(trainer: Trainer) -> list[Monitored]:
-    """All that is monitored of what was logged, by callbacks and by schedulers that wait for a plateau."""
-    found = [
+    """All that callbacks monitor of what was logged; of schedulers LRScheduleCheck knows."""
+    return [
         Monitored(type(callback).__name__, callback.monitor, callback.mode)
         for callback in trainer.callbacks  # type: ignore[attr-defined]
         if not CHOOSING.isdisjoint(kind.__name__ for kind in type(callback).mro())
         if isinstance(callback.monitor, str) and callback.monitor not in {"step", "epoch"}  # which Lightning adds
     ]
-    for config in trainer.lr_scheduler_configs:
-        if config.reduce_on_plateau and isinstance(config.monitor, str):
-            scheduler = config.scheduler
-            found.append(Monitored(type(scheduler).__name__, config.monitor, getattr(scheduler, "mode", "")))
-    return found
 
 
 def wrong_mode(one: Monitored) -> Outcome | None:

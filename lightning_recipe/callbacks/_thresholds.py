@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lightning_recipe.finding import Outcome, Status
+from lightning_recipe.losses.table import BCE_WITH_LOGITS
 
 if TYPE_CHECKING:
     from torch import nn
 
     from lightning_recipe.record.step import Step
 
-LOSS = "binary_cross_entropy_with_logits"
 COMPARES = {"gt", "ge", "lt", "le"}
 HALF = re.compile(r"(?<![\w.])0?\.50*(?!\w)")
 
@@ -28,10 +28,10 @@ def on_logits(step: Step, module: nn.Module) -> Outcome | None:
         module: Whose code the step is; where it can't be read, nothing is found.
 
     """
-    values = [call.arguments["input"] for call in step.loss_calls if call.name == LOSS]
+    values = [call.arguments["input"] for call in step.loss_calls if call.name == BCE_WITH_LOGITS]
     if not any(bool((value < 0).any()) for value in values):
         return None
-    losses = [event for event in step.events if event.kind == "loss" and event.name == LOSS]
+    losses = [event for event in step.events if event.kind == "loss" and event.name == BCE_WITH_LOGITS]
     logits = {event.inputs[0] for event in losses if event.inputs}
     for event in step.events:
         if event.kind == "function" and len(event.inputs) == 1 and event.inputs[0] in logits:

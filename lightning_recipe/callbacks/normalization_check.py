@@ -78,7 +78,10 @@ class NormalizationCheck(Check):
         "raw_bytes": ("InitLossCheck/too_high", "OverfitOneBatch/*", "ActivationMonitor/*"),
         "unlike_pretraining": ("InitLossCheck/too_high", "OverfitOneBatch/*", "ActivationMonitor/*"),
         "scales_differ": ("InitLossCheck/too_high", "OverfitOneBatch/*", "ActivationMonitor/*"),
-        "all_alike": ("OverfitOneBatch/*", "BatchMixingDetector/constant_output", "PredictionDynamicsLogger/*"),
+        "all_alike": (
+            *("OverfitOneBatch/*", "BatchMixingDetector/constant_output", "PredictionDynamicsLogger/*"),
+            "InputIndependenceCheck/input_ignored",
+        ),
     }
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from lightning_recipe.record.compiled import is_traced
 from lightning_recipe.record.modules import observable
 from lightning_recipe.record.step import Need
 from lightning_recipe.record.tensors import tensors
@@ -96,6 +97,8 @@ class _Seen:
 
     def see(self, name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         with torch._C.DisableTorchFunction():  # noqa: SLF001 - what we do with it is no event of the step
+            if is_traced():  # by vmap: what enters stands for one example
+                return
             given = [t for _, t in tensors((args, kwargs)) if t.is_floating_point() and t.layout is torch.strided]
             if not given or not given[0].ndim or not given[0].numel():
                 return

@@ -25,7 +25,7 @@ from lightning_recipe.finding import in_short
 from lightning_recipe.record.copies import cloned
 from lightning_recipe.record.observers import Observers
 from lightning_recipe.record.step import Need, Step
-from lightning_recipe.record.tensors import COPIED, mapped
+from lightning_recipe.record.tensors import COPIED, holds, mapped
 from lightning_recipe.trial.calming import with_local_statistics
 from lightning_recipe.trial.copies import copied_with
 from lightning_recipe.trial.inner_trainer import adopt, inner_trainer, quiet
@@ -117,6 +117,9 @@ class Rehearsal:
             CannotRehearseError: If the step raises.
 
         """
+        if holds(batch, Iterator):
+            msg = "the batch holds an iterator, which one more step would use up"
+            raise CannotRehearseError(msg)
         module, observers = self.module, Observers(self.module, needs)
         held_back: list[Tensor] = []
         self.logged.clear()

@@ -319,7 +319,7 @@ def test_any_logger(fit, tmp_path, which, capsys):
     printed = capsys.readouterr().out
     for instance in callbacks:
         assert instance.findings
-        assert {f.status for f in instance.findings} <= {Status.PASSED, Status.SKIPPED}
+        assert not [f for f in instance.findings if f.is_alarm]
         assert printed.count(f" {type(instance).__name__}: ") == len(instance.findings)
     assert printed.count("no TensorBoard logger") == (which in {"none", "csv"})
 

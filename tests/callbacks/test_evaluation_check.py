@@ -379,21 +379,6 @@ def test_the_worst_that_counts_as_the_best(fit):
     )
 
 
-class Plateau(patients.WorstIsBest):
-    def configure_callbacks(self):
-        return []
-
-    def configure_optimizers(self):
-        optimizer = torch.optim.Adam(self.parameters())
-        scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": "val_accuracy"}}
-
-
-def test_a_scheduler_that_waits_for_the_wrong_plateau(fit):
-    finding = next(f for f in found(fit, Plateau()) if f.is_alarm)
-    assert (finding.code, finding.subject) == (patients.WorstIsBest.code, "ReduceLROnPlateau")
-
-
 @pytest.mark.parametrize(
     ("patient", "status"),
     [
