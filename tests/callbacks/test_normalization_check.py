@@ -295,6 +295,7 @@ def test_a_run_that_goes_on_is_not_judged(fit, tmp_path):
     trainer = fit(Program(conv(), normalised(images())), logger=False, max_epochs=1)
     trainer.save_checkpoint(tmp_path / "last.ckpt")
     check = NormalizationCheck()
-    again = L.Trainer(callbacks=[check], max_epochs=2, logger=False, enable_progress_bar=False, accelerator="cpu")
+    settings = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False, "accelerator": "cpu"}
+    again = L.Trainer(callbacks=[check], max_epochs=2, default_root_dir=tmp_path, **settings)
     again.fit(Program(conv(), images()), ckpt_path=tmp_path / "last.ckpt", weights_only=False)
     assert check.findings[0].status is Status.SKIPPED
