@@ -201,7 +201,7 @@ def replayed(step: Step, run: Run, how: Reading, call: NetCall) -> FixedBatch:
     """
     trainer, pl_module = run.trainer, run.module
     replay = Replay.of(step, call)
-    with memory_given_back(pl_module):  # of the copy that is tried
+    with memory_given_back(trainer.strategy.root_device):  # of the copy that is tried
         refuse_side_effects(replay, trainer, pl_module)
     outputs = replay.run(trainer, pl_module, watch_parameters=True)
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -195,8 +195,10 @@ class BatchMixingDetector(Check):
     @contextmanager
     def _reasons(self, run: Run) -> Iterator[None]:
         """Everything that can go wrong with a copy is a reason not to judge it."""
+        on_gpu = run.module.device.type != "cpu"
+        back = memory_given_back(run.module.device) if on_gpu else nullcontext()
         try:
-            with memory_given_back(run.module), torch.enable_grad(), warnings.catch_warnings():
+            with back, torch.enable_grad(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 yield
         except UndecidedError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from torch.utils.data import RandomSampler
@@ -107,8 +108,9 @@ class CausalityCheck(Check):
         if not may_hold_sequences(step.batch):
             yield self.skipped("nothing in the batch has the shape of sequences")
             return
+        device = run.trainer.strategy.root_device
         try:
-            with memory_given_back(run.module), rehearsal(run) as again:
+            with memory_given_back(device) if device.type != "cpu" else nullcontext(), rehearsal(run) as again:
                 found, picture = self._examine(run, again, step)
         except (CannotRehearseError, UndecidedError) as reason:
             found, picture = [self.skipped(str(reason))], None

@@ -128,7 +128,7 @@ class EvaluationCheck(Check):
         if outcome := settings.cut_short(run.trainer, run.loader):
             yield self.found(outcome)
         try:
-            with memory_given_back(run.module), rehearsal(run) as again:
+            with memory_given_back(run.trainer.strategy.root_device), rehearsal(run) as again:
                 self._seen = seen = averaged.rehearsed(again, step.batch)
                 loader = settings.loaders_of(run.trainer)[0]
                 alone = 1 in {run.trainer.num_val_batches[0], step.batch_size} or settings.of_one_example(loader)

@@ -88,7 +88,7 @@ class InputIndependenceCheck(Check):
         if run.trainer.sanity_checking or run.loader:
             return
         try:
-            with memory_given_back(run.module), rehearsal(run) as again:
+            with memory_given_back(run.trainer.strategy.root_device), rehearsal(run) as again:
                 trial = tried(again, step.batch)
         except CannotRehearseError as error:
             self._reason = str(error)

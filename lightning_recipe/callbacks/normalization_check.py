@@ -153,5 +153,5 @@ class NormalizationCheck(Check):
         return self.passed("what enters has the scale that the first layers expect", largest=largest)
 
     def _entered(self, run: Run, batch: Any, method: str, seed: int = 0) -> Entered:
-        with memory_given_back(run.module), rehearsal(run) as again:
+        with memory_given_back(run.trainer.strategy.root_device), rehearsal(run) as again:
             return entered(again, batch, method, seed)

@@ -154,7 +154,7 @@ class OverfitOneBatch(Check):
         if reason := _obstacle(run):
             yield self.found(Outcome(Status.SKIPPED, *reason, evidence={"optimisers": len(run.trainer.optimizers)}))
             return
-        with memory_given_back(run.module):  # of the copy, to which a trial's steps refer
+        with memory_given_back(run.trainer.strategy.root_device):  # of the copy, to which a trial's steps refer
             yield from self._examine(run)
 
     def _examine(self, run: Run) -> Iterator[Finding]:

@@ -116,7 +116,7 @@ class SeedCheck(Check):
 
     def _loss(self, run: Run) -> float:
         """Each time on a new copy, since generators of the user's are put back where it ends."""
-        with memory_given_back(run.module), rehearsal(run) as again:
+        with memory_given_back(run.trainer.strategy.root_device), rehearsal(run) as again:
             loss = again.step(run.batch).loss
         if loss is None:
             msg = "the step has no loss"

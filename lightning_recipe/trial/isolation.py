@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from lightning.pytorch import LightningModule, Trainer
 
-SMALL = 2**20
-"""Parameters of a module whose copies may stay in memory for a while: 4 MB in single precision."""
 SHARDED = ("FSDP", "DeepSpeed", "ModelParallel")
 """Parts of the names of Lightning's strategies under which no process holds all parameters."""
 
@@ -138,19 +136,13 @@ def _nothing(*_: Any, **__: Any) -> None:
 
 
 @contextmanager
-def memory_given_back(pl_module: nn.Module) -> Iterator[None]:
-    """Free what an experiment leaves behind in reference cycles, on the GPU too, also after running out of memory.
-
-    To look for cycles takes 0.2 s, more than most experiments: copies of a small module on a CPU wait for Python to.
-    """
+def memory_given_back(device: torch.device) -> Iterator[None]:
+    """Free what an experiment leaves behind in reference cycles, on the GPU too, also after running out of memory."""
     try:
         yield
     finally:
-        parameters = [p for p in pl_module.parameters() if not is_lazy(p)]
-        on_gpu = any(p.device.type == "cuda" for p in parameters)
-        if on_gpu or sum(p.numel() for p in parameters) > SMALL:
-            gc.collect()
-        if on_gpu:
+        gc.collect()
+        if device.type == "cuda":
             torch.cuda.empty_cache()
 
 
