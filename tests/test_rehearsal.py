@@ -1,5 +1,8 @@
 """A step run again on a copy: the same loss each time, other answers where asked for, and no trace."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 from ends import frozen, streams
@@ -199,3 +202,25 @@ def test_what_a_step_logs_is_noted_and_logged_nowhere(fit):
         assert [(one.on_epoch, one.mean) for one in again.logged] == [(True, True), (None, False), (None, False)]
 
     rehearsed(fit, LogsAll(), ask)
+
+
+@pytest.mark.parametrize("module", [Healthy, ByHand, Remembers])
+def test_the_copy_is_freed_at_once(fit, module):
+    """Without a search for cycles, which takes longer than most steps."""
+
+    class Copies(Check):
+        section, why = Section.SKELETON, "a test"
+
+        def first_step(self, run, step):
+            gc.disable()
+            with rehearsal(run) as again:
+                copy = weakref.ref(again.module)
+                again.step(step.batch, needs=Need.INPUTS | Need.LOSSES | Need.WIRING | Need.OUTPUTS).loss.backward()
+            del again
+            self.gone = copy() is None
+            gc.enable()
+            yield self.passed("")
+
+    check = Copies()
+    fit(module(), [check], logger=False, max_steps=1, limit_val_batches=0)
+    assert check.gone

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from torch.utils.data import RandomSampler
@@ -20,7 +19,6 @@ from lightning_recipe.finding import Section, in_short, listed
 from lightning_recipe.record.step import Need
 from lightning_recipe.show import loggers
 from lightning_recipe.trial.calming import use_running_statistics, without_dropout, without_zeros
-from lightning_recipe.trial.isolation import memory_given_back
 from lightning_recipe.trial.rehearsal import CannotRehearseError, Rehearsal, rehearsal
 
 if TYPE_CHECKING:
@@ -108,9 +106,8 @@ class CausalityCheck(Check):
         if not may_hold_sequences(step.batch):
             yield self.skipped("nothing in the batch has the shape of sequences")
             return
-        device = run.trainer.strategy.root_device
         try:
-            with memory_given_back(device) if device.type != "cpu" else nullcontext(), rehearsal(run) as again:
+            with rehearsal(run) as again:
                 found, picture = self._examine(run, again, step)
         except (CannotRehearseError, UndecidedError) as reason:
             found, picture = [self.skipped(str(reason))], None

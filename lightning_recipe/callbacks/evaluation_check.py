@@ -14,7 +14,6 @@ from lightning_recipe.callbacks import _thresholds as thresholds
 from lightning_recipe.callbacks._metric_names import is_a_share
 from lightning_recipe.finding import Section
 from lightning_recipe.record.step import Need, Step
-from lightning_recipe.trial.isolation import memory_given_back
 from lightning_recipe.trial.rehearsal import CannotRehearseError, rehearsal
 
 if TYPE_CHECKING:
@@ -128,7 +127,7 @@ class EvaluationCheck(Check):
         if outcome := settings.cut_short(run.trainer, run.loader):
             yield self.found(outcome)
         try:
-            with memory_given_back(run.trainer.strategy.root_device), rehearsal(run) as again:
+            with rehearsal(run) as again:
                 self._seen = seen = averaged.rehearsed(again, step.batch)
                 loader = settings.loaders_of(run.trainer)[0]
                 alone = 1 in {run.trainer.num_val_batches[0], step.batch_size} or settings.of_one_example(loader)

@@ -9,7 +9,6 @@ from lightning_recipe.callbacks import _inputs_verdict as verdict
 from lightning_recipe.callbacks._interchanged import tried, worth
 from lightning_recipe.finding import Outcome, Section, Status
 from lightning_recipe.record.step import Need
-from lightning_recipe.trial.isolation import memory_given_back
 from lightning_recipe.trial.rehearsal import CannotRehearseError, rehearsal
 
 if TYPE_CHECKING:
@@ -88,7 +87,7 @@ class InputIndependenceCheck(Check):
         if run.trainer.sanity_checking or run.loader:
             return
         try:
-            with memory_given_back(run.trainer.strategy.root_device), rehearsal(run) as again:
+            with rehearsal(run) as again:
                 trial = tried(again, step.batch)
         except CannotRehearseError as error:
             self._reason = str(error)

@@ -10,7 +10,6 @@ from lightning_recipe.callbacks import _normalization_verdict as verdict
 from lightning_recipe.finding import Section
 from lightning_recipe.record.step import Need
 from lightning_recipe.trial.entries import Entered, Entry, entered
-from lightning_recipe.trial.isolation import memory_given_back
 from lightning_recipe.trial.rehearsal import CannotRehearseError, rehearsal
 
 if TYPE_CHECKING:
@@ -153,5 +152,5 @@ class NormalizationCheck(Check):
         return self.passed("what enters has the scale that the first layers expect", largest=largest)
 
     def _entered(self, run: Run, batch: Any, method: str, seed: int = 0) -> Entered:
-        with memory_given_back(run.trainer.strategy.root_device), rehearsal(run) as again:
+        with rehearsal(run) as again:
             return entered(again, batch, method, seed)

@@ -8,7 +8,6 @@ from lightning_recipe.callback import Check
 from lightning_recipe.callbacks._seeds import apart, is_seeded, seeds_all_alike
 from lightning_recipe.finding import Section
 from lightning_recipe.record.step import Need
-from lightning_recipe.trial.isolation import memory_given_back
 from lightning_recipe.trial.rehearsal import CannotRehearseError, rehearsal
 
 if TYPE_CHECKING:
@@ -116,7 +115,7 @@ class SeedCheck(Check):
 
     def _loss(self, run: Run) -> float:
         """Each time on a new copy, since generators of the user's are put back where it ends."""
-        with memory_given_back(run.trainer.strategy.root_device), rehearsal(run) as again:
+        with rehearsal(run) as again:
             loss = again.step(run.batch).loss
         if loss is None:
             msg = "the step has no loss"

@@ -129,6 +129,8 @@ class Hooks:
                     own["_compiled_call_impl"] = compiled
         for undo in reversed(self._undo):
             undo()
+        self._in_place.clear()  # those who watch are known to the hooks that they know
+        self._undo.clear()
 
 
 class _StandIn:

@@ -82,24 +82,25 @@ def observable(root: nn.Module, *, inside_fast: bool) -> list[Observable]:
     known: set[int] = set()
     kinds: dict[type, bool] = {}  # asking abstract classes takes long
 
-    def visit(name: str, module: nn.Module, in_leaf: bool, in_fast: bool) -> None:  # noqa: FBT001
+    waiting = [("", root, False, False)]
+    while waiting:
+        name, module, in_leaf, in_fast = waiting.pop()
         kind = type(module)
         if kind not in kinds:
             kinds[kind] = issubclass(kind, _UNSEEN)
         if id(module) in known or kinds[kind]:
-            return
+            continue
         known.add(id(module))
         leaf = is_leaf(module)
         found.append(Observable(name, module, leaf and not in_leaf, in_fast))
         layer = isinstance(module, nn.TransformerEncoderLayer)
         closed = layer and not (inside_fast and module.training)
         if not module._modules or closed or (leaf and module._modules.keys() != {"parametrizations"}):  # noqa: SLF001
-            return
-        for child_name, child in module._modules.items():  # noqa: SLF001
+            continue
+        for child_name, child in reversed(module._modules.items()):  # noqa: SLF001
             if child is not None:
-                visit(f"{name}.{child_name}" if name else child_name, child, in_leaf or leaf, in_fast or layer)
-
-    visit("", root, in_leaf=False, in_fast=False)
+                path = f"{name}.{child_name}" if name else child_name
+                waiting.append((path, child, in_leaf or leaf, in_fast or layer))
     return found
 
 

@@ -52,9 +52,6 @@ class Observers:
         pl_module: The module whose step it is.
         needs: What is to be known.
 
-    Attributes:
-        error: The first failure of an observer. The step itself is not disturbed.
-
     Example:
         >>> import torch
         >>> net = nn.Linear(2, 1)
@@ -67,11 +64,11 @@ class Observers:
     """
 
     def __init__(self, pl_module: nn.Module, needs: Need = _CALLS) -> None:
-        self.error: Exception | None = None
+        self._errors: list[Exception] = []
         self._pl_module, self._needs = pl_module, needs
         self._compiled = getattr(pl_module, "_compiler_ctx", None) is not None
-        self._functions = Functions(self._failed)
-        self._hooks = Hooks(self._failed)
+        self._functions = Functions(self._errors.append)
+        self._hooks = Hooks(self._errors.append)
         from_net = FromNet()
         self._wiring = Wiring(pl_module) if Need.WIRING in needs else None
         self._reductions = Reductions() if needs & _NUMBERS else None
@@ -118,10 +115,12 @@ class Observers:
                 leaf = seen.leaf or isinstance(seen.module, FAST)
                 self._hooks.lay(seen, [] if seen.inside_fast else outer, inner if leaf else [])
             except Exception as failure:  # noqa: BLE001 - the user's step must go on
-                self._failed(failure)
+                self._errors.append(failure)
 
-    def _failed(self, error: Exception) -> None:
-        self.error = self.error or error
+    @property
+    def error(self) -> Exception | None:
+        """The first failure of an observer. The step itself is not disturbed."""
+        return self._errors[0] if self._errors else None
 
     def note(self, kind: Kind, optimizer: Optimizer | None = None) -> None:
         """Take note of what follows on the step, or of an optimiser that the step itself is about to use.
@@ -144,7 +143,7 @@ class Observers:
                     if Need.UPDATES in self._needs:
                         self._reductions.weights(held)
         except Exception as error:  # noqa: BLE001
-            self._failed(error)
+            self._errors.append(error)
 
     def _hold(self) -> None:
         if Need.HELD in self._needs and self._reductions is not None:
@@ -152,7 +151,7 @@ class Observers:
                 with torch._C.DisableTorchFunction():  # noqa: SLF001
                     self._reductions.hold(self._pl_module.named_parameters())
             except Exception as error:  # noqa: BLE001
-                self._failed(error)
+                self._errors.append(error)
 
     def conclude(self, batch: Any, output: Any, *, training: bool) -> Step:
         """What the step did; in training without the losses that it did not learn from.
@@ -181,7 +180,8 @@ class Observers:
             step.graph.extend(graph(roots))
             step.leaves.extend(node.leaf for node in step.graph if node.leaf is not None)
             step.clips.extend(self._wiring.clips if self._functions.roots else self._wiring.clips_of(roots))
-        self._functions = Functions(self._failed)  # the tensors of the step are let go of
+        self._functions.losses = self._functions.calls = self._functions.wiring = None  # who know it in turn
+        self._functions = Functions(self._errors.append)  # the tensors of the step are let go of
         self._losses = self._calls = self._leaves = None
         return step
 
@@ -189,6 +189,7 @@ class Observers:
         """Complete `step` by what was noted since, and by numbers, for which it waits for the device."""
         if self._wiring is not None:
             step.events.extend(self._wiring.events())
+            self._wiring = None
         self._hold()
         if self._reductions is not None:
             reductions, self._reductions = self._reductions, None

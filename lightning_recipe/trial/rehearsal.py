@@ -28,8 +28,8 @@ from lightning_recipe.record.step import Need, Step
 from lightning_recipe.record.tensors import COPIED, holds, mapped
 from lightning_recipe.trial.calming import with_local_statistics
 from lightning_recipe.trial.copies import copied_with
-from lightning_recipe.trial.inner_trainer import adopt, inner_trainer, quiet
-from lightning_recipe.trial.isolation import eager, isolated, obstacle, untouched
+from lightning_recipe.trial.inner_trainer import LEFT_OUT, adopt, inner_trainer, quiet
+from lightning_recipe.trial.isolation import eager, isolated, memory_given_back, obstacle, untouched
 from lightning_recipe.trial.replay import put_back
 from lightning_recipe.trial.rng import untouched_generators
 
@@ -180,6 +180,8 @@ def rehearsal(run: Run) -> Iterator[Rehearsal]:
     if reason := obstacle(trainer):
         raise CannotRehearseError(reason)
     with ExitStack() as stack:
+        if trainer.strategy.root_device.type != "cpu":
+            stack.enter_context(memory_given_back(trainer.strategy.root_device))
         for guard in (isolated(), untouched_generators(), untouched(pl_module), quiet()):
             stack.enter_context(guard)
         folder = stack.enter_context(tempfile.TemporaryDirectory())
@@ -198,7 +200,7 @@ def rehearsal(run: Run) -> Iterator[Rehearsal]:
         try:
             yield Rehearsal(module, inner, several_loaders=len(trainer.num_val_batches) > 1)
         finally:
-            inner.datamodule = None  # type: ignore[attr-defined]
+            _let_go(inner, module)
 
 
 def _takes_over(inner: Trainer, outer: Trainer, module: LightningModule, optimizers: list[Optimizer]) -> None:
@@ -219,6 +221,17 @@ def _takes_over(inner: Trainer, outer: Trainer, module: LightningModule, optimiz
     inner.strategy.optimizers = optimizers
     for optimizer in (*inner.strategy._lightning_optimizers, *optimizers):  # noqa: SLF001
         vars(optimizer).update(step=_at_rest, zero_grad=_at_rest)
+
+
+def _let_go(inner: Trainer, module: LightningModule) -> None:
+    """Cut the cycles through the copy, so that it is freed at once: to look for cycles takes longer than most steps."""
+    inner.datamodule = None  # type: ignore[attr-defined]
+    inner.strategy._lightning_module = inner.strategy._model = None  # noqa: SLF001
+    inner.strategy.optimizers, inner.strategy.lr_scheduler_configs = [], []
+    inner.fit_loop._combined_loader = None  # noqa: SLF001 - the user's
+    module._trainer = None  # noqa: SLF001
+    for name in (*LEFT_OUT, "log", "log_dict"):
+        module.__dict__.pop(name, None)
 
 
 def _log(  # noqa: PLR0913, PLR0917 - those of Lightning, in its order
