@@ -63,6 +63,7 @@ class Watch:
         self._asked: list[RecipeCallback] = []  # who is to be shown the step that is watched
         self._first: list[RecipeCallback] = []  # who waits for the first step of the run
         self._of_epoch: list[RecipeCallback] = []  # who waits for the first step of this epoch
+        self._streaming: list[RecipeCallback] = []  # who is shown each batch
         self._listening: list[RecipeCallback] = []  # who is given each loss
         self._due: dict[RecipeCallback, float] = {}  # steps after which others look
         self._seen: dict[int, int] = {}  # the epoch whose validation was looked at last, by loader
@@ -138,7 +139,9 @@ class Watch:
             self._wait()
 
     def _stream(self, stage: str, batch: Any) -> None:
-        for callback in self._taking("every_batch"):
+        for callback in self._streaming:
+            if callback.done:
+                continue
             try:
                 callback.every_batch(self.run, stage, batch)
             except Exception as error:  # noqa: BLE001 - none of these may end the run
@@ -184,7 +187,7 @@ class Watch:
                 if not callback.findings:
                     self.reporter.enter(callback, [callback.skipped(reason)])
             self._first = []
-        self._listening = self._taking("every_loss")
+        self._streaming, self._listening = self._taking("every_batch"), self._taking("every_loss")
         looking = [c for c in self._taking("sampled_step") if c.every_n_steps is not None]
         self._due = {callback: callback.next_look(run) for callback in looking}
 
@@ -196,7 +199,8 @@ class Watch:
         due = min([*self._due.values(), self.run.horizon]) if self._due else math.inf  # at the end some look once more
         self._count = due - self.run.batches_that_stepped - 1
         self.host.rest(self.run.trainer, _BACKWARD)
-        if self._count <= 1 or self._taking("every_batch"):
+        self._streaming = self._taking("every_batch")
+        if self._count <= 1 or self._streaming:
             self.host.wake(_TRAINING)
         else:
             self._listening = self._taking("every_loss")
@@ -221,7 +225,8 @@ class Watch:
 
     def validation_starts(self) -> None:
         """Attend to the first steps."""
-        if self._taking("validation") or self._taking("every_batch"):
+        self._streaming = self._taking("every_batch")
+        if self._taking("validation") or self._streaming:
             self.host.wake(_VALIDATION)
 
     def validation_batch_starts(self, batch: Any, batch_idx: int, loader: int) -> None:
@@ -236,7 +241,7 @@ class Watch:
             asked = [callback for callback, now in zip(taking, planned, strict=True) if now or last is None]
             self._open(asked, "validation_step")
         last_loader = loader + 1 >= len(trainer.num_val_batches)
-        if self._probe is None and self._began and last_loader and not self._taking("every_batch"):
+        if self._probe is None and self._began and last_loader and not self._streaming:
             self.host.rest(trainer, _VALIDATION)
 
     def validation_batch_ends(self) -> None:
@@ -244,7 +249,8 @@ class Watch:
         step, asked = self._close()
         if asked:
             self.run.step = self.run.batches_that_stepped
-            self.reporter.ask("validation", asked, step)
+            with self._time_given_back():
+                self.reporter.ask("validation", asked, step)
 
     def notes(self, kind: Kind, optimizer: Optimizer | None = None) -> None:
         """Enter into the record what Lightning does after a step in automatic optimisation."""

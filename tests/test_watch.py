@@ -1,6 +1,7 @@
 """When the recipe looks, and that it costs nothing in between."""
 
 import itertools
+import time
 from collections import Counter
 
 import pytest
@@ -194,15 +195,23 @@ def test_one_probe_serves_all_that_look(fit, monkeypatch):
 
 def test_time_of_experiments_is_not_taken_from_max_time(fit):
     class Slow(Looks):
-        def before_training(self, run):
-            run.trainer.callbacks[-1]._start_time["train"] -= 100  # as if it had taken so long
-            self.elapsed = run.trainer.callbacks[-1].time_elapsed()
+        slept = 0.0
+
+        def sleep(self, *_):
+            time.sleep(0.5)
+            self.slept += 0.5
             return ()
 
+        before_training = first_step = sampled_step = sleep
+
+        def validation(self, run, step):
+            return () if run.trainer.sanity_checking else self.sleep()
+
     check, timer = Slow(), Timer("00:01:00:00")
+    began = time.monotonic()
     fit(Healthy(), [check, timer], max_epochs=1)
-    assert check.elapsed >= 100
-    assert timer.start_time("train") is not None
+    assert check.slept == 0.5 * 7, "before, first, at 1, 2, 4, 8, and in validation"
+    assert timer.time_elapsed("train") <= time.monotonic() - began - check.slept
 
 
 # -- what it costs

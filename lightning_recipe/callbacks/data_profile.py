@@ -9,13 +9,14 @@ import numpy as np
 
 from lightning_recipe.callback import Check
 from lightning_recipe.callbacks import _data_verdict as verdict
-from lightning_recipe.callbacks._data_seen import Glance, Seen, add, glance
+from lightning_recipe.callbacks._data_seen import VALUES, Glance, Seen, add, glance
 from lightning_recipe.callbacks._data_source import by_index, drawn, label_of
 from lightning_recipe.figures.canvas import pixels
 from lightning_recipe.figures.profile import profile_card
 from lightning_recipe.finding import Section
 from lightning_recipe.record.step import Need
 from lightning_recipe.record.tensors import tensors
+from lightning_recipe.show import loggers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,9 +27,9 @@ if TYPE_CHECKING:
     from lightning_recipe.record.step import Step
     from lightning_recipe.run import Run
 
-DENSE = 200
+DENSE = 64
 """Batches at the beginning of which each is looked at; then every 2nd, 4th, ... whenever there are twice as many."""
-MEASURED = 64
+MEASURED = 16
 """Batches whose ranges are measured."""
 SOME = 32
 """Batches from which on what is found is told before the epoch is over."""
@@ -37,7 +38,7 @@ AGAIN = 16
 MOST = 2**28
 """Numbers looked at in a run: 1 GiB of float32."""
 KEPT = 2**20
-"""Examples of which a fingerprint and a label are kept: 24 MiB."""
+"""Examples of which a fingerprint of each entry is kept, 8 bytes."""
 IDS = 2**12
 """Different integers from which on they are ids, not classes."""
 
@@ -71,7 +72,8 @@ class DataProfile(Check):
         - Soft labels, graphs, values that are missing and masked.
 
     Cost:
-        A pass over the numbers of a batch where they are, of the first 200 and then of ever fewer; 24 MiB at most.
+        A pass over the numbers of a batch where they are, of the first 64 and then of ever fewer, of large images some;
+        8 bytes for each entry of an example, of a million examples at most.
 
     Pictures:
         - `data`: How many examples each class has, and the range, mean and standard deviation of each feature or
@@ -128,8 +130,10 @@ class DataProfile(Check):
             return
         examples = run.examples_in(batch)
         if examples:
-            self._waiting.append(glance(batch, examples, epoch, measured=epoch == 0 and index < MEASURED))
-            self._spent += sum(tensor.numel() for _, tensor in tensors(batch))
+            measured = epoch == 0 and index < MEASURED
+            self._waiting.append(glance(batch, examples, epoch, measured=measured))
+            read = [tensor.numel() for _, tensor in tensors(batch)]
+            self._spent += sum(n if measured else min(n, VALUES * examples) for n in read)
             self._kept += examples
 
     def first_step(self, run: Run, step: Step) -> Iterator[Finding]:
@@ -182,7 +186,8 @@ class DataProfile(Check):
         for path, seen in list(self._seen.ranges.items())[:2]:
             spread = f"{seen.low.min():.3g} to {seen.high.max():.3g}, mean {seen.mean.mean():.3g}"
             said += f"; {path} {spread}, std {seen.std.mean():.3g}"
-        self.draw(run, "data", pixels(profile_card(values, counts, self._seen.ranges)))
+        if loggers.is_written(run.trainer):
+            self.draw(run, "data", pixels(profile_card(values, counts, self._seen.ranges)))
         if not any(finding.is_alarm for finding in found):
             yield self.passed(said, code="", subject="", **numbers)
 
