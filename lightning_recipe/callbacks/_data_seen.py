@@ -25,8 +25,9 @@ CHANGES = 8
 """Values of an example that differ from the one before, at least, in what is no blank image, silence, or short code."""
 BITS = 40.0
 """Information in the features of an example from which on two are not equal by chance, taken one by one."""
-VALUES = 2**12
-"""Values of an example that are read, evenly spaced: large images that agree in all of them are taken to be equal."""
+VALUES = 2**15
+"""Values of an example that are read, evenly spaced: of images up to 104 x 104 in colour all, since frames of a game may
+differ in a few pixels; larger ones that agree in all of these are taken to be equal."""
 MEASURED = 2**16
 """Pixels or time steps of a batch that ranges are measured on, evenly spaced."""
 LOOKED = 64
@@ -156,7 +157,7 @@ def _measure(made: Glance, path: str, tensor: Tensor, flat: Tensor) -> None:
     low = columns.where(finite, columns.new_full((), math.inf)).amin(0)
     high = columns.where(finite, columns.new_full((), -math.inf)).amax(0)
     made.columns[path] = torch.stack([count.to(mean), mean, variance, low, high])
-    made.missing[path] = (~tensor.isfinite()).sum()
+    made.missing[path] = (~flat.isfinite()).sum()
 
 
 def by_channel(tensor: Tensor) -> Tensor:
