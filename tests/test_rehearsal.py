@@ -1,8 +1,10 @@
 """A step run again on a copy: the same loss each time, other answers where asked for, and no trace."""
 
 import gc
+import random
 import weakref
 
+import numpy as np
 import pytest
 import torch
 from ends import frozen, streams
@@ -111,6 +113,35 @@ def test_a_step_that_raises_says_so(fit):
     check = Asks(ask)
     fit(OnlyOnce(), [check], logger=False, max_steps=1, limit_val_batches=0)
     assert check.findings[0].message == "", check.findings[0].message
+
+
+GLOBAL = np.random.default_rng(1)
+
+
+class DrawsByItself(Healthy):
+    """From generators of its own, which no seed reaches."""
+
+    def __init__(self):
+        super().__init__()
+        self.own = torch.Generator().manual_seed(1)
+        self.net.python = random.Random(1)
+
+    def training_step(self, batch, batch_idx):
+        drawn = torch.rand((), generator=self.own) + self.net.python.random() + GLOBAL.random()
+        return super().training_step(batch, batch_idx) * 0 + drawn
+
+
+def test_generators_of_the_users_begin_where_they_were(fit):
+    def ask(again, batch):
+        losses = [float(again.step(batch, seed=seed).loss) for seed in (0, 1, 0, 1)]
+        assert losses[:2] == losses[2:]
+        assert losses[0] != losses[1]
+
+    module = DrawsByItself()
+    rehearsed(fit, module, ask)
+    again = DrawsByItself()
+    torch.rand(2, generator=again.own)  # two steps, and no more
+    assert torch.rand((), generator=again.own) == torch.rand((), generator=module.own)
 
 
 class Remembers(Healthy):

@@ -26,8 +26,8 @@ CHANGES = 8
 BITS = 40.0
 """Information in the features of an example from which on two are not equal by chance, taken one by one."""
 VALUES = 2**15
-"""Values of an example that are read, evenly spaced: of images up to 104 x 104 in colour all, since frames of a game may
-differ in a few pixels; larger ones that agree in all of these are taken to be equal."""
+"""Values of an example that are read, evenly spaced: of images up to 104 x 104 in colour all, since frames of a game
+may differ in a few pixels; larger ones that agree in all of these are taken to be equal."""
 MEASURED = 2**16
 """Pixels or time steps of a batch that ranges are measured on, evenly spaced."""
 LOOKED = 64

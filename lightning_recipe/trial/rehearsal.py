@@ -31,7 +31,7 @@ from lightning_recipe.trial.copies import copied_with
 from lightning_recipe.trial.inner_trainer import LEFT_OUT, adopt, inner_trainer, quiet
 from lightning_recipe.trial.isolation import eager, isolated, memory_given_back, obstacle, untouched
 from lightning_recipe.trial.replay import put_back
-from lightning_recipe.trial.rng import untouched_generators
+from lightning_recipe.trial.rng import held_by, named, restore, skip, state, untouched_generators
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from lightning_recipe.run import Run
 
 NOTHING = Need(0)
+APART = 1009
+"""Numbers from where a generator of the user's goes on with one seed to where it does with the next."""
 Answer = Tensor | Callable[[Any], Any]
 """What a module puts out instead: a tensor, or what is made of its own output."""
 
@@ -88,6 +90,7 @@ class Rehearsal:
     def __init__(self, module: LightningModule, trainer: Trainer, *, several_loaders: bool = False) -> None:
         self.module = module
         self._trainer, self._several_loaders = trainer, several_loaders
+        self._generators = [(generator, state(generator)) for generator in (*named(), *held_by(module))]
         self.logged: list[Logged] = []
         module.__dict__ |= {"log": partial(_log, self.logged), "log_dict": partial(_log_dict, self.logged)}
 
@@ -107,7 +110,8 @@ class Rehearsal:
             needs: What is to be known, besides the loss.
             answers: By the names of modules, what they put out instead of what they compute, at each call.
             method: Such as ``"validation_step"``.
-            seed: Of all random streams. The same seed draws the same numbers.
+            seed: Of all random streams. The same seed draws the same numbers, another one others, from generators of
+                the user's, too, which begin where they were.
 
         Returns:
             What was recorded, and the loss with its graph: what the step returned, else the first that backward was
@@ -138,6 +142,9 @@ class Rehearsal:
             random.seed(seed)
             np.random.seed(seed)  # noqa: NPY002 - the stream that steps draw from
             _seed_torch(seed)
+            for generator, before in self._generators:
+                restore(generator, before)
+                skip(generator, APART * seed)
             try:
                 with torch.set_grad_enabled(mode=True), observers if needs else ExitStack():
                     output = step(*args)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import nn
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,7 +36,18 @@ def state(generator: Any) -> Any:
     return generator.get_state() if isinstance(generator, np.random.RandomState) else generator.bit_generator.state
 
 
-def _restore(generator: Any, before: Any) -> None:
+def restore(generator: Any, before: Any) -> None:
+    """Put an RNG object back into a `state`.
+
+    Example:
+        >>> generator = random.Random(1)
+        >>> before = state(generator)
+        >>> first = generator.random()
+        >>> restore(generator, before)
+        >>> generator.random() == first
+        True
+
+    """
     if isinstance(generator, random.Random):
         generator.setstate(before)
     elif isinstance(generator, torch.Generator):
@@ -44,6 +56,39 @@ def _restore(generator: Any, before: Any) -> None:
         generator.set_state(before)
     else:
         generator.bit_generator.state = before
+
+
+def skip(generator: Any, numbers: int) -> None:
+    """Have an RNG object go on by some numbers.
+
+    Example:
+        >>> one, other = random.Random(1), random.Random(1)
+        >>> skip(one, 2)
+        >>> _ = other.random(), other.random()
+        >>> one.random() == other.random()
+        True
+
+    """
+    if isinstance(generator, random.Random):
+        for _ in range(numbers):
+            generator.random()
+    elif isinstance(generator, torch.Generator):
+        torch.rand(numbers, generator=generator, device=generator.device)
+    else:
+        generator.random(numbers)
+
+
+def held_by(module: nn.Module) -> list[Any]:
+    """The RNG objects that are attributes of a module, or of one inside of it.
+
+    Example:
+        >>> net = nn.Linear(1, 1)
+        >>> net.noise = random.Random(1)
+        >>> held_by(net) == [net.noise]
+        True
+
+    """
+    return [value for part in module.modules() for value in vars(part).values() if type(value) in GENERATORS]
 
 
 def named() -> list[Any]:
@@ -79,4 +124,4 @@ def untouched_generators() -> Iterator[list[Any]]:
         for generator, was in before:
             if repr(state(generator)) != repr(was):
                 drawn.append(generator)
-                _restore(generator, was)
+                restore(generator, was)
