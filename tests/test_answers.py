@@ -9,6 +9,7 @@ from patients import FEATURES, Healthy
 from torch import nn
 
 from lightning_recipe import Check, InitLossCheck, Section, Status
+from lightning_recipe.callbacks._init_loss_diagnosis import band
 from lightning_recipe.trial.answers import Answers
 from lightning_recipe.trial.rehearsal import CannotRehearseError, rehearsal
 
@@ -46,6 +47,17 @@ def asked(fit, module, question):
 
 
 # -- healthy
+
+
+def test_a_density_has_no_ratios_whatever_they_are(fit):
+    module, check = ByHand(gaussian), InitLossCheck(warn_ratio=1.2, fail_ratio=1.25)
+    nn.init.zeros_(module.net[-1].weight)
+    module.net[-1].bias.data = torch.tensor([2.3, 0.0, 0.0])
+    fit(module, [check], max_steps=1, limit_val_batches=0, logger=False)
+    (finding,) = check.findings
+    ratio = finding.evidence["measured"] / finding.evidence["know_nothing"] / band(module.batch_size)
+    assert 1.25 < ratio < 1.5
+    assert finding.status is Status.PASSED, finding
 
 
 @by_each_loss

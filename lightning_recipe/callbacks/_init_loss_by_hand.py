@@ -53,13 +53,21 @@ class Asked(NamedTuple):
         return {"measured": self.measured, "know_nothing": self.small, "best_constant": self.constant}
 
 
-def ask(answers: Answers, measured: float, examples: int) -> Asked:
-    """Ask the step, for what is lowest only where it matters."""
+def ask(answers: Answers, measured: float, examples: int, **ratios: float) -> Asked:
+    """Ask the step, for what is lowest only where it matters.
+
+    Args:
+        answers: Of the step.
+        measured: The loss of the first step.
+        examples: How many the batch has.
+        **ratios: Those of `decided`.
+
+    """
     small, smaller = answers.cost(lambda _, own: own * SMALL), answers.cost(lambda _, own: own * SMALLER)
-    own = answers.loss if len(answers.draws) > 1 else measured
+    own = answers.cost(lambda _, own: own) if len(answers.draws) > 1 else measured
     constant = min(small, answers.constant())
     asked = Asked(measured, own, small, smaller, constant, math.nan, examples)
-    doubtful = decided(asked, warn_ratio=1.5, fail_ratio=10, bias_share=0.2) != "good"
+    doubtful = decided(asked, **ratios) != "good"
     return asked._replace(lowest=answers.lowest()) if doubtful else asked
 
 

@@ -96,10 +96,10 @@ class InitLossCheck(Check):
           that carries the answer past the network: then a low loss is no leak. A pretrained output layer isn't accused.
 
     Cost:
-        The first step is observed while it runs; only where the loss lies in compiled code is a copy run once more.
-        What remains is the loss of a constant prediction on the same targets, once. For a loss by hand, some 80 steps
-        on a copy in which only what follows the last layers is computed: 0.1 to 0.5 s for a small network. Later steps
-        are not looked at.
+        The first step is observed while it runs; only where the loss lies in compiled code, or where a start is too
+        high, is a copy run once more. What remains is the loss of a constant prediction on the same targets, once. For
+        a loss by hand, some 80 steps on a copy in which only what follows the last layers is computed: 0.1 to 0.5 s for
+        a small network. Later steps are not looked at.
 
     Example:
         >>> import contextlib, io
@@ -145,10 +145,11 @@ class InitLossCheck(Check):
         if step.loss is None:
             yield self.skipped("training_step returned no loss and called backward on none")
         elif step.loss_calls:
-            for call in step.loss_calls:
-                finding = self._judge(call, step, run.module)
-                scaled = finding.code.endswith("/too_high") and _are_scaled_cosines(run, step)
-                yield self._on_purpose(finding) if scaled else finding
+            found = [self._judge(call, step, run.module) for call in step.loss_calls]
+            high = [finding.code.endswith("/too_high") for finding in found]
+            scaled = any(high) and _are_scaled_cosines(run, step)
+            for finding, is_high in zip(found, high, strict=True):
+                yield self._on_purpose(finding) if is_high and scaled else finding
         elif not step.loss.isfinite().all():
             loss = float(step.loss.mean())
             message = f"the first loss is {loss}; {carriers(step, {})}"
@@ -159,10 +160,11 @@ class InitLossCheck(Check):
     def _ask(self, run: Run, step: Step) -> Finding:
         """Judge a loss that no function of torch.nn.functional computes: by what it is for answers of ours."""
         measured = float(step.loss.mean()) if step.loss is not None else math.nan
+        ratios = {"warn_ratio": self.warn_ratio, "fail_ratio": self.fail_ratio, "bias_share": self.bias_share}
         try:
             with rehearsal(run) as again:
                 answers = Answers(again, step.batch)
-                asked = ask(answers, measured, step.batch_size or 1)
+                asked = ask(answers, measured, step.batch_size or 1, **ratios)
         except CannotRehearseError as reason:
             inside = f" (or inside {step.compiled[0]}, which is compiled)" if step.compiled else ""
             return self.skipped(
@@ -171,7 +173,6 @@ class InitLossCheck(Check):
                 code="cannot_ask",
                 measured=measured,
             )
-        ratios = {"warn_ratio": self.warn_ratio, "fail_ratio": self.fail_ratio, "bias_share": self.bias_share}
         return self.found(outcome(asked, answers, **ratios))
 
     def _judge(self, call: LossCall, step: Step, pl_module: LightningModule) -> Finding:

@@ -7,6 +7,7 @@ module. What follows there is the loss, wherever it is computed: in the step, in
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import time
 from collections import Counter
@@ -32,6 +33,7 @@ DRAWS = 3
 SECONDS = 10.0
 """Nominal seconds for the steps of one descent, see ``trial/work.py``; 60 of a small network take a tenth of one."""
 _NOISE = 1e-5  # relative difference between two draws that rounding may leave
+_FREE_STEPS, _CONSTANT_STEPS = 100, 60  # of a descent with free answers, and with one row for all
 _COUNTED = 1  # the step whose work is counted: by then, what depends on no answer is known
 _THERE_AND_BACK = 3  # times the work of a forward pass, with backward
 _FASTER, _SLOWER = 1.3, 0.5  # 1.2 in the paper, which has more steps
@@ -66,7 +68,6 @@ class Answers:
     Attributes:
         own: The network's own outputs at the frontier, detached.
         draws: Seeds over which losses are averaged: one, or `DRAWS` where the step draws random numbers.
-        loss: The loss of the network's own outputs, as `cost` averages it.
 
     Raises:
         CannotRehearseError: If the step can't be run again, no output of a module reaches its loss, or it is slow.
@@ -107,25 +108,22 @@ class Answers:
         if not math.isclose(first, again_, rel_tol=_NOISE):  # what the trunk leaves behind takes part in the loss
             self._trunk.forget()
         self.draws: Sequence[int] = range(1 if math.isclose(first, second, rel_tol=_NOISE) else DRAWS)
-        self.loss = self.cost(lambda _, own: own)
 
     @property
     def modules(self) -> list[str]:
         """Names of the modules at the frontier, in the order of their calls."""
         return list(dict.fromkeys(place.module for place in self.own))
 
-    def lowest(self, steps: int = 100) -> float:
+    def lowest(self) -> float:
         """The lowest loss found with answers that are free at each place and for each example.
 
-        Args:
-            steps: Of the descent, which starts at the network's own outputs.
-
+        The descent starts at the network's own outputs.
         """
 
         def cost(values: dict[Any, Tensor]) -> Tensor:
             return self._mean(lambda place, _: values[place], self.draws)
 
-        return descended(cost, dict(self.own), steps)[0]
+        return descended(cost, dict(self.own), _FREE_STEPS)[0]
 
     def cost(self, answer: Callable[[Place, Tensor], Tensor]) -> float:
         """The loss of other answers.
@@ -136,15 +134,12 @@ class Answers:
         """
         return float(self._mean(answer, self.draws))
 
-    def constant(self, steps: int = 60) -> float:
+    def constant(self) -> float:
         """The lowest loss found with one row for all examples and positions.
 
         That is what the layers at the frontier would put out with weights of 0 and the best biases. A module gives
         the same row at each of its calls. It is a proof that a constant reaches this, not that none reaches less.
-
-        Args:
-            steps: Of the descent, which starts at the network's own mean output.
-
+        The descent starts at the network's own mean output.
         """
         sums: dict[Any, list[Tensor]] = {}
         for place, own in self.own.items():
@@ -154,7 +149,7 @@ class Answers:
         def cost(rows: dict[Any, Tensor], draws: Sequence[int]) -> Tensor:
             return self._mean(lambda place, own: self._spread(place, own, rows), draws)
 
-        _, best = descended(lambda rows: cost(rows, self.draws[:1]), rows, steps)
+        _, best = descended(lambda rows: cost(rows, self.draws[:1]), rows, _CONSTANT_STEPS)
         if self._trunk is not None:
             self._trunk.forget()  # what was found is told of the step as it is
         return float(cost(best, self.draws))
@@ -206,13 +201,11 @@ class Answers:
 
         def answering(name: str) -> Callable[[Any], Any]:
             def made(output: Any) -> Any:
-                part, call = Counter[str](), calls[name]
+                parts, call = itertools.count(), calls[name]
                 calls[name] += 1
 
                 def one(tensor: Tensor) -> Tensor:
-                    place = Place(name, call, part[name])
-                    part[name] += 1
-                    return answer(place, tensor)
+                    return answer(Place(name, call, next(parts)), tensor)
 
                 return mapped(output, Tensor, one)
 
