@@ -15,7 +15,7 @@ from torchmetrics.classification import BinaryAccuracy
 
 from lightning_recipe.record.copies import MAX_ELEMENTS
 from lightning_recipe.record.loss_calls import LOSSES
-from lightning_recipe.record.loss_graph import node_of
+from lightning_recipe.record.loss_graph import Node
 from lightning_recipe.record.probe import Probe
 from lightning_recipe.trial.compiled import with_unseen_losses
 
@@ -222,7 +222,7 @@ def test_a_loss_in_a_cell_of_a_notebook_is_found_by_the_number_of_the_cell(monke
     monkeypatch.setattr("IPython.get_ipython", lambda: SimpleNamespace(compile=compiler))
     assert observe(cell["step"]).loss_calls[0].where == "In[7], line 2"
     with torch.autograd.set_detect_anomaly(mode=True):
-        assert node_of(cell["step"](Plain(net=nn.Linear(X.shape[1], 3)), (X, Y))).where == "In[7], line 2"
+        assert Node(cell["step"](Plain(net=nn.Linear(X.shape[1], 3)), (X, Y)).grad_fn).where == "In[7], line 2"
 
 
 def test_all_losses_of_torch_are_known():

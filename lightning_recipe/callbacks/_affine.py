@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from lightning_recipe.finding import Outcome, Status, listed
+from lightning_recipe.record.loss_graph import PRODUCTS, RESHAPES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -14,28 +15,16 @@ if TYPE_CHECKING:
     from lightning_recipe.record.graph import Node
     from lightning_recipe.record.step import Step
 
-PRODUCTS = {"Addmm", "Mm", "Bmm", "Baddbmm", "Convolution", "MkldnnConvolution", "Linear", "Mul", "Div", "Mv"}
+FACTORS = PRODUCTS | {"Mul", "Div"}
 """Are affine if no more than one of the factors was computed from what came in."""
-LAYERS = PRODUCTS - {"Mul", "Div"}
-AFFINE = {
-    "Add",
-    "Sub",
-    "Rsub",
-    "Neg",
-    "Sum",
-    "Mean",
-    "Cat",
-    "Stack",
-    "View",
-    "UnsafeView",
-    "Expand",
-    "Squeeze",
-    "Clone",
+_TURNS = {"Transpose", "Permute", "T", "Mt", "AsStrided"}
+"""No way on: linear layers along two axes, such as time and channels, are a model of their own, fewer numbers than one
+layer over both would have."""
+AFFINE = (RESHAPES - _TURNS - {"MaskedSelect"}) | {  # a mask may be computed from the values
+    *("Add", "Sub", "Rsub", "Neg", "Sum", "Mean", "ConstantPadNd", "Embedding", "EmbeddingBag"),
+    *("NativeBatchNorm", "CudnnBatchNorm", "NativeDropout", "FusedDropout", "AvgPool2D", "AdaptiveAvgPool2D"),
+    *("AvgPool3D", "AdaptiveAvgPool3D", "UpsampleNearest2D", "UpsampleBilinear2D"),
 }
-AFFINE |= {"Unsqueeze", "Slice", "Select", "Index", "Split", "SplitWithSizes", "Unbind", "Repeat", "Flip", "Roll"}
-AFFINE |= {"ToCopy", "Clone", "ReshapeAlias", "Alias", "Narrow", "IndexSelect", "ConstantPadNd"}
-AFFINE |= {"NativeBatchNorm", "CudnnBatchNorm", "NativeDropout", "FusedDropout", "AvgPool2D", "AdaptiveAvgPool2D"}
-AFFINE |= {"AvgPool3D", "AdaptiveAvgPool3D", "UpsampleNearest2D", "UpsampleBilinear2D", "Embedding", "EmbeddingBag"}
 """Kinds of nodes that a sum or a multiple goes through unchanged; a BatchNorm, when its statistics stand."""
 HANDED_ON = {"T", "Transpose", "Permute", "ToCopy", "View", "Unsqueeze", "Squeeze", "Expand"}
 DEEP = 3
@@ -96,7 +85,7 @@ def layers(graph: Sequence[Node]) -> tuple[list[Layer], list[Layer], list[Layer]
 
 def _layer(graph: Sequence[Node], place: int) -> Layer | None:
     node = graph[place]
-    if node.kind in LAYERS:
+    if node.kind in PRODUCTS:
         for below in node.below:
             turned = graph[below].kind in {"T", "Transpose", "Permute"}
             weight = _leaf(graph, below)
@@ -135,7 +124,7 @@ def _affine_below(graph: Sequence[Node], top: int, own: dict[int, Layer]) -> set
             met.add(place)
             continue
         computed = [below for below in node.below if _leaf(graph, below) is None]
-        if node.kind in PRODUCTS:
+        if node.kind in FACTORS:
             if len(computed) > 1:
                 return None
         elif node.kind not in AFFINE and node.leaf is None:

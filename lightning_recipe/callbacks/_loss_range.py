@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from lightning_recipe.finding import Outcome, Status
-from lightning_recipe.record.loss_graph import weights
+from lightning_recipe.record.loss_graph import CLAMPS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from lightning_recipe.record.loss_graph import Node
+    from lightning_recipe.record.loss_graph import Node, WeightsOf
 
 LOSSES = {"MseLoss": 2.0, "SmoothL1Loss": 2.0, "HuberLoss": 2.0}
 RANGES = {
@@ -26,7 +26,6 @@ RANGES = {
     "Exp": (0.0, math.inf),
 }
 """What comes out of operations, whatever goes in."""
-BOUNDS = {"Clamp": ("min", "max"), "Hardtanh": ("min_val", "max_val")}
 OF_SHARES = {"BinaryCrossEntropy", "BinaryCrossEntropyWithLogits"}
 TOLERANCE = 1e-3
 """Of rounding in half precision."""
@@ -75,19 +74,19 @@ def pairs(graph: list[Node]) -> Iterator[Pair]:
                         yield Pair(node, made_by, target, 1.0 if node.kind == "Abs" else 2.0)
 
 
-def out_of_range(loss: Tensor, graph: list[Node]) -> Iterator[tuple[Node, Outcome]]:
+def out_of_range(weights_of: WeightsOf, graph: list[Node]) -> Iterator[tuple[Node, Outcome]]:
     """Losses that stay above what free answers would reach, because of the range of the operation before them.
 
     Args:
-        loss: The loss, with its graph.
-        graph: Its nodes, from what the last layers put out.
+        weights_of: How much each element of what a node gave counts in the loss.
+        graph: The nodes of the loss, from what the last layers put out.
 
     Yields:
         The node of the loss, and the verdict.
 
     """
     for node in graph:
-        if node.kind in OF_SHARES and (found := _no_shares(loss, node)) is not None:
+        if node.kind in OF_SHARES and (found := _no_shares(weights_of, node)) is not None:
             yield node, found
         made_by, target = node.source(), node.saved("target")
         several = node.kind == "BinaryCrossEntropy" and made_by is not None and made_by.kind == "Softmax"
@@ -99,7 +98,7 @@ def out_of_range(loss: Tensor, graph: list[Node]) -> Iterator[tuple[Node, Outcom
         low, high = _range(pair.made_by)
         if math.isinf(low) and math.isinf(high):
             continue
-        target = _counted(loss, pair.node, pair.target)
+        target = _counted(weights_of, pair.node, pair.target)
         if target.numel() < 2 or not target.isfinite().all():  # noqa: PLR2004
             continue
         held = target.clamp(low, high)
@@ -122,9 +121,9 @@ def out_of_range(loss: Tensor, graph: list[Node]) -> Iterator[tuple[Node, Outcom
             )
 
 
-def _counted(loss: Tensor, node: Node, target: Tensor) -> Tensor:
+def _counted(weights_of: WeightsOf, node: Node, target: Tensor) -> Tensor:
     """The targets that count in the loss."""
-    weight = weights(loss, node)
+    weight = weights_of(node)
     if weight is None or not weight.any():
         return target.new_zeros(0, dtype=torch.float64)
     own = node.saved("weight")
@@ -133,10 +132,10 @@ def _counted(loss: Tensor, node: Node, target: Tensor) -> Tensor:
     return (target[weight != 0] if weight.shape == target.shape else target).double().flatten()
 
 
-def _no_shares(loss: Tensor, node: Node) -> Outcome | None:
+def _no_shares(weights_of: WeightsOf, node: Node) -> Outcome | None:
     """Targets of a yes or no that are neither, such as -1 and 1, or 0 and 255."""
     saved = node.saved("target")
-    target = _counted(loss, node, saved) if isinstance(saved, Tensor) else torch.zeros(0)
+    target = _counted(weights_of, node, saved) if isinstance(saved, Tensor) else torch.zeros(0)
     outside = float(((target < -TOLERANCE) | (target > 1 + TOLERANCE)).double().mean()) if target.numel() else 0.0
     if not outside:
         return None
@@ -162,8 +161,8 @@ def _several(share: float) -> Outcome:
 
 
 def _range(node: Node) -> tuple[float, float]:
-    if node.kind in BOUNDS:
-        low, high = (node.saved(name) for name in BOUNDS[node.kind])
+    if node.kind in CLAMPS:
+        low, high = (node.saved(name) for name in CLAMPS[node.kind])
         return -math.inf if low is None else float(low), math.inf if high is None else float(high)
     return RANGES.get(node.kind, (-math.inf, math.inf))
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lightning_recipe.finding import Outcome, Status
 from lightning_recipe.losses.table import CROSS_ENTROPY, KL, NLL, OF_SIGNS
+from lightning_recipe.record.loss_graph import CLAMPS
 from lightning_recipe.record.tensors import tensors
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ WANT_LOGITS = {
 WANT_LOGARITHMS = {"NllLoss": "self", "NllLoss2D": "self", "NllLossNd": "self", "CtcLoss": "log_probs"}
 """Those that take log-probabilities, and the name under which these are kept."""
 COMPARED = {"BinaryCrossEntropy", "BinaryCrossEntropyWithLogits", "MseLoss", "SmoothL1Loss", "HuberLoss", "Sub", "Log"}
-CLAMPS = {"Clamp": ("min", "max"), "Hardtanh": ("min_val", "max_val")}
 ALONE = 1e-3
 """How far the sum of probabilities may be from 1: half precision."""
 CLOSE = 0.02

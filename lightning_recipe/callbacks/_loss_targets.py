@@ -12,13 +12,12 @@ from torch import Tensor
 from lightning_recipe.finding import Outcome, Status
 from lightning_recipe.losses.table import BCE_WITH_LOGITS, CROSS_ENTROPY, NLL, TABLE, Family
 from lightning_recipe.losses.targets import NAMES
-from lightning_recipe.record.loss_graph import weights
 from lightning_recipe.record.tensors import tensors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from lightning_recipe.record.loss_graph import Node
+    from lightning_recipe.record.loss_graph import Node, WeightsOf
     from lightning_recipe.record.step import LossCall, Step
 
 ROWS = 8
@@ -37,12 +36,12 @@ WITHIN = math.log(2.5)
 """How far weights may be from the frequencies, or a ratio from 1, to be taken for them."""
 
 
-def padding(loss: Tensor, graph: list[Node], step: Step) -> Iterator[tuple[Node, Outcome]]:
+def padding(weights_of: WeightsOf, graph: list[Node], step: Step) -> Iterator[tuple[Node, Outcome]]:
     """Losses much of whose counted targets are one value at the ends of rows, where the inputs are one value, too.
 
     Args:
-        loss: The loss, with its graph.
-        graph: Its nodes, from what the last layers put out.
+        weights_of: How much each element of what a node gave counts in the loss.
+        graph: The nodes of the loss, from what the last layers put out.
         step: What the step did, with what entered the network.
 
     Yields:
@@ -55,15 +54,17 @@ def padding(loss: Tensor, graph: list[Node], step: Step) -> Iterator[tuple[Node,
         target = node.saved("index") if node.kind == "Gather" else node.saved("target")
         if not isinstance(target, Tensor) or rows < ROWS or not target.numel() or target.numel() % rows:
             continue
-        weight = weights(loss, node)
+        value, at_ends = ends(target.reshape(rows, -1))
+        if not any(_constant_at(at_ends, tensor) for tensor in entered):
+            continue
+        weight = weights_of(node)  # goes back through the graph: what is cheap to see comes first
         if weight is None or not weight.any():
             continue
         counts = weight != 0 if weight.shape == target.shape else torch.ones_like(target, dtype=torch.bool)
         if (ignored := node.saved("ignore_index")) is not None:
             counts = counts & (target != ignored)
-        value, at_ends = ends(target.reshape(rows, -1))
         share = float((at_ends & counts.reshape(rows, -1)).sum() / counts.sum().clamp(min=1))
-        if share > PADDED and any(_constant_at(at_ends, tensor) for tensor in entered):
+        if share > PADDED:
             yield (
                 node,
                 Outcome(
@@ -113,12 +114,12 @@ def _constant_at(at_ends: Tensor, entered: Tensor) -> bool:
     return bool(values.numel() and (values == values[:1]).all() and (entered != values.flatten()[0]).any())
 
 
-def weights_by_hand(loss: Tensor, graph: list[Node]) -> Iterator[tuple[Node, Outcome]]:
+def weights_by_hand(weights_of: WeightsOf, graph: list[Node]) -> Iterator[tuple[Node, Outcome]]:
     """Weights that losses of examples are multiplied with, one for each class."""
     for node in graph:
         target, weight = node.saved("target"), None
         if isinstance(target, Tensor) and target.ndim and node.shape == tuple(target.shape):
-            weight = weights(loss, node)
+            weight = weights_of(node)
         if not isinstance(target, Tensor) or weight is None:
             continue
         classes = target.unique()

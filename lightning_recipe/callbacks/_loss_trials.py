@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lightning_recipe.finding import Outcome, Status
-from lightning_recipe.record.loss_graph import AFFINE
+from lightning_recipe.record.loss_graph import PRODUCTS
 from lightning_recipe.record.step import Need
 from lightning_recipe.record.tensors import mapped, tensors
 from lightning_recipe.trial.rehearsal import CannotRehearseError
@@ -69,13 +69,20 @@ def never_read(again: Rehearsal, batch: Any) -> Iterator[tuple[str, Outcome]]:
         The path of the mask, and the verdict.
 
     """
-    for path, other, mask, target in masks(batch):
+    candidates = list(masks(batch))
+    if not candidates:
+        return
+    try:
+        before = again.step(batch, needs=Need.OUTPUTS)
+    except CannotRehearseError:
+        return
+    for path, other, mask, target in candidates:
         missing = mask == 0
         places = missing.reshape(missing.shape + (1,) * (target.ndim - mask.ndim))
         other_target = torch.where(places, _another(target, missing), target)
-        batches = (batch, _with(batch, mask, mask == 0), _with(batch, target, other_target))
+        batches = _with(batch, mask, mask == 0), _with(batch, target, other_target)
         try:
-            before, without, filled = (again.step(changed, needs=Need.OUTPUTS) for changed in batches)
+            without, filled = (again.step(changed, needs=Need.OUTPUTS) for changed in batches)
         except CannotRehearseError:
             continue
         if before.outputs != filled.outputs or before.loss is None or without.loss is None or filled.loss is None:
@@ -116,7 +123,7 @@ def constant(again: Rehearsal, step: Step, graph: list[Node]) -> Outcome | None:
         graph: The nodes of its loss, from what the last layers put out.
 
     """
-    loss, last = step.loss, [node for node in graph if node.kind in AFFINE]
+    loss, last = step.loss, [node for node in graph if node.kind in PRODUCTS]
     if loss is None or not last or not loss.isfinite().all() or step.clips:  # a clamp is a cause of its own
         return None
     edges = [torch.autograd.graph.GradientEdge(node.raw, 0) for node in last]

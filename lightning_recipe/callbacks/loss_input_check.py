@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -10,7 +11,7 @@ import torch
 from lightning_recipe.callback import Check
 from lightning_recipe.callbacks import _loss_range, _loss_scale, _loss_shape, _loss_targets, _loss_trials
 from lightning_recipe.finding import Outcome, Section
-from lightning_recipe.record.loss_graph import nodes
+from lightning_recipe.record.loss_graph import nodes, weights
 from lightning_recipe.record.step import Need
 from lightning_recipe.trial.rehearsal import CannotRehearseError, rehearsal
 
@@ -171,9 +172,10 @@ def _of_graph(graph: list[Node], step: Step) -> Iterator[tuple[str, Outcome]]:
     """Verdicts by the line of the loss that they are about."""
     if step.loss is None or not graph:
         return
+    weights_of = functools.cache(functools.partial(weights, step.loss))  # each goes back through the graph
     found = [*_loss_scale.of_graph(graph), *_loss_shape.classes_of_graph(graph)]
-    found += [*_loss_range.out_of_range(step.loss, graph), *_loss_targets.left_out(graph, step.batch_size)]
-    found += [*_loss_targets.padding(step.loss, graph, step), *_loss_targets.weights_by_hand(step.loss, graph)]
+    found += [*_loss_range.out_of_range(weights_of, graph), *_loss_targets.left_out(graph, step.batch_size)]
+    found += [*_loss_targets.padding(weights_of, graph, step), *_loss_targets.weights_by_hand(weights_of, graph)]
     yield from (_placed(node.where, outcome) for node, outcome in found)
     yield from (_placed(*verdict) for verdict in _loss_shape.pairs_by_hand(step, graph))
 

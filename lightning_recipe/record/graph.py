@@ -51,8 +51,20 @@ def graph(roots: list[Tensor]) -> list[Node]:
     found = []
     for node in waiting:  # it grows
         below = tuple(_placed(parent, places, waiting) for parent, _ in node.next_functions if parent is not None)
-        found.append(Node(re.sub(r"Backward\d*$", "", type(node).__name__), below, getattr(node, "variable", None)))
+        found.append(Node(kind_of(node), below, getattr(node, "variable", None)))
     return found + [Node("AccumulateGrad", (), root) for root in loose]
+
+
+def kind_of(node: Any) -> str:
+    """The name of a node of autograd's, without what autograd adds.
+
+    Example:
+        >>> import torch
+        >>> kind_of((torch.ones(1, requires_grad=True) * 2).grad_fn)
+        'Mul'
+
+    """
+    return re.sub(r"Backward\d*$", "", type(node).__name__)
 
 
 def _placed(node: Any, places: dict[Any, int], waiting: list[Any]) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from lightning_recipe.record.caller import place
+from lightning_recipe.record.graph import kind_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,11 +24,13 @@ RESHAPES = {
     *("Clone", "Alias", "ToCopy", "AsStrided", "Narrow", "Repeat", "Flip", "Roll"),
 }
 """Hand values on as they are: in another shape or type, only some of them, or several together."""
-AFFINE = {
+PRODUCTS = {
     *("Addmm", "Mm", "Bmm", "Baddbmm", "Linear", "Mv", "Dot", "Addmv", "Convolution", "ConvolutionOverrideable"),
     *("MkldnnConvolution", "CudnnConvolution"),
 }
-"""Give any number, of either sign."""
+"""Products with weights: they give any number, of either sign."""
+CLAMPS = {"Clamp": ("min", "max"), "Hardtanh": ("min_val", "max_val")}
+"""The names under which they keep their bounds."""
 ACTIVATIONS = {"Relu", "LeakyRelu", "Gelu", "Elu", "Silu"}
 _FOREIGN = tuple(str(Path(path).parent) + os.sep for path in (torch.__file__, __file__))
 _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+)')
@@ -40,7 +44,7 @@ class Node(NamedTuple):
 
     Example:
         >>> x = torch.zeros(2, 3, requires_grad=True)
-        >>> node = node_of(x.softmax(1).flatten())
+        >>> node = Node(x.softmax(1).flatten().grad_fn)
         >>> node.kind, node.shape, node.source().kind, node.source().dim, node.source().saved("result").shape
         ('View', (6,), 'Softmax', 1, torch.Size([2, 3]))
 
@@ -51,7 +55,7 @@ class Node(NamedTuple):
     @property
     def kind(self) -> str:
         """Its name, without what autograd adds: ``"Softmax"``, ``"Addmm"``."""
-        return re.sub(r"Backward\d*$", "", str(self.raw.name()).rpartition("::")[2])
+        return kind_of(self.raw)
 
     @property
     def parents(self) -> list[Node | None]:
@@ -91,8 +95,8 @@ class Node(NamedTuple):
         if self.kind in ACTIVATIONS:
             return (made_by := self.source()) is not None and made_by.is_raw
         if self.kind == "Add":
-            return any((made_by := self.source(i)) is not None and made_by.kind in AFFINE for i in range(2))
-        return self.kind in AFFINE
+            return any((made_by := self.source(i)) is not None and made_by.kind in PRODUCTS for i in range(2))
+        return self.kind in PRODUCTS
 
     @property
     def where(self) -> str:
@@ -107,11 +111,6 @@ class Node(NamedTuple):
 def _last(dim: Any, shape: tuple[int, ...]) -> int | None:
     """Autograd keeps negative dimensions as huge ones."""
     return (dim - 2**64) % len(shape) if isinstance(dim, int) and shape else None
-
-
-def node_of(tensor: Tensor) -> Node:
-    """What made a tensor that has a gradient."""
-    return Node(tensor.grad_fn)
 
 
 def nodes(loss: Tensor) -> Iterator[Node]:
@@ -129,7 +128,7 @@ def nodes(loss: Tensor) -> Iterator[Node]:
         if raw not in seen:
             seen.add(raw)
             yield (node := Node(raw))
-            if node.kind not in AFFINE:
+            if node.kind not in PRODUCTS:
                 waiting.extend(parent for parent, _ in raw.next_functions if parent is not None)
 
 
@@ -154,6 +153,10 @@ def _is_unit(node: Node | None) -> bool:
     by = node.source(1) if node is not None and node.kind == "Div" else None
     by = by.source() if by is not None and by.kind in {"ClampMin", "Clamp", "Add"} else by
     return by is not None and by.kind in {"LinalgVectorNorm", "Norm", "Sqrt"}
+
+
+WeightsOf = Callable[[Node], Tensor | None]
+"""`weights`, of a known loss."""
 
 
 def weights(loss: Tensor, node: Node) -> Tensor | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from lightning_recipe.record.caller import line
+from lightning_recipe.record.graph import kind_of
 from lightning_recipe.record.tensors import tensors
 
 if TYPE_CHECKING:
@@ -154,7 +154,7 @@ class _Going:
         if self.found or not all(_state(g).finite for g in came if isinstance(g, Tensor)):
             return
         if not all(_state(g).finite for g in gone if isinstance(g, Tensor)):
-            kind = re.sub(r"Backward\d*$", "", type(self.node).__name__).lower()
+            kind = kind_of(self.node).lower()
             half = any(g.dtype in {torch.float16, torch.bfloat16} for g in gone if isinstance(g, Tensor))
             self.found.append(Origin(kind, self.place.module, self.place.where, backward=True, half=half))
 
