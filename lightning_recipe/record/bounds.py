@@ -14,9 +14,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _BELOW, _ABOVE = {"lt", "le", "less", "less_equal"}, {"gt", "ge", "greater", "greater_equal"}
+_COMPARES = _BELOW | _ABOVE
 _MAGNITUDES = {"abs", "absolute", "square", "pow", "norm", "linalg_norm", "linalg_vector_norm"}
 _ONWARD = {"detach", "mean", "sum", "sqrt", "squeeze", "view", "reshape", "flatten", "float", "clone", "max", "amax"}
 """Functions after which a difference is still one, and an error still an error."""
+NAMES = _COMPARES | _MAGNITUDES | _ONWARD | {"sub", "rsub", "mul"}
+"""Functions that matter here, besides losses."""
 
 
 class Bound(NamedTuple):
@@ -59,7 +62,7 @@ class Bounds:
     def note(
         self, function: Callable[..., Any], name: str, args: tuple[Any, ...], output: Any, computed: list[Tensor]
     ) -> None:
-        """Take note of a function.
+        """Take note of a function, of those in `NAMES` and losses.
 
         Args:
             function: The function.
@@ -72,7 +75,7 @@ class Bounds:
         if not isinstance(output, Tensor) or not computed:
             return
         made, source = weakref.ref(output), weakref.ref(computed[0])
-        if name in _BELOW | _ABOVE:
+        if name in _COMPARES:
             if len(computed) == 1 and args[0] is computed[0] and _is_number(args[1]):
                 below = output if name in _BELOW else ~output
                 node = self._nodes.get(source, computed[0].grad_fn)
@@ -89,8 +92,10 @@ class Bounds:
         if name == "detach":
             self._nodes[made] = computed[0].grad_fn
 
-    def __bool__(self) -> bool:
-        return bool(self._found)
+    @property
+    def shapes(self) -> set[tuple[int, ...]]:
+        """Those of the comparisons."""
+        return {tuple(bound.below.shape) for bound in self._found}
 
     def matching(self, kept: Tensor) -> Bound | None:
         """The comparison by which exactly these elements are the smaller ones, and others are not."""

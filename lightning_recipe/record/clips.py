@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import functools
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from lightning_recipe.record.bounds import Bounds
+from lightning_recipe.record.graph import kind_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 _UPPER = {"Clamp": "max", "ClampMax": "max", "Hardtanh": "max_val", "Minimum": "other", "Fmin": "other"}
 _LOWER = {"Clamp": "min", "ClampMin": "min", "Hardtanh": "min_val", "Maximum": "other", "Fmax": "other"}
@@ -70,17 +71,14 @@ def clips(root: Tensor, bounds: Bounds | None = None) -> list[Clip]:
 
     """
     with suppress(Exception), torch.no_grad(), torch._C.DisableTorchFunction():  # noqa: SLF001 - no event of the step
-        gates = _gates(root)
-        clamps = {gate: path for gate, path in gates.items() if _kind(gate) not in {*_MASKS, *_SCALING}}
+        factor_of = functools.cache(_factor)
+        gates = _gates(root, factor_of)
+        clamps = {gate: path for gate, path in gates.items() if kind_of(gate) not in {*_MASKS, *_SCALING}}
         found = {gate: clip for gate, path in clamps.items() if (clip := _clip(gate, path)) is not None}
-        found |= _left_out(root, gates, bounds or Bounds())
-        if found and not _goes_another_way(root, set(found)):
+        found |= _left_out(root, gates, bounds or Bounds(), factor_of)
+        if found and not _goes_another_way(root, set(found), factor_of):
             return list(found.values())
     return []
-
-
-def _kind(node: Any) -> str:
-    return re.sub(r"Backward\d*$", "", type(node).__name__)
 
 
 class _Path(NamedTuple):
@@ -98,7 +96,7 @@ class _Path(NamedTuple):
     weights: Tensor | None = None
 
 
-def _gates(root: Tensor) -> dict[Any, _Path]:
+def _gates(root: Tensor, factor_of: Callable[[Any], Tensor | None]) -> dict[Any, _Path]:
     """Nodes that may hold the loss back, with their ways to it."""
     gates: dict[Any, _Path] = {}
     waiting, seen = [(root.grad_fn, _Path())], set()
@@ -107,13 +105,13 @@ def _gates(root: Tensor) -> dict[Any, _Path]:
         if node is None or node in seen:
             continue
         seen.add(node)
-        kind = _kind(node)
+        kind = kind_of(node)
         parents = [parent for parent, _ in node.next_functions]
         if kind in _UPPER or kind in _LOWER or kind in _MASKS or kind == "NanToNum":
             gates[node] = path
         elif kind in _MAGNITUDE or (kind == "Mul" and parents[0] is parents[1] is not None) or _of_zero(node, kind):
             waiting.append((parents[0], path._replace(of_magnitude=True)))
-        elif kind in _SCALING and (factor := _factor(node)) is not None:
+        elif kind in _SCALING and (factor := factor_of(node)) is not None:
             if kind == "Mul" and factor.numel() > 1 and not bool(factor.all()):
                 gates[node] = path
             path = path if factor.numel() == 1 else path._replace(weights=factor)
@@ -128,11 +126,16 @@ def _gates(root: Tensor) -> dict[Any, _Path]:
     return gates
 
 
-def _factor(node: Any) -> Tensor | None:
-    """What a loss is multiplied with or divided by, if it is no loss itself and nowhere negative."""
+def _other(node: Any) -> Tensor | None:
+    """What a loss is multiplied with or divided by, if it is no loss itself."""
     factors = [node._saved_self, node._saved_other]  # noqa: SLF001 - how autograd shows it
     known = [f for (parent, _), f in zip(node.next_functions, reversed(factors), strict=True) if parent is not None]
-    factor = known[0] if len(known) == 1 else None
+    return known[0] if len(known) == 1 else None
+
+
+def _factor(node: Any) -> Tensor | None:
+    """The same, if it is nowhere negative."""
+    factor = _other(node)
     return factor if factor is not None and bool((factor >= 0).all() and (factor > 0).any()) else None
 
 
@@ -152,7 +155,7 @@ def _nodes(root: Tensor, stop: set[Any]) -> Iterator[Any]:
             waiting += [parent for parent, _ in node.next_functions]
 
 
-def _goes_another_way(root: Tensor, gates: set[Any]) -> bool:
+def _goes_another_way(root: Tensor, gates: set[Any], factor_of: Callable[[Any], Tensor | None]) -> bool:
     """Whether a gradient of the loss reaches leaves past the gates, but for that of a penalty on the weights alone."""
     waiting, seen = [(root.grad_fn, True)], set(gates)
     while waiting:
@@ -160,22 +163,24 @@ def _goes_another_way(root: Tensor, gates: set[Any]) -> bool:
         if node is None or (node in seen and (penalty or node in gates)):
             continue
         seen.add(node)
-        kind = _kind(node)
+        kind = kind_of(node)
         if kind == "AccumulateGrad":
             if not penalty:
                 return True
             continue
-        scaled = kind in _SCALING and (factor := _factor(node)) is not None and factor.numel() == 1
+        scaled = kind in _SCALING and (factor := factor_of(node)) is not None and factor.numel() == 1
         penalty = penalty and (scaled or kind in _ONWARD or kind in _MAGNITUDE)
         waiting += [(parent, penalty) for parent, _ in node.next_functions]
     return False
 
 
-def _left_out(root: Tensor, gates: dict[Any, _Path], bounds: Bounds) -> dict[Any, Clip]:
+def _left_out(
+    root: Tensor, gates: dict[Any, _Path], bounds: Bounds, factor_of: Callable[[Any], Tensor | None]
+) -> dict[Any, Clip]:
     """The nodes that leave out what is above a constant: of the loss's own elements, or of errors."""
-    found = {}
-    for node in _nodes(root, set()) if bounds else ():
-        kept, path = _kept(node), gates.get(node)
+    found, shapes = {}, bounds.shapes
+    for node in _nodes(root, set()) if shapes else ():
+        kept, path = _kept(node, shapes, factor_of), gates.get(node)
         if kept is None:
             continue
         falls = path is not None and path.falls
@@ -188,11 +193,12 @@ def _left_out(root: Tensor, gates: dict[Any, _Path], bounds: Bounds) -> dict[Any
     return found
 
 
-def _kept(node: Any) -> Tensor | None:
-    """Which elements a node lets through; None if it is none that leaves any out."""
-    kind = _kind(node)
+def _kept(node: Any, shapes: set[tuple[int, ...]], factor_of: Callable[[Any], Tensor | None]) -> Tensor | None:
+    """Which elements a node lets through; None if it is none that leaves any out, or has another shape than these."""
+    kind = kind_of(node)
     if kind == "Mul":
-        factor = _factor(node)
+        other = _other(node)
+        factor = factor_of(node) if other is not None and tuple(other.shape) in shapes else None
         return None if factor is None or factor.numel() == 1 else factor > 0
     if kind not in _MASKS:
         return None
@@ -213,7 +219,7 @@ def _clip(node: Any, path: _Path) -> Clip | None:
 
     Where the loss falls as values rise, a lower bound below zero is what cuts off: that of a log-likelihood.
     """
-    kind = _kind(node)
+    kind = kind_of(node)
     if path.of_magnitude and path.falls:
         return None
     if kind == "NanToNum":
@@ -239,7 +245,7 @@ def _clip(node: Any, path: _Path) -> Clip | None:
 
 def _bounded(node: Any, names: dict[str, str]) -> tuple[Tensor, Any]:
     """What goes into a clamp, and its bound of this kind, if it has one."""
-    kind, values = _kind(node), node._saved_self  # noqa: SLF001
+    kind, values = kind_of(node), node._saved_self  # noqa: SLF001
     bound = getattr(node, f"_saved_{names[kind]}") if kind in names else None
     return (bound, values) if isinstance(bound, Tensor) and not values.requires_grad else (values, bound)
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lightning_recipe.losses.table import LOSSES
-from lightning_recipe.record.bounds import Bounds
+from lightning_recipe.record.bounds import NAMES, Bounds
 from lightning_recipe.record.caller import line, method_of, running
 from lightning_recipe.record.clips import clips
 from lightning_recipe.record.events import Event, Kind
@@ -172,7 +172,7 @@ class Wiring:
                 kind: Kind = "loss" if function in LOSSES else "function"
                 spread = _spread(given, output) if name in _ARITHMETIC else ()
                 self._note(kind, name, given, output, where=line(), training=_drops(kwargs), spread=spread)
-            if args:
+            if args and (name in NAMES or function in LOSSES):
                 self._bounds.note(function, name, args, output, self._from_modules([tensor for tensor, _ in given]))
 
     def _from_modules(self, found: list[Tensor]) -> list[Tensor]:
