@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from lightning_recipe.losses.floor import Floor, floor
-from lightning_recipe.record.step import Need
+from lightning_recipe.losses.floor import Floor
 from lightning_recipe.trial.answers import Answers
 from lightning_recipe.trial.calming import without_dropout
 from lightning_recipe.trial.rehearsal import CannotRehearseError, rehearsal
 
 if TYPE_CHECKING:
+    from lightning_recipe.record.step import Step
     from lightning_recipe.run import Run
 
 MARGIN = 0.5
@@ -20,16 +20,20 @@ likelihood of standardised numbers that is 1.2 nats, an R2 of 0.9."""
 _LESS = 1e-3  # relative difference from which on free answers are better than a constant
 
 
-def asked(run: Run, batch: Any) -> Floor | str:
-    """What free answers reach, and what a constant does; or in words why that isn't known, or isn't needed."""
+def asked(run: Run, batch: Any, step: Step | None) -> Floor | str:
+    """What free answers reach, and what a constant does; or in words why that isn't known.
+
+    Args:
+        run: The run that is about to begin.
+        batch: As ``training_step`` receives it.
+        step: What the step did with it, if that was seen.
+
+    """
+    if step is not None and any(call.target_from_net for call in step.loss_calls):
+        return "the lowest loss is not known: the network computes its target"
     try:
         with rehearsal(run) as again:
             without_dropout(again.module)
-            step = again.step(batch, needs=Need.INPUTS | Need.LOSSES)
-            if step.loss_calls and all(call.times == 1 and floor(call, step.inputs) for call in step.loss_calls):
-                return "its functions are known"
-            if any(call.target_from_net for call in step.loss_calls):
-                return "the lowest loss is not known: the network computes its target"
             answers = Answers(again, batch)
             return way(answers.lowest(), answers.constant())
     except CannotRehearseError as reason:

@@ -52,7 +52,7 @@ class Trial:
         warms_up: Whether the learning rate of the run begins far below its peak.
         examples: How many there are to memorise; None if that isn't known.
         asked: The floor of the step's whole loss, where that is written by hand and has been asked.
-        unknown: Why it can't be asked.
+        unknown: Why that has been asked in vain.
 
     """
 
@@ -148,8 +148,12 @@ class Trial:
         return self.distances(fit)[-1]
 
     def is_over(self, fit: Fit) -> bool:
-        """Whether more steps could tell nothing more: the floor is reached, or not known and not near either."""
-        return self.is_reached(fit) or (len(fit.losses) >= UNKNOWN_STEPS and not self.floors(fit))
+        """Whether more steps could tell nothing more: the floor is reached, or not known and not near either.
+
+        A fit whose floor isn't known ends at once while nobody has asked for it.
+        """
+        enough = UNKNOWN_STEPS if self.unknown else 1
+        return self.is_reached(fit) or (len(fit.losses) >= enough and not self.floors(fit))
 
     def is_reached(self, fit: Fit) -> bool:
         """Whether the last two probed steps were at the floor."""

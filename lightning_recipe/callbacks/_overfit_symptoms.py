@@ -98,17 +98,6 @@ def symptoms(fit: Fit, pl_module: nn.Module) -> list[str]:
     return found
 
 
-def why_unknown(fit: Fit) -> str:
-    """What hides the lowest value of a loss."""
-    calls = fit.first.loss_calls if fit.first is not None else []
-    if not calls:
-        return "the lowest loss is not known: it uses no loss of torch.nn.functional"
-    times = max(call.times for call in calls)
-    why = f": a step computes it {times} times" if times > 1 else ""
-    why = ": the network computes its target" if any(call.target_from_net for call in calls) else why
-    return f"the lowest value of {' and '.join(call.name for call in calls)} is not known{why}"
-
-
 def modules(names: list[str]) -> str:
     """The modules of parameters of these names, or the first four."""
     found = list(dict.fromkeys(name.rpartition(".")[0] or name for name in names))

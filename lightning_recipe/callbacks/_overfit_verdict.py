@@ -252,7 +252,7 @@ def _phrases(trial: Trial, fit: Fit) -> dict[str, str]:
         "losses": losses,
         "noise": f"{first.noise:.2g}",
         "left_out": symptoms.modules(first.left_out),
-        "unknown": trial.unknown or symptoms.why_unknown(first),
+        "unknown": trial.unknown,
     }
 
 

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
     from lightning_recipe.figures.picture import Picture
     from lightning_recipe.finding import Finding
-    from lightning_recipe.losses.floor import Floor
     from lightning_recipe.run import Run
 
 ADAM = (3e-4, 1e-3)
@@ -172,7 +171,6 @@ class OverfitOneBatch(Check):
         """Fit by as many optimisers as are needed; on the whole batch if its first examples alone raise."""
         trainer, batch = run.trainer, run.batch
         few = first_examples(batch, self.max_examples)
-        known = asked(run, few)
         ends = time.monotonic() + self.max_seconds
         with terminal.progress(trainer, "OverfitOneBatch", LONGER * self.max_steps * (1 + len(ADAM))) as advance:
 
@@ -183,18 +181,23 @@ class OverfitOneBatch(Check):
                 trial.fits.append(short_fit(trainer, run.module, examples, budget, adam=adam, advance=advance))
                 return trial
 
-            def trial_of(known: Floor | str) -> Trial:
+            def own(examples: Any) -> Trial:
+                trial = fit(Trial(self.tolerance), examples, 1 / 2)
+                (first,) = trial.fits
+                if trial.floors(first) or not has_begun(first):
+                    return trial
+                known = asked(run, examples, first.first)  # the fit ended at once
                 if isinstance(known, str):
-                    return Trial(self.tolerance, unknown=known)
-                return Trial(self.tolerance, asked=known)
+                    return fit(Trial(self.tolerance, unknown=known), examples, 1 / 2)
+                return fit(Trial(self.tolerance, asked=known), examples, 1 / 2)
 
             try:
-                trial = fit(trial_of(known), few, 1 / 2)
+                trial = own(few)
             except Exception as error:
                 if few is batch or is_out_of_memory(error):
                     raise
                 few = batch  # the module's code relies on the size of its batches
-                trial = fit(trial_of(asked(run, few)), few, 1 / 2)
+                trial = own(few)
             trial.examples = run.examples_in(batch) if few is batch else leading_size(few)
             for lr, share in zip(ADAM, (1 / 2, 1), strict=True):
                 if trial.is_settled() or (trial.is_falling(trial.fits[0]) and self._work_left(trial) == 0):

@@ -3,8 +3,10 @@
 import pytest
 import torch
 from handwritten import LOSSES, ByHand, elbo, gaussian, info_nce, log_cosh
+from patients import Healthy
 
 from lightning_recipe import OverfitOneBatch, Status
+from lightning_recipe.callbacks import overfit_one_batch
 
 
 def judged(fit, module, **settings):
@@ -47,3 +49,11 @@ def test_new_draws_need_not_be_memorised(fit):
     finding = judged(fit, ByHand(elbo))
     assert finding.status is Status.PASSED
     assert finding.evidence["left"] > 0.02
+
+
+@pytest.mark.parametrize(("module", "times"), [(Healthy(), 0), (ByHand(log_cosh), 1)])
+def test_only_a_step_whose_floor_is_not_known_is_asked(fit, monkeypatch, module, times):
+    asked = []
+    monkeypatch.setattr(overfit_one_batch, "asked", lambda *_: asked.append(1) or "nobody knows")
+    judged(fit, module)
+    assert len(asked) == times
