@@ -13,6 +13,7 @@ from torch.utils.data import BatchSampler, ConcatDataset, IterableDataset, Rando
 from lightning_recipe.losses.table import TABLE, Family
 from lightning_recipe.losses.targets import of_loss, target_of_batch
 from lightning_recipe.record.tensors import tensors
+from lightning_recipe.trial.stored import Part, by_source, distinct, parts_of
 
 if TYPE_CHECKING:
     from lightning_recipe.record.step import LossCall, Step
@@ -77,7 +78,7 @@ def drawn(run: Run) -> tuple[bool, bool, bool]:
     sampler = loader.sampler if type(getattr(loader, "batch_sampler", None)) is BatchSampler else None
     unshuffled = type(sampler) is SequentialSampler
     at_random = type(sampler) is RandomSampler and not sampler.replacement and sampler.num_samples <= len(data)
-    return True, (unshuffled or at_random) and not _repeats(data), unshuffled
+    return True, (unshuffled or at_random) and not _repeats(loader), unshuffled
 
 
 def by_index(data: Any) -> bool:
@@ -103,12 +104,9 @@ def by_index(data: Any) -> bool:
     return code.co_varnames[1] in {*names, *code.co_cellvars} and not any(DRAWS.search(str(name)) for name in names)
 
 
-def _repeats(data: Any) -> bool:
+def _repeats(loader: Any) -> bool:
     """Whether a data set was made to give some examples several times."""
-    if isinstance(data, ConcatDataset):
-        parts = [id(part) for part in data.datasets]
-        return len(set(parts)) < len(parts) or any(map(_repeats, data.datasets))
-    if isinstance(data, Subset):
-        indices = [int(i) for i in data.indices]
-        return len(set(indices)) < len(indices) or _repeats(data.dataset)
-    return False
+    parts = parts_of(loader) or []
+    subclassed = [part.source for part in parts if isinstance(part.source, Subset)]
+    parts += [Part(subset.dataset, subset.indices) for subset in subclassed]
+    return any(len(distinct(same)) < sum(len(part.indices) for part in same) for same in by_source(parts).values())

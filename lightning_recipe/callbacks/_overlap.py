@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from lightning_recipe.finding import Outcome, Status
-from lightning_recipe.trial.stored import Part, columns, digest, row
+from lightning_recipe.trial.stored import Part, by_source, columns, digest, distinct, row
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-BYTES = 2**28
-"""Stored examples that are looked at, of training and of validation: the first, up to this size."""
+    from numpy.typing import NDArray
+
+BYTES = 2**27
+"""Stored examples that are looked at, of training and of validation each: the first, up to this size."""
 ROWS = 100_000
 """And up to this number."""
 SAMPLE = 50
@@ -28,6 +30,9 @@ INFORMATION = 24
 """Bytes, compressed, from which on two examples are not equal by chance; 8 of them are zlib's own."""
 BY_CHANCE = 0.1
 """Of shorter ones: the share of validation found in training must be so many times that of repeats within training."""
+
+
+_Stored = dict[int, dict[str, Any]]  # what each data set stores, by its id
 
 
 class Overlap(NamedTuple):
@@ -58,45 +63,53 @@ def overlap(train: list[Part], val: list[Part]) -> Overlap | None:
         Overlap(common=2, looked=5, same=False)
 
     """
-    own, wanted = _by_source(train), _by_source(val)
-    looked = sum(map(len, wanted.values()))
-    if common := sum(len(own.get(key, set()) & indices) for key, indices in wanted.items()):
-        return Overlap(common, looked, same=wanted == own)
-    nothing = Overlap(0, looked, same=False) if wanted.keys() <= own.keys() else None
-    known = [columns(part.source) for part in (*train, *val)]
-    if not all(known) or any(_differ_elsewhere(a.source, b.source) for a in train for b in val):
+    own, wanted = by_source(train), by_source(val)
+    pairs = [(distinct(own[key]), distinct(parts)) for key, parts in wanted.items() if key in own]
+    others = sum(len(part.indices) for key, parts in wanted.items() if key not in own for part in parts)
+    looked = others + sum(len(last) for _, last in pairs)
+    if common := sum(_common(*pair) for pair in pairs):
+        same = own.keys() == wanted.keys() and all(_common(*pair) == len(pair[0]) == len(pair[1]) for pair in pairs)
+        return Overlap(common, looked, same)
+    nothing = None if others else Overlap(0, looked, same=False)
+    stored = {key: columns(parts[0].source) for key, parts in (own | wanted).items()}
+    if not all(stored.values()) or _differ_elsewhere(own, wanted, stored):
         return nothing
-    seen, last = Counter(map(digest, _rows(train))), list(map(digest, _rows(val)))
+    seen, last = Counter(map(digest, _rows(train, stored))), list(map(digest, _rows(val, stored)))
     common = sum(one in seen for one in last)
     repeats = 1 - len(seen) / seen.total()
-    if not _tell(known, list(islice(_rows(val), SAMPLE)), repeats, common / len(last)):
+    if not _tell(stored, list(islice(_rows(val, stored), SAMPLE)), repeats, common / len(last)):
         return nothing
     return Overlap(common, len(last), same=len(last) == looked and seen == Counter(last))
 
 
-def _by_source(parts: list[Part]) -> dict[int, set[int]]:
-    found: dict[int, set[int]] = {}
-    for part in parts:
-        found.setdefault(id(part.source), set()).update(part.indices)
-    return found
+def _common(one: range | NDArray[np.int64], other: range | NDArray[np.int64]) -> int:
+    """How many indices two selections have in common, each of which has none twice."""
+    if not isinstance(one, range) or one.step != 1:
+        one, other = other, one
+    if not isinstance(one, range) or one.step != 1:
+        return len(np.intersect1d(one, other, assume_unique=True))
+    if isinstance(other, range) and other.step == 1:
+        return len(range(max(one.start, other.start), min(one.stop, other.stop)))
+    indices = np.asarray(other)
+    return int(np.count_nonzero((one.start <= indices) & (indices < one.stop)))
 
 
-def _rows(parts: list[Part]) -> Iterator[bytes]:
+def _rows(parts: list[Part], stored: _Stored) -> Iterator[bytes]:
     """All that is stored of each example, within bounds."""
     read = rows = 0
     for part in parts:
-        stored = columns(part.source)
         for index in part.indices:
-            if read > BYTES or rows == ROWS:
-                return
-            yield (content := row(stored, index))
+            content = row(stored[id(part.source)], index)
             read, rows = read + len(content), rows + 1
+            if rows > 1 and (read > BYTES or rows > ROWS):
+                return
+            yield content
 
 
-def _tell(known: list[dict[str, Any]], rows: list[bytes], repeats: float, share: float) -> bool:
+def _tell(stored: _Stored, rows: list[bytes], repeats: float, share: float) -> bool:
     """Whether equal rows are equal examples: numbers from 0 on are not."""
     information = float(np.median([len(zlib.compress(content)) for content in rows]))
-    values = [value for stored in known for value in stored.values()]
+    values = [value for of_source in stored.values() for value in of_source.values()]
     arrays = [value for value in values if isinstance(value, np.ndarray)]
     if information >= INFORMATION:
         return any(map(_holds_numbers, arrays)) or any(b" " in content or b"/" in content for content in rows)
@@ -110,13 +123,20 @@ def _holds_numbers(array: np.ndarray) -> bool:
     return array.ndim > 1 and any(isinstance(value, float) for value in array[0])
 
 
-def _differ_elsewhere(one: Any, other: Any) -> bool:
+def _differ_elsewhere(own: dict[int, list[Part]], wanted: dict[int, list[Part]], stored: _Stored) -> bool:
     """Whether what two data sets store may be equal, while their examples are not.
 
     They hold the very same tensors, of which another attribute tells which are theirs; or names of files in two
     folders.
     """
-    a, b = columns(one), columns(other)
+    return any(
+        _differs(train[0].source, val[0].source, stored[i], stored[j])
+        for i, train in own.items()
+        for j, val in wanted.items()
+    )
+
+
+def _differs(one: Any, other: Any, a: dict[str, Any], b: dict[str, Any]) -> bool:
     names = not any(isinstance(value, np.ndarray) for value in a.values())
     if not a or a.keys() != b.keys() or not (names or all(_is_same(a[name], b[name]) for name in a)):
         return False

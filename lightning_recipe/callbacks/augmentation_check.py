@@ -12,7 +12,7 @@ from lightning_recipe.callbacks import _flips as flips
 from lightning_recipe.finding import Section
 from lightning_recipe.record.step import Need
 from lightning_recipe.trial.reread import CannotRereadError, read_again
-from lightning_recipe.trial.stored import drawn
+from lightning_recipe.trial.stored import parts_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -155,7 +155,7 @@ def _same_transform(run: Run) -> bool:
         [
             getattr(part.source, name, None)
             for loader in loaders
-            for part in drawn(loader) or []
+            for part in parts_of(loader) or []
             for name in ("transform", "transforms")
         ]
         for loaders in (run.loaders, run.val_loaders)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
+
 from lightning_recipe.callback import Check
 from lightning_recipe.callbacks import _overlap as examples
 from lightning_recipe.callbacks import _shared_transform as transforms
 from lightning_recipe.finding import Section
 from lightning_recipe.record.step import Need
-from lightning_recipe.trial.stored import Part, drawn
+from lightning_recipe.trial.stored import Part, distinct, parts_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,7 +53,8 @@ class SplitCheck(Check):
         - One data set for both that is given a transform once.
 
     Cost:
-        One pass over what is stored in memory, at most 256 MB, and the parsing of the program's own files; once.
+        One pass over what is stored in memory, 256 MB or 200,000 examples at most, and the parsing of the program's own
+        files; once.
 
     Example:
         >>> import contextlib, io
@@ -93,8 +96,8 @@ class SplitCheck(Check):
         if not run.loaders or not run.val_loaders:
             return
         self.done = True
-        parts = [drawn(loader) for loader in run.loaders]
-        vals = [drawn(loader) for loader in run.val_loaders]
+        parts = [parts_of(loader) for loader in run.loaders]
+        vals = [parts_of(loader) for loader in run.val_loaders]
         if None in parts or not any(vals):
             yield self.skipped("which examples are drawn is known to the sampler or the stream only")
             return
@@ -115,7 +118,7 @@ class SplitCheck(Check):
     def _transforms(self, run: Run, train: list[Part], vals: list[Any]) -> Iterator[Finding]:
         """Judge the data set that subsets of both share."""
         for val in (part for parts in vals for part in parts or []):
-            if any(part.source is val.source and set(part.indices) != set(val.indices) for part in train):
+            if any(part.source is val.source and _differ(part, val) for part in train):
                 code = transforms.trees(val.source, run.module, getattr(run.trainer, "datamodule", None))
                 lines = [line for tree in code for line in transforms.assigned(tree)]
                 given = {
@@ -127,3 +130,11 @@ class SplitCheck(Check):
                 if outcome := transforms.verdict(lines, val.source, given):
                     yield self.found(outcome, type(val.source).__name__)
                 return
+
+
+def _differ(one: Part, other: Part) -> bool:
+    """Whether two parts of one data set are made of different examples."""
+    a, b = distinct([one]), distinct([other])
+    if isinstance(a, range) and isinstance(b, range):
+        return a != b
+    return len(a) != len(b) or not np.array_equal(a, b)

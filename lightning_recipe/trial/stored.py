@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import PurePath
@@ -14,7 +15,9 @@ from torch import Tensor
 from torch.utils.data import BatchSampler, ConcatDataset, IterableDataset, Subset
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from numpy.typing import NDArray
 
 _ALL = {"SequentialSampler", "RandomSampler", "DistributedSampler"}
 """Samplers that draw every example."""
@@ -34,7 +37,7 @@ class Part:
     indices: Sequence[int]
 
 
-def drawn(loader: Any) -> list[Part] | None:
+def parts_of(loader: Any) -> list[Part] | None:
     """The examples that a DataLoader draws in an epoch, through any ``Subset`` and ``ConcatDataset``.
 
     Returns:
@@ -42,7 +45,7 @@ def drawn(loader: Any) -> list[Part] | None:
 
     Example:
         >>> from torch.utils.data import DataLoader
-        >>> (part,) = drawn(DataLoader(Subset(["a", "b", "c"], [0, 2])))
+        >>> (part,) = parts_of(DataLoader(Subset(["a", "b", "c"], [0, 2])))
         >>> part.source, part.indices
         (['a', 'b', 'c'], [0, 2])
 
@@ -66,15 +69,56 @@ def _chosen(sampler: Any, size: int) -> Sequence[int] | None:
 
 def _parts(data: Any, indices: Sequence[int]) -> Iterator[Part]:
     if type(data) is Subset:
-        yield from _parts(data.dataset, [int(data.indices[index]) for index in indices])
+        if isinstance(data.indices, range) and indices == range(len(data.indices)):
+            yield from _parts(data.dataset, data.indices)
+        else:
+            yield from _parts(data.dataset, [int(data.indices[index]) for index in indices])
     elif type(data) is ConcatDataset:
-        begin = 0
-        for child, end in zip(data.datasets, data.cumulative_sizes, strict=True):
-            inside = [index - begin for index in indices if begin <= index < end]
+        for child, inside in zip(data.datasets, _divided(data.cumulative_sizes, indices), strict=True):
             yield from _parts(child, inside)
-            begin = end
     else:
         yield Part(data, indices)
+
+
+def _divided(ends: list[int], indices: Sequence[int]) -> list[Sequence[int]]:
+    """The indices of each child of a ``ConcatDataset``."""
+    begins = [0, *ends]
+    if indices == range(ends[-1]):
+        return [range(end - begin) for begin, end in zip(begins, ends, strict=False)]
+    children: list[list[int]] = [[] for _ in ends]
+    for index in indices:
+        child = bisect_right(ends, index)
+        children[child].append(index - begins[child])
+    return list(children)
+
+
+def by_source(parts: Iterable[Part]) -> dict[int, list[Part]]:
+    """The parts of each data set, by its ``id``.
+
+    Example:
+        >>> data = ["a", "b"]
+        >>> list(map(len, by_source([Part(data, [0]), Part(data, [1]), Part(["a", "b"], [0])]).values()))
+        [2, 1]
+
+    """
+    found: dict[int, list[Part]] = {}
+    for part in parts:
+        found.setdefault(id(part.source), []).append(part)
+    return found
+
+
+def distinct(parts: list[Part]) -> range | NDArray[np.int64]:
+    """The indices of parts of one data set, each once; a range stays one, which takes no memory.
+
+    Example:
+        >>> distinct([Part("abc", range(3)), Part("abc", range(3))]), distinct([Part("abc", [2, 0]), Part("abc", [2])])
+        (range(0, 3), array([0, 2]))
+
+    """
+    first = parts[0].indices
+    if isinstance(first, range) and all(part.indices == first for part in parts):
+        return first
+    return np.unique(np.concatenate([np.asarray(part.indices, dtype=np.int64) for part in parts]))
 
 
 def columns(source: Any) -> dict[str, Any]:
@@ -109,12 +153,15 @@ def _has_rows(array: Any, size: int | None) -> bool:
 
 def _array(value: Any, size: int | None) -> Any:
     if isinstance(value, Tensor) and value.layout is torch.strided:
+        if not value.is_cpu and value.nbytes > _COPIED:
+            return None
         value = value.detach().cpu().resolve_conj().resolve_neg()
         return (value.view(torch.int16) if value.dtype is torch.bfloat16 else value).numpy()
     return value.to_numpy() if hasattr(value, "to_numpy") and sized_len(value) == size else value
 
 
 _FEW = 20  # tensors in a tuple or dict
+_COPIED = 2**26  # bytes up to which a tensor is copied from a device
 
 
 def row(stored: dict[str, Any], index: int) -> bytes:

@@ -84,6 +84,9 @@ DRAWN = {
     "weighted": lambda: DataLoader(DATA, 32, sampler=WeightedRandomSampler(WEIGHTS, 512)),
     "with replacement": lambda: DataLoader(DATA, 32, sampler=RandomSampler(DATA, replacement=True)),
     "oversampled": lambda: DataLoader(ConcatDataset([DATA, DATA]), 32, shuffle=True),
+    "overlapping parts": lambda: DataLoader(
+        ConcatDataset([Subset(DATA, range(200)), Subset(DATA, range(100, 256))]), 32, shuffle=True
+    ),
     "some taken twice": lambda: DataLoader(Subset(DATA, [*range(256), *range(60)]), 32, shuffle=True),
     "a stream": lambda: DataLoader(Stream(by_label()), 32),
     "batches of one class": lambda: DataLoader(by_label(), batch_sampler=OneClassABatch()),

@@ -21,6 +21,9 @@ from torch.utils.data import (
 )
 
 from lightning_recipe import SplitCheck, Status
+from lightning_recipe.callbacks import _overlap
+from lightning_recipe.callbacks._overlap import overlap
+from lightning_recipe.trial.stored import Part, columns, parts_of
 
 X, Y = Healthy().data(256, 1).tensors
 DATA = TensorDataset(X, Y)
@@ -305,3 +308,51 @@ class BetweenTheSubsets(Split):
 def test_without_a_name_for_whom_it_is_advice(fit):
     (finding,) = found(fit, BetweenTheSubsets())
     assert (finding.status, finding.code) == (Status.ADVICE, "SplitCheck/shared_transform")
+
+
+# -- what it costs
+
+
+class Windows(Dataset):
+    """So many of them that a list of their indices would take gigabytes; counts how often it is looked at."""
+
+    def __init__(self):
+        self.looks = 0
+
+    def __len__(self):
+        self.looks += 1
+        return 10**9
+
+    def __getitem__(self, index):
+        self.looks += 1
+        return X[index % 256], Y[index % 256]
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_many_windows_cost_nothing(several):
+    one, other = (ConcatDataset([Windows(), Windows()]) if several else Windows() for _ in range(2))
+    train, val = (parts_of(DataLoader(data, 32)) for data in (one, other))
+    assert overlap(train, val) is None
+    assert all(part.source.looks < 20 for part in (*train, *val))
+    assert overlap(train, train) == (len(one), len(one), True)
+
+
+def test_a_part_of_many_windows_costs_its_own_indices():
+    data = Windows()
+    train, val = (parts_of(DataLoader(Subset(data, chosen))) for chosen in (range(5 * 10**8), range(7, 4 * 10**8)))
+    assert overlap(train, val) == (4 * 10**8 - 7, 4 * 10**8 - 7, False)
+    assert overlap(train, parts_of(DataLoader(Subset(data, [3, 10**9 - 1])))) == (1, 2, False)
+
+
+def test_children_get_their_own_indices():
+    children = [list(range(n)) for n in (3, 4, 5)]
+    parts = parts_of(DataLoader(Subset(ConcatDataset(children), [11, 0, 3, 2, 6, 3])))
+    assert [(part.source, part.indices) for part in parts] == list(zip(children, [[0, 2], [0, 3, 0], [4]], strict=True))
+
+
+def test_each_data_set_is_read_once(monkeypatch):
+    asked = []
+    monkeypatch.setattr(_overlap, "columns", lambda source: asked.append(id(source)) or columns(source))
+    found = overlap([Part(DATA, range(8)), Part(DATA, range(8, 16))], [Part(NEW, range(4)), Part(NEW, range(4, 9))])
+    assert found == (0, 9, False)
+    assert sorted(asked) == sorted([id(DATA), id(NEW)])
