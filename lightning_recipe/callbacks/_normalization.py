@@ -6,8 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch import Tensor
 
 from lightning_recipe.losses.table import TABLE, Family
 
@@ -61,6 +60,7 @@ def surprise(norm: Any, values: Tensor) -> tuple[float, float]:
         deviations.
 
     Example:
+        >>> from torch import nn
         >>> surprise(nn.BatchNorm1d(1), torch.tensor([[-3.0], [5.0]]))
         (16.0, 1.0)
 
@@ -177,19 +177,6 @@ def target_scale(calls: list[LossCall]) -> tuple[str, float]:
             if math.isfinite(deviation) and deviation > found[1]:
                 found = (f"{call.name} in {call.where}", deviation)
     return found
-
-
-def has_seen_data(norm: nn.Module) -> bool:
-    """Whether a BatchNorm has statistics that are not those it begins with.
-
-    Example:
-        >>> has_seen_data(nn.BatchNorm1d(2))
-        False
-
-    """
-    if not isinstance(norm, _BatchNorm) or norm.running_mean is None or norm.running_var is None:
-        return False
-    return bool((norm.running_mean != 0).any()) or bool((norm.running_var != 1).any())
 
 
 def is_finite(values: Tensor) -> bool:

@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lightning_recipe.callbacks import _normalization as scale
+from lightning_recipe.callbacks._statistics import has_seen_data
 from lightning_recipe.finding import Outcome, Status
 from lightning_recipe.record.tensors import tensors
 
@@ -46,7 +47,7 @@ def of_scale(train: Entered, batch: Any) -> Iterator[tuple[Outcome, str]]:
             large, small, ratio = scale.scales(entry.values)
             if ratio > scale.SCALES and float(entry.values[:, large].std()) > scale.LARGE:
                 yield _scales_differ(entry, large, small, ratio), entry.name
-    trained = [n for n in train.norms if scale.has_seen_data(n.module) and scale.is_finite(n.values)]
+    trained = [n for n in train.norms if has_seen_data(n.module) and scale.is_finite(n.values)]
     if trained and entries and (outcome := _pretrained(trained[0], entries[0])) is not None:
         yield outcome, trained[0].name
     where, deviation = scale.target_scale(train.step.loss_calls)
@@ -54,32 +55,33 @@ def of_scale(train: Entered, batch: Any) -> Iterator[tuple[Outcome, str]]:
         yield _target_scale(where, deviation), where
 
 
-def of_both(train: Entry, val: Entry, *, whole: bool) -> Iterator[Outcome]:
+def of_both(name: str, train: Tensor, val: Tensor, *, whole: bool) -> Iterator[Outcome]:
     """What is wrong between a layer's inputs in training and in validation.
 
     Args:
-        train: What entered in training.
-        val: What entered the same layer in validation.
+        name: Of the layer.
+        train: What entered it in training.
+        val: What entered it in validation.
         whole: Whether a batch is the whole training set, whose statistics are right.
 
     """
-    ratio = scale.apart(train.values, val.values)
+    ratio = scale.apart(train, val)
     if ratio > 1:
         yield Outcome(
             Status.WARNING,
             "validation_differs",
-            f"{train.name} gets {_described(train.values)} in training, {_described(val.values)} in validation",
+            f"{name} gets {_described(train)} in training, {_described(val)} in validation",
             "normalise both with the same numbers, those of the training set",
             {"ratio": ratio},
         )
-    elif not whole and scale.is_standardised_alone(train.values) and scale.is_standardised_alone(val.values):
+    elif not whole and scale.is_standardised_alone(train) and scale.is_standardised_alone(val):
         yield Outcome(
             Status.WARNING,
             "statistics_of_the_batch",
-            f"each batch that enters {train.name} has mean 0 and standard deviation 1 by itself: what becomes of an "
+            f"each batch that enters {name} has mean 0 and standard deviation 1 by itself: what becomes of an "
             "example depends on the others in its batch",
             "normalise with the mean and standard deviation of the training set, kept as buffers",
-            {"examples": len(train.values)},
+            {"examples": len(train)},
         )
 
 

@@ -38,6 +38,21 @@ class Seen(NamedTuple):
     var: Tensor
 
 
+def has_seen_data(norm: nn.Module) -> bool:
+    """Whether a BatchNorm has running statistics, and they are not those that it began with.
+
+    Example:
+        >>> has_seen_data(nn.BatchNorm1d(2)), has_seen_data(nn.BatchNorm1d(2, track_running_stats=False))
+        (False, False)
+
+    """
+    if not isinstance(norm, _BatchNorm) or norm.running_mean is None or norm.running_var is None:
+        return False
+    if nn.parameter.is_lazy(norm.running_mean):
+        return False
+    return bool(norm.running_mean.any()) or bool((norm.running_var - 1).any())
+
+
 def is_untouched(norm: nn.Module) -> bool:
     """Whether the running statistics of a BatchNorm are exactly those that it began with.
 
@@ -47,9 +62,7 @@ def is_untouched(norm: nn.Module) -> bool:
         (True, False)
 
     """
-    if not (isinstance(norm, _BatchNorm) and matters(norm)) or norm.running_mean is None or norm.running_var is None:
-        return False
-    return nn.parameter.is_lazy(norm.running_mean) or (not norm.running_mean.any() and not (norm.running_var - 1).any())
+    return isinstance(norm, _BatchNorm) and matters(norm) and norm.running_var is not None and not has_seen_data(norm)
 
 
 class Statistics:

@@ -9,7 +9,7 @@ from lightning_recipe.callbacks import _normalization as scale
 from lightning_recipe.callbacks import _normalization_verdict as verdict
 from lightning_recipe.finding import Section
 from lightning_recipe.record.step import Need
-from lightning_recipe.trial.entries import Entered, Entry, entered
+from lightning_recipe.trial.entries import Entered, entered
 from lightning_recipe.trial.rehearsal import CannotRehearseError, rehearsal
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from lightning.pytorch import LightningModule, Trainer
+    from torch import Tensor
 
     from lightning_recipe.finding import Finding
     from lightning_recipe.record.step import Step
@@ -86,8 +87,8 @@ class NormalizationCheck(Check):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Begin anew with each fit; the sanity check comes before training."""
         super().setup(trainer, pl_module, stage)
-        self._train: Entered | None = None
-        self._val: Entered | None = None
+        self._train: dict[str, Tensor] | None = None  # what entered, by layer; the copy is not kept
+        self._val: dict[str, Tensor] | None = None
 
     def before_training(self, run: Run) -> Iterator[Finding]:
         """Look at what enters of the first batch, with the weights that training begins with."""
@@ -96,16 +97,17 @@ class NormalizationCheck(Check):
             yield self.skipped("the run goes on from a checkpoint: its statistics are those of its own inputs")
             return
         try:
-            self._train = self._entered(run, run.batch, "training_step")
+            train = self._entered(run, run.batch, "training_step")
         except CannotRehearseError as error:
             self.done = True
             yield self.skipped(str(error))
             return
-        if not self._train.entries:
+        if not train.entries:
             self.done = True
             yield self.skipped("no numbers enter a layer with parameters, only tokens")
             return
-        found = [self.found(*pair) for pair in verdict.of_scale(self._train, run.batch)]
+        self._train = _values(train)
+        found = [self.found(*pair) for pair in verdict.of_scale(train, run.batch)]
         yield from found
         yield from self._compare(run, found)
 
@@ -113,32 +115,31 @@ class NormalizationCheck(Check):
         """Look at what enters in validation, once."""
         if self._val is None:
             try:
-                self._val = self._entered(run, step.batch, "validation_step")
+                self._val = _values(self._entered(run, step.batch, "validation_step"))
             except CannotRehearseError:
-                self._val = Entered([], [], step)
+                self._val = {}
             yield from self._compare(run, self.findings)
 
     def _compare(self, run: Run, before: list[Finding]) -> Iterator[Finding]:
         """Compare training and validation once both are known, which is the end."""
         if self._train is not None and self._val is not None:
             found: list[Finding] = []
-            others = {entry.name: entry for entry in self._val.entries if scale.is_finite(entry.values)}
-            for entry in self._train.entries:
-                if entry.name in others and scale.is_finite(entry.values):
-                    outcomes = list(verdict.of_both(entry, others[entry.name], whole=run.batches_per_epoch == 1))
-                    if outcomes and not self._is_noise(run, entry):
-                        found += [self.found(outcome, entry.name) for outcome in outcomes]
+            for name in [name for name in self._train if name in self._val]:
+                both = self._train[name], self._val[name]
+                outcomes = list(verdict.of_both(name, *both, whole=run.batches_per_epoch == 1))
+                if outcomes and not self._is_noise(run, name, both[0]):
+                    found += [self.found(outcome, name) for outcome in outcomes]
             yield from found if found or before else [self._passed()]
             self._train = self._val = None
             self.done = True
 
-    def _is_noise(self, run: Run, entry: Entry) -> bool:
+    def _is_noise(self, run: Run, name: str, values: Tensor) -> bool:
         """Whether most of what enters in training is drawn by the step, as of what is to be freed of noise."""
         try:
             other = self._entered(run, run.batch, "training_step", seed=1)
         except CannotRehearseError:
             return False
-        return any(e.name == entry.name and scale.is_drawn(entry.values, e.values) for e in other.entries)
+        return any(entry.name == name and scale.is_drawn(values, entry.values) for entry in other.entries)
 
     def end(self, run: Run) -> Iterator[Finding]:  # noqa: ARG002
         """There is no silence; a run without validation has nothing to compare with."""
@@ -147,10 +148,14 @@ class NormalizationCheck(Check):
         self._train = self._val = None
 
     def _passed(self) -> Finding:
-        entries = [] if self._train is None else self._train.entries
-        largest = max((float(entry.values.abs().max()) for entry in entries), default=0.0)
+        largest = max((float(values.abs().max()) for values in (self._train or {}).values()), default=0.0)
         return self.passed("what enters has the scale that the first layers expect", largest=largest)
 
     def _entered(self, run: Run, batch: Any, method: str, seed: int = 0) -> Entered:
         with rehearsal(run) as again:
             return entered(again, batch, method, seed)
+
+
+def _values(seen: Entered) -> dict[str, Tensor]:
+    """What entered each layer, where there is anything to judge."""
+    return {entry.name: entry.values for entry in seen.entries if scale.is_finite(entry.values)}

@@ -299,3 +299,14 @@ def test_a_run_that_goes_on_is_not_judged(fit, tmp_path):
     again = L.Trainer(callbacks=[check], max_epochs=2, default_root_dir=tmp_path, **settings)
     again.fit(Program(conv(), images()), ckpt_path=tmp_path / "last.ckpt", weights_only=False)
     assert check.findings[0].status is Status.SKIPPED
+
+
+def test_no_copy_of_the_module_is_kept_for_validation(fit):
+    class Looking(NormalizationCheck):
+        def validation(self, run, step):
+            assert {type(values) for values in self._train.values()} == {torch.Tensor}
+            yield from super().validation(run, step)
+
+    check = Looking()
+    fit(Program(mlp(6), table()), [check], max_epochs=1, num_sanity_val_steps=0)
+    assert [f.status for f in check.findings] == [Status.PASSED]
