@@ -15,18 +15,18 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from lightning_recipe.callbacks._metric_names import is_no_mean
+from lightning_recipe.callbacks._metric_names import is_no_mean, words
 from lightning_recipe.finding import Outcome, Status
-from lightning_recipe.record.step import Need
+from lightning_recipe.record.step import Need, Step
 from lightning_recipe.record.tensors import leading_size
 from lightning_recipe.trial.first_examples import examples_between
+from lightning_recipe.trial.rehearsal import CannotRehearseError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from torch import nn
 
-    from lightning_recipe.record.step import Step
     from lightning_recipe.trial.rehearsal import Logged, Rehearsal
 
 PARTS = 4
@@ -43,7 +43,8 @@ JUDGED = ("torchmetrics.classification.", "torchmetrics.regression.")
 """Where metrics of predictions and targets are; others mean over images, queries or texts on purpose."""
 MILD = ("Accuracy", "Error")
 """In the name of a metric that is nearly a mean: with macro averages over classes, or below a root."""
-MILD_NAMES = ("rmse", "rmsle", "perplexity", "ppl")
+MILD_NAMES = {"rmse", "rmsle", "perplexity", "ppl"}
+"""The same, of what is computed by hand."""
 
 
 @dataclass
@@ -85,6 +86,13 @@ class Seen:
         """Whether the metric itself was logged, which Lightning computes at the end of the epoch, and resets."""
         return any(one.value is metric for one in self.logged)
 
+    def release(self) -> None:
+        """Keep who was logged and how often updated, and nothing of the batch."""
+        self.step = Step(None)
+        self.logged = [one for one in self.logged if isinstance(one.value, Metric)]
+        for use in self.uses.values():
+            use.args, use.output = (), None
+
 
 class Suspect(NamedTuple):
     """A logged number that the epoch's mean is taken of.
@@ -124,7 +132,7 @@ def suspects(seen: Seen) -> Iterator[Suspect]:
         owner = next((name for name, use in seen.uses.items() if use.output is one.value), "")
         if not owner:
             if is_no_mean(one.name):
-                yield Suspect(one.name, "", "", any(word in one.name.lower() for word in MILD_NAMES))
+                yield Suspect(one.name, "", "", not MILD_NAMES.isdisjoint(words(one.name)))
         elif not seen.in_the_object(seen.uses[owner].metric) and is_proved(seen.uses[owner]):
             kind = type(seen.uses[owner].metric).__name__
             yield Suspect(one.name, owner, kind, kind.endswith(MILD))
@@ -195,7 +203,10 @@ def in_parts(again: Rehearsal, batch: Any, seen: Seen) -> dict[str, Parts]:
         return {}
     of_parts = []
     for part in parts:
-        again.step(part, method="validation_step")
+        try:
+            again.step(part, method="validation_step")
+        except CannotRehearseError:  # a step may want whole batches
+            return {}
         of_parts.append(_scalars(again.logged))
     shares = [(stop - start) / size for start, stop in pairwise(ends)]
     return {

@@ -5,13 +5,33 @@ from __future__ import annotations
 import re
 
 HIGHER = {
-    *("acc", "accuracy", "top1", "top5", "f1", "fscore", "auroc", "auc", "auprc", "recall", "iou", "miou", "mcc"),
-    *("kappa", "r2", "psnr", "ssim", "bleu", "mrr", "ndcg"),
+    *("acc", "accuracy", "top1", "top5", "f1", "fbeta", "fscore", "auroc", "auc", "aupr", "auprc", "mcc", "kappa"),
+    *("precision", "recall", "sensitivity", "specificity", "iou", "miou", "jaccard", "map", "mrr", "ndcg"),
+    *("r2", "psnr", "ssim", "bleu", "rouge", "meteor", "cider"),
 }
 """Words for what is the better the higher it is."""
-LOWER = {"loss", "error", "err", "mse", "rmse", "mae", "nll", "perplexity", "ppl", "wer", "cer"}
+LOWER = {
+    *("loss", "losses", "error", "errors", "err", "errs", "cost", "regret", "mse", "rmse", "nmse", "nrmse", "mae"),
+    *("mape", "smape", "nll", "nlpd", "crps", "perplexity", "ppl", "wer", "cer", "fid", "kid", "lpips", "brier", "ece"),
+}
 """Words for what is the better the lower it is."""
-TURNED = {"neg", "negative", "minus", "inv", "ratio", "gain", "improvement", "diff", "delta", "drop", "gap", "std"}
+SCORES = {"score", "scores", "dice"}
+"""Words for what is the better the higher it is as a rule: they put the others in doubt, and say nothing alone."""
+TURNED = {
+    "neg",
+    "negative",
+    "minus",
+    "inv",
+    "inverse",
+    "ratio",
+    "gain",
+    "improvement",
+    "diff",
+    "delta",
+    "drop",
+    "gap",
+    "std",
+}
 """Words that turn the meaning of the others round, or take it away."""
 NO_MEANS = {
     *("f1", "fscore", "fbeta", "auroc", "auc", "auprc", "roc", "mcc", "kappa", "matthews"),
@@ -35,13 +55,14 @@ def better(name: str) -> str:
     """The mode in which something of this name is to be monitored, ``"min"`` or ``"max"``, or ``""`` if it isn't said.
 
     Example:
-        >>> better("val_acc"), better("val/loss"), better("acc_loss"), better("neg_loss"), better("score")
+        >>> better("val_acc"), better("val/loss"), better("acc_loss"), better("neg_loss"), better("brier_score")
         ('max', 'min', '', '', '')
 
     """
-    said = set(words(name))
+    said = {*words(name), *words(name.lower())}  # mAP
+    said |= {word.rstrip("0123456789") for word in said}
     higher, lower = bool(said & HIGHER), bool(said & LOWER)
-    if higher == lower or said & TURNED:
+    if higher == lower or said & TURNED or "1-" in name or (lower and said & SCORES):
         return ""
     return "max" if higher else "min"
 

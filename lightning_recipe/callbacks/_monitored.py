@@ -117,11 +117,6 @@ def left_on(trainer: Trainer) -> Iterator[Outcome]:
         )
 
 
-def loaders_of(trainer: Trainer) -> list[Any]:
-    """The validation DataLoaders."""
-    return getattr(trainer.fit_loop.epoch_loop.val_loop._combined_loader, "flattened", [])  # noqa: SLF001
-
-
 def of_one_example(loader: Any) -> bool:
     """Whether batches hold one example, or what the data set calls one: each is then scored by itself.
 
@@ -135,11 +130,9 @@ def of_one_example(loader: Any) -> bool:
     return getattr(loader, "batch_size", 0) == 1 or (together is None and getattr(loader, "batch_size", 0) is None)
 
 
-def cut_short(trainer: Trainer, loader: int) -> Outcome | None:
-    """Advice if a validation loader is not read to its end."""
-    loaders = loaders_of(trainer)
-    there = sized_len(loaders[loader]) if loader < len(loaders) else None
-    read = trainer.num_val_batches[loader]
+def cut_short(trainer: Trainer, loader: Any) -> Outcome | None:
+    """Advice if the first validation loader is not read to its end."""
+    there, read = sized_len(loader), trainer.num_val_batches[0]
     if overfitted(trainer) or there is None or not 0 < read < there:
         return None
     return Outcome(

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-import re
 from bisect import bisect_right
 from typing import TYPE_CHECKING, Any
 
+from lightning_recipe.callbacks._metric_names import better
 from lightning_recipe.finding import Outcome, Status
 from lightning_recipe.schedule import highest, rates_of
 
@@ -22,17 +22,6 @@ SETTLED = 16
 where the module takes its own after the look."""
 BETTER = 0.01
 """Share by which a metric has improved without doubt."""
-LOWER = re.compile(
-    r"loss(es)?|err(or)?s?|n?r?mse|s?ma(p)?e|nll|nlpd|crps|perplexity|ppl|[wc]er|[fk]id|lpips|brier|ece|cost|regret"
-)
-"""Words in the names of metrics of which less is better."""
-HIGHER = re.compile(
-    r"acc(uracy)?|au(ro)?c|aup(r|rc)|f1|fbeta|precision|recall|m?iou|jaccard|dice|map|r2|psnr|ssim|bleu|rouge[12l]?|"
-    r"meteor|cider|scores?|ndcg|mrr|sensitivity|specificity"
-)
-"""Words in the names of metrics of which more is better."""
-DOUBT = re.compile(r"neg(ative)?|minus|inv(erse)?")
-"""Words that turn a metric around."""
 
 
 class Followed:
@@ -175,12 +164,8 @@ def plateau_mode(mode: str, monitor: str) -> Outcome | None:
         ('plateau_mode', None, None)
 
     """
-    joined = re.findall(r"[a-z]+\d*", monitor.lower())
-    parted = [word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", monitor)]
-    words = {*joined, *parted, *(word.rstrip("0123456789") for word in joined)}
-    lower, higher, doubt = (any(map(kind.fullmatch, words)) for kind in (LOWER, HIGHER, DOUBT))
-    right = "min" if lower else "max"
-    if lower == higher or mode == right or doubt or "1-" in monitor:
+    right = better(monitor)
+    if right in {mode, ""}:
         return None
     return Outcome(
         Status.WARNING,

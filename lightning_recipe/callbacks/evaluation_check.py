@@ -13,7 +13,7 @@ from lightning_recipe.callbacks import _monitored as settings
 from lightning_recipe.callbacks import _thresholds as thresholds
 from lightning_recipe.callbacks._metric_names import is_a_share
 from lightning_recipe.finding import Section
-from lightning_recipe.record.step import Need, Step
+from lightning_recipe.record.step import Need
 from lightning_recipe.trial.rehearsal import CannotRehearseError, rehearsal
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from lightning_recipe.callbacks._averaged import Seen
     from lightning_recipe.finding import Finding
+    from lightning_recipe.record.step import Step
     from lightning_recipe.run import Run
 
 
@@ -38,7 +39,7 @@ class EvaluationCheck(Check):
 
     - a number that Lightning averages over the batches is no mean: F1, AUROC, a correlation and the like;
     - a metric that is computed by hand is never reset, and mixes the epochs;
-    - an accuracy is monitored with ``mode="min"``, or a loss with ``mode="max"``, by a callback or a scheduler;
+    - an accuracy is monitored with ``mode="min"``, or a loss with ``mode="max"``, by a callback;
     - a callback monitors what is never logged;
     - logits, as the loss takes them, are rounded or compared with 0.5;
     - ``overfit_batches`` is on while a callback chooses by what is monitored.
@@ -124,12 +125,12 @@ class EvaluationCheck(Check):
                         self._mixed[name] = before
 
     def _look_at_numbers(self, run: Run, step: Step) -> Iterator[Finding]:
-        if outcome := settings.cut_short(run.trainer, run.loader):
+        if outcome := settings.cut_short(run.trainer, run.val_loaders[0]):
             yield self.found(outcome)
         try:
             with rehearsal(run) as again:
                 self._seen = seen = averaged.rehearsed(again, step.batch)
-                loader = settings.loaders_of(run.trainer)[0]
+                loader = run.val_loaders[0]
                 alone = 1 in {run.trainer.num_val_batches[0], step.batch_size} or settings.of_one_example(loader)
                 suspects = [] if alone else list(averaged.suspects(seen))
                 suspects = [one for one in suspects if not kept.computes(run.module, one.owner)]
@@ -139,8 +140,8 @@ class EvaluationCheck(Check):
             return
         if outcome := thresholds.on_logits(seen.step, run.module):
             yield self.found(outcome)
-        seen.step = Step(None)  # the batch is not kept
         outcomes = [(averaged.judge(one, parts.get(one.name)), one.name) for one in suspects]
+        seen.release()
         self._open = any(outcome is None for outcome, _ in outcomes)  # such as an F1 of 0 while nothing is predicted
         yield from (self.found(outcome, name) for outcome, name in outcomes if outcome)
 
@@ -163,7 +164,7 @@ class EvaluationCheck(Check):
                 if outcome := settings.at_the_end(one, logged):
                     found.append(self.found(outcome, one.who))
             self._note_values(run)
-            examples = sized_len(getattr(next(iter(settings.loaders_of(run.trainer)), None), "dataset", None))
+            examples = sized_len(getattr(next(iter(run.val_loaders), None), "dataset", None))
             for name, values in self._values.items():
                 if examples and (outcome := settings.too_few(name, values, examples)):
                     found.append(self.found(outcome, name))

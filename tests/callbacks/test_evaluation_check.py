@@ -336,6 +336,33 @@ def test_metrics_that_are_averaged(fit, name):
     assert [(f.status, f.code) for f in findings] == [(status, "EvaluationCheck/averaged_over_batches")], findings
 
 
+class WantsWholeBatches(Logs):
+    def report(self, logits, y):
+        if len(y) != 16:
+            raise ValueError(len(y))
+        self.log("val_score", self.score(logits, y))
+
+
+def test_a_step_that_takes_no_parts_of_a_batch_is_judged_all_the_same(fit):
+    (finding,) = found(fit, WantsWholeBatches(score=MulticlassF1Score(CLASSES, average="macro")))
+    assert (finding.status, finding.code) == (Status.WARNING, "EvaluationCheck/averaged_over_batches")
+    assert not finding.evidence
+
+
+def test_nothing_of_the_batch_is_kept_after_a_look(fit):
+    class Looking(EvaluationCheck):
+        def validation(self, run, step):
+            yield from super().validation(run, step)
+            seen = self._seen
+            assert (seen.step.batch, seen.logged, list(seen.uses)) == (None, [], ["score"])
+            assert not any(use.args or use.output is not None for use in seen.uses.values())
+
+    check = Looking()
+    module = Values(score=MulticlassF1Score(CLASSES, average="macro"))
+    fit(module, [check], logger=False, max_epochs=2, limit_train_batches=3, num_sanity_val_steps=0)
+    assert [f.code for f in check.findings] == ["Looking/averaged_over_batches"]
+
+
 def test_a_root_is_advice_or_more(fit):
     (finding,) = found(fit, Rooted())
     assert finding.code == "EvaluationCheck/averaged_over_batches"
