@@ -353,19 +353,17 @@ def test_outputs_are_reduced_when_they_are_put_out():
             return torch.arange(3)
 
     module, step = watched(way, Need.OUTPUTS, relu=nn.ReLU(), ids=Ids(), tens=Half())
-    assert list(step.outputs) == ["linear", "relu", "relu, call 2", "tens"]
+    assert list(step.outputs) == ["linear", "relu", "tens"]
     h = module.linear(X).relu()
     relu = step.outputs["relu"]
-    assert relu == pytest.approx((float((h == 0).float().mean()), float(h.mean()), float(h.std(correction=0)),
-                                  float(h.max()), 0))  # fmt: skip
-    assert step.outputs["tens"][:4] == (0, 300, 0, 300)
+    assert relu == pytest.approx((float((h == 0).float().mean()), float(h.mean()), float(h.std(correction=0))))
+    assert step.outputs["tens"] == (0, 300, 0)
     assert step.events == []
 
 
-def test_what_is_not_finite_is_counted():
+def test_zeros_are_counted_beside_what_is_not_finite():
     x = torch.tensor([1.0, torch.inf, torch.nan, 0.0])
     _, step = watched(lambda m, x: m.relu(x).sum(), Need.OUTPUTS, x, relu=nn.ReLU())
-    assert step.outputs["relu"].not_finite == 0.5
     assert step.outputs["relu"].zeros == 0.25
 
 

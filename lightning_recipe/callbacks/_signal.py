@@ -101,9 +101,9 @@ def slope(kind: nn.Module, numbers: Reduced) -> float:
 
     Example:
         >>> from lightning_recipe.record.step import Reduced
-        >>> round(slope(nn.Tanh(), Reduced(0.0, mean=0.0, std=0.99, largest=1.0, not_finite=0.0)), 3)
+        >>> round(slope(nn.Tanh(), Reduced(0.0, mean=0.0, std=0.99)), 3)
         0.02
-        >>> slope(nn.Sigmoid(), Reduced(0.0, mean=0.5, std=0.0, largest=0.5, not_finite=0.0))
+        >>> slope(nn.Sigmoid(), Reduced(0.0, mean=0.5, std=0.0))
         1.0
 
     """

@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lightning_recipe.callbacks._modes import COMPARISONS
 from lightning_recipe.finding import Outcome, Status
 from lightning_recipe.losses.table import BCE_WITH_LOGITS
 
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 
     from lightning_recipe.record.step import Step
 
-COMPARES = {"gt", "ge", "lt", "le"}
 HALF = re.compile(r"(?<![\w.])0?\.50*(?!\w)")
 
 
@@ -35,7 +35,7 @@ def on_logits(step: Step, module: nn.Module) -> Outcome | None:
     logits = {event.inputs[0] for event in losses if event.inputs}
     for event in step.events:
         if event.kind == "function" and len(event.inputs) == 1 and event.inputs[0] in logits:
-            compared = event.name in COMPARES and HALF.search(_code(event.where, module))
+            compared = event.name in COMPARISONS and HALF.search(_code(event.where, module))
             if compared or event.name == "round":
                 done = "rounds" if event.name == "round" else "compares with 0.5"
                 return Outcome(

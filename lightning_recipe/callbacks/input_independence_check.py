@@ -22,16 +22,20 @@ if TYPE_CHECKING:
     from lightning_recipe.run import Run
 
 
+LOOKS = 2
+"""Validations at which the step is tried."""
+
+
 class InputIndependenceCheck(Check):
     """Judges whether the network makes use of what it sees, and tells how much each input is worth.
 
-    At two validations the step is run again on a copy in eval mode, in the same random streams: on the batch, and on
-    batches in which one input, or all of them, are those of other examples. Inputs are the entries of the batch that
-    enter a module; the others are targets, and stay.
+    At two validations, or the one that there is, the step is run again on a copy in eval mode, in the same random
+    streams: on the batch, and on batches in which one input, or all of them, are those of other examples. Inputs are
+    the entries of the batch that enter a module; the others are targets, and stay.
 
-    - `failed` if nothing that enters has an effect at both looks, neither on the loss, which answers to the target,
+    - `failed` if nothing that enters has an effect at any look, neither on the loss, which answers to the target,
       nor, where the input is the target, on anything that a module puts out.
-    - `advice` for one input of several without effect at both looks.
+    - `advice` for one input of several without effect at any look.
 
     The evidence is by how much the loss rises when an input is interchanged between examples.
 
@@ -74,7 +78,6 @@ class InputIndependenceCheck(Check):
             "PredictionDynamicsLogger/*",
         ),
     }
-    looks = 2
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Begin anew with each fit."""
@@ -96,7 +99,7 @@ class InputIndependenceCheck(Check):
             self._reason = "nothing of the batch that differs between examples is seen to enter the network"
             return
         self._trials.append(trial)
-        if len(self._trials) == self.looks:
+        if len(self._trials) == LOOKS:
             self.done = True
             yield from self._judged(*self._trials, by_hand=not run.module.automatic_optimization)
 

@@ -25,7 +25,7 @@ _ON_PURPOSE |= {"as_tensor", "triu", "tril", "get", "zeros", "ones", "empty", "e
 _ON_PURPOSE |= {"cat", "stack", "pad", "view", "reshape", "expand", "to", "detach", "getitem", "empty_strided"}
 """Functions that put an infinity, or what lies in memory, where somebody wants it, as the mask of attention."""
 
-_MASKED = {"softmax", "log_softmax", "scaled_dot_product_attention", "multi_head_attention_forward"}
+ATTENTION = {"softmax", "log_softmax", "scaled_dot_product_attention", "multi_head_attention_forward"}
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Tracing(TorchFunctionMode):
     @property
     def first(self) -> Origin | None:
         """Where it began going forward: where NaN came of an infinity, there; masks of attention are no beginning."""
-        if self.nan is None or (self.nan.infinite and self.infinite is not None and self.nan.function not in _MASKED):
+        if self.nan is None or (self.nan.infinite and self.infinite is not None and self.nan.function not in ATTENTION):
             return self.infinite
         return self.nan
 

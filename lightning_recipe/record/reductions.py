@@ -14,9 +14,6 @@ from lightning_recipe.record.tensors import tensors
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-CALLS = 4
-"""Calls of a leaf up to which outputs are reduced; a place that is called more often is in a loop, as one over time."""
-
 _SHORT = 4
 """Bytes; numbers of fewer are short: their sums overflow, and small changes of them are rounded away."""
 
@@ -34,7 +31,7 @@ class Reductions:
         >>> _ = weight.data.sub_(0.5)
         >>> outputs, gradients, updates, _ = reductions.read()
         >>> outputs
-        {'relu': Reduced(zeros=0.5, mean=1.0, std=1.0, largest=2.0, not_finite=0.0)}
+        {'relu': Reduced(zeros=0.5, mean=1.0, std=1.0)}
         >>> gradients, updates
         ({'weight': nan}, {'weight': Change(norm=1.0, before=2.0, rounded=0.0)})
 
@@ -42,18 +39,20 @@ class Reductions:
 
     def __init__(self) -> None:
         self._outputs: dict[str, Tensor] = {}
-        self._calls: dict[str, int] = {}
+        self._called: set[str] = set()
         self._gradients: dict[str, Tensor | None] = {}
         self._weights: dict[str, tuple[Tensor, Tensor, Tensor | None]] = {}
         self._held: list[dict[str, Tensor]] = []
 
     @torch.no_grad()
     def output(self, name: str, output: Any) -> None:
-        """Reduce the first floating tensor in what a leaf called `name` put out."""
-        self._calls[name] = call = self._calls.get(name, 0) + 1
+        """Reduce the first floating tensor in what a leaf called `name` put out when it was first called."""
+        if name in self._called:
+            return
+        self._called.add(name)
         value = next((t for _, t in tensors(output) if t.is_floating_point() and t.numel()), None)
-        if value is not None and call <= CALLS and value.layout is torch.strided:
-            self._outputs[name if call == 1 else f"{name}, call {call}"] = _reduced(value)
+        if value is not None and value.layout is torch.strided:
+            self._outputs[name] = _reduced(value)
 
     @torch.no_grad()
     def gradients(self, parameters: dict[str, Tensor]) -> None:
@@ -100,10 +99,8 @@ def _reduced(value: Tensor) -> Tensor:
     if value.dtype.itemsize < _SHORT:
         value = value.float()
     std, mean = torch.std_mean(value, correction=0)
-    largest = torch.linalg.vector_norm(value, math.inf)
-    filled, finite = torch.count_nonzero(value), torch.count_nonzero(value.isfinite())
-    zeros, not_finite = torch.stack([filled, finite]).to(value.dtype).div_(-value.numel()).add_(1)
-    return torch.stack([zeros, mean, std, largest, not_finite]).float()
+    zeros = 1 - torch.count_nonzero(value).to(value.dtype) / value.numel()
+    return torch.stack([zeros, mean, std]).float()
 
 
 def _rounded(now: Tensor, before: Tensor, moving: Tensor | None) -> Tensor:

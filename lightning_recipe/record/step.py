@@ -108,11 +108,9 @@ class Reduced(NamedTuple):
         zeros: Share of its elements that are exactly 0.
         mean: Over all elements.
         std: Standard deviation of all elements, without Bessel's correction.
-        largest: The largest absolute value.
-        not_finite: Share of its elements that are infinite or not a number.
 
     Example:
-        >>> Reduced(zeros=0.5, mean=0.1, std=1.0, largest=3.0, not_finite=0.0).zeros
+        >>> Reduced(zeros=0.5, mean=0.1, std=1.0).zeros
         0.5
 
     """
@@ -120,8 +118,6 @@ class Reduced(NamedTuple):
     zeros: float
     mean: float
     std: float
-    largest: float
-    not_finite: float
 
 
 class Change(NamedTuple):
@@ -163,8 +159,7 @@ class Step:
         unlisted: Modules with parameters that were called, and are none of the LightningModule's, with the line that
             called each first.
         clips: The clamps from above that a loss has come through, see :func:`~lightning_recipe.record.clips.clips`.
-        outputs: The first floating tensor that each leaf's call put out, by the leaf's name; later calls are
-            ``"relu, call 2"``, up to `reductions.CALLS`.
+        outputs: The first floating tensor that each leaf put out in its first call, by its name.
         gradients: Norm of each parameter's gradient when its optimiser is about to step, unscaled, NaN without one.
         updates: What the optimisers' steps changed in each parameter.
         held: Norm of each gradient that was there, by parameter, when each backward, clipping and optimiser's step of
