@@ -8,7 +8,7 @@ import pytest
 from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger, WandbLogger
 from patients import Healthy
 
-from lightning_recipe import Check, Section
+from lightning_recipe import Check, Section, Status, VisualizeInputs
 from lightning_recipe.show import report
 
 IMAGE = np.full((36, 64, 3), 128, np.uint8)
@@ -102,6 +102,15 @@ def test_comet(fit):
         "2.99 Shows/curve log",
         "0 report",
     ]
+
+
+def test_inputs_are_drawn_for_those_who_have_no_tensorboard(fit):
+    logger, look = CometLogger(), VisualizeInputs()
+    fit(Healthy(), [look], logger=logger, max_steps=2)
+    assert [finding.status for finding in look.findings] == [Status.PASSED]
+    drawn = [name for name in logger.experiment.given if "VisualizeInputs" in name]
+    assert any(name.endswith("train") for name in drawn)
+    assert any(name.endswith("val") for name in drawn)
 
 
 class Failing(CSVLogger):

@@ -92,7 +92,8 @@ class PredictionDynamicsLogger(RecipeCallback):
         - A loss that does not fall by design, as in reinforcement learning.
 
     Cost:
-        Once, the forward runs on a copy of the module; each look is a forward pass of at most `max_examples` examples.
+        Once, the forward runs on a copy of the module; each look is a forward pass of at most `max_examples` examples,
+        and where there are pictures, one more for each other output that the step compares, at most two.
 
     Pictures:
         - `predictions`: A row for each of the fixed examples, a column for each look, bright where the true class is
@@ -218,9 +219,10 @@ class PredictionDynamicsLogger(RecipeCallback):
         """
         found, reasons = candidates(self._steps, run, self.max_examples, self.predict)
         if found and (last or (found[0][0].how.target is not None and found[0][0].how.sure)):
-            self._fixed, *self._others = found[0]
+            self._fixed, *others = found[0]
             self._steps, self.needs = [], Need(0)
-            self._frames = frames(run.horizon)
+            if loggers.is_written(run.trainer):
+                self._others, self._frames = others, frames(run.horizon)
             self._look(run, self._fixed)
         elif last:
             hint = "" if self.predict else ". predict= can give them: a function of the module and the batch"
@@ -230,7 +232,8 @@ class PredictionDynamicsLogger(RecipeCallback):
 
     def _look(self, run: Run, fixed: FixedBatch) -> None:
         values = fixed.how.read(fixed.again(run.trainer, run.module))
-        numbers = fixed.look(run.step, values, dynamics.keep(fixed, values), loss=run.loss, rate=run.rate)
+        shown = dynamics.keep(fixed, values) if loggers.is_written(run.trainer) else None
+        numbers = fixed.look(run.step, values, shown, loss=run.loss, rate=run.rate)
         for other in self._others:
             values = other.how.read(other.again(run.trainer, run.module))
             other.look(run.step, values, dynamics.keep(other, values))

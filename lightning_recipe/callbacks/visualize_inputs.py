@@ -158,12 +158,12 @@ class VisualizeInputs(RecipeCallback):
             list(self._draw(run, step, f"val {run.loader}" if run.loader else "val"))
 
     def _no_pictures(self, run: Run) -> Iterator[Finding]:
-        if not loggers.of(run.trainer):
+        if not loggers.take_pictures(run.trainer):
             self.done = True
             yield self.skipped(
                 "fast_dev_run writes no pictures"
                 if run.trainer.fast_dev_run  # type: ignore[attr-defined]
-                else "pictures need a TensorBoardLogger, and the trainer has none"
+                else "the trainer has no logger that takes pictures, such as a TensorBoardLogger"
             )
 
     # -- what
@@ -171,6 +171,8 @@ class VisualizeInputs(RecipeCallback):
     def _draw(self, run: Run, step: Step, stage: str) -> Iterator[Finding]:
         """Write a card for each input; the finding tells of them."""
         if stage in self._drawn and not self._time.is_enough():
+            return
+        if self.findings and not loggers.is_written(run.trainer):  # another process draws
             return
         self._drawn.add(stage)
         with self._time.spent():

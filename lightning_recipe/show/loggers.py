@@ -94,16 +94,11 @@ def writers(trainer: Trainer) -> list[SummaryWriter]:
 
 
 @contextmanager
-def writing(trainer: Trainer, *, wait: bool = True) -> Iterator[list[SummaryWriter]]:
+def writing(trainer: Trainer) -> Iterator[list[SummaryWriter]]:
     """The event file writers, to write something that may find no room; the user's next curve still may.
 
     A writer whose thread died of a full disk raises at all that it is given later, the user's curves included. It is
-    then made to begin a new file, as it does after ``close()``.
-
-    Args:
-        trainer: Its loggers write.
-        wait: Until the thread has written. Whoever does not has to come back before the user logs something, and wait
-            then, with nothing to write.
+    then made to begin a new file, as it does after ``close()``. So the thread is waited for.
 
     Raises:
         OSError: If it can't be written.
@@ -112,12 +107,25 @@ def writing(trainer: Trainer, *, wait: bool = True) -> Iterator[list[SummaryWrit
     opened = writers(trainer)
     try:
         yield opened
-        for writer in opened if wait else []:
+        for writer in opened:
             writer.flush()
     except OSError:
         for writer in opened:
             writer.file_writer = writer.all_writers = None
         raise
+
+
+def take_pictures(trainer: Trainer) -> bool:
+    """Whether `trainer` has a logger that takes pictures, which the process of rank zero writes.
+
+    Example:
+        >>> from lightning.pytorch import Trainer
+        >>> from lightning.pytorch.loggers import CSVLogger
+        >>> take_pictures(Trainer(logger=CSVLogger("."), accelerator="cpu"))
+        False
+
+    """
+    return bool(_named(trainer, ("TensorBoardLogger", *PICTURES)))
 
 
 def is_written(trainer: Trainer) -> bool:
@@ -129,7 +137,7 @@ def is_written(trainer: Trainer) -> bool:
         False
 
     """
-    return trainer.is_global_zero and bool(of(trainer) or others(trainer, PICTURES))
+    return trainer.is_global_zero and take_pictures(trainer)
 
 
 def how_to_look(trainer: Trainer) -> list[str]:

@@ -618,6 +618,12 @@ def test_heads_that_are_modules_of_their_own_are_drawn(fit, monkeypatch):
     assert set(pictures) == {"kind", "size"}
 
 
+def test_what_nobody_draws_is_not_kept(fit, monkeypatch):
+    monkeypatch.setattr(dynamics, "keep", lambda *_: pytest.fail("nobody draws it"))
+    finding, _ = run(fit, Healthy(), max_epochs=1)
+    assert finding.status is Status.PASSED
+
+
 def dice(logits, mask):
     p = logits.sigmoid()
     return 1 - 2 * (p * mask).sum() / (p + mask).sum()

@@ -360,10 +360,10 @@ def only(look):
 
 
 @pytest.mark.parametrize("logger", [False, "csv"])
-def test_without_tensorboard_it_says_so_once(fit, tmp_path, logger):
+def test_where_nothing_takes_pictures_it_says_so_once(fit, tmp_path, logger):
     look = VisualizeInputs()
     fit(Healthy(), [look], logger=CSVLogger(tmp_path) if logger else False)
-    assert only(look) == "pictures need a TensorBoardLogger, and the trainer has none"
+    assert only(look) == "the trainer has no logger that takes pictures, such as a TensorBoardLogger"
 
 
 def test_fast_dev_run(fit):
