@@ -10,6 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from lightning.fabric.utilities.data import sized_len
 from lightning.pytorch.utilities.seed import isolate_rng
+from torch.utils.data import (
+    DistributedSampler,
+    RandomSampler,
+    SequentialSampler,
+    SubsetRandomSampler,
+    WeightedRandomSampler,
+)
 
 from lightning_recipe.record.tensors import leading_size, tensors
 from lightning_recipe.schedule import LONGEST, Schedule, foresee, highest, rates_of
@@ -221,6 +228,12 @@ class Run:
         return list(getattr(combined, "flattened", []))
 
     @property
+    def shuffled(self) -> bool | None:
+        """Whether training examples are drawn at random; False if a DataLoader goes in order, None if nobody knows."""
+        each = [_at_random(getattr(loader, "sampler", None)) for loader in self.loaders]
+        return False if False in each or not each else None if None in each else True
+
+    @property
     def batch_sizes(self) -> list[int]:
         """How many examples each training DataLoader puts into a batch, of those that decide it themselves."""
         return [size for loader in self.loaders if (size := _batch_size(loader)) is not None]
@@ -246,6 +259,22 @@ def copied_optimizer(optimizer: Optimizer, memo: dict[int, Any]) -> Optimizer:
     kept = {name: value for name, value in vars(optimizer).items() if name != "step"}  # schedulers wrap it, and count
     duplicate.__dict__.update(copy.deepcopy(kept, memo))
     return duplicate
+
+
+def _at_random(sampler: Any) -> bool | None:
+    """Whether a sampler draws at random; None of one that is not PyTorch's own.
+
+    Example:
+        >>> _at_random(RandomSampler(range(4))), _at_random(SequentialSampler(range(4))), _at_random([2, 0])
+        (True, False, None)
+        >>> _at_random(DistributedSampler(range(4), num_replicas=2, rank=0, shuffle=False))
+        False
+
+    """
+    if isinstance(sampler, DistributedSampler):
+        return bool(sampler.shuffle)
+    known = isinstance(sampler, SequentialSampler | RandomSampler | SubsetRandomSampler | WeightedRandomSampler)
+    return not isinstance(sampler, SequentialSampler) if known else None
 
 
 def _batch_size(loader: Any) -> int | None:

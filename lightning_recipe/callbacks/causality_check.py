@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from torch.utils.data import RandomSampler
-
 from lightning_recipe.callback import Check
 from lightning_recipe.callbacks._causality_verdict import Sight, of_shift, of_sight, sight
 from lightning_recipe.callbacks._next_step import Reading, presumed, readings
@@ -128,7 +126,8 @@ class CausalityCheck(Check):
             return passage
 
         passage = look({})
-        carried = [self._carried(passage.carried)] if passage.carried and shuffled(run) else []
+        resets = run.overrides("on_train_batch_start") or run.overrides("on_train_batch_end")
+        carried = [self._carried(passage.carried)] if passage.carried and run.shuffled and not resets else []
         seen = self._seen(passage, step)
         ahead = [(reading, sees) for reading, sees in seen if reading.shift == 1]
         if not seen:
@@ -140,7 +139,8 @@ class CausalityCheck(Check):
         else:
             reading, sees = next(((reading, sees) for reading, sees in ahead if sees.target), ahead[0])
             chart, numbers = reading.chart(passage), (reading.entered, reading.passed)
-            begins = first_changed(look, chart, numbers, sees.worst[0], sees.seen_at) if sees.target else None
+            place = (sees.worst[0], sees.seen_at)
+            begins = first_changed(look, passage, chart, numbers, place) if sees.target else None
             finding = self.found(of_sight(sees, begins, chart.shape[1]), begins.name if begins else "")
             if finding.is_alarm and loggers.is_written(run.trainer):
                 return [*carried, finding], drawn(chart, sees, finding.subject)
@@ -191,10 +191,3 @@ def drawn(chart: Chart, sees: Sight, begins: str) -> Picture:
     title = f"{begins}: positions of one sequence"
     told = f"outputs depend on later inputs, {sees.strength:.2g}x as much as on those before"
     return dependency_matrix(chart.matrix(sequence, positions).numpy(), positions, title, told, over_time=True)
-
-
-def shuffled(run: Run) -> bool:
-    """Whether no batch goes on where the one before ended, and nothing resets a state in between."""
-    resets = run.overrides("on_train_batch_start") or run.overrides("on_train_batch_end")
-    samplers = [getattr(loader, "sampler", None) for loader in run.loaders]
-    return not resets and any(isinstance(sampler, RandomSampler) for sampler in samplers)

@@ -64,8 +64,7 @@ def batch_of(run: Run, content: Any, call: NetCall) -> Batch:
     arguments = [(path, t) for path, t in tensors((call.args, call.kwargs))]
     _refuse_unusable(call, arguments)
     sizes = run.batch_sizes
-    samplers = [type(getattr(loader, "sampler", None)).__name__ for loader in run.loaders]
-    shuffled = bool(samplers) and "SequentialSampler" not in samplers
+    shuffled = run.shuffled is not False
     shapes = [t.shape for _, t in arguments]
     batch = [t for _, t in tensors(content) if t.ndim]
     if owners := graphs_of(content):

@@ -126,19 +126,19 @@ class Chart:
 
 def first_changed(
     run: Callable[[Mapping[int, Tensor]], Passage],
+    base: Passage,
     chart: Chart,
     numbers: tuple[int, int],
-    sequence: int,
-    position: int,
+    place: tuple[int, int],
 ) -> Passed | None:
     """Where something before a position of a sequence begins to depend on it: something else is put there.
 
     Args:
         run: Runs the step with other values of some leaves, by their number in ``Passage.entered``.
+        base: The step as it is.
         chart: Of what is to be confirmed.
         numbers: Those of its source in ``Passage.entered``, and of its result in ``Passage.passed``.
-        sequence: The sequence in which something is changed.
-        position: The position that is changed.
+        place: The sequence in which something is changed, and the position.
 
     Returns:
         The first tensor that is changed before that position; None if the result is not.
@@ -147,8 +147,8 @@ def first_changed(
         UndecidedError: If two runs with the same input differ.
 
     """
-    entered, result = numbers
-    base, again = run({}), run({})
+    (entered, result), (sequence, position) = numbers, place
+    again = run({})
     value = base.entered[entered].leaf.detach().clone()
     view = chart.into.of(value)
     distance = (view - view[sequence, position]).abs().sum(-1)

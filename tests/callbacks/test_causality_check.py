@@ -3,7 +3,7 @@ import torch
 from patients import CarriesState, InputIsTarget, SaysNext, SeesFuture, ShiftedTwice, WindowTooLong, WrongWay
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 from lightning_recipe import CausalityCheck, Status
 
@@ -711,6 +711,15 @@ def test_states_of_other_sequences_are_accused(fit, program):
     assert (carried.status, carried.code) == (Status.WARNING, CarriesState.code)
     assert carried.subject == ("mix.rnn" if program is CarriesBoth else "mix")
     assert causal.status is not Status.FAILED
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_a_distributed_sampler_says_whether_it_shuffles(fit, shuffle):
+    data, check = CarriesState().data(128, 1), CausalityCheck()
+    sampler = DistributedSampler(data, num_replicas=1, rank=0, shuffle=shuffle)
+    loader = DataLoader(data, 32, sampler=sampler)
+    fit(CarriesState(), [check], train=loader, logger=False, max_steps=1, limit_val_batches=0)
+    assert any(finding.code == CarriesState.code for finding in check.findings) == shuffle
 
 
 # -- shifts
