@@ -168,6 +168,7 @@ class Dependencies:
         self.outputs = [(tensor, rows) for tensor, rows in outputs if tensor.requires_grad]
         self.inputs, self.batch_size, self.deadline = list(inputs), batch_size, deadline
         self._start = [torch.randn(t.shape, generator=generator, dtype=t.dtype).to(t.device) for t, _ in self.outputs]
+        self._spread: tuple[Tensor, Tensor] | None = None
 
     def reached(self, senders: Tensor) -> Tensor:
         """Largest gradient at each example's inputs when only the outputs of `senders` send any.
@@ -206,18 +207,20 @@ class Dependencies:
     def spread(self) -> tuple[Tensor, Tensor]:
         """What all examples send to themselves and to each other.
 
-        Costs 2 * ceil(log2(B)) backward passes and misses no pair, see `halves`.
+        Costs 2 * ceil(log2(B)) backward passes, once, and misses no pair, see `halves`.
 
         Returns:
             Largest gradient that reached each example while its own output sent, and while only others sent; shapes
             (B,). If the second is 0 for all, no two examples mix, and the first is from its own output alone.
 
         """
-        own, leaks = torch.zeros(2, self.batch_size, dtype=torch.float64)
-        for senders in halves(self.batch_size):
-            reached = self.reached(senders)
-            own, leaks = own.maximum(reached.where(senders, 0)), leaks.maximum(reached.where(~senders, 0))
-        return own, leaks
+        if self._spread is None:
+            own, leaks = torch.zeros(2, self.batch_size, dtype=torch.float64)
+            for senders in halves(self.batch_size):
+                reached = self.reached(senders)
+                own, leaks = own.maximum(reached.where(senders, 0)), leaks.maximum(reached.where(~senders, 0))
+            self._spread = own, leaks
+        return self._spread
 
     def source(self, victim: int) -> int:
         """An example whose output depends on the input of `victim`, by halving; ceil(log2(B)) passes."""

@@ -58,10 +58,9 @@ class Mixing:
         batch: The rows.
         dims: The dimensions of the inputs taken as the batch.
         event: Where it begins.
-        pair: The output of the first example depends on the input of the second.
         receivers: How many examples' inputs reach the outputs of others.
         matrix: Entry (i, j): how strongly output i depends on input j, shape (n, n), for `examples`.
-        examples: Some examples, the pair among them.
+        examples: Some examples, two that depend on each other among them.
         order_matters: Whether an example's place in the batch matters; None if that can't be told.
         softmax: Whether a softmax was taken over the batch.
         attention: Whether examples attend to each other, and whether at several positions apart.
@@ -72,7 +71,6 @@ class Mixing:
     batch: Batch
     dims: tuple[int, ...]
     event: Event
-    pair: tuple[int, int]
     receivers: int
     matrix: Tensor
     examples: list[int]
@@ -340,6 +338,5 @@ def _describe(rerun: Rerun, chart: Dependencies, batch: Batch, most: int, grace:
         raise UndecidedError(msg)
     receivers = int((leaks > 0).sum())
     return Mixing(
-        batch, _dims(chart.inputs), event, pair, receivers, matrix, examples, order_matters, softmax, attention,
-        batch_norm,
+        batch, _dims(chart.inputs), event, receivers, matrix, examples, order_matters, softmax, attention, batch_norm
     )  # fmt: skip

@@ -18,6 +18,11 @@ if TYPE_CHECKING:
 
     from lightning_recipe.figures.picture import Picture
 
+TICKS = 5
+"""Numbers on an axis, about."""
+MARGIN = 0.06
+"""Of an axis around values, as a share of their range."""
+
 SCALES: dict[str, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = {
     "linear": lambda values: values,
     "log": np.log10,
@@ -52,19 +57,19 @@ class Axis:
             along: NDArray[np.float64] = (forward(np.asarray(values, np.float64)) - low) / ((high - low) or 1.0)
         return along
 
-    def ticks(self, most: int = 5) -> list[float]:
+    def ticks(self) -> list[float]:
         """A few round values."""
         if self.scale == "linear":
-            step = _round_step((self.high - self.low) / most)
+            step = _round_step((self.high - self.low) / TICKS)
             first = math.ceil(self.low / step - 1e-9)
-            return [i * step for i in range(first, math.floor(self.high / step + 1e-9) + 1)][: 3 * most]
+            return [i * step for i in range(first, math.floor(self.high / step + 1e-9) + 1)][: 3 * TICKS]
         least = 0 if self.scale == "from zero" else -30  # powers of ten
         powers = [10.0**i for i in range(least, 30) if self.low <= 10.0**i <= self.high * (1 + 1e-9)]
-        found = ([0.0] if self.low <= 0 else []) + powers[:: math.ceil(len(powers) / (most + 1)) or 1]
+        found = ([0.0] if self.low <= 0 else []) + powers[:: math.ceil(len(powers) / (TICKS + 1)) or 1]
         return found if len(found) > 1 else [self.low, self.high]
 
 
-def around(values: Any, margin: float = 0.06) -> Axis:
+def around(values: Any) -> Axis:
     """An axis that holds all finite values, and something around them.
 
     Example:
@@ -76,7 +81,7 @@ def around(values: Any, margin: float = 0.06) -> Axis:
     finite = finite[np.isfinite(finite)]
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
     apart = (high - low) or abs(high) or 1.0
-    return Axis(low - margin * apart, high + margin * apart)
+    return Axis(low - MARGIN * apart, high + MARGIN * apart)
 
 
 @dataclass(frozen=True)
