@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from lightning_recipe.losses.table import BCE_WITH_LOGITS, CROSS_ENTROPY, MSE, TABLE, Family, Takes
 from lightning_recipe.record.step import LossCall
-from lightning_recipe.record.tensors import tensors
+from lightning_recipe.record.tensors import same, tensors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -148,7 +148,7 @@ def target_of_batch(step: Step, examples: int) -> Tensor | None:
         path: tensor
         for path, tensor in whole.items()
         if tensor.grad_fn is None  # not put there by the step
-        and not any(_same(tensor, entered) for entered in inputs)
+        and not any(same(tensor, entered) for entered in inputs)
     }
     named = [tensor for path, tensor in others.items() if NAMES.search(path)]
     as_it_was = len(others) < len(whole)
@@ -240,9 +240,3 @@ def _filled(batch: object, examples: int) -> Tensor | None:
     if len(found) != examples or len({t.shape[1] for t in found}) != 1 or not most:
         return None
     return torch.stack([torch.cat([t, t.new_full((most - len(t), t.shape[1]), torch.nan)]) for t in found])
-
-
-def _same(a: Tensor, b: Tensor) -> bool:
-    """Whether two dense tensors have the same shape and values."""
-    dense = a.layout is b.layout is torch.strided
-    return dense and a.shape == b.shape and torch.equal(a, b)

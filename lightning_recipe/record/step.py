@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import nn
 
-from lightning_recipe.record.tensors import leading_size
+from lightning_recipe.record.tensors import leading_size, same
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -255,7 +255,7 @@ class Step:
         for call in self.net_calls:
             for name, tensor in call.inputs.items():
                 before = entered.setdefault(name, [])
-                if not any(_equal(tensor, other) for other in before[:most]):
+                if not any(_again(tensor, other) for other in before[:most]):
                     before.append(tensor)
         few = {name: different for name, different in entered.items() if len(different) < most}
         return {
@@ -268,8 +268,7 @@ class Step:
         return leading_size(self.inputs) or leading_size(self.batch)
 
 
-def _equal(a: Tensor, b: Tensor) -> bool:
+def _again(a: Tensor, b: Tensor) -> bool:
     """Whether two tensors are the same input again; those that can't be compared are taken to be."""
-    if a.layout is not torch.strided or b.layout is not torch.strided:
-        return True
-    return (a.dtype, a.device, a.shape) == (b.dtype, b.device, b.shape) and torch.equal(a, b)
+    dense = a.layout is b.layout is torch.strided
+    return not dense or (a.dtype == b.dtype and same(a, b))

@@ -10,6 +10,7 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 
@@ -90,6 +91,19 @@ def _attributes(structure: Any) -> list[tuple[str, Any]]:
     names = [name for group in slots for name in ([group] if isinstance(group, str) else group)]
     names = [name for name in names if name not in {"__dict__", "__weakref__"} and hasattr(structure, name)]
     return [*getattr(structure, "__dict__", {}).items(), *((name, getattr(structure, name)) for name in names)]
+
+
+def same(a: Tensor, b: Tensor) -> bool:
+    """Whether two dense tensors have the same shape and values, on the same device; sparse ones can't be compared.
+
+    Example:
+        >>> import torch
+        >>> same(torch.ones(2), torch.ones(2)), same(torch.ones(2), torch.ones(2, 1))
+        (True, False)
+
+    """
+    dense = a.layout is b.layout is torch.strided
+    return dense and a.device == b.device and a.shape == b.shape and torch.equal(a, b)
 
 
 def mapped(structure: Any, kinds: type | tuple[type, ...], function: Callable[[Any], Any]) -> Any:
