@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 
 import lightning.pytorch as L
 import numpy as np
+import patients
 import torch
 from lightning.pytorch.callbacks import EMAWeightAveraging, StochasticWeightAveraging
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, TensorDataset
 from torchmetrics import MeanMetric
 
 EXAMPLES, BATCH, WIDTH, LENGTH, CLASSES, WORDS = 22, 5, 8, 4, 3, 7  # the last batch holds two examples
@@ -293,6 +294,43 @@ class Trained(L.LightningModule):
 
     def val_dataloader(self):
         return [] if self.program.validate == "never" else loader(self.program, 2, training=False)
+
+
+class ByHand:
+    """Manual optimisation with the training step of the module that it is mixed into; stands first among the bases."""
+
+    automatic_optimization = False
+
+    def training_step(self, batch, batch_idx):
+        optimizer = self.optimizers()
+        optimizer.zero_grad()
+        self.manual_backward(super().training_step(batch, batch_idx))
+        optimizer.step()
+
+
+class Offset(nn.Module):
+    """A parameter, and no layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(patients.CLASSES))
+
+    def forward(self, x):
+        return self.bias.expand(len(x), patients.CLASSES)
+
+
+def mlp(activation=nn.ReLU, width=32, depth=2):
+    """For the data of a healthy module."""
+    layers = [nn.Linear(patients.FEATURES, width), activation()]
+    layers += [layer for _ in range(depth - 1) for layer in (nn.Linear(width, width), activation())]
+    return nn.Sequential(*layers, nn.Linear(width, patients.CLASSES))
+
+
+def healthy_data(*, random_labels=False):
+    """The data of a healthy module, with their labels or with labels that have nothing to do with them."""
+    x, y = patients.Healthy().data(512, 1).tensors
+    order = torch.randperm(len(y), generator=torch.Generator().manual_seed(1))
+    return DataLoader(TensorDataset(x, y[order] if random_labels else y), 32, shuffle=True)
 
 
 def settings(program):

@@ -10,6 +10,7 @@ from conftest import QUIET
 from ends import assert_judged, assert_same, process, quick, traces
 from lightning.pytorch.loggers import TensorBoardLogger
 from patients import Healthy
+from programs import ByHand
 from torch.utils.data import DataLoader
 
 from lightning_recipe import Status
@@ -38,14 +39,8 @@ class Compiled(OnGpu):
         self.net = torch.compile(self.net)
 
 
-class ByHand(OnGpu):
-    automatic_optimization = False
-
-    def training_step(self, batch, batch_idx):
-        optimizer = self.optimizers()
-        optimizer.zero_grad()
-        self.manual_backward(super().training_step(batch, batch_idx))
-        optimizer.step()
+class OnGpuByHand(ByHand, OnGpu):
+    """The same, in manual optimisation."""
 
 
 @pytest.fixture
@@ -70,7 +65,7 @@ def end(tmp_path):
 
 
 @pytest.mark.parametrize("precision", ["32-true", "16-mixed", "bf16-mixed", "bf16-true", "64-true"])
-@pytest.mark.parametrize("make", [OnGpu, ByHand])
+@pytest.mark.parametrize("make", [OnGpu, OnGpuByHand])
 def test_nothing_is_changed(end, make, precision):
     callbacks = quick()
     bare, full = end(make, precision=precision), end(make, callbacks, precision=precision)

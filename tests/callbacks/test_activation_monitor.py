@@ -2,22 +2,15 @@ import lightning.pytorch as L
 import patients
 import pytest
 import torch
+from patients import CLASSES, FEATURES
+from programs import Offset, healthy_data, mlp
 from torch import nn
 from torch.nn import functional as F
 from torch.optim import SGD, Adam
-from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_recipe import ActivationMonitor, Status
 from lightning_recipe.figures.canvas import pixels
 from lightning_recipe.figures.depth import across_depth
-
-FEATURES, CLASSES = 12, 4
-
-
-def mlp(activation=nn.ReLU, width=32, depth=2):
-    layers = [nn.Linear(FEATURES, width), activation()]
-    layers += [layer for _ in range(depth - 1) for layer in (nn.Linear(width, width), activation())]
-    return nn.Sequential(*layers, nn.Linear(width, CLASSES))
 
 
 class Functional(nn.Module):
@@ -84,17 +77,11 @@ class Lit(L.LightningModule):
         return self.optimizer(self.net.parameters())
 
 
-def data(*, random_labels=False):
-    x, y = patients.Healthy().data(512, 1).tensors
-    order = torch.randperm(len(y), generator=torch.Generator().manual_seed(1))
-    return DataLoader(TensorDataset(x, y[order] if random_labels else y), 32, shuffle=True)
-
-
 def judged(fit, module, *, steps=128, random_labels=False, **settings):
     """All findings, after enough looks."""
     monitor = ActivationMonitor()
     settings = {"max_steps": steps, "max_epochs": -1, "logger": False, **settings}
-    fit(module, [monitor], train=data(random_labels=random_labels), **settings)
+    fit(module, [monitor], train=healthy_data(random_labels=random_labels), **settings)
     return monitor.findings
 
 
@@ -199,14 +186,6 @@ def test_networks_that_take_turns_are_not_compared_across_depth(fit):
 
 
 def test_without_a_layer_there_is_nothing_to_judge(fit):
-    class Offset(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.bias = nn.Parameter(torch.zeros(CLASSES))
-
-        def forward(self, x):
-            return self.bias.expand(len(x), CLASSES)
-
     (finding,) = judged(fit, Lit(Offset()), steps=8)
     assert finding.status is Status.SKIPPED
 

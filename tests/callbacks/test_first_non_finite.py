@@ -13,6 +13,7 @@ from patients import (
     NormAtZero,
     ZeroProbability,
 )
+from programs import ByHand
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
@@ -125,16 +126,10 @@ def test_what_reaches_no_weight_passes(fit, module):
 
 
 def test_by_hand(fit):
-    class ByHand(Healthy):
-        automatic_optimization = False
+    class Module(ByHand, Healthy):
+        """A healthy one."""
 
-        def training_step(self, batch, batch_idx):
-            optimizer = self.optimizers()
-            optimizer.zero_grad()
-            self.manual_backward(super().training_step(batch, batch_idx))
-            optimizer.step()
-
-    assert [f.status for f in judged(fit, ByHand())] == [Status.PASSED]
+    assert [f.status for f in judged(fit, Module())] == [Status.PASSED]
 
 
 def test_bf16_and_accumulation(fit):
@@ -248,7 +243,7 @@ def test_the_gradient_is_named(fit, name):
 
 
 def test_by_hand_it_is_found_by_the_weights(fit):
-    class ByHand(Healthy):
+    class Module(Healthy):
         automatic_optimization = False
 
         def training_step(self, batch, batch_idx):
@@ -258,7 +253,7 @@ def test_by_hand_it_is_found_by_the_weights(fit):
             self.manual_backward(loss.sub(9).sqrt() if self.global_step >= 5 else loss)
             optimizer.step()
 
-    (finding,) = judged(fit, ByHand())
+    (finding,) = judged(fit, Module())
     assert (finding.status, finding.evidence["at"]) == (Status.FAILED, 5)
     assert finding.code == "FirstNonFinite/operation"
 

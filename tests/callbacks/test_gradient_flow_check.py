@@ -14,6 +14,7 @@ from patients import (
     MultipliedList,
     ReplacedHead,
 )
+from programs import ByHand
 from torch import nn
 from torch.nn import functional as F
 
@@ -655,14 +656,8 @@ class PlainList(Net):
         return self.head(h)
 
 
-class ByHand(PlainList):
-    automatic_optimization = False
-
-    def training_step(self, batch, batch_idx):
-        optimizer = self.optimizers()
-        optimizer.zero_grad()
-        self.manual_backward(super().training_step(batch, batch_idx))
-        optimizer.step()
+class PlainListByHand(ByHand, PlainList):
+    """The same, in manual optimisation."""
 
 
 class AsATuple(PlainList):
@@ -734,7 +729,11 @@ class PlainToken(Net):
         (ReplacedHead, "net.4.weight, net.4.bias", 33 * CLASSES),
         (LossWeights, "log_vars", 2),
         (PlainList, "blocks.0.layer.weight, blocks.0.layer.bias, blocks.1.layer.weight, blocks.1.layer.bias", 8320),
-        (ByHand, "blocks.0.layer.weight, blocks.0.layer.bias, blocks.1.layer.weight, blocks.1.layer.bias", 8320),
+        (
+            PlainListByHand,
+            "blocks.0.layer.weight, blocks.0.layer.bias, blocks.1.layer.weight, blocks.1.layer.bias",
+            8320,
+        ),
     ],
 )
 def test_parameters_in_no_optimiser(fit, module, subject, parameters):
@@ -802,7 +801,7 @@ class LossAsANumber(Net):
         return torch.tensor(super().training_step(batch, batch_idx).item(), requires_grad=True)
 
 
-class LossOfACopy(ByHand):
+class LossOfACopy(PlainListByHand):
     def training_step(self, batch, batch_idx):
         optimizer = self.optimizers()
         optimizer.zero_grad()
@@ -916,7 +915,7 @@ class NewAttribute(Net):
         return self.head(self.middle(self.body(x)).relu())
 
 
-class NewByHand(ByHand):
+class NewByHand(PlainListByHand):
     def forward(self, x):
         return self.head(nn.Sequential(nn.Linear(64, 64), nn.ReLU())(self.body(x)))
 
@@ -929,7 +928,7 @@ def test_modules_that_are_made_in_forward(fit, module, parameters):
     assert ".py:" in finding.subject
 
 
-class BothForOneLoss(ByHand):
+class BothForOneLoss(PlainListByHand):
     """One optimiser for everything, and another one for the head."""
 
     def forward(self, x):

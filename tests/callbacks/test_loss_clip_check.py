@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 from patients import CLASSES, Clipped, ClippedExamples, Healthy
+from programs import ByHand
 from torch.nn import functional as F
 
 from lightning_recipe import LossClipCheck, OverfitOneBatch, Status
@@ -298,16 +299,10 @@ def test_a_model_that_is_a_product_has_another_way(fit):
 
 
 def test_in_manual_optimisation(fit):
-    class ByHand(ClippedExamples):
-        automatic_optimization = False
+    class Module(ByHand, ClippedExamples):
+        """The same disease."""
 
-        def training_step(self, batch, batch_idx):
-            optimizer = self.optimizers()
-            optimizer.zero_grad()
-            self.manual_backward(super().training_step(batch, batch_idx))
-            optimizer.step()
-
-    assert [f.code for f in judged(fit, ByHand())] == [CODE]
+    assert [f.code for f in judged(fit, Module())] == [CODE]
 
 
 def test_it_explains_what_the_trial_shows(fit, capsys):

@@ -1,22 +1,14 @@
 import lightning.pytorch as L
-import patients
 import pytest
 import torch
+from patients import CLASSES, FEATURES
+from programs import Offset, healthy_data, mlp
 from torch import nn
 from torch.nn import functional as F
 from torch.optim import SGD, Adadelta, Adafactor, Adam, AdamW, RMSprop
 from torch.optim.lr_scheduler import LambdaLR
-from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_recipe import Status, UpdateRatioMonitor
-
-FEATURES, CLASSES = 12, 4
-
-
-def mlp(activation=nn.ReLU, width=32, depth=2):
-    layers = [nn.Linear(FEATURES, width), activation()]
-    layers += [layer for _ in range(depth - 1) for layer in (nn.Linear(width, width), activation())]
-    return nn.Sequential(*layers, nn.Linear(width, CLASSES))
 
 
 class Transformer(nn.Module):
@@ -72,17 +64,11 @@ class Lit(L.LightningModule):
         return [optimizer], schedules
 
 
-def data(*, random_labels=False):
-    x, y = patients.Healthy().data(512, 1).tensors
-    order = torch.randperm(len(y), generator=torch.Generator().manual_seed(1))
-    return DataLoader(TensorDataset(x, y[order] if random_labels else y), 32, shuffle=True)
-
-
 def judged(fit, module, *, steps=208, train=None, **settings):
     """All findings, after enough looks."""
     monitor = UpdateRatioMonitor()
     settings = {"max_steps": steps, "max_epochs": -1, "logger": False, **settings}
-    fit(module, [monitor], train=train or data(), **settings)
+    fit(module, [monitor], train=train or healthy_data(), **settings)
     return monitor.findings
 
 
@@ -130,18 +116,18 @@ def test_what_trains_passes(fit, net, optimizer):
 
 @pytest.mark.parametrize("optimizer", [lambda p: Adam(p, 1e-3), lambda p: SGD(p, 0.03), lambda p: AdamW(p, 0.01)])
 def test_a_loss_that_can_not_fall_is_not_the_fault_of_the_updates(fit, optimizer):
-    assert only_passed(judged(fit, Lit(mlp(), optimizer), train=data(random_labels=True)))
+    assert only_passed(judged(fit, Lit(mlp(), optimizer), train=healthy_data(random_labels=True)))
 
 
 @pytest.mark.parametrize("schedule", [lambda step: step / 1e6 + 1e-7, lambda step: 1.0 if step < 20 else 1e-6])
 def test_a_warm_up_and_the_end_of_a_schedule_tell_nothing(fit, schedule):
-    findings = judged(fit, Lit(mlp(), lambda p: Adam(p, 1e-3), schedule), train=data(random_labels=True))
+    findings = judged(fit, Lit(mlp(), lambda p: Adam(p, 1e-3), schedule), train=healthy_data(random_labels=True))
     assert not [f for f in findings if f.is_alarm]
 
 
 def test_fine_tuning_moves_little_and_needs_to(fit):
     net = mlp()
-    fit(Lit(net, lambda p: Adam(p, 1e-3)), train=data(), logger=False, max_epochs=20)
+    fit(Lit(net, lambda p: Adam(p, 1e-3)), train=healthy_data(), logger=False, max_epochs=20)
     assert only_passed(judged(fit, Lit(net, lambda p: AdamW(p, 1e-6))))
 
 
@@ -198,14 +184,6 @@ def test_weights_in_16_bits_that_move_pass(fit):
 
 
 def test_without_a_weight_there_is_nothing_to_compare(fit):
-    class Offset(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.bias = nn.Parameter(torch.zeros(CLASSES))
-
-        def forward(self, x):
-            return self.bias.expand(len(x), CLASSES)
-
     (finding,) = judged(fit, Lit(Offset(), lambda p: Adam(p, 1e-3)), steps=8)
     assert finding.status is Status.SKIPPED
 
