@@ -1,7 +1,7 @@
 """How long the pictures of a default call take on one core: at most 150 ms each.
 
 Run ``python benchmarks/pictures.py``; the median processor time of several, after one that
-fills matplotlib's caches.
+loads the font.
 """
 
 from __future__ import annotations

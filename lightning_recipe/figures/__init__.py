@@ -1,1 +1,1 @@
-"""Values in, a matplotlib Figure out: the only package that draws."""
+"""Values in, a `Picture` out, drawn by Pillow: the only package that draws."""
