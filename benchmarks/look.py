@@ -21,6 +21,7 @@ from lightning_recipe.record.step import Need
 LOOKS = 200
 NEEDS = {
     "wiring": Need.WIRING,
+    "wiring, graph": Need.WIRING | Need.GRAPH,
     "inputs, losses": Need.INPUTS | Need.LOSSES,
     "losses": Need.LOSSES,
     "outputs": Need.OUTPUTS,

@@ -538,7 +538,12 @@ def test_what_is_called_without_gradients_tells_where_they_were_switched_off():
 
 
 def test_the_graph_ends_in_the_leaves():
-    module, step = watched(lambda m, x: m.linear(x).relu().sum())
+    module, step = watched(lambda m, x: m.linear(x).relu().sum(), Need.WIRING | Need.GRAPH)
     assert [node.kind for node in step.graph[:3]] == ["Sum", "Relu", "Addmm"]
     assert {id(node.leaf) for node in step.graph if node.leaf is not None} == set(map(id, module.linear.parameters()))
     assert all(step.graph[below] for node in step.graph for below in node.below)
+
+
+def test_a_graph_that_nobody_asks_for_is_not_walked():
+    _, step = watched(lambda m, x: m.linear(x).relu().clamp(min=0).sum())
+    assert (step.graph, step.leaves, step.clips) == ([], [], [])

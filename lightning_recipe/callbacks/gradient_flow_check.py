@@ -73,7 +73,7 @@ class GradientFlowCheck(Check):
     section = Section.MISTAKES
     sentence = 11
     why = "what gets no gradient, or has no optimiser, stays as it was drawn, and the rest learns to live with it"
-    needs = Need.WIRING | Need.GRADIENTS
+    needs = Need.WIRING | Need.GRAPH | Need.GRADIENTS
     explains: ClassVar = dict.fromkeys(
         ("not_in_optimiser", "no_gradient", "one_module_many_times", "made_anew", "identical_units", "affine"),
         tuple(f"OverfitOneBatch/{code}" for code in ("parameters_left_out", "stuck", "too_slow", "no_gradient")),

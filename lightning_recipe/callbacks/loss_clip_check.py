@@ -61,7 +61,7 @@ class LossClipCheck(Check):
     section = Section.MISTAKES
     sentence = 7
     why = "a clamped loss has no gradient: what is most wrong is not learnt"
-    needs = Need.WIRING
+    needs = Need.WIRING | Need.GRAPH
     explains: ClassVar = {
         "clipped": (
             *("OverfitOneBatch/no_gradient", "OverfitOneBatch/stuck", "OverfitOneBatch/too_slow"),

@@ -164,7 +164,7 @@ class LossInputCheck(Check):
 def _rehearsed(again: Rehearsal, batch: Any, *, lines: bool = False) -> tuple[list[Node], Step]:
     """The graph of the loss of a step, and the step; with `lines`, which take time, each node knows who called it."""
     with torch.autograd.set_detect_anomaly(mode=lines, check_nan=False):
-        step = again.step(batch, needs=Need.WIRING | Need.INPUTS | Need.LOSSES)
+        step = again.step(batch, needs=Need.WIRING | Need.GRAPH | Need.INPUTS | Need.LOSSES)
     return list(nodes(step.loss)) if step.loss is not None and step.loss.requires_grad else [], step
 
 

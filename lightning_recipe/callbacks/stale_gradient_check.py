@@ -76,7 +76,7 @@ class StaleGradientCheck(Check):
     section = Section.MISTAKES
     sentence = 2
     why = "backward adds to the gradients that are there, so that a step takes those of all batches before it again"
-    needs = Need.WIRING | Need.HELD
+    needs = Need.WIRING | Need.GRAPH | Need.HELD
     explains: ClassVar = {
         "missing_zero_grad": (
             "OverfitOneBatch/optimiser_unstable",

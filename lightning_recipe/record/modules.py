@@ -42,6 +42,23 @@ def is_leaf(module: nn.Module) -> bool:
     )
 
 
+def inside(root: nn.Module) -> list[nn.Module]:
+    """The modules of ``root.modules()``, in any order: its generators within generators take ten times as long.
+
+    Example:
+        >>> [type(module).__name__ for module in inside(nn.Sequential(nn.ReLU()))]
+        ['Sequential', 'ReLU']
+
+    """
+    found = {id(root): root}
+    waiting = [root]
+    for module in waiting:  # it grows
+        new = {id(child): child for child in module._modules.values() if child is not None}  # noqa: SLF001
+        waiting += [child for key, child in new.items() if key not in found]
+        found |= new
+    return list(found.values())
+
+
 class Observable(NamedTuple):
     """A module whose calls can be seen.
 

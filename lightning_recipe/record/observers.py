@@ -70,7 +70,7 @@ class Observers:
         self._functions = Functions(self._errors.append)
         self._hooks = Hooks(self._errors.append)
         from_net = FromNet()
-        self._wiring = Wiring(pl_module) if Need.WIRING in needs else None
+        self._wiring = Wiring(pl_module, clips=Need.GRAPH in needs) if Need.WIRING in needs else None
         self._reductions = Reductions() if needs & _NUMBERS else None
         self._losses = LossCalls(from_net) if Need.LOSSES in needs else None
         self._calls = self._leaves = None
@@ -177,6 +177,7 @@ class Observers:
         if self._wiring is not None:
             step.events.extend(self._wiring.events())
             step.unlisted.extend(self._wiring.unlisted)
+        if self._wiring is not None and Need.GRAPH in self._needs:
             step.graph.extend(graph(roots))
             step.leaves.extend(node.leaf for node in step.graph if node.leaf is not None)
             step.clips.extend(self._wiring.clips if self._functions.roots else self._wiring.clips_of(roots))

@@ -27,7 +27,8 @@ class Need(Flag):
     Attributes:
         INPUTS: `Step.net_calls`; each argument is copied.
         LOSSES: `Step.loss_calls`; arguments of losses are copied, up to ``copies.MAX_ELEMENTS``.
-        WIRING: `Step.events`, `Step.graph`, `Step.leaves`, `Step.unlisted`, `Step.clips`.
+        WIRING: `Step.events`, `Step.unlisted`.
+        GRAPH: `Step.graph`, `Step.leaves`, `Step.clips`, which go with `WIRING`.
         OUTPUTS: `Step.outputs`.
         GRADIENTS: `Step.gradients`.
         UPDATES: `Step.updates`; the weights are copied when an optimiser is about to step.
@@ -42,6 +43,7 @@ class Need(Flag):
     INPUTS = auto()
     LOSSES = auto()
     WIRING = auto()
+    GRAPH = auto()
     OUTPUTS = auto()
     GRADIENTS = auto()
     UPDATES = auto()

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import itertools
-import weakref
 from types import EllipsisType, MethodWrapperType, NoneType
 from typing import TYPE_CHECKING, Any
+from weakref import ref
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from lightning_recipe.record.bounds import NAMES, Bounds
 from lightning_recipe.record.caller import line, method_of, running
 from lightning_recipe.record.clips import clips
 from lightning_recipe.record.events import Event, Kind
+from lightning_recipe.record.modules import inside
 from lightning_recipe.record.tensors import tensors
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     from lightning_recipe.record.clips import Clip
 
-Seen = tuple[weakref.ref[Tensor], int]
+Seen = tuple[ref[Tensor], int]
 """A tensor and its version, -1 if it was made in inference mode, where none are counted."""
 Given = list[tuple[Tensor, int]]
 """What goes into a call, with its versions."""
@@ -55,6 +56,7 @@ class Wiring:
 
     Args:
         root: The LightningModule, for the names of its parameters.
+        clips: Whether clamps are looked for in the graph.
 
     Attributes:
         clips: The clamps that were seen when backward began.
@@ -73,19 +75,19 @@ class Wiring:
 
     """
 
-    def __init__(self, root: nn.Module) -> None:
+    def __init__(self, root: nn.Module, *, clips: bool = False) -> None:
         self.clips: list[Clip] = []
         self.unlisted: list[tuple[nn.Module, str]] = []
         self.before_clipping: Callable[[], None] = lambda: None
-        self._bounds = Bounds()
+        self._bounds = Bounds() if clips else None
         self._within: Given | None = None  # what went into the leaf that is being called
         self._root = root
-        self._listed = {id(module) for module in root.modules()}
+        self._listed = {id(module) for module in inside(root)}
         self._off = ""  # the line that switched gradients off
         self._raw: list[Raw] = []
         self._made: set[int] = set()  # references to what came out of modules, by id
         self._parameters: dict[int, str] | None = None
-        self._gradients: dict[int, tuple[weakref.ref[Tensor], str]] = {}
+        self._gradients: dict[int, tuple[ref[Tensor], str]] = {}
 
     def events(self) -> list[Event]:
         """What happened since this was last called, as events."""
@@ -117,15 +119,15 @@ class Wiring:
         spread: Spread = (),
     ) -> None:
         """Take note of an event, of what came out and what was written into."""
-        inputs, outputs, reference = [], [], weakref.ref
+        inputs, outputs = [], []
         for tensor, version in _given((output,)):
-            outputs.append((reference(tensor), version))
-        for tensor, before in given:
-            inputs.append((reference(tensor), before))
-            if (now := _version(tensor)) != before:
-                outputs.append((reference(tensor), now))
-        for seen in outputs:
-            self._made.add(id(seen[0]))
+            outputs.append((seen := ref(tensor), version))
+            self._made.add(id(seen))
+        for tensor, version in given:
+            inputs.append((seen := ref(tensor), version))
+            if version >= 0 and tensor._version != version:  # noqa: SLF001
+                outputs.append((seen, tensor._version))  # noqa: SLF001
+                self._made.add(id(seen))
         self._raw.append((kind, name, inputs, outputs, module, where, (), training, spread))
 
     # -- functions
@@ -141,7 +143,7 @@ class Wiring:
             if self._within is not None:  # a leaf may use what it was not given, such as one of its attributes
                 if _drops(kwargs):
                     self._note("function", _name(function), [], None, where=line(), training=True)
-                self._within += [(t, _version(t)) for t in known if not any(t is given for given, _ in self._within)]
+                self._within += _given(t for t in known if not any(t is given for given, _ in self._within))
                 return None
             name = _name(function)
             if name in {"grad", "zero_", "_foreach_zero_"}:
@@ -172,11 +174,11 @@ class Wiring:
                 kind: Kind = "loss" if function in LOSSES else "function"
                 spread = _spread(given, output) if name in _ARITHMETIC else ()
                 self._note(kind, name, given, output, where=line(), training=_drops(kwargs), spread=spread)
-            if args and (name in NAMES or function in LOSSES):
+            if self._bounds is not None and args and (name in NAMES or function in LOSSES):
                 self._bounds.note(function, name, args, output, self._from_modules([tensor for tensor, _ in given]))
 
     def _from_modules(self, found: list[Tensor]) -> list[Tensor]:
-        return [tensor for tensor in found if id(weakref.ref(tensor)) in self._made]
+        return [tensor for tensor in found if id(ref(tensor)) in self._made]
 
     def _transformed(self, found: list[Tensor]) -> None:
         """What goes into ``vmap`` and ``grad`` is known; what happens there is not."""
@@ -194,7 +196,7 @@ class Wiring:
 
     def clips_of(self, roots: list[Tensor]) -> list[Clip]:
         """How losses were clamped; while the graph holds its tensors."""
-        return [clip for root in roots for clip in clips(root, self._bounds)]
+        return [clip for root in roots for clip in clips(root, self._bounds)] if self._bounds is not None else []
 
     def note(self, kind: Kind, name: str, parameters: Iterable[str]) -> None:
         """Something happened that no function tells of, as to these parameters."""
@@ -226,7 +228,7 @@ class Wiring:
             owner, gradient = self._named(args[0]), args[0].grad
             if owner is None or gradient is None:  # foreign, or nothing to clear
                 return
-            self._gradients[id(gradient)] = (weakref.ref(gradient), owner)
+            self._gradients[id(gradient)] = (ref(gradient), owner)
             cleared = [owner] if function.__name__ == "__set__" and args[1] is None else []
         elif name != "grad":
             known = [(tensor, self._gradients.get(id(tensor))) for tensor in _found(args)]
@@ -249,7 +251,7 @@ def numbered(raw: list[Raw]) -> list[Event]:
 
     Example:
         >>> x = torch.ones(1)
-        >>> raw = ("function", "relu_", [(weakref.ref(x), 0)], [(weakref.ref(x), 1)], None, "", (), False, ())
+        >>> raw = ("function", "relu_", [(ref(x), 0)], [(ref(x), 1)], None, "", (), False, ())
         >>> numbered([raw])[0][:4]
         ('function', 'relu_', (1,), (2,))
 
@@ -283,17 +285,13 @@ def _given(arguments: Iterable[Any]) -> Given:
     given: Given = []
     for argument in arguments:
         if isinstance(argument, Tensor):
-            given.append((argument, _version(argument)))
+            try:
+                given.append((argument, argument._version))  # noqa: SLF001 - there is no other way to tell
+            except RuntimeError:  # made in inference mode
+                given.append((argument, -1))
         elif type(argument) not in _PLAIN:
-            given += [(tensor, _version(tensor)) for _, tensor in tensors(argument)]
+            given += _given(tensor for _, tensor in tensors(argument))
     return given
-
-
-def _version(tensor: Tensor) -> int:
-    try:
-        return tensor._version  # noqa: SLF001 - there is no other way to tell
-    except RuntimeError:  # made in inference mode
-        return -1
 
 
 def _spread(given: Given, output: Any) -> Spread:
