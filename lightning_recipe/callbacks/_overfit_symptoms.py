@@ -12,6 +12,8 @@ from lightning_recipe.losses.floor import floor
 from lightning_recipe.losses.table import TABLE, Family, Takes
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from torch import nn
 
     from lightning_recipe.callbacks._overfit_progress import Trial
@@ -118,8 +120,12 @@ def _range(tensor: Tensor) -> tuple[float, float]:
     return float(tensor.min()), float(tensor.max())
 
 
-def is_linear(pl_module: nn.Module) -> bool:
+def is_linear(pl_module: nn.Module, left_out: Collection[str] = ()) -> bool:
     """Whether there is but one layer to train: by design such models can't memorise everything.
+
+    Args:
+        pl_module: The module.
+        left_out: Names of parameters that the optimiser does not hold: a linear probe need not freeze its body.
 
     Example:
         >>> from torch import nn
@@ -127,12 +133,9 @@ def is_linear(pl_module: nn.Module) -> bool:
         True
 
     """
-    layers = [
-        module
-        for module in pl_module.modules()
-        if any(p.requires_grad and p.ndim > 1 for p in module.parameters(recurse=False))
-    ]
-    return len(layers) <= 1
+    weights = [n for n, p in pl_module.named_parameters() if p.requires_grad and p.ndim > 1 and n not in left_out]
+    layers = {name.rpartition(".")[0] for name in weights}
+    return len(layers) <= 1 and (bool(layers) or not left_out)
 
 
 def knows_examples(fit: Fit) -> bool:

@@ -135,7 +135,7 @@ def _decided(trial: Trial, pl_module: nn.Module, kind: str) -> tuple[Status, str
         return *_of_the_optimiser(trial), nearest
     if noisy:
         return Status.SKIPPED, "noisy", own
-    if symptoms.is_linear(pl_module):
+    if symptoms.is_linear(pl_module, own.left_out):
         return Status.SKIPPED, "single_layer", own
     if trial.asked is not None and trial.left(nearest) < progress.CONSTANT:
         near = trial.is_nearly_there(own)

@@ -357,6 +357,17 @@ class Linear(Healthy):
         return F.mse_loss(self(batch[0])[:, 0], batch[0][:, 1])
 
 
+class LinearProbe(Linear):
+    """Its body is not frozen, but no optimiser holds it."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(1, 2), nn.Tanh(), nn.Linear(2, 1))
+
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.net[2].parameters(), lr=0.01)
+
+
 class NoCopy(Healthy):
     def __init__(self):
         super().__init__()
@@ -379,6 +390,7 @@ class OutOfMemory(Healthy):
         (Policy, "random"),
         (Distilled, "not known"),
         (Linear, "one layer"),
+        (LinearProbe, "one layer"),
         (Graph, "equal ones with different targets"),
         (Empty, "no step"),
         (NotANumber, "no loss to begin with"),
