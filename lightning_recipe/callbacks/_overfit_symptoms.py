@@ -23,6 +23,9 @@ EQUAL = 1e-3
 """Relative difference up to which predictions count as equal: half precision."""
 ROUNDING = 1e-5
 """Relative difference that batch statistics leave of a constant in single precision."""
+WILD = 30.0
+"""Root mean square of inputs or targets, or one over it, from which on common initialisations, made for values of a
+standard deviation of 1 (Glorot and Bengio, 2010; He et al., 2015), need many steps to make it good."""
 SATURATED = 1e-3
 """Distance from a bound within which the lowest or highest prediction is taken to be held there."""
 
@@ -98,6 +101,27 @@ def symptoms(fit: Fit, pl_module: nn.Module) -> list[str]:
     frozen = f" ({everything - trainable} more are frozen)" if everything > trainable else ""
     found.append(f"{trainable} trainable parameters in all{frozen}")
     return found
+
+
+def cause(fit: Fit, pl_module: nn.Module) -> str:
+    """What to change, of a fit that is stuck: the one cause that the first and the last step speak for."""
+    if dead := [name for name, grad in fit.grads.items() if grad == 0]:
+        return f"find out why no gradient reaches {modules(dead)}: detach(), no_grad(), or units that are always zero"
+    first = fit.first
+    entered = {f"the input {path}": tensor for path, tensor in first.inputs.items()} if first is not None else {}
+    calls = first.loss_calls if first is not None else []
+    numbers = [call for call in calls if TABLE[call.name].family is Family.NUMBERS]
+    compared = {f"the target of {call.name}": call.arguments["target"] for call in numbers}
+    for name, tensor in (entered | compared).items():
+        values = tensor.double() if tensor.is_floating_point() and tensor.numel() > 1 else tensor.new_zeros(0)
+        size = float(values.square().mean().sqrt()) if values.numel() else 1.0
+        if not 1 / WILD < size < WILD and size > 0:
+            return f"scale {name} to a standard deviation of 1: it is of the size of {size:.3g}"
+    targets = sum(call.arguments["target"].numel() for call in calls)
+    trainable = sum(p.numel() for p in pl_module.parameters() if p.requires_grad)
+    if trainable < targets:
+        return f"enlarge the model: it has {trainable} trainable parameters for {targets} targets"
+    return "enlarge the model; if that does not help, see in the picture of labels and predictions what is compared"
 
 
 def modules(names: list[str]) -> str:

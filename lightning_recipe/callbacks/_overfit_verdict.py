@@ -73,14 +73,11 @@ TEXTS = {
     "time_over": _Text("max_seconds were over, on a busy machine: {went}"),
     "too_slow": _Text(
         "{fell}{lowest}; {symptoms}",
-        "give it more max_steps; if that does not help: scale inputs and targets to a standard deviation of 1, raise "
-        "the learning rate, enlarge the model",
+        "give it more max_steps; if that does not help: {cause}",
     ),
     "stuck": _Text(
         "no optimiser overfits {examples}: {went}{others}{lowest}; {symptoms}",
-        "the model is too small, its inputs do not tell the examples apart, part of it gets no gradient, inputs or "
-        "targets are far from a standard deviation of 1, or the loss does not compare what it should: look at the "
-        "labels and predictions of OverfitOneBatch",
+        "{cause}",
     ),
 }
 """By code, the message and the fix; `_phrases` fills them in."""
@@ -116,7 +113,8 @@ def outcome(trial: Trial, pl_module: nn.Module) -> Outcome:
     phrases = {"kind": sentence, **_phrases(trial, fit)}
     if "{symptoms}" in message:
         phrases["symptoms"] = ", ".join(symptoms.symptoms(fit, pl_module))
-    return Outcome(status, code, message.format(**phrases), fix, _evidence(trial))
+        phrases["cause"] = symptoms.cause(fit, pl_module)
+    return Outcome(status, code, message.format(**phrases), fix.format(**phrases), _evidence(trial))
 
 
 def _decided(trial: Trial, pl_module: nn.Module, kind: str) -> tuple[Status, str, Fit]:

@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from lightning_recipe.callbacks._overfit_progress import Trial
+from lightning_recipe.callbacks._overfit_symptoms import cause
 from lightning_recipe.callbacks._overfit_verdict import TEXTS, outcome
 from lightning_recipe.losses.floor import Floor
 from lightning_recipe.record.step import LossCall, NetCall, Step
@@ -102,10 +103,11 @@ CASES = [
     ("too_expensive", "skipped", [fit(FLAT[:4], cut_short=True, work=0.2)]),
     ("too_slow", "warning", [fit(falling(0.6)), STUCK]),
     ("too_slow", "warning", [fit(FLAT), fit(falling(0.6))]),
-    ("parameters_left_out", "warning", [fit(falling(0.6), left_out=["0.weight"]), STUCK]),
+    ("parameters_left_out", "warning", [fit(falling(0.6), left_out=["0.bias"]), STUCK]),
+    ("single_layer", "skipped", [fit(falling(0.6), left_out=["0.weight", "0.bias"]), STUCK]),
     ("stuck", "failed", [fit(FLAT), STUCK]),
     ("stuck", "warning", [fit(FLAT, MANY), fit(FLAT, MANY)]),
-    ("parameters_left_out", "failed", [fit(FLAT, left_out=["0.weight"]), STUCK]),
+    ("parameters_left_out", "failed", [fit(FLAT, left_out=["0.bias"]), STUCK]),
     ("weights_do_not_change", "failed", [fit(FLAT, weights_moved=False), fit(FLAT, weights_moved=False)]),
 ]
 
@@ -199,3 +201,19 @@ def test_the_floor_is_in_the_units_of_the_steps_own_loss():
     own.losses = [loss + i % 7 for i, loss in enumerate(own.losses)]  # other terms
     assert trial.lowest(own) is None
     assert "floor" not in outcome(trial, NET).evidence
+
+
+@pytest.mark.parametrize(
+    ("stuck", "net", "named"),
+    [
+        (fit(FLAT, grads={"0.weight": 0.0, "2.weight": 1.0}, inputs=1000 * X), NET, "no gradient reaches 0"),
+        (fit(FLAT, inputs=1000 * X), NET, "scale the input net.x"),
+        (fit(FLAT, inputs=X / 1000), NET, "scale the input net.x"),
+        (fit(FLAT, loss_call(F.mse_loss, LOGITS, 1000 * LOGITS)), NET, "scale the target of mse_loss"),
+        (fit(FLAT), nn.Linear(3, 1), "4 trainable parameters for 8 targets"),
+        (fit(FLAT, inputs=torch.zeros(8, 3)), NET, "enlarge the model"),
+        (fit(FLAT, inputs=torch.arange(24).reshape(8, 3)), NET, "enlarge the model"),  # such as tokens
+    ],
+)
+def test_what_is_stuck_has_one_cause(stuck, net, named):
+    assert named in cause(stuck, net)
