@@ -1384,6 +1384,17 @@ class KeepsPadding(Patient):
         return TensorDataset(ids.masked_fill(torch.arange(8) >= torch.randint(3, 7, (n, 1), generator=rng), 0), y)
 
 
+class GivesAway(Patient):
+    """A column of the table was made from the label."""
+
+    code = "InputIndependenceCheck/target_given_away"
+    subject = "batch[0][:, 3]"
+
+    def data(self, n, seed):
+        x, y = super().data(n, seed).tensors
+        return TensorDataset(x.index_copy(1, torch.tensor([3]), y[:, None] / CLASSES), y)
+
+
 class SoftmaxOfOneGate(Patient):
     """A gate over a single number is always 1: what it is computed from has no effect."""
 

@@ -104,13 +104,13 @@ def differing(batch: Any) -> dict[str, Tensor]:
 
     Example:
         >>> list(differing({"x": torch.arange(8.0), "mask": torch.ones(8), "scale": torch.tensor(2.0)}))
-        ['x']
+        ['batch.x']
 
     """
     size = leading_size(batch) or 0
     return {
         path: tensor
-        for path, tensor in tensors(batch)
+        for path, tensor in tensors(batch, "batch")
         if size >= FEWEST
         and tensor.layout is torch.strided
         and tensor.ndim

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from lightning_recipe.callback import Check
 from lightning_recipe.callbacks import _inputs_verdict as verdict
+from lightning_recipe.callbacks._giveaways import giveaways
 from lightning_recipe.callbacks._interchanged import tried, worth
 from lightning_recipe.finding import Outcome, Section, Status
 from lightning_recipe.record.step import Need
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
     from lightning.pytorch import LightningModule, Trainer
 
+    from lightning_recipe.callbacks._giveaways import Giveaway
     from lightning_recipe.callbacks._interchanged import Trial
     from lightning_recipe.finding import Finding
     from lightning_recipe.record.step import Step
@@ -36,6 +38,7 @@ class InputIndependenceCheck(Check):
     - `failed` if nothing that enters has an effect at any look, neither on the loss, which answers to the target,
       nor, where the input is the target, on anything that a module puts out.
     - `advice` for one input of several without effect at any look.
+    - `advice` for a column of a table that orders the examples exactly as their target does: it gives the target away.
 
     The evidence is by how much the loss rises when an input is interchanged between examples.
 
@@ -83,6 +86,7 @@ class InputIndependenceCheck(Check):
         """Begin anew with each fit."""
         super().setup(trainer, pl_module, stage)
         self._trials: list[Trial] = []
+        self._given_away: list[set[Giveaway]] = []
         self._reason = "there was no validation after training began"
 
     def validation(self, run: Run, step: Step) -> Iterator[Finding]:
@@ -99,6 +103,7 @@ class InputIndependenceCheck(Check):
             self._reason = "nothing of the batch that differs between examples is seen to enter the network"
             return
         self._trials.append(trial)
+        self._given_away.append(set(giveaways(step.batch, trial)))
         if len(self._trials) == LOOKS:
             self.done = True
             yield from self._judged(*self._trials, by_hand=not run.module.automatic_optimization)
@@ -111,7 +116,9 @@ class InputIndependenceCheck(Check):
         earlier = dict(verdict.of_each(before, by_hand=by_hand))
         idle = [(path, outcome) for path, outcome in verdict.of_each(now, by_hand=by_hand) if path in earlier]
         yield from (self.found(outcome, path) for path, outcome in idle)
-        if not idle:
+        given_away = set.intersection(*self._given_away)
+        yield from (self.found(one.outcome, f"{one.path}[:, {one.column}]") for one in sorted(given_away))
+        if not idle and not given_away:
             yield self.found(Outcome(Status.PASSED, "", "what enters has an effect on the loss", evidence=worth(now)))
 
     def end(self, run: Run) -> Iterator[Finding]:

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import lightning.pytorch as L
 import pytest
 import torch
-from patients import Healthy, KeepsPadding, SoftmaxOfOneGate
+from patients import GivesAway, Healthy, KeepsPadding, SoftmaxOfOneGate
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
@@ -55,6 +55,48 @@ PASSED, SKIPPED = [(Status.PASSED, "passed", "")], [(Status.SKIPPED, "skipped", 
 
 
 # -- legitimate
+
+
+class Formula(Program):
+    """Of all columns together."""
+
+    data = (X, X.sum(1))
+
+    def training_step(self, batch, batch_idx):
+        return F.mse_loss(self.net(batch[0])[:, 0], batch[1])
+
+
+class OneColumn(Formula):
+    """There is nothing else to learn from."""
+
+    data = (X[:, :1], X[:, 0].exp())
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Linear(1, 1)
+
+
+class FewExamples(Formula):
+    """A column may have the order of three classes by chance."""
+
+    data = (torch.cat([X[:6, 1:], torch.tensor([[0.0], [0], [1], [1], [2], [2]])], 1), torch.arange(6.0) // 2)
+
+
+class Conditional(Program):
+    """What is generated is another thing than the label, which enters."""
+
+    def __init__(self):
+        super().__init__()
+        self.label, self.net = nn.Embedding(3, 4), nn.Linear(4 + FEATURES, FEATURES)
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        return F.mse_loss(self.net(torch.cat([self.label(y), torch.randn_like(x)], 1)), x)
+
+
+@pytest.mark.parametrize("program", [Formula, OneColumn, FewExamples, Conditional])
+def test_columns_that_give_nothing_away(fit, program):
+    assert not [code for _, code, _ in found(fit, program(), max_epochs=2) if code == "target_given_away"]
 
 
 class Autoencoder(Program):
@@ -289,7 +331,7 @@ def test_rounding_in_16_bits_is_no_evidence(fit):
 def test_what_an_input_is_worth(fit):
     check = InputIndependenceCheck()
     fit(Healthy(), [check], logger=False)
-    assert check.findings[0].evidence["worth [0]"] > 0.1
+    assert check.findings[0].evidence["worth batch[0]"] > 0.1
 
 
 def test_only_padding_is_read(fit):
@@ -364,6 +406,35 @@ def test_one_of_several_is_ignored(fit):
     check = InputIndependenceCheck()
     fit(SoftmaxOfOneGate(), [check], logger=False)
     (finding,) = check.findings
-    assert (finding.status, finding.code, finding.subject) == (Status.ADVICE, SoftmaxOfOneGate.code, "[1]")
-    assert finding.evidence["worth [0]"] > 0.01
-    assert math.isclose(finding.evidence["worth [1]"], 0, abs_tol=1e-6)
+    assert (finding.status, finding.code, finding.subject) == (Status.ADVICE, SoftmaxOfOneGate.code, "batch[1]")
+    assert finding.evidence["worth batch[0]"] > 0.01
+    assert math.isclose(finding.evidence["worth batch[1]"], 0, abs_tol=1e-6)
+
+
+# -- what gives the target away
+
+
+def with_column(column):
+    return torch.cat([X[:, :3], column[:, None], X[:, 4:]], 1)
+
+
+class Encoded(Program):
+    """The label, as another number, is among the features."""
+
+    data = (with_column(5.0 - 2 * Y), Y)
+
+
+class Encoded2(Formula):
+    """Computed from the target, in other units."""
+
+    data = (with_column(X.sum(1).exp()), X.sum(1))
+
+
+class EncodedByHand(Encoded2):
+    def training_step(self, batch, batch_idx):
+        return (self.net(batch[0])[:, 0] - batch[1]).abs().mean()
+
+
+@pytest.mark.parametrize("program", [Encoded, Encoded2, EncodedByHand, GivesAway])
+def test_a_column_that_gives_the_target_away(fit, program):
+    assert found(fit, program(), max_epochs=2) == [(Status.ADVICE, "target_given_away", GivesAway.subject)]
