@@ -131,17 +131,6 @@ def test_different_inputs_can_be_told_apart():
     assert indistinguishable({}, 5) is None
 
 
-def test_probabilities_end_at_a_floor_of_their_own():
-    found = floor(call(F.cross_entropy, torch.randn(8, 10).softmax(1), torch.arange(8)))
-    assert found.value == pytest.approx(0, abs=1e-6)
-    assert found.trap == pytest.approx(math.log(1 + 9 / math.e), abs=1e-6)
-    assert "1.4612" in found.trap_reason
-    assert found.trap_code == "probabilities_into_cross_entropy"
-    found = floor(call(F.binary_cross_entropy_with_logits, torch.rand(4), torch.tensor([0.0, 1, 0, 1])))
-    assert found.trap == pytest.approx((math.log(2) + math.log(1 + math.exp(-1))) / 2, abs=1e-6)
-    assert floor(call(F.nll_loss, torch.randn(8, 10).softmax(1), torch.arange(8))).trap == pytest.approx(-1)
-
-
 def test_equal_inputs_do_not_make_their_positions_equal():
     target = torch.tensor([[0, 1, 2], [0, 1, 2], [2, 2, 2]])
     found = floor(call(F.cross_entropy, torch.randn(3, 4, 3), target), {"x": torch.tensor([[1.0], [1.0], [2.0]])})
@@ -149,32 +138,11 @@ def test_equal_inputs_do_not_make_their_positions_equal():
     assert found.ignorant > 0.5
 
 
-def test_only_logarithms_of_probabilities_enter_nll_loss():
-    assert "never above 0" in floor(call(F.nll_loss, torch.randn(8, 10), torch.arange(8))).trap_reason
-    assert not floor(call(F.nll_loss, torch.randn(8, 10).log_softmax(1), torch.arange(8))).trap_reason
-
-
-def test_a_softmax_over_labels_that_do_not_exclude_each_other():
-    labels, classes = torch.tensor([[1.0, 1, 0], [0, 0, 0]]), torch.eye(3)[:2]
-    softmax, undecided = torch.randn(2, 3).softmax(1), torch.full((2, 2), 0.5)
-    assert "softmax" in floor(call(F.binary_cross_entropy, softmax, labels)).trap_reason
-    assert not floor(call(F.binary_cross_entropy, softmax, classes)).trap_reason
-    assert not floor(call(F.binary_cross_entropy, undecided, torch.ones(2, 2))).trap_reason
-
-
-def test_logits_are_no_trap():
-    assert math.isnan(floor(CALLS["labels"]).trap)
-    assert math.isnan(floor(call(F.cross_entropy, torch.rand(8, 10), torch.arange(8))).trap)
-
-
 @pytest.mark.filterwarnings("ignore:Using a target size")
-def test_shapes_that_broadcast_are_a_trap():
+def test_shapes_that_broadcast_are_no_reason_for_a_floor():
     y = torch.randn(6)
     found = floor(call(F.mse_loss, torch.randn(6, 1), y))
-    assert (found.value, found.trap) == (0, pytest.approx(float(y.var(correction=0))))
-    assert "(6, 6)" in found.trap_reason
-    assert found.trap_code == "shapes_broadcast"
-    assert not floor(call(F.mse_loss, torch.randn(6, 3), y[:, None])).trap_reason
+    assert (found.value, found.ignorant) == (0, pytest.approx(float(y.var(correction=0))))
 
 
 @pytest.mark.parametrize(
@@ -182,6 +150,8 @@ def test_shapes_that_broadcast_are_a_trap():
     [
         call(F.binary_cross_entropy_with_logits, torch.randn(4), torch.tensor([0.0, 2.0, 1.0, 0.0])),
         call(F.cross_entropy, torch.randn(4, 4), torch.arange(4)),  # pairs of one batch
+        call(F.nll_loss, torch.randn(8, 10), torch.arange(8)),
+        call(F.nll_loss, torch.randn(8, 10).softmax(1), torch.arange(8)),
         call(F.cross_entropy, torch.randn(4, 3), torch.full((4,), -100)),
         call(F.soft_margin_loss, torch.randn(4), torch.ones(4)),
         call(F.mse_loss, torch.randn(4), torch.full((4,), math.nan)),

@@ -8,15 +8,13 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from lightning_recipe.callbacks._overfit_progress import FEW_STEPS
-from lightning_recipe.losses.floor import floor
-from lightning_recipe.losses.table import TABLE, Family, Takes
+from lightning_recipe.losses.table import TABLE, Family
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
     from torch import nn
 
-    from lightning_recipe.callbacks._overfit_progress import Trial
     from lightning_recipe.trial.short_fit import Fit
 
 EQUAL = 1e-3
@@ -26,32 +24,6 @@ ROUNDING = 1e-5
 WILD = 30.0
 """Root mean square of inputs or targets, or one over it, from which on common initialisations, made for values of a
 standard deviation of 1 (Glorot and Bengio, 2010; He et al., 2015), need many steps to make it good."""
-SATURATED = 1e-3
-"""Distance from a bound within which the lowest or highest prediction is taken to be held there."""
-
-
-def wrong_kind(trial: Trial) -> tuple[str, str]:
-    """What is wrong with the predictions by their kind, if a fit ended where such predictions have to.
-
-    What a loss of log-probabilities makes of anything else has no lowest value: reaching it means nothing.
-
-    Returns:
-        A code and a sentence; both are empty if nothing is wrong.
-
-    """
-    for fit in trial.fits:
-        for call in fit.last.loss_calls if fit.last is not None else []:
-            found, loss = floor(call), TABLE[call.name]
-            means_something = loss.takes is not Takes.LOG_PROBABILITIES
-            if found is None or not found.trap_reason or (trial.is_reached(fit) and means_something):
-                continue
-            above = float(call.value.double().mean()) - found.trap
-            certain = loss.of_classes or loss.takes is Takes.PROBABILITIES  # no chance: rows sum to 1
-            if certain or above <= trial.tolerance * max(found.ignorant - found.value, abs(found.trap)):
-                low, high = _range(call.arguments["input"])
-                entered = f"the predictions that enter {call.name} ({call.where}) go from {low:.3g} to {high:.3g}"
-                return found.trap_code, f"{entered}: {found.trap_reason}"
-    return "", ""
 
 
 def is_constant(fit: Fit) -> bool:
@@ -88,7 +60,8 @@ def symptoms(fit: Fit, pl_module: nn.Module) -> list[str]:
             differ = f"(they differ by {_spread(prediction):.2g})"
             found.append(f"the predictions are the same for all {len(prediction)} examples {differ}")
         if target.is_floating_point() and TABLE[call.name].family is Family.NUMBERS:
-            found.append(_out_of_range(prediction, target.double()))
+            (low, high), (lowest, highest) = prediction.aminmax(), target.aminmax()
+            found.append(f"predictions go from {low:.3g} to {high:.3g}, targets from {lowest:.3g} to {highest:.3g}")
     dead = [name for name, grad in fit.grads.items() if grad == 0]
     if dead and len(dead) < len(fit.grads):
         found.append(f"no gradient reaches {modules(dead)}")
@@ -121,27 +94,14 @@ def cause(fit: Fit, pl_module: nn.Module) -> str:
     trainable = sum(p.numel() for p in pl_module.parameters() if p.requires_grad)
     if trainable < targets:
         return f"enlarge the model: it has {trainable} trainable parameters for {targets} targets"
-    return "enlarge the model; if that does not help, see in the picture of labels and predictions what is compared"
+    see = "LossInputCheck tells what enters the loss, the picture of labels and predictions what is compared"
+    return f"enlarge the model; if that does not help: {see}"
 
 
 def modules(names: list[str]) -> str:
     """The modules of parameters of these names, or the first four."""
     found = list(dict.fromkeys(name.rpartition(".")[0] or name for name in names))
     return ", ".join(found[:4]) + (" and others" if len(found) > 4 else "")  # noqa: PLR2004
-
-
-def _out_of_range(prediction: Tensor, target: Tensor) -> str:
-    (low, high), (lowest, highest) = _range(prediction), _range(target)
-    for limit in (-1.0, 0.0):
-        if low >= limit > lowest and low - limit < SATURATED:
-            return f"no prediction is below {limit:g}, but targets go down to {lowest:.3g}"
-    if high <= 1 < highest and 1 - high < SATURATED:
-        return f"no prediction is above 1, but targets go up to {highest:.3g}"
-    return f"predictions go from {low:.3g} to {high:.3g}, targets from {lowest:.3g} to {highest:.3g}"
-
-
-def _range(tensor: Tensor) -> tuple[float, float]:
-    return float(tensor.min()), float(tensor.max())
 
 
 def is_linear(pl_module: nn.Module, left_out: Collection[str] = ()) -> bool:

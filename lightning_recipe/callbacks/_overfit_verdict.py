@@ -22,8 +22,6 @@ class _Text(NamedTuple):
     fix: str = ""
 
 
-_KIND = "{kind}; {went}"
-_RAW = "hand over the raw outputs of the last layer, without softmax or sigmoid"
 _SLOW = "{own} is slow to overfit {examples} ({path}, still falling, by {rate}); {other}"
 _CANNOT = "{own} cannot overfit {examples} ({path}{stayed}); {other}. The model is fine, the optimiser settings are not"
 _SAFE = "Adam with 3e-4 is a safe start"
@@ -31,17 +29,12 @@ TEXTS = {
     "memorised": _Text("{own} overfits {examples} ({path}){reached}"),
     "no_gradient": _Text(
         "no parameter gets any gradient: {went}{lowest}",
-        "look for what comes between loss and backward: clamp() of the loss (clip the gradients instead), detach(), "
-        "item(), no_grad(), parameters that are all frozen; where you optimise by hand, a zero_grad() before step()",
+        "LossClipCheck, GradientFlowCheck and StaleGradientCheck tell what comes between the loss and the weights",
     ),
-    "probabilities_into_cross_entropy": _Text(_KIND, _RAW),
-    "probabilities_into_bce_with_logits": _Text(_KIND, _RAW),
-    "softmax_into_binary_cross_entropy": _Text(_KIND, "sigmoid in the place of softmax, one probability each"),
-    "no_logarithms_into_nll_loss": _Text(_KIND, "log_softmax after the last layer, or cross_entropy on raw outputs"),
-    "shapes_broadcast": _Text(_KIND, "give predictions and targets the same shape"),
     "cannot_tell_examples_apart": _Text(
         "no optimiser can tell the examples apart: {went}; {symptoms}",
-        "look for inputs that are equal or overwritten, dead activations, and reductions over all inputs",
+        "look for inputs that are equal or overwritten, dead activations, and reductions over all inputs; "
+        "LossInputCheck tells whether the loss compares each example with all",
     ),
     "unknown_floor": _Text("{unknown}; {went}"),
     "free_answers_only": _Text("{went}{lowest}; a network that knows more than a constant need not reach them"),
@@ -55,7 +48,7 @@ TEXTS = {
     "on_its_way": _Text(_SLOW),
     "optimiser_slow": _Text(_SLOW, "a larger learning rate, or Adam to begin with"),
     "learning_rate_too_low": _Text(_CANNOT, f"the loss hardly moves: raise the learning rate; {_SAFE}"),
-    "optimiser_unstable": _Text(_CANNOT, f"lower the learning rate; with steps by hand, call zero_grad(); {_SAFE}"),
+    "optimiser_unstable": _Text(_CANNOT, f"lower the learning rate; {_SAFE}"),
     "parameters_left_out": _Text(
         "the optimiser does not hold the parameters of {left_out}: {went}{lowest}",
         "hand the optimiser all parameters that should learn: those of this module, not of a copy",
@@ -107,22 +100,21 @@ def outcome(trial: Trial, pl_module: nn.Module) -> Outcome:
             f"there is no loss to begin with: {losses[0]:g}",
             evidence={"steps": len(losses)},
         )
-    kind, sentence = symptoms.wrong_kind(trial)
-    status, code, fit = _decided(trial, pl_module, kind)
+    status, code, fit = _decided(trial, pl_module)
     message, fix = TEXTS[code]
-    phrases = {"kind": sentence, **_phrases(trial, fit)}
+    phrases = _phrases(trial, fit)
     if "{symptoms}" in message:
         phrases["symptoms"] = ", ".join(symptoms.symptoms(fit, pl_module))
         phrases["cause"] = symptoms.cause(fit, pl_module)
     return Outcome(status, code, message.format(**phrases), fix.format(**phrases), _evidence(trial))
 
 
-def _decided(trial: Trial, pl_module: nn.Module, kind: str) -> tuple[Status, str, Fit]:
+def _decided(trial: Trial, pl_module: nn.Module) -> tuple[Status, str, Fit]:
     """Status and code, and the fit that they are about; what no optimiser could make good comes first."""
     own, best = trial.fits[0], trial.fits[-1]
-    if trial.is_reached(own) and not kind:
+    if trial.is_reached(own):
         return Status.PASSED, "memorised", own
-    if mistake := _certain(trial, kind):
+    if mistake := _certain(trial):
         return *mistake, own
     if code := _why_unknown(trial):
         return Status.SKIPPED, code, own
@@ -147,13 +139,11 @@ def _decided(trial: Trial, pl_module: nn.Module, kind: str) -> tuple[Status, str
     return Status.WARNING if soft else Status.FAILED, _held_back(nearest) or "stuck", nearest
 
 
-def _certain(trial: Trial, kind: str) -> tuple[Status, str] | None:
+def _certain(trial: Trial) -> tuple[Status, str] | None:
     """Mistakes that no optimiser could make good."""
     own, known = trial.fits[0], bool(trial.floors(trial.fits[0]))
     if progress.has_no_gradient(own) and (known or own.losses[-1] != 0):
         return Status.FAILED if known else Status.WARNING, "no_gradient"
-    if kind:
-        return Status.FAILED, kind
     if known and (trial.asked or symptoms.knows_examples(own)) and all(map(symptoms.is_constant, trial.fits)):
         return Status.FAILED, "cannot_tell_examples_apart"
     return None

@@ -117,6 +117,12 @@ class Question:
         return float(self.prediction.exp().sum(dim).mean())
 
     @property
+    def is_right_kind(self) -> bool:
+        """Whether the prediction is logarithms of probabilities, where the loss takes such."""
+        takes_logarithms = self.loss.takes is Takes.LOG_PROBABILITIES
+        return not takes_logarithms or math.isclose(self.total(self.dim), 1, abs_tol=0.01)
+
+    @property
     def _places(self) -> tuple[int, ...]:
         """The prediction's shape, without its classes."""
         without = self.dim if self.loss.has_classes else None

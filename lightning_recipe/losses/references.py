@@ -111,9 +111,9 @@ def references(call: LossCall, batch_size: int | None = None) -> References:
         msg = f"{call.name} was called without examples"
         raise NotComparableError(msg)
     own = Question(call)
-    if loss.takes is Takes.LOG_PROBABILITIES and not math.isclose(own.total(own.dim), 1, abs_tol=0.01):
-        total = own.total(own.dim)
-        msg = f"{call.name} expects log-probabilities, but their exponentials sum to {total:.3g} instead of 1"
+    if not own.is_right_kind:
+        sums = f"{own.total(own.dim):.3g} instead of 1"
+        msg = f"{call.name} expects log-probabilities, but their exponentials sum to {sums}"
         raise NotComparableError(msg)
     classes = prediction.shape[own.dim] if loss.has_classes else 0
     plain = Question(call, **_variance(own))

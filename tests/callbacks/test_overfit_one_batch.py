@@ -226,22 +226,30 @@ class Stepless(Healthy):
 @pytest.mark.parametrize(
     ("disease", "said"),
     [
-        (NotLogarithms, "log_softmax"),
         (OfACopy, "the optimiser does not hold the parameters of net"),
-        (Softmax, "ln(1 + 3/e) = 0.7437"),
         (TooLow, "raise the learning rate"),
         (TooHigh, "lower the learning rate"),
         (Clipped, "no parameter gets any gradient"),
         (Detached, "no parameter gets any gradient"),
         (Constant, "the same for all 8 examples"),
-        (OnlyPositive, "no prediction is below 0, but targets go down to -4"),
-        (Broadcast, "broadcast"),
     ],
 )
 def test_faults_are_found_and_named(fit, disease, said):
     finding = judged(fit, disease())
     assert finding.status == "failed", finding.message
     assert said in finding.message + finding.fix
+
+
+@pytest.mark.parametrize("disease", [Softmax, OnlyPositive, Broadcast])
+def test_what_enters_the_loss_keeps_it_above_its_floor(fit, disease):
+    finding = judged(fit, disease())
+    assert finding.is_alarm
+    assert finding.code in {"OverfitOneBatch/stuck", "OverfitOneBatch/too_slow"}
+    assert finding.evidence["measured"] > finding.evidence["floor"] + 0.1
+
+
+def test_a_loss_of_logarithms_has_no_floor_for_anything_else(fit):
+    assert judged(fit, NotLogarithms()).code != "OverfitOneBatch/memorised"
 
 
 def test_a_step_that_is_not_taken_is_named(fit):
