@@ -136,16 +136,6 @@ class UncentredALittle(Uncentred):
     mean, std = 3.0, 1.0
 
 
-class OneClass(Patient):
-    """Yes or no as the only class of a cross entropy."""
-
-    code = "InitLossCheck/one_class"
-    also = ("LossInputCheck/constant_loss",)
-
-    def loss(self, logits, y):
-        return F.cross_entropy(logits[:, :1], torch.zeros_like(y))
-
-
 class MissingInput(Patient):
     """A feature of the first example is missing."""
 
@@ -250,7 +240,7 @@ class Softmax(Patient):
     """The network's last operation is a softmax, and cross entropy applies another one."""
 
     code = "LossInputCheck/probabilities"
-    also = ("OverfitOneBatch/probabilities_into_cross_entropy",)
+    also = ("OverfitOneBatch/stuck", "OverfitOneBatch/too_slow")
 
     def loss(self, logits, y):
         return F.cross_entropy(logits.softmax(1), y)
@@ -258,7 +248,7 @@ class Softmax(Patient):
 
 class SigmoidTwice(Patient):
     code = "LossInputCheck/probabilities"
-    also = ("OverfitOneBatch/probabilities_into_bce_with_logits",)
+    also = ("OverfitOneBatch/stuck", "OverfitOneBatch/too_slow")
 
     def loss(self, logits, y):
         return F.binary_cross_entropy_with_logits(logits.sigmoid(), F.one_hot(y, CLASSES).float())
@@ -268,7 +258,7 @@ class SoftmaxOfSeveralLabels(Patient):
     """Each example has two labels, and probabilities that sum to one."""
 
     code = "LossInputCheck/out_of_range"
-    also = ("OverfitOneBatch/softmax_into_binary_cross_entropy",)
+    also = ("OverfitOneBatch/stuck", "OverfitOneBatch/too_slow")
 
     def loss(self, logits, y):
         labels = F.one_hot(y, CLASSES) + F.one_hot((y + 1) % CLASSES, CLASSES)
@@ -277,7 +267,7 @@ class SoftmaxOfSeveralLabels(Patient):
 
 class NotLogarithms(Patient):
     code = "LossInputCheck/logits_as_probabilities"
-    also = ("OverfitOneBatch/no_logarithms_into_nll_loss",)
+    also = ("OverfitOneBatch/stuck", "OverfitOneBatch/too_slow")
 
     def loss(self, logits, y):
         return F.nll_loss(logits, y)
@@ -287,7 +277,7 @@ class Broadcast(Patient):
     """Predictions (N, 1) against targets (N,)."""
 
     code = "LossInputCheck/broadcast"
-    also = ("OverfitOneBatch/shapes_broadcast",)
+    also = ("OverfitOneBatch/stuck", "OverfitOneBatch/too_slow", "OverfitOneBatch/cannot_tell_examples_apart")
 
     def training_step(self, batch, batch_idx):
         return F.mse_loss(self(batch[0])[:, :1], batch[1] - 1.5)
@@ -327,6 +317,15 @@ class SoftmaxOfOne(Patient):
 
     def loss(self, logits, y):
         return F.binary_cross_entropy(logits[:, :1].softmax(1)[:, 0], (y > 1).float())
+
+
+class OneClass(Patient):
+    """Yes or no as the only class of a cross entropy."""
+
+    code = "LossInputCheck/constant_loss"
+
+    def loss(self, logits, y):
+        return F.cross_entropy(logits[:, :1], torch.zeros_like(y))
 
 
 class Interchanged(Patient):

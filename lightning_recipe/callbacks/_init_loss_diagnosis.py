@@ -71,8 +71,6 @@ def untrained(layer: nn.Module) -> bool:
 def scale_fix(call: LossCall, step: Step, layer: tuple[str, nn.Module] | None) -> str:
     """What to scale down, with the sizes of what there is to scale."""
     prediction, target = call.arguments["input"], call.arguments["target"]
-    if prediction.numel() > 1 and _std(prediction) == 0:
-        return f"all predictions are {float(prediction.flatten()[0]):.3g}: a softmax over one output? dead activations?"
     parts = [f"predictions have a standard deviation of {_std(prediction):.3g}"]
     bias = ""
     if target.is_floating_point() and not TABLE[call.name].is_certain:
@@ -139,15 +137,13 @@ def judge(found: References, *, certain: bool, warn_ratio: float, bias_share: fl
         bias_share: Share of know-nothing that a constant removes.
 
     Returns:
-        "one class", "no scale", "too high", "too low", "needs bias", or "good".
+        "no scale", "too high", "too low", "needs bias", or "good".
 
     """
     n = found.examples
     measured, know_nothing, best = (
         value - found.floor for value in (found.measured, found.know_nothing, found.best_constant)
     )
-    if found.classes == 1:
-        return "one class"
     if know_nothing <= 0:
         return "no scale"
     if measured > warn_ratio * band(n) * know_nothing:

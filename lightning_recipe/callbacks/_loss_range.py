@@ -91,7 +91,8 @@ def out_of_range(weights_of: WeightsOf, graph: list[Node]) -> Iterator[tuple[Nod
         made_by, target = node.source(), node.saved("target")
         several = node.kind == "BinaryCrossEntropy" and made_by is not None and made_by.kind == "Softmax"
         if several and made_by is not None and isinstance(target, Tensor) and target.shape == made_by.shape:
-            share = float((target.sum(made_by.dim) > 1.5).double().mean())  # noqa: PLR2004 - smoothing adds a little
+            labels = target.sum(made_by.dim)[_counts(weights_of, node, target).any(made_by.dim)]
+            share = float(((labels - 1).abs() > 0.5).double().mean())  # noqa: PLR2004 - smoothing adds a little
             if share > SHARE:
                 yield node, _several(share)
     for pair in pairs(graph):
@@ -121,15 +122,20 @@ def out_of_range(weights_of: WeightsOf, graph: list[Node]) -> Iterator[tuple[Nod
             )
 
 
-def _counted(weights_of: WeightsOf, node: Node, target: Tensor) -> Tensor:
-    """The targets that count in the loss."""
+def _counts(weights_of: WeightsOf, node: Node, target: Tensor) -> Tensor:
+    """Which of the targets count in the loss."""
     weight = weights_of(node)
     if weight is None or not weight.any():
-        return target.new_zeros(0, dtype=torch.float64)
+        return torch.zeros_like(target, dtype=torch.bool)
     own = node.saved("weight")
     if isinstance(own, Tensor) and own.ndim <= target.ndim:
         weight = own.expand_as(target)
-    return (target[weight != 0] if weight.shape == target.shape else target).double().flatten()
+    return weight != 0 if weight.shape == target.shape else torch.ones_like(target, dtype=torch.bool)
+
+
+def _counted(weights_of: WeightsOf, node: Node, target: Tensor) -> Tensor:
+    """Their values."""
+    return target[_counts(weights_of, node, target)].double()
 
 
 def _no_shares(weights_of: WeightsOf, node: Node) -> Outcome | None:
@@ -154,7 +160,7 @@ def _several(share: float) -> Outcome:
     return Outcome(
         Status.FAILED,
         "out_of_range",
-        f"the probabilities of an example sum to 1 after a softmax, while {share:.0%} of them have several labels",
+        f"probabilities of an example sum to 1 after a softmax, but {share:.0%} of them have several labels, or none",
         "a sigmoid in place of the softmax: a probability for each label",
         {"outside": share},
     )

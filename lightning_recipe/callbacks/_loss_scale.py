@@ -87,6 +87,8 @@ def of_call(call: LossCall, batch: Any = None) -> Outcome | None:
         return _no_signs(call.name, share) if share else None
     if not isinstance(prediction, Tensor) or prediction.ndim < 2 or not prediction.is_floating_point():  # noqa: PLR2004
         return None
+    if call.name == CROSS_ENTROPY and prediction.shape[1] == 1:
+        return _of_one()
     dim = -1 if call.name == KL else 1
     if call.name in {CROSS_ENTROPY, NLL, KL} and are_probabilities(prediction, dim):
         if call.name == KL and isinstance(target, Tensor) and _are_logarithms(target):

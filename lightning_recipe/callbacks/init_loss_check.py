@@ -54,7 +54,7 @@ class InitLossCheck(Check):
     variance has a standard error of ``1 / sqrt(n)``, and four of them are allowed for; the best constant is fitted to
     the batch, and a bias suggested by few targets is not trusted.
 
-    - not finite, or cross entropy over a single class: `failed`;
+    - not finite: `failed`;
     - more than ``warn_ratio * (1 + 4 / sqrt(n))`` times the guess: `warning`; with `fail_ratio`, and an output
       layer that can be named (not logits scaled on purpose, as in ArcFace): `failed`;
     - nearer to the guess than to the best constant, where a constant bias alone would remove more than
@@ -199,14 +199,6 @@ class InitLossCheck(Check):
         context = f"{name}{first} starts at {found.measured:.4g}"
         layer = output_layer(pl_module, found.constant.numel())
         match decision:
-            case "one class":
-                return self.failed(
-                    f"{name} is over a single class: whatever the network says it is {measured:.4g}, with no gradient",
-                    code="one_class",
-                    subject=subject,
-                    fix="for two classes use two outputs, or one output with binary_cross_entropy_with_logits",
-                    measured=measured,
-                )
             case "no scale":
                 return self.skipped(
                     f"{name}: with these targets zeros already have the lowest loss, as where a residual is compared "

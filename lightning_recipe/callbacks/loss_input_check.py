@@ -27,8 +27,7 @@ if TYPE_CHECKING:
 LOOKS = 4
 """Looks at targets before anybody is told what they have in common, unless the run is over earlier."""
 _KIND = (
-    *("OverfitOneBatch/probabilities_*", "OverfitOneBatch/softmax_*", "OverfitOneBatch/no_logarithms_*"),
-    *("OverfitOneBatch/shapes_broadcast", "OverfitOneBatch/stuck", "OverfitOneBatch/too_slow"),
+    *(f"OverfitOneBatch/{code}" for code in ("cannot_tell_examples_apart", "stuck", "too_slow")),
     *("InitLossCheck/too_high", "InitLossCheck/output_bias", "PredictionDynamicsLogger/*"),
 )
 """What others see of predictions of the wrong kind."""
@@ -94,7 +93,7 @@ class LossInputCheck(Check):
     explains: ClassVar = (
         dict.fromkeys(("probabilities", "logits_as_probabilities", "broadcast", "out_of_range"), _KIND)
         | dict.fromkeys(("classes_in_wrong_dimension", "labels_as_numbers"), _KIND)
-        | {"constant_loss": ("InitLossCheck/one_class", "OverfitOneBatch/*", "InputIndependenceCheck/*", *_KIND)}
+        | {"constant_loss": ("OverfitOneBatch/*", "InputIndependenceCheck/*", "LossInputCheck/target_constant", *_KIND)}
         | dict.fromkeys(
             ("logarithms_as_target", "kl_arguments_interchanged"),
             ("InitLossCheck/not_finite", "FirstNonFinite/*", "OverfitOneBatch/*", "PredictionDynamicsLogger/*"),

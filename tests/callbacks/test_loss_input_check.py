@@ -227,6 +227,16 @@ LEGITIMATE |= {
         mlp(1),
         lambda out, b: F.binary_cross_entropy_with_logits(out[b["some"] >= 0, 0], b["some"][b["some"] >= 0]),
     ),
+    "examples without a label, masked": (
+        mlp(CLASSES, nn.Softmax(1)),
+        lambda out, b: (
+            F.binary_cross_entropy(out, soft(b).round() * b["yes"][:, None], reduction="none") * b["yes"][:, None]
+        ).sum(),
+    ),
+    "examples without a label, without weight": (
+        mlp(CLASSES, nn.Softmax(1)),
+        lambda out, b: F.binary_cross_entropy(out, soft(b).round() * b["yes"][:, None], weight=b["yes"][:, None]),
+    ),
     "grades": (
         mlp(4),
         lambda out, b: F.binary_cross_entropy_with_logits(out, (b["y"][:, None] > torch.arange(4)).float()),
@@ -400,6 +410,7 @@ DISEASES = {
             lambda out, b: F.binary_cross_entropy(out[:, 0], b["y"]),
             rows(y=ids(classes=2).float()),
         ),
+        "one class": (mlp(1), lambda out, b: F.cross_entropy(out, b["y"]), rows(y=ids(classes=1))),
         "sum of probabilities": (mlp(), lambda out, b: (1 - out.softmax(1).sum(1)).square().mean(), rows(y=ids())),
         "no signs": (mlp(1), lambda out, b: F.soft_margin_loss(out[:, 0], b["y"]), rows(y=ids(classes=2).float())),
         "mse": (mlp(1, nn.Softmax(-1)), lambda out, b: F.mse_loss(out[:, 0], b["y"]), rows(y=numbers().sigmoid())),
@@ -471,6 +482,16 @@ DISEASES = {
             rows(y=3 * numbers()),
         ),
         "images": (conv(3, nn.Sigmoid()), lambda out, b: F.smooth_l1_loss(out, b["x"]), images()),
+        "several labels or none": (
+            mlp(CLASSES, nn.Softmax(1)),
+            lambda out, b: F.binary_cross_entropy(out, b["y"]),
+            rows(y=ids(CLASSES, classes=2).float()),
+        ),
+        "one label or none": (
+            mlp(CLASSES, nn.Softmax(1)),
+            lambda out, b: F.binary_cross_entropy(out, soft(b).round() * b["has"]),
+            rows(y=ids(), has=ids(1, classes=2)),
+        ),
         "series": (
             Sequence(1, nn.Tanh()),
             lambda out, b: F.mse_loss(out[..., 0], b["y"]),
