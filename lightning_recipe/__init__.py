@@ -10,6 +10,7 @@ from lightning_recipe.callbacks.data_profile import DataProfile
 from lightning_recipe.callbacks.evaluation_check import EvaluationCheck
 from lightning_recipe.callbacks.first_non_finite import FirstNonFinite
 from lightning_recipe.callbacks.gradient_flow_check import GradientFlowCheck
+from lightning_recipe.callbacks.hard_examples import HardExamples
 from lightning_recipe.callbacks.init_loss_check import InitLossCheck
 from lightning_recipe.callbacks.input_independence_check import InputIndependenceCheck
 from lightning_recipe.callbacks.loss_clip_check import LossClipCheck
@@ -32,6 +33,7 @@ __all__ = [  # noqa: RUF022 - in the order of the recipe
     "recipe",
     "DataProfile",
     "SplitCheck",
+    "HardExamples",
     "SeedCheck",
     "EvaluationCheck",
     "InitLossCheck",

@@ -40,6 +40,7 @@ class RecipeCallback(Callback):
         every_n_steps: Steps between looks at first, see ``looks.next_step``. None: at the first batch of an epoch.
         every_n_epochs: Epochs between those looked at, at least. None: only the first validation, as a rule that of the
             sanity check.
+        val_batches: Batches of such a validation that are looked at, at most: the first, or evenly among all.
         strict: Whether a `failed` stops the run.
         done: Whether it has nothing more to look at in this fit.
         verbose: Whether findings that are no alarms are printed as they arrive, too.
@@ -54,6 +55,7 @@ class RecipeCallback(Callback):
     patience: ClassVar[int] = 1
     every_n_steps: int | None = 25
     every_n_epochs: int | None = 1
+    val_batches: int = 1
     strict: bool = False
     verbose: bool = False
 
@@ -81,7 +83,7 @@ class RecipeCallback(Callback):
         raise NotImplementedError
 
     def validation(self, run: Run, step: Step) -> Iterable[Finding]:
-        """After the first batch of a validation loader, at most 10 times a run."""
+        """After the first batch of a validation loader, or after `val_batches`, at most 10 times a run."""
         raise NotImplementedError
 
     def end(self, run: Run) -> Iterable[Finding]:

@@ -59,6 +59,23 @@ def epochs(every: int, most: int | None) -> set[int]:
     return {0, *(round(epoch) * every for epoch in np.geomspace(1, last, FRAMES - 2))}
 
 
+def is_among(batch: int, batches: float, most: int) -> bool:
+    """Whether a batch is one of at most `most` that lie evenly among all; the first of them, where nobody knows all.
+
+    Args:
+        batch: Its index.
+        batches: How many there are.
+        most: How many are looked at.
+
+    Example:
+        >>> [i for i in range(10) if is_among(i, 10, 4)], [i for i in range(10) if is_among(i, math.inf, 4)]
+        ([0, 3, 6, 9], [0, 1, 2, 3])
+
+    """
+    gap = 1 if math.isinf(batches) else max(1, math.ceil(batches / most))
+    return batch % gap == 0 and batch // gap < most
+
+
 def frames(expected: float) -> list[int]:
     """Steps at which to draw what has happened so far, evenly on a logarithmic scale; the last is not among them.
 

@@ -15,6 +15,7 @@ from lightning_recipe.callbacks.data_profile import DataProfile
 from lightning_recipe.callbacks.evaluation_check import EvaluationCheck
 from lightning_recipe.callbacks.first_non_finite import FirstNonFinite
 from lightning_recipe.callbacks.gradient_flow_check import GradientFlowCheck
+from lightning_recipe.callbacks.hard_examples import HardExamples
 from lightning_recipe.callbacks.init_loss_check import InitLossCheck
 from lightning_recipe.callbacks.input_independence_check import InputIndependenceCheck
 from lightning_recipe.callbacks.loss_clip_check import LossClipCheck
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 DEFAULT: tuple[type[RecipeCallback], ...] = (
     DataProfile,
     SplitCheck,
+    HardExamples,
     SeedCheck,
     EvaluationCheck,
     InitLossCheck,
@@ -88,7 +90,7 @@ def recipe(
         ValueError: If a key in `skip` names no check.
 
     Example:
-        >>> callbacks = recipe(OverfitOneBatch(max_steps=100), skip=["*Check", "*Monitor", "First*"])
+        >>> callbacks = recipe(OverfitOneBatch(max_steps=100), skip=["*Check", "*Monitor", "First*", "Hard*"])
         >>> [type(callback).__name__ for callback in callbacks]
         ['DataProfile', 'OverfitOneBatch', 'VisualizeInputs', 'PredictionDynamicsLogger', 'BatchMixingDetector']
 

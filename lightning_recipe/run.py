@@ -39,6 +39,7 @@ class Run:
         loss: Mean training loss of the batches shortly before a look; NaN where there was none.
         resumed: Whether training goes on from a checkpoint or an earlier fit.
         loader: Index of the validation loader that is looked at.
+        val_batch: Index of its batch that is looked at.
         interrupted: Whether an exception ended training.
 
     Example:
@@ -54,6 +55,7 @@ class Run:
     loss: float = math.nan
     resumed: bool = False
     loader: int = 0
+    val_batch: int = 0
     interrupted: bool = False
 
     @property

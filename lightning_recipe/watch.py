@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 
 from torch import Tensor
 
-from lightning_recipe.looks import epochs
+from lightning_recipe.looks import epochs, is_among
 from lightning_recipe.record.probe import Probe
 from lightning_recipe.record.step import Need, Step
 from lightning_recipe.reporter import Reporter
@@ -66,6 +66,7 @@ class Watch:
         self._streaming: list[RecipeCallback] = []  # who is shown each batch
         self._listening: list[RecipeCallback] = []  # who is given each loss
         self._due: dict[RecipeCallback, float] = {}  # steps after which others look
+        self._looking: list[RecipeCallback] = []  # who looks at this validation of this loader
         self._seen: dict[int, int] = {}  # the epoch whose validation was looked at last, by loader
         self._count: float = 0  # batches until the next look, at least
         self._sum: Tensor | None = None  # of the training loss
@@ -230,18 +231,23 @@ class Watch:
             self.host.wake(_VALIDATION)
 
     def validation_batch_starts(self, batch: Any, batch_idx: int, loader: int) -> None:
-        """Watch the first step of a loader if anyone is to look at it: at the first of all, then at planned epochs."""
+        """Watch steps of a loader if anyone is to look at them: in the first validation, then at planned epochs."""
         trainer = self.run.trainer
         self._stream("validation", batch)
         epoch, last = -1 if trainer.sanity_checking else trainer.current_epoch, self._seen.get(loader)
+        if batch_idx == 0:
+            self._looking = []
         if batch_idx == 0 and epoch != last:
             self._seen[loader], self.run.loader = epoch, loader
             taking = self._taking("validation")
             planned = [c.every_n_epochs and epoch in epochs(c.every_n_epochs, trainer.max_epochs) for c in taking]
-            asked = [callback for callback, now in zip(taking, planned, strict=True) if now or last is None]
-            self._open(asked, "validation_step")
+            self._looking = [callback for callback, now in zip(taking, planned, strict=True) if now or last is None]
+        self._looking = [c for c in self._looking if not c.done and (batch_idx == 0 or c.val_batches > 1)]
+        if self._looking and self._probe is None:
+            self.run.val_batch, batches = batch_idx, trainer.num_val_batches[loader]
+            self._open([c for c in self._looking if is_among(batch_idx, batches, c.val_batches)], "validation_step")
         last_loader = loader + 1 >= len(trainer.num_val_batches)
-        if self._probe is None and self._began and last_loader and not self._streaming:
+        if self._probe is None and not self._looking and self._began and last_loader and not self._streaming:
             self.host.rest(trainer, _VALIDATION)
 
     def validation_batch_ends(self) -> None:

@@ -20,10 +20,16 @@ MAX_LABELS = 1000
 
 @dataclass(frozen=True)
 class Caption:
-    """The line below an example, and whether the prediction is wrong."""
+    """The line below an example, what is noted in a second one, and whether the prediction is wrong."""
 
     text: str = ""
     wrong: bool = False
+    note: str = ""
+
+    @property
+    def line(self) -> str:
+        """Both in one line."""
+        return f"{self.text}   {self.note}".strip()
 
     @property
     def colour(self) -> str:
@@ -45,14 +51,20 @@ def captions(answers: Answers, count: int) -> list[Caption]:
     targets, predictions = _written(answers.target, count), _written(answers.prediction, count)
     exact = answers.target is not None and not answers.target.is_floating_point()
     made = []
-    for target, said in zip(targets, predictions, strict=True):
+    for target, said, note in zip(targets, predictions, notes(answers, count), strict=True):
         if not said or target == str(answers.ignored):
-            made.append(Caption(target))
+            made.append(Caption(target, note=note))
         elif exact and said == target:
-            made.append(Caption(f"{target} ✓"))
+            made.append(Caption(f"{target} ✓", note=note))
         else:
-            made.append(Caption(f"{target}, said {said}" if target else f"said {said}", wrong=exact and bool(target)))
+            text = f"{target}, said {said}" if target else f"said {said}"
+            made.append(Caption(text, wrong=exact and bool(target), note=note))
     return made
+
+
+def notes(answers: Answers, count: int) -> list[str]:
+    """What is noted of the first `count` examples."""
+    return [*answers.notes, *[""] * count][:count]
 
 
 def _written(tensor: Tensor | None, count: int) -> list[str]:

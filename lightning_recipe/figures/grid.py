@@ -28,8 +28,14 @@ LEFT = 0.2
 """Share of the width that names of the thumbnails take at most."""
 
 
-def layout(
-    count: int, height: int, width: int, parts: int = 1, *, room: tuple[float, float] = (BODY.width, BODY.height)
+def layout(  # noqa: PLR0913
+    count: int,
+    height: int,
+    width: int,
+    parts: int = 1,
+    *,
+    room: tuple[float, float] = (BODY.width, BODY.height),
+    lines: int = 1,
 ) -> tuple[int, tuple[int, int]]:
     """Columns of examples, and the pixels (height, width) of a thumbnail: as large as fits.
 
@@ -37,8 +43,9 @@ def layout(
         count: Examples.
         height: Pixels of one.
         width: Pixels of one.
-        parts: Thumbnails of an example, below each other, and a line for the caption.
+        parts: Thumbnails of an example, below each other.
         room: Width and height of what they are to fit in.
+        lines: Of the caption below them.
 
     Example:
         >>> layout(4, 28, 28)
@@ -48,11 +55,16 @@ def layout(
     best = (0.0, 1)
     for columns in range(1, max(1, count) + 1):
         room_x = (room[0] + GAP) / columns - GAP
-        room_y = (room[1] / math.ceil(max(1, count) / columns) - LINE) / parts - GAP
+        room_y = (room[1] / math.ceil(max(1, count) / columns) - lines * LINE) / parts - GAP
         zoom = min(room_x / max(1, width), room_y / max(1, height))
         best = max(best, (math.floor(zoom) if zoom >= WHOLE else zoom, columns))
     zoom, columns = best
     return columns, (max(1, int(height * zoom)), max(1, int(width * zoom)))
+
+
+def lines_of(captions: Sequence[Caption]) -> int:
+    """How many lines are left for captions: two if something is noted besides."""
+    return 2 if any(caption.text and caption.note for caption in captions) else 1
 
 
 def names_width(names: Sequence[str]) -> float:
@@ -87,7 +99,8 @@ def mosaic(
     left = names_width([name for name, _ in strips])
     height, width = strips[0][1].shape[1:3]
     rows = math.ceil(len(captions) / columns)
-    block = len(strips) * (height + GAP) + (LINE if any(caption.text for caption in captions) else 0)
+    lines = lines_of(captions)
+    block = len(strips) * (height + GAP) + (lines * LINE if any(caption.line for caption in captions) else 0)
     free = max(0.0, BODY.width - left - columns * (width + GAP) + GAP)
     gap = GAP + min(free / max(1, columns), 3 * GAP)
     top = BODY.top + max(0.0, min(BODY.height - rows * block, 2 * LINE) / 2)
@@ -102,5 +115,10 @@ def mosaic(
                 picture.write(BODY.left, (place.top + place.bottom) / 2 + 7, name, GREY, width=left)
         if caption.wrong:
             picture.mistake(boxes[-1][-1])
-        picture.write(x, y + block - 6, caption.text, caption.colour, width=max(width + gap - GAP, 40))
+        below, room = y + block - 6, max(width + gap - GAP, 40)
+        if lines == 1:
+            picture.write(x, below, caption.line, caption.colour, width=room)
+        else:
+            picture.write(x, below - LINE, caption.text, caption.colour, width=room)
+            picture.write(x, below, caption.note, width=room)
     return boxes

@@ -10,8 +10,8 @@ import torch
 
 from lightning_recipe.figures.axes import Axis, around
 from lightning_recipe.figures.canvas import COLOURS, GREY, LINE, WIDTH, WRONG, rgb, text_width
-from lightning_recipe.figures.captions import Caption, captions
-from lightning_recipe.figures.grid import layout, mosaic, names_width, resized
+from lightning_recipe.figures.captions import Caption, captions, notes
+from lightning_recipe.figures.grid import layout, lines_of, mosaic, names_width, resized
 from lightning_recipe.figures.kinds import Kind, Reading, present
 from lightning_recipe.figures.picture import BODY, Box, Picture
 from lightning_recipe.figures.scale import plain, span_of, statistics
@@ -69,17 +69,19 @@ def images(
     """
     stack, names = _stack(tensor, reading)
     inputs = dict(zip(names, stack.unbind(1), strict=True))
+    noted = [Caption(note=note) for note in notes(answers, len(stack))]
     if reading.kind is Kind.MASK:
-        return class_maps(picture, None, {name: values[..., 0].long() for name, values in inputs.items()}, None)
+        masks = {name: values[..., 0].long() for name, values in inputs.items()}
+        return class_maps(picture, None, masks, None, made=noted)
     target, said = (_maps_like(answer, stack) for answer in (answers.target, answers.prediction))
     if target is not None or said is not None:
         maps = {name: values for name, values in (("true", target), ("said", said)) if values is not None}
         classes = {name: labels for name, values in maps.items() if (labels := classes_of(values)) is not None}
         if "true" in classes or (target is None and classes):
-            return class_maps(picture, paint(stack[:, 0], span), classes, answers.ignored)
+            return class_maps(picture, paint(stack[:, 0], span), classes, answers.ignored, made=noted)
         if target is not None and target.shape == stack[:, 0].shape and torch.equal(target.to(stack), stack[:, 0]):
             maps.pop("true")  # an autoencoder's
-        return thumbnails(picture, {"input": stack[:, 0]} | maps, span, [Caption()] * len(stack))
+        return thumbnails(picture, {"input": stack[:, 0]} | maps, span, noted)
     return thumbnails(picture, inputs, span, captions(answers, len(stack)))
 
 
@@ -91,7 +93,7 @@ def thumbnails(
     count, height, width = first.shape[:3]
     plot = 0 if len(strips) > 1 else BARS + LINE
     room = (BODY.width - names_width(list(strips)), BODY.height)
-    columns, cell = layout(count, height, width, len(strips), room=room)
+    columns, cell = layout(count, height, width, len(strips), room=room, lines=lines_of(made))
     answer = strips.get("true", strips.get("said"))
     answer_span = span if answer is None else _span_within(answer, span)
     drawn = {}
@@ -111,7 +113,12 @@ def _span_within(values: Tensor, span: tuple[float, float]) -> tuple[float, floa
 
 
 def class_maps(
-    picture: Picture, under: NDArray[np.uint8] | None, strips: dict[str, Tensor], ignored: int | None
+    picture: Picture,
+    under: NDArray[np.uint8] | None,
+    strips: dict[str, Tensor],
+    ignored: int | None,
+    *,
+    made: list[Caption] | None = None,
 ) -> list[list[Box]]:
     """Maps of classes (n, h, w) in their colours, over the images that they belong to if these are known.
 
@@ -120,8 +127,9 @@ def class_maps(
     count, height, width = next(iter(strips.values())).shape
     inputs = {"input": under} if under is not None and len(strips) == 1 else {}
     names = [*inputs, *strips]
-    room = (BODY.width - names_width(names), DENSE_ROOM[1])
-    columns, cell = layout(count, height, width, len(names), room=room)
+    made = made or [Caption()] * count
+    room = (BODY.width - names_width(names), DENSE_ROOM[1] - LINE * any(caption.note for caption in made))
+    columns, cell = layout(count, height, width, len(names), room=room, lines=lines_of(made))
     small = None if under is None else resized(torch.from_numpy(under), cell).numpy()
     drawn: dict[str, NDArray[np.uint8]] = {"input": small} if inputs and small is not None else {}
     for name, labels in strips.items():
@@ -133,7 +141,7 @@ def class_maps(
             picture.note = "hatched: wrong"
         short = count - len(drawn[name])
         drawn[name] = np.concatenate([drawn[name], np.full((short, *cell, 3), 255, np.uint8)])
-    boxes = mosaic(picture, list(drawn.items()), columns, [Caption()] * count)
+    boxes = mosaic(picture, list(drawn.items()), columns, made)
     add_legend(picture, torch.cat([labels.flatten() for labels in strips.values()]), ignored)
     return boxes
 

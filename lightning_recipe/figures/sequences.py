@@ -128,7 +128,7 @@ def panels(picture: Picture, made: Sequence[Caption]) -> list[Box]:
     """Where examples are drawn, each below its caption; the last line of the card is left for a legend."""
     columns = 1 if len(made) <= 2 else math.ceil(len(made) / max(2, round(len(made) ** 0.5)))  # noqa: PLR2004
     rows = math.ceil(len(made) / columns)
-    above = LINE if any(caption.text for caption in made) else 6
+    above = LINE if any(caption.line for caption in made) else 6
     width = (BODY.width + GAP) / columns - GAP
     height = (BODY.height - LINE) / rows
     boxes = []
@@ -136,7 +136,7 @@ def panels(picture: Picture, made: Sequence[Caption]) -> list[Box]:
         x, y = BODY.left + (i % columns) * (width + GAP), BODY.top + (i // columns) * height
         boxes.append(Box(round(x), round(y + above), round(x + width), round(y + height - 4)))
         picture.fill(boxes[-1], PAPER)
-        picture.write(x, y + above - 7, caption.text, caption.colour, width=width)
+        picture.write(x, y + above - 7, caption.line, caption.colour, width=width)
         if caption.wrong:
             picture.cross(x + width - 10, y + above / 2)
     return boxes

@@ -133,13 +133,13 @@ def texts(
 ) -> None:
     """Whole rows as running text, each below its caption."""
     lines = max(1, int(BODY.height // LINE // max(1, len(rows))))
-    above = 1 if any(caption.text for caption in made) and lines > 1 else 0
+    above = 1 if any(caption.line for caption in made) and lines > 1 else 0
     for i, (row, caption) in enumerate(zip(rows, made, strict=True)):
         y = BODY.top + i * lines * LINE + LINE - 7
         if y > BODY.bottom:
             break
         if above:
-            picture.write(BODY.left, y, caption.text, GREY if not caption.wrong else WRONG)
+            picture.write(BODY.left, y, caption.line, GREY if not caption.wrong else WRONG)
             if caption.wrong:
                 picture.cross(BODY.right - 12, y - 7)
         end = len(row)

@@ -35,12 +35,14 @@ class Answers:
         target: Tensor whose dimension 0 is the examples: class ids, values, a map, a sequence. None if there is none.
         prediction: Likewise. It may hold fewer examples.
         ignored: The class that the loss leaves out.
+        notes: A few words on each example, such as its index.
 
     """
 
     target: Tensor | None = None
     prediction: Tensor | None = None
     ignored: int | None = None
+    notes: tuple[str, ...] = ()
 
 
 def answers(step: Step, examples: int) -> Answers:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from lightning.fabric.utilities.data import sized_len
 from torch import Tensor
-from torch.utils.data import BatchSampler, ConcatDataset, IterableDataset, Subset
+from torch.utils.data import BatchSampler, ConcatDataset, IterableDataset, SequentialSampler, Subset
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -90,6 +90,32 @@ def _divided(ends: list[int], indices: Sequence[int]) -> list[Sequence[int]]:
         child = bisect_right(ends, index)
         children[child].append(index - begins[child])
     return list(children)
+
+
+def index_of(loader: Any, batch: int, row: int) -> int | None:
+    """Where an example stands in the data set of its DataLoader, by its place in the epoch.
+
+    Args:
+        loader: The DataLoader.
+        batch: Index of its batch.
+        row: Row in the batch.
+
+    Returns:
+        None if the sampler alone knows.
+
+    Example:
+        >>> from torch.utils.data import DataLoader
+        >>> index_of(DataLoader(range(9), 4), 2, 0), index_of(DataLoader(range(9), 4, shuffle=True), 2, 0)
+        (8, None)
+
+    """
+    together, sampler = (getattr(loader, name, None) for name in ("batch_sampler", "sampler"))
+    if type(together) is not BatchSampler:
+        return None
+    place = batch * together.batch_size + row
+    if type(sampler).__name__ == "DistributedSampler" and not sampler.shuffle:  # type: ignore[union-attr]
+        return int((place * sampler.num_replicas + sampler.rank) % len(sampler.dataset))  # type: ignore[union-attr]
+    return place if type(sampler) is SequentialSampler else None
 
 
 def by_source(parts: Iterable[Part]) -> dict[int, list[Part]]:
