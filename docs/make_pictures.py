@@ -93,6 +93,20 @@ class Unscaled(Digits):
         return DataLoader(TensorDataset((6 * images + 5).clamp(0, 16).round(), labels), 200)
 
 
+class Mislabelled(Digits):
+    """The demo's net for handwritten digits; three of 400 validation labels are wrong: those of 33, 123 and 250."""
+
+    code = "HardExamples/passed"
+    length: ClassVar[dict[str, int]] = {"max_epochs": 20}
+
+    def val_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
+        """Labels that are one too high."""
+        images, labels = (torch.stack(column) for column in zip(*loaders()[1].dataset, strict=True))
+        wrong = torch.tensor([33, 123, 250])
+        labels[wrong] = (labels[wrong] + 1) % CLASSES
+        return DataLoader(TensorDataset(images, labels), 200)
+
+
 class HugeSteps(Digits):
     """The demo's net for handwritten digits, with a learning rate a thousand times too high."""
 

@@ -161,15 +161,15 @@ class Look:
         hardest = self.worst[LOSS].examples[:TOLD]
         places = ", ".join(f"{one.place} ({one.loss:.3g})" for one in hardest)
         unknown = any(one.index is None for one in hardest)
-        how = "batch:row, since the sampler alone knows the index" if unknown else "index in the data set"
+        how = "batch:row, since the sampler alone knows the index" if unknown else "#index in the data set"
         evidence = {"examples": float(self.examples), "mean_loss": self.mean}
         for i, one in enumerate(hardest, 1):
             evidence |= {f"{name}_{i}": value for name, value in one.numbers.items()}
         return Outcome(
             Status.PASSED,
             "",
-            f"the highest losses of {self.examples} validation examples at step {self.step} (mean {self.mean:.3g}) "
-            f"have {places}: {how}",
+            f"highest losses in validation: {places} ({how}); mean of {self.examples} {self.mean:.3g}, "
+            f"at step {self.step}",
             evidence=evidence,
         )
 
