@@ -145,7 +145,7 @@ def _forecasts(picture: Picture, how: Reading, film: dict[str, Array], inputs: T
         frame = Axes(box, Axis(0, max(1, total - 1)), y)
         forecast(picture, frame, history[i], None if target is None else target[i], [row[i] for row in said])
     names = [("input", COLOURS[0]), *([] if target is None else [("true", TRUE)]), ("said", SAID)]
-    legend(picture, names + ([("before", EARLIER)] if len(film) > 1 else []), total)
+    legend(picture, names + ([("before", EARLIER[0])] if len(film) > 1 else []), total)
 
 
 def _shapes(picture: Picture, how: Reading, film: dict[str, Array], inputs: Tensor) -> None:

@@ -30,7 +30,9 @@ MAX_FAN = 9
 """Columns of a forecast that are taken for quantiles or a mean and a scale, and not for features."""
 GAP = 16
 """Pixels between panels."""
-TRUE, SAID, EARLIER = "black", WRONG, "#EBC0A0"
+TRUE, SAID = "black", WRONG
+EARLIER = ("#E39A68", "#EBC0A0", "#F3DCCB")
+"""What was said before, ever paler."""
 FAN = (247, 222, 203)
 
 
@@ -94,13 +96,13 @@ def forecast(
     if target is not None:
         for column in target.T[:MAX_LINES]:
             line(picture, frame, column, 0 if len(target) == length else length, TRUE)
-    for age, row in enumerate(reversed(said)):
+    for age, row in enumerate(reversed(said[-1 - len(EARLIER) :])):
         start = 0 if len(row) == length else length
         if row.shape[1] > 1 and (target is None or target.shape[1] == 1) and not age:
             fan(picture, frame, row, start)
         columns = row.T if target is not None and target.shape[1] > 1 else [np.sort(row, axis=1)[:, row.shape[1] // 2]]
         for column in columns[:MAX_LINES]:
-            line(picture, frame, column, start, SAID if not age else EARLIER)
+            line(picture, frame, column, start, EARLIER[age - 1] if age else SAID)
 
 
 def fan(picture: Picture, frame: Axes, columns: NDArray[np.float64], start: int) -> None:
@@ -117,11 +119,18 @@ def fan(picture: Picture, frame: Axes, columns: NDArray[np.float64], start: int)
 
 
 def line(picture: Picture, frame: Axes, values: NDArray[np.float64], start: int, colour: str) -> None:
-    """Values over steps, thinned to two for each pixel; what is said is dashed."""
+    """Values over steps, thinned to two for each pixel; what is said is dashed.
+
+    What is beyond the frame runs along its edge; of what was said before it is left out.
+    """
     every = max(1, len(values) // round(2 * frame.box.width))
     steps = start + np.arange(len(values))
-    said = colour in {SAID, EARLIER}
-    picture.draw(frame.points(steps[::every], values[::every]), colour, 3 if said else 2, dashed=said)
+    said = colour in {SAID, *EARLIER}
+    points = frame.points(steps[::every], values[::every])
+    within = points.clip((-np.inf, frame.box.top), (np.inf, frame.box.bottom))
+    if colour in EARLIER:
+        within[within[:, 1] != points[:, 1]] = np.nan
+    picture.draw(within, colour, 3 if said else 2, dashed=said)
 
 
 def panels(picture: Picture, made: Sequence[Caption]) -> list[Box]:
@@ -146,7 +155,7 @@ def legend(picture: Picture, names: Sequence[tuple[str, str]], length: int = 0) 
     """A line of names in their colours at the bottom, and how many steps there are."""
     x, y = BODY.left, BODY.bottom - 4
     for name, colour in names:
-        dashed = colour == SAID
+        dashed = colour in {SAID, *EARLIER}
         picture.draw([(x, y - 6), (x + 26, y - 6)], colour, 4, dashed=dashed)
         picture.write(x + 32, y, name)
         x += 32 + text_width(name) + 18

@@ -29,6 +29,8 @@ LIKELY = 0.8
 """Share of rows of four numbers that have to look like boxes."""
 SLACK = 0.02
 """Share of the image that a box may leave it by, from rounding."""
+SMALLEST = 8
+"""Pixels on the card below which nobody sees a frame: a dash of it."""
 
 
 def draw_shapes(
@@ -133,7 +135,10 @@ def inside(box: NDArray[np.float64], size: tuple[int, int]) -> bool:
 
 
 def _box(picture: Picture, place: Box, box: Any, *, said: bool) -> None:
-    """A box in shares of the image; what lies beyond the image ends at its edge, and has a cross there."""
+    """A box in shares of the image; what lies beyond the image ends at its edge, and has a cross there.
+
+    So has what was said and is too small to be seen.
+    """
     if not np.isfinite(box).all():
         return
     x, y = place.left + box[::2].clip(0, 1) * place.width, place.top + box[1::2].clip(0, 1) * place.height
@@ -141,7 +146,8 @@ def _box(picture: Picture, place: Box, box: Any, *, said: bool) -> None:
     if not said:
         picture.frame(drawn, "black", 5)
     picture.frame(drawn, WRONG if said else TRUE, 3, dashed=said)
-    if (box < -SLACK).any() or (box > 1 + SLACK).any():
+    unseen = said and (abs(drawn.width) < SMALLEST or abs(drawn.height) < SMALLEST)
+    if unseen or (box < -SLACK).any() or (box > 1 + SLACK).any():
         picture.cross(float(x.mean()), float(y.mean()))
 
 

@@ -27,6 +27,8 @@ MAX_BARS = 300
 """Columns drawn as bars; of more, every second, third, ..."""
 MAX_DOTS = 256
 """Examples drawn as ticks."""
+FEW = 2
+"""Different values of a target up to which a column may equal it by chance."""
 BINS = 32
 MAX_COUNTED = 2**18
 """Elements in a histogram; of more, every second, third, ... is taken."""
@@ -38,7 +40,7 @@ def table(
     """How the columns of a table are spread, on one scale: a row of ticks for each, or a bar if there are many.
 
     A column that is not scaled like the others makes them all narrow, one that never changes is a single tick.
-    The target, if it is a number for each example, is a column, too.
+    The target, if it is a number for each example, is a column, too; a column that equals it is marked.
 
     Args:
         picture: To draw on.
@@ -64,8 +66,10 @@ def table(
         return
     target = answers.target
     if target is not None and target.numel() == len(values) and not target.is_complex():
-        columns.append(target.detach().flatten().cpu().double().numpy())
-        labels.append("true")
+        true = target.detach().flatten().cpu().double().numpy()
+        leaks = [len(np.unique(true)) > FEW and np.allclose(column, true) for column in columns]
+        labels = [f"{label} = true" if leak else label for label, leak in zip(labels, leaks, strict=True)] + ["true"]
+        columns.append(true)
         finite = columns[-1][np.isfinite(columns[-1])]
         span = (min(span[0], *finite, span[1]), max(span[1], *finite, span[0])) if finite.size else span
     left = min(0.35 * BODY.width, max(map(text_width, labels)) + 10)
@@ -76,8 +80,8 @@ def table(
     for i, (label, column) in enumerate(zip(labels, columns, strict=True)):
         top = inner.top + i * height
         picture.fill(Box(inner.left, top + 2, inner.right, top + height - 2), PAPER)
-        picture.write(BODY.left, top + height / 2 + 7, label, width=left - 8)
-        colour = "black" if label == "true" else COLOURS[0]
+        colour = "black" if label == "true" else WRONG if label.endswith("= true") else COLOURS[0]
+        picture.write(BODY.left, top + height / 2 + 7, label, WRONG if colour == WRONG else "black", width=left - 8)
         finite = np.unique(column[np.isfinite(column)][:MAX_DOTS])
         for x in frame.points(finite, 0)[:, 0]:
             picture.draw([(x, top + 5), (x, top + height - 5)], colour, 2)

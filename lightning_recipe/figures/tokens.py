@@ -94,11 +94,11 @@ def aligned(
     after = order[order.index("true") + 1 :] if "true" in example else []
     for j, name in enumerate(order):
         picture.write(box.left, box.top + (j + 1) * LINE - 7, name, GREY)
-    x = box.left + left
-    for t in range(max(map(len, example.values()))):
+    x, last = box.left + left, max(map(len, example.values())) - 1
+    for t in range(last + 1):
         words = {name: token(row[t], decode) for name, row in example.items() if t < len(row)}
         width = min(WIDEST, max(map(text_width, words.values())))
-        if x + width > box.right:
+        if x + width > box.right - (text_width("..") + 12 if t < last else 0):
             picture.write(box.right, box.top + LINE - 7, "..", GREY, anchor="rs")
             break
         for name, word in words.items():

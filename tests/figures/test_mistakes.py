@@ -99,6 +99,12 @@ def test_predicted_boxes_are_dashed():
     assert {line.colour for line in dashed} == {WRONG}
 
 
+def test_predicted_boxes_of_no_size_are_seen():
+    said = torch.cat([CENTRES, CENTRES + 0.05], 1)
+    assert crosses(card(IMAGES, Answers(BOXES, said))) == 4
+    assert not crosses(card(IMAGES, Answers(BOXES, BOXES + 2)))
+
+
 def test_four_numbers_that_are_no_box_stay_numbers():
     picture = card(IMAGES, Answers(torch.randn(4, 4)))
     assert "boxes" not in picture.note
@@ -230,6 +236,10 @@ def test_a_target_among_the_features_is_seen():
         ticks.setdefault(round(line.points[0, 1]), set()).add(round(float(line.points[0, 0]), 3))
     (_, *_, leak, true) = (ticks[y] for y in sorted(ticks))
     assert leak == true
+    assert picture.words[:5] == ["0", "1", "2", "3 = true", "true"]
+    assert "= true" not in " ".join(card(torch.cat([rows, target[:, None] + 1], 1), Answers(target)).words)
+    yes = (target > 0).float()
+    assert "= true" not in " ".join(card(torch.cat([rows, yes[:, None]], 1), Answers(yes)).words)
 
 
 def test_the_forecast_that_repeats_the_last_value():

@@ -10,6 +10,7 @@ from lightning_recipe.figures import dynamics
 from lightning_recipe.figures.canvas import COLOURS, HEIGHT, WIDTH, WRONG, heat, pixels, text_width
 from lightning_recipe.figures.dynamics import draw, moments
 from lightning_recipe.figures.images import BACKGROUND, PAINTS
+from lightning_recipe.figures.sequences import EARLIER
 from lightning_recipe.losses.reading import reading, unread
 from lightning_recipe.record.step import LossCall
 
@@ -142,6 +143,37 @@ def test_long_and_odd_tokens_are_cut():
     logits = torch.randn(6, 5, 30)
     fixed = watched(F.cross_entropy, torch.zeros(6, 30).long(), logits, logits)
     fits(draw(fixed, decode=lambda token: f"$\\mathbf{{{token}}}\n" * 20))
+
+
+@pytest.mark.parametrize("length", range(8, 24))
+def test_dots_at_the_end_of_a_row_stand_alone(length):
+    target = torch.arange(100_000, 100_000 + length)[None] * 7 % 999
+    picture = draw(watched(F.cross_entropy, target, torch.zeros(1, 1000, length)))
+    left = [text for text in picture.texts if text.text == ".."]
+    row = [text for text in picture.texts if text.y == picture.texts[0].y and text not in left]
+    assert len(left) == (len(row) < 1 + length)
+    for dots in left:
+        assert max(text.x + text_width(text.text) for text in row) < dots.x - text_width(dots.text)
+
+
+# -- forecasts
+
+
+def test_what_was_said_before_is_ever_paler_and_stays_in_its_panel():
+    inputs = torch.sin(torch.arange(40) / 4.0)[None].repeat(2, 1)
+    target = torch.sin(torch.arange(40, 52) / 4.0)[None].repeat(2, 1)
+    outputs = [target * scale for scale in (0.1, 5.0, 0.5, 0.8, 1.0)]
+    picture = draw(watched(F.mse_loss, target, *outputs, inputs=inputs))
+    earlier = {line.colour: line for line in picture.lines if line.colour in EARLIER and len(line.points) == 12}
+    assert set(earlier) == set(EARLIER)
+    panel = np.concatenate([line.points for line in picture.lines if line.colour == COLOURS[0]])[:, 1]
+    for line in earlier.values():
+        seen = line.points[np.isfinite(line.points).all(1), 1]
+        assert panel.min() - 60 < seen.min()
+        assert seen.max() < panel.max() + 60
+    assert np.isnan(earlier[EARLIER[-1]].points).any()
+    assert not np.isnan(earlier[EARLIER[0]].points).any()
+    fits(picture)
 
 
 # -- maps: input, what is true, and what was said at four moments
