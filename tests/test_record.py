@@ -8,11 +8,13 @@ import weakref
 import lightning.pytorch as L
 import pytest
 import torch
+import torch.distributions as D
 import torch.nn.functional as F
 from torch import nn
 from torch.optim.optimizer import _global_optimizer_pre_hooks
 from torch.utils.checkpoint import checkpoint
 
+from lightning_recipe.record.outputs import returned, without_parameters
 from lightning_recipe.record.probe import Probe
 from lightning_recipe.record.step import Need
 from lightning_recipe.trial.copies import copied
@@ -547,3 +549,61 @@ def test_the_graph_ends_in_the_leaves():
 def test_a_graph_that_nobody_asks_for_is_not_walked():
     _, step = watched(lambda m, x: m.linear(x).relu().clamp(min=0).sum())
     assert (step.graph, step.leaves, step.clips) == ([], [], [])
+
+
+# -- what a network returned
+
+ONES = torch.ones(2, 4)
+
+
+@pytest.mark.parametrize(
+    ("distribution", "shape"),
+    [
+        (D.Normal(ONES, ONES), (2, 4, 3)),
+        (D.Independent(D.Laplace(ONES, ONES), 1), (2, 4, 3)),
+        (D.MultivariateNormal(ONES, torch.eye(4).expand(2, 4, 4)), (2, 4, 3)),
+        (D.NegativeBinomial(ONES, ONES / 3), (2, 4, 3)),
+        (D.MixtureSameFamily(D.Categorical(torch.ones(2, 4, 3)), D.Normal(*torch.ones(2, 2, 4, 3))), (2, 4, 3)),
+        (D.TransformedDistribution(D.Normal(ONES, ONES), [D.AffineTransform(1.0, 2.0)]), (2, 4, 3)),
+        (D.Normal(torch.ones(2, 3, 8, 8), 1.0), (2, 3, 8, 8)),
+        (D.Normal(ONES[:, :1], 1.0), (2, 1)),
+        (D.Categorical(ONES), None),
+        (D.Bernoulli(ONES / 2), None),
+        (D.StudentT(1.5, ONES, ONES), None),
+        (D.Normal(ONES * torch.nan, ONES, validate_args=False), None),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_distributions_say(distribution, shape):
+    """In order, and without drawing, or leaving anything at the distribution."""
+    before, state = dict(distribution.__dict__), torch.get_rng_state()
+    found = returned((distribution,))
+    assert tuple(found["[0]"].shape) == shape if shape else "[0]" not in found
+    assert len(found) > 1, "its parameters, too"
+    assert torch.equal(state, torch.get_rng_state())
+    assert before.keys() == distribution.__dict__.keys()
+    assert all(before[name] is value for name, value in distribution.__dict__.items())
+    if shape:
+        (said,) = without_parameters(found)
+        assert said is found["[0]"]
+        if len(shape) == 3:
+            assert (said.diff(dim=-1) > 0).all()
+
+
+def test_a_step_that_returns_a_distribution_is_the_same_when_watched():
+    class Likely(nn.Linear):
+        def forward(self, x):
+            return D.Normal(super().forward(x), 1.0)
+
+    def training_step(net, batch):
+        return -net.linear(batch).log_prob(batch).mean()
+
+    net = Net(training_step)
+    net.linear = Likely(4, 4)
+    probe = Probe.attach(net, "training_step", Need.INPUTS | Need.WIRING)
+    net.training_step(X).backward()
+    watched, step = net.linear.weight.grad.clone(), probe.result()
+    net.zero_grad()
+    net.training_step(X).backward()
+    assert torch.equal(watched, net.linear.weight.grad)
+    assert step.net_calls[0].output[""].shape == (8, 4, 3)

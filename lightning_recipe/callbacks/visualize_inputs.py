@@ -42,7 +42,8 @@ class VisualizeInputs(RecipeCallback):
     card, what black and white stand for. Training and validation share these, so that a difference in scale is seen:
     the range only ever widens over a run. Their cards lie side by side, ``<input> train`` and ``<input> val``: do they
     look alike? Of a module that is called up to four times in a step, such as an encoder of two views, the inputs of
-    each call are drawn. What an untrained network says is not.
+    each call are drawn. What an untrained network says is not. Of a ``torch.distributions`` object that the network
+    returns, quantiles over time or the mean are drawn.
 
     The first training batch and the first validation batch (the one of the sanity check) are drawn, then the first
     batch of at most nine more epochs up to the last, ever further apart, as long as that takes no more than `max_share`

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lightning_recipe.losses.table import BCE_WITH_LOGITS, CROSS_ENTROPY, MSE, TABLE, Family, Takes
+from lightning_recipe.record.outputs import without_parameters
 from lightning_recipe.record.step import LossCall
 from lightning_recipe.record.tensors import same, tensors
 
@@ -131,8 +132,8 @@ def _of_batch(step: Step, examples: int) -> Answers:
 
 
 def outputs_of(step: Step) -> list[Tensor]:
-    """What the last module put out."""
-    return [tensor for call in step.net_calls[-1:] for _, tensor in tensors(call.output) if tensor.ndim]
+    """What the last module put out; of distributions, what they say."""
+    return [tensor for call in step.net_calls[-1:] for tensor in without_parameters(call.output) if tensor.ndim]
 
 
 def target_of_batch(step: Step, examples: int) -> Tensor | None:

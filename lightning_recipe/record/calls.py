@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from lightning_recipe.record.copies import cut, snapshot
 from lightning_recipe.record.modules import FAST, by_parameter, switches
+from lightning_recipe.record.outputs import returned
 from lightning_recipe.record.step import NetCall
 from lightning_recipe.record.tensors import storage, tensors
 
@@ -129,9 +130,9 @@ class Calls:
             self._from_net.mark(output, passed_through)
         self._entered = {}
         if self._recording and self._copies:
-            kept = {path: cut(tensor) for path, tensor in tensors(output)}
+            kept = {path: cut(tensor) for path, tensor in returned(output).items()}
             call = self.found[-1]
-            output = kept.get("", kept) if kept else output
+            output = kept[""] if kept.keys() == {""} else kept or output
             self.found[-1] = replace(call, output=output, switches=switches(call.module))
 
     def _record_call(self, name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

@@ -61,8 +61,8 @@ class NetCall:
         kwargs: Keyword arguments, likewise.
         inputs: The tensors among the arguments that came from outside the network, by where they entered
             (``"net.x"``); those computed by an earlier call are left out.
-        output: What it returned, tensors detached and cloned, cut to whole examples of at most
-            ``copies.MAX_ELEMENTS``.
+        output: The tensors in what it returned, see ``outputs.returned``, detached and cloned, cut to whole examples of
+            at most ``copies.MAX_ELEMENTS``.
         switches: Attributes of the modules inside that are true, false or a text, as they were at its end.
 
     """

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from lightning_recipe.finding import in_short
 from lightning_recipe.record.copies import cloned
 from lightning_recipe.record.modules import switches
+from lightning_recipe.record.outputs import returned
 from lightning_recipe.record.tensors import COPIED, mapped, tensors
 from lightning_recipe.trial.first_examples import first_of
 from lightning_recipe.trial.isolation import eager, isolated, mute, obstacle
@@ -114,7 +115,7 @@ class Replay:
             watch_parameters: Make sure that the forward writes to no parameter; for the first time.
 
         Returns:
-            The tensors in what the last call returned, by path; ``""`` for a plain tensor.
+            The tensors in what the last call returned, by path; ``""`` for a plain tensor. See ``outputs.returned``.
 
         Raises:
             CannotReplayError: If the forward raises, changes parameters, or its parameters are sharded.
@@ -255,7 +256,7 @@ def _run(call: NetCall, outputs: dict[int, dict[str, Tensor]]) -> dict[str, Tens
 
     def forward() -> dict[str, Tensor]:
         arguments = _mapped(call, (_Link, *COPIED), given)
-        return dict(tensors(call.module(*arguments["args"], **arguments["kwargs"])))
+        return returned(call.module(*arguments["args"], **arguments["kwargs"]))
 
     try:
         try:

@@ -10,6 +10,7 @@ from lightning.pytorch.loggers import CSVLogger
 from patients import CLASSES, FEATURES, Healthy
 from PIL import Image
 from torch import nn
+from torch.distributions import Independent, Normal, StudentT
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -648,6 +649,31 @@ def test_quantiles_and_reconstructions_of_losses_by_hand():
     found = answers(probe.result(), 4)
     assert found.target is None
     assert torch.equal(found.prediction, module.net(x))
+
+
+@pytest.mark.parametrize(
+    "make", [Normal, lambda m, s: Independent(Normal(m, s), 1), lambda m, s: StudentT(m + 9, m, s)]
+)
+def test_of_likelihoods_quantiles_are_drawn(make):
+    class Net(nn.Linear):
+        def forward(self, x):
+            return make(super().forward(x), torch.ones(4, 5))
+
+    x, y = torch.rand(4, 9), torch.rand(4, 5)
+    found = answers_of(lambda said, y: -said.log_prob(y).mean(), x, y, net := Net(9, 5))
+    assert (found.target.shape, found.prediction.shape) == ((4, 5), (4, 5, 3))
+    assert torch.allclose(found.prediction[..., 1], net(x).mean)
+    assert (found.prediction.diff(dim=-1) > 1).all()
+
+
+def test_of_a_likelihood_of_one_number_the_mean_is_drawn():
+    class Net(nn.Linear):
+        def forward(self, x):
+            return Normal(super().forward(x)[:, 0], torch.ones(4))
+
+    x, y = torch.rand(4, 9), torch.rand(4)
+    found = answers_of(lambda said, y: -said.log_prob(y).mean(), x, y, net := Net(9, 1))
+    assert torch.equal(found.prediction, net(x).mean)
 
 
 def test_lists_of_boxes_are_filled_up():
