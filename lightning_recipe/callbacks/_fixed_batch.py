@@ -11,13 +11,14 @@ from lightning_recipe.finding import in_short
 from lightning_recipe.losses.reading import Reading, reading, unread
 from lightning_recipe.losses.targets import pairs_by_hand
 from lightning_recipe.record.copies import first_rows, snapshot
-from lightning_recipe.record.tensors import tensors
+from lightning_recipe.record.outputs import returned
+from lightning_recipe.record.tensors import same, tensors
 from lightning_recipe.trial.isolation import memory_given_back
 from lightning_recipe.trial.replay import CannotReplayError, Replay, undisturbed
 from lightning_recipe.trial.side_effects import refuse_side_effects
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from lightning.pytorch import LightningModule, Trainer
     from torch import Tensor
@@ -171,12 +172,7 @@ def candidates(
     for step in steps:
         try:
             if predict is None:
-                first, *more = _read_off(step, examples)
-                outputs = [replayed(step, run, *first)]
-                for other in more[:MORE]:
-                    with suppress(CannotReplayError):
-                        outputs.append(replayed(step, run, *other))
-                found.append(_named(outputs))
+                found.append(_named(_of_step(step, run, examples)))
             else:
                 found.append([predicted(step, run.trainer, run.module, examples, predict)])
         except CannotReplayError as error:
@@ -184,10 +180,34 @@ def candidates(
     return sorted(found, key=lambda outputs: (outputs[0].how.target is None, not outputs[0].how.sure)), reasons
 
 
+def _of_step(step: Step, run: Run, examples: int) -> list[FixedBatch]:
+    """What a step compares with targets, and what it makes of noise.
+
+    Raises:
+        CannotReplayError: If there is nothing of the first kind that can be looked at again, and nothing of the other.
+
+    """
+    samples = []
+    for how, call in list(_generated(step, examples))[:1]:
+        with suppress(CannotReplayError):
+            samples.append(replayed(step, run, how, call))
+    try:
+        first, *more = _read_off(step, examples)
+        outputs = [replayed(step, run, *first)]
+    except CannotReplayError:
+        if not samples:
+            raise
+        return samples
+    for other in more[:MORE]:
+        with suppress(CannotReplayError):
+            outputs.append(replayed(step, run, *other))
+    return outputs + samples
+
+
 def _named(outputs: list[FixedBatch]) -> list[FixedBatch]:
     """Several outputs under different names."""
+    ends = [other.name for other in outputs]
     for i, fixed in enumerate(outputs):
-        ends = [other.name for other in outputs]
         fixed.name = "" if len(outputs) == 1 else fixed.name if ends.count(fixed.name) == 1 else f"{fixed.name} {i}"
     return outputs
 
@@ -235,7 +255,7 @@ def predicted(
     def again(trainer: Trainer, pl_module: LightningModule) -> dict[str, Tensor]:
         with undisturbed(pl_module), trainer.precision_plugin.forward_context():
             try:
-                return dict(tensors(predict(pl_module, snapshot(batch))))
+                return returned(predict(pl_module, snapshot(batch)))
             except Exception as error:
                 msg = f"predict raised {in_short(error)}"
                 raise CannotReplayError(msg) from error
@@ -248,6 +268,17 @@ def predicted(
         raise CannotReplayError(msg)
     inputs = next((tensor for _, tensor in tensors(batch) if tensor.ndim), None)
     return FixedBatch(how, again, None if inputs is None else first_rows(inputs, how.examples))
+
+
+def _generated(step: Step, examples: int) -> Iterator[tuple[Reading, NetCall]]:
+    """Calls that make pictures of a row of numbers for each that is not in the batch: a generator's noise."""
+    batch = [tensor for _, tensor in tensors(step.batch)]
+    for call in step.net_calls:
+        drawn = [tensor for tensor in call.inputs.values() if not any(same(tensor, other) for other in batch)]
+        if len(drawn) == 1 and drawn[0].is_floating_point() and drawn[0].squeeze().ndim == 2:  # noqa: PLR2004
+            how = unread(call.output, len(drawn[0]), examples)
+            if how is not None and how.of_maps:
+                yield how, call
 
 
 def _read_off(step: Step, examples: int) -> list[tuple[Reading, NetCall]]:

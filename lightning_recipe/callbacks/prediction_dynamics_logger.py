@@ -43,7 +43,8 @@ class PredictionDynamicsLogger(RecipeCallback):
     predictions come from running the network's call of that step again, in eval mode, without gradients, and without
     a trace in the training: at steps 0, 1, 2, 4, 8, ..., every `every_n_steps`, later 4 times whenever the number of
     steps doubles, and at the end. The loss function that was given the network's output tells what it is: classes, yes
-    or no, numbers, tokens, or maps of these.
+    or no, numbers, tokens, or maps of these. Pictures that a module makes of a row of numbers for each which are not in
+    the batch, as a generator does of noise, are drawn, too: of the same noise at each look.
 
     Curves: ``jitter``, the mean share of probability that moved since the look before, per step (total variation;
     for numbers, in standard deviations of the target); ``flips``, the share of answers that changed since; ``right``,

@@ -10,6 +10,7 @@ import torch
 from patients import CLASSES, FEATURES, Healthy
 from PIL import Image
 from torch import nn
+from torch.distributions import Normal, StudentT
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -618,6 +619,77 @@ def test_heads_that_are_modules_of_their_own_are_drawn(fit, monkeypatch):
     assert set(pictures) == {"kind", "size"}
 
 
+class Adversaries(Kinds):
+    """A generator of images, and a critic."""
+
+    def __init__(self, objective):
+        super().__init__(None, objective, torch.rand(64, 1, 8, 8), torch.arange(64))
+        self.generator = nn.Sequential(nn.Linear(6, 64), nn.Unflatten(1, (1, 8, 8)))
+        self.critic = nn.Sequential(nn.Flatten(), nn.Linear(64, 1))
+
+    def noise(self, batch):
+        return torch.randn(len(batch[0]), 6)
+
+    def training_step(self, batch, _):
+        said = self.generator(self.noise(batch))
+        return self.loss(self.critic(batch[0]), 1.0) + self.loss(self.critic(said), 0.0)
+
+    def validation_step(self, batch, _):
+        """None, as in most."""
+
+
+def vanilla(said, real):
+    return F.binary_cross_entropy_with_logits(said, torch.full_like(said, real))
+
+
+def wasserstein(said, real):
+    return said.mean() * (1 - 2 * real)
+
+
+@pytest.mark.parametrize("loss", [vanilla, wasserstein])
+def test_samples_of_fixed_noise_are_drawn(fit, monkeypatch, loss):
+    given, generated = [], dynamics.keep
+
+    def keep(fixed, values):
+        if fixed.how.of_maps:
+            given.append(values.clone())
+        return generated(fixed, values)
+
+    monkeypatch.setattr(dynamics, "keep", keep)
+
+    class Untrained(Adversaries):
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.critic.parameters(), lr=0.1)
+
+    pictures, finding = drawn(fit, Untrained(loss), monkeypatch)
+    assert set(pictures) == ({"critic 0", "critic 1", "generator"} if loss is vanilla else {""})
+    assert finding.status in {Status.PASSED, Status.SKIPPED}
+    assert len(given) > 3
+    assert all(torch.equal(values, given[0]) for values in given), "the same noise"
+    assert given[0].std(dim=0).mean() > 0.1, "of which each sample has its own"
+
+
+def test_pictures_of_what_is_in_the_batch_or_a_picture_itself_are_no_samples(fit, monkeypatch):
+    class OfBatch(Adversaries):
+        def noise(self, batch):
+            return batch[1]
+
+        def train_dataloader(self):
+            return DataLoader(TensorDataset(self.x, torch.randn(64, 6)), 8)
+
+    class Denoises(Adversaries):
+        def __init__(self, objective):
+            super().__init__(objective)
+            self.generator = nn.Conv2d(1, 1, 3, padding=1)
+
+        def noise(self, batch):
+            return torch.randn_like(batch[0])
+
+    for module in (OfBatch(vanilla), Denoises(vanilla)):
+        pictures, _ = drawn(fit, module, monkeypatch)
+        assert set(pictures) == {"critic 0", "critic 1"}
+
+
 def test_what_nobody_draws_is_not_kept(fit, monkeypatch):
     monkeypatch.setattr(dynamics, "keep", lambda *_: pytest.fail("nobody draws it"))
     finding, _ = run(fit, Healthy(), max_epochs=1)
@@ -638,6 +710,22 @@ def apart(said, y):
     return (said - y).abs().mean()
 
 
+class Likely(nn.Module):
+    """Returns a distribution."""
+
+    def __init__(self, make):
+        super().__init__()
+        self.net, self.make = nn.Linear(30, 20), make
+
+    def forward(self, x):
+        mean, scale = self.net(x).chunk(2, 1)
+        return self.make(mean, F.softplus(scale) + 0.1)
+
+
+def surprise(said, y):
+    return -said.log_prob(y).mean()
+
+
 def likelihood(logits, ids):
     return -logits.log_softmax(-1).gather(-1, ids[..., None]).mean()
 
@@ -654,6 +742,8 @@ BY_HAND = {
     "quantiles": (
         lambda: nn.Sequential(nn.Linear(30, 30), nn.Unflatten(1, (10, 3))), pinball, WAVES[:, :30], WAVES[:, 30:],
     ),
+    "normal": (lambda: Likely(Normal), surprise, WAVES[:, :30], WAVES[:, 30:]),
+    "student": (lambda: Likely(lambda m, s: StudentT(s + 3, m, s)), surprise, WAVES[:, :30], WAVES[:, 30:]),
     "boxes": (
         lambda: nn.Sequential(nn.Flatten(), nn.Linear(256, 4)), apart, NOISE,
         torch.tensor([2.0, 3, 9, 12]) + torch.rand(64, 4),
@@ -671,9 +761,9 @@ def test_losses_by_hand_are_drawn_with_their_targets(fit, monkeypatch, kind):
     pictures, finding = drawn(fit, Kinds(net(), *rest), monkeypatch)
     assert finding.status in {Status.PASSED, Status.SKIPPED}
     words = " ".join([*pictures[""].words, pictures[""].title, pictures[""].note])
-    expected = {"masks": "true", "quantiles": "forecasts"}
-    assert expected.get(kind, kind) in words
-    if kind == "quantiles":
+    fan = kind in {"quantiles", "normal", "student"}
+    assert ("forecasts" if fan else "true" if kind == "masks" else kind) in words
+    if fan:
         assert (pictures[""].raster == FAN).all(-1).sum() > 1000
 
 
