@@ -3,6 +3,7 @@
 from lightning_recipe.callback import Check, RecipeCallback, findings
 from lightning_recipe.callbacks.activation_monitor import ActivationMonitor
 from lightning_recipe.callbacks.augmentation_check import AugmentationCheck
+from lightning_recipe.callbacks.baselines import Baselines
 from lightning_recipe.callbacks.batch_mixing_detector import BatchMixingDetector
 from lightning_recipe.callbacks.bias_check import BiasCheck
 from lightning_recipe.callbacks.causality_check import CausalityCheck
@@ -37,6 +38,7 @@ __all__ = [  # noqa: RUF022 - in the order of the recipe
     "SeedCheck",
     "EvaluationCheck",
     "InitLossCheck",
+    "Baselines",
     "InputIndependenceCheck",
     "OverfitOneBatch",
     "AugmentationCheck",

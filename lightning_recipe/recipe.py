@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from lightning_recipe.callback import Check, RecipeCallback
 from lightning_recipe.callbacks.activation_monitor import ActivationMonitor
 from lightning_recipe.callbacks.augmentation_check import AugmentationCheck
+from lightning_recipe.callbacks.baselines import Baselines
 from lightning_recipe.callbacks.batch_mixing_detector import BatchMixingDetector
 from lightning_recipe.callbacks.bias_check import BiasCheck
 from lightning_recipe.callbacks.causality_check import CausalityCheck
@@ -43,6 +44,7 @@ DEFAULT: tuple[type[RecipeCallback], ...] = (
     SeedCheck,
     EvaluationCheck,
     InitLossCheck,
+    Baselines,
     InputIndependenceCheck,
     OverfitOneBatch,
     AugmentationCheck,
@@ -90,7 +92,7 @@ def recipe(
         ValueError: If a key in `skip` names no check.
 
     Example:
-        >>> callbacks = recipe(OverfitOneBatch(max_steps=100), skip=["*Check", "*Monitor", "First*", "Hard*"])
+        >>> callbacks = recipe(OverfitOneBatch(max_steps=100), skip=["*Check", "*Monitor", "First*", "Hard*", "Base*"])
         >>> [type(callback).__name__ for callback in callbacks]
         ['DataProfile', 'OverfitOneBatch', 'VisualizeInputs', 'PredictionDynamicsLogger', 'BatchMixingDetector']
 

@@ -1167,7 +1167,12 @@ class Growing(Deep):
     """Eight layers, each of which makes what comes through several times as large."""
 
     code = "ActivationMonitor/exploding"
-    also = (*Deep.also, "InitLossCheck/too_high", "OverfitOneBatch/learning_rate_too_low")
+    also = (
+        *Deep.also,
+        "InitLossCheck/too_high",
+        "OverfitOneBatch/learning_rate_too_low",
+        "Baselines/worse_than_constant",
+    )
     activation = nn.ReLU
 
     def __init__(self):
@@ -1831,3 +1836,71 @@ class HalfOfLogits(Patient):
         logits, y = self(batch[0]), F.one_hot(batch[1], CLASSES).float()
         self.log("val_loss", F.binary_cross_entropy_with_logits(logits, y))
         self.log("val_hits", ((logits > 0.5) == y).float().mean())
+
+
+# -- no better than what is dumb
+
+
+class NumberedOtherwise(Patient):
+    """The classes of validation are numbered otherwise than those of training, as folders in another order."""
+
+    code = "Baselines/worse_than_constant"
+    steps: ClassVar = {"max_epochs": 8}
+
+    def validation_step(self, batch, batch_idx):
+        super().validation_step((batch[0], (batch[1] + 1) % CLASSES), batch_idx)
+
+
+class NothingToLearn(Patient):
+    """Rows and labels were joined by chance, and the network is too calm to learn them by heart."""
+
+    code = "Baselines/no_better_than_constant"
+    steps: ClassVar = {"max_epochs": 8}
+
+    def data(self, n, seed):
+        x, y = super().data(n, seed).tensors
+        return TensorDataset(x, y[torch.randperm(n, generator=torch.Generator().manual_seed(seed))])
+
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters(), lr=1e-3)
+
+
+class SeesTwoColumns(Patient):
+    """A slice takes the first two features for all of them."""
+
+    code = "Baselines/worse_than_simple_model"
+    steps: ClassVar = {"max_epochs": 12}
+
+    def __init__(self):
+        super().__init__()
+        self.net[0] = nn.Linear(2, 32)
+
+    def forward(self, x):
+        return self.net(x[:, :2])
+
+
+class TooSure(Patient):
+    """A network far too large for sixty-four examples, a third of which are labelled wrong, learns them by heart."""
+
+    code = "Baselines/informed_but_worse"
+    steps: ClassVar = {"max_epochs": 60}
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(
+            nn.Linear(FEATURES, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, CLASSES)
+        )
+
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters(), lr=3e-3)
+
+    def data(self, n, seed):
+        x, y = super().data(n, seed).tensors
+        wrong = torch.rand(n, generator=torch.Generator().manual_seed(seed)) < 0.4
+        return TensorDataset(x, torch.where(wrong, (y + 1) % CLASSES, y))
+
+    def train_dataloader(self):
+        return DataLoader(self.data(64, 1), 32, shuffle=True)
+
+    def val_dataloader(self):
+        return DataLoader(self.data(256, 2), 32)

@@ -1,0 +1,146 @@
+"""Whether a model beats dumb baselines on the same examples: paired differences and their standard errors."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from lightning_recipe.finding import Outcome, Status
+from lightning_recipe.losses.table import Family
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from lightning_recipe.callbacks._measured import Look
+
+FEWEST = 20
+"""Validation examples, at least."""
+EPOCHS = 2
+"""Epochs of training before which nobody is accused."""
+STEPS = 50
+"""Steps of training before which nothing is told."""
+LONGER = 3
+"""Epochs from which on it is told that something simple is better."""
+CLOSES = 0.1
+"""Share of a gap that the second half of the steps closes, from which on a model is on its way."""
+EXACT = 0.1
+"""Standard error, as a share of the constant's loss, from which on nobody can say that nothing is gained."""
+CONSTANTS = {
+    Family.CLASSES: "the class frequencies of training for every example",
+    Family.YES_NO: "the share of positives in training for every example",
+    Family.NUMBERS: "one number for every example",
+}
+
+
+def judge(looks: Sequence[Look], *, weighted: bool = False, trial: bool = False) -> Outcome:
+    """What the latest looks come to at the end of training.
+
+    Args:
+        looks: In order, at least one.
+        weighted: Whether the loss weighs answers, as simple models do not.
+        trial: Whether the run was cut short: nothing is judged.
+
+    """
+    now = looks[-1]
+    if now.examples < FEWEST:
+        return Outcome(Status.SKIPPED, "", f"{now.examples} validation examples are too few to compare with baselines")
+    numbers = evidence(now)
+    if not all(map(math.isfinite, numbers.values())):
+        return Outcome(Status.SKIPPED, "", "the validation loss is not finite")
+    if trial:
+        return Outcome(Status.SKIPPED, "", f"the run was cut short; {described(now)}", evidence=numbers)
+    if now.is_other:
+        said = (
+            f"the targets of {now.examples} validation examples are distributed otherwise than those of "
+            f"training (a constant has a loss of {now.loss('constant'):.4g} there, and {now.easy.mean:.4g} in training)"
+        )
+        return Outcome(Status.SKIPPED, "", said, evidence=numbers)
+    if len(looks) > 1:
+        found = worse(looks)
+        found += [] if found or now.epochs < LONGER or now.step < STEPS else no_better(looks, weighted=weighted)
+        if found:
+            return found[0]
+    return Outcome(Status.PASSED, "", f"{described(now)} ({now.examples} validation examples)", evidence=numbers)
+
+
+def worse(looks: Sequence[Look]) -> list[Outcome]:
+    """What there is to tell where the loss is worse than the constant's at two looks in a row, and stays behind."""
+    now, earlier = looks[-1], [*looks[-2:], half_way(looks)]
+    if now.epochs < EPOCHS or now.step < STEPS or now.examples < FEWEST or any(look.is_other for look in earlier):
+        return []
+    behind = now.behind("constant", loss=True)
+    if not all(look.behind("constant", loss=True).is_worse for look in earlier) or _closes(
+        looks, "constant", loss=True
+    ):
+        return []
+    said = (
+        f"after {now.epochs} epochs the loss on {now.examples} validation examples is {now.loss('model'):.4g}, worse "
+        f"than the {now.loss('constant'):.4g} of {CONSTANTS[now.kind]}, by {behind.mean:.2g} ± {behind.error:.1g}"
+    )
+    if now.is_informed:
+        said += "; its answers have to do with the targets, but are too sure of themselves, or of another scale"
+        fix = "stop earlier or regularise, if the loss was better before; or see to the scale of the targets"
+        return [Outcome(Status.ADVICE, "informed_but_worse", said, fix, evidence(now))]
+    fix = (
+        "see whether training itself does better: if it does, look for what differs in validation, such as the "
+        "preprocessing, the numbering of the classes, the unit of the target; if not, look at the learning rate and "
+        "what the loss is given"
+    )
+    return [Outcome(Status.WARNING, "worse_than_constant", said, fix, evidence(now))]
+
+
+def no_better(looks: Sequence[Look], *, weighted: bool) -> list[Outcome]:
+    """What there is to tell where nothing is gained over a constant, or a simple model is better and stays so."""
+    now, before = looks[-1], looks[-2]
+    behind, constant = now.behind("constant", loss=True), now.loss("constant")
+    gains = any(look.is_informed or look.is_ahead for look in (before, now))
+    if behind.error < EXACT * constant and not gains:
+        said = (
+            f"after {now.epochs} epochs the loss on {now.examples} validation examples, {now.loss('model'):.4g}, is no "
+            f"better than the {constant:.4g} of {CONSTANTS[now.kind]} ({behind.mean:.2g} ± {behind.error:.1g})"
+        )
+        fix = "see whether the inputs can tell the target at all, and whether a few examples can be memorised"
+        return [Outcome(Status.ADVICE, "no_better_than_constant", said, fix, evidence(now))]
+    name = "" if weighted else now.best_simple
+    if name not in half_way(looks).shown or _closes(looks, name):
+        return []
+    lead = now.behind(name)
+    size = f"{lead.mean:.2g} ± {lead.error:.1g}"
+    if now.of_answers:
+        size = f"{100 * lead.mean:.2g} ± {100 * lead.error:.1g} points"
+    said = (
+        f"after {now.epochs} epochs: {described(now)}; the {name} is better by {size} on {now.examples} validation "
+        f"examples, and was fitted on {now.simple.fitted_on if now.simple else 0} of training"
+    )
+    fix = "see to the optimiser, the capacity and the inputs of the network, or take the simple model"
+    return [Outcome(Status.ADVICE, "worse_than_simple_model", said, fix, evidence(now))]
+
+
+def evidence(look: Look) -> dict[str, float]:
+    """The numbers under short names."""
+    ahead = look.behind("constant", loss=True)
+    return {
+        "examples": look.examples,
+        "loss": look.loss("model"),
+        "constant_loss": look.loss("constant"),
+        "difference": ahead.mean,
+        "error": ahead.error,
+        **{name.replace(" ", "_"): look.score(name) for name in look.shown},
+    }
+
+
+def described(look: Look) -> str:
+    """The model and its baselines in one line."""
+    what = "answers right" if look.of_answers else "loss"
+    return f"{what}: {', '.join(f'{name} {look.written(name)}' for name in look.shown)}"
+
+
+def half_way(looks: Sequence[Look]) -> Look:
+    """The latest look from when half as many steps had been trained; else the first."""
+    return next((look for look in reversed(looks) if look.step <= looks[-1].step / 2), looks[0])
+
+
+def _closes(looks: Sequence[Look], name: str, *, loss: bool = False) -> bool:
+    """Whether the model has come closer to what it is behind in the second half of the steps: it is on its way."""
+    before, now = (look.behind(name, loss=loss).mean for look in (half_way(looks), looks[-1]))
+    return now < (1 - CLOSES) * before

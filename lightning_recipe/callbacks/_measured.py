@@ -1,0 +1,245 @@
+"""What a model and dumb baselines cost on the same validation examples, each by itself."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from lightning_recipe.callbacks._baselines import Known
+from lightning_recipe.callbacks._interchanged import interchanged
+from lightning_recipe.losses.table import TABLE, Family, Takes
+
+if TYPE_CHECKING:
+    from lightning_recipe.callbacks._simple_models import Simple
+    from lightning_recipe.record.step import LossCall
+
+ERRORS = 3.0
+"""Standard errors of a difference that are no chance."""
+EASIER = 0.7
+"""Share of a constant's loss in training below which validation examples are too easy for it to be compared."""
+OTHER = 0.2
+"""Share of the examples that are of other classes than in training, from which on they are not compared."""
+OTHERS = "answers to others"
+MATTERS = {True: 0.02, False: 0.05}
+"""Share of the answers, and of a loss of numbers, by which something simple has to be better to be told."""
+
+
+class Measured(NamedTuple):
+    """What a prediction costs, by example: the loss, and what people read, shape (n,) each.
+
+    Attributes:
+        loss: As the loss function has it, without reduction.
+        error: Of classes and yes or no the share that is wrong, else the loss.
+
+    """
+
+    loss: Tensor
+    error: Tensor
+
+
+@torch.no_grad()
+def measured(call: LossCall, prediction: Tensor, examples: int) -> Measured:
+    """What a prediction costs in the place of the loss's input.
+
+    Args:
+        call: In validation.
+        prediction: Of the shape of its input, or one that is expanded to it.
+        examples: In the batch: more than one row may belong to each.
+
+    Example:
+        >>> from torch.nn import functional as F
+        >>> from lightning_recipe.record.step import LossCall
+        >>> arguments = {"input": torch.tensor([0.0, 1.0]), "target": torch.tensor([0.0, 3.0])}
+        >>> call = LossCall("mse_loss", F.mse_loss, arguments, torch.tensor(2.0), 2, "a.py:1", False)
+        >>> measured(call, arguments["input"], 2).loss
+        tensor([0., 4.], dtype=torch.float64)
+
+    """
+    arguments = {name: _double(value) for name, value in call.arguments.items()}
+    given, target = arguments["input"], arguments["target"]
+    prediction = _double(prediction).expand(given.shape)
+    options = {"reduction": "none", "size_average": None, "reduce": None}
+    values = call.function(**{**arguments, "input": prediction, **options})
+    kind, wrong = TABLE[call.name].answers, values
+    counted = torch.ones_like(values, dtype=torch.bool)
+    if kind is Family.CLASSES:
+        ids = target.argmax(1) if target.is_floating_point() else target
+        wrong = (prediction.argmax(1) != ids).double()
+        counted = ids != arguments.get("ignore_index", -100)
+    elif kind is Family.YES_NO:
+        half = 0.0 if TABLE[call.name].takes is Takes.LOGITS else 0.5
+        wrong = ((prediction > half) != (target > 0.5)).double()  # noqa: PLR2004
+    return Measured(_by_example(values, counted, call, examples), _by_example(wrong, counted, call, examples))
+
+
+def _by_example(values: Tensor, counted: Tensor, call: LossCall, examples: int) -> Tensor:
+    each = call.examples // examples if examples and call.examples % examples == 0 else 1
+    if values.shape != counted.shape:  # already reduced over the columns, as by multilabel losses
+        counted = torch.ones_like(values, dtype=torch.bool)
+    whole = len(values) // each
+    values, counted = (part[: whole * each].reshape(whole, -1) for part in (values * counted, counted))
+    some = counted.any(1)
+    return values[some].sum(1) / counted[some].sum(1)
+
+
+def _double(value: Any) -> Any:
+    if not isinstance(value, Tensor):
+        return value
+    value = value.detach().cpu()
+    return value.double() if value.is_floating_point() else value
+
+
+class Estimate(NamedTuple):
+    """A mean over examples, such as of how much worse a model is than a baseline, and its standard error.
+
+    Example:
+        >>> Estimate(0.5, 0.1).is_worse, Estimate(0.2, 0.1).is_worse
+        (True, False)
+
+    """
+
+    mean: float
+    error: float
+
+    @classmethod
+    def of(cls, values: Tensor) -> Estimate:
+        """From a value for each example, shape (n,)."""
+        return cls(float(values.mean()), float(values.std()) / math.sqrt(len(values)))
+
+    @property
+    def is_worse(self) -> bool:
+        """Whether chance can't explain that the difference is positive."""
+        return self.mean > ERRORS * self.error
+
+    @property
+    def is_better(self) -> bool:
+        """Whether the difference is negative by more than the standard error."""
+        return -self.mean > self.error
+
+
+@dataclass
+class Look:
+    """What was seen at one validation, on its first examples.
+
+    Attributes:
+        step: Batches trained on.
+        epochs: Epochs trained for, the present one included.
+        constant: The prediction that is the same for all.
+        easy: Its loss in training.
+        shares: How often each class, or a yes, comes in training.
+        simple: Simple models, if there are any.
+        kind: Family of the answers.
+        losses: Per example, of "model" and "constant", batch by batch.
+        errors: Likewise, and of the simple models: the share that is wrong, or the loss of numbers.
+        seen: The targets.
+
+    """
+
+    step: int
+    epochs: int
+    constant: Tensor
+    easy: Estimate
+    shares: Tensor
+    simple: Simple | None = None
+    kind: Family = Family.NUMBERS
+    losses: dict[str, list[Tensor]] = field(default_factory=dict)
+    errors: dict[str, list[Tensor]] = field(default_factory=dict)
+    seen: Known = field(default_factory=Known)
+
+    def add(self, call: LossCall, features: Tensor, last: Tensor, examples: int) -> None:
+        """Measure a batch."""
+        given, self.kind = call.arguments["input"], TABLE[call.name].answers or self.kind
+        self.seen.add(call, examples)
+        for name, prediction in (("model", given), ("constant", self.constant), (OTHERS, interchanged(given))):
+            costs = measured(call, prediction, examples)
+            self.losses.setdefault(name, []).append(costs.loss)
+            if name != OTHERS:
+                self.errors.setdefault(name, []).append(costs.error)
+        if self.simple is not None and features.shape == (len(given), self.simple.width):
+            for name, model in self.simple.models.items():
+                answers = _as_prediction(call, model(features, last))
+                self.errors.setdefault(name, []).append(measured(call, answers, examples).error)
+
+    def loss(self, name: str) -> float:
+        """Of the model or the constant, on average over examples."""
+        return float(torch.cat(self.losses[name]).mean())
+
+    def score(self, name: str) -> float:
+        """What people read: the share of answers that is right, or the loss of numbers."""
+        error = float(torch.cat(self.errors[name]).mean())
+        return 1 - error if self.of_answers else error
+
+    def written(self, name: str) -> str:
+        """The score as text."""
+        return f"{self.score(name):.1%}" if self.of_answers else f"{self.score(name):.4g}"
+
+    def spread(self, name: str) -> float:
+        """The standard error of the score."""
+        return Estimate.of(torch.cat(self.errors[name])).error
+
+    @property
+    def examples(self) -> int:
+        """How many there are."""
+        return sum(map(len, self.losses.get("model", ())))
+
+    @property
+    def of_answers(self) -> bool:
+        """Whether answers are right or wrong."""
+        return self.kind is not Family.NUMBERS
+
+    def behind(self, name: str, *, loss: bool = False) -> Estimate:
+        """How much worse the model's errors are, or its loss, than something simple's."""
+        of = self.losses if loss else self.errors
+        return Estimate.of(torch.cat(of["model"]) - torch.cat(of[name]))
+
+    @property
+    def is_informed(self) -> bool:
+        """Whether answers have to do with targets: those to other examples cost more, or more are right."""
+        by_others = self.behind(OTHERS, loss=True)
+        return -by_others.mean > ERRORS * by_others.error or (self.of_answers and self.behind("constant").is_better)
+
+    @property
+    def is_ahead(self) -> bool:
+        """Whether more answers are right than the constant's, or the loss is lower."""
+        return self.behind("constant").is_better or self.behind("constant", loss=True).is_better
+
+    @property
+    def is_other(self) -> bool:
+        """Whether these examples are not like those of training: other classes are frequent, or a constant does better.
+
+        As where data are in order, so that the first are of one class or one site, or where training is balanced.
+        """
+        allowed = OTHER + math.sqrt(len(self.shares) / self.seen.count) / 2
+        apart = (self.seen.total / self.seen.count - self.shares).abs()
+        moved = apart.sum() / 2 if self.kind is Family.CLASSES else apart.max() if self.of_answers else 0.0
+        constant = Estimate.of(torch.cat(self.losses["constant"]))
+        by_chance = 2 * math.hypot(constant.error, self.easy.error)
+        easier = constant.mean < min(EASIER * self.easy.mean, self.easy.mean - by_chance)
+        return float(moved) > allowed or easier
+
+    @property
+    def shown(self) -> list[str]:
+        """The model, the constant, and the simple models that were measured on all batches."""
+        return [name for name, errors in self.errors.items() if len(errors) == len(self.losses["model"])]
+
+    @property
+    def best_simple(self) -> str:
+        """The simple model that is furthest ahead of the model; empty if none is clearly."""
+        best = max(self.shown[2:], key=lambda name: self.behind(name).mean, default="")
+        if not best:
+            return ""
+        behind = self.behind(best)
+        matters = MATTERS[self.of_answers] * (1.0 if self.of_answers else self.score("model"))
+        return best if behind.is_worse and behind.mean > matters else ""
+
+
+def _as_prediction(call: LossCall, answers: Tensor) -> Tensor:
+    """What a simple model says, in the place of the loss's input: the same answer, or the same numbers."""
+    loss, given = TABLE[call.name], call.arguments["input"]
+    if loss.answers is Family.YES_NO:
+        answers = answers - 0.5 if loss.takes is Takes.LOGITS else answers.clamp(0, 1)
+    return answers.reshape(given.shape) if answers.numel() == given.numel() else answers

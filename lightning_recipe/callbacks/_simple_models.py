@@ -1,0 +1,155 @@
+"""The dumb baselines themselves: a constant, the previous value, the nearest neighbours, a linear model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from lightning_recipe.losses.table import TABLE, Constant, Family, Takes
+
+if TYPE_CHECKING:
+    from lightning_recipe.callbacks._baselines import Known, Pairs
+    from lightning_recipe.record.step import LossCall
+
+Model = Callable[[Tensor, Tensor], Tensor]
+"""From features and last values to shares of classes, probabilities or numbers, of shape (N, K)."""
+
+FEWEST = 50
+"""Examples that simple models are fitted on, at least."""
+CLASSES = 100
+"""Classes that they tell apart, at most."""
+NEIGHBOURS = 5
+"""As scikit-learn's default."""
+RIDGES = tuple(10.0**power for power in range(-1, 5))
+"""Strengths of the linear model's penalty, of which that with the lowest error on examples left out is taken."""
+GOES_ON = 0.5
+"""Share of the targets' variance that is left after the previous value, below which it is a forecast."""
+
+
+def constant(known: Known, call: LossCall) -> Tensor:
+    """The prediction that is the same for all examples, in the units of the loss's input, to be expanded to its shape.
+
+    Of classes their frequencies, one more of each than there were (Laplace), times their weights in the loss.
+
+    Example:
+        >>> from lightning_recipe.callbacks._baselines import Known
+        >>> from lightning_recipe.record.step import LossCall
+        >>> arguments = {"input": torch.zeros(4, 2), "target": torch.tensor([0, 0, 0, 1])}
+        >>> call = LossCall("cross_entropy", F.cross_entropy, arguments, torch.tensor(0.7), 4, "a.py:1", False)
+        >>> constant(Known(torch.tensor([5.0, 1.0]), 6), call).exp()
+        tensor([[0.7500, 0.2500]])
+
+    """
+    loss, arguments = TABLE[call.name], call.arguments
+    if loss.answers is Family.CLASSES:
+        shares = (known.total + 1) * _weight(arguments, "weight")
+        return (shares / shares.sum()).log().view(1, -1, *[1] * (arguments["input"].ndim - 2))
+    if loss.answers is Family.YES_NO:
+        odds = (known.total + 1) / (known.count - known.total + 1) * _weight(arguments, "pos_weight")
+        found = odds.log() if loss.takes is Takes.LOGITS else odds / (1 + odds)
+    elif loss.constant is Constant.MEAN or not known.rows:
+        found = known.total / known.count
+    else:
+        found = torch.cat(known.rows).median(0).values
+    return found.reshape(arguments["input"].shape[1:]) if len(found) > 1 else found
+
+
+def _weight(arguments: dict[str, Any], name: str) -> Tensor | float:
+    weight = arguments.get(name)
+    return weight.detach().cpu().double() if isinstance(weight, Tensor) else 1.0
+
+
+def is_weighted(call: LossCall) -> bool:
+    """Whether some answers count more than others, which simple models do not know."""
+    return any(isinstance(call.arguments.get(name), Tensor) for name in ("weight", "pos_weight"))
+
+
+class Simple(NamedTuple):
+    """Models that were fitted on training examples.
+
+    Attributes:
+        models: From features and last values to shares of classes, probabilities or numbers, of shape (N, K).
+        width: Features of an example.
+        fitted_on: Examples.
+
+    """
+
+    models: dict[str, Model]
+    width: int
+    fitted_on: int
+
+
+def simple_models(pairs: Pairs | None, call: LossCall) -> Simple | None:
+    """The nearest neighbours, a linear model, and the previous value where that is a forecast.
+
+    Args:
+        pairs: What they are fitted on, if there is anything.
+        call: Of the loss, whose family tells what there is to predict.
+
+    """
+    kind = TABLE[call.name].answers
+    classes = call.arguments["input"].shape[1] if kind is Family.CLASSES else 0
+    if pairs is None or len(pairs.features) < FEWEST or classes > CLASSES:
+        return None
+    aims = F.one_hot(pairs.targets[:, 0].long().clamp(0, classes - 1), classes).float() if classes else pairs.targets
+    mean, std = pairs.features.mean(0), pairs.features.std(0, correction=0)
+    std = torch.where(std > 0, std, 1.0)
+    rows, middle = (pairs.features - mean) / std, aims.mean(0)
+    weights = ridge(rows.double(), aims.double()).float()
+    models: dict[str, Model] = {
+        "nearest neighbours": lambda x, _: aims[nearest(rows, (x - mean) / std)].mean(1),
+        "linear model": lambda x, _: (x - mean) / std @ weights + middle,
+    }
+    column = goes_on(pairs) if kind is Family.NUMBERS else None
+    if column is not None:
+        models["previous value"] = lambda _, last: last[:, [column]].expand(-1, aims.shape[1])
+    return Simple(models, *rows.shape[::-1])
+
+
+def nearest(rows: Tensor, others: Tensor) -> Tensor:
+    """Indices, of shape (n, `NEIGHBOURS`), of the rows that are nearest to each of the others.
+
+    Example:
+        >>> nearest(torch.arange(9.0).unsqueeze(1), torch.tensor([[0.0], [8.0]])).sort().values.tolist()
+        [[0, 1, 2, 3, 4], [4, 5, 6, 7, 8]]
+
+    """
+    return torch.cdist(others, rows).topk(min(NEIGHBOURS, len(rows)), largest=False).indices
+
+
+def ridge(rows: Tensor, aims: Tensor) -> Tensor:
+    """Weights of shape (D, K) of a ridge regression of centred rows (N, D) on targets (N, K).
+
+    Its penalty is the one with the lowest mean squared error on examples left out, which the diagonal of the hat matrix
+    gives without fitting again (G. Golub, M. Heath and G. Wahba, 1979).
+
+    Example:
+        >>> x = torch.linspace(-1, 1, 50, dtype=torch.float64).unsqueeze(1)
+        >>> ridge(x, 3 * x + 7).round(decimals=1)
+        tensor([[3.]], dtype=torch.float64)
+
+    """
+    squares, v = torch.linalg.eigh(rows.T @ rows)
+    squares, centred = squares.clamp(min=0), aims - aims.mean(0)
+    along, turned = rows @ v, v.T @ (rows.T @ centred)
+    best, found = float("inf"), rows.new_zeros(rows.shape[1], aims.shape[1])
+    for strength in RIDGES:
+        shrunk = turned / (squares + strength).unsqueeze(1)
+        hat = (along.square() / (squares + strength)).sum(1, keepdim=True) + 1 / len(rows)
+        left_out = (centred - along @ shrunk) / (1 - hat).clamp(min=1e-3)
+        if (error := float(left_out.square().mean())) < best:
+            best, found = error, v @ shrunk
+    return found
+
+
+def goes_on(pairs: Pairs) -> int | None:
+    """The feature of a window whose last value forecasts the targets; None if they do not go on where it ends."""
+    aims = pairs.targets
+    variance = float((aims - aims.mean(0)).square().mean())
+    errors = [float((aims - value.unsqueeze(1)).square().mean()) for value in pairs.last.T]
+    best = min(range(len(errors)), key=errors.__getitem__, default=None)
+    return best if best is not None and errors[best] < GOES_ON * variance else None

@@ -1,0 +1,194 @@
+"""Recipe, section 2: "set up ... dumb baselines", "human baseline"."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from lightning_recipe.callback import Check
+from lightning_recipe.callbacks._baselines import EXAMPLES, Known, features_of, minimised, validated
+from lightning_recipe.callbacks._baselines_verdict import judge, worse
+from lightning_recipe.callbacks._measured import Estimate, Look, measured
+from lightning_recipe.callbacks._simple_models import constant, is_weighted, simple_models
+from lightning_recipe.figures.baselines import baselines_card
+from lightning_recipe.figures.canvas import pixels
+from lightning_recipe.finding import Section
+from lightning_recipe.show import loggers
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from lightning.pytorch import LightningModule, Trainer
+
+    from lightning_recipe.callbacks._simple_models import Simple
+    from lightning_recipe.finding import Finding
+    from lightning_recipe.record.step import LossCall, Step
+    from lightning_recipe.run import Run
+
+GROWN = 1.5
+"""Times as many training examples as simple models were fitted on, from which on they are fitted again."""
+LOOKS = 8
+"""Training steps looked at, at least."""
+LATEST = 8
+"""Of them, the last ones, at which the constant was known well."""
+EARLY = 0.2
+"""Share of the planned run before which nobody is accused: rates are warmed up until then."""
+
+
+class Baselines(Check):
+    """Compares the model with dumb baselines on the same validation examples: a constant, and simple models.
+
+    What the loss is to be given is known from the steps that are looked at. From their targets comes the constant that
+    costs least: the frequencies of the classes, the share of positives, the mean or median of numbers. On up to 1,000
+    of their examples the 5 nearest neighbours and a linear model (ridge regression, its penalty by leaving one out) are
+    fitted, where an example has one target and its input is of numbers; and the previous value is tried where targets
+    go on where windows end. The model is compared with all of them on 8 batches of validations.
+
+    - `warning` if at two validations in a row, from the second epoch on, its loss is worse than the constant's by more
+      than 3 standard errors of the paired difference, the gap does not close, and its answers have nothing to do with
+      the targets.
+    - `advice` if they have, and it is too sure of itself; if after three epochs it is no better than the constant, or
+      behind a simple model that is not.
+
+    The evidence holds the share of right answers, or the loss of numbers, of the model and of each baseline.
+
+    Args:
+        human: What people reach, by the name of a logged metric, such as ``{"val_acc": 0.98}``.
+        keep_examples: Whether inputs and targets of training are kept in memory until the end, for simple models.
+        strict: Stop the run when something failed.
+
+    Raises:
+        TypeError: If `human` is no dictionary from names to numbers.
+        ValueError: If one of its numbers is not finite.
+
+    Source:
+        A. Karpathy, A Recipe for Training Neural Networks (2019): "train your model on ... dumb baselines"; "human
+        baseline: monitor metrics other than loss that are human interpretable and checkable".
+
+    Legitimate:
+        - Weighted classes and balanced samplers: the constant knows them, and simple models are left out.
+        - Losses by hand, of several parts, against targets of the network: `skipped`.
+        - First epochs, warm-up, trials with ``limit_train_batches``, models that are still getting better.
+
+    Cost:
+        Watching up to 8 batches of at most 10 validations; some milliseconds for each fit, with the features of an
+        example brought down to 256.
+
+    Pictures:
+        - `baselines`: The model beside each baseline, and beside a human if a score is given.
+
+    Example:
+        >>> import contextlib, io
+        >>> from lightning.pytorch import Trainer
+        >>> from lightning_recipe.demo import DigitsNet, loaders
+        >>> check = Baselines()
+        >>> trainer = Trainer(callbacks=[check], barebones=True, max_epochs=2)
+        >>> with contextlib.redirect_stdout(io.StringIO()):
+        ...     trainer.fit(DigitsNet(), *loaders())
+        >>> check.findings[0].evidence["model"] > check.findings[0].evidence["constant"]
+        True
+
+    """
+
+    section = Section.SKELETON
+    sentence = 6
+    why = "a model that does not beat a constant, or a linear model, has learnt less than it seems"
+    val_batches = 8
+
+    def __init__(
+        self, *, human: dict[str, float] | None = None, keep_examples: bool = True, strict: bool = False
+    ) -> None:
+        super().__init__(strict=strict)
+        self.human, self.keep_examples = _scores(human or {}), keep_examples
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Begin anew with each fit."""
+        super().setup(trainer, pl_module, stage)
+        self._known, self._looks = Known(), list[Look]()
+        self._name, self._weighted = "", False
+        self._costs: list[float] = []  # of the constant in training
+        self._simple: Simple | None = None
+        self._reason = "no validation was looked at after training began"
+
+    def next_look(self, run: Run) -> float:
+        """There is no more to see once enough training examples are known."""
+        enough = self._known.seen >= EXAMPLES and len(self._costs) >= LOOKS
+        return math.inf if enough else super().next_look(run)
+
+    def sampled_step(self, run: Run, step: Step) -> Iterator[Finding]:
+        """Take in the targets of a training step, and its inputs."""
+        call = minimised(step) if len(run.trainer.optimizers) == 1 else "several optimisers take turns"
+        examples = run.examples_in(step.batch)
+        if isinstance(call, str) or not examples:
+            self.done = True
+            yield self.skipped(f"not compared: {call if isinstance(call, str) else 'the batch holds no examples'}")
+            return
+        self._name, self._weighted = call.name, is_weighted(call)
+        if self._known.count:
+            self._costs.append(float(measured(call, constant(self._known, call), examples).loss.mean()))
+        self._known.add(call, examples)
+        if self.keep_examples:
+            self._known.keep(call, step, examples)
+
+    def validation(self, run: Run, step: Step) -> Iterator[Finding]:
+        """Measure the model and the baselines on a batch; when the next look begins, judge those before."""
+        examples = step.batch_size
+        if run.trainer.sanity_checking or run.loader or not self._costs or not examples:
+            return
+        if not self._known.varied:
+            self._reason = "all targets of training are the same"
+            return
+        call = validated(step, self._name, len(self._known.total))
+        if isinstance(call, str):
+            self._reason = call
+            return
+        if not self._looks or self._looks[-1].step != run.step:
+            if len(self._looks) > 1 and run.step >= EARLY * run.horizon and not run.limited:
+                yield from map(self.found, worse(self._looks))
+            self._looks.append(self._look(run, call))
+        self._looks[-1].add(call, *features_of(step, examples, examples), examples)
+
+    def _look(self, run: Run, call: LossCall) -> Look:
+        known, before = self._known, self._simple.fitted_on if self._simple else 0
+        if known.kept > GROWN * before:
+            self._simple = simple_models(known.together(), call)
+        easy = Estimate.of(torch.tensor(self._costs[-LATEST:]))
+        shares = known.total / known.count
+        return Look(run.step, run.trainer.current_epoch + 1, constant(known, call), easy, shares, self._simple)
+
+    def end(self, run: Run) -> Iterator[Finding]:
+        """Judge the last look, and draw it."""
+        reached = {name: float(value) for name, value in run.trainer.callback_metrics.items() if name in self.human}
+        for name, score in self.human.items():
+            if name in reached:
+                said = f"{name} is {reached[name]:.4g}, and {score:.4g} of a human"
+                yield self.passed(said, code="human", subject=name, model=reached[name], human=score)
+            else:
+                yield self.skipped(
+                    f"nothing logs {name}, which a human's score was given for", code="human", subject=name
+                )
+        if not self._looks:
+            yield self.skipped(f"not compared: {self._reason}")
+            return
+        look = self._looks[-1]
+        yield self.found(judge(self._looks, weighted=self._weighted, trial=run.limited or run.interrupted))
+        if loggers.is_written(run.trainer):
+            rows = {name: (look.score(name), look.spread(name)) for name in look.shown}
+            what = "answers right" if look.of_answers else self._name
+            humans = {name: (value, self.human[name]) for name, value in reached.items()}
+            card = baselines_card(f"{what}, {look.examples} validation examples", rows, humans, share=look.of_answers)
+            self.draw(run, "baselines", pixels(card))
+        self._looks, self._known, self._simple = [], Known(), None
+
+
+def _scores(human: Any) -> dict[str, float]:
+    for name, score in human.items() if isinstance(human, dict) else [("", None)]:
+        if not isinstance(name, str) or isinstance(score, bool) or not isinstance(score, int | float):
+            msg = f"numbers by the names of metrics expected, such as {{'val_acc': 0.98}}, got {human!r}"
+            raise TypeError(msg)
+        if not math.isfinite(score):
+            msg = f"a finite score of a human expected for {name}, got {score}"
+            raise ValueError(msg)
+    return {name: float(score) for name, score in human.items()}

@@ -1,0 +1,407 @@
+"""Legitimate practice first; then each verdict, in several forms; then the baselines themselves."""
+
+import math
+
+import lightning.pytorch as L
+import pytest
+import torch
+from patients import CLASSES, FEATURES, Healthy, NothingToLearn, NumberedOtherwise, SeesTwoColumns, TooSure
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset, WeightedRandomSampler
+
+from lightning_recipe import Baselines, Status
+
+LONG = {"max_epochs": 8}
+
+
+def found(fit, module, check=None, **settings):
+    check = check or Baselines()
+    fit(module, [check], **{"logger": False, **LONG, **settings})
+    return check.findings
+
+
+def quiet(fit, module, **settings):
+    (finding,) = found(fit, module, **settings)
+    assert finding.status in {Status.PASSED, Status.SKIPPED}, finding
+    assert finding.code != "Baselines/internal_error", finding
+    return finding
+
+
+def numbers(n, seed, noise=0.3, shift=0.0):
+    x = torch.randn(n, FEATURES, generator=torch.Generator().manual_seed(seed))
+    weights = torch.linspace(-1, 1, FEATURES)
+    return TensorDataset(x, x @ weights + noise * torch.randn(n, generator=torch.Generator().manual_seed(seed)) + shift)
+
+
+class Regression(Healthy):
+    """Numbers, standardised; `unit` of validation and `bias` are for the sick."""
+
+    unit, rate = 1.0, 1e-2
+
+    def __init__(self, outputs=1):
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(FEATURES, 32), nn.ReLU(), nn.Linear(32, outputs))
+
+    def forward(self, x):
+        return self.net(x)[:, 0]
+
+    def loss(self, out, y):
+        return F.mse_loss(out, y)
+
+    def training_step(self, batch, batch_idx):
+        return self.loss(self(batch[0]), batch[1])
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val_loss", self.loss(self(self.unit * batch[0]), batch[1]))
+
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters(), lr=self.rate)
+
+    def data(self, n, seed):
+        return numbers(n, seed)
+
+
+class Imbalanced(Healthy):
+    """One class in ten is positive."""
+
+    def __init__(self, weight=None):
+        super().__init__()
+        self.net[-1] = nn.Linear(32, 2)
+        self.weight = weight
+
+    def training_step(self, batch, batch_idx):
+        return self.loss(self(batch[0]), batch[1])
+
+    def loss(self, logits, y):
+        return F.cross_entropy(logits, y, self.weight)
+
+    def data(self, n, seed):
+        x, _ = numbers(n, seed).tensors
+        return TensorDataset(x, (x[:, 0] > 1.3).long())
+
+
+# -- false alarms first
+
+
+def test_a_healthy_classifier_beats_them(fit):
+    finding = quiet(fit, Healthy())
+    assert finding.status is Status.PASSED
+    evidence = finding.evidence
+    assert evidence["constant"] == pytest.approx(0.25, abs=0.01)
+    assert evidence["model"] > 0.8
+    assert evidence["loss"] < evidence["constant_loss"] == pytest.approx(math.log(CLASSES), abs=0.01)
+    assert evidence["examples"] == 64
+    assert {"nearest_neighbours", "linear_model"} <= set(evidence)
+
+
+def test_a_healthy_regression(fit):
+    finding = quiet(fit, Regression())
+    assert finding.evidence["loss"] < 0.5 * finding.evidence["constant_loss"]
+    assert finding.evidence["linear_model"] < finding.evidence["constant"]
+
+
+def test_the_first_epochs_are_nobodys_fault(fit):
+    class Far(Regression):  # 300 away from where it begins, and on its way
+        rate = 1e-4
+
+        def data(self, n, seed):
+            return numbers(n, seed, shift=300.0)
+
+    assert quiet(fit, Far(), max_epochs=2).evidence["difference"] > 1000
+
+
+def test_a_model_on_its_way_is_not_accused(fit):
+    class OnItsWay(Regression):
+        rate = 0.05
+
+        def data(self, n, seed):
+            return numbers(n, seed, shift=30.0)
+
+    quiet(fit, OnItsWay(), max_epochs=7)
+
+
+def test_a_balanced_sampler_is_compared_with_what_it_draws(fit):
+    class Balanced(Imbalanced):
+        def train_dataloader(self):
+            data = self.data(256, 1)
+            y = data.tensors[1]
+            weights = torch.where(y == 1, 1 / (y == 1).sum(), 1 / (y == 0).sum())
+            return DataLoader(data, 32, sampler=WeightedRandomSampler(weights, 256))
+
+        def val_dataloader(self):
+            return DataLoader(self.data(256, 2), 32)
+
+    quiet(fit, Balanced())
+
+
+def test_class_weights_weigh_the_constant(fit):
+    finding = quiet(fit, Imbalanced(torch.tensor([0.1, 0.9])), val=DataLoader(Imbalanced().data(256, 2), 32))
+    assert finding.status is Status.PASSED
+
+
+def test_rare_positives_without_skill_are_advice_at_most(fit):
+    class Rare(Imbalanced):
+        def data(self, n, seed):
+            x, y = super().data(n, seed).tensors
+            return TensorDataset(torch.randn(x.shape, generator=torch.Generator().manual_seed(seed + 9)), y)
+
+        def configure_optimizers(self):
+            return torch.optim.Adam(self.parameters(), lr=1e-4)
+
+    assert not any(f.is_alarm for f in found(fit, Rare(), val=DataLoader(Rare().data(256, 2), 32)))
+
+
+def test_validation_in_the_order_of_its_classes_is_not_compared(fit):
+    class InOrder(NumberedOtherwise):
+        def val_dataloader(self):
+            x, y = self.data(1024, 2).tensors
+            return DataLoader(TensorDataset(x[y.argsort()], y.sort().values), 32)
+
+    assert quiet(fit, InOrder(), limit_val_batches=8).status is Status.SKIPPED, "one class only"
+
+
+def test_a_language_model_is_compared_with_the_frequencies_of_tokens(fit):
+    class Says(Healthy):
+        def __init__(self):
+            super().__init__()
+            self.net = nn.Sequential(nn.Embedding(5, 16), nn.Linear(16, 5))
+
+        def step(self, batch):
+            tokens = batch[0]
+            return F.cross_entropy(self(tokens[:, :-1]).flatten(0, 1), tokens[:, 1:].flatten(), ignore_index=4)
+
+        def training_step(self, batch, batch_idx):
+            return self.step(batch)
+
+        def validation_step(self, batch, batch_idx):
+            self.log("val_loss", self.step(batch))
+
+        def data(self, n, seed):
+            start = torch.randint(4, (n, 1), generator=torch.Generator().manual_seed(seed))
+            tokens = (start + torch.arange(12)) % 4
+            tokens[:, 10:] = 4
+            return TensorDataset(tokens)
+
+    finding = quiet(fit, Says())
+    assert finding.evidence["constant_loss"] == pytest.approx(math.log(4), abs=0.02)
+    assert finding.evidence["examples"] == 64, "sequences, not tokens"
+
+
+def test_several_labels(fit):
+    class Labels(Healthy):
+        def loss(self, logits, y):
+            return F.binary_cross_entropy_with_logits(logits, F.one_hot(y, CLASSES).float())
+
+        def training_step(self, batch, batch_idx):
+            return self.loss(self(batch[0]), batch[1])
+
+    finding = quiet(fit, Labels(), max_epochs=10)
+    assert finding.evidence["constant"] == pytest.approx(0.75)
+    assert finding.evidence["linear_model"] > 0.75
+
+
+class Forecast(Regression):
+    """A random walk: the last value is the best forecast."""
+
+    ahead = 3
+
+    def __init__(self):
+        super().__init__(self.ahead)
+
+    def forward(self, x):
+        return x[:, -1:] + self.net(x)
+
+    def data(self, n, seed):
+        walk = torch.randn(n, FEATURES + self.ahead, generator=torch.Generator().manual_seed(seed)).cumsum(1)
+        return TensorDataset(walk[:, :FEATURES], walk[:, FEATURES:])
+
+
+def test_what_goes_on_is_compared_with_the_previous_value(fit):
+    finding = quiet(fit, Forecast(), max_epochs=10)
+    assert finding.evidence["previous_value"] < 0.5 * finding.evidence["constant"]
+    assert "previous_value" not in quiet(fit, Regression()).evidence
+
+
+class Adversarial(Healthy):
+    """The targets of each step are all the same."""
+
+    def training_step(self, batch, batch_idx):
+        return F.binary_cross_entropy_with_logits(self(batch[0])[:, 0], torch.ones(len(batch[0])))
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val_loss", F.binary_cross_entropy_with_logits(-self(batch[0])[:, 0], torch.ones(len(batch[0]))))
+
+
+class Autoencoder(Regression):
+    def __init__(self):
+        super().__init__(FEATURES)
+
+    def forward(self, x):
+        return self.net(x)
+
+    def training_step(self, batch, batch_idx):
+        return self.loss(self(batch[0]), batch[0])
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val_loss", self.loss(self(batch[0]), batch[0]))
+
+
+def test_an_autoencoder_is_compared_with_a_constant_only(fit):
+    finding = quiet(fit, Autoencoder())
+    assert finding.status is Status.PASSED
+    assert "linear_model" not in finding.evidence
+
+
+class Parts(Healthy):
+    def loss(self, logits, y):
+        return F.cross_entropy(logits, y) + F.mse_loss(logits, torch.zeros_like(logits))
+
+
+class ByHand(Healthy):
+    def loss(self, logits, y):
+        return -logits.log_softmax(-1).gather(1, y[:, None]).mean()
+
+
+class Similar(Healthy):
+    """Each example is a class of its own."""
+
+    def loss(self, logits, y):
+        z = F.normalize(logits, dim=1)
+        return F.cross_entropy(z @ z.roll(1, 1).T, torch.arange(len(z)))
+
+
+class MasksByHand(Healthy):
+    def loss(self, logits, y):
+        return (F.cross_entropy(logits, y, reduction="none") * (y > 1)).mean()
+
+
+class Taught(Healthy):
+    def loss(self, logits, y):
+        return F.cross_entropy(logits, self.net[-1](torch.ones(len(y), 32)).softmax(1))
+
+
+@pytest.mark.parametrize("module", [Adversarial, Parts, ByHand, Similar, MasksByHand, Taught])
+def test_what_has_no_baseline_is_skipped_with_the_reason(fit, module):
+    finding = quiet(fit, module(), max_epochs=3)
+    assert finding.status is Status.SKIPPED
+
+
+@pytest.mark.parametrize(
+    "settings", [{"limit_val_batches": 0}, {"limit_train_batches": 2}, {"overfit_batches": 1}, {"fast_dev_run": True}]
+)
+def test_trials_and_runs_without_validation_are_skipped(fit, settings):
+    assert quiet(fit, NumberedOtherwise(), **settings).status is Status.SKIPPED
+
+
+def test_few_validation_examples_are_skipped(fit):
+    assert quiet(fit, NumberedOtherwise(), val=DataLoader(Healthy().data(12, 2), 4)).status is Status.SKIPPED
+
+
+# -- what is told
+
+
+def the_alarm(fit, module, **settings):
+    findings = found(fit, module, **settings)
+    (alarm,) = [f for f in findings if f.is_alarm]
+    assert alarm.status is Status.WARNING
+    assert alarm.fix
+    assert alarm.code == "Baselines/worse_than_constant"
+    assert alarm.evidence["difference"] > 3 * alarm.evidence["error"] > 0
+    return alarm
+
+
+def test_classes_numbered_otherwise_in_validation(fit):
+    alarm = the_alarm(fit, NumberedOtherwise())
+    assert alarm.evidence["model"] < alarm.evidence["constant"]
+
+
+def test_other_preprocessing_in_validation(fit):
+    class SignLost(Regression):
+        unit = -1.0
+
+    alarm = the_alarm(fit, SignLost(), max_epochs=12)
+    assert alarm.evidence["loss"] > 2 * alarm.evidence["constant_loss"]
+
+
+def test_a_run_that_never_learns_where_the_targets_are(fit):
+    class Stands(Regression):
+        rate = 1e-6
+
+        def data(self, n, seed):
+            return numbers(n, seed, shift=30.0)
+
+    assert the_alarm(fit, Stands()).evidence["loss"] > 500
+
+
+def test_it_is_told_before_the_end(fit):
+    class Told(L.Callback):
+        at = None
+
+        def on_train_epoch_start(self, trainer, pl_module):
+            if self.at is None and any(f.is_alarm for f in check.findings):
+                self.at = trainer.current_epoch
+
+    check, told = Baselines(), Told()
+    fit(NumberedOtherwise(), [check, told], logger=False, max_epochs=20)
+    assert 8 <= told.at < 20
+
+
+@pytest.mark.parametrize("patient", [NothingToLearn, SeesTwoColumns, TooSure])
+def test_what_could_be_better_is_advice(fit, patient):
+    (finding,) = found(fit, patient(), **patient.steps)
+    assert (finding.status, finding.code) == (Status.ADVICE, patient.code)
+
+
+def test_a_forecast_behind_the_previous_value(fit):
+    class Behind(Forecast):
+        def forward(self, x):
+            return 0.5 * x[:, -1:] + 1e-4 * self.net(x)
+
+    (finding,) = found(fit, Behind(), val=DataLoader(Forecast().data(256, 2), 64))
+    assert finding.code == "Baselines/worse_than_simple_model"
+    assert finding.evidence["model"] > finding.evidence["previous_value"]
+
+
+# -- a human's score, people's data, pictures
+
+
+def test_a_humans_score_stands_beside_the_metric(fit):
+    check = Baselines(human={"val_loss": 0.1, "val_acc": 0.98})
+    reached, missing, compared = found(fit, Healthy(), check, max_epochs=3)
+    assert reached.evidence["human"] == 0.1
+    assert reached.evidence["model"] > 0
+    assert (missing.status, missing.subject) == (Status.SKIPPED, "val_acc")
+    assert compared.status is Status.PASSED
+
+
+@pytest.mark.parametrize("human", [0.98, {1: 0.98}, {"val_acc": "98 %"}, {"val_acc": True}, ["val_acc"]])
+def test_a_humans_score_is_a_number_by_name(human):
+    with pytest.raises(TypeError, match="numbers by the names"):
+        Baselines(human=human)
+
+
+def test_a_humans_score_is_finite():
+    with pytest.raises(ValueError, match="finite"):
+        Baselines(human={"val_acc": math.nan})
+
+
+@pytest.mark.parametrize("module", [Healthy, Regression])
+def test_nothing_of_people_is_kept_if_it_must_not_be(fit, module):
+    class Sees(Baselines):
+        def end(self, run):
+            self.kept = [*self._known.rows, *self._known.pairs]
+            return super().end(run)
+
+    check = Sees(keep_examples=False)
+    (finding,) = found(fit, module(), check)
+    assert not check.kept
+    assert "linear_model" not in finding.evidence
+    assert "constant" in finding.evidence
+
+
+def test_the_picture_is_drawn_once(fit, events):
+    trainer = fit(Healthy(), [Baselines(human={"val_loss": 0.1})], max_epochs=3)
+    images = events(trainer).Images("2.06 Baselines/baselines")
+    assert len(images) == 1
+    assert (images[0].width, images[0].height) == (640, 360)
