@@ -9,12 +9,15 @@ import numpy as np
 from lightning_recipe.callback import Check
 from lightning_recipe.callbacks import _overlap as examples
 from lightning_recipe.callbacks import _shared_transform as transforms
+from lightning_recipe.callbacks._came_by import CameBy, common
 from lightning_recipe.finding import Section
 from lightning_recipe.record.step import Need
 from lightning_recipe.trial.stored import Part, distinct, parts_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from lightning.pytorch import LightningModule, Trainer
 
     from lightning_recipe.finding import Finding
     from lightning_recipe.record.step import Step
@@ -24,16 +27,17 @@ if TYPE_CHECKING:
 class SplitCheck(Check):
     """Judges how training and validation were split.
 
-    No example is drawn: the indices of subsets and samplers are compared, or else what the data sets store of their
-    examples, as fingerprints; and the program's own code is read. `warning` if:
+    No example is drawn: the indices of subsets and samplers are compared, else what the data sets store of their
+    examples, as fingerprints, and where that does not tell, such as for streams, what comes by in the batches of the
+    first epoch and of validation; and the program's own code is read. `warning` if:
 
     - more than a share of the validation examples are in training, with the same inputs and targets;
     - an attribute such as `transform` is set through the validation subset, while the training subset is one of the
       same data set, which then has lost its augmentation.
 
     `advice` if fewer examples are in both, validation is on the training set itself, or the attribute was not known to
-    be another before. `skipped` where nobody knows which examples are drawn, or what is stored does not tell them
-    apart.
+    be another before. `skipped` where batches do not tell examples apart, as of graphs, or a run that is cut short
+    has examples in both.
 
     Args:
         share: Of the validation examples, from which on it is a warning if they are in training. Well-known data sets
@@ -54,7 +58,7 @@ class SplitCheck(Check):
 
     Cost:
         One pass over what is stored in memory, 256 MB or 200,000 examples at most, and the parsing of the program's own
-        files; once.
+        files; once. Where batches are looked at, a sum over at most 8,192 values of each example, in the first epoch.
 
     Example:
         >>> import contextlib, io
@@ -79,27 +83,60 @@ class SplitCheck(Check):
         super().__init__(strict=strict)
         self.share = share
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Begin anew with each fit."""
+        super().setup(trainer, pl_module, stage)
+        self._train, self._val = CameBy(), CameBy()
+        self._first, self._compared = trainer.current_epoch, False
+
     def before_training(self, run: Run) -> Iterator[Finding]:
         """Compare the loaders, if validation has one by now: after the sanity check."""
         yield from self._judge(run)
 
-    def validation(self, run: Run, step: Step) -> Iterator[Finding]:  # noqa: ARG002
-        """Compare them once both are known."""
-        yield from self._judge(run)
+    def every_batch(self, run: Run, stage: str, batch: Any) -> None:
+        """Look at what comes by, until it is known which examples are the same."""
+        if stage == "validation":
+            self._val.note(batch)
+        elif run.trainer.current_epoch == self._first:
+            self._train.note(batch)
 
-    def end(self, run: Run) -> Iterator[Finding]:  # noqa: ARG002
+    def validation(self, run: Run, step: Step) -> Iterator[Finding]:  # noqa: ARG002
+        """Compare them once both are known; what came by, once an epoch and a validation are over."""
+        if not self._compared:
+            yield from self._judge(run)
+        elif run.trainer.current_epoch > self._first and self._val.count:
+            yield from self._of_batches(run)
+
+    def end(self, run: Run) -> Iterator[Finding]:
         """There is no silence."""
-        if not self.findings:
+        if self._train.count and self._val.count:
+            yield from self._of_batches(run)
+        elif not self.findings:
             yield self.skipped("there was no validation")
+
+    def _of_batches(self, run: Run) -> Iterator[Finding]:
+        self.done = True
+        found, count = common(self._train, self._val), self._train.count
+        if found is None:
+            yield self.skipped("what is stored, and what comes by, does not tell which examples are the same")
+        elif not found.common:
+            yield self.passed(
+                f"none of {found.looked} validation examples came by among {count} of training",
+                looked_at=found.looked,
+                training=count,
+            )
+        elif run.limited or run.trainer.sanity_checking:
+            yield self.skipped(f"{found.common} of {found.looked} validation examples are in training, in a trial")
+        elif outcome := examples.verdict(found, self.share, only=len(run.val_loaders) == 1):
+            yield self.found(outcome)
 
     def _judge(self, run: Run) -> Iterator[Finding]:
         if not run.loaders or not run.val_loaders:
             return
-        self.done = True
+        self._compared = True
         parts = [parts_of(loader) for loader in run.loaders]
         vals = [parts_of(loader) for loader in run.val_loaders]
-        if None in parts or not any(vals):
-            yield self.skipped("which examples are drawn is known to the sampler or the stream only")
+        if None in parts or not any(vals):  # known to the sampler or the stream only
             return
         train = [part for of_loader in parts for part in of_loader or []]
         found = [*self._transforms(run, train, vals)]
@@ -112,8 +149,7 @@ class SplitCheck(Check):
         if any(own) and not found:
             looked = sum(overlap.looked for overlap in overlaps if overlap)
             yield self.passed(f"none of {looked} validation examples is in training", looked_at=looked)
-        elif not found:
-            yield self.skipped("what the data sets store does not tell which examples are the same")
+        self.done = bool(found) or any(own)
 
     def _transforms(self, run: Run, train: list[Part], vals: list[Any]) -> Iterator[Finding]:
         """Judge the data set that subsets of both share."""

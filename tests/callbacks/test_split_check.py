@@ -6,7 +6,7 @@ import lightning.pytorch as L
 import numpy as np
 import pytest
 import torch
-from patients import Healthy, Noisy
+from patients import CLASSES, FEATURES, Healthy, Noisy
 from torch.utils.data import (
     ConcatDataset,
     DataLoader,
@@ -21,7 +21,8 @@ from torch.utils.data import (
 )
 
 from lightning_recipe import SplitCheck, Status
-from lightning_recipe.callbacks import _overlap
+from lightning_recipe.callbacks import _came_by, _overlap
+from lightning_recipe.callbacks._came_by import CameBy, common
 from lightning_recipe.callbacks._overlap import overlap
 from lightning_recipe.trial.stored import Part, columns, parts_of
 
@@ -88,8 +89,15 @@ class OwnOrder(Sampler):
 
 
 class Stream(IterableDataset):
+    """Tells nothing of what it is going to give."""
+
+    def __init__(self, chosen=range(256), **changes):
+        self.chosen, self.noise, self.add = chosen, changes.get("noise", 0.0), changes.get("add", ())
+
     def __iter__(self):
-        return iter(DATA)
+        for i in self.chosen:
+            x, y = DATA[i]
+            yield (x + self.noise * torch.randn(FEATURES), y, *self.add)
 
 
 def halves(kind):
@@ -133,10 +141,10 @@ def test_legitimate(fit, name):
     train, val = LEGITIMATE[name]()
     findings = found(fit, train, val, Two() if "beside" in name else None)
     assert statuses(findings) <= {Status.PASSED, Status.SKIPPED, Status.ADVICE}, findings
-    unknown = {"samplers of their own", "streams", "chosen by themselves", "numbers from 0", "names in two folders"}
-    if name in unknown | {"equal by chance"}:
+    if name == "equal by chance":
         assert statuses(findings) == {Status.SKIPPED}, findings
-    if name in {"random_split", "samplers", "weights", "oversampled in training"}:
+    own = {"random_split", "samplers", "weights", "oversampled in training", "samplers of their own"}
+    if name in own | {"chosen by themselves"}:
         assert statuses(findings) == {Status.PASSED}, findings
 
 
@@ -356,3 +364,68 @@ def test_each_data_set_is_read_once(monkeypatch):
     found = overlap([Part(DATA, range(8)), Part(DATA, range(8, 16))], [Part(NEW, range(4)), Part(NEW, range(4, 9))])
     assert found == (0, 9, False)
     assert sorted(asked) == sorted([id(DATA), id(NEW)])
+
+
+# -- streams, by what comes by
+
+
+class Takes(Healthy):
+    """Leaves alone what else is in a batch."""
+
+    def training_step(self, batch, batch_idx):
+        return super().training_step(batch[:2], batch_idx)
+
+    def validation_step(self, batch, batch_idx):
+        return super().validation_step(batch[:2], batch_idx)
+
+
+def streamed(fit, train, val, **settings):
+    check = SplitCheck()
+    settings = {"max_epochs": 2, "logger": False, **settings}
+    fit(Takes(), [check], train=DataLoader(train, 32), val=DataLoader(val, 32), **settings)
+    return check.findings
+
+
+@pytest.mark.parametrize(
+    ("train", "val", "status"),
+    [
+        (Stream(range(128)), Stream(range(128, 256)), Status.PASSED),
+        (Stream(noise=0.1), Stream(range(64)), Status.PASSED),  # augmented: no more can be said
+        (Stream(), Stream(), Status.ADVICE),  # on the training set, by intention
+        (Stream(range(128), add=("a name",)), Stream(range(128, 256), add=("a name",)), Status.SKIPPED),
+        (Stream(), Stream(range(250, 256)), Status.SKIPPED),  # too few to know what is equal by chance
+    ],
+)
+def test_streams(fit, train, val, status):
+    assert statuses(streamed(fit, train, val)) == {status}
+
+
+def test_a_trial_of_streams_is_not_judged(fit):
+    assert statuses(streamed(fit, Stream(), Stream(range(64)), limit_train_batches=4)) == {Status.SKIPPED}
+
+
+def test_streams_that_share_examples(fit):
+    (finding,) = streamed(fit, Stream(range(192)), Stream(range(160, 256)))
+    assert (finding.status, finding.code) == (Status.WARNING, "SplitCheck/examples_in_both")
+    assert finding.evidence == {"share": 1 / 3, "common": 32, "looked_at": 96}
+
+
+def test_what_came_by_is_kept_in_constant_memory(monkeypatch):
+    monkeypatch.setattr(_came_by, "KEPT", 1000)
+    rng = torch.Generator().manual_seed(1)
+    train, val = CameBy(), CameBy()
+    for _ in range(200):
+        x = torch.rand(100, 16, generator=rng)
+        train.note(x)
+        val.note(torch.cat([x[:25], torch.rand(25, 16, generator=rng)]))
+    found = common(train, val)
+    assert len(train.kept) <= 1000 < train.count
+    assert found.looked > 200
+    assert abs(found.common / found.looked - 0.5) < 0.1
+
+
+def test_blank_examples_are_not_equal_ones():
+    train, val = CameBy(), CameBy()
+    for one in (train, val):
+        one.note((torch.cat([torch.zeros(40, 1, 8, 8), torch.rand(24, 1, 8, 8)]), torch.arange(64) % CLASSES))
+    assert common(train, val) == (0, 24, False)
