@@ -1587,6 +1587,16 @@ class Noisy(Dataset):
         return self.transform(self.x[index]) if self.transform else self.x[index], self.y[index]
 
 
+class WrittenInto(Patient):
+    """Noise is added to the very rows that the data set keeps: an index gives a view."""
+
+    code = "AugmentationCheck/written_into"
+
+    def data(self, n, seed):
+        x, y = super().data(n, seed).tensors
+        return Noisy(x, y, lambda row: row.add_(0.3 * torch.randn_like(row))) if seed == 1 else TensorDataset(x, y)
+
+
 class AugmentationTakenOffBoth(Patient):
     """The transform is taken off validation, and so off training: both are subsets of one data set."""
 

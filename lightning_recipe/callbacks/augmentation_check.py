@@ -11,7 +11,7 @@ from lightning_recipe.callbacks import _augmentation as draws_of
 from lightning_recipe.callbacks import _flips as flips
 from lightning_recipe.finding import Section
 from lightning_recipe.record.step import Need
-from lightning_recipe.trial.reread import CannotRereadError, read_again
+from lightning_recipe.trial.reread import CannotRereadError, read_again, rewritten
 from lightning_recipe.trial.stored import parts_of
 
 if TYPE_CHECKING:
@@ -36,6 +36,9 @@ class AugmentationCheck(Check):
       of the image's size, boxes, points by their name, or a number that what changes its sign in the mirror predicts,
       on validation examples, with a correlation above ``flips.PREDICTED``;
     - validation examples differ each time, with the very transform of training.
+
+    - reading an example changes what the data set keeps of it, in place, again each time; `advice` where workers read,
+      whose copies end with the epoch.
 
     `advice` if validation examples differ for another reason. `skipped` where the data set is a stream, too large to
     copy, or can't be.
@@ -117,17 +120,32 @@ class AugmentationCheck(Check):
             found += [self.found(outcome) for outcome in draws_of.left_behind(draws, image, probe)]
         if held_out and (outcome := draws_of.of_validation(held_out, shared=_same_transform(run))):
             found.append(self.found(outcome))
+        found += self._rewritten(run, train[0])
         random = draws_of.differing(draws)
         same = "come out the same each time" if not random else "are augmented"
         yield from found or [self.passed(f"training examples {same}, and targets go with them", random=len(random))]
+
+    def _rewritten(self, run: Run, source: Any) -> Iterator[Finding]:
+        for path in rewritten(source, self._chosen(source)):
+            loader = run.loaders[0]
+            ends = getattr(loader, "num_workers", 0) and not getattr(loader, "persistent_workers", False)
+            yield (self.advice if ends else self.warning)(
+                f"reading an example changes what {type(source).__name__}.{path} keeps of it, each time anew: the next "
+                "epoch sees another data set",
+                code="written_into",
+                subject=path,
+                fix="change a copy: x = x.clone() or x.copy() before +=, mul_() and the like; an index gives a view",
+            )
+
+    def _chosen(self, source: Any) -> list[int]:
+        size = len(source) if hasattr(source, "__len__") else 0
+        return sorted({i * size // self.examples for i in range(self.examples)})
 
     def _draws(self, source: Any) -> draws_of.Draws:
         if source is None:
             msg = "there is no data set of the map style"
             raise CannotRereadError(msg)
-        size = len(source) if hasattr(source, "__len__") else 0
-        chosen = sorted({i * size // self.examples for i in range(self.examples)})
-        read = [[flips.leaves(one) for one in times] for times in read_again(source, chosen, TIMES)]
+        read = [[flips.leaves(one) for one in times] for times in read_again(source, self._chosen(source), TIMES)]
         if not read or not read[0][0]:
             msg = "examples hold no numbers before they are put into a batch"
             raise CannotRereadError(msg)

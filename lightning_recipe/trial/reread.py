@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+from contextlib import contextmanager
 from functools import partial
 from itertools import chain
 from pathlib import PurePath
@@ -24,12 +25,18 @@ from lightning_recipe.trial.isolation import isolated
 from lightning_recipe.trial.rng import GENERATORS, untouched_generators
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
 
 BYTES = 2**28
 """Arrays in a data set that are copied at most: a tenth of a second."""
 OBJECTS = 20_000
 """Objects in it, those of long plain lists left out."""
+ROUNDING = 1e-5
+"""Difference of two sums, over their size, that is rounding."""
+_COLUMNS = 8
+"""Arrays in a list at most that hold a row of each example; more are one for each."""
 _LONG = 200  # from here on a list of plain values is copied without looking at each
 _PLAIN = {str, bytes, int, float, bool, type(None), tuple}
 _SHARED = (type, ModuleType, BuiltinFunctionType, torch.dtype, torch.device, str, bytes, int, float, PurePath, range)
@@ -65,6 +72,82 @@ def read_again(source: Any, indices: Sequence[int], times: int = 1) -> list[list
         [['b', 'b']]
 
     """
+    with _copied(source) as duplicate:
+        return [[duplicate[index] for _ in range(times)] for index in indices]
+
+
+def rewritten(source: Any, indices: Sequence[int]) -> list[str]:
+    """What a data set keeps of its examples that becomes something else each time they are read.
+
+    A cache that is filled, or something that is the same once it was done, is none of it; nor is what is moved about.
+
+    Args:
+        source: A data set of the map style.
+        indices: Of the examples that are read.
+
+    Returns:
+        Paths in the data set, of tensors and arrays of floating point numbers, or of lists of them.
+
+    Raises:
+        CannotRereadError: As of :func:`read_again`.
+
+    Example:
+        >>> class Data(torch.utils.data.TensorDataset):
+        ...     def __getitem__(self, index):
+        ...         return self.tensors[0][index].mul_(0.5)
+        >>> data = Data(torch.ones(2, 3))
+        >>> rewritten(data, [0]), data.tensors[0].mean()
+        (['tensors.0'], tensor(1.))
+
+    """
+    with _copied(source) as duplicate:
+        sums = [_sums(duplicate)]
+        for _ in range(2):
+            for index in indices:
+                duplicate[index]
+            sums.append(_sums(duplicate))
+    before, once, twice = sums
+    shared = [path for path in before if before[path].shape == once[path].shape == twice[path].shape]
+    return [
+        path
+        for path in shared
+        if (_differ(before[path], once[path]) & _differ(once[path], twice[path]) & (before[path] != 0)).any()
+    ]
+
+
+def _sums(source: Any) -> dict[str, NDArray[np.float64]]:
+    """The sum of each row of what has several dimensions, by its path; of each array, of those in a list."""
+    found: dict[str, NDArray[np.float64]] = {}
+    seen: set[int] = set()
+    waiting = [("", source)]
+    while waiting:
+        path, value = waiting.pop()
+        if id(value) in seen or isinstance(value, _SHARED) or value is None:
+            continue
+        seen.add(id(value))
+        if isinstance(value, list | tuple) and len(value) > _COLUMNS and all(map(_is_real, value)):
+            found[path] = np.array([float(np.asarray(one, np.float64).sum()) for one in value])
+        elif _is_real(value):
+            if value.ndim > 1:
+                found[path] = np.asarray(value.reshape(len(value), -1).sum(1), np.float64)
+        else:
+            waiting += [(f"{path}.{name}".strip("."), child) for name, child in children(value)]
+    return found
+
+
+def _is_real(value: Any) -> bool:
+    """Whether it is an array of floating point numbers, of one dimension at least."""
+    array = isinstance(value, np.ndarray) and value.dtype.kind == "f"
+    return (array or (isinstance(value, Tensor) and value.is_floating_point())) and value.ndim > 0 and len(value) > 0
+
+
+def _differ(one: NDArray[np.float64], other: NDArray[np.float64]) -> NDArray[np.bool_]:
+    return np.isfinite(one) & np.isfinite(other) & (np.abs(one - other) > ROUNDING * np.maximum(abs(one), abs(other)))
+
+
+@contextmanager
+def _copied(source: Any) -> Iterator[Any]:
+    """A copy of a data set, to be read in random streams of its own."""
     if isinstance(source, IterableDataset) or sized_len(source) is None or not hasattr(source, "__getitem__"):
         msg = "the data set is a stream, which can't be read twice"
         raise CannotRereadError(msg)
@@ -74,8 +157,7 @@ def read_again(source: Any, indices: Sequence[int], times: int = 1) -> list[list
             random.seed(0)
             np.random.seed(0)  # noqa: NPY002 - the stream that data sets draw from
             torch.default_generator.manual_seed(0)
-            duplicate = copy.deepcopy(source, memo)
-            return [[duplicate[index] for _ in range(times)] for index in indices]
+            yield copy.deepcopy(source, memo)
     except Exception as error:
         msg = f"the data set can't be copied and read again: {in_short(error)}"
         raise CannotRereadError(msg) from error

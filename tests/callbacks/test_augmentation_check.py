@@ -175,7 +175,71 @@ def test_reading_again_leaves_no_trace():
     assert torch.equal(before, torch.get_rng_state())
 
 
+class Keeps(Dataset):
+    """Does something to an image that it keeps, in place."""
+
+    def __init__(self, change, images=IMAGES):
+        self.change = change
+        self.images = images.clone() if isinstance(images, torch.Tensor) else [image.copy() for image in images]
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, index):
+        self.change(self.images[index])
+        return {"image": self.images[index], "label": CLASSES[index]}
+
+
+class Caches(Keeps):
+    """What was drawn once stays."""
+
+    def __init__(self):
+        super().__init__(None, torch.zeros_like(IMAGES))
+
+    def __getitem__(self, index):
+        if not self.images[index].any():
+            self.images[index] = torch.rand(3, 12, 12)
+        return {"image": self.images[index], "label": CLASSES[index]}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        Caches(),
+        Keeps(lambda x: x.clamp_(max=0.5)),
+        Keeps(lambda x: x.copy_(x.flip(-1))),
+        Keeps(lambda x: x + torch.rand(())),
+    ],
+)
+def test_what_data_sets_may_do_to_what_they_keep(fit, data):
+    assert {f.code for f in found(fit, data)} == {"AugmentationCheck/passed"}
+
+
 # -- mistakes
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        Keeps(lambda x: x.add_(0.1 * torch.randn_like(x))),
+        Keeps(lambda x: x.div_(255)),
+        Keeps(lambda x: x.__imul__(0.5), list(IMAGES.numpy())),
+        Subset(Keeps(lambda x: x.sub_(0.5)), range(8, 40)),
+    ],
+)
+def test_a_data_set_that_changes_with_each_reading(fit, data):
+    (finding,) = found(fit, data)
+    assert (finding.status, finding.code) == (Status.WARNING, "AugmentationCheck/written_into")
+    assert finding.subject == ("dataset.images" if isinstance(data, Subset) else "images")
+
+
+def test_workers_read_copies(fit):
+    check = AugmentationCheck()
+    x, y = Healthy().data(64, 1).tensors
+    data = Noisy(x.clone(), y, lambda x: x.add_(torch.randn_like(x)))
+    fit(Healthy(), [check], train=DataLoader(data, 16, num_workers=1), logger=False, max_steps=1)
+    assert [(f.status, f.code) for f in check.findings] == [(Status.ADVICE, "AugmentationCheck/written_into")]
+
 
 LEFT_BEHIND = {
     "mask": lambda i, _: {"mask": MASKS[i]},
