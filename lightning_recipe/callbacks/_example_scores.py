@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 FEW = 8
 """Examples that a batch must have to tell which of them is odd."""
+FEATURES = 4096
+"""Of an example that are looked at, evenly spaced."""
 _SHORT = 4  # bytes; numbers of fewer are short
 
 
@@ -131,14 +133,21 @@ def oddness(entered: Tensor) -> Tensor | None:
         tensor(3)
 
     """
-    if not entered.is_floating_point() or entered.ndim < 2 or len(entered) < FEW:  # noqa: PLR2004
+    if not entered.is_floating_point() or entered.ndim < 2 or len(entered) < FEW or not entered.numel():  # noqa: PLR2004
         return None
     values = _long(entered).flatten(1)
-    values = values.where(values.isfinite(), torch.nan)
-    mean = values.nanmean(0)
-    std = (values - mean).square().nanmean(0).sqrt()
-    odd: Tensor = ((values - mean) / std.where(std > 0, 1)).pow(4).nanmean(1).pow(1 / 4)
-    return odd.where(~(values.isnan() & mean.isfinite()).any(1), math.inf)
+    values = values[:, :: math.ceil(values.shape[1] / FEATURES)]
+    squares = (values - values.mean(0)).square()
+    variance = squares.mean(0)
+    odd: Tensor = squares.div(variance.where(variance > 0, 1)).square().mean(1).pow(1 / 4)
+    if bool(odd.isfinite().all()):
+        return odd
+    there = values.isfinite()
+    if bool(there.all()):  # too large to be squared
+        return odd.nan_to_num(math.inf)
+    mean = values.where(there, torch.nan).nanmean(0)
+    others = oddness(values.where(there, mean.nan_to_num()))
+    return None if others is None else others.where(there.logical_or(mean.isnan()).all(1), math.inf)
 
 
 def _long(value: Any) -> Any:

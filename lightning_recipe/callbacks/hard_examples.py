@@ -24,14 +24,18 @@ if TYPE_CHECKING:
     from lightning_recipe.run import Run
 
 
+FEW, ALL = 32, 256
+"""Batches of a validation that are looked at, at most: between, and in the last epoch."""
+
+
 class HardExamples(RecipeCallback):
     """Shows the most extreme validation examples: those of the highest loss, the surest mistakes, the oddest inputs.
 
-    Seen in the real validation steps, of the first loader, at few epochs and the last, up to `val_batches` of them
-    evenly over the set. The loss of each example is that of the function that compares its prediction with its target,
-    without reduction; where a step calls none of ``torch.nn.functional``, that of the one which compares such an output
-    with such a target. How sure a mistake is, is the probability of what was said. How odd an input is, is its distance
-    from the others of its batch, in standard deviations of each feature.
+    Seen in the real validation steps of the first loader: at few epochs in 32 batches at most, evenly over the set, and
+    in the last epoch in 256. The loss of each example is that of the function that compares its prediction with its
+    target, without reduction; where a step calls none of ``torch.nn.functional``, that of the one which compares such
+    an output with such a target. How sure a mistake is, is the probability of what was said. How odd an input is, is
+    its distance from the others of its batch, in standard deviations of each feature.
 
     An example is told by its index in the data set of the DataLoader (``#17`` is ``loader.dataset[17]``), which follows
     from its place in the epoch, as long as ``collate_fn`` keeps the order. Of streams, and where the sampler shuffles,
@@ -78,7 +82,7 @@ class HardExamples(RecipeCallback):
     section = Section.DATA
     sentence = 4
     why = "outliers almost always uncover a mistake in the data, and mistakes show what the network has understood"
-    val_batches = 256
+    val_batches = FEW
 
     def __init__(
         self, *, keep_examples: bool = True, max_share: float = 0.0025, decode: Callable[..., Any] | None = None
@@ -103,6 +107,7 @@ class HardExamples(RecipeCallback):
             if self._look is not None and self._time.is_enough():
                 self._draw(run, self._look)
             self._look = Look(run.step, keep=self.keep_examples)
+            self.val_batches = ALL if run.step + run.steps_per_epoch >= run.horizon else FEW
         self._look.take(step, run.val_loaders[0], run.val_batch)
         yield from ()
 

@@ -21,6 +21,7 @@ from torch.utils.data import (
 from torch.utils.data.distributed import DistributedSampler
 
 from lightning_recipe import HardExamples, Status
+from lightning_recipe.callbacks import hard_examples
 from lightning_recipe.callbacks._example_scores import losses_of, mistakes_of, oddness
 from lightning_recipe.callbacks._hard_examples import Example, Worst
 from lightning_recipe.figures.canvas import pixels
@@ -322,11 +323,12 @@ class Looking(HardExamples):
         return super().validation(run, step)
 
 
-def test_batches_lie_evenly_over_the_set(fit):
+def test_batches_lie_evenly_over_the_set_and_in_the_end_are_more(fit, monkeypatch):
+    monkeypatch.setattr(hard_examples, "FEW", 2)
+    monkeypatch.setattr(hard_examples, "ALL", 4)
     check = Looking()
-    check.val_batches = 4
-    finding = found(fit, Program(), check, num_sanity_val_steps=0)  # of 7 batches
-    assert check.looked == [(0, i) for i in (0, 2, 4, 6)]
+    finding = found(fit, Program(), check, num_sanity_val_steps=0, max_epochs=3)  # of 7 batches
+    assert check.looked == [(0, 0), (0, 4), (1, 0), (1, 4), *[(2, i) for i in (0, 2, 4, 6)]]
     assert finding.evidence["examples"] == 3 * BATCH + 4
 
 
@@ -430,7 +432,9 @@ def test_odd_inputs():
     worst = Worst(2)
     worst.offer(oddness(x), lambda score, row: Example(score, 0.0, 0, row, None))
     assert [one.row for one in worst.examples] == [5, 3]
+    assert not oddness(torch.full((16, 5), 1e30).cumsum(0)).isnan().any()
     assert oddness(x[:4]) is None
+    assert oddness(x[:, :0]) is None
     assert oddness(torch.ones(16, 5).long()) is None
 
 
