@@ -137,7 +137,8 @@ class Look:
         scores = scored(step, examples) if examples else None
         if examples is None or scores is None:
             return
-        shown = (t for name, t in step.inputs.items() if t.ndim and len(t) == examples and not is_target(name, t, step))
+        dense = {name: t for name, t in step.inputs.items() if t.layout is torch.strided and t.ndim}
+        shown = (t for name, t in dense.items() if len(t) == examples and not is_target(name, t, step))
         entered, count = next(shown, None), len(scores.losses)
         if entered is not None and self.reading is None:
             self.reading = recognise(entered, examples)

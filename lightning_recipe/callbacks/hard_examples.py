@@ -32,10 +32,10 @@ class HardExamples(RecipeCallback):
     """Shows the most extreme validation examples: those of the highest loss, the surest mistakes, the oddest inputs.
 
     Seen in the real validation steps of the first loader: at few epochs in 32 batches at most, evenly over the set, and
-    in the last epoch in 256. The loss of each example is that of the function that compares its prediction with its
-    target, without reduction; where a step calls none of ``torch.nn.functional``, that of the one which compares such
-    an output with such a target. How sure a mistake is, is the probability of what was said. How odd an input is, is
-    its distance from the others of its batch, in standard deviations of each feature.
+    in the last epoch in 256; of several processes by the first. The loss of each example is that of the function that
+    compares its prediction with its target, without reduction; where a step calls none of ``torch.nn.functional``, that
+    of the one which compares such an output with such a target. How sure a mistake is, is the probability of what was
+    said. How odd an input is, is its distance from the others of its batch, in standard deviations of each feature.
 
     An example is told by its index in the data set of the DataLoader (``#17`` is ``loader.dataset[17]``), which follows
     from its place in the epoch, as long as ``collate_fn`` keeps the order. Of streams, and where the sampler shuffles,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from lightning_recipe.figures.canvas import GREY, LINE, WRONG, text_width, wrapped
-from lightning_recipe.figures.captions import captions
+from lightning_recipe.figures.captions import captions, notes
 from lightning_recipe.figures.picture import BODY, Box
 
 if TYPE_CHECKING:
@@ -59,8 +59,12 @@ def tokens(
     if len(rows) > 1:
         ignored = {"input": padding, "true": answers.ignored}
         examples = [{name: row[i] for name, row in ids.items() if i < len(row)} for i in range(len(ids["input"]))]
-        for box, example in zip(blocks(len(examples), len(rows)), examples, strict=False):
-            aligned(picture, box, example, ignored, decode)
+        noted = notes(answers, len(examples))
+        above = LINE if any(noted) else 0
+        boxes = blocks(len(examples), len(rows) + bool(above))
+        for box, example, note in zip(boxes, examples, noted, strict=False):
+            picture.write(box.left, box.top + LINE - 7, note)
+            aligned(picture, box._replace(top=box.top + above), example, ignored, decode)
         return
     texts(picture, ids["input"], captions(answers, len(ids["input"])), padding, decode)
 

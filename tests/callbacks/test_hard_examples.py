@@ -180,6 +180,32 @@ class Maps(Program):
         return F.cross_entropy(self.net(x).movedim(-1, 1), y)
 
 
+class Sparse(Program):
+    """Bags of words, which enter as a sparse matrix."""
+
+    def loss(self, x, y):
+        return F.cross_entropy(torch.sparse.mm(x.to_sparse(), self.net.weight.T), y)
+
+
+class SparseInput(Program):
+    """The same, by a module of its own."""
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.eye(CLASSES))
+
+        def forward(self, x):
+            return torch.sparse.mm(x, self.weight)
+
+    def __init__(self, loader=None):
+        super().__init__(loader)
+        self.words = self.Net()
+
+    def loss(self, x, y):
+        return F.cross_entropy(self.words(x.to_sparse()), y)
+
+
 class TwoLoaders(Program):
     def val_dataloader(self):
         return [super().val_dataloader(), DataLoader(TensorDataset(*examples(2)), BATCH)]
@@ -195,7 +221,7 @@ class Halves(Program):
 
 KINDS = (
     *(Program, Dicts, Dataclasses, LogProbabilities, Smoothed, OneHot, Squares, ByHand, OnlyAccuracy, ByHandTwice),
-    *(Sequences, Maps, TwoLoaders, Halves),
+    *(Sequences, Maps, TwoLoaders, Halves, Sparse, SparseInput),
 )
 
 
@@ -394,8 +420,9 @@ def test_maps_and_tokens_have_notes_too():
     for entered, answers in (
         (torch.rand(4, 3, 32, 32), Answers(maps, maps, notes=notes)),
         (torch.randint(5, 90, (4, 12)), Answers(torch.arange(4), torch.arange(4), notes=notes)),
+        (torch.randint(5, 90, (4, 12)), Answers(*torch.randint(5, 90, (2, 4, 12)), notes=notes)),
     ):
-        assert any("#3: 2.5" in word for word in examples_card("val", entered, recognise(entered), answers, None).words)
+        assert any("#1: 2.5" in word for word in examples_card("val", entered, recognise(entered), answers, None).words)
 
 
 # -- scores
