@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from lightning_recipe.callback import Check
-from lightning_recipe.callbacks._overfit_by_hand import asked
+from lightning_recipe.callbacks._overfit_by_hand import asked, backwards
 from lightning_recipe.callbacks._overfit_progress import FEW_STEPS, Trial, has_begun
 from lightning_recipe.callbacks._overfit_verdict import outcome
 from lightning_recipe.figures import experiments
@@ -57,8 +57,9 @@ class OverfitOneBatch(Check):
     a `warning`, or `failed` where Adam gets there. Of steps that draw random numbers a mean over 8 counts, and half of
     the way is enough.
 
-    `skipped` are resumed runs, sharded parameters, modules that can't be copied, several optimisers (adversarial
-    training), and fits that don't get there whose floor isn't known: the loss has other terms, or can't be asked.
+    `skipped` are resumed runs, sharded parameters, modules that can't be copied, several losses for several optimisers
+    (adversarial training), and fits that don't get there whose floor isn't known: the loss has other terms, or can't be
+    asked.
 
     Args:
         max_examples: Examples of the first batch to memorise.
@@ -223,9 +224,9 @@ def _obstacle(run: Run) -> tuple[str, str] | None:
         return "resumed", f"the run resumes at step {run.trainer.global_step}; what it starts from has been trained"
     if reason := obstacle(run.trainer):
         return "sharded", reason
-    if len(optimizers) > 1:
-        many = f"losses of {len(optimizers)} optimisers may work against each other, and then reach no floor"
-        return "several_optimisers", many
+    if len(optimizers) > 1 and (losses := backwards(run)) != 1:
+        several = f"of {len(optimizers)} optimisers" + (f", on {losses} of which backward is called," if losses else "")
+        return "several_optimisers", f"losses {several} may work against each other, and then reach no floor"
     if not optimizers or not any(group["params"] for group in optimizers[0].param_groups):
         return "no_optimiser", "there is no optimiser"
     if any(group.get("maximize") for group in optimizers[0].param_groups):

@@ -313,6 +313,16 @@ class TwoOptimizers(Healthy):
         return [torch.optim.Adam(self.net[0].parameters()), torch.optim.Adam(self.net[-1].parameters())]
 
 
+class OneLossForTwo(TwoOptimizers):
+    def training_step(self, batch, batch_idx):
+        loss = F.cross_entropy(self(batch[0]), batch[1])
+        for optimizer in self.optimizers():
+            optimizer.zero_grad()
+        self.manual_backward(loss)
+        for optimizer in self.optimizers():
+            optimizer.step()
+
+
 class Policy(Healthy):
     def loss(self, logits, y):
         log_p = logits.log_softmax(1)
@@ -551,7 +561,7 @@ class FrozenBatch(Healthy):
         return DataLoader(data, 32, collate_fn=lambda items: Fixed(*map(torch.stack, zip(*items, strict=True))))
 
 
-@pytest.mark.parametrize("kind", [Manual, WarmUp, OneCycle, WholeBatch, Mapping, Compiled, FrozenBatch])
+@pytest.mark.parametrize("kind", [Manual, OneLossForTwo, WarmUp, OneCycle, WholeBatch, Mapping, Compiled, FrozenBatch])
 def test_it_works_out(fit, kind):
     check = OverfitOneBatch(max_seconds=600, tolerance=0.05)
     finding = judged(fit, kind(), check, **({"max_epochs": 8, "max_steps": -1} if kind in {OneCycle, WarmUp} else {}))
