@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from lightning_recipe.callbacks._measured import NAMES
 from lightning_recipe.finding import Outcome, Status
 from lightning_recipe.losses.table import Family
 
@@ -131,8 +132,9 @@ def evidence(look: Look) -> dict[str, float]:
 
 def described(look: Look) -> str:
     """The model and its baselines in one line."""
-    what = "answers right" if look.of_answers else "loss"
-    return f"{what}: {', '.join(f'{name} {look.written(name)}' for name in look.shown)}"
+    names = NAMES[look.kind]
+    scores = ", ".join(f"{names.get(name, name)} {look.written(name)}" for name in look.shown)
+    return f"{'answers right' if look.of_answers else 'loss'}: {scores}"
 
 
 def half_way(looks: Sequence[Look]) -> Look:

@@ -24,6 +24,13 @@ EASIER = 0.7
 OTHER = 0.2
 """Share of the examples that are of other classes than in training, from which on they are not compared."""
 OTHERS = "answers to others"
+GUESS = "uniform guess"
+NAMES = {
+    Family.CLASSES: {"constant": "majority"},
+    Family.YES_NO: {"constant": "majority"},
+    Family.NUMBERS: {"constant": "same for all"},
+}
+"""What people call the constant."""
 MATTERS = {True: 0.02, False: 0.05}
 """Share of the answers, and of a loss of numbers, by which something simple has to be better to be told."""
 
@@ -47,7 +54,7 @@ def measured(call: LossCall, prediction: Tensor, examples: int) -> Measured:
 
     Args:
         call: In validation.
-        prediction: Of the shape of its input, or one that is expanded to it.
+        prediction: Of the shape of its input, or one number for each class or output.
         examples: In the batch: more than one row may belong to each.
 
     Example:
@@ -61,7 +68,7 @@ def measured(call: LossCall, prediction: Tensor, examples: int) -> Measured:
     """
     arguments = {name: _double(value) for name, value in call.arguments.items()}
     given, target = arguments["input"], arguments["target"]
-    prediction = _double(prediction).expand(given.shape)
+    prediction = _expanded(_double(prediction), given, of_classes=TABLE[call.name].answers is Family.CLASSES)
     options = {"reduction": "none", "size_average": None, "reduce": None}
     values = call.function(**{**arguments, "input": prediction, **options})
     kind, wrong = TABLE[call.name].answers, values
@@ -86,6 +93,14 @@ def _by_example(values: Tensor, counted: Tensor, call: LossCall, examples: int) 
     return values[some].sum(1) / counted[some].sum(1)
 
 
+def _expanded(prediction: Tensor, given: Tensor, *, of_classes: bool) -> Tensor:
+    if prediction.numel() == given.numel():
+        return prediction.reshape(given.shape)
+    if of_classes:
+        return prediction.view(1, -1, *[1] * (given.ndim - 2)).expand(given.shape)
+    return prediction.reshape(given.shape[1:] if len(prediction) > 1 else ()).expand(given.shape)
+
+
 def _double(value: Any) -> Any:
     if not isinstance(value, Tensor):
         return value
@@ -108,7 +123,8 @@ class Estimate(NamedTuple):
     @classmethod
     def of(cls, values: Tensor) -> Estimate:
         """From a value for each example, shape (n,)."""
-        return cls(float(values.mean()), float(values.std()) / math.sqrt(len(values)))
+        error = float(values.std()) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+        return cls(float(values.mean()), error)
 
     @property
     def is_worse(self) -> bool:
@@ -177,9 +193,13 @@ class Look:
         """The score as text."""
         return f"{self.score(name):.1%}" if self.of_answers else f"{self.score(name):.4g}"
 
-    def spread(self, name: str) -> float:
-        """The standard error of the score."""
-        return Estimate.of(torch.cat(self.errors[name])).error
+    @property
+    def rows(self) -> dict[str, tuple[float, float]]:
+        """What is drawn: the scores, and their standard errors."""
+        made = {name: (self.score(name), Estimate.of(torch.cat(self.errors[name])).error) for name in self.shown}
+        if self.of_answers:
+            made[GUESS] = (1 / (len(self.shares) if self.kind is Family.CLASSES else 2), 0.0)
+        return {NAMES[self.kind].get(name, name): row for name, row in made.items()}
 
     @property
     def examples(self) -> int:
@@ -239,7 +259,7 @@ class Look:
 
 def _as_prediction(call: LossCall, answers: Tensor) -> Tensor:
     """What a simple model says, in the place of the loss's input: the same answer, or the same numbers."""
-    loss, given = TABLE[call.name], call.arguments["input"]
+    loss = TABLE[call.name]
     if loss.answers is Family.YES_NO:
-        answers = answers - 0.5 if loss.takes is Takes.LOGITS else answers.clamp(0, 1)
-    return answers.reshape(given.shape) if answers.numel() == given.numel() else answers
+        return answers - 0.5 if loss.takes is Takes.LOGITS else answers.clamp(0, 1)
+    return answers

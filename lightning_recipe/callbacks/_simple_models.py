@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -31,9 +31,13 @@ GOES_ON = 0.5
 
 
 def constant(known: Known, call: LossCall) -> Tensor:
-    """The prediction that is the same for all examples, in the units of the loss's input, to be expanded to its shape.
+    """The prediction that is the same for all examples, one number for each class or output; in the loss's units.
 
     Of classes their frequencies, one more of each than there were (Laplace), times their weights in the loss.
+
+    Args:
+        known: Of training.
+        call: Of training, too: what weights make best there is what is learnt, also if validation has none.
 
     Example:
         >>> from lightning_recipe.callbacks._baselines import Known
@@ -41,26 +45,27 @@ def constant(known: Known, call: LossCall) -> Tensor:
         >>> arguments = {"input": torch.zeros(4, 2), "target": torch.tensor([0, 0, 0, 1])}
         >>> call = LossCall("cross_entropy", F.cross_entropy, arguments, torch.tensor(0.7), 4, "a.py:1", False)
         >>> constant(Known(torch.tensor([5.0, 1.0]), 6), call).exp()
-        tensor([[0.7500, 0.2500]])
+        tensor([0.7500, 0.2500])
 
     """
-    loss, arguments = TABLE[call.name], call.arguments
+    loss = TABLE[call.name]
     if loss.answers is Family.CLASSES:
-        shares = (known.total + 1) * _weight(arguments, "weight")
-        return (shares / shares.sum()).log().view(1, -1, *[1] * (arguments["input"].ndim - 2))
+        shares = (known.total + 1) * _weight(call, "weight", len(known.total))
+        return (shares / shares.sum()).log()
     if loss.answers is Family.YES_NO:
-        odds = (known.total + 1) / (known.count - known.total + 1) * _weight(arguments, "pos_weight")
-        found = odds.log() if loss.takes is Takes.LOGITS else odds / (1 + odds)
-    elif loss.constant is Constant.MEAN or not known.rows:
-        found = known.total / known.count
-    else:
-        found = torch.cat(known.rows).median(0).values
-    return found.reshape(arguments["input"].shape[1:]) if len(found) > 1 else found
+        odds = (known.total + 1) / (known.count - known.total + 1) * _weight(call, "pos_weight", len(known.total))
+        return odds.log() if loss.takes is Takes.LOGITS else odds / (1 + odds)
+    if loss.constant is Constant.MEAN or not known.rows:
+        return known.total / known.count
+    return torch.cat(known.rows).median(0).values
 
 
-def _weight(arguments: dict[str, Any], name: str) -> Tensor | float:
-    weight = arguments.get(name)
-    return weight.detach().cpu().double() if isinstance(weight, Tensor) else 1.0
+def _weight(call: LossCall, name: str, outputs: int) -> Tensor | float:
+    weight = call.arguments.get(name)
+    if not isinstance(weight, Tensor):
+        return 1.0
+    weight = weight.detach().cpu().double()
+    return weight.flatten() if weight.numel() == outputs else weight.mean()
 
 
 def is_weighted(call: LossCall) -> bool:

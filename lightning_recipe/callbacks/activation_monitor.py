@@ -91,10 +91,20 @@ class ActivationMonitor(Check):
     why = "what is off or flat lets no gradient through, so that the layers before it stay as they are"
     needs = Need.WIRING | Need.OUTPUTS | Need.GRADIENTS | Need.UPDATES
     explains: ClassVar = {
-        "dead": ("PredictionDynamicsLogger/*", "UpdateRatioMonitor/too_small", "ActivationMonitor/vanishing"),
-        "saturated": ("PredictionDynamicsLogger/*", "UpdateRatioMonitor/too_small", "ActivationMonitor/vanishing"),
-        "vanishing": ("PredictionDynamicsLogger/*", "UpdateRatioMonitor/too_small"),
-        "exploding": ("PredictionDynamicsLogger/*",),
+        "dead": (
+            "PredictionDynamicsLogger/*",
+            "UpdateRatioMonitor/too_small",
+            "ActivationMonitor/vanishing",
+            "Baselines/*",
+        ),
+        "saturated": (
+            "PredictionDynamicsLogger/*",
+            "UpdateRatioMonitor/too_small",
+            "ActivationMonitor/vanishing",
+            "Baselines/*",
+        ),
+        "vanishing": ("PredictionDynamicsLogger/*", "UpdateRatioMonitor/too_small", "Baselines/*"),
+        "exploding": ("PredictionDynamicsLogger/*", "Baselines/*"),
     }
     patience = 3
 

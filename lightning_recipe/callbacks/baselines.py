@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from lightning_recipe.callback import Check
 from lightning_recipe.callbacks._baselines import EXAMPLES, Known, features_of, minimised, validated
 from lightning_recipe.callbacks._baselines_verdict import judge, worse
+from lightning_recipe.callbacks._human import beside, scores
 from lightning_recipe.callbacks._measured import Estimate, Look, measured
 from lightning_recipe.callbacks._simple_models import constant, is_weighted, simple_models
 from lightning_recipe.figures.baselines import baselines_card
@@ -101,7 +102,7 @@ class Baselines(Check):
         self, *, human: dict[str, float] | None = None, keep_examples: bool = True, strict: bool = False
     ) -> None:
         super().__init__(strict=strict)
-        self.human, self.keep_examples = _scores(human or {}), keep_examples
+        self.human, self.keep_examples = scores(human or {}), keep_examples
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Begin anew with each fit."""
@@ -109,6 +110,7 @@ class Baselines(Check):
         self._known, self._looks = Known(), list[Look]()
         self._name, self._weighted = "", False
         self._costs: list[float] = []  # of the constant in training
+        self._constant = torch.zeros(0)
         self._simple: Simple | None = None
         self._reason = "no validation was looked at after training began"
 
@@ -127,10 +129,12 @@ class Baselines(Check):
             return
         self._name, self._weighted = call.name, is_weighted(call)
         if self._known.count:
-            self._costs.append(float(measured(call, constant(self._known, call), examples).loss.mean()))
+            self._costs.append(float(measured(call, self._constant, examples).loss.mean()))
         self._known.add(call, examples)
         if self.keep_examples:
             self._known.keep(call, step, examples)
+        if self._known.count:
+            self._constant = constant(self._known, call)
 
     def validation(self, run: Run, step: Step) -> Iterator[Finding]:
         """Measure the model and the baselines on a batch; when the next look begins, judge those before."""
@@ -156,39 +160,20 @@ class Baselines(Check):
             self._simple = simple_models(known.together(), call)
         easy = Estimate.of(torch.tensor(self._costs[-LATEST:]))
         shares = known.total / known.count
-        return Look(run.step, run.trainer.current_epoch + 1, constant(known, call), easy, shares, self._simple)
+        return Look(run.step, run.trainer.current_epoch + 1, self._constant, easy, shares, self._simple)
 
     def end(self, run: Run) -> Iterator[Finding]:
         """Judge the last look, and draw it."""
-        reached = {name: float(value) for name, value in run.trainer.callback_metrics.items() if name in self.human}
-        for name, score in self.human.items():
-            if name in reached:
-                said = f"{name} is {reached[name]:.4g}, and {score:.4g} of a human"
-                yield self.passed(said, code="human", subject=name, model=reached[name], human=score)
-            else:
-                yield self.skipped(
-                    f"nothing logs {name}, which a human's score was given for", code="human", subject=name
-                )
+        logged = run.trainer.callback_metrics
+        yield from (self.found(outcome, name) for name, outcome in beside(self.human, logged))
         if not self._looks:
             yield self.skipped(f"not compared: {self._reason}")
             return
         look = self._looks[-1]
         yield self.found(judge(self._looks, weighted=self._weighted, trial=run.limited or run.interrupted))
         if loggers.is_written(run.trainer):
-            rows = {name: (look.score(name), look.spread(name)) for name in look.shown}
-            what = "answers right" if look.of_answers else self._name
-            humans = {name: (value, self.human[name]) for name, value in reached.items()}
-            card = baselines_card(f"{what}, {look.examples} validation examples", rows, humans, share=look.of_answers)
+            humans = {name: (float(logged[name]), score) for name, score in self.human.items() if name in logged}
+            what = f"{'answers right' if look.of_answers else self._name}, {look.examples} validation examples"
+            card = baselines_card(what, look.rows, humans, share=look.of_answers)
             self.draw(run, "baselines", pixels(card))
         self._looks, self._known, self._simple = [], Known(), None
-
-
-def _scores(human: Any) -> dict[str, float]:
-    for name, score in human.items() if isinstance(human, dict) else [("", None)]:
-        if not isinstance(name, str) or isinstance(score, bool) or not isinstance(score, int | float):
-            msg = f"numbers by the names of metrics expected, such as {{'val_acc': 0.98}}, got {human!r}"
-            raise TypeError(msg)
-        if not math.isfinite(score):
-            msg = f"a finite score of a human expected for {name}, got {score}"
-            raise ValueError(msg)
-    return {name: float(score) for name, score in human.items()}

@@ -79,6 +79,7 @@ class InputIndependenceCheck(Check):
             "OverfitOneBatch/*",
             "BatchMixingDetector/constant_output",
             "PredictionDynamicsLogger/*",
+            "Baselines/*",
         ),
     }
 

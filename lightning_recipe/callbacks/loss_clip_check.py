@@ -65,7 +65,7 @@ class LossClipCheck(Check):
     explains: ClassVar = {
         "clipped": (
             *("OverfitOneBatch/no_gradient", "OverfitOneBatch/stuck", "OverfitOneBatch/too_slow"),
-            "PredictionDynamicsLogger/frozen",
+            *("PredictionDynamicsLogger/frozen", "Baselines/*"),
         )
     }
 

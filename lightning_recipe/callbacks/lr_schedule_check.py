@@ -90,7 +90,7 @@ class LRScheduleCheck(Check):
     section = Section.OVERFIT
     sentence = 3
     needs = Need(0)
-    explains: ClassVar = {"practically_zero": ("PredictionDynamicsLogger/frozen",)}
+    explains: ClassVar = {"practically_zero": ("PredictionDynamicsLogger/frozen", "Baselines/*")}
     why = (
         "a decay chosen for another data set, another length or another unit of time ends training early or never "
         "begins, and is easily taken for a model that can do no better"

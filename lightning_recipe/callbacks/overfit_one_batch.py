@@ -123,8 +123,8 @@ class OverfitOneBatch(Check):
 
     explains: ClassVar = dict.fromkeys(
         ("no_gradient", "learning_rate_too_low", "optimiser_slow", "parameters_left_out", "weights_do_not_change"),
-        ("PredictionDynamicsLogger/frozen",),
-    ) | {"optimiser_unstable": ("PredictionDynamicsLogger/*",)}
+        ("PredictionDynamicsLogger/frozen", "Baselines/*"),
+    ) | {"optimiser_unstable": ("PredictionDynamicsLogger/*", "Baselines/*")}
 
     def __init__(
         self,
