@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from lightning_recipe.callbacks._measured import NAMES
+import torch
+
+from lightning_recipe.callbacks._measured import NAMES, Estimate
 from lightning_recipe.finding import Outcome, Status
 from lightning_recipe.losses.table import Family
 
@@ -23,7 +25,9 @@ STEPS = 50
 LONGER = 3
 """Epochs from which on it is told that something simple is better."""
 CLOSES = 0.1
-"""Share of a gap that the second half of the steps closes, from which on a model is on its way."""
+"""Share of what a simple model is ahead that the second half of the steps makes up for: nothing is told then."""
+LEARNS = 0.005
+"""Share of what the constant is ahead, likewise: steps may be small, and of one size."""
 EXACT = 0.1
 """Standard error, as a share of the constant's loss, from which on nobody can say that nothing is gained."""
 CONSTANTS = {
@@ -70,9 +74,7 @@ def worse(looks: Sequence[Look]) -> list[Outcome]:
     if now.epochs < EPOCHS or now.step < STEPS or now.examples < FEWEST or any(look.is_other for look in earlier):
         return []
     behind = now.behind("constant", loss=True)
-    if not all(look.behind("constant", loss=True).is_worse for look in earlier) or _closes(
-        looks, "constant", loss=True
-    ):
+    if _learns(looks) or not all(look.behind("constant", loss=True).is_worse for look in earlier):
         return []
     said = (
         f"after {now.epochs} epochs the loss on {now.examples} validation examples is {now.loss('model'):.4g}, worse "
@@ -84,8 +86,8 @@ def worse(looks: Sequence[Look]) -> list[Outcome]:
         return [Outcome(Status.ADVICE, "informed_but_worse", said, fix, evidence(now))]
     fix = (
         "see whether training itself does better: if it does, look for what differs in validation, such as the "
-        "preprocessing, the numbering of the classes, the unit of the target; if not, look at the learning rate and "
-        "what the loss is given"
+        "preprocessing, the numbering of the classes, the unit of the target, or regularise; if not, look at the "
+        "learning rate and what the loss is given"
     )
     return [Outcome(Status.WARNING, "worse_than_constant", said, fix, evidence(now))]
 
@@ -95,7 +97,7 @@ def no_better(looks: Sequence[Look], *, weighted: bool) -> list[Outcome]:
     now, before = looks[-1], looks[-2]
     behind, constant = now.behind("constant", loss=True), now.loss("constant")
     gains = any(look.is_informed or look.is_ahead for look in (before, now))
-    if behind.error < EXACT * constant and not gains:
+    if behind.error < EXACT * constant and not gains and not _learns(looks):
         said = (
             f"after {now.epochs} epochs the loss on {now.examples} validation examples, {now.loss('model'):.4g}, is no "
             f"better than the {constant:.4g} of {CONSTANTS[now.kind]} ({behind.mean:.2g} ± {behind.error:.1g})"
@@ -103,7 +105,8 @@ def no_better(looks: Sequence[Look], *, weighted: bool) -> list[Outcome]:
         fix = "see whether the inputs can tell the target at all, and whether a few examples can be memorised"
         return [Outcome(Status.ADVICE, "no_better_than_constant", said, fix, evidence(now))]
     name = "" if weighted else now.best_simple
-    if name not in half_way(looks).shown or _closes(looks, name):
+    learns = _learns(looks) and not now.of_answers
+    if name not in half_way(looks).shown or learns or _closes(looks, name):
         return []
     lead = now.behind(name)
     size = f"{lead.mean:.2g} ± {lead.error:.1g}"
@@ -142,7 +145,16 @@ def half_way(looks: Sequence[Look]) -> Look:
     return next((look for look in reversed(looks) if look.step <= looks[-1].step / 2), looks[0])
 
 
-def _closes(looks: Sequence[Look], name: str, *, loss: bool = False) -> bool:
-    """Whether the model has come closer to what it is behind in the second half of the steps: it is on its way."""
-    before, now = (look.behind(name, loss=loss).mean for look in (half_way(looks), looks[-1]))
+def _closes(looks: Sequence[Look], name: str) -> bool:
+    """Whether the second half of the steps brought the model closer to a simple one."""
+    before, now = (look.behind(name).mean for look in (half_way(looks), looks[-1]))
     return now < (1 - CLOSES) * before
+
+
+def _learns(looks: Sequence[Look]) -> bool:
+    """Whether the loss has fallen in the second half of the steps, by more than a standard error and a little."""
+    before, now = (torch.cat(look.losses["model"]) for look in (half_way(looks), looks[-1]))
+    if len(before) != len(now):
+        return float(now.mean()) < float(before.mean())
+    fallen = Estimate.of(before - now)
+    return fallen.mean > fallen.error and fallen.mean > LEARNS * looks[-1].behind("constant", loss=True).mean

@@ -69,8 +69,8 @@ def measured(call: LossCall, prediction: Tensor, examples: int) -> Measured:
     arguments = {name: _double(value) for name, value in call.arguments.items()}
     given, target = arguments["input"], arguments["target"]
     prediction = _expanded(_double(prediction), given, of_classes=TABLE[call.name].answers is Family.CLASSES)
-    options = {"reduction": "none", "size_average": None, "reduce": None}
-    values = call.function(**{**arguments, "input": prediction, **options})
+    legacy = dict.fromkeys({"size_average", "reduce"} & arguments.keys())  # they would outdo the reduction
+    values = call.function(**{**arguments, "input": prediction, "reduction": "none", **legacy})
     kind, wrong = TABLE[call.name].answers, values
     counted = torch.ones_like(values, dtype=torch.bool)
     if kind is Family.CLASSES:

@@ -28,7 +28,7 @@ LOOKS = 4
 """Looks at targets before anybody is told what they have in common, unless the run is over earlier."""
 _KIND = (
     *(f"OverfitOneBatch/{code}" for code in ("cannot_tell_examples_apart", "stuck", "too_slow")),
-    *("InitLossCheck/too_high", "InitLossCheck/output_bias", "PredictionDynamicsLogger/*"),
+    *("InitLossCheck/too_high", "InitLossCheck/output_bias", "PredictionDynamicsLogger/*", "Baselines/*"),
 )
 """What others see of predictions of the wrong kind."""
 

@@ -89,9 +89,11 @@ class UpdateRatioMonitor(Check):
     why = "updates of a thousandth of the weights train; much smaller ones change nothing, much larger ones destroy"
     needs = Need.GRADIENTS | Need.UPDATES
     explains: ClassVar = {
-        "too_large": ("PredictionDynamicsLogger/*", "ActivationMonitor/*", "OverfitOneBatch/optimiser_unstable"),
-        "too_small": ("PredictionDynamicsLogger/frozen",),
-        "weight_decay_outweighs": ("PredictionDynamicsLogger/*", "ActivationMonitor/*"),
+        "too_large": (
+            *("PredictionDynamicsLogger/*", "ActivationMonitor/*", "OverfitOneBatch/optimiser_unstable", "Baselines/*"),
+        ),
+        "too_small": ("PredictionDynamicsLogger/frozen", "Baselines/*"),
+        "weight_decay_outweighs": ("PredictionDynamicsLogger/*", "ActivationMonitor/*", "Baselines/*"),
         "rounded_away": ("PredictionDynamicsLogger/frozen",),
     }
     patience = 3

@@ -140,6 +140,37 @@ def test_class_weights_weigh_the_constant(fit):
     assert finding.status is Status.PASSED
 
 
+def test_weights_of_training_alone_weigh_the_constant_too(fit):
+    class OnlyTraining(Imbalanced):
+        def validation_step(self, batch, batch_idx):
+            self.log("val_loss", F.cross_entropy(self(batch[0]), batch[1]))
+
+        def data(self, n, seed):
+            x, y = super().data(n, seed).tensors
+            return TensorDataset(torch.randn(x.shape, generator=torch.Generator().manual_seed(seed + 9)), y)
+
+    module = OnlyTraining(torch.tensor([0.1, 0.9]))
+    assert not any(f.is_alarm for f in found(fit, module, val=DataLoader(module.data(256, 2), 32)))
+
+
+@pytest.mark.parametrize("name", ["l1_loss", "huber_loss", "smooth_l1_loss"])
+def test_steps_of_one_size_take_their_time(fit, name):
+    class Walks(Regression):
+        rate = 3e-3
+
+        def __init__(self):
+            super().__init__()
+            self.net = nn.Linear(FEATURES, 1)
+
+        def loss(self, out, y):
+            return getattr(F, name)(out, y)
+
+        def data(self, n, seed):
+            return numbers(n, seed, shift=5.0)
+
+    assert quiet(fit, Walks()).evidence["difference"] > 0.5
+
+
 def test_rare_positives_without_skill_are_advice_at_most(fit):
     class Rare(Imbalanced):
         def data(self, n, seed):
@@ -356,7 +387,7 @@ def test_what_could_be_better_is_advice(fit, patient):
 def test_a_forecast_behind_the_previous_value(fit):
     class Behind(Forecast):
         def forward(self, x):
-            return 0.5 * x[:, -1:] + 1e-4 * self.net(x)
+            return 0.5 * x[:, -1:] + 0.0 * self.net(x)
 
     (finding,) = found(fit, Behind(), val=DataLoader(Forecast().data(256, 2), 64))
     assert finding.code == "Baselines/worse_than_simple_model"
