@@ -70,9 +70,9 @@ def left_behind(draws: Draws, image: Turned, probe: Callable[[str], float]) -> l
         if all(_same(firsts[0], other) for other in firsts[1:]) and len(firsts[0].shape) > 0:
             continue  # a grid of coordinates, which all examples share
         shown = [flips.as_image(a[image.name]) for a, _ in pairs]
-        sure = all(
-            pixels is not None and flips.has_place(name, leaf, pixels, image.how)
-            for leaf, pixels in zip(firsts, shown, strict=True)
+        sides = [(a, b) for a, b in zip(firsts, shown, strict=True) if not flips.is_symmetric(a, image.how)]
+        sure = bool(sides) and all(
+            pixels is not None and flips.has_place(name, leaf, pixels, image.how) for leaf, pixels in sides
         )
         correlation = 0.0
         if not sure and firsts[0].numel() <= 4 and firsts[0].is_floating_point():  # noqa: PLR2004

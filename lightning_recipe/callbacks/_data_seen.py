@@ -141,7 +141,7 @@ def glance(batch: Any, examples: int, epoch: int, *, measured: bool) -> Glance:
             made.changes[path] = (flat[:, 1:] != flat[:, :-1]).sum(1)
             if measured:
                 _measure(made, path, tensor, flat)
-        elif flat.shape[1] == 1:
+        if flat.shape[1] == 1 and tensor.dtype is not torch.uint8:
             made.classes[path] = flat[:, 0].long()
     return made
 

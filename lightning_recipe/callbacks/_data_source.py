@@ -35,7 +35,7 @@ def label_of(step: Step, examples: int) -> tuple[str | None, int]:
     entries = {
         path: tensor.detach()
         for path, tensor in tensors(step.batch, "batch")
-        if tensor.numel() == examples and tensor.ndim and not tensor.is_floating_point() and not tensor.is_complex()
+        if tensor.numel() == examples and tensor.ndim and _holds_classes(tensor)
     }
     if not entries:
         return None, 0
@@ -48,6 +48,13 @@ def label_of(step: Step, examples: int) -> tuple[str | None, int]:
             if torch.equal(tensor.flatten().long(), target.detach().flatten().long().to(tensor.device)):
                 return path, 0 if call is None else _classes(call)
     return None, 0
+
+
+def _holds_classes(tensor: Tensor) -> bool:
+    """Whether numbers are integers, or yes and no as a binary cross entropy wants them."""
+    if tensor.is_floating_point():
+        return bool(((tensor == 0) | (tensor == 1)).all())
+    return not tensor.is_complex()
 
 
 def _classes(call: LossCall) -> int:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 DUPLICATES = 0.05
 """Share of examples that came before, from which on it is told: a few are in most public data sets."""
+MEANT = 0.95
+"""Share of copies in rare classes, from which on they are there to balance the classes."""
 OTHER_LABEL = 0.01
 """Share of examples with another label than their twin, from which on it is no slip of an annotator."""
 ENOUGH = 64
@@ -106,8 +108,9 @@ def duplicates(examples: Examples, *, sure: bool) -> Iterator[Outcome]:
     if share < DUPLICATES:
         return
     evenly = bool((times > 1).mean() > 0.5)  # noqa: PLR2004 - a data set that says it is longer than it is
+    meant = evenly or _of_rare_classes(examples)
     yield Outcome(
-        Status.WARNING if sure and not evenly else Status.ADVICE,
+        Status.WARNING if sure and not meant else Status.ADVICE,
         "duplicates",
         f"{share:.0%} of {len(whole)} training examples of the first epoch are exact duplicates of earlier ones, one "
         f"comes {times.max()} times; each index was drawn once",
@@ -115,6 +118,18 @@ def duplicates(examples: Examples, *, sure: bool) -> Iterator[Outcome]:
         "more, use a WeightedRandomSampler",
         {"examples": len(whole), "share": share, "most": int(times.max())},
     )
+
+
+def _of_rare_classes(examples: Examples) -> bool:
+    """Whether it is classes with fewer examples than others that come several times: oversampled, to balance them."""
+    if examples.labels is None:
+        return False
+    labels = examples.labels[examples.rich]
+    _, first = np.unique(np.stack([examples.inputs[examples.rich], labels]), axis=1, return_index=True)
+    copies = np.delete(labels, first)
+    classes, counts = np.unique(labels[first], return_counts=True)
+    rare = classes[counts < counts.mean()]
+    return bool(np.isin(copies, rare).mean() > MEANT)
 
 
 def in_order(examples: Examples) -> Iterator[Outcome]:

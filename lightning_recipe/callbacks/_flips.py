@@ -101,6 +101,18 @@ def mirroring(one: Tensor, other: Tensor) -> str | None:
     return best if alike[best] >= ALIKE and alike[best] - as_it_is >= APART else None
 
 
+def is_symmetric(leaf: Tensor, how: str) -> bool:
+    """Whether a mask is its own mirror image, as one that is empty is: it can't tell whether it was mirrored.
+
+    Example:
+        >>> is_symmetric(torch.zeros(8, 8), "mirrored left to right")
+        True
+
+    """
+    dense = as_image(leaf)
+    return dense is not None and torch.equal(MIRRORED[how](dense), dense)
+
+
 def has_place(name: str, leaf: Tensor, image: Tensor, how: str) -> bool:
     """Whether a target, equal in all draws of an image, should have changed with it: masks, boxes and points.
 
@@ -118,17 +130,12 @@ def has_place(name: str, leaf: Tensor, image: Tensor, how: str) -> bool:
     """
     dense = as_image(leaf)
     if dense is not None:
-        turned = MIRRORED[how](dense)
         values = len(dense.unique())
         if dense.shape[-2:] != image.shape[-2:] or len(dense) > 1 or values > CLASSES:
             return False
-        pixels = image.double().mean(0, keepdim=True)
-        if (
-            values > FEW
-            and max(abs(_correlation(x, pixels)) for x in (dense, turned) if x.shape == pixels.shape) > ITSELF
-        ):
-            return False
-        return turned.shape != dense.shape or not torch.equal(turned, dense)
+        pixels, ways = image.double().mean(0, keepdim=True), (dense, MIRRORED[how](dense))
+        itself = max(abs(_correlation(x, pixels)) for x in ways if x.shape == pixels.shape) > ITSELF
+        return not (values > FEW and itself) and not is_symmetric(leaf, how)
     if not leaf.numel() or leaf.dtype is torch.bool or bool(leaf.isnan().any()):
         return False
     if leaf.ndim == 2 and leaf.shape[1] == 4:  # noqa: PLR2004

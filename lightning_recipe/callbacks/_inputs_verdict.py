@@ -16,6 +16,9 @@ SAME_LOSS = 1e-6
 """Change of a loss, over its size, that is rounding."""
 SAME_OUTPUT = 1e-5
 """Change of outputs, over the largest of them, that is rounding."""
+DROWNED = 0.05
+"""Effect of an input, in that of random numbers, below which it is lost in them; at its beginning a variational
+autoencoder has 0.2 to 1."""
 TELLS = 1e-3
 """Change of a loss, over its size, that rounding can't hide."""
 
@@ -45,6 +48,32 @@ def of_all(trial: Trial) -> Outcome | None:
         "follow the input through the forward pass: look for a mask the wrong way round, a variable that is "
         "overwritten, units that are all off",
         {"loss_change": max(e.loss for e in effects), "output_change": max(e.last for e in effects)},
+    )
+
+
+def drowned(before: Trial, now: Trial) -> Outcome | None:
+    """`advice` if what is made of the only input hardly depends on it, and on random numbers much, and ever less so.
+
+    Args:
+        before: What was tried at one look.
+        now: At the next.
+
+    """
+    shares = []
+    for trial in (before, now):
+        redrawn = trial.redrawn.remade if trial.redrawn is not None else 0.0
+        if not redrawn > 0 or not trial.together:
+            return None
+        shares.append(trial.together[0].remade / redrawn)
+    if max(shares) > DROWNED or shares[1] > shares[0]:
+        return None
+    return Outcome(
+        Status.ADVICE,
+        "input_ignored",
+        f"what is made of {listed(now.inputs)} changes {shares[1]:.2g}x as much with another input as with other "
+        "random numbers: the code that is drawn holds next to nothing of the input (posterior collapse)",
+        "a smaller weight of the KL term, or one that grows from 0; see whether it is a sum and the error a mean",
+        {"share": shares[1], "share_before": shares[0]},
     )
 
 

@@ -35,6 +35,7 @@ class Effect(NamedTuple):
         last: The same of the last of them alone.
         enters: Whether something else entered a module than before.
         worth: How much higher the loss became.
+        remade: Root mean square of the change of the last output with as many numbers as the input; NaN without one.
 
     """
 
@@ -43,6 +44,7 @@ class Effect(NamedTuple):
     last: float
     enters: bool
     worth: float = math.nan
+    remade: float = math.nan
 
 
 class Trial(NamedTuple):
@@ -52,12 +54,14 @@ class Trial(NamedTuple):
         inputs: Of each entry that enters a module, the effects of other values.
         targets: Of each other entry, likewise.
         together: The effects of other values of all inputs at once.
+        redrawn: The effect of other random numbers in place of other inputs, where an input is made again.
 
     """
 
     inputs: dict[str, list[Effect]]
     targets: dict[str, list[Effect]]
     together: list[Effect]
+    redrawn: Effect | None = None
 
 
 def tried(again: Rehearsal, batch: Any) -> Trial:
@@ -88,7 +92,8 @@ def tried(again: Rehearsal, batch: Any) -> Trial:
             swaps = {id(entries[path]): change(entries[path]) for path in paths}
             variant = mapped(batch, Tensor, partial(_swapped, swaps))
             try:
-                found.append(compared(step, again.step(variant, needs=NEEDS, method=method)))
+                size = entries[paths[0]].numel()
+                found.append(compared(step, again.step(variant, needs=NEEDS, method=method), size))
             except CannotRehearseError:  # lengths that do not go with the rest
                 return []
         return found
@@ -96,7 +101,13 @@ def tried(again: Rehearsal, batch: Any) -> Trial:
     alone = {path: effects([path]) for path in list(entries)[:MOST]}
     entering = {p: e for p, e in alone.items() if e and any(one.enters for one in e) and p not in targets}
     others = {path: effect for path, effect in alone.items() if effect and path not in entering}
-    return Trial(entering, others, effects(list(entering)) if entering else [])
+    together = effects(list(entering)) if entering else []
+    redrawn = None
+    if len(entering) == 1 and together and together[0].remade > 0:
+        redrawn = compared(
+            step, again.step(batch, needs=NEEDS, method=method, seed=1), entries[next(iter(entering))].numel()
+        )
+    return Trial(entering, others, together, redrawn)
 
 
 def differing(batch: Any) -> dict[str, Tensor]:
@@ -138,8 +149,8 @@ def firsts(tensor: Tensor) -> Tensor:
     return tensor[:1].expand_as(tensor).clone()
 
 
-def compared(before: Step, after: Step) -> Effect:
-    """The effect that is seen in two records of a step."""
+def compared(before: Step, after: Step, size: int = 0) -> Effect:
+    """The effect that is seen in two records of a step, on the making of an input of so many numbers."""
     old, new = _number(before.loss), _number(after.loss)
     changed = abs(new - old) / abs(old) if old else math.nan
     same = len(before.net_calls) == len(after.net_calls)
@@ -149,7 +160,7 @@ def compared(before: Step, after: Step) -> Effect:
     enters = before.inputs.keys() != after.inputs.keys() or any(
         not torch.equal(tensor, after.inputs[name]) for name, tensor in before.inputs.items() if _is_dense(tensor)
     )
-    return Effect(changed, largest, outputs[-1], enters, new - old)
+    return Effect(changed, largest, outputs[-1], enters, new - old, _remade(before, after, size))
 
 
 def _swapped(swaps: dict[int, Tensor], value: Tensor) -> Tensor:
@@ -161,6 +172,18 @@ def _change(before: Any, after: Any) -> float:
     pairs = zip(_numbers(before), _numbers(after), strict=False)
     changes = [(a.double() - b.double()).abs().max() / a.double().abs().max() for a, b in pairs if a.shape == b.shape]
     return max(map(float, changes), default=math.nan)
+
+
+def _remade(before: Step, after: Step, size: int) -> float:
+    last = [
+        next(
+            (t.double() for call in reversed(step.net_calls) for t in _numbers(call.output) if t.numel() == size), None
+        )
+        for step in (before, after)
+    ]
+    if last[0] is None or last[1] is None or last[0].shape != last[1].shape:
+        return math.nan
+    return float((last[0] - last[1]).square().mean().sqrt())
 
 
 def _numbers(output: Any) -> list[Tensor]:

@@ -152,6 +152,26 @@ def left_out(graph: list[Node], rows: int | None) -> Iterator[tuple[Node, Outcom
                 )
 
 
+def ids_by_hand(graph: list[Node], step: Step) -> Iterator[tuple[Node, Outcome]]:
+    """Class ids that are subtracted from what the network puts out, and the difference squared."""
+    outputs = [t.detach() for call in step.net_calls for _, t in tensors(call.output) if t.is_floating_point()]
+    ids = [t for _, t in tensors(step.batch) if not t.is_floating_point() and not t.is_complex()]
+    for node in graph:
+        squared = node.kind == "Pow" or (node.kind == "Mul" and len({*node.parents}) == 1)
+        error, difference = node.source(), node.saved("self")
+        if not (squared or node.kind == "Abs") or error is None or error.kind != "Sub" or difference is None:
+            continue
+        for target in (t for t in ids if t.numel() == difference.numel()):
+            sums = (sign * difference.flatten() + target.flatten() for sign in (1, -1))
+            if not any(_equal(one, t) for one in sums for t in outputs if t.numel() == target.numel()):
+                continue
+            values, counts = target.float().unique(return_counts=True)
+            each = Counter(dict(zip(values.tolist(), counts.tolist(), strict=True)))
+            name = "the squared error" if squared else "the absolute error"
+            if (found := _ids(name, 1, each)) is not None:
+                yield node, found
+
+
 class Targets:
     """What is known of the targets of each loss function over several looks.
 
@@ -197,14 +217,23 @@ class Targets:
             if call.name == BCE_WITH_LOGITS and (found := _pos_weight(call, counts)) is not None:
                 yield where, found
             of_integers = TABLE[call.name].family is Family.NUMBERS and self._integers[where]
-            if of_integers and (found := _ids(call, counts)) is not None:
+            width = call.arguments["input"].numel() // call.arguments["target"].numel() if of_integers else 0
+            if of_integers and (found := _ids(call.name, width, counts)) is not None:
                 yield where, found
-            if len(counts) == 1 and sum(counts.values()) >= TARGETS and self._from_batch[where]:
-                yield where, _constant(next(iter(counts)), self._looks[where])
+            counted = {
+                value: n for value, n in counts.items() if value != float(call.arguments.get("ignore_index", -100))
+            }
+            if len(counted) == 1 and sum(counted.values()) >= TARGETS and self._from_batch[where]:
+                yield (
+                    where,
+                    _constant(
+                        next(iter(counted)), sum(counts.values()) - sum(counted.values()), call, self._looks[where]
+                    ),
+                )
 
 
 def _equal(one: Tensor, other: Tensor) -> bool:
-    return bool((one.detach().flatten().float() == other.flatten().float()).all())
+    return torch.allclose(one.detach().flatten().float(), other.flatten().float(), atol=1e-4)
 
 
 def _class_weights(call: LossCall, counts: Counter[float]) -> Outcome | None:
@@ -260,18 +289,16 @@ def _pos_weight(call: LossCall, counts: Counter[float]) -> Outcome | None:
     )
 
 
-def _ids(call: LossCall, counts: Counter[float]) -> Outcome | None:
-    """Class ids that a loss for numbers takes for numbers."""
-    values, prediction, target = sorted(counts), call.arguments["input"], call.arguments["target"]
-    classes, total = len(values), sum(counts.values())
+def _ids(name: str, width: int, counts: Counter[float]) -> Outcome | None:
+    """Class ids that a loss for numbers takes for numbers, of so many outputs for each."""
+    values, classes, total = sorted(counts), len(counts), sum(counts.values())
     if classes < 3 or values != [float(i) for i in range(classes)] or total < TARGETS:  # noqa: PLR2004
         return None
-    width = prediction.numel() // max(1, target.numel())
     if width == classes:
         return Outcome(
             Status.WARNING,
             "labels_as_numbers",
-            f"{call.name} compares each of {classes} outputs with the number of the class",
+            f"{name} compares each of {classes} outputs with the number of the class",
             "cross_entropy, or one-hot targets",
             {"classes": classes},
         )
@@ -281,14 +308,23 @@ def _ids(call: LossCall, counts: Counter[float]) -> Outcome | None:
     return Outcome(
         Status.ADVICE,
         "labels_as_numbers",
-        f"{call.name} takes integers from 0 to {classes - 1}, all about as frequent, for numbers: if they are names of "
+        f"{name} takes integers from 0 to {classes - 1}, all about as frequent, for numbers: if they are names of "
         "classes, their order means nothing",
         f"cross_entropy over {classes} outputs, unless they are grades or counts",
         {"classes": classes},
     )
 
 
-def _constant(value: float, looks: int) -> Outcome:
+def _constant(value: float, left_out: int, call: LossCall, looks: int) -> Outcome:
+    ignored = call.arguments.get("ignore_index", -100)
+    if left_out and ignored >= 0:
+        return Outcome(
+            Status.WARNING,
+            "ignore_index_is_a_class",
+            f"all targets that count are {value:g} at {looks} looks: ignore_index={ignored} leaves out the other class",
+            "take the ignore_index away",
+            {"value": value, "ignored": ignored, "looks": looks},
+        )
     return Outcome(
         Status.WARNING,
         "target_constant",

@@ -28,6 +28,8 @@ FEW = 20
 """Validation examples below which nobody is worried: a trial."""
 INFORMATION = 24
 """Bytes, compressed, from which on two examples are not equal by chance; 8 of them are zlib's own."""
+SHORT = 32
+"""Integers in an example up to which it may be a common phrase, which comes again in any text."""
 BY_CHANCE = 0.1
 """Of shorter ones: the share of validation found in training must be so many times that of repeats within training."""
 
@@ -111,6 +113,8 @@ def _tell(stored: _Stored, rows: list[bytes], repeats: float, share: float) -> b
     information = float(np.median([len(zlib.compress(content)) for content in rows]))
     values = [value for of_source in stored.values() for value in of_source.values()]
     arrays = [value for value in values if isinstance(value, np.ndarray)]
+    if arrays and all(array.dtype.kind in "iub" and np.prod(array.shape[1:]) <= SHORT for array in arrays):
+        return information >= INFORMATION and repeats <= BY_CHANCE * share
     if information >= INFORMATION:
         return any(map(_holds_numbers, arrays)) or any(b" " in content or b"/" in content for content in rows)
     several = any(array.dtype.kind == "f" and np.prod(array.shape[1:]) > 1 for array in arrays)

@@ -51,7 +51,7 @@ class DataProfile(Check):
 
     - identical inputs have different labels, from 1 % of the examples on, below it is `advice`;
     - more than 5 % of the examples are exact duplicates though each index is drawn once; `advice` if most examples come
-      more than once, as in a data set that says it is longer than it is;
+      more than once, as in a data set that says it is longer than it is, or only those of rare classes do;
     - examples come class by class, and no sampler put them together; `advice` if classes come again.
 
     `advice` if a class never occurs in a whole epoch, examples come in the same order in each epoch, features never

@@ -38,6 +38,7 @@ class InputIndependenceCheck(Check):
     - `failed` if nothing that enters has an effect at any look, neither on the loss, which answers to the target,
       nor, where the input is the target, on anything that a module puts out.
     - `advice` for one input of several without effect at any look.
+    - `advice` if what is made of the input depends on random numbers far more than on the input, at both looks.
     - `advice` for a column of a table that orders the examples exactly as their target does: it gives the target away.
 
     The evidence is by how much the loss rises when an input is interchanged between examples.
@@ -113,6 +114,9 @@ class InputIndependenceCheck(Check):
         ignored = verdict.of_all(now)
         if ignored is not None and verdict.of_all(before) is not None:
             yield self.found(ignored)
+            return
+        if len(self._trials) > 1 and (lost := verdict.drowned(before, now)) is not None:
+            yield self.found(lost)
             return
         earlier = dict(verdict.of_each(before, by_hand=by_hand))
         idle = [(path, outcome) for path, outcome in verdict.of_each(now, by_hand=by_hand) if path in earlier]

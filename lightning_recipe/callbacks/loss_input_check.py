@@ -175,6 +175,7 @@ def _of_graph(graph: list[Node], step: Step) -> Iterator[tuple[str, Outcome]]:
     found = [*_loss_scale.of_graph(graph), *_loss_shape.classes_of_graph(graph)]
     found += [*_loss_range.out_of_range(weights_of, graph), *_loss_targets.left_out(graph, step.batch_size)]
     found += [*_loss_targets.padding(weights_of, graph, step), *_loss_targets.weights_by_hand(weights_of, graph)]
+    found += _loss_targets.ids_by_hand(graph, step)
     yield from (_placed(node.where, outcome) for node, outcome in found)
     yield from (_placed(*verdict) for verdict in _loss_shape.pairs_by_hand(step, graph))
 

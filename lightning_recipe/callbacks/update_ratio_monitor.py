@@ -41,7 +41,8 @@ class UpdateRatioMonitor(Check):
     - `too_large`: the median update was above `largest` at three looks, and the loss is no lower than at first, rose
       and did not come down far, or the weights are not finite any more;
     - `too_small`: it is below `smallest`, and so small that all steps of the run together are less than a tenth of the
-      weights, while the loss stands still. A hundredth of that for weights that have learnt something before;
+      weights, while the loss stands still. A hundredth of that for weights that have learnt something before.
+      `advice` where it is only some layers, with a thousandth of the rate of others, that stay as they were drawn;
     - `weight_decay_outweighs`: decay is most of what moves the weights, which shrank, and what was learnt is lost;
     - `rounded_away`: 16-bit weights of which most elements have a gradient and stay as they are; `advice` where the
       loss falls nevertheless;
@@ -129,10 +130,13 @@ class UpdateRatioMonitor(Check):
         smallest = self.smallest
         if look.ratio < smallest and not self._as_drawn(run, look):
             smallest *= LEARNT
+        parameters = dict(run.module.named_parameters())
         decay = ratios.decay_outweighs(looks, course)
         for outcome in (
             decay or ratios.too_large(looks, course, self.largest),
-            ratios.rounded_away(looks, course) or ratios.too_small(looks, course, smallest, run.horizon),
+            ratios.rounded_away(looks, course)
+            or ratios.too_small(looks, course, smallest, run.horizon)
+            or ratios.group_too_small(looks, lambda name: is_as_drawn(parameters[name]), run.horizon),
             ratios.never_moves(looks),
         ):
             if outcome is not None:

@@ -72,7 +72,7 @@ class Node(NamedTuple):
     def dim(self) -> int | None:
         """The dimension that it worked along, from 0 on."""
         dim = self.saved("dim")
-        return dim % len(self.shape) if isinstance(dim, int) and dim < 2**63 and self.shape else _last(dim, self.shape)
+        return dim % len(self.shape) if isinstance(dim, int) and self.shape else None
 
     def saved(self, name: str) -> Any:
         """What it keeps for backward under a name; None for what it does not keep, or what has been overwritten."""
@@ -80,7 +80,9 @@ class Node(NamedTuple):
             value = getattr(self.raw, f"_saved_{name}", None)
         except RuntimeError:
             return None
-        return value.detach() if isinstance(value, Tensor) else value
+        if isinstance(value, tuple):
+            return tuple(map(_signed, value))
+        return value.detach() if isinstance(value, Tensor) else _signed(value)
 
     def source(self, argument: int = 0) -> Node | None:
         """What made its argument, past everything that hands values on as they are; None if it has no gradient."""
@@ -108,9 +110,9 @@ class Node(NamedTuple):
         return ""
 
 
-def _last(dim: Any, shape: tuple[int, ...]) -> int | None:
+def _signed(value: Any) -> Any:
     """Autograd keeps negative dimensions as huge ones."""
-    return (dim - 2**64) % len(shape) if isinstance(dim, int) and shape else None
+    return value - 2**64 if isinstance(value, int) and value >= 2**63 else value
 
 
 def nodes(loss: Tensor) -> Iterator[Node]:

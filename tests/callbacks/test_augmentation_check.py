@@ -63,6 +63,7 @@ LEGITIMATE = {
     "the image itself, in few values": lambda i, _: {"target": (IMAGES[i].mean(0) * 30).round()},
     "a grid": lambda *_: {"grid": torch.arange(144).view(12, 12) % 7},
     "an empty mask": lambda *_: {"mask": torch.zeros(12, 12)},
+    "masks that are symmetric": lambda i, _: {"mask": torch.full((12, 12), int(i))},
     "no target": lambda *_: {},
     "text": lambda i, _: {"text": f"image {i}"},
 }
@@ -244,6 +245,7 @@ def test_workers_read_copies(fit):
 LEFT_BEHIND = {
     "mask": lambda i, _: {"mask": MASKS[i]},
     "mask with a channel": lambda i, _: {"mask": (MASKS[i] > 0).float()[None]},
+    "masks, most of them empty": lambda i, _: {"mask": MASKS[i] * (i < 16)},
     "boxes": lambda i, _: {"target": {"boxes": BOXES[i], "labels": CLASSES[:5]}},
     "points": lambda i, _: {"keypoints": POINTS[i]},
 }

@@ -204,7 +204,14 @@ class OfAColumn(Program):
         return F.cross_entropy(self(rows[:-1].T).transpose(0, 1).flatten(0, 1), rows[1:].flatten())
 
 
-PROGRAMS = [Program, ModulesInTheStep, Labelled, Padded, Compiled, TransposedLogits, OfAColumn]
+class AsManySequencesAsPositions(Program):
+    def train_dataloader(self):
+        return DataLoader(self.data(64, 1), self.positions - 1)
+
+
+PROGRAMS = [
+    *(Program, ModulesInTheStep, Labelled, Padded, Compiled, TransposedLogits, OfAColumn, AsManySequencesAsPositions)
+]
 
 
 # -- false alarms first

@@ -162,6 +162,23 @@ def test_a_longer_length_than_there_are_data_is_advice():
     assert outcome.status is Status.ADVICE
 
 
+class YesOrNo(Healthy):
+    """A binary cross entropy with labels as floating-point numbers."""
+
+    def loss(self, logits, y):
+        return F.binary_cross_entropy_with_logits(logits[:, 0], y)
+
+
+def test_copies_of_the_rarer_class_are_advice(fit):
+    x, y = DATA.tensors
+    rare = x[y == 3].repeat(2, 1)
+    both = torch.cat([x, rare]), torch.cat([(y == 3).float(), torch.ones(len(rare))])
+    codes = found(fit, DataLoader(TensorDataset(*both), 32, shuffle=True), YesOrNo())
+    assert codes["duplicates"].status is Status.ADVICE
+    both = torch.cat([x, x[y != 3][:128]]), torch.cat([(y == 3).float(), torch.zeros(128)])
+    assert alarms(found(fit, DataLoader(TensorDataset(*both), 32, shuffle=True), YesOrNo())) == {"duplicates"}
+
+
 def test_reading_changes_nothing():
     x = torch.rand(8, 3, 4, 4, requires_grad=True)
     before, state = x.detach().clone(), torch.get_rng_state()
@@ -245,6 +262,12 @@ def test_sorted_objects_with_a_loss_by_hand(fit):
 
 def test_sorted_by_label_is_told_before_a_long_epoch_is_over(fit):
     assert alarms(found(fit, DataLoader(by_label(2048), 16), max_steps=70, max_epochs=1)) == {"sorted"}
+
+
+def test_sorted_answers_of_yes_or_no(fit):
+    x, y = DATA.tensors
+    order = (y > 1).long().argsort()
+    assert alarms(found(fit, DataLoader(TensorDataset(x[order], (y[order] > 1).float()), 16), YesOrNo())) == {"sorted"}
 
 
 def test_half_of_the_labels_are_those_of_others(fit):

@@ -124,6 +124,21 @@ class Variational(Autoencoder):
         return F.mse_loss(self.decoder(code), batch[0]) + kl
 
 
+class Collapsed(Variational):
+    """The weight of the second term is far too large."""
+
+    data = (X.repeat(25, 1),)
+
+    def training_step(self, batch, batch_idx):
+        mean, log_var = self.encoder(batch[0]).chunk(2, 1)
+        code = mean + (0.5 * log_var).exp() * torch.randn_like(mean)
+        kl = 0.5 * (mean.square() + log_var.exp() - 1 - log_var).sum(1).mean()
+        return F.mse_loss(self.decoder(code), batch[0]) + 500 * kl
+
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters(), lr=0.02)
+
+
 class Contrastive(Program):
     """Two views of each example: to interchange both changes nothing."""
 
@@ -326,6 +341,13 @@ def test_rounding_in_16_bits_is_no_evidence(fit):
 
 
 # -- mistakes
+
+
+def test_codes_that_hold_nothing_of_the_input(fit):
+    check = InputIndependenceCheck()
+    fit(Collapsed(), [check], logger=False, max_epochs=2)
+    assert [(f.status, f.code) for f in check.findings] == [(Status.ADVICE, "InputIndependenceCheck/input_ignored")]
+    assert check.findings[0].evidence["share"] < 0.05
 
 
 def test_what_an_input_is_worth(fit):

@@ -151,6 +151,11 @@ def crps(out, batch):
     return (out - batch["time"][:, None]).abs().mean() - apart / 2
 
 
+def confident(out, batch):
+    uniform = torch.full_like(out, 1 / CLASSES).log()
+    return F.cross_entropy(out, batch["y"]) + F.kl_div(uniform, out.softmax(1), reduction="batchmean")
+
+
 def policy(out, batch):
     chosen = torch.distributions.Categorical(logits=out).log_prob(batch["y"])
     return -((chosen - chosen.detach()).exp() * (batch["time"] - batch["time"].mean())).mean()
@@ -166,7 +171,20 @@ def unnormalised_mixture(out, batch):
     return -torch.logsumexp(weights - (batch["time"][:, None] - out) ** 2, 1).mean()
 
 
+def several_instances(out, batch):
+    """A bag of four is what its likeliest member is."""
+    bags = out.softmax(1).view(-1, 4, CLASSES).logsumexp(1)
+    return F.cross_entropy(30 * bags, batch["y"][::4])
+
+
+def chosen_experts(out, batch):
+    weights = out.softmax(1).topk(2).values
+    return (weights.softmax(1)[:, 0] - batch["time"]).square().mean()
+
+
 LEGITIMATE = {
+    "several instances": (mlp(), several_instances),
+    "chosen experts": (mlp(), chosen_experts),
     "logits": (mlp(), lambda out, b: F.cross_entropy(out, b["y"])),
     "log-softmax into cross entropy": (mlp(CLASSES, nn.LogSoftmax(1)), lambda out, b: F.cross_entropy(out, b["y"])),
     "log-softmax and nll": (mlp(CLASSES, nn.LogSoftmax(1)), lambda out, b: F.nll_loss(out, b["y"])),
@@ -191,6 +209,8 @@ LEGITIMATE = {
     "kernel": (mlp(), kernel),
     "crps": (mlp(), crps),
     "policy": (mlp(), policy),
+    "not too sure": (mlp(), confident),
+    "grades by hand": (mlp(1), lambda out, b: (out[:, 0] - b["count"]).square().mean()),
     "likelihood": (mlp(2), gaussian),
     "mixture": (mlp(), unnormalised_mixture),
     "residual": (mlp(), lambda out, b: (b["x"][:, 0] + out[:, 0] - b["time"]).square().mean()),
@@ -302,6 +322,11 @@ def test_rows_of_one_length_and_values_that_are_everywhere(found):
 def test_labels_that_stay_what_they_became(found):
     data = tokens(y=ids(LENGTH, classes=2).cumsum(1).clamp(max=3))
     assert found(Sequence(4), lambda out, b: F.cross_entropy(out.transpose(1, 2), b["y"]), data) == {}
+
+
+def test_pixels_without_a_label_are_ignored(found):
+    data = images(y=ids(6, 7, classes=3)[: 2 * ROWS])
+    assert found(conv(3), lambda out, b: F.cross_entropy(out, b["y"], ignore_index=0), data, steps=8) == {}
 
 
 def test_words_that_were_not_asked_for(found):
@@ -608,3 +633,20 @@ def test_a_constant_target(found):
     data = {"x": torch.randn(8 * ROWS, WIDTH, generator=drawn()), "y": torch.ones(8 * ROWS)}
     loss = lambda out, b: F.mse_loss(out[:, 0], b["y"])  # noqa: E731
     assert list(found(mlp(1), loss, data, steps=8)) == ["target_constant"]
+
+
+def test_one_of_two_classes_of_pixels_is_ignored(found):
+    data = images(y=ids(6, 7, classes=2)[: 2 * ROWS])
+    told = found(conv(2), lambda out, b: F.cross_entropy(out, b["y"], ignore_index=0), data, steps=8)
+    assert list(told) == ["ignore_index_is_a_class"]
+    assert told["ignore_index_is_a_class"].evidence["value"] == 1
+
+
+@pytest.mark.parametrize("error", [lambda e: e.pow(2), lambda e: e.abs(), lambda e: e * e])
+@pytest.mark.parametrize("difference", [lambda a, b: a - b, lambda a, b: b - a])
+def test_classes_that_are_taken_for_numbers_by_hand(fit, error, difference):
+    loss, check = lambda out, b: error(difference(out[:, 0], b["y"])).mean(), LossInputCheck()
+    examples = [{"x": x, "y": i % 7} for i, x in enumerate(torch.randn(256, WIDTH, generator=drawn()))]
+    fit(Program(mlp(1), loss), [check], train=DataLoader(examples, 128), logger=False, max_steps=1, limit_val_batches=0)
+    told = [(finding.code, finding.status) for finding in check.findings]
+    assert told == [("LossInputCheck/labels_as_numbers", Status.ADVICE)]

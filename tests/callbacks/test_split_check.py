@@ -148,6 +148,19 @@ def test_legitimate(fit, name):
         assert statuses(findings) == {Status.PASSED}, findings
 
 
+def phrases(n, seed):
+    """Rows of ten tokens, of which the most frequent make up much of any text."""
+    known = torch.randint(500, (200, 10), generator=torch.Generator().manual_seed(0))
+    return TensorDataset(known[(torch.rand(n, generator=torch.Generator().manual_seed(seed)).pow(3) * 200).long()])
+
+
+def test_phrases_that_come_again_in_any_text_are_no_overlap():
+    assert overlap([Part(phrases(256, 1), range(256))], [Part(phrases(64, 2), range(64))]) is None
+    rows = TensorDataset(torch.randint(500, (256, 10), generator=torch.Generator().manual_seed(0)))
+    found = overlap([Part(rows, range(256))], [Part(TensorDataset(rows.tensors[0][:64].clone()), range(64))])
+    assert found.common == 64
+
+
 def test_a_trial_is_not_judged(fit):
     findings = found(fit, DataLoader(DATA, 32), DataLoader(Subset(DATA, range(64)), 32), overfit_batches=2)
     assert statuses(findings) == {Status.SKIPPED}

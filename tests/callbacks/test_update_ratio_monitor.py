@@ -131,6 +131,24 @@ def test_fine_tuning_moves_little_and_needs_to(fit):
     assert only_passed(judged(fit, Lit(net, lambda p: AdamW(p, 1e-6))))
 
 
+def in_groups(rate):
+    def optimizer(parameters):
+        return AdamW([{"params": parameters[:-2], "lr": rate}, {"params": parameters[-2:]}], 3e-3)
+
+    return optimizer
+
+
+def test_layers_that_learnt_before_may_move_a_thousandth_of_a_new_head(fit):
+    net = mlp(depth=3)
+    fit(Lit(net, lambda p: Adam(p, 0.01)), train=healthy_data(), logger=False, max_epochs=40)
+    nn.init.normal_(net[-1].weight, std=0.1)
+    assert only_passed(judged(fit, Lit(net, in_groups(1e-7))))
+
+
+def test_rates_that_differ_by_a_hundred_pass(fit):
+    assert only_passed(judged(fit, Lit(mlp(), in_groups(3e-5))))
+
+
 def test_a_rate_of_zero_freezes_on_purpose(fit):
     def frozen(parameters):
         first, *rest = parameters
@@ -238,6 +256,13 @@ def test_weights_that_decay_faster_than_they_learn(fit, net, optimizer):
     finding = found(judged(fit, Lit(net(), optimizer)), "weight_decay_outweighs")
     assert finding.evidence["share"] > 0.6
     assert finding.evidence["norm"] < 0.3 * finding.evidence["norm_first"]
+
+
+@pytest.mark.parametrize("net", [mlp, Recurrent])
+def test_a_group_that_stays_as_it_was_drawn(fit, net):
+    (finding,) = judged(fit, Lit(net(), in_groups(1e-8)))
+    assert (finding.status, finding.code) == (Status.ADVICE, "UpdateRatioMonitor/too_small")
+    assert finding.evidence["rate"] == 1e-8
 
 
 def test_updates_too_small_for_16_bits(fit):
