@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 LOSSES = {"MseLoss": 2.0, "SmoothL1Loss": 2.0, "HuberLoss": 2.0}
 RANGES = {
     "Sigmoid": (0.0, 1.0),
+    "Hardsigmoid": (0.0, 1.0),
     "Softmax": (0.0, 1.0),
     "Tanh": (-1.0, 1.0),
     "Relu": (0.0, math.inf),

@@ -15,12 +15,12 @@ from lightning_recipe.record.loss_graph import CLAMPS
 from lightning_recipe.record.tensors import tensors
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
     from lightning_recipe.record.loss_graph import Node
     from lightning_recipe.record.step import LossCall
 
-PROBABILITIES = {"Softmax": "softmax", "Sigmoid": "sigmoid"}
+PROBABILITIES = {"Softmax": "softmax", "Sigmoid": "sigmoid", "Hardsigmoid": "hardsigmoid"}
 WANT_LOGITS = {
     "LogSoftmax": "a softmax",
     "BinaryCrossEntropyWithLogits": "a sigmoid",
@@ -28,6 +28,10 @@ WANT_LOGITS = {
     "SoftMarginLoss": "a sigmoid",
 }
 """The nodes of losses that take logits, and what they apply to them."""
+POOLS = {"Mean", "Max", "Amax", "Min", "Amin", "AvgPool2D", "AdaptiveAvgPool2D", "MaxPool2DWithIndices"}
+"""What leaves probabilities between 0 and 1."""
+SHIFTS = {"Add", "Sub", "Rsub", "Clamp", "ClampMin", "ClampMax"}
+"""What may stand between a probability, or its complement, and the logarithm."""
 WANT_LOGARITHMS = {"NllLoss": "self", "NllLoss2D": "self", "NllLossNd": "self", "CtcLoss": "log_probs"}
 """Those that take log-probabilities, and the name under which these are kept."""
 COMPARED = {"BinaryCrossEntropy", "BinaryCrossEntropyWithLogits", "MseLoss", "SmoothL1Loss", "HuberLoss", "Sub", "Log"}
@@ -53,24 +57,38 @@ def of_graph(graph: list[Node]) -> Iterator[tuple[Node, Outcome]]:
 
     """
     for node in graph:
-        made_by = node.source()
-        kind = made_by.kind if made_by is not None else ""
-        if node.kind in COMPARED and _is_one(made_by):
-            yield node, _of_one()
-        elif node.kind in WANT_LOGITS and kind in PROBABILITIES:
-            yield node, _twice(node, PROBABILITIES[kind])
-        elif node.kind in WANT_LOGARITHMS and kind in PROBABILITIES:
-            yield node, _no_logarithm(PROBABILITIES[kind])
-        elif node.kind in WANT_LOGARITHMS and made_by is not None and made_by.is_raw:
-            values = node.saved(WANT_LOGARITHMS[node.kind])
-            if isinstance(values, Tensor) and values.numel() and float(values.max()) > ALONE:
-                yield node, _logits(float(values.max()), "log-probabilities, which are never above 0", "log_softmax")
-        elif node.kind in {"BinaryCrossEntropy", "Log"} and kind in CLAMPS and made_by is not None:
-            low, high = (made_by.saved(name) for name in CLAMPS[kind])
-            behind, values = made_by.source(), made_by.saved("self")
-            of_probabilities = low is not None and high is not None and float(low) >= 0 and 1 / 2 < float(high) <= 1
-            if of_probabilities and behind is not None and behind.is_raw and isinstance(values, Tensor):
-                yield node, _clamped(float(((values < 0) | (values > 1)).float().mean()))
+        if (outcome := _of_squashes(node) or _of_node(node)) is not None:
+            yield node, outcome
+
+
+def _of_squashes(node: Node) -> Outcome | None:
+    """Whether a softmax or a sigmoid was applied to what came out of another one, by the loss or before it."""
+    if node.kind in WANT_LOGITS and (function := _squash(_behind(node, POOLS))):
+        return _twice(node, WANT_LOGITS[node.kind], function)
+    again = _behind(node, SHIFTS if node.kind == "Log" else ()) if node.kind in COMPARED else None
+    if again is not None and _squash(again) and (function := _squash(again.source())):
+        return _twice(again, f"a {_squash(again)}", function)
+    return None
+
+
+def _of_node(node: Node) -> Outcome | None:
+    made_by = _behind(node)
+    kind = made_by.kind if made_by is not None else ""
+    if node.kind in COMPARED and _is_one(made_by):
+        return _of_one()
+    if node.kind in WANT_LOGARITHMS and kind in PROBABILITIES:
+        return _no_logarithm(PROBABILITIES[kind])
+    if node.kind in WANT_LOGARITHMS and made_by is not None and made_by.is_raw:
+        values = node.saved(WANT_LOGARITHMS[node.kind])
+        if isinstance(values, Tensor) and values.numel() and float(values.max()) > ALONE:
+            return _logits(float(values.max()), "log-probabilities, which are never above 0", "log_softmax")
+    elif node.kind in {"BinaryCrossEntropy", "Log"} and kind in CLAMPS and made_by is not None:
+        low, high = (made_by.saved(name) for name in CLAMPS[kind])
+        behind, values = made_by.source(), made_by.saved("self")
+        of_probabilities = low is not None and high is not None and float(low) >= 0 and 1 / 2 < float(high) <= 1
+        if of_probabilities and behind is not None and behind.is_raw and isinstance(values, Tensor):
+            return _clamped(float(((values < 0) | (values > 1)).float().mean()))
+    return None
 
 
 def of_call(call: LossCall, batch: Any = None) -> Outcome | None:
@@ -101,6 +119,19 @@ def of_call(call: LossCall, batch: Any = None) -> Outcome | None:
             return replace(_interchanged(what), status=Status.WARNING)  # the reverse divergence, if it is meant
         return _divergence(call, prediction, target)
     return None
+
+
+def _behind(node: Node, kinds: Collection[str] = ()) -> Node | None:
+    """What made what a node was applied to, past operations of some kinds that were applied to nothing else."""
+    given = [i for i, parent in enumerate(node.parents) if parent is not None]
+    made_by = node.source(given[0]) if given else None
+    past = made_by is not None and made_by.kind in kinds and made_by.parents.count(None) == len(made_by.parents) - 1
+    return _behind(made_by, kinds) if made_by is not None and past else made_by
+
+
+def _squash(node: Node | None) -> str:
+    """The name of what gives probabilities, or nothing."""
+    return PROBABILITIES.get(node.kind, "") if node is not None else ""
 
 
 def _is_one(node: Node | None) -> bool:
@@ -154,16 +185,15 @@ def _divergence(call: LossCall, prediction: Tensor, target: Tensor) -> Outcome |
     return None
 
 
-def _twice(node: Node, function: str) -> Outcome:
-    again = WANT_LOGITS[node.kind]
-    classes = node.shape[node.dim] if node.kind == "LogSoftmax" and node.dim is not None else 0
+def _twice(node: Node, again: str, function: str) -> Outcome:
+    classes = node.shape[node.dim] if again == "a softmax" and node.dim is not None else 0
     lowest = math.log(1 + (classes - 1) / math.e) if classes else math.log(1 + 1 / math.e)
-    least = f"over {classes} classes its loss can't fall below" if classes else "the loss of a positive stays above"
+    over = f"over {classes} classes " if classes else ""
     return Outcome(
         Status.FAILED,
         "probabilities",
-        f"probabilities enter a loss that wants logits: it applies {again} to what comes out of {function}, so that "
-        f"{least} {lowest:.3g}",
+        f"probabilities stand where logits belong: {again} is applied to what comes out of {function}, so that {over}"
+        f"no probability gets above {math.exp(-lowest):.3g}, and the loss of a right answer stays above {lowest:.3g}",
         RAW.format("it", function),
         {"lowest": lowest, "classes": classes},
     )

@@ -39,9 +39,10 @@ class LossInputCheck(Check):
     The first step is run again on a copy, and the graph of its loss is read from the end up to the last layers, so that
     it makes no difference whether a function of torch or a line of the module's own computes the loss. `failed`:
 
-    - probabilities enter a loss that applies a softmax or a sigmoid itself, or that wants their logarithms; what a
-      layer puts out enters a loss that wants log-probabilities, or is clamped to be taken for probabilities; the
-      arguments of ``kl_div`` stand in each other's place;
+    - probabilities, or their mean or maximum, enter a loss that applies a softmax or a sigmoid itself, or wants their
+      logarithms; a softmax or sigmoid is applied to them once more before they are compared; what a layer puts out
+      enters a loss that wants log-probabilities, or is clamped to be taken for probabilities; the arguments of
+      ``kl_div`` stand in each other's place;
     - predictions of shape (N, 1) are compared with targets of shape (N,), or the other way round, so that each of them
       meets all targets;
     - the loss is the same whatever the network puts out: a softmax over one output, labels of 0 where signs are wanted,

@@ -247,6 +247,15 @@ LEGITIMATE |= {
         mlp(1),
         lambda out, b: F.binary_cross_entropy_with_logits(out[b["some"] >= 0, 0], b["some"][b["some"] >= 0]),
     ),
+    "attention over gates": (
+        mlp(),
+        lambda out, b: ((out.sigmoid().softmax(1) * b["x"][:, :CLASSES]).sum(1) - b["time"]).square().mean(),
+    ),
+    "gated logits": (
+        mlp(),
+        lambda out, b: F.binary_cross_entropy_with_logits((out.sigmoid() * out).mean(1), b["yes"]),
+    ),
+    "mean of probabilities": (mlp(CLASSES, nn.Sigmoid()), lambda out, b: F.binary_cross_entropy(out.mean(1), b["yes"])),
     "examples without a label, masked": (
         mlp(CLASSES, nn.Softmax(1)),
         lambda out, b: (
@@ -389,6 +398,33 @@ DISEASES = {
             conv(1, nn.Sigmoid()),
             lambda out, b: F.binary_cross_entropy_with_logits(out[:, 0], b["y"]),
             images(y=ids(6, 7, classes=2).float()),
+        ),
+        "pooled": (
+            conv(1, nn.Hardsigmoid()),
+            lambda out, b: F.binary_cross_entropy_with_logits(out.amax((1, 2, 3)), b["y"]),
+            images(y=ids(classes=2)[: 2 * ROWS].float()),
+        ),
+        "sigmoid twice": (
+            mlp(1, nn.Sigmoid()),
+            lambda out, b: F.binary_cross_entropy(out[:, 0].sigmoid(), b["y"]),
+            rows(y=ids(classes=2).float()),
+        ),
+        "sigmoid twice, by hand": (
+            mlp(1, nn.Sigmoid()),
+            lambda out, b: (
+                -(b["y"] * (out.sigmoid() + 1e-7).log() + (1 - b["y"]) * (1 - out.sigmoid() + 1e-7).log()).mean()
+            ),
+            rows(y=ids(1, classes=2).float()),
+        ),
+        "sigmoid twice, squared": (
+            mlp(1, nn.Sigmoid()),
+            lambda out, b: (b["y"] - out.sigmoid()).square().mean(),
+            rows(y=ids(1, classes=2).float()),
+        ),
+        "softmax twice": (
+            Sequence(WORDS, nn.Softmax(-1)),
+            lambda out, b: F.nll_loss(out.softmax(-1).clamp(1e-8).log().flatten(0, 1), b["x"].flatten()),
+            tokens(),
         ),
         "nll": (mlp(CLASSES, nn.Softmax(1)), lambda out, b: F.nll_loss(out, b["y"]), rows(y=ids())),
         "kl": (
