@@ -117,7 +117,7 @@ def _constant_at(at_ends: Tensor, entered: Tensor) -> bool:
 def weights_by_hand(weights_of: WeightsOf, graph: list[Node]) -> Iterator[tuple[Node, Outcome]]:
     """Weights that losses of examples are multiplied with, one for each class."""
     for node in graph:
-        target, weight = node.saved("target"), None
+        target, weight = node.saved("index" if node.kind == "Gather" else "target"), None
         if isinstance(target, Tensor) and target.ndim and node.shape == tuple(target.shape):
             weight = weights_of(node)
         if not isinstance(target, Tensor) or weight is None:

@@ -179,7 +179,7 @@ def group_too_small(looks: Sequence[Look], is_as_drawn: Callable[[str], bool], h
         and 0 < layers[name].rate < SEVERAL_ORDERS * highest
         and all(look.layers[name].ratio * max(horizon, last.step) < NOTHING for look in looks[-OFTEN:])
     ]
-    if last.step < AT_LEAST or len(looks) <= OFTEN or not hardly or not all(map(is_as_drawn, hardly)):
+    if len(looks) <= OFTEN or not hardly or not all(map(is_as_drawn, hardly)):
         return None
     way = max(layers[name].ratio for name in hardly) * max(horizon, last.step)
     rate = max(layers[name].rate for name in hardly)

@@ -640,13 +640,17 @@ def test_weights_that_grow_with_the_frequency(found, net):
     assert found(net, lambda out, b: F.cross_entropy(out, b["y"], weight=1 / weight), data, steps=8) == {}
 
 
-def test_weights_by_hand_that_grow_with_the_frequency(found):
+@pytest.mark.parametrize("by_function", [True, False])
+def test_weights_by_hand_that_grow_with_the_frequency(found, by_function):
     y = torch.tensor([0, 0, 0, 0, 0, 0, 0, 1] * 2 * ROWS)
     data = {"x": torch.randn(len(y), WIDTH, generator=drawn()), "y": y}
     weight = torch.tensor([7.0, 1.0])
 
     def loss(out, b):
-        return (F.cross_entropy(out, b["y"], reduction="none") * weight[b["y"]]).mean()
+        if by_function:
+            return (F.cross_entropy(out, b["y"], reduction="none") * weight[b["y"]]).mean()
+        own = weight[b["y"]]
+        return -(own * out.log_softmax(1).gather(1, b["y"][:, None])[:, 0]).sum() / own.sum()
 
     class Whole(Program):
         def training_step(self, batch, batch_idx):
