@@ -26,8 +26,11 @@ WANT_LOGITS = {
     "BinaryCrossEntropyWithLogits": "a sigmoid",
     "LogSigmoid": "a sigmoid",
     "SoftMarginLoss": "a sigmoid",
+    "Softplus": "a sigmoid",
 }
-"""The nodes of losses that take logits, and what they apply to them."""
+"""The nodes of losses that take logits, and what they apply to them. By hand, -log(sigmoid(x)) is softplus(-x)."""
+OF_BOTH_SIGNS = {"Softplus", "LogSigmoid"}
+"""Those that are applied to logits and to negative ones."""
 POOLS = {"Mean", "Max", "Amax", "Min", "Amin", "AvgPool2D", "AdaptiveAvgPool2D", "MaxPool2DWithIndices"}
 """What leaves probabilities between 0 and 1."""
 SHIFTS = {"Add", "Sub", "Rsub", "Clamp", "ClampMin", "ClampMax"}
@@ -63,8 +66,11 @@ def of_graph(graph: list[Node]) -> Iterator[tuple[Node, Outcome]]:
 
 def _of_squashes(node: Node) -> Outcome | None:
     """Whether a softmax or a sigmoid was applied to what came out of another one, by the loss or before it."""
-    if node.kind in WANT_LOGITS and (function := _squash(_behind(node, POOLS))):
+    past = POOLS | {"Neg"} if node.kind in OF_BOTH_SIGNS else POOLS
+    if node.kind in WANT_LOGITS and (function := _squash(_behind(node, past))):
         return _twice(node, WANT_LOGITS[node.kind], function)
+    if node.kind == "Logsumexp" and (made_by := node.source()) is not None and _is_normaliser(node, made_by):
+        return _twice(made_by, "a softmax", "softmax")
     again = _behind(node, SHIFTS if node.kind == "Log" else ()) if node.kind in COMPARED else None
     if again is not None and _squash(again) and (function := _squash(again.source())):
         return _twice(again, f"a {_squash(again)}", function)
@@ -82,6 +88,9 @@ def _of_node(node: Node) -> Outcome | None:
         values = node.saved(WANT_LOGARITHMS[node.kind])
         if isinstance(values, Tensor) and values.numel() and float(values.max()) > ALONE:
             return _logits(float(values.max()), "log-probabilities, which are never above 0", "log_softmax")
+    elif node.kind == "Sub" and kind == "Xlogy" and _is_reversed(node):
+        what = "the logarithm of fixed probabilities, its target what the network puts out"
+        return replace(_interchanged(what), status=Status.ADVICE)  # the reverse divergence may be meant
     elif node.kind in {"BinaryCrossEntropy", "Log"} and kind in CLAMPS and made_by is not None:
         low, high = (made_by.saved(name) for name in CLAMPS[kind])
         behind, values = made_by.source(), made_by.saved("self")
@@ -132,6 +141,25 @@ def _behind(node: Node, kinds: Collection[str] = ()) -> Node | None:
 def _squash(node: Node | None) -> str:
     """The name of what gives probabilities, or nothing."""
     return PROBABILITIES.get(node.kind, "") if node is not None else ""
+
+
+def _is_normaliser(node: Node, made_by: Node) -> bool:
+    """Whether a logsumexp goes over the classes of a softmax, as in a log_softmax by hand: x - logsumexp(x)."""
+    values, dims = node.saved("self"), node.saved("dim")
+    over_one = isinstance(values, Tensor) and len(dims) == 1
+    return over_one and made_by.kind == "Softmax" and are_probabilities(values, dims[0])
+
+
+def _is_reversed(node: Node) -> bool:
+    """Whether target * (log target - input), as kl_div computes it, has the network's as target, and a teacher's input.
+
+    A prior, which is the same for all examples, is none.
+    """
+    product = node.parents[1]
+    if product is None or product.kind != "Mul" or product.parents[1] is not None:
+        return False
+    fixed = product.saved("other")
+    return isinstance(fixed, Tensor) and fixed.ndim > 1 and _are_logarithms(fixed) and bool((fixed != fixed[:1]).any())
 
 
 def _is_one(node: Node | None) -> bool:

@@ -389,6 +389,16 @@ DISEASES = {
         "sigmoid": (mlp(), lambda out, b: F.cross_entropy(out.sigmoid(), b["y"]), rows(y=ids())),
         "by hand": (mlp(CLASSES, nn.Softmax(-1)), by_hand, rows(y=ids())),
         "pixels": (conv(CLASSES, nn.Softmax(1)), lambda out, b: F.cross_entropy(out, b["y"]), images(y=ids(6, 7))),
+        "logsumexp by hand": (
+            Sequence(WORDS, nn.Softmax(-1)),
+            lambda out, b: -(out - out.logsumexp(-1, keepdim=True)).gather(2, b["x"][..., None]).mean(),
+            tokens(),
+        ),
+        "softplus by hand": (
+            mlp(1, nn.Sigmoid()),
+            lambda out, b: (b["y"] * F.softplus(-out) + (1 - b["y"]) * F.softplus(out)).mean(),
+            rows(y=ids(1, classes=2).float()),
+        ),
         "words": (
             Sequence(WORDS, nn.Softmax(-1)),
             lambda out, b: F.cross_entropy(out.flatten(0, 1), b["x"].flatten()),
@@ -690,3 +700,13 @@ def test_classes_that_are_taken_for_numbers_by_hand(fit, error, difference):
     fit(Program(mlp(1), loss), [check], train=DataLoader(examples, 128), logger=False, max_steps=1, limit_val_batches=0)
     told = [(finding.code, finding.status) for finding in check.findings]
     assert told == [("LossInputCheck/labels_as_numbers", Status.ADVICE)]
+
+
+def test_the_probabilities_of_a_teacher_in_the_place_of_the_input(found):
+    def loss(out, batch):
+        with torch.no_grad():
+            teacher = (batch["x"] @ torch.ones(WIDTH, CLASSES)).mul(torch.arange(CLASSES)).log_softmax(1)
+        return F.kl_div(teacher, out.softmax(1), reduction="batchmean")
+
+    told = found(mlp(), loss, rows())
+    assert [(code, finding.status) for code, finding in told.items()] == [("kl_arguments_interchanged", Status.ADVICE)]
