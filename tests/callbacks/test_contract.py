@@ -326,10 +326,10 @@ def test_any_logger(fit, tmp_path, which, capsys):
 
 def test_what_is_well_takes_one_line_at_the_end(fit, capsys):
     fit(Healthy(), lightning_recipe.recipe())
-    printed = capsys.readouterr().out
+    before, _, table = capsys.readouterr().out.partition("lightning_recipe: ")
     for callback in CALLBACKS:
-        assert printed.count(callback.__name__) == 1
-    assert "passed   " not in printed.partition("lightning_recipe: ")[0]
+        assert table.count(callback.__name__) == 1
+    assert "passed   " not in before  # what takes long on a busy machine says so there
 
 
 class BlocksTheReport(L.Callback):
