@@ -7,6 +7,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from lightning_recipe.finding import in_short
 from lightning_recipe.losses.reading import Reading, reading, unread
 from lightning_recipe.losses.targets import pairs_by_hand
@@ -275,7 +277,8 @@ def _generated(step: Step, examples: int) -> Iterator[tuple[Reading, NetCall]]:
     batch = [tensor for _, tensor in tensors(step.batch)]
     for call in step.net_calls:
         drawn = [tensor for tensor in call.inputs.values() if not any(same(tensor, other) for other in batch)]
-        if len(drawn) == 1 and drawn[0].is_floating_point() and drawn[0].squeeze().ndim == 2:  # noqa: PLR2004
+        dense = len(drawn) == 1 and drawn[0].layout is torch.strided
+        if dense and drawn[0].is_floating_point() and drawn[0].squeeze().ndim == 2:  # noqa: PLR2004
             how = unread(call.output, len(drawn[0]), examples)
             if how is not None and how.of_maps:
                 yield how, call

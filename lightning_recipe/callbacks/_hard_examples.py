@@ -180,6 +180,7 @@ def stacked(examples: Sequence[Example]) -> tuple[Tensor | None, Answers]:
 
     Example:
         >>> one = Example(2.5, 2.5, 0, 3, 17, torch.tensor(5), torch.tensor(8), torch.ones(2))
+        >>> from dataclasses import replace
         >>> stacked([one, replace(one, entered=torch.ones(3))])
         (tensor([[1., 1., 0.],
                 [1., 1., 1.]]), Answers(target=tensor([5, 5]), ..., notes=('#17: 2.5', '#17: 2.5')))

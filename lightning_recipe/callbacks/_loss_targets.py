@@ -49,7 +49,8 @@ def padding(weights_of: WeightsOf, graph: list[Node], step: Step) -> Iterator[tu
 
     """
     rows = step.batch_size or 0
-    entered = [tensor for name, tensor in step.inputs.items() if not NAMES.search(name)]  # a forward may be given all
+    dense = {name: tensor for name, tensor in step.inputs.items() if tensor.layout is torch.strided}
+    entered = [tensor for name, tensor in dense.items() if not NAMES.search(name)]  # a forward may be given all
     for node in graph:
         target = node.saved("index") if node.kind == "Gather" else node.saved("target")
         if not isinstance(target, Tensor) or rows < ROWS or not target.numel() or target.numel() % rows:

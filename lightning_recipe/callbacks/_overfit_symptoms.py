@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from lightning_recipe.callbacks._overfit_progress import FEW_STEPS
@@ -86,8 +87,8 @@ def cause(fit: Fit, pl_module: nn.Module) -> str:
     numbers = [call for call in calls if TABLE[call.name].family is Family.NUMBERS]
     compared = {f"the target of {call.name}": call.arguments["target"] for call in numbers}
     for name, tensor in (entered | compared).items():
-        values = tensor.double() if tensor.is_floating_point() and tensor.numel() > 1 else tensor.new_zeros(0)
-        size = float(values.square().mean().sqrt()) if values.numel() else 1.0
+        told = tensor.layout is torch.strided and tensor.is_floating_point() and tensor.numel() > 1
+        size = float(tensor.double().square().mean().sqrt()) if told else 1.0
         if not 1 / WILD < size < WILD and size > 0:
             return f"scale {name} to a standard deviation of 1: it is of the size of {size:.3g}"
     targets = sum(call.arguments["target"].numel() for call in calls)

@@ -92,6 +92,9 @@ class SplitCheck(Check):
     def before_training(self, run: Run) -> Iterator[Finding]:
         """Compare the loaders, if validation has one by now: after the sanity check."""
         yield from self._judge(run)
+        if not run.trainer.enable_validation:
+            self.done = True
+            yield self.skipped("there is no validation")
 
     def every_batch(self, run: Run, stage: str, batch: Any) -> None:
         """Look at what comes by, until it is known which examples are the same."""

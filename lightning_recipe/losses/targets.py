@@ -60,7 +60,7 @@ def answers(step: Step, examples: int) -> Answers:
         >>> probe = Probe.attach(module, "training_step")
         >>> _ = module.training_step(torch.ones(4, 32), 0)
         >>> answers(probe.result(), 4)
-        Answers(target=None, prediction=None, ignored=None)
+        Answers(target=None, prediction=None, ignored=None, notes=())
 
     """
     with contextlib.suppress(Exception):  # a picture without answers is better than none
