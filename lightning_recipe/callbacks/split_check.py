@@ -104,10 +104,13 @@ class SplitCheck(Check):
             self._train.note(batch)
 
     def validation(self, run: Run, step: Step) -> Iterator[Finding]:  # noqa: ARG002
-        """Compare them once both are known; what came by, once an epoch and a validation are over."""
+        """Compare them once both are known."""
         if not self._compared:
             yield from self._judge(run)
-        elif run.trainer.current_epoch > self._first and self._val.count:
+
+    def sampled_step(self, run: Run, step: Step) -> Iterator[Finding]:  # noqa: ARG002
+        """Compare what came by, once an epoch and a validation are over: then batches are looked at no more."""
+        if self._compared and run.trainer.current_epoch > self._first and self._val.count:
             yield from self._of_batches(run)
 
     def end(self, run: Run) -> Iterator[Finding]:
