@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
+from lightning_recipe.losses.each import by_example, unreduced
 from lightning_recipe.losses.table import TABLE, Family, Takes
 from lightning_recipe.losses.targets import Answers, of_loss, pairs_by_hand
 
@@ -71,19 +72,12 @@ def losses_of(call: LossCall, examples: int) -> Tensor:
 
     """
     arguments = {name: _long(value) for name, value in call.arguments.items()}
-    arguments |= {name: None for name in ("size_average", "reduce") if name in arguments} | {"reduction": "none"}
-    prediction, target = arguments["input"], arguments["target"]
-    values = call.function(**arguments)
-    if not values.ndim or len(values) != len(prediction):
+    values, counted = unreduced(call, arguments)
+    if not values.ndim or len(values) != len(arguments["input"]):
         msg = f"{call.name} has no loss of each example"
         raise ValueError(msg)
-    each = max(1, call.examples // examples)  # more than one if time or pixels were flattened into the examples
-    whole = len(values) // each
-    counted = torch.ones_like(values)
-    if (ignored := arguments.get("ignore_index")) is not None and target.shape == values.shape:
-        counted = (target != ignored).to(values)
-    rows, counts = (t[: whole * each].reshape(whole, -1) for t in (values * counted, counted))
-    return rows.sum(1) / counts.sum(1).clamp(min=1)
+    total, count = by_example(values, counted, call, examples)
+    return total / count.clamp(min=1)
 
 
 @torch.no_grad()

@@ -11,10 +11,12 @@ from torch import Tensor
 
 from lightning_recipe.callbacks._baselines import Known
 from lightning_recipe.callbacks._interchanged import interchanged
+from lightning_recipe.losses.each import by_example, unreduced
 from lightning_recipe.losses.table import TABLE, Family, Takes
 
 if TYPE_CHECKING:
     from lightning_recipe.callbacks._simple_models import Simple
+    from lightning_recipe.losses.each import Sums
     from lightning_recipe.record.step import LossCall
 
 ERRORS = 3.0
@@ -69,28 +71,20 @@ def measured(call: LossCall, prediction: Tensor, examples: int) -> Measured:
     arguments = {name: _double(value) for name, value in call.arguments.items()}
     given, target = arguments["input"], arguments["target"]
     prediction = _expanded(_double(prediction), given, of_classes=TABLE[call.name].answers is Family.CLASSES)
-    legacy = dict.fromkeys({"size_average", "reduce"} & arguments.keys())  # they would outdo the reduction
-    values = call.function(**{**arguments, "input": prediction, "reduction": "none", **legacy})
+    values, counted = unreduced(call, arguments | {"input": prediction})
     kind, wrong = TABLE[call.name].answers, values
-    counted = torch.ones_like(values, dtype=torch.bool)
     if kind is Family.CLASSES:
-        ids = target.argmax(1) if target.is_floating_point() else target
-        wrong = (prediction.argmax(1) != ids).double()
-        counted = ids != arguments.get("ignore_index", -100)
+        wrong = (prediction.argmax(1) != (target.argmax(1) if target.is_floating_point() else target)).double()
     elif kind is Family.YES_NO:
         half = 0.0 if TABLE[call.name].takes is Takes.LOGITS else 0.5
         wrong = ((prediction > half) != (target > 0.5)).double()  # noqa: PLR2004
-    return Measured(_by_example(values, counted, call, examples), _by_example(wrong, counted, call, examples))
+    return Measured(*(_means(by_example(part, counted, call, examples)) for part in (values, wrong)))
 
 
-def _by_example(values: Tensor, counted: Tensor, call: LossCall, examples: int) -> Tensor:
-    each = call.examples // examples if examples and call.examples % examples == 0 else 1
-    if values.shape != counted.shape:  # already reduced over the columns, as by multilabel losses
-        counted = torch.ones_like(values, dtype=torch.bool)
-    whole = len(values) // each
-    values, counted = (part[: whole * each].reshape(whole, -1) for part in (values * counted, counted))
-    some = counted.any(1)
-    return values[some].sum(1) / counted[some].sum(1)
+def _means(sums: Sums) -> Tensor:
+    """Of the examples of which anything counts."""
+    some = sums.counts > 0
+    return sums.totals[some] / sums.counts[some]
 
 
 def _expanded(prediction: Tensor, given: Tensor, *, of_classes: bool) -> Tensor:
