@@ -1597,6 +1597,30 @@ class WrittenInto(Patient):
         return Noisy(x, y, lambda row: row.add_(0.3 * torch.randn_like(row))) if seed == 1 else TensorDataset(x, y)
 
 
+class Recorded(TensorDataset):
+    """Patterns, and who was recorded: twenty times each."""
+
+    def __init__(self, x, y):
+        super().__init__(x, y)
+        self.subject = torch.arange(len(x)) // 20
+
+
+class SubjectsInBoth(Patient):
+    """Examples are split at random, twenty of which are of one subject."""
+
+    code = "SplitCheck/ids_in_both"
+
+    def setup(self, stage):
+        full = Recorded(*self.data(320, 1).tensors)
+        self.train_set, self.val_set = random_split(full, [256, 64], torch.Generator().manual_seed(0))
+
+    def train_dataloader(self):
+        return DataLoader(self.train_set, 32, shuffle=True)
+
+    def val_dataloader(self):
+        return DataLoader(self.val_set, 32)
+
+
 class AugmentationTakenOffBoth(Patient):
     """The transform is taken off validation, and so off training: both are subsets of one data set."""
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from lightning_recipe.callback import Check
+from lightning_recipe.callbacks import _groups as groups
 from lightning_recipe.callbacks import _overlap as examples
 from lightning_recipe.callbacks import _shared_transform as transforms
 from lightning_recipe.callbacks._came_by import CameBy, common
@@ -32,6 +33,8 @@ class SplitCheck(Check):
     first epoch and of validation; and the program's own code is read. `warning` if:
 
     - more than a share of the validation examples are in training, with the same inputs and targets;
+    - the examples of a subject, patient or session were dealt out to both by chance, where their ids are stored under
+      such a name: a column, a key or an attribute of the data set;
     - an attribute such as `transform` is set through the validation subset, while the training subset is one of the
       same data set, which then has lost its augmentation.
 
@@ -55,6 +58,8 @@ class SplitCheck(Check):
         - Repeated examples within training, labels or short rows that are equal by chance, names of files that are the
           same in two folders.
         - One data set for both that is given a transform once.
+        - Ids that the network is given or is to recognise, as of users in a recommender; subjects that were split by
+          time, by session or evenly.
 
     Cost:
         One pass over what is stored in memory, 256 MB or 200,000 examples at most, and the parsing of the program's own
@@ -76,7 +81,7 @@ class SplitCheck(Check):
     section = Section.DATA
     sentence = 3
     why = "a validation score tells about new examples only if they are new, and are read as they will be"
-    needs = Need(0)
+    needs = Need.INPUTS | Need.LOSSES
     explains: ClassVar = {"shared_transform": ("AugmentationCheck/*",)}
 
     def __init__(self, *, share: float = 0.05, strict: bool = False) -> None:
@@ -86,8 +91,13 @@ class SplitCheck(Check):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Begin anew with each fit."""
         super().setup(trainer, pl_module, stage)
+        self.needs = type(self).needs
         self._train, self._val = CameBy(), CameBy()
         self._first, self._compared = trainer.current_epoch, False
+        self._known: groups.Known | None = None
+        self._parts: tuple[list[Part], list[list[Part] | None]] | None = None
+        self._clean: Finding | None = None
+        self._settled = False  # by what is stored
 
     def before_training(self, run: Run) -> Iterator[Finding]:
         """Compare the loaders, if validation has one by now: after the sanity check."""
@@ -107,10 +117,14 @@ class SplitCheck(Check):
         """Compare them once both are known."""
         if not self._compared:
             yield from self._judge(run)
+            yield from self._of_ids()
 
-    def sampled_step(self, run: Run, step: Step) -> Iterator[Finding]:  # noqa: ARG002
-        """Compare what came by, once an epoch and a validation are over: then batches are looked at no more."""
-        if self._compared and run.trainer.current_epoch > self._first and self._val.count:
+    def sampled_step(self, run: Run, step: Step) -> Iterator[Finding]:
+        """Look at ids at the first; compare what came by once an epoch and a validation are over, and look no more."""
+        if self._known is None:
+            self._known, self.needs = groups.Known.of(run.module, step), Need(0)
+            yield from self._of_ids()
+        elif self._compared and run.trainer.current_epoch > self._first and self._val.count:
             yield from self._of_batches(run)
 
     def end(self, run: Run) -> Iterator[Finding]:
@@ -118,7 +132,7 @@ class SplitCheck(Check):
         if self._train.count and self._val.count:
             yield from self._of_batches(run)
         elif not self.findings:
-            yield self.skipped("there was no validation")
+            yield self._clean or self.skipped("there was no validation")
 
     def _of_batches(self, run: Run) -> Iterator[Finding]:
         self.done = True
@@ -154,8 +168,22 @@ class SplitCheck(Check):
         yield from found
         if any(own) and not found:
             looked = sum(overlap.looked for overlap in overlaps if overlap)
-            yield self.passed(f"none of {looked} validation examples is in training", looked_at=looked)
-        self.done = bool(found) or any(own)
+            self._clean = self.passed(f"none of {looked} validation examples is in training", looked_at=looked)
+        self._settled = bool(found) or any(own)
+        self._parts = None if run.limited else (train, vals)
+
+    def _of_ids(self) -> Iterator[Finding]:
+        """Judge whose examples are on both sides, once it is known what the network is given; and come to an end."""
+        if self._known is None or not self._compared:
+            return
+        train, vals = self._parts or ([], [])
+        found = []
+        for val in filter(None, vals):
+            for name, ids in groups.shared(train, val).items():
+                if outcome := groups.verdict(ids, name, self._known):
+                    found.append(self.found(outcome, name))
+        yield from found or ([self._clean] if self._clean else [])
+        self._parts, self.done = None, self._settled or bool(found)
 
     def _transforms(self, run: Run, train: list[Part], vals: list[Any]) -> Iterator[Finding]:
         """Judge the data set that subsets of both share."""

@@ -1,0 +1,221 @@
+"""Subjects on both sides of a split: legitimate ways first, then the mistake in several forms."""
+
+import numpy as np
+import pytest
+import torch
+from patients import CLASSES, Healthy
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset, Subset, random_split
+
+from lightning_recipe import SplitCheck, Status
+from lightning_recipe.callbacks._groups import Ids, Known, verdict
+
+X, Y = Healthy().data(400, 1).tensors
+SUBJECT = torch.arange(400) // 20
+STRANGER = Known([], [], set())
+
+
+class Kept(Dataset):
+    """Examples, and what is known of each; gives what it is asked to."""
+
+    def __init__(self, chosen=None, *, gives=("y",), **stored):
+        chosen = torch.arange(400) if chosen is None else torch.as_tensor(chosen)
+        self.x, self.y, self.gives = X[chosen], Y[chosen], gives
+        for name, values in stored.items():
+            setattr(self, name, values[chosen] if isinstance(values, torch.Tensor) else [values[i] for i in chosen])
+
+    def __len__(self):
+        return len(self.x)
+
+    def __getitem__(self, index):
+        return (self.x[index], *(getattr(self, name)[index] for name in self.gives))
+
+
+class First(Healthy):
+    """Leaves alone what else is in a batch."""
+
+    def training_step(self, batch, batch_idx):
+        return super().training_step(batch[:2], batch_idx)
+
+    def validation_step(self, batch, batch_idx):
+        super().validation_step(batch[:2], batch_idx)
+
+
+class Personal(First):
+    """Knows its users."""
+
+    def __init__(self):
+        super().__init__()
+        self.user = nn.Embedding(24, CLASSES)
+
+    def training_step(self, batch, batch_idx):
+        x, y, user = batch
+        return F.cross_entropy(self(x) + self.user(user), y)
+
+
+class ByHand(First):
+    """Likewise, with a table of its own, and a loss of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.user = nn.Parameter(torch.zeros(20, CLASSES))
+
+    def training_step(self, batch, batch_idx):
+        x, y, user = batch
+        return -(self(x) + self.user[user]).log_softmax(1)[torch.arange(len(y)), y].mean()
+
+
+class Recognises(First):
+    """Says which speaker it is."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(CLASSES, 20)
+
+    def training_step(self, batch, batch_idx):
+        return F.cross_entropy(self.head(self(batch[0])), batch[1])
+
+    def validation_step(self, batch, batch_idx):
+        self.training_step(batch, batch_idx)
+
+
+def found(fit, train, val, module=None):
+    check = SplitCheck()
+    loaders = [DataLoader(data, 32, shuffle=shuffle) for data, shuffle in ((train, True), (val, False))]
+    fit(module or First(), [check], train=loaders[0], val=loaders[1], logger=False, max_steps=2)
+    assert not [f for f in check.findings if f.code.endswith("internal_error")], check.findings
+    return check.findings
+
+
+def at_random(data):
+    return random_split(data, [300, 100], torch.Generator().manual_seed(0))
+
+
+def chosen(data, held_out):
+    return [Subset(data, torch.nonzero(mask).flatten().tolist()) for mask in (~held_out, held_out)]
+
+
+PLACE = torch.arange(400) % 20
+HELD_OUT = torch.zeros(400, dtype=torch.bool)
+HELD_OUT[at_random(range(400))[1].indices] = True
+EVENLY = torch.stack([torch.randperm(20, generator=torch.Generator().manual_seed(s)) < 5 for s in range(20)]).flatten()
+LEGITIMATE = {
+    "by subject": lambda: chosen(Kept(subject=SUBJECT), SUBJECT >= 15),
+    "by time": lambda: chosen(Kept(subject=SUBJECT), PLACE >= 15),
+    "by a block in the middle of each": lambda: chosen(Kept(subject=SUBJECT), (PLACE >= 8) & (PLACE < 13)),
+    "evenly, for each subject": lambda: chosen(Kept(subject=SUBJECT), EVENLY),
+    "every fifth": lambda: chosen(Kept(subject=SUBJECT), PLACE % 5 == 0),
+    "an id for each": lambda: at_random(Kept(patient_id=torch.arange(400))),
+    "one subject": lambda: at_random(Kept(subject=0 * SUBJECT)),
+    "few groups": lambda: at_random(Kept(group=SUBJECT % 8)),
+    "another session": lambda: chosen(Kept(subject=SUBJECT, session=SUBJECT * 4 + PLACE // 5), PLACE // 5 == 2),
+    "labels": lambda: at_random(Kept(label=SUBJECT)),
+    "what is known of a subject": lambda: at_random(Kept(subject_age=SUBJECT, session_length=SUBJECT)),
+    "users, with a date": lambda: [Kept(HELD_OUT.logical_not().nonzero()[:, 0], user=SUBJECT, date=PLACE),
+                                   Kept(HELD_OUT.nonzero()[:, 0], user=SUBJECT, date=PLACE)],
+    "later visits": lambda: [Kept(HELD_OUT.logical_not().nonzero()[:, 0], patient=SUBJECT, visit_date=PLACE),
+                             Kept(HELD_OUT.nonzero()[:, 0], patient=SUBJECT, visit_date=PLACE)],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LEGITIMATE)
+def test_legitimate(fit, name):
+    assert [f.status for f in found(fit, *LEGITIMATE[name]())] in ([Status.PASSED], [Status.SKIPPED])
+
+
+@pytest.mark.parametrize(
+    ("module", "gives", "name"),
+    [(Personal, ("y", "user"), "user"), (ByHand, ("y", "user"), "user"), (Recognises, ("speaker",), "speaker")],
+)
+def test_ids_that_the_network_uses(fit, module, gives, name):
+    data = Kept(gives=gives, **{name: SUBJECT})
+    assert [f.status for f in found(fit, *at_random(data), module())] == [Status.PASSED]
+
+
+def test_a_split_by_chance_is_told_from_others():
+    rng = np.random.default_rng(0)
+    subject = np.arange(2000) // 50
+    told = []
+    for _ in range(40):
+        order = rng.permutation(2000)
+        train, val = order[:1600], order[1600:]
+        told.append(verdict(Ids(subject[train], subject[val], order), "subject", STRANGER) is not None)
+        days = (np.arange(2000) // 10)[rng.permutation(2000) // 10 < 160]  # whole days of each
+        held_out = np.isin(np.arange(2000) // 10, days[:40])
+        places = np.concatenate([np.flatnonzero(~held_out), np.flatnonzero(held_out)])
+        by_day = Ids(subject[~held_out], subject[held_out], places)
+        assert verdict(by_day, "subject", STRANGER) is None
+    assert np.mean(told) > 0.9
+
+
+# -- the mistake
+
+
+class Table:
+    """Stands for a table of pandas."""
+
+    def __init__(self, **columns):
+        self.content, self.columns, self.iloc = columns, list(columns), None
+
+    def __len__(self):
+        return 400
+
+    def __getitem__(self, name):
+        return self
+
+    def to_numpy(self):
+        return np.array([f"p{int(i):03}" for i in SUBJECT], dtype=object)
+
+
+class FromTable(Kept):
+    def __init__(self):
+        super().__init__()
+        self.frame = Table(path=None, PatientID=None)
+
+
+class FromRows(Dataset):
+    def __init__(self):
+        self.rows = [{"x": x, "y": y, "subject_id": int(s)} for x, y, s in zip(X, Y, SUBJECT, strict=True)]
+
+    def __len__(self):
+        return 400
+
+    def __getitem__(self, index):
+        return self.rows[index]["x"], self.rows[index]["y"], self.rows[index]["subject_id"]
+
+
+class Wrapped(Dataset):
+    def __init__(self, inside):
+        self.inside = inside
+
+    def __len__(self):
+        return len(self.inside)
+
+    def __getitem__(self, index):
+        return self.inside[index]
+
+
+FORMS = {
+    "an attribute": lambda: at_random(Kept(subject=SUBJECT)),
+    "in the batch, too": lambda: at_random(Kept(gives=("y", "subjects"), subjects=SUBJECT)),
+    "names": lambda: at_random(Kept(speakerName=[f"speaker {i}" for i in SUBJECT])),
+    "rows": lambda: at_random(FromRows()),
+    "a table": lambda: at_random(FromTable()),
+    "subsets in a wrapper": lambda: map(Wrapped, at_random(Kept(session=SUBJECT))),
+    "two data sets": lambda: [Kept(mask.nonzero()[:, 0], patient=SUBJECT) for mask in (~HELD_OUT, HELD_OUT)],
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_subjects_in_both(fit, form):
+    (finding,) = found(fit, *FORMS[form]())
+    assert (finding.status, finding.code) == (Status.WARNING, "SplitCheck/ids_in_both"), finding
+    assert finding.evidence == {"share": 1.0, "ids": 20, "common": 20}
+
+
+def test_it_is_judged_without_a_sanity_check(fit):
+    check = SplitCheck()
+    train, val = (DataLoader(part, 32) for part in at_random(Kept(subject=SUBJECT)))
+    fit(First(), [check], train=train, val=val, logger=False, num_sanity_val_steps=0, max_epochs=1)
+    assert [f.code for f in check.findings] == ["SplitCheck/ids_in_both"]
