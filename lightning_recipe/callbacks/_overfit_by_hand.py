@@ -6,7 +6,6 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from lightning_recipe.losses.floor import Floor
-from lightning_recipe.record.step import Need
 from lightning_recipe.trial.answers import Answers
 from lightning_recipe.trial.calming import without_dropout
 from lightning_recipe.trial.rehearsal import CannotRehearseError, rehearsal
@@ -39,15 +38,6 @@ def asked(run: Run, batch: Any, step: Step | None) -> Floor | str:
             return way(answers.lowest(), answers.constant())
     except CannotRehearseError as reason:
         return f"the lowest loss is not known: {reason}"
-
-
-def backwards(run: Run) -> int:
-    """On how many losses a step calls backward; 0 if that can't be seen."""
-    try:
-        with rehearsal(run) as again:
-            return sum(event.kind == "backward" for event in again.step(run.batch, needs=Need.WIRING).events)
-    except CannotRehearseError:
-        return 0
 
 
 def way(lowest: float, constant: float) -> Floor | str:

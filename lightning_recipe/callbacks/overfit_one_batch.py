@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from lightning_recipe.callback import Check
-from lightning_recipe.callbacks._overfit_by_hand import asked, backwards
+from lightning_recipe.callbacks._overfit_by_hand import asked
+from lightning_recipe.callbacks._overfit_objectives import Allowed, judged
 from lightning_recipe.callbacks._overfit_progress import FEW_STEPS, Trial, has_begun
 from lightning_recipe.callbacks._overfit_verdict import outcome
 from lightning_recipe.figures import experiments
@@ -19,6 +20,8 @@ from lightning_recipe.show import loggers, terminal
 from lightning_recipe.trial.course import LONGER
 from lightning_recipe.trial.first_examples import first_examples
 from lightning_recipe.trial.isolation import is_out_of_memory, memory_given_back, obstacle
+from lightning_recipe.trial.objectives import objectives
+from lightning_recipe.trial.rehearsal import CannotRehearseError
 from lightning_recipe.trial.short_fit import Budget, short_fit
 from lightning_recipe.trial.work import NET
 
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
     from lightning_recipe.figures.picture import Picture
     from lightning_recipe.finding import Finding
     from lightning_recipe.run import Run
+    from lightning_recipe.trial.objectives import Objective
 
 ADAM = (3e-4, 1e-3)
 """Learning rates of the second arm. "Adam is safe ... with a learning rate of 3e-4" (the recipe, section 3)."""
@@ -57,9 +61,13 @@ class OverfitOneBatch(Check):
     a `warning`, or `failed` where Adam gets there. Of steps that draw random numbers a mean over 8 counts, and half of
     the way is enough.
 
-    `skipped` are resumed runs, sharded parameters, modules that can't be copied, several losses for several optimisers
-    (adversarial training), and fits that don't get there whose floor isn't known: the loss has other terms, or can't be
-    asked.
+    Where several optimisers have a loss each, each is fitted by itself, with what the others train held, and random
+    numbers, too: of a GAN the discriminator, which can tell real examples from fakes that stay the same. A generator's
+    loss comes through the discriminator, and is `skipped`; so is all that a fit does not reach, unless the learning
+    rate is the reason.
+
+    `skipped` are resumed runs, sharded parameters, modules that can't be copied, and fits that don't get there whose
+    floor isn't known: the loss has other terms, or can't be asked.
 
     Args:
         max_examples: Examples of the first batch to memorise.
@@ -159,7 +167,17 @@ class OverfitOneBatch(Check):
 
     def _examine(self, run: Run) -> Iterator[Finding]:
         try:
+            optimizers = len(run.trainer.optimizers)
+            if optimizers > 1:
+                each, examples = _objectives(run, first_examples(run.batch, self.max_examples))
+                if len(each) != 1 or len(each[0].optimizers) < optimizers or not each[0].losses:
+                    yield from self._examine_each(run, each, examples)
+                    return
             trial = self.attempt(run)
+        except CannotRehearseError as reason:
+            text = f"{optimizers} optimisers may work against each other, and then reach no floor: {reason}"
+            yield self.found(Outcome(Status.SKIPPED, "several_optimisers", text, evidence={"optimisers": optimizers}))
+            return
         except Exception as error:  # noqa: BLE001 - those that nobody expects are passed on
             yield self.found(Outcome(Status.SKIPPED, *_not_fitted(error)))
             return
@@ -167,6 +185,22 @@ class OverfitOneBatch(Check):
         if has_begun(trial.fits[0]) and loggers.is_written(run.trainer):
             for name, picture in pictures(trial).items():
                 self.draw(run, name, pixels(picture))
+
+    def _examine_each(self, run: Run, each: list[Objective], examples: Any) -> Iterator[Finding]:
+        """The objectives of several optimisers, each by itself."""
+        ends = time.monotonic() + self.max_seconds
+        curves: dict[str, list[float]] = {}
+        allowed = Allowed(self.max_steps, self.max_seconds / NET / len(each), ends, self.tolerance, ADAM)
+        with terminal.progress(run.trainer, "OverfitOneBatch", LONGER * self.max_steps * len(each)) as advance:
+            for one in each:
+                try:
+                    found, trial = judged(run, examples, one, allowed, advance)
+                except Exception as error:  # noqa: BLE001 - those that nobody expects are passed on
+                    found, trial = Outcome(Status.SKIPPED, *_not_fitted(error), evidence={"fits": 0}), None
+                yield self.found(found, one.subject)
+                curves |= {fit.optimizer: fit.losses for fit in (trial.fits[:1] if trial is not None else ())}
+        if curves and loggers.is_written(run.trainer):
+            self.draw(run, "loss", pixels(experiments.loss_curves(curves, None)))
 
     def attempt(self, run: Run) -> Trial:
         """Fit by as many optimisers as are needed; on the whole batch if its first examples alone raise."""
@@ -217,6 +251,20 @@ class OverfitOneBatch(Check):
         return self.found(outcome(trial, pl_module))
 
 
+def _objectives(run: Run, few: Any) -> tuple[list[Objective], Any]:
+    """What each optimiser minimises, and the examples that showed it: all of the batch if its first alone raise."""
+    try:
+        found, examples = objectives(run, few), few
+    except CannotRehearseError:
+        if few is run.batch:
+            raise
+        found, examples = objectives(run, run.batch), run.batch
+    if not found:
+        msg = "none is seen to step in the first batch, or to get a gradient"
+        raise CannotRehearseError(msg)
+    return found, examples
+
+
 def _obstacle(run: Run) -> tuple[str, str] | None:
     """Why no fit could tell anything, as code and sentence, or None."""
     optimizers = run.trainer.optimizers
@@ -224,9 +272,6 @@ def _obstacle(run: Run) -> tuple[str, str] | None:
         return "resumed", f"the run resumes at step {run.trainer.global_step}; what it starts from has been trained"
     if reason := obstacle(run.trainer):
         return "sharded", reason
-    if len(optimizers) > 1 and (losses := backwards(run)) != 1:
-        several = f"of {len(optimizers)} optimisers" + (f", on {losses} of which backward is called," if losses else "")
-        return "several_optimisers", f"losses {several} may work against each other, and then reach no floor"
     if not optimizers or not any(group["params"] for group in optimizers[0].param_groups):
         return "no_optimiser", "there is no optimiser"
     if any(group.get("maximize") for group in optimizers[0].param_groups):

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -78,17 +78,49 @@ class Logged(NamedTuple):
     mean: bool
 
 
+class Heard(NamedTuple):
+    """What a step was about to do to gradients.
+
+    Attributes:
+        kind: What.
+        number: Which of the losses backward was called on, from 0 on; the index of the optimiser of the others.
+
+    Example:
+        >>> Heard("step", 1).kind
+        'step'
+
+    """
+
+    kind: Literal["backward", "step", "zero_grad"]
+    number: int
+
+
 class Rehearsal:
     """The copy; see :func:`rehearsal`.
 
     Attributes:
         module: The copy, in the mode that the module was in; a check may change it, see ``trial/calming.py``.
+        optimizers: Copies that work on it.
         logged: What the latest step logged, in order.
+        heard: What it was about to do to gradients, in order.
+        losses: What it called backward on, in order.
+        of: Which of these make its loss, of one that calls backward several times.
 
     """
 
-    def __init__(self, module: LightningModule, trainer: Trainer, *, several_loaders: bool = False) -> None:
+    def __init__(
+        self,
+        module: LightningModule,
+        trainer: Trainer,
+        optimizers: list[Optimizer],
+        heard: list[Heard],
+        *,
+        several_loaders: bool = False,
+    ) -> None:
         self.module = module
+        self.optimizers, self.heard = optimizers, heard
+        self.losses: list[Tensor] = []
+        self.of: tuple[int, ...] = (0,)
         self._trainer, self._several_loaders = trainer, several_loaders
         self._generators = [(generator, state(generator)) for generator in (*named(), *held_by(module))]
         self.logged: list[Logged] = []
@@ -114,8 +146,8 @@ class Rehearsal:
                 the user's, too, which begin where they were.
 
         Returns:
-            What was recorded, and the loss with its graph: what the step returned, else the first that backward was
-            called on; None if there is none.
+            What was recorded, and the loss with its graph: what the step returned, or what backward was called on, see
+            `of`; None if there is none.
 
         Raises:
             CannotRehearseError: If the step raises.
@@ -125,14 +157,14 @@ class Rehearsal:
             msg = "the batch holds an iterator, which one more step would use up"
             raise CannotRehearseError(msg)
         module, observers = self.module, Observers(self.module, needs)
-        held_back: list[Tensor] = []
-        self.logged.clear()
+        for kept in (self.logged, self.heard, self.losses):
+            kept.clear()
         with ExitStack() as stack:
             stack.enter_context(put_back(*module.modules()))
             _renew_buffers(module)
             stack.enter_context(self._trainer.precision_plugin.forward_context())
             stack.enter_context(eager(module))
-            stack.enter_context(_without_backward(module, held_back))
+            stack.enter_context(_without_backward(module, self.losses, self.heard))
             for name, answer in (answers or {}).items():
                 handle = module.get_submodule(name).register_forward_hook(_answering(answer))
                 stack.callback(handle.remove)
@@ -152,7 +184,7 @@ class Rehearsal:
                 msg = f"{method} raises when it is run again on a copy: {in_short(error)}"
                 raise CannotRehearseError(msg) from error
         returned = output.get("loss") if isinstance(output, Mapping) else output
-        loss = held_back[0] if held_back else returned
+        loss = sum(self.losses[number] for number in self.of) if self.losses else returned
         seen = observers.conclude(batch, output, training=method == "training_step") if needs else Step(batch)
         observers.measure(seen)
         return replace(seen, loss=loss if isinstance(loss, Tensor) else None)
@@ -200,17 +232,21 @@ def rehearsal(run: Run) -> Iterator[Rehearsal]:
             raise CannotRehearseError(msg) from error
         inner = inner_trainer(trainer, folder)
         adopt(with_local_statistics(module), optimizers)
-        _takes_over(inner, trainer, module, optimizers)
+        heard: list[Heard] = []
+        _takes_over(inner, trainer, module, optimizers, heard)
         inner.strategy.lr_scheduler_configs = [
             replace(config, scheduler=scheduler) for config, scheduler in zip(configs, schedulers, strict=True)
         ]
         try:
-            yield Rehearsal(module, inner, several_loaders=len(trainer.num_val_batches) > 1)
+            several = len(trainer.num_val_batches) > 1
+            yield Rehearsal(module, inner, optimizers, heard, several_loaders=several)
         finally:
             _let_go(inner, module)
 
 
-def _takes_over(inner: Trainer, outer: Trainer, module: LightningModule, optimizers: list[Optimizer]) -> None:
+def _takes_over(
+    inner: Trainer, outer: Trainer, module: LightningModule, optimizers: list[Optimizer], heard: list[Heard]
+) -> None:
     """Have the inner trainer stand where the outer one does, as far as a step can see."""
     inner.strategy.connect(module)
     module.trainer = inner
@@ -226,8 +262,10 @@ def _takes_over(inner: Trainer, outer: Trainer, module: LightningModule, optimiz
         progress = copy.deepcopy(getattr(getattr(theirs.epoch_loop, loop), name))
         setattr(getattr(ours.epoch_loop, loop), name, progress)
     inner.strategy.optimizers = optimizers
-    for optimizer in (*inner.strategy._lightning_optimizers, *optimizers):  # noqa: SLF001
-        vars(optimizer).update(step=_at_rest, zero_grad=_at_rest)
+    for wrapped_or_not in (inner.strategy._lightning_optimizers, optimizers):  # noqa: SLF001
+        for i, optimizer in enumerate(wrapped_or_not):
+            step, zero_grad = Heard("step", i), Heard("zero_grad", i)
+            vars(optimizer).update(step=partial(_step, heard, step), zero_grad=partial(_zero_grad, heard, zero_grad))
 
 
 def _let_go(inner: Trainer, module: LightningModule) -> None:
@@ -271,18 +309,27 @@ def _seed_torch(seed: int) -> None:
             getattr(device, "manual_seed_all", device.manual_seed)(seed)
 
 
-def _at_rest(closure: Callable[[], Any] | None = None, **_: Any) -> Any:
-    """In the place of an optimiser's methods."""
-    return closure() if callable(closure) else None
+def _step(heard: list[Heard], what: Heard, closure: Callable[[], Any] | None = None, **_: Any) -> Any:
+    """In the place of an optimiser's ``step``."""
+    result = closure() if callable(closure) else None
+    heard.append(what)
+    return result
+
+
+def _zero_grad(heard: list[Heard], what: Heard, *_: Any, **__: Any) -> None:
+    """In the place of its ``zero_grad``."""
+    heard.append(what)
 
 
 @contextmanager
-def _without_backward(module: LightningModule, held_back: list[Tensor]) -> Iterator[None]:
+def _without_backward(module: LightningModule, held_back: list[Tensor], heard: list[Heard]) -> Iterator[None]:
     """Note what backward is called on, in place of going back: the graph stays, and no gradient arises."""
     original = torch.autograd.backward
 
     def noted(tensors: Any, *_: Any, **__: Any) -> None:
-        held_back.extend([tensors] if isinstance(tensors, Tensor) else list(tensors))
+        for tensor in [tensors] if isinstance(tensors, Tensor) else list(tensors):
+            heard.append(Heard("backward", len(held_back)))
+            held_back.append(tensor)
 
     torch.autograd.backward = noted
     module.__dict__["manual_backward"] = lambda loss, *_, **__: loss.backward()

@@ -136,13 +136,13 @@ def short_fit(  # noqa: PLR0913 - an experiment has these parts
             pl_module, trainer.optimizers, [config.scheduler for config in configs]
         )
         peaks = Run(trainer).peak_rates
-        fit = Fit(_in_words(optimizers[0], peaks[0]))
+        fit = Fit(in_words(optimizers[0], peaks[0]))
         if adam is not None:
-            optimizers = [_adam(optimizer, adam) for optimizer in optimizers]
+            optimizers = [adam_like(optimizer, adam) for optimizer in optimizers]
             peaks = [[adam] * len(optimizer.param_groups) for optimizer in optimizers]
             for scheduler in schedulers:
                 scheduler.optimizer = optimizers[0]
-            fit = Fit(_in_words(optimizers[0], peaks[0]))
+            fit = Fit(in_words(optimizers[0], peaks[0]))
         for group in (group for optimizer in optimizers for group in optimizer.param_groups):
             if isinstance(group.get("weight_decay"), int | float):
                 group["weight_decay"] = 0.0
@@ -227,12 +227,25 @@ def _largest(gradient: Tensor) -> float:
     return float(values.abs().max()) if values.numel() else 0.0
 
 
-def _in_words(optimizer: Optimizer, peaks: list[float]) -> str:
+def in_words(optimizer: Optimizer, peaks: list[float]) -> str:
+    """What an optimiser is called in messages.
+
+    Example:
+        >>> in_words(torch.optim.SGD([torch.zeros(1)], lr=1.0), [0.1])
+        'SGD (lr 0.1)'
+
+    """
     return f"{type(optimizer).__name__} (lr {max(peaks):g})"
 
 
-def _adam(optimizer: Optimizer, lr: float) -> Optimizer:
-    """Adam on the same parameters, in the same groups, so that code which looks into them finds what it expects."""
+def adam_like(optimizer: Optimizer, lr: float) -> Optimizer:
+    """Adam on the same parameters, in the same groups, so that code which looks into them finds what it expects.
+
+    Example:
+        >>> adam_like(torch.optim.SGD([torch.zeros(1)], lr=1.0), 3e-4).param_groups[0]["lr"]
+        0.0003
+
+    """
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     defaults = torch.optim.Adam(parameters, lr=lr).defaults
     return torch.optim.Adam([{**group, **defaults} for group in optimizer.param_groups])

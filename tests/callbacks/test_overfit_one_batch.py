@@ -404,7 +404,6 @@ class OutOfMemory(Healthy):
     [
         (Noisy, "random"),
         (Penalised, "other terms"),
-        (TwoOptimizers, "2 optimisers"),
         (Policy, "random"),
         (Distilled, "not known"),
         (Linear, "one layer"),

@@ -1,0 +1,142 @@
+"""Several optimisers, each with an objective of its own: which can be judged, and how far each comes alone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from lightning_recipe.callbacks._overfit_by_hand import way
+from lightning_recipe.callbacks._overfit_progress import FEW_STEPS, Trial
+from lightning_recipe.callbacks._overfit_verdict import outcome
+from lightning_recipe.finding import Outcome, Status, listed
+from lightning_recipe.trial.answers import Answers
+from lightning_recipe.trial.calming import without_dropout
+from lightning_recipe.trial.objectives import Alone
+from lightning_recipe.trial.rehearsal import CannotRehearseError, rehearsal
+from lightning_recipe.trial.short_fit import Budget
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import nn
+
+    from lightning_recipe.losses.floor import Floor
+    from lightning_recipe.run import Run
+    from lightning_recipe.trial.objectives import Objective
+
+OF_ITS_OWN = {"memorised", "still_falling", "on_its_way", "learning_rate_too_low", "weights_do_not_change"}
+"""What is told of an objective: what one set of weights reaches while the others are held is a proof, what it does not
+reach is none. A discriminator may be slow, small, or bounded on purpose, so that the generator keeps up."""
+
+
+class Allowed(NamedTuple):
+    """What the fits of all objectives may take.
+
+    Attributes:
+        steps: Of each fit.
+        work: Nominal seconds of all, see ``trial/work.py``.
+        ends: Value of ``time.monotonic()`` after which they end in any case.
+        tolerance: Share of the way that may be left.
+        adam: Learning rates of Adam's fits.
+
+    """
+
+    steps: int
+    work: float
+    ends: float
+    tolerance: float
+    adam: tuple[float, ...]
+
+
+def judged(
+    run: Run, batch: Any, of: Objective, allowed: Allowed, advance: Callable[[], object]
+) -> tuple[Outcome, Trial | None]:
+    """The verdict on one objective, and its fits if there were any.
+
+    Args:
+        run: The run that is about to begin.
+        batch: What is to be memorised.
+        of: The objective.
+        allowed: What its fits may take.
+        advance: Called after each step.
+
+    """
+    if not of.losses:
+        return _not_reached(of), None
+    try:
+        floor = _way(run, batch, of)
+        if isinstance(floor, Outcome):
+            return floor, None
+        trial = _fitted(run, batch, Trial(allowed.tolerance, asked=floor), of, allowed, advance)
+    except CannotRehearseError as reason:
+        return _skipped("unknown_floor", f"{of.subject}: the lowest loss is not known: {reason}"), None
+    return careful(outcome(trial, run.module)), trial
+
+
+def _not_reached(of: Objective) -> Outcome:
+    """An optimiser that steps, while no loss gives what it holds a gradient."""
+    if not of.reached:
+        return _skipped(
+            "no_loss", f"{of.subject}: backward is not called before its optimiser steps in the first batch"
+        )
+    return Outcome(
+        Status.WARNING,
+        "no_gradient",
+        f"the optimiser of {of.subject} steps, and nothing that it holds has a gradient: those before it reach "
+        f"{of.reached} only",
+        f"hand the optimiser the parameters that its loss trains, or let the loss reach {of.subject}: without detach()",
+        {"optimiser": of.optimizers[0]},
+    )
+
+
+def _skipped(code: str, message: str) -> Outcome:
+    return Outcome(Status.SKIPPED, code, message, evidence={"fits": 0})
+
+
+def _way(run: Run, batch: Any, of: Objective) -> Floor | Outcome:
+    """The way to go, of an objective whose last layers are its own: only these can be answered for."""
+    with rehearsal(run) as again:
+        again.of = of.losses
+        without_dropout(again.module)
+        held = {id(p) for i in of.optimizers for group in again.optimizers[i].param_groups for p in group["params"]}
+        answers = Answers(again, batch)
+        answers.draws = range(1)  # its fits repeat one draw
+        foreign = [name for name in answers.modules if not held & _parameters(again.module.get_submodule(name))]
+        if foreign:
+            trains = f"reaches its loss through {listed(foreign)}, which it does not train"
+            return _skipped("judged_by_another", f"{of.subject} {trains}: no lowest loss is known for it alone")
+        known = way(answers.lowest(), answers.constant())
+    return _skipped("unknown_floor", f"{of.subject}: {known}") if isinstance(known, str) else known
+
+
+def _parameters(module: nn.Module) -> set[int]:
+    return set(map(id, module.parameters()))
+
+
+def _fitted(  # noqa: PLR0913, PLR0917
+    run: Run, batch: Any, trial: Trial, of: Objective, allowed: Allowed, advance: Callable[[], object]
+) -> Trial:
+    trial.examples = run.examples_in(batch)
+    with rehearsal(run) as again:
+        alone = Alone(again, of, run.peak_rates)
+        for adam, share in ((None, 1 / 2), *zip(allowed.adam, (1 / 2, 1), strict=True)):
+            if trial.fits and trial.is_settled():
+                break
+            left = max(0.0, allowed.work - sum(fit.work * len(fit.losses) for fit in trial.fits))
+            fewest = min(FEW_STEPS, allowed.steps)
+            budget = Budget(allowed.steps, share * left, left, allowed.ends, fewest, trial.is_over, trial.goes_on)
+            trial.fits.append(alone.fit(batch, budget, adam=adam, advance=advance))
+    return trial
+
+
+def careful(found: Outcome) -> Outcome:
+    """What may be told of an objective whose surroundings were held.
+
+    Example:
+        >>> careful(Outcome(Status.WARNING, "stuck", "no optimiser overfits 8 examples")).status
+        <Status.SKIPPED: 'skipped'>
+
+    """
+    if found.code in OF_ITS_OWN or found.status is Status.SKIPPED:
+        return found
+    message = f"{found.message}; where optimisers work against each other, that need not be wrong"
+    return Outcome(Status.SKIPPED, found.code, message, evidence=found.evidence)
