@@ -1621,6 +1621,24 @@ class SubjectsInBoth(Patient):
         return DataLoader(self.val_set, 32)
 
 
+class WindowsInBoth(Patient):
+    """Windows of one long recording, of which each is the one before, a step later, are split at random."""
+
+    code = "SplitCheck/overlapping_windows"
+
+    def setup(self, stage):
+        rng = torch.Generator().manual_seed(0)
+        windows = torch.randn(320 + FEATURES - 1, generator=rng).unfold(0, FEATURES, 1)
+        y = windows.argmax(1) * CLASSES // FEATURES
+        self.train_set, self.val_set = random_split(TensorDataset(windows, y), [256, 64], rng)
+
+    def train_dataloader(self):
+        return DataLoader(self.train_set, 32, shuffle=True)
+
+    def val_dataloader(self):
+        return DataLoader(self.val_set, 32)
+
+
 class AugmentationTakenOffBoth(Patient):
     """The transform is taken off validation, and so off training: both are subsets of one data set."""
 

@@ -9,6 +9,7 @@ import numpy as np
 from lightning_recipe.callback import Check
 from lightning_recipe.callbacks import _groups as groups
 from lightning_recipe.callbacks import _overlap as examples
+from lightning_recipe.callbacks import _overlapping as windows
 from lightning_recipe.callbacks import _shared_transform as transforms
 from lightning_recipe.callbacks._came_by import CameBy, common
 from lightning_recipe.finding import Section
@@ -28,13 +29,15 @@ if TYPE_CHECKING:
 class SplitCheck(Check):
     """Judges how training and validation were split.
 
-    No example is drawn: the indices of subsets and samplers are compared, else what the data sets store of their
-    examples, as fingerprints, and where that does not tell, such as for streams, what comes by in the batches of the
-    first epoch and of validation; and the program's own code is read. `warning` if:
+    The indices of subsets and samplers are compared, else what the data sets store of their examples, as fingerprints,
+    and where that does not tell, such as for streams, what comes by in the batches of the first epoch and of
+    validation; and the program's own code is read. No example is drawn, but a few of what may be windows of a series,
+    from a copy of the data set. `warning` if:
 
     - more than a share of the validation examples are in training, with the same inputs and targets;
     - the examples of a subject, patient or session were dealt out to both by chance, where their ids are stored under
       such a name: a column, a key or an attribute of the data set;
+    - most windows of a series lie between windows of training that share most of their values; `advice` of tokens;
     - an attribute such as `transform` is set through the validation subset, while the training subset is one of the
       same data set, which then has lost its augmentation.
 
@@ -58,12 +61,14 @@ class SplitCheck(Check):
         - Repeated examples within training, labels or short rows that are equal by chance, names of files that are the
           same in two folders.
         - One data set for both that is given a transform once.
+        - Windows that overlap within training, or where a split by time has its borders.
         - Ids that the network is given or is to recognise, as of users in a recommender; subjects that were split by
           time, by session or evenly.
 
     Cost:
         One pass over what is stored in memory, 256 MB or 200,000 examples at most, and the parsing of the program's own
-        files; once. Where batches are looked at, a sum over at most 8,192 values of each example, in the first epoch.
+        files; once. Where most of validation lies between examples of training, 3 pairs are read, of windows 16.
+        Where batches are looked at, a sum over at most 8,192 values of each example, in the first epoch.
 
     Example:
         >>> import contextlib, io
@@ -165,6 +170,9 @@ class SplitCheck(Check):
         for i, overlap in enumerate(overlaps):
             if overlap and (outcome := examples.verdict(overlap, self.share, only=not any(own))):
                 found.append(self.found(outcome, f"validation loader {i}" if len(vals) > 1 else ""))
+        if not found and not run.limited:
+            pairs = filter(None, (windows.neighbours(train, val) for val in vals if val))
+            found += [self.found(outcome) for pair in pairs if (outcome := windows.overlapping(pair))]
         yield from found
         if any(own) and not found:
             looked = sum(overlap.looked for overlap in overlaps if overlap)
