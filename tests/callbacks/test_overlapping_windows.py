@@ -91,7 +91,10 @@ def test_legitimate(fit, name):
 
 
 def test_text_is_cut_as_one_likes(fit):
-    assert {f.status for f in found(fit, Windows(TOKENS[:400]), Windows(TOKENS[400:]))} <= {Status.PASSED, Status.SKIPPED}
+    assert {f.status for f in found(fit, Windows(TOKENS[:400]), Windows(TOKENS[400:]))} <= {
+        Status.PASSED,
+        Status.SKIPPED,
+    }
     assert {(f.code, f.status) for f in found(fit, *at_random(Windows(TOKENS)))} == {
         ("SplitCheck/overlapping_windows", Status.ADVICE)
     }
