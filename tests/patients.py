@@ -1708,6 +1708,35 @@ class ValidationAugmented(Patient):
         return Noisy(*super().data(n, seed).tensors, transform=jitter)
 
 
+class Mixes(Healthy):
+    """Mixes each example with another one, and their losses."""
+
+    def draw(self):
+        return float(torch.distributions.Beta(1.0, 1.0).sample())
+
+    def mix(self, x, order, share):
+        return share * x + (1 - share) * x[order], share
+
+    def mixed_loss(self, logits, y, order, share):
+        return share * F.cross_entropy(logits, y) + (1 - share) * F.cross_entropy(logits, y[order])
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        order = torch.randperm(len(x), device=x.device)
+        x, share = self.mix(x, order, self.draw())
+        return self.mixed_loss(self(x), y, order, share)
+
+
+class LabelsNotMixed(Mixes, Patient):
+    """Examples are mixed, labels are not."""
+
+    code = "AugmentationCheck/labels_not_mixed"
+    steps: ClassVar = {"max_epochs": 8}
+
+    def mixed_loss(self, logits, y, order, share):
+        return F.cross_entropy(logits, y)
+
+
 # -- evaluation
 
 

@@ -9,6 +9,7 @@ import torch
 from lightning_recipe.callback import Check
 from lightning_recipe.callbacks import _augmentation as draws_of
 from lightning_recipe.callbacks import _flips as flips
+from lightning_recipe.callbacks import _mixing as mixing
 from lightning_recipe.finding import Section
 from lightning_recipe.record.step import Need
 from lightning_recipe.trial.reread import CannotRereadError, read_again, rewritten
@@ -16,6 +17,8 @@ from lightning_recipe.trial.stored import parts_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from lightning.pytorch import LightningModule, Trainer
 
     from lightning_recipe.finding import Finding
     from lightning_recipe.record.step import Step
@@ -25,6 +28,8 @@ TIMES = 6
 """Draws of each example: one that is mirrored half of the time is both ways with a chance of 97 %."""
 PROBED = 150
 """Validation examples that tell whether a number has a place."""
+LOOKS = 6
+"""Steps at which it is looked at how inputs and labels are mixed; of a run that mixes none, two."""
 
 
 class AugmentationCheck(Check):
@@ -35,8 +40,9 @@ class AugmentationCheck(Check):
     - images are mirrored or turned in some draws of an example, and a target with a place is the same in all: a mask
       of the image's size, boxes, points by their name, or a number that what changes its sign in the mirror predicts,
       on validation examples, with a correlation above ``flips.PREDICTED``;
-    - validation examples differ each time, with the very transform of training.
-
+    - validation examples differ each time, with the very transform of training;
+    - a step mixes inputs with those of other examples, as mixup and CutMix do, and labels by another share, in another
+      order or not at all;
     - reading an example changes what the data set keeps of it, in place, again each time; `advice` where workers read,
       whose copies end with the epoch.
 
@@ -55,10 +61,11 @@ class AugmentationCheck(Check):
         - Classes, ages and other targets that a mirror does not change; targets that were changed with the image.
         - Crops, colours and noise; coordinates that all examples share; the image itself as its target.
         - Denoising and masked tokens in validation, whose inputs are random by design.
+        - Another example as noise in the background, up to a share of 0.3, whose label is left out.
 
     Cost:
         24 examples each of training and validation are read, and 150 of validation more where images are mirrored
-        and the target is a number that is not.
+        and the target is a number that is not. At two steps, of those that mix at six, up to 256 examples are compared.
 
     Example:
         >>> import contextlib, io
@@ -76,11 +83,19 @@ class AugmentationCheck(Check):
     section = Section.SKELETON
     sentence = 9
     why = "a target that does not move with its image tells the network to predict the middle"
-    needs = Need(0)
+    needs = Need.INPUTS | Need.LOSSES
 
     def __init__(self, *, examples: int = 4, strict: bool = False) -> None:
         super().__init__(strict=strict)
         self.examples = examples
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Begin anew with each fit."""
+        super().setup(trainer, pl_module, stage)
+        self.needs = type(self).needs
+        self._read, self._looks = False, 0
+        self._shares: list[mixing.Share] = []
+        self._clean: Finding | None = None
 
     def before_training(self, run: Run) -> Iterator[Finding]:
         """Read, if validation has a loader by now or never will: after the sanity check."""
@@ -89,21 +104,46 @@ class AugmentationCheck(Check):
 
     def validation(self, run: Run, step: Step) -> Iterator[Finding]:  # noqa: ARG002
         """Read once both loaders are known."""
-        if run.loaders:
+        if run.loaders and not self._read:
             yield from self._judge(run)
+
+    def sampled_step(self, run: Run, step: Step) -> Iterator[Finding]:  # noqa: ARG002
+        """See how inputs and labels were mixed."""
+        if self._looks == LOOKS:
+            return
+        self._looks += 1
+        if share := mixing.share_of(step):
+            self._shares.append(share)
+        outcome = mixing.verdict(self._shares)
+        if outcome:
+            self._clean = None
+            yield self.found(outcome)
+        if outcome or self._looks == LOOKS or (self._looks > 1 and not self._shares):
+            self._looks, self.needs = LOOKS, Need(0)
+            yield from self._concluded()
 
     def end(self, run: Run) -> Iterator[Finding]:
         """There is no silence."""
-        if not self.findings:
-            yield from self._judge(run)
+        self._looks = LOOKS
+        yield from self._concluded() if self._read else self._judge(run)
+
+    def _concluded(self) -> Iterator[Finding]:
+        """Say that all is well, once examples were read and steps were looked at."""
+        if self._read and self._looks == LOOKS:
+            self.done = True
+            yield from [self._clean] if self._clean else []
 
     def _judge(self, run: Run) -> Iterator[Finding]:
-        self.done = True
+        self._read = True
+        yield from self._of_reading(run)
+        yield from self._concluded()
+
+    def _of_reading(self, run: Run) -> Iterator[Finding]:
         train, val = ([getattr(one, "dataset", None) for one in loaders] for loaders in (run.loaders, run.val_loaders))
         try:
             draws = self._draws(train[0] if train else None)
         except CannotRereadError as error:
-            yield self.skipped(str(error))
+            self._clean = self.skipped(str(error))
             return
         try:
             held_out = self._draws(val[0] if val else None)
@@ -123,7 +163,10 @@ class AugmentationCheck(Check):
         found += self._rewritten(run, train[0])
         random = draws_of.differing(draws)
         same = "come out the same each time" if not random else "are augmented"
-        yield from found or [self.passed(f"training examples {same}, and targets go with them", random=len(random))]
+        told = any(finding.code == "AugmentationCheck/labels_not_mixed" for finding in self.findings)
+        if not found and not told:
+            self._clean = self.passed(f"training examples {same}, and targets go with them", random=len(random))
+        yield from found
 
     def _rewritten(self, run: Run, source: Any) -> Iterator[Finding]:
         for path in rewritten(source, self._chosen(source)):

@@ -1,0 +1,219 @@
+"""Examples that a step mixes with others, as mixup and CutMix do, and whether their labels go with them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+from lightning_recipe.finding import Outcome, Status
+from lightning_recipe.record.tensors import tensors
+
+if TYPE_CHECKING:
+    from lightning_recipe.record.step import Step
+
+EXAMPLES = 64
+"""Mixed examples that are looked at, and their partners are looked for among four times as many."""
+VALUES = 1024
+"""Values of each that are compared, evenly spaced."""
+EXACT = 1e-4
+"""Squared distance, over that of the partner, of what is a mixture of two, in 16 bits too."""
+PURE = 0.02
+"""Share of a partner below which an example is not mixed."""
+APART = 0.1
+"""Difference of the shares of inputs and labels from which on they do not match: CutMix's box may be cut at an edge."""
+ALIKE = 0.02
+"""Difference of two losses, over their size, without which their weights can't be told."""
+OTHER = 0.3
+"""Share of a partner whose label is left out, from which on it is no noise in the background."""
+SAME = 0.7
+"""Labels that are mixed in, of those of the examples that are, without which they were permuted in another way."""
+NEEDED = 4
+"""Mixed examples whose partner has another label."""
+
+
+class Mixed(NamedTuple):
+    """A batch that was mixed.
+
+    Attributes:
+        own: Share of an example in what the network is given, shape (N,).
+        partner: Row of the other one, shape (N,).
+
+    """
+
+    own: Tensor
+    partner: Tensor
+
+
+def mixed(batch: Tensor, given: Tensor) -> Mixed | None:
+    """How each example of a batch was mixed with another one.
+
+    Args:
+        batch: As the loader gave it, shape (B, ...).
+        given: What the network was given, of the same shape.
+
+    Returns:
+        None if it was not.
+
+    Example:
+        >>> x = torch.rand(8, 20, generator=torch.Generator().manual_seed(0))
+        >>> mixed(x, 0.7 * x + 0.3 * x.flip(0))
+        Mixed(own=tensor([0.7000, 0.7000, 0.7000, 0.7000, 0.7000, 0.7000, 0.7000, 0.7000], dtype=torch.float64), \
+partner=tensor([7, 6, 5, 4, 3, 2, 1, 0]))
+
+    """
+    x, z = (t.detach().flatten(1)[: 4 * EXAMPLES] for t in (batch, given))
+    x, z = (t[:, :: max(1, t.shape[1] // VALUES)].double().cpu() for t in (x, z))
+    z = z[:EXAMPLES]
+    if len(x) < NEEDED or torch.equal(x[: len(z)], z) or not bool(x.isfinite().all() and z.isfinite().all()):
+        return None
+    return _blended(x, z) or _pasted(x, z)
+
+
+def _blended(x: Tensor, z: Tensor) -> Mixed | None:
+    """Every value is a mean of two: z = own x_i + (1 - own) x_j."""
+    own, partner = [], []
+    for i, now in enumerate(z):
+        apart, left = x[i] - x, now - x
+        share = (apart * left).sum(1) / apart.square().sum(1).clamp(min=1e-12)
+        distance = (left - share[:, None] * apart).square().sum(1) / left.square().sum(1).clamp(min=1e-12)
+        distance[(share < -PURE) | (share > 1 + PURE)] = 1
+        distance[i] = 1
+        j = int(distance.argmin())
+        if distance[j] > EXACT:
+            return None
+        own.append(float(share[j]))
+        partner.append(j)
+    return Mixed(torch.tensor(own, dtype=torch.double), torch.tensor(partner))
+
+
+def _pasted(x: Tensor, z: Tensor) -> Mixed | None:
+    """Values in one box are those of another example."""
+    changed = z != x[: len(z)]
+    box = changed.any(0)
+    if not 0 < changed.sum() < changed.numel() or bool(box.all()):
+        return None
+    partner = []
+    for i, now in enumerate(z):
+        alike = (x[:, box] == now[box]).double().mean(1)
+        alike[i] = 0
+        j = int(alike.argmax())
+        if alike[j] < 1 and bool(changed[i].any()):
+            return None
+        partner.append(j)
+    return Mixed(torch.full((len(z),), 1 - float(box.double().mean()), dtype=torch.double), torch.tensor(partner))
+
+
+class Share(NamedTuple):
+    """Of a look: the part of an example in its input, and in its label.
+
+    Attributes:
+        inputs: On average.
+        labels: 1 if they were not mixed at all.
+        partners: Of the labels that are mixed in, those of the examples that are.
+
+    """
+
+    inputs: float
+    labels: float
+    partners: float = 1.0
+
+    @property
+    def is_wrong(self) -> bool:
+        """Whether labels are mixed in another way, or left out although the other one is no background."""
+        if self.labels == 1:
+            return 1 - self.inputs >= OTHER
+        return abs(self.inputs - self.labels) > APART or self.partners < SAME
+
+
+def share_of(step: Step) -> Share | None:
+    """How a step mixed its inputs and its labels; None if it did not, or it can't be told how.
+
+    Example:
+        >>> from lightning_recipe.record.step import Step
+        >>> share_of(Step(None)) is None
+        True
+
+    """
+    entries = [t for _, t in tensors(step.batch) if t.ndim]
+    given = next(iter(step.inputs.values()), None)
+    if given is None or not given.is_floating_point() or given.ndim < 2:  # noqa: PLR2004
+        return None
+    batch = next((t for t in entries if t.shape == given.shape and t.is_floating_point()), None)
+    found = None if batch is None else mixed(batch, given)
+    labels = [t for t in entries if t.ndim == 1 and len(t) == len(given) and not t.is_floating_point()]
+    if found is None or len(labels) != 1:
+        return None
+    return _labels(step, found, labels[0].detach().cpu().long())
+
+
+def _labels(step: Step, found: Mixed, y: Tensor) -> Share | None:
+    own, other = y[: len(found.own)], y[found.partner]
+    told = (own != other) & (found.own > PURE) & (found.own < 1 - PURE)
+    if int(told.sum()) < NEEDED:
+        return None
+    inputs = float(found.own[told].mean())
+    targets = [call.arguments.get("target") for call in step.loss_calls if call.times == 1]
+    known = [t.detach().cpu() for t in targets if isinstance(t, Tensor) and t.ndim and len(t) == len(y)]
+    if not known or len(known) < len(step.loss_calls):
+        return None
+    if len(known) == 1 and known[0].is_floating_point():
+        return _soft(known[0][: len(own)].double(), own, other, told, inputs)
+    if any(t.is_floating_point() or t.ndim > 1 for t in known) or not any(torch.equal(t, y) for t in known):
+        return None
+    if len(known) == 1:
+        return Share(inputs, 1.0)
+    first = 0 if torch.equal(known[0], y) else 1
+    weight = _weight(step, first) if len(known) == 2 else None  # noqa: PLR2004
+    if weight is None:
+        return None
+    agree = (known[1 - first][: len(own)] == other)[told]
+    return Share(inputs, weight, float(agree.double().mean()))
+
+
+def _soft(targets: Tensor, own: Tensor, other: Tensor, told: Tensor, inputs: float) -> Share | None:
+    """From a distribution for each example, smoothed or not."""
+    if targets.ndim != 2 or targets.shape[1] <= int(max(own.max(), other.max())):  # noqa: PLR2004
+        return None
+    above = (targets - targets.amin(1, keepdim=True))[told]
+    whole = above.sum(1).clamp(min=1e-9)
+    mine, others = (above.gather(1, labels[told][:, None])[:, 0] / whole for labels in (own, other))
+    return Share(inputs, round(float(mine.mean()), 6), float((mine + others > 1 - PURE).double().mean()))
+
+
+def _weight(step: Step, first: int) -> float | None:
+    """The weight of the one of two losses in their weighted mean; None if the loss is none, or they are too alike."""
+    mine, others = (
+        call.value.detach().double().mean().cpu() for call in (step.loss_calls[first], step.loss_calls[1 - first])
+    )
+    if step.loss is None or step.loss.numel() != 1 or abs(mine - others) < ALIKE * abs(mine):
+        return None
+    weight = float((step.loss.detach().double().cpu() - others) / (mine - others))
+    return weight if -PURE <= weight <= 1 + PURE else None
+
+
+def verdict(shares: list[Share]) -> Outcome | None:
+    """What to say of the looks at which inputs were mixed: two have to agree.
+
+    Example:
+        >>> verdict([Share(0.3, 0.7), Share(0.8, 0.2)]).evidence["looks"]
+        2
+        >>> verdict([Share(0.3, 0.3), Share(0.8, 0.2)]) is None
+        True
+
+    """
+    wrong = [share for share in shares if share.is_wrong]
+    if len(wrong) < 2:  # noqa: PLR2004
+        return None
+    last = wrong[-1]
+    labels = "the label is its own alone" if last.labels == 1 else f"its label has a weight of {last.labels:.2f}"
+    if last.partners < SAME:
+        labels += f", and only {last.partners:.0%} of the other labels are those of the other examples"
+    return Outcome(
+        Status.WARNING,
+        "labels_not_mixed",
+        f"inputs are mixed with other examples, {last.inputs:.2f} of each is its own, while {labels}",
+        "mix labels, or the losses of both labels, by the same share and the same permutation as the inputs",
+        {"inputs": last.inputs, "labels": last.labels, "looks": len(wrong)},
+    )

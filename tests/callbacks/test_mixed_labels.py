@@ -1,0 +1,121 @@
+"""Inputs that a step mixes, and their labels: legitimate ways first, then the mistakes."""
+
+import pytest
+import torch
+from patients import CLASSES, LabelsNotMixed, Mixes
+from torch.nn import functional as F
+
+from lightning_recipe import AugmentationCheck, Status
+from lightning_recipe.callbacks._mixing import mixed
+
+
+def found(fit, module):
+    check = AugmentationCheck()
+    fit(module, [check], logger=False, max_epochs=8)
+    assert not [f for f in check.findings if f.code.endswith("internal_error")], check.findings
+    return check.findings
+
+
+class AsOne(Mixes):
+    """Mixes labels, not losses."""
+
+    def mixed_loss(self, logits, y, order, share):
+        one, other = (F.one_hot(labels, CLASSES).float() for labels in (y, y[order]))
+        return F.cross_entropy(logits, share * one + (1 - share) * other, label_smoothing=self.smoothing)
+
+    smoothing = 0.0
+
+
+class Smoothed(AsOne):
+    smoothing = 0.1
+
+
+class ByHand(Mixes):
+    def mixed_loss(self, logits, y, order, share):
+        own = logits.log_softmax(1).gather(1, y[:, None])
+        return -own.mean()
+
+
+class Pastes(Mixes):
+    """Puts some features of others in the place of its own."""
+
+    def mix(self, x, order, share):
+        count = int((1 - share) * x.shape[1])
+        x = x.clone()
+        x[:, :count] = x[order, :count]
+        return x, 1 - count / x.shape[1]
+
+
+class Background(Mixes):
+    """Others are heard from afar."""
+
+    def draw(self):
+        return 0.8
+
+    def mixed_loss(self, logits, y, order, share):
+        return F.cross_entropy(logits, y)
+
+
+class Noise(Background):
+    def mix(self, x, order, share):
+        return x + torch.randn_like(x), 1.0
+
+
+class Seldom(LabelsNotMixed):
+    """Most are hardly mixed."""
+
+    def draw(self):
+        return 0.99
+
+
+@pytest.mark.parametrize("module", [Mixes, AsOne, Smoothed, ByHand, Pastes, Background, Noise, Seldom])
+def test_legitimate(fit, module):
+    assert [f.status for f in found(fit, module())] == [Status.PASSED]
+
+
+class Interchanged(Mixes):
+    def mixed_loss(self, logits, y, order, share):
+        return super().mixed_loss(logits, y, order, 1 - share)
+
+
+class DrawnAgain(Mixes):
+    def mixed_loss(self, logits, y, order, share):
+        return super().mixed_loss(logits, y, torch.randperm(len(y)), share)
+
+
+class SoftAgain(AsOne):
+    def mixed_loss(self, logits, y, order, share):
+        return super().mixed_loss(logits, y, torch.randperm(len(y)), share)
+
+
+class SoftOtherShare(AsOne):
+    def mixed_loss(self, logits, y, order, share):
+        return super().mixed_loss(logits, y, order, self.draw())
+
+
+class PastesWithoutLabels(Pastes):
+    def mixed_loss(self, logits, y, order, share):
+        return F.cross_entropy(logits, y)
+
+
+MISTAKES = [LabelsNotMixed, Interchanged, DrawnAgain, SoftAgain, SoftOtherShare, PastesWithoutLabels]
+
+
+@pytest.mark.parametrize("module", MISTAKES)
+def test_mistakes(fit, module):
+    (finding,) = found(fit, module())
+    assert (finding.status, finding.code) == (Status.WARNING, LabelsNotMixed.code)
+    assert finding.evidence["looks"] == 2
+
+
+def test_what_was_mixed_is_found_again():
+    x = torch.rand(40, 3, 6, 6, generator=torch.Generator().manual_seed(0))
+    share = torch.linspace(0.1, 0.9, 40)[:, None, None, None]
+    found = mixed(x, share * x + (1 - share) * x.roll(1, 0))
+    assert torch.allclose(found.own.float(), share.flatten(), atol=1e-4)
+    assert found.partner.tolist() == [39, *range(39)]
+    pasted = x.clone()
+    pasted[:, :, :3, :2] = x.roll(3, 0)[:, :, :3, :2]
+    found = mixed(x, pasted)
+    assert found.own.unique().tolist() == pytest.approx([1 - 6 / 36])
+    assert mixed(x, x.flip(-1)) is mixed(x, x) is mixed(x, x + torch.randn_like(x)) is None
