@@ -1639,6 +1639,24 @@ class WindowsInBoth(Patient):
         return DataLoader(self.val_set, 32)
 
 
+class AugmentedBeforeTheSplit(Patient):
+    """Each example is there four times, with a little noise, and then the whole is split."""
+
+    code = "SplitCheck/near_copies"
+
+    def setup(self, stage):
+        rng = torch.Generator().manual_seed(0)
+        x, y = self.data(80, 1).tensors
+        x = x.repeat(4, 1) + 0.02 * torch.randn(320, FEATURES, generator=rng)
+        self.train_set, self.val_set = random_split(TensorDataset(x, y.repeat(4)), [256, 64], rng)
+
+    def train_dataloader(self):
+        return DataLoader(self.train_set, 32, shuffle=True)
+
+    def val_dataloader(self):
+        return DataLoader(self.val_set, 32)
+
+
 class AugmentationTakenOffBoth(Patient):
     """The transform is taken off validation, and so off training: both are subsets of one data set."""
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from lightning_recipe.callback import Check
 from lightning_recipe.callbacks import _groups as groups
+from lightning_recipe.callbacks import _near_copies as copies
 from lightning_recipe.callbacks import _overlap as examples
 from lightning_recipe.callbacks import _overlapping as windows
 from lightning_recipe.callbacks import _shared_transform as transforms
@@ -37,6 +38,7 @@ class SplitCheck(Check):
     - more than a share of the validation examples are in training, with the same inputs and targets;
     - the examples of a subject, patient or session were dealt out to both by chance, where their ids are stored under
       such a name: a column, a key or an attribute of the data set;
+    - training holds slightly changed copies of most validation examples, in stored arrays of numbers;
     - most windows of a series lie between windows of training that share most of their values; `advice` of tokens;
     - an attribute such as `transform` is set through the validation subset, while the training subset is one of the
       same data set, which then has lost its augmentation.
@@ -172,7 +174,9 @@ class SplitCheck(Check):
                 found.append(self.found(outcome, f"validation loader {i}" if len(vals) > 1 else ""))
         if not found and not run.limited:
             pairs = filter(None, (windows.neighbours(train, val) for val in vals if val))
-            found += [self.found(outcome) for pair in pairs if (outcome := windows.overlapping(pair))]
+            told = list(filter(None, map(windows.overlapping, pairs)))
+            told = told or list(filter(None, (copies.near_copies(train, val) for val in vals if val)))
+            found += map(self.found, told)
         yield from found
         if any(own) and not found:
             looked = sum(overlap.looked for overlap in overlaps if overlap)

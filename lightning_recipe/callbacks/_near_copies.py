@@ -1,0 +1,155 @@
+"""Validation examples of which training holds slightly changed copies, as after augmenting before the split."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lightning_recipe.finding import Outcome, Status
+from lightning_recipe.trial.stored import Part, columns
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+PROBES = 128
+"""Validation examples whose nearest neighbours are looked for."""
+ROWS = 2**17
+"""Training examples among which, at most."""
+VALUES = 2**23
+"""Numbers of training that are compared, at most; of larger examples fewer, evenly spaced."""
+WIDE = 256
+"""Numbers of an example, at most."""
+FEWEST = 8
+"""Numbers without which neighbours may be near by chance."""
+VARIED = 16
+"""Different values of a number among the validation examples, without which it is a category."""
+COPIES = 8
+"""Copies of an example in training, at most; larger groups are classes."""
+GAP = 4.0
+"""How much further the next example is than the last copy. Places on a line, equally spaced, are 3 apart at most; at
+random, 30 % are further; what has more dimensions, fewer."""
+NEAR = 0.25
+"""Distance of a copy, over the median distance of any example."""
+MOST = 0.5
+"""Validation examples that have copies, from which on it is no chance."""
+AGREE = 0.9
+"""Copies that have the same class."""
+
+
+def near_copies(train: list[Part], val: list[Part]) -> Outcome | None:
+    """Look for copies among what data sets store, as arrays of numbers.
+
+    Returns:
+        None if most of validation has none, or there are no such arrays.
+
+    Example:
+        >>> rng = np.random.default_rng(0)
+        >>> x = rng.normal(size=(200, 1, 12)) + 0.01 * rng.normal(size=(200, 4, 12))  # four copies each
+        >>> rows, order = list(x.reshape(800, 12)), rng.permutation(800)
+        >>> class Data:
+        ...     x = None
+        ...     __len__ = lambda self: 800
+        >>> data = Data()
+        >>> data.x = np.stack(rows)
+        >>> near_copies([Part(data, order[:600])], [Part(data, order[600:])]).status
+        <Status.WARNING: 'warning'>
+
+    """
+    if not 0 < sum(len(part.indices) for part in train) <= ROWS or sum(len(part.indices) for part in val) < PROBES // 4:
+        return None
+    one, other = _gathered(train), _gathered(val)
+    inputs = [name for name in one.keys() & other.keys() if _is_input(one[name], other[name])]
+    if not inputs:
+        return None
+    name = max(inputs, key=lambda name: one[name][0].size)
+    chosen = np.linspace(0, len(other[name]) - 1, min(PROBES, len(other[name]))).astype(int)
+    rows = _comparable(one[name], other[name][chosen])
+    if rows is None:
+        return None
+    nearest, apart, median = _nearest(*rows)
+    count = _copies(apart, median)
+    for label in one.keys() & other.keys():
+        a, b = one[label], other[label]
+        if a.ndim == 1 and a.dtype.kind in "iub" and len(np.unique(a)) < len(a) / 2:
+            count = _of_a_class(count, a[nearest], b[chosen], np.array([(a == value).sum() for value in b[chosen]]))
+    share = float((count > 0).mean())
+    if share < MOST:
+        return None
+    return Outcome(
+        Status.WARNING,
+        "near_copies",
+        f"{share:.0%} of {len(chosen)} validation examples have a slightly changed copy in training, at least {GAP:g}x "
+        "nearer than any other example",
+        "split before you augment or oversample, and keep the copies, frames and views of one example on one side",
+        {"share": share, "copies": float(np.median(count[count > 0]))},
+    )
+
+
+def _gathered(parts: list[Part]) -> dict[str, NDArray[Any]]:
+    """Arrays of what is stored, of all parts, by name."""
+    each = [
+        {n: a[np.asarray(p.indices)] for n, a in columns(p.source).items() if isinstance(a, np.ndarray) and a.ndim}
+        for p in parts
+    ]
+    shapes = {name: [one[name].shape[1:] for one in each if name in one] for name in each[0]}
+    same = [name for name, of in shapes.items() if len(of) == len(each) and len(set(of)) == 1]
+    return {name: np.concatenate([one[name] for one in each]) for name in same}
+
+
+def _is_input(one: NDArray[Any], other: NDArray[Any]) -> bool:
+    numbers = one.dtype.kind == "f" or one.dtype == np.uint8
+    return numbers and one.dtype == other.dtype and one.ndim > 1 and one.shape[1:] == other.shape[1:]
+
+
+def _comparable(one: NDArray[Any], other: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
+    """Some numbers of each example, those that vary, standardised."""
+    a, b = one.reshape(len(one), -1), other.reshape(len(other), -1)
+    wide = max(FEWEST, min(WIDE, VALUES // len(a)))
+    varied = np.array(
+        [len(np.unique(b[:, i])) >= VARIED for i in range(0, b.shape[1], max(1, b.shape[1] // (4 * wide)))]
+    )
+    kept = np.arange(0, b.shape[1], max(1, b.shape[1] // (4 * wide)))[varied]
+    kept = kept[:: max(1, len(kept) // wide)][:wide]
+    if len(kept) < FEWEST:
+        return None
+    a, b = a[:, kept].astype(np.float32), b[:, kept].astype(np.float32)
+    if not (np.isfinite(a).all() and np.isfinite(b).all()):
+        return None
+    mean, std = a.mean(0), a.std(0) + 1e-12
+    return (a - mean) / std, (b - mean) / std
+
+
+def _nearest(
+    train: NDArray[np.float32], val: NDArray[np.float32]
+) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
+    """Of each validation example the nearest of training, their distances, in order, and the median distance of all."""
+    squares = (val**2).sum(1)[:, None] + (train**2).sum(1) - 2 * val @ train.T
+    size = min(COPIES + 1, len(train))
+    found = np.argpartition(squares, size - 1, axis=1)[:, :size]
+    exact = np.linalg.norm(train[found].astype(float) - val[:, None].astype(float), axis=2)  # without cancellation
+    order = np.argsort(exact, axis=1)
+    median = np.sqrt(np.median(squares, axis=1).clip(0))
+    return np.take_along_axis(found, order, 1), np.take_along_axis(exact, order, 1), median
+
+
+def _copies(apart: NDArray[np.float64], median: NDArray[np.float64]) -> NDArray[np.int64]:
+    """How many copies each example has: as many as lie before the first gap; none of what is the same.
+
+    Example:
+        >>> _copies(np.array([[0.1, 0.1, 2.0], [1.0, 1.5, 2.0], [0.0, 0.0, 2.0]]), np.array([4.0, 4.0, 4.0]))
+        array([2, 0, 0])
+
+    """
+    gap = (apart[:, 1:] >= GAP * apart[:, :-1]) & (apart[:, :-1] <= NEAR * median[:, None]) & (apart[:, :-1] > 0)
+    return np.where(gap.any(1) & (apart[:, 0] > 0), gap.argmax(1) + 1, 0)
+
+
+def _of_a_class(
+    count: NDArray[np.int64], near: NDArray[Any], own: NDArray[Any], size: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Copies that share a class, where they are not all there is of it."""
+    has = count > 0
+    if not has.any() or (near[has, 0] == own[has]).mean() < AGREE:
+        return np.zeros_like(count)
+    return np.where(size >= 2 * count + 1, count, 0)

@@ -1,0 +1,101 @@
+"""Slightly changed copies on both sides of a split: legitimate data first, then the mistake in several forms."""
+
+import pytest
+import torch
+from patients import AugmentedBeforeTheSplit, Healthy
+from torch.utils.data import TensorDataset
+
+from lightning_recipe import SplitCheck, Status
+from lightning_recipe.callbacks._near_copies import near_copies
+from lightning_recipe.demo import loaders
+from lightning_recipe.trial.stored import Part, parts_of
+
+RNG = torch.Generator().manual_seed(0)
+
+
+def normal(*shape):
+    return torch.randn(*shape, generator=RNG)
+
+
+def judged(*tensors, order=None, train=0.8):
+    data = TensorDataset(*tensors)
+    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(1)).tolist() if order is None else order
+    cut = int(train * len(order))
+    return near_copies([Part(data, order[:cut])], [Part(data, order[cut:])])
+
+
+def line(points, features=16):
+    """Examples on a curve."""
+    return torch.sin(points[:, None] * torch.linspace(0.3, 2, features) + normal(features))
+
+
+LEGITIMATE = {
+    "patterns": lambda: Healthy().data(400, 1).tensors,
+    "noise": lambda: (normal(400, 30),),
+    "one class each, of four": lambda: ((normal(100, 16).repeat_interleave(4, 0) + 0.01 * normal(400, 16)),
+                                        torch.arange(100).repeat_interleave(4)),
+    "few prototypes": lambda: (normal(10, 16).repeat(40, 1) + 0.01 * normal(400, 16), torch.arange(400) % 10),
+    "a curve, evenly": lambda: (line(torch.linspace(0, 3, 400)),),
+    "a curve, at random": lambda: (line(torch.rand(400, generator=RNG) * 3),),
+    "a plane": lambda: (torch.rand(400, 2, generator=RNG) @ normal(2, 20),),
+    "a walk": lambda: (normal(400, 12).cumsum(0),),
+    "heavy tails": lambda: (normal(400, 20) ** 5,),
+    "categories and two numbers": lambda: (torch.cat([(normal(400, 12) > 0).float(), normal(400, 2)], 1),),
+    "many categories and eight numbers": lambda: (torch.cat([(normal(400, 40) > 0).float(), normal(400, 8)], 1),),
+    "the same image, several captions": lambda: (torch.rand(100, 3, 8, 8, generator=RNG).repeat(4, 1, 1, 1),
+                                                 normal(400)),
+    "dark images": lambda: (torch.zeros(400, 1, 8, 8) + 0.001 * torch.rand(400, 1, 8, 8, generator=RNG),),
+    "constant rows": lambda: (normal(400, 1).expand(400, 20).contiguous(),),
+    "short": lambda: (normal(100, 3).repeat(4, 1) + 0.001 * normal(400, 3),),
+    "tokens": lambda: (torch.randint(100, (400, 20), generator=RNG),),
+    "not finite": lambda: (normal(400, 20) / 0,),
+    "few": lambda: (normal(10, 20).repeat(4, 1) + 0.001 * normal(40, 20),),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LEGITIMATE)
+def test_legitimate(name):
+    assert judged(*LEGITIMATE[name]()) is None
+
+
+def test_copies_within_training_are_legitimate():
+    x = normal(100, 20)
+    copies = torch.cat([x[:80].repeat(4, 1) + 0.01 * normal(320, 20), x[80:].repeat(4, 1)])
+    assert judged(copies, order=list(range(400))) is None
+
+
+def test_digits_are_legitimate():
+    train, val = loaders()
+    assert near_copies(parts_of(train), parts_of(val)) is None
+
+
+# -- the mistake
+
+MISTAKES = {
+    "noise": lambda x: x.repeat(4, 1, 1, 1) + 0.02 * normal(400, 1, 8, 8),
+    "brightness": lambda x: x.repeat(4, 1, 1, 1) * (1 + 0.02 * normal(400, 1, 1, 1)),
+    "bytes": lambda x: ((x.repeat(4, 1, 1, 1) * 40 + normal(400, 1, 8, 8)) + 128).clamp(0, 255).byte(),
+    "rounding": lambda x: torch.cat([x, x.half().float(), x + 1e-4, x.bfloat16().float()]),
+}
+
+
+@pytest.mark.parametrize("form", MISTAKES)
+@pytest.mark.parametrize("labelled", [True, False])
+def test_copies_in_both(form, labelled):
+    x = MISTAKES[form](normal(100, 1, 8, 8))
+    found = judged(x, *([(torch.arange(100) % 5).repeat(4)] if labelled else []))
+    assert (found.status, found.code) == (Status.WARNING, "near_copies")
+    assert found.evidence["share"] > 0.8
+
+
+def test_two_data_sets():
+    x = normal(200, 20)
+    train, val = TensorDataset(x, x[:, 0]), TensorDataset(x[:64] + 0.01 * normal(64, 20), x[:64, 0])
+    assert near_copies([Part(train, range(200))], [Part(val, range(64))]).evidence == {"share": 1.0, "copies": 1.0}
+
+
+def test_it_is_told_once(fit):
+    check = SplitCheck()
+    fit(AugmentedBeforeTheSplit(), [check], logger=False, max_epochs=1)
+    (finding,) = check.findings
+    assert (finding.status, finding.code) == (Status.WARNING, AugmentedBeforeTheSplit.code)
