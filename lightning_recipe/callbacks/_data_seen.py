@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from lightning_recipe.record.tensors import holds, tensors
 
@@ -186,14 +187,22 @@ def fingerprints(rows: Tensor) -> Tensor:
         (True, False)
 
     """
-    if rows.is_floating_point():
-        rows = rows.contiguous().view(
-            {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[rows.element_size()]
-        )
+    if rows.dtype is torch.uint8:  # eight at a time: one by one it takes 30 times as long
+        rows = F.pad(rows, (0, -rows.shape[1] % 8)).contiguous().view(torch.int64)
+    elif rows.is_floating_point():
+        rows = rows.contiguous().view({1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[rows.itemsize])
+    words = rows.long()
+    if rows.dtype is torch.int64:  # what differs in the highest bits only would have hardly any left in a product
+        words = _folded(_folded(words) * -7046029254386353131)
     place = torch.arange(1, rows.shape[1] + 1, device=rows.device) * -7046029254386353131
     place = (place ^ (place >> 29)) * -4658895280553007687
     place = (place ^ (place >> 32)) | 1
-    return (rows.long() * place).sum(1)
+    return _folded((words * place).sum(1))
+
+
+def _folded(words: Tensor) -> Tensor:
+    """The upper half on the lower one, which is reversible."""
+    return words ^ ((words >> 32) & 0xFFFFFFFF)
 
 
 def add(seen: Seen, one: Glance) -> None:

@@ -310,6 +310,19 @@ def test_fingerprints_are_equal_for_equal_rows_only(dtype):
     assert len(prints.unique()) == 400
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64, torch.uint8, torch.int64])
+def test_fingerprints_tell_zeros_and_ones_apart(dtype):
+    rows = (torch.arange(2**14)[:, None] >> torch.arange(40) % 14) & 1
+    assert len(fingerprints(rows.to(dtype)).unique()) == 2**14
+    assert len(fingerprints(rows.flip(1).to(dtype) * 128).unique()) == 2**14
+
+
+def test_fingerprints_tell_inverted_images_and_left_out_tokens_apart():
+    images, tokens = torch.randint(256, (100, 64), dtype=torch.uint8), torch.randint(-1, 1, (2**10, 40))
+    assert len(fingerprints(torch.cat([images, 255 - images])).unique()) == 200
+    assert len(fingerprints(tokens).unique()) == len(tokens.unique(dim=0))
+
+
 def test_what_is_kept_is_bounded(fit, monkeypatch):
     monkeypatch.setattr("lightning_recipe.callbacks.data_profile.KEPT", 100)
     assert found(fit, DataLoader(DATA, 32, shuffle=True))["passed"].evidence["examples"] == 128
