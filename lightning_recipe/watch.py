@@ -118,8 +118,8 @@ class Watch:
         if not self._began:
             self._begin(batch)
         self._stream("train", batch)
-        if self._probe is not None:  # the batch before was left out by a hook
-            return
+        if self._probe is not None or (self._count > 1 and not self._of_epoch):
+            return  # the batch before was left out by a hook; or nobody is due
         asked = [*self._of_epoch, *self._first]
         if not self.run.trainer.fit_loop.epoch_loop._should_accumulate():  # noqa: SLF001 - weights change after it
             asked += [c for c, due in self._due.items() if due <= self.run.batches_that_stepped + 1]
@@ -133,6 +133,8 @@ class Watch:
         if self._count >= WINDOW and not self._asked:
             return
         self._add_up(outputs)
+        if self._count > 1 and not self._asked:
+            return
         step, asked = self._close()
         if asked:
             self._show(step, asked)

@@ -71,7 +71,7 @@ class Hooks:
         self.over = False
         self.failed = failed
         self._key = RemovableHandle(OrderedDict()).id  # of our hooks, among those of a module
-        self._in_place: list[tuple[dict[str, Any], _StandIn, Callable[..., Any] | None]] = []
+        self._in_place: list[_StandIn] = []
         self._undo: list[Callable[[], None]] = []
 
     def lay(self, seen: Observable, outer: list[Watch], inner: list[Watch]) -> None:
@@ -83,24 +83,24 @@ class Hooks:
             inner: Watches of the call without: what a hook does with the output is no part of it.
 
         """
-        module = seen.module
-        own = module.__dict__
-        self.names[id(module)] = seen.name
-        if ("_compiled_call_impl" in own or "_orig_mod" in module._modules) and is_compiled_network(module):  # noqa: SLF001
-            self.networks.add(id(module))
-            self.closed.add(id(module))
-        elif isinstance(module, FAST) or (seen.leaf and type(module).__module__.startswith("torch.nn.modules.")):
-            self.closed.add(id(module))
-        if isinstance(module, FAST) and "forward" not in own and "_compiled_call_impl" not in own:
+        module, fast = seen.module, isinstance(seen.module, FAST)
+        own, key = module.__dict__, id(module)
+        self.names[key] = seen.name
+        if ("_compiled_call_impl" in own or "_orig_mod" in own["_modules"]) and is_compiled_network(module):
+            self.networks.add(key)
+            self.closed.add(key)
+        elif fast or (seen.leaf and type(module).__module__.startswith("torch.nn.modules.")):
+            self.closed.add(key)
+        if fast and "forward" not in own and "_compiled_call_impl" not in own:
             own["forward"] = _Forward(self, [*outer, *inner], module)
             self._undo.append(lambda: own.pop("forward", None))
             return
-        if inner and (module._forward_hooks or module._forward_pre_hooks):  # noqa: SLF001
+        if inner and (own["_forward_hooks"] or own["_forward_pre_hooks"]):
             for watch in inner:
                 self._hook(module, watch)
             inner = []
         if outer or inner:
-            self._stand_in(module, [*outer, *inner])
+            self._stand_in(module, [*outer, *inner] if outer else inner)  # most have the same, and need no list each
 
     def _stand_in(self, module: nn.Module, watches: list[Watch]) -> None:
         """Stand where torch looks first for what to call: calling hooks takes as long as a small layer's forward.
@@ -108,9 +108,9 @@ class Hooks:
         Compiled in place, a module has its compiled code there, into which hooks would be traced.
         """
         compiled = module.__dict__.get("_compiled_call_impl")
-        stand_in = _StandIn(self.failed, watches, module, compiled or module._call_impl)  # noqa: SLF001
+        stand_in = _StandIn(self.failed, watches, module, compiled)
         module.__dict__["_compiled_call_impl"] = stand_in
-        self._in_place.append((module.__dict__, stand_in, compiled))
+        self._in_place.append(stand_in)
 
     def _hook(self, module: nn.Module, watch: Watch) -> None:
         hooks = [
@@ -122,11 +122,8 @@ class Hooks:
     def remove(self) -> None:
         """Take everything away."""
         self.over = True
-        for own, stand_in, compiled in self._in_place:
-            if own.get("_compiled_call_impl") is stand_in:
-                del own["_compiled_call_impl"]
-                if compiled is not None:
-                    own["_compiled_call_impl"] = compiled
+        for stand_in in self._in_place:
+            stand_in.leave()
         for undo in reversed(self._undo):
             undo()
         self._in_place.clear()  # those who watch are known to the hooks that they know
@@ -136,12 +133,26 @@ class Hooks:
 class _StandIn:
     """Stands in for the call of a module; copies get None, as they have of torch itself."""
 
-    __slots__ = ("_call", "_failed", "_module", "_watches")
+    __slots__ = ("_call", "_compiled", "_failed", "_module", "_watches")
 
     def __init__(
-        self, failed: Callable[[Exception], None], watches: list[Watch], module: nn.Module, call: Callable[..., Any]
+        self,
+        failed: Callable[[Exception], None],
+        watches: list[Watch],
+        module: nn.Module,
+        compiled: Callable[..., Any] | None = None,
+        call: Callable[..., Any] | None = None,
     ) -> None:
-        self._failed, self._watches, self._module, self._call = failed, watches, module, call
+        self._failed, self._watches, self._module, self._compiled = failed, watches, module, compiled
+        self._call = call or compiled or module._call_impl  # noqa: SLF001
+
+    def leave(self) -> None:
+        """Put back what was in its place."""
+        own = self._module.__dict__
+        if own.get("_compiled_call_impl") is self:
+            del own["_compiled_call_impl"]
+            if self._compiled is not None:
+                own["_compiled_call_impl"] = self._compiled
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         output = None
@@ -196,7 +207,7 @@ class _Forward:
         hooks, forward = self._hooks(), functools.partial(type(self._module).forward, self._module)
         if hooks is None or hooks.over:
             return forward(*args, **kwargs)
-        return _StandIn(hooks.failed, self._watches, self._module, forward)(*args, **kwargs)
+        return _StandIn(hooks.failed, self._watches, self._module, call=forward)(*args, **kwargs)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         hooks, module = self._hooks(), copy.deepcopy(self._module, memo)

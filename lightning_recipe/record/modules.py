@@ -53,9 +53,11 @@ def inside(root: nn.Module) -> list[nn.Module]:
     found = {id(root): root}
     waiting = [root]
     for module in waiting:  # it grows
-        new = {id(child): child for child in module._modules.values() if child is not None}  # noqa: SLF001
-        waiting += [child for key, child in new.items() if key not in found]
-        found |= new
+        for child in module._modules.values():  # noqa: SLF001
+            if child is not None and id(child) not in found:
+                found[id(child)] = child
+                if child._modules:  # noqa: SLF001
+                    waiting.append(child)
     return list(found.values())
 
 
@@ -97,24 +99,26 @@ def observable(root: nn.Module, *, inside_fast: bool) -> list[Observable]:
     """
     found: list[Observable] = []
     known: set[int] = set()
-    kinds: dict[type, bool] = {}  # asking abstract classes takes long
+    unseen: dict[type, bool] = {}  # asking abstract classes takes long
 
     waiting = [("", root, False, False)]
     while waiting:
         name, module, in_leaf, in_fast = waiting.pop()
-        kind = type(module)
-        if kind not in kinds:
-            kinds[kind] = issubclass(kind, _UNSEEN)
-        if id(module) in known or kinds[kind]:
+        kind, children = type(module), module._modules  # noqa: SLF001
+        if kind not in unseen:
+            unseen[kind] = issubclass(kind, _UNSEEN)
+        if id(module) in known or unseen[kind]:
             continue
         known.add(id(module))
-        leaf = is_leaf(module)
+        leaf = not children or is_leaf(module)
         found.append(Observable(name, module, leaf and not in_leaf, in_fast))
+        if not children:
+            continue
         layer = isinstance(module, nn.TransformerEncoderLayer)
         closed = layer and not (inside_fast and module.training)
-        if not module._modules or closed or (leaf and module._modules.keys() != {"parametrizations"}):  # noqa: SLF001
+        if closed or (leaf and children.keys() != {"parametrizations"}):
             continue
-        for child_name, child in reversed(module._modules.items()):  # noqa: SLF001
+        for child_name, child in reversed(children.items()):
             if child is not None:
                 path = f"{name}.{child_name}" if name else child_name
                 waiting.append((path, child, in_leaf or leaf, in_fast or layer))

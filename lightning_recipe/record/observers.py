@@ -110,10 +110,11 @@ class Observers:
     def _lay(self) -> None:
         outer = [Watch(self._calls.before, self._calls.after)] if self._calls is not None else []
         inner = [Watch(self._leaves.before, self._leaves.after)] if self._leaves is not None else []
+        nobody: list[Watch] = []
         for seen in observable(self._pl_module, inside_fast=bool(inner)):
             try:
                 leaf = seen.leaf or isinstance(seen.module, FAST)
-                self._hooks.lay(seen, [] if seen.inside_fast else outer, inner if leaf else [])
+                self._hooks.lay(seen, nobody if seen.inside_fast else outer, inner if leaf else nobody)
             except Exception as failure:  # noqa: BLE001 - the user's step must go on
                 self._errors.append(failure)
 

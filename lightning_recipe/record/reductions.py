@@ -98,9 +98,10 @@ def _reduced(value: Tensor) -> Tensor:
     value = value.detach()
     if value.dtype.itemsize < _SHORT:
         value = value.float()
-    std, mean = torch.std_mean(value, correction=0)
-    zeros = 1 - torch.count_nonzero(value).to(value.dtype) / value.numel()
-    return torch.stack([zeros, mean, std]).float()
+    mean = value.mean()
+    std = torch.linalg.vector_norm(value - mean) / math.sqrt(value.numel())  # std_mean takes ten times as long on a CPU
+    zeros = torch.count_nonzero(value == 0) / value.numel()
+    return torch.stack([zeros.to(mean), mean, std]).float()
 
 
 def _rounded(now: Tensor, before: Tensor, moving: Tensor | None) -> Tensor:

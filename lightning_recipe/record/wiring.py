@@ -103,7 +103,7 @@ class Wiring:
     def leave(self, name: str, module: nn.Module, output: Any) -> None:
         """It returned."""
         given, self._within = self._within or [], None
-        off = "" if torch.is_grad_enabled() else self._off
+        off = self._off if self._off and not torch.is_grad_enabled() else ""
         self._note("module", name, given, output, module, off, training=module.training)
 
     def _note(  # noqa: PLR0913, PLR0917
