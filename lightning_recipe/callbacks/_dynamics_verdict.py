@@ -1,4 +1,4 @@
-"""What the looks at a fixed batch say together: the decision of PredictionDynamicsLogger."""
+"""What the looks at a fixed batch say: the curves of each, and the decision of PredictionDynamicsLogger on all."""
 
 from __future__ import annotations
 
@@ -17,7 +17,30 @@ LEARNT = 0.9  # error on the fixed batch, in units of that of knowing nothing, b
 FELL = 0.95  # of the first training loss; below, the loss has fallen
 FLIPS = 0.3  # share of answers that must change from one look to the next to speak of jumping
 NUMBERS = 4.0  # times max_jitter, in standard deviations of the target, for numbers, which have no bounds
+CURVES = {
+    "jitter": "jitter ({} per step)",
+    "flip_rate": "flips (share per look)",
+    "share_right": "right (share)",
+    "mean_absolute_error": "error (target units)",
+}  # of what is measured at each look
 RISING = 1.5  # times the mean learning rate of the first half: above, the rate is still rising at the end
+
+
+def curves(numbers: dict[str, float], *, of_numbers: bool) -> dict[str, float]:
+    """What is drawn of one look, by the name of the curve.
+
+    Args:
+        numbers: What :meth:`FixedBatch.look` gives.
+        of_numbers: Whether the predictions are numbers.
+
+    Example:
+        >>> curves({"jitter": 0.25, "flip_rate": math.nan}, of_numbers=True)
+        {'jitter (std per step)': 0.25}
+
+    """
+    unit = "std" if of_numbers else "share"
+    drawn = {curve.format(unit): numbers.get(name, math.nan) for name, curve in CURVES.items()}
+    return {name: value for name, value in drawn.items() if math.isfinite(value)}
 
 
 def outcome(  # noqa: C901 - decisions in their order

@@ -9,11 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from lightning_recipe.losses.table import TABLE, Family, Takes
+from lightning_recipe.record.loss_graph import of_unit_vectors
 from lightning_recipe.record.tensors import tensors
+from lightning_recipe.trial.rehearsal import CannotRehearseError, rehearsal
 
 if TYPE_CHECKING:
     from lightning_recipe.losses.references import References
     from lightning_recipe.record.step import LossCall, Step
+    from lightning_recipe.run import Run
 
 
 def carriers(step: Step, arguments: dict[str, Any]) -> str:
@@ -153,3 +156,13 @@ def judge(found: References, *, certain: bool, warn_ratio: float, bias_share: fl
     if found.needs_bias(bias_share):
         return "needs bias"
     return "good"
+
+
+def are_scaled_cosines(run: Run, step: Step) -> bool:
+    """Whether the loss is of products of unit vectors: its graph is seen when the step is run once more on a copy."""
+    try:
+        with rehearsal(run) as again:
+            loss = again.step(step.batch).loss
+            return loss is not None and of_unit_vectors(loss)
+    except CannotRehearseError:
+        return False

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from lightning_recipe.callback import Check
+from lightning_recipe.callbacks import _mixing_verdict as verdict
 from lightning_recipe.dependencies.backprop import UndecidedError
-from lightning_recipe.dependencies.causes import likely_cause
 from lightning_recipe.dependencies.examples import batch_of
 from lightning_recipe.dependencies.judgement import Clean, Mixing, examine
 from lightning_recipe.dependencies.places import Placed, judge_places
@@ -37,9 +37,6 @@ if TYPE_CHECKING:
     from lightning_recipe.run import Run
 
     Look = Callable[..., Clean | Mixing]
-
-SHOWN = 4
-"""Calls named in a message."""
 
 
 class BatchMixingDetector(Check):
@@ -157,10 +154,11 @@ class BatchMixingDetector(Check):
             try:
                 placed = judge_places(found.rerun, batch)
             except UndecidedError as reason:
-                return self._is_clean(_describe(found), f"; places in the batch were not compared: {reason}")
+                note = f"; places in the batch were not compared: {reason}"
+                return self.found(verdict.clean(verdict.described(found), note))
         if isinstance(placed, Placed):
-            return self._is_placed(placed)
-        return self._is_clean(_describe(found), place=placed)
+            return self.found(verdict.placed(placed), placed.event.name)
+        return self.found(verdict.clean(verdict.described(found), place=placed))
 
     def _judge_calls(self, run: Run, step: Step, look: Look, reason: str) -> Iterator[Finding]:
         """Judge what can be told without the code of the step, which was not judged for `reason`."""
@@ -182,15 +180,15 @@ class BatchMixingDetector(Check):
                     if isinstance(found, Mixing):
                         hits.append(self._leaks(run, found))
                     elif found.dead and len(calls) == 1:
-                        hits.append(self._is_dead(name))
+                        hits.append(self.found(verdict.dead(name), name))
                     else:
-                        clean.append(f"{name} ({_describe(found)})")
+                        clean.append(f"{name} ({verdict.described(found)})")
                 except UndecidedError as error:
                     undecided.append(f"{name}: {error}")
         if clean and not hits:
             undecided.insert(0, f"the step itself: {reason}")
-            hits = [self._is_clean(_few(clean), f"; not judged: {_few(undecided)}")]
-        yield from hits or [self.skipped(_few(undecided))]
+            hits = [self.found(verdict.clean(verdict.few(clean), f"; not judged: {verdict.few(undecided)}"))]
+        yield from hits or [self.skipped(verdict.few(undecided))]
 
     @contextmanager
     def _reasons(self, run: Run) -> Iterator[None]:
@@ -219,46 +217,9 @@ class BatchMixingDetector(Check):
             self.tell(run, "BatchMixingDetector repeats the first step on a copy ...")
 
     def _leaks(self, run: Run, found: Mixing) -> Finding:
-        cause = likely_cause(found)
-        judge = self.failed if cause.certain and found.batch.examples else self.warning
+        finding = self.found(verdict.leaks(found), found.event.name)
         self._draw_matrix(run, found)
-        return judge(
-            f"outputs leak across the batch, first {found.event.where}: the inputs of {found.receivers} of "
-            f"{found.batch.size} examples reach the outputs of others (expected: 0); likely {cause.what}",
-            code="mixes",
-            subject=found.event.name,
-            fix=cause.fix,
-            leak=found.strength,
-            receivers=found.receivers,
-            examples=found.batch.size,
-        )
-
-    def _is_placed(self, found: Placed) -> Finding:
-        return self.failed(
-            f"{found.batch.size} copies of one example have {found.answers} different outputs (expected: 1), by their "
-            f"place in the batch, first {found.event.where}; likely positions added along the batch, not the sequence",
-            code="depends_on_place",
-            subject=found.event.name,
-            fix="index positions by the dimension of the sequence, with batch_first=True x.size(1); or transpose first",
-            answers=found.answers,
-            examples=found.batch.size,
-        )
-
-    def _is_clean(self, judged: str, note: str = "", place: float | None = None) -> Finding:
-        also = "" if place is None else ", nor on its place in the batch"
-        evidence = {"leak": 0.0} | ({} if place is None else {"out_of_place": place})
-        message = f"no output depends on another example{also}: {judged}{note}"
-        return self.passed(message, code="", subject="", **evidence)
-
-    def _is_dead(self, name: str) -> Finding:
-        return self.warning(
-            f"the output of {name} is the same for any input, to the bit, also with other weights: 0 gradient reaches "
-            "its input",
-            code="constant_output",
-            subject=name,
-            fix="look for a detach, an input overwritten or multiplied by zero, or a result that is not used",
-            leak=0,
-        )
+        return finding
 
     def _draw_matrix(self, run: Run, found: Mixing) -> None:
         if loggers.is_written(run.trainer):
@@ -276,22 +237,3 @@ def _even_in_place(look: Callable[[], Clean | Mixing]) -> Clean | Mixing:
             raise
     with torch.autograd.graph.allow_mutation_on_saved_tensors():
         return look()
-
-
-def _describe(found: Clean) -> str:
-    layers = "layer, which mixes" if found.norms == 1 else "layers, which mix"
-    norms = f"; {found.norms} BatchNorm {layers} by design, ran on running statistics" if found.norms else ""
-    shapes = " and ".join(map(str, found.left_out[:2])) + (", ..." if len(found.left_out) > 2 else "")  # noqa: PLR2004
-    rest = f"; what has no row for each of them was not varied: {shapes}" if found.left_out else ""
-    rows = f" of {found.rows_each} rows each" if found.rows_each > 1 else ""
-    outputs = f", outputs of {_few(list(found.outputs))}" if found.outputs else ""
-    return f"{found.batch.size} examples{rows}, {_dimensions(found)}{outputs}{norms}{rest}"
-
-
-def _few(texts: list[str]) -> str:
-    more = f", and {len(texts) - SHOWN} more" if len(texts) > SHOWN else ""
-    return ", ".join(texts[:SHOWN]) + more
-
-
-def _dimensions(found: Clean) -> str:
-    return ("dimension " if len(found.dims) == 1 else "dimensions ") + " and ".join(map(str, found.dims))

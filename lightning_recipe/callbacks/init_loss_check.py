@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from lightning_recipe.callback import Check
 from lightning_recipe.callbacks._init_loss_by_hand import ask, outcome
 from lightning_recipe.callbacks._init_loss_diagnosis import (
+    are_scaled_cosines,
     band,
     bias_fix,
     carriers,
@@ -19,7 +20,6 @@ from lightning_recipe.callbacks._init_loss_diagnosis import (
 from lightning_recipe.finding import Outcome, Section, Status
 from lightning_recipe.losses.references import FAR, NotComparableError, References, offset, references
 from lightning_recipe.losses.table import TABLE
-from lightning_recipe.record.loss_graph import of_unit_vectors
 from lightning_recipe.trial.answers import Answers
 from lightning_recipe.trial.rehearsal import CannotRehearseError, rehearsal
 
@@ -147,7 +147,7 @@ class InitLossCheck(Check):
         elif step.loss_calls:
             found = [self._judge(call, step, run.module) for call in step.loss_calls]
             high = [finding.code.endswith("/too_high") for finding in found]
-            scaled = any(high) and _are_scaled_cosines(run, step)
+            scaled = any(high) and are_scaled_cosines(run, step)
             for finding, is_high in zip(found, high, strict=True):
                 yield self._on_purpose(finding) if is_high and scaled else finding
         elif not step.loss.isfinite().all():
@@ -207,12 +207,11 @@ class InitLossCheck(Check):
                     **found.evidence,
                 )
             case "too high":
-                ratio = (found.measured - found.floor) / (found.know_nothing - found.floor)
-                hard = layer is not None and ratio > self.fail_ratio * band(found.examples)
+                hard = layer is not None and found.ratio > self.fail_ratio * band(found.examples)
                 verdict = self.failed if hard else self.warning
                 guess = "a uniform guess" if found.classes else "an output of zero"
                 return verdict(
-                    f"{context}, {ratio:.3g}x the {found.know_nothing:.4g} of {guess}",
+                    f"{context}, {found.ratio:.3g}x the {found.know_nothing:.4g} of {guess}",
                     code="too_high",
                     subject=subject,
                     fix=scale_fix(call, step, layer),
@@ -222,12 +221,10 @@ class InitLossCheck(Check):
                 return self._too_low(context, subject, step, found, layer)
             case "needs bias":
                 far = offset(call, found)
-                verdict = self.warning if far >= FAR else self.advice
-                cost = (
-                    f"the targets lie {far:.3g} standard deviations from it, too far to be made up for by training"
-                    if far >= FAR
-                    else "the first steps go into learning a constant"
-                )
+                verdict, cost = self.advice, "the first steps go into learning a constant"
+                if far >= FAR:
+                    verdict = self.warning
+                    cost = f"the targets lie {far:.3g} standard deviations from it, too far for training to make up for"
                 return verdict(
                     f"{context}, but the best constant prediction reaches {found.best_constant:.4g}: {cost}",
                     code="output_bias",
@@ -261,13 +258,3 @@ class InitLossCheck(Check):
             + (", ".join(step.inputs) or "the tensors that enter the network"),
             **found.evidence,
         )
-
-
-def _are_scaled_cosines(run: Run, step: Step) -> bool:
-    """Whether the loss is of products of unit vectors: its graph is seen when the step is run once more on a copy."""
-    try:
-        with rehearsal(run) as again:
-            loss = again.step(step.batch).loss
-            return loss is not None and of_unit_vectors(loss)
-    except CannotRehearseError:
-        return False

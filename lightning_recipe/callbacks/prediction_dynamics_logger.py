@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable  # noqa: TC003 - LightningCLI reads the types of arguments at run time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from lightning_recipe.callback import RecipeCallback
-from lightning_recipe.callbacks._dynamics_verdict import LATE_LOOKS, outcome
+from lightning_recipe.callbacks._dynamics_verdict import LATE_LOOKS, curves, outcome
 from lightning_recipe.callbacks._fixed_batch import FixedBatch, candidates
 from lightning_recipe.figures import dynamics
 from lightning_recipe.figures.canvas import pixels
@@ -26,13 +25,6 @@ if TYPE_CHECKING:
 
     from lightning_recipe.record.step import Step
     from lightning_recipe.run import Run
-
-CURVES = {  # of what is measured at each look
-    "jitter": "jitter ({} per step)",
-    "flip_rate": "flips (share per look)",
-    "share_right": "right (share)",
-    "mean_absolute_error": "error (target units)",
-}
 
 
 class PredictionDynamicsLogger(RecipeCallback):
@@ -238,9 +230,7 @@ class PredictionDynamicsLogger(RecipeCallback):
         for other in self._others:
             values = other.how.read(other.again(run.trainer, run.module))
             other.look(run.step, values, dynamics.keep(other, values))
-        unit = "std" if fixed.how.of_numbers else "share"
-        curves = {curve.format(unit): numbers.get(name, math.nan) for name, curve in CURVES.items()}
-        self.plot(run, {name: value for name, value in curves.items() if math.isfinite(value)})
+        self.plot(run, curves(numbers, of_numbers=fixed.how.of_numbers))
         if self._frames and self._frames[0] <= run.step - fixed.begun and run.step < run.horizon:  # the last is drawn
             self._frames = [frame for frame in self._frames if frame > run.step - fixed.begun]
             self._undrawn.append([replace(one, looks=[*one.looks]) for one in (fixed, *self._others)])

@@ -77,6 +77,11 @@ class References:
         return self.has_prior and best < (1 - needed) * know_nothing and measured > (know_nothing + best) / 2
 
     @property
+    def ratio(self) -> float:
+        """The loss, in units of that without knowledge, both above the lowest possible one."""
+        return (self.measured - self.floor) / (self.know_nothing - self.floor)
+
+    @property
     def evidence(self) -> dict[str, Any]:
         """The three losses, as the evidence is called."""
         return {"measured": self.measured, "know_nothing": self.know_nothing, "best_constant": self.best_constant}
