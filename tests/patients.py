@@ -1726,6 +1726,25 @@ class ValidationAugmented(Patient):
         return Noisy(*super().data(n, seed).tensors, transform=jitter)
 
 
+class Forgets(Noisy):
+    """Calls its transform, and gives the pattern as it was."""
+
+    def __getitem__(self, index):
+        x = self.x[index]
+        self.transform(x)
+        return x, self.y[index]
+
+
+class TransformWithoutEffect(Patient):
+    """What the transform of training returns is thrown away."""
+
+    code = "AugmentationCheck/transform_without_effect"
+
+    def data(self, n, seed):
+        x, y = super().data(n, seed).tensors
+        return Forgets(x, y, jitter) if seed == 1 else TensorDataset(x, y)
+
+
 class Mixes(Healthy):
     """Mixes each example with another one, and their losses."""
 

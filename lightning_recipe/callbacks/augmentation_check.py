@@ -10,6 +10,7 @@ from lightning_recipe.callback import Check
 from lightning_recipe.callbacks import _augmentation as draws_of
 from lightning_recipe.callbacks import _flips as flips
 from lightning_recipe.callbacks import _mixing as mixing
+from lightning_recipe.callbacks._lost_transform import lost
 from lightning_recipe.finding import Section
 from lightning_recipe.record.step import Need
 from lightning_recipe.trial.reread import CannotRereadError, read_again, rewritten
@@ -43,6 +44,7 @@ class AugmentationCheck(Check):
     - validation examples differ each time, with the very transform of training;
     - a step mixes inputs with those of other examples, as mixup and CutMix do, and labels by another share, in another
       order or not at all;
+    - what a `transform` of the data set returns is in no example, or nothing in the program calls it;
     - reading an example changes what the data set keeps of it, in place, again each time; `advice` where workers read,
       whose copies end with the epoch.
 
@@ -64,8 +66,9 @@ class AugmentationCheck(Check):
         - Another example as noise in the background, up to a share of 0.3, whose label is left out.
 
     Cost:
-        24 examples each of training and validation are read, and 150 of validation more where images are mirrored
-        and the target is a number that is not. At two steps, of those that mix at six, up to 256 examples are compared.
+        24 examples each of training and validation are read, of training 16 more where it has a transform, and
+        150 of validation where images are mirrored and the target is a number that is not. At two steps, of those that
+        mix at six, up to 256 examples are compared.
 
     Example:
         >>> import contextlib, io
@@ -161,6 +164,8 @@ class AugmentationCheck(Check):
         if held_out and (outcome := draws_of.of_validation(held_out, shared=_same_transform(run))):
             found.append(self.found(outcome))
         found += self._rewritten(run, train[0])
+        others = (run.module, getattr(run.trainer, "datamodule", None))
+        found += [self.found(outcome, name) for outcome, name in lost(train[0], self._chosen(train[0]), *others)]
         random = draws_of.differing(draws)
         same = "come out the same each time" if not random else "are augmented"
         told = any(finding.code == "AugmentationCheck/labels_not_mixed" for finding in self.findings)

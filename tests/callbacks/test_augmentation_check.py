@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from patients import Blobs, Healthy, Noisy, TargetNotFlipped, jitter
+from patients import Blobs, Forgets, Healthy, Noisy, TargetNotFlipped, jitter
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 
 from lightning_recipe import AugmentationCheck, Status
 from lightning_recipe.callbacks._flips import turns_sign
+from lightning_recipe.callbacks._lost_transform import lost
 from lightning_recipe.trial.reread import CannotRereadError, read_again
 
 RNG = torch.Generator().manual_seed(0)
@@ -216,7 +217,72 @@ def test_what_data_sets_may_do_to_what_they_keep(fit, data):
     assert {f.code for f in found(fit, data)} == {"AugmentationCheck/passed"}
 
 
+class Identity(Noisy):
+    """Has a transform that it does not call."""
+
+    def __getitem__(self, index):
+        return self.x[index], self.y[index]
+
+
+class CalledByTheLoader(Identity):
+    def collated(self, batch):
+        return self.transform(torch.stack([x for x, _ in batch]))
+
+
+class Decides(Noisy):
+    """A transform that fails tells what to leave out, and what it draws is drawn."""
+
+    def __getitem__(self, index):
+        return self.x[index], self.transform(self.x[index]).mean()
+
+
+class Switched(Noisy):
+    augmented = False
+
+    def __getitem__(self, index):
+        return super().__getitem__(index) if self.augmented else (self.x[index], self.y[index])
+
+
+def in_place(x):
+    return x.add_(0)
+
+
+WITH_A_TRANSFORM = {
+    "random": lambda x, y: Noisy(x, y, jitter),
+    "the same": lambda x, y: Noisy(x, y, lambda x: x),
+    "in place": lambda x, y: Forgets(x.clone(), y, lambda x: x.clamp_(max=0.5)),
+    "nothing to do": lambda x, y: Forgets(x, y, in_place),
+    "called by others": lambda x, y: CalledByTheLoader(x, y, jitter),
+    "switched off": lambda x, y: Switched(x, y, jitter),
+    "part of the target": lambda x, y: Decides(x, y, jitter),
+    "stored, and does nothing": lambda x, y: Identity(x, y, lambda x: x),
+}
+
+
+@pytest.mark.parametrize("name", WITH_A_TRANSFORM)
+def test_transforms_that_are_legitimate(name):
+    x, y = Healthy().data(64, 1).tensors
+    assert list(lost(WITH_A_TRANSFORM[name](x, y), range(4))) == []
+
+
 # -- mistakes
+
+
+class Unused(Dataset):
+    def __init__(self, x, y, transform):
+        self.x, self.y, self.augment = x, y, transform
+
+    def __len__(self):
+        return len(self.x)
+
+    def __getitem__(self, index):
+        return self.x[index], self.y[index]
+
+
+@pytest.mark.parametrize("data", [Forgets, Unused, lambda *a: Subset(Forgets(*a), range(9, 40))])
+def test_a_transform_without_effect(fit, data):
+    (finding,) = found(fit, data(*Healthy().data(64, 1).tensors, jitter))
+    assert (finding.status, finding.code) == (Status.WARNING, "AugmentationCheck/transform_without_effect")
 
 
 @pytest.mark.parametrize(
