@@ -28,6 +28,8 @@ CONSTANT = 0.9
 FEW_STEPS = 100
 """Steps that tell too little when no more were allowed: 20 go by until the learning rate is at its peak, and
 healthy small nets need 50 to 150 to memorise 8 examples at 1e-3."""
+WANTED_STEPS = 200
+"""Steps for which there should be work, or else fewer examples are taken."""
 UNKNOWN_STEPS = 300
 """Steps for a loss whose floor isn't known: enough to see whether it all but vanishes."""
 DRAWS = 8
@@ -193,6 +195,10 @@ class Trial:
         left = self.distances(fit)
         near = self.is_reached(fit) if fit.longer else self.is_nearly_there(fit)
         return bool(self.floors(fit)) and self.is_falling(fit) and not near and left[-1] < HALF * left[0]
+
+    def falls(self, fit: Fit) -> bool:
+        """Whether the fit knows more than a constant, and was still getting nearer: it may have the work of others."""
+        return self.is_falling(fit) and self.left(fit) < CONSTANT
 
     def is_too_short(self, fit: Fit) -> bool:
         """Whether the fit had too few steps to tell anything."""

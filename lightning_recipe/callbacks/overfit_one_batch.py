@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from lightning_recipe.callback import Check
 from lightning_recipe.callbacks._overfit_by_hand import asked
 from lightning_recipe.callbacks._overfit_objectives import Allowed, judged
-from lightning_recipe.callbacks._overfit_progress import FEW_STEPS, Trial, has_begun
+from lightning_recipe.callbacks._overfit_progress import FEW_STEPS, WANTED_STEPS, Trial, has_begun
 from lightning_recipe.callbacks._overfit_verdict import outcome
 from lightning_recipe.figures import experiments
 from lightning_recipe.figures.canvas import pixels
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 ADAM = (3e-4, 1e-3)
 """Learning rates of the second arm. "Adam is safe ... with a learning rate of 3e-4" (the recipe, section 3)."""
+FEWEST_EXAMPLES = 2
+"""Examples where steps are expensive: "as little as two" (section 2)."""
 
 
 class OverfitOneBatch(Check):
@@ -209,25 +211,30 @@ class OverfitOneBatch(Check):
         ends = time.monotonic() + self.max_seconds
         with terminal.progress(trainer, "OverfitOneBatch", LONGER * self.max_steps * (1 + len(ADAM))) as advance:
 
-            def fit(trial: Trial, examples: Any, share: float, adam: float | None = None) -> Trial:
+            def fit(trial: Trial, examples: Any, share: float, adam: float | None = None, wanted: int = 0) -> Trial:
                 left = self._work_left(trial)
-                fewest = min(FEW_STEPS, self.max_steps)
-                budget = Budget(self.max_steps, share * left, left, ends, fewest, trial.is_over, trial.goes_on)
+                budget = Budget(
+                    self.max_steps, share * left, left, ends, min(FEW_STEPS, self.max_steps),
+                    trial.is_over, trial.goes_on, trial.falls, min(wanted, self.max_steps),
+                )  # fmt: skip
                 trial.fits.append(short_fit(trainer, run.module, examples, budget, adam=adam, advance=advance))
                 return trial
 
-            def own(examples: Any) -> Trial:
-                trial = fit(Trial(self.tolerance), examples, 1 / 2)
+            def own(examples: Any, wanted: int = 0) -> Trial:
+                trial = fit(Trial(self.tolerance), examples, 1 / 2, wanted=wanted)
                 (first,) = trial.fits
                 if trial.floors(first) or not has_begun(first):
                     return trial
                 known = asked(run, examples, first.first)  # the fit ended at once
                 if isinstance(known, str):
-                    return fit(Trial(self.tolerance, unknown=known), examples, 1 / 2)
-                return fit(Trial(self.tolerance, asked=known), examples, 1 / 2)
+                    return fit(Trial(self.tolerance, unknown=known), examples, 1 / 2, wanted=wanted)
+                return fit(Trial(self.tolerance, asked=known), examples, 1 / 2, wanted=wanted)
 
             try:
-                trial = own(few)
+                trial = own(few, WANTED_STEPS)
+                fewer = first_examples(few, FEWEST_EXAMPLES)
+                if fewer is not few and trial.fits[0].cut_short and len(trial.fits[0].losses) < FEW_STEPS:
+                    trial, few = own(fewer), fewer
             except Exception as error:
                 if few is batch or is_out_of_memory(error):
                     raise

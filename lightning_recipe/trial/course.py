@@ -93,8 +93,10 @@ class Stopping:
         """Whether the step that ends was the last."""
         fit, budget = self._fit, self._budget
         if number == COUNTED:
-            fewest = budget.fewest * fit.work
-            self._work = max(self._work, fewest) if fewest <= budget.most else 0.0
+            enough = max(budget.fewest, budget.wanted) * fit.work <= budget.most
+            self._work = max(self._work, budget.fewest * fit.work) if enough else 0.0
+        if self._ending and 0 < self._work < budget.most and not fit.out_of_time and budget.falls(fit):
+            self._work, self._ending, fit.cut_short = budget.most, False, False
         over = self._ending
         if probed:
             over |= budget.over(fit) or not math.isfinite(fit.losses[-1])

@@ -86,9 +86,11 @@ class Budget:
         work: Nominal seconds that its steps may take together, see ``trial/work.py``.
         most: Nominal seconds if it goes on, or if `fewest` steps need them.
         ends: Value of ``time.monotonic()`` after which it ends in any case: a safety net.
-        fewest: Steps below which it tells nothing: it ends at once if there is no work for as many.
+        fewest: Steps below which it tells nothing.
         over: Asked after each probed step whether to stop.
         goes_on: Asked when the steps are over, and after each probed step from then on, whether to go on.
+        falls: Asked when `work` is done whether it deserves `most`.
+        wanted: It ends at once if there is no work for as many steps.
 
     """
 
@@ -99,6 +101,8 @@ class Budget:
     fewest: int = 0
     over: Callable[[Fit], bool] = _no
     goes_on: Callable[[Fit], bool] = _no
+    falls: Callable[[Fit], bool] = _no
+    wanted: int = 0
 
 
 def short_fit(  # noqa: PLR0913 - an experiment has these parts

@@ -449,10 +449,17 @@ def test_the_seconds_are_a_safety_net(fit):
 
 
 def test_a_step_is_too_expensive_by_its_work(fit):
-    finding = judged(fit, Healthy(), OverfitOneBatch(max_seconds=0.5))
+    finding = judged(fit, Healthy(), OverfitOneBatch(max_seconds=2))
     assert (finding.code, finding.evidence["steps"]) == ("OverfitOneBatch/too_expensive", 4)
     assert finding.status == "skipped"
     assert 1e-3 < finding.evidence["step_seconds"] < 1e-2
+
+
+def test_two_examples_are_enough_where_steps_are_expensive(fit):
+    net = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 32, 3), nn.Flatten(), nn.Linear(32 * 784, 5))
+    module = Any(net, F.cross_entropy, (x(32, 3, 32, 32), classes(32, 5)), lambda p: torch.optim.Adam(p, 1e-3))
+    finding = judged(fit, module, OverfitOneBatch(max_seconds=25))
+    assert (finding.status, finding.evidence["examples"]) == ("passed", 2), finding
 
 
 class OneUnit(Healthy):
