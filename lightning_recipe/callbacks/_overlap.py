@@ -165,14 +165,14 @@ def verdict(found: Overlap, share: float, *, only: bool) -> Outcome | None:
         only: Whether no other validation loader has examples of its own.
 
     Returns:
-        None if they have nothing in common.
+        None if they have nothing in common, or are one and the same graph.
 
     Example:
         >>> verdict(Overlap(50, 100, same=False), 0.05, only=True).status
         <Status.WARNING: 'warning'>
 
     """
-    if not found.common:
+    if not found.common or (found.same and found.looked == 1):  # one graph, whose nodes are split
         return None
     part = found.common / found.looked
     if found.same:

@@ -11,6 +11,7 @@ from torch.utils.data import (
     ConcatDataset,
     DataLoader,
     Dataset,
+    DistributedSampler,
     IterableDataset,
     Sampler,
     Subset,
@@ -159,6 +160,30 @@ def test_phrases_that_come_again_in_any_text_are_no_overlap():
     rows = TensorDataset(torch.randint(500, (256, 10), generator=torch.Generator().manual_seed(0)))
     found = overlap([Part(rows, range(256))], [Part(TensorDataset(rows.tensors[0][:64].clone()), range(64))])
     assert found.common == 64
+
+
+def test_one_graph_whose_nodes_are_split_is_legitimate(fit):
+    held_out = torch.arange(256) % 4 == 0
+
+    class Transductive(Healthy):
+        def training_step(self, batch, batch_idx):
+            x, y, val = (entry[0] for entry in batch)
+            return self.loss(self(x)[~val], y[~val])
+
+        def validation_step(self, batch, batch_idx):
+            x, y, val = (entry[0] for entry in batch)
+            self.log("val_loss", self.loss(self(x)[val], y[val]))
+
+    one, other = (DataLoader([(X, Y, held_out)], 1) for _ in range(2))
+    assert statuses(found(fit, one, other, Transductive())) == {Status.SKIPPED}
+    graph = [(X, Y, held_out)]
+    assert statuses(found(fit, DataLoader(graph), DataLoader(graph), Transductive())) == {Status.SKIPPED}
+
+
+def test_padded_samplers_are_legitimate(fit):
+    train, val = (Healthy().data(n, seed) for n, seed in ((253, 1), (63, 2)))
+    loaders = [DataLoader(data, 32, sampler=DistributedSampler(data, 4, 3)) for data in (train, val)]
+    assert statuses(found(fit, *loaders)) == {Status.PASSED}
 
 
 def test_a_trial_is_not_judged(fit):
