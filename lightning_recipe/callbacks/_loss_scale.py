@@ -71,7 +71,8 @@ def _of_squashes(node: Node) -> Outcome | None:
         return _twice(node, WANT_LOGITS[node.kind], function)
     if node.kind == "Logsumexp" and (made_by := node.source()) is not None and _is_normaliser(node, made_by):
         return _twice(made_by, "a softmax", "softmax")
-    again = _behind(node, SHIFTS if node.kind == "Log" else ()) if node.kind in COMPARED else None
+    compared = node.kind in COMPARED or _is_overlap(node)
+    again = _behind(node, SHIFTS if node.kind == "Log" else ()) if compared else None
     if again is not None and _squash(again) and (function := _squash(again.source())):
         return _twice(again, f"a {_squash(again)}", function)
     return None
@@ -138,9 +139,35 @@ def _behind(node: Node, kinds: Collection[str] = ()) -> Node | None:
     return _behind(made_by, kinds) if made_by is not None and past else made_by
 
 
+def _is_overlap(node: Node) -> bool:
+    """Whether it is a product with zeros and ones, as with the target of Dice."""
+    other = node.saved("self" if node.parents[0] is None else "other") if node.kind == "Mul" else None
+    return isinstance(other, Tensor) and other.numel() >= FEW and bool(((other == 0) | (other == 1)).all())
+
+
 def _squash(node: Node | None) -> str:
     """The name of what gives probabilities, or nothing."""
-    return PROBABILITIES.get(node.kind, "") if node is not None else ""
+    return (PROBABILITIES.get(node.kind, "") or _by_hand(node)) if node is not None else ""
+
+
+def _by_hand(node: Node) -> str:
+    """Whether it is 1 / (1 + exp(-x)), or exp(x) over its sum along a dimension."""
+    made_by = [node.source(i) for i in range(len(node.parents))]
+    if node.kind == "Mul" and node.parents.count(None) == 1:  # how torch divides a number by a tensor
+        made_by = [source for source in made_by if source is not None and source.kind == "Reciprocal"]
+        return _by_hand(made_by[0]) if made_by else ""
+    if node.kind == "Reciprocal" or (node.kind == "Div" and made_by[0] is None):
+        below = made_by[-1]
+        grown = [below.source(i) for i in range(2)] if below is not None and below.kind == "Add" else []
+        ones = len(grown) == 2 and None in grown  # noqa: PLR2004
+        return "sigmoid" if ones and any(part and part.kind == "Exp" for part in grown) else ""
+    if node.kind == "Div" and None not in made_by:
+        above, below = made_by
+        summed = below.source() if below is not None and below.kind in {"Sum", "Add"} else None
+        if above is None or summed is None or {above.kind, summed.kind} != {"Exp"} or above.source() != summed.source():
+            return ""
+        return "softmax" if below is not None and below.kind == "Sum" else "sigmoid"
+    return ""
 
 
 def _is_normaliser(node: Node, made_by: Node) -> bool:

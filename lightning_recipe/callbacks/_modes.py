@@ -141,6 +141,12 @@ def dropping_functions(step: Step, root: nn.Module) -> list[str]:
     return list(dict.fromkeys(event.where for event in dropping))
 
 
+def drops(step: Step) -> bool:
+    """Whether a dropout is active, as for Monte Carlo dropout."""
+    called = [event for event in step.events if event.training and not isinstance(event.module, _BatchNorm)]
+    return any(event.module is None or feels(event.module) for event in called)
+
+
 def _by_hand(step: Step, product: Event) -> bool:
     """Whether one factor is a mask, used for nothing else, that was drawn by a constant probability."""
     for number in product.inputs if product.name in PRODUCTS else ():

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 
 from lightning_recipe.callback import Check
-from lightning_recipe.callbacks import _loss_range, _loss_scale, _loss_shape, _loss_targets, _loss_trials
+from lightning_recipe.callbacks import _loss_range, _loss_scale, _loss_shape, _loss_targets, _loss_terms, _loss_trials
 from lightning_recipe.finding import Outcome, Section
 from lightning_recipe.record.loss_graph import nodes, weights
 from lightning_recipe.record.step import Need
@@ -53,7 +53,8 @@ class LossInputCheck(Check):
 
     `warning`: more than a quarter of the targets that count are one value at the ends of rows; a class is left out by
     ``ignore_index``; class weights grow with the frequency of the classes; all targets are the same; the number of a
-    class is compared with several outputs; an entry of the batch is 0 where targets are filled in, and the loss is the
+    class is compared with several outputs; a term of the loss has no gradient, although it is computed from what the
+    network puts out; an entry of the batch is 0 where targets are filled in, and the loss is the
     same whatever it holds. `advice`: integers that may be names of classes are taken for numbers.
 
     Args:
@@ -179,6 +180,7 @@ def _of_graph(graph: list[Node], step: Step) -> Iterator[tuple[str, Outcome]]:
     found += _loss_targets.ids_by_hand(graph, step)
     yield from (_placed(node.where, outcome) for node, outcome in found)
     yield from (_placed(*verdict) for verdict in _loss_shape.pairs_by_hand(step, graph))
+    yield from (_placed(*verdict) for verdict in _loss_terms.untrained(step))
 
 
 def _of_calls(step: Step) -> Iterator[tuple[str, Outcome]]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from lightning_recipe.callback import Check
 from lightning_recipe.callbacks import _gap as gaps
 from lightning_recipe.callbacks import _modes as modes
+from lightning_recipe.callbacks._noise import noise
 from lightning_recipe.callbacks._statistics import Statistics, is_untouched, of_last_batch
 from lightning_recipe.finding import Section, listed
 from lightning_recipe.record.step import Need
@@ -37,6 +38,8 @@ class ModeCheck(Check):
       row; of BatchNorms only those count that had no statistics when training began.
     - Validation in training mode: `warning`, if dropout is active or BatchNorm learns from the validation data.
     - Dropout as a function that is told nothing of the mode, and so drops in validation, too: `warning`.
+    - Validation that draws other random numbers, without dropout, moves what it logs by more than 1 %: `advice`, since
+      a VAE or a diffusion model may do so on purpose. Tried on a copy.
     - A BatchNorm is used in eval mode that never was given statistics, while its weights change: `failed`; `warning`,
       if they are older ones and the weights are an average. Seen in copies that the LightningModule doesn't list, too.
     - BatchNorms take statistics with a momentum of 0.9 or more, which leaves those of the last batch: `warning`.
@@ -87,7 +90,7 @@ class ModeCheck(Check):
         self._statistics = Statistics()
         self._first_loss = math.nan
         self._lost: list[tuple[float, float]] = []
-        self._seen = False
+        self._seen = self._drawn = False
 
     def before_training(self, run: Run) -> Iterator[Finding]:
         """See which BatchNorms have no statistics yet, and what is optimised."""
@@ -177,7 +180,8 @@ class ModeCheck(Check):
                 fix="let Lightning set the mode: no train() in validation hooks or steps, or eval() after it",
                 modules=len(active),
             )
-        for where in modes.dropping_functions(step, run.module):
+        dropping = modes.dropping_functions(step, run.module)
+        for where in dropping:
             yield self.warning(
                 f"dropout is active in validation: the function called in {where} is not told of the mode",
                 code="dropout_in_validation",
@@ -186,6 +190,20 @@ class ModeCheck(Check):
             )
         self._statistics.note(step)
         yield from self._left_behind(run, step)
+        if not (self._drawn or dropping or run.trainer.sanity_checking or modes.drops(step)):
+            self._drawn = True
+            yield from self._draws(run, step)
+
+    def _draws(self, run: Run, step: Step) -> Iterator[Finding]:
+        if (found := noise(run, step.batch)) is not None:
+            yield self.advice(
+                f"validation draws random numbers: {found.name} of one batch is {found.one:.4g}, and {found.other:.4g} "
+                "by other draws",
+                code="noise_in_validation",
+                fix="if the noise is for training only, add it only if self.training; if it is meant, draw the same "
+                "in each validation, so that epochs can be compared",
+                share=found.share,
+            )
 
     def _left_behind(self, run: Run, step: Step) -> Iterator[Finding]:
         if self._in_eval:

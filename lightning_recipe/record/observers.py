@@ -176,6 +176,8 @@ class Observers:
                 step.net_calls.extend(self._calls.found)
                 step.compiled.extend(self._calls.compiled)
         if self._wiring is not None:
+            if isinstance(returned, Tensor):
+                self._wiring.returned(returned)
             step.events.extend(self._wiring.events())
             step.unlisted.extend(self._wiring.unlisted)
         if self._wiring is not None and Need.GRAPH in self._needs:

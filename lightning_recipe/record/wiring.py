@@ -194,6 +194,11 @@ class Wiring:
         with torch._C.DisableTorchFunction():  # noqa: SLF001
             self._note("backward", "backward", _given(roots), None)
 
+    def returned(self, loss: Tensor) -> None:
+        """The step is over, and this is the loss that it returned."""
+        with torch._C.DisableTorchFunction():  # noqa: SLF001
+            self._note("returned", "return", _given([loss]), None)
+
     def clips_of(self, roots: list[Tensor]) -> list[Clip]:
         """How losses were clamped; while the graph holds its tensors."""
         return [clip for root in roots for clip in clips(root, self._bounds)] if self._bounds is not None else []

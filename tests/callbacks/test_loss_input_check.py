@@ -286,6 +286,34 @@ LEGITIMATE |= {
 }
 
 
+def with_another_value(out, batch):
+    surrogate = F.cross_entropy(out, batch["y"])
+    return surrogate + ((out.argmax(1) != batch["y"]).float().mean() - surrogate).detach()
+
+
+def quantised(out, batch):
+    """A codebook that is a parameter, chosen by argmin."""
+    codes = torch.ones(CLASSES, CLASSES, requires_grad=True)
+    chosen = codes[(out[:, None] - codes[None]).square().sum(2).argmin(1)]
+    return (chosen - out.detach()).square().mean() + 0.25 * (chosen.detach() - out).square().mean()
+
+
+LEGITIMATE |= {
+    "surrogate": (mlp(), with_another_value),
+    "quantised": (mlp(), quantised),
+    "temporal difference": (mlp(2), lambda out, b: (out[:, 0] - b["time"] - 0.9 * out[:, 1].detach()).square().mean()),
+    "weights by confidence": (
+        mlp(),
+        lambda out, b: F.cross_entropy(out, b["y"]) * (out.detach().softmax(1).amax() > 0.2) + 1.0,
+    ),
+    "own labels": (
+        mlp(),
+        lambda out, b: F.cross_entropy(out, b["y"]) + 0.1 * F.cross_entropy(out, out.detach().argmax(1)),
+    ),
+    "a constant of the data": (mlp(), lambda out, b: F.cross_entropy(out, b["y"]) + b["time"].square().mean()),
+}
+
+
 def everything():
     some = torch.where(numbers() > 0, numbers().sigmoid(), -1.0)
     rare = torch.where(torch.rand(4 * ROWS, generator=drawn()) < 0.7, 0, ids())
@@ -430,6 +458,21 @@ DISEASES = {
             mlp(1, nn.Sigmoid()),
             lambda out, b: (b["y"] - out.sigmoid()).square().mean(),
             rows(y=ids(1, classes=2).float()),
+        ),
+        "sigmoid by hand": (
+            mlp(1),
+            lambda out, b: F.binary_cross_entropy_with_logits(1 / (1 + torch.exp(-out[:, 0])), b["y"]),
+            rows(y=ids(classes=2).float()),
+        ),
+        "softmax by hand": (
+            mlp(),
+            lambda out, b: F.cross_entropy(out.exp() / out.exp().sum(1, keepdim=True), b["y"]),
+            rows(y=ids()),
+        ),
+        "dice of a sigmoid twice": (
+            mlp(1, nn.Sigmoid()),
+            lambda out, b: 1 - (out[:, 0].sigmoid() * b["y"]).sum() / (out[:, 0].sigmoid() + b["y"]).sum(),
+            rows(y=ids(classes=2).float()),
         ),
         "softmax twice": (
             Sequence(WORDS, nn.Softmax(-1)),
@@ -607,6 +650,27 @@ DISEASES = {
         ),
     },
 }
+DISEASES["term_without_gradient"] = {
+    "decisions": (
+        mlp(1),
+        lambda out, b: (
+            F.binary_cross_entropy_with_logits(out[:, 0], b["y"])
+            + 1
+            - 2 * ((out[:, 0] > 0).float() * b["y"]).sum() / ((out[:, 0] > 0).float() + b["y"]).sum()
+        ),
+        rows(y=ids(classes=2).float()),
+    ),
+    "costs of the classes": (
+        mlp(),
+        lambda out, b: F.cross_entropy(out, b["y"]) + 0.5 * (out.argmax(1) - b["y"]).abs().float().mean(),
+        rows(y=ids()),
+    ),
+    "a copy": (
+        Sequence(),
+        lambda out, b: sum([F.cross_entropy(out.flatten(0, 1), b["x"].flatten()), out.detach().square().mean()]) / 2,
+        tokens(),
+    ),
+}
 CASES = [(code, name) for code, cases in DISEASES.items() for name in cases]
 
 
@@ -617,7 +681,7 @@ def test_disease(found, code, name):
     if name == "logarithms":  # may be meant
         assert told[code].status is Status.WARNING
         return
-    hard = code not in {"padding_scored", "ignore_index_is_a_class", "entry_never_read"}
+    hard = code not in {"padding_scored", "ignore_index_is_a_class", "entry_never_read", "term_without_gradient"}
     assert told[code].status is (Status.FAILED if hard else Status.WARNING)
     assert told[code].fix
 

@@ -251,7 +251,7 @@ class Reparametrised(Healthy):
 
     def forward(self, x):
         mean = self.net[:3](x)
-        return self.net[4](mean + 0.1 * torch.randn_like(mean))
+        return self.net[4](mean + torch.randn_like(mean))
 
 
 class AffineFrozen(Healthy):
@@ -341,8 +341,8 @@ class AveragedOfFrozenStatistics(Healthy):
     [
         Healthy, FrozenBackbone, FrozenParameters, Pretrained, LoadedInEval, NormsInEval, NormAlone, NoDropoutAtTheEnd,
         SwitchedForACall, EvalAtTheEnd, Teacher, AveragedInAList, RandomTarget, CopyNeverCalled, MonteCarlo,
-        MonteCarloOfAll, MonteCarloAsFunction, Adapted, Detector, Generator, NoStatistics, Corrupted,
-        CumulativeAverage, Reparametrised, AffineFrozen, FrozenOnTheSameData, FrozenInEval, MaskedInside,
+        MonteCarloOfAll, MonteCarloAsFunction, Adapted, Detector, Generator, NoStatistics,
+        CumulativeAverage, AffineFrozen, FrozenOnTheSameData, FrozenInEval,
         DropoutOfItsOwn, BySWA, AveragedOfFrozenStatistics,
     ],
 )  # fmt: skip
@@ -678,6 +678,53 @@ def test_what_was_learnt_is_lost(fit, patient):
     (finding,) = judged(fit, patient(), limit_val_batches=0, **patient.steps)
     assert (finding.status, finding.code) == (Status.WARNING, patient.code)
     assert finding.evidence["lost"] > 0.15
+
+
+class Jittered(Healthy):
+    """Its inputs are given noise, in validation, too."""
+
+    def forward(self, x):
+        return super().forward(x + 2 * torch.randn_like(x))
+
+
+class JitteredByHand(Jittered):
+    def loss(self, logits, y):
+        return -logits.log_softmax(1)[torch.arange(len(y)), y].mean()
+
+
+@pytest.mark.parametrize("module", [Jittered, JitteredByHand, Reparametrised, Corrupted, MaskedInside])
+def test_noise_in_validation_is_advice(fit, module):
+    (finding,) = judged(fit, module())
+    assert (finding.status, finding.code) == (Status.ADVICE, "ModeCheck/noise_in_validation")
+    assert finding.evidence["share"] > 0.01
+
+
+class JitteredInTraining(Healthy):
+    def forward(self, x):
+        return super().forward(x + 2 * torch.randn_like(x) if self.training else x)
+
+
+class DrawnAlike(Healthy):
+    """Each validation draws the same."""
+
+    def forward(self, x):
+        same = torch.Generator().manual_seed(0)
+        return super().forward(x + torch.randn(x.shape, generator=same))
+
+
+class MonteCarlo(Healthy):
+    def on_validation_epoch_start(self):
+        self.net[3].train()
+
+
+class Hardly(Healthy):
+    def forward(self, x):
+        return super().forward(x + 1e-4 * torch.randn_like(x))
+
+
+@pytest.mark.parametrize("module", [Healthy, JitteredInTraining, DrawnAlike, MonteCarlo, Hardly])
+def test_no_noise_in_validation(fit, module):
+    assert [f.status for f in judged(fit, module())] == [Status.PASSED]
 
 
 # -- what can't be judged
