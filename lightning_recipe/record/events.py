@@ -16,8 +16,9 @@ class Event(NamedTuple):
     Attributes:
         kind: A call of a module without children (or of one that can't be looked into: compiled, attention, a
             transformer layer in eval mode); a torch function applied, outside of these, to what came out of one; a
-            loss function; the loss that the step returned; backward; an optimiser's step; gradients set to None or zero (those that were None already
-            are not noticed); ``clip_grad_norm_`` or ``clip_grad_value_`` of the step's own.
+            loss function; what the step returned as its loss; backward; an optimiser's step; gradients set to None or
+            zero (those that were None already are not noticed); ``clip_grad_norm_`` or ``clip_grad_value_`` of the
+            step's own.
         name: The module's path, the function's name (``"relu"``, ``"getitem"``, ``"T"``), the optimiser's class.
         inputs: Numbers of the tensors that went in. A number stands for one tensor object with one content: what is
             changed in place gets a new one.
