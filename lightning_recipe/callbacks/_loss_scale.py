@@ -154,8 +154,7 @@ def _by_hand(node: Node) -> str:
     """Whether it is 1 / (1 + exp(-x)), or exp(x) over its sum along a dimension."""
     made_by = [node.source(i) for i in range(len(node.parents))]
     if node.kind == "Mul" and node.parents.count(None) == 1:  # how torch divides a number by a tensor
-        made_by = [source for source in made_by if source is not None and source.kind == "Reciprocal"]
-        return _by_hand(made_by[0]) if made_by else ""
+        return next((_by_hand(source) for source in made_by if source and source.kind == "Reciprocal"), "")
     if node.kind == "Reciprocal" or (node.kind == "Div" and made_by[0] is None):
         below = made_by[-1]
         grown = [below.source(i) for i in range(2)] if below is not None and below.kind == "Add" else []

@@ -62,7 +62,8 @@ def _terms(step: Step, number: int, node: Node) -> tuple[list[int], list[int]]:
         return _terms(step, made.inputs[0], next(parent for parent in parents if parent is not None))
     if made.name not in SUMS or len(made.inputs) != len(parents):
         return [number], []
-    whole, without = [], []
+    whole: list[int] = []
+    without: list[int] = []
     for given, parent in zip(made.inputs, parents, strict=True):
         inside = ([], [given]) if parent is None else _terms(step, given, parent)
         whole, without = whole + inside[0], without + inside[1]

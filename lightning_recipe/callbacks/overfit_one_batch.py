@@ -304,6 +304,6 @@ def pictures(trial: Trial) -> dict[str, Picture]:
     curves = {f"your {own.optimizer}": own.losses} | {fit.optimizer: fit.losses for fit in others}
     drawn = {"loss": experiments.loss_curves(curves, trial.lowest(own))}
     calls = nearest.last.loss_calls if nearest.last is not None else []
-    if calls and trial.floors(own):
+    if calls and trial.floors(own) and calls[0].arguments.keys() >= {"input", "target"}:
         drawn["labels and predictions"] = experiments.labels_and_predictions(calls[0].name, calls[0].arguments)
     return drawn

@@ -178,7 +178,7 @@ def _prepared(source: Any) -> dict[int, Any]:
         if id(value) in seen or value is None or isinstance(value, _SHARED):
             continue
         seen.add(id(value))
-        size += int(getattr(value, "nbytes", 0)) if isinstance(value, Tensor | np.ndarray) else 0
+        size += _bytes(value)
         if size > BYTES or len(seen) > OBJECTS:
             msg = f"the data set is too large to copy (over {BYTES >> 20} MB or {OBJECTS} objects)"
             raise CannotRereadError(msg)
@@ -190,6 +190,12 @@ def _prepared(source: Any) -> dict[int, Any]:
         else:
             waiting += _inside(value)
     return memo
+
+
+def _bytes(value: Any) -> int:
+    if isinstance(value, Tensor) and value.layout is not torch.strided:
+        return value._nnz() * value.element_size()
+    return int(value.nbytes) if isinstance(value, Tensor | np.ndarray) else 0
 
 
 def _inside(value: Any) -> list[Any]:

@@ -177,6 +177,20 @@ def test_reading_again_leaves_no_trace():
     assert torch.equal(before, torch.get_rng_state())
 
 
+def test_a_sparse_tensor_is_copied_too():
+    class Graph(Dataset):
+        def __init__(self):
+            self.edges = torch.eye(300).to_sparse()
+
+        def __len__(self):
+            return 300
+
+        def __getitem__(self, index):
+            return self.edges.coalesce().indices()[:, index]
+
+    assert read_again(Graph(), [5])[0][0].tolist() == [5, 5]
+
+
 class Keeps(Dataset):
     """Does something to an image that it keeps, in place."""
 

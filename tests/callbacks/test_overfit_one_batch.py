@@ -135,6 +135,11 @@ HEALTHY = {
     "sequence": lambda: Any(RNN(11, 3, all_positions=False), F.cross_entropy, (tokens, classes(32, 3))),
     "language": lambda: Any(RNN(11, 11, all_positions=True), token_loss, (tokens[:, :-1], tokens[:, 1:])),
     "transformer": lambda: Any(Transformer(), F.cross_entropy, (x(32, 7, 5), classes(32, 3))),
+    "speech": lambda: Any(
+        nn.Sequential(mlp(6, 36), nn.Unflatten(1, (9, 4)), nn.LogSoftmax(2)),
+        lambda o, y: F.ctc_loss(o.transpose(0, 1), y[:, None] + 1, torch.full((len(y),), 9), torch.ones_like(y)),
+        (x(32, 6), classes(32, 3)),
+    ),
     "autoencoder": lambda: Any(mlp(6, 6), F.mse_loss, (x(32, 6), x(32, 6))),
     "sgd": lambda: Any(
         mlp(6, 3), F.cross_entropy, (x(32, 6), classes(32, 3)), lambda p: torch.optim.SGD(p, 0.1, momentum=0.9)
@@ -748,6 +753,11 @@ def test_pictures_are_in_tensorboard(fit, events):
     trainer = fit(TooLow(), [OverfitOneBatch(max_steps=20)], max_steps=1)
     tags = events(trainer).Tags()
     assert set(tags["images"]) == {"2.08 OverfitOneBatch/loss", "2.08 OverfitOneBatch/labels and predictions"}
+
+
+def test_a_loss_of_sequences_has_no_picture_of_labels(fit, events):
+    trainer = fit(HEALTHY["speech"](), [OverfitOneBatch(max_steps=20)], max_steps=1)
+    assert events(trainer).Tags()["images"] == ["2.08 OverfitOneBatch/loss"]
 
 
 @pytest.mark.parametrize(
