@@ -130,10 +130,7 @@ def constant(again: Rehearsal, step: Step, graph: list[Node]) -> Outcome | None:
     gradients = torch.autograd.grad(loss.sum(), edges, allow_unused=True)
     if any(gradient is not None and float(gradient.abs().max()) > ROUNDING for gradient in gradients):
         return None
-    with torch.no_grad():
-        for parameter in again.module.parameters():
-            if parameter.is_floating_point():
-                parameter.add_(torch.randn_like(parameter))
+    again.move_weights()
     try:
         other = again.step(step.batch).loss
     except CannotRehearseError:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 LOOKS = 2
 """Validations at which the step is tried."""
+EARLY = 0.5
+"""Share of the run before which a network may not see its input yet, as a codebook that gives all the same code."""
 
 
 class InputIndependenceCheck(Check):
@@ -35,8 +37,9 @@ class InputIndependenceCheck(Check):
     streams: on the batch, and on batches in which one input, or all of them, are those of other examples. Inputs are
     the entries of the batch that enter a module; the others are targets, and stay.
 
-    - `failed` if nothing that enters has an effect at any look, neither on the loss, which answers to the target,
-      nor, where the input is the target, on anything that a module puts out.
+    - `failed` if nothing that enters has an effect at two looks, neither on the loss, which answers to the target,
+      nor, where the input is the target, on anything that a module puts out. Where other weights would see it, only in
+      the second half of the run.
     - `advice` for one input of several without effect at any look.
     - `advice` if what is made of the input depends on random numbers far more than on the input, at both looks.
     - `advice` for a column of a table that orders the examples exactly as their target does: it gives the target away.
@@ -98,6 +101,11 @@ class InputIndependenceCheck(Check):
         try:
             with rehearsal(run) as again:
                 trial = tried(again, step.batch)
+                if verdict.of_all(trial) is not None and run.step < EARLY * run.horizon:
+                    again.move_weights()
+                    if verdict.of_all(tried(again, step.batch)) is None:  # it may come to see it
+                        self._reason = f"at step {run.step} nothing that enters had an effect, which is early"
+                        return
         except CannotRehearseError as error:
             self._reason = str(error)
             return

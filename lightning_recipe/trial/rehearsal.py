@@ -189,6 +189,13 @@ class Rehearsal:
         observers.measure(seen)
         return replace(seen, loss=loss if isinstance(loss, Tensor) else None)
 
+    @torch.no_grad()
+    def move_weights(self) -> None:
+        """Have the copy compute with other weights: what a step does then, too, is not for what was learnt so far."""
+        for parameter in self.module.parameters():
+            if parameter.is_floating_point():
+                parameter.add_(torch.randn_like(parameter))
+
 
 @contextmanager
 def rehearsal(run: Run) -> Iterator[Rehearsal]:

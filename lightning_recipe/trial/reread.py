@@ -194,7 +194,7 @@ def _prepared(source: Any) -> dict[int, Any]:
 
 def _bytes(value: Any) -> int:
     if isinstance(value, Tensor) and value.layout is not torch.strided:
-        return value._nnz() * value.element_size()
+        return value._nnz() * value.element_size()  # noqa: SLF001 - of all layouts; there is no public one
     return int(value.nbytes) if isinstance(value, Tensor | np.ndarray) else 0
 
 

@@ -139,6 +139,37 @@ class Collapsed(Variational):
         return torch.optim.Adam(self.parameters(), lr=0.02)
 
 
+class Quantised(Program):
+    """All examples have one code, until the encoder has moved far enough."""
+
+    moves_at = 2
+
+    def __init__(self):
+        super().__init__()
+        self.encoder = nn.Linear(FEATURES, 4)
+        nn.init.zeros_(self.encoder.weight)
+        self.net = nn.Linear(4, 3)
+
+    def on_train_epoch_start(self):
+        if self.current_epoch == self.moves_at:
+            nn.init.eye_(self.encoder.weight)
+
+    def training_step(self, batch, batch_idx):
+        code = F.one_hot(self.encoder(batch[0]).argmax(1), 4).float()
+        return F.cross_entropy(self.net(code), batch[1])
+
+
+def test_a_codebook_that_begins_with_one_code_is_given_time(fit):
+    assert found(fit, Quantised(), max_epochs=8) == PASSED
+
+
+def test_a_codebook_that_ends_with_one_code_is_not(fit):
+    program = Quantised()
+    program.moves_at = None
+    ((status, code, _),) = found(fit, program, max_epochs=8)
+    assert (status, code) == (Status.FAILED, "input_ignored")
+
+
 class Contrastive(Program):
     """Two views of each example: to interchange both changes nothing."""
 
