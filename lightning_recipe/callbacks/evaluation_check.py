@@ -11,6 +11,7 @@ from lightning_recipe.callbacks import _averaged as averaged
 from lightning_recipe.callbacks import _kept_metrics as kept
 from lightning_recipe.callbacks import _monitored as settings
 from lightning_recipe.callbacks import _thresholds as thresholds
+from lightning_recipe.callbacks._evaluated_weights import Weights
 from lightning_recipe.callbacks._metric_names import is_a_share
 from lightning_recipe.finding import Section
 from lightning_recipe.record.step import Need
@@ -42,6 +43,7 @@ class EvaluationCheck(Check):
     - an accuracy is monitored with ``mode="min"``, or a loss with ``mode="max"``, by a callback;
     - a callback monitors what is never logged;
     - logits, as the loss takes them, are rounded or compared with 0.5;
+    - validation runs with weights that have not changed since training began, as of an average that is never updated;
     - ``overfit_batches`` is on while a callback chooses by what is monitored.
 
     `advice` if a root, a perplexity or a macro accuracy is averaged and little is lost; if ``overfit_batches`` is on;
@@ -95,7 +97,7 @@ class EvaluationCheck(Check):
 
     def before_training(self, run: Run) -> Iterator[Finding]:
         """Read the settings."""
-        self._before = kept.updates(run.module)
+        self._before, self._weights = kept.updates(run.module), Weights(run.module)
         yield from map(self.found, settings.left_on(run.trainer))
         for one in settings.monitored(run.trainer):
             if outcome := settings.wrong_mode(one):
@@ -111,6 +113,7 @@ class EvaluationCheck(Check):
         if run.trainer.sanity_checking or run.loader:
             return
         first = self._seen is None
+        self._weights.validated(run, step)
         if self._open:
             yield from self._look_at_numbers(run, step)
         self._note_values(run)
@@ -163,6 +166,8 @@ class EvaluationCheck(Check):
                 logged = {*run.trainer.callback_metrics, *run.trainer.logged_metrics}
                 if outcome := settings.at_the_end(one, logged):
                     found.append(self.found(outcome, one.who))
+            if outcome := self._weights.verdict(run):
+                found.append(self.found(outcome))
             self._note_values(run)
             examples = sized_len(getattr(next(iter(run.val_loaders), None), "dataset", None))
             for name, values in self._values.items():

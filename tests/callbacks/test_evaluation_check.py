@@ -442,6 +442,88 @@ class TooFew(patients.WorstIsBest):
         self.log("val_accuracy", 0.5 + 0.01 * self.current_epoch)
 
 
+class Averaged(Healthy):
+    """Validation runs with an average, which follows or not."""
+
+    follows = True
+
+    def __init__(self):
+        super().__init__()
+        self.average = torch.optim.swa_utils.AveragedModel(self.net, use_buffers=True)
+
+    def on_train_batch_end(self, *_):
+        if self.follows:
+            self.average.update_parameters(self.net)
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val_loss", self.loss(self.average(batch[0]), batch[1]))
+
+
+class Shadows(Averaged):
+    """The same, by weights that take the place of those that are trained."""
+
+    def __init__(self):
+        super().__init__()
+        self.shadow = {name: p.detach().clone() for name, p in self.net.named_parameters()}
+        del self.average
+
+    def on_train_batch_end(self, *_):
+        for name, p in self.net.named_parameters() if self.follows else ():
+            self.shadow[name].lerp_(p.detach(), 0.01)
+
+    def _swap(self):
+        for name, p in self.net.named_parameters():
+            p.data, self.shadow[name] = self.shadow[name], p.data
+
+    on_validation_start = on_validation_end = _swap
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val_loss", self.loss(self(batch[0]), batch[1]))
+
+
+class Reference(Averaged):
+    """A copy from the beginning is what the network is compared with."""
+
+    follows = False
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val_gain", self.loss(self.average(batch[0]), batch[1]) - self.loss(self.net(batch[0]), batch[1]))
+
+
+class FrozenBody(Healthy):
+    """Validation looks at features that another network learns from."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = torch.nn.Linear(patients.FEATURES, patients.FEATURES).requires_grad_(requires_grad=False)
+
+    def forward(self, x):
+        return self.net(self.body(x))
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val_spread", self.body(batch[0]).std())
+
+
+@pytest.mark.parametrize("module", [Averaged, Shadows, Reference, FrozenBody])
+def test_weights_that_validation_may_use(fit, module):
+    assert codes(found(fit, module())) == []
+
+
+@pytest.mark.parametrize("module", [Averaged, Shadows])
+def test_weights_of_the_beginning(fit, module):
+    program = module()
+    program.follows = False
+    assert codes(found(fit, program)) == ["weights_of_the_beginning"]
+
+
+def test_weights_that_stay_as_they_are_everywhere(fit):
+    class Resting(Healthy):
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), lr=0.0)
+
+    assert codes(found(fit, Resting())) == []
+
+
 def test_an_improvement_below_the_standard_error_is_advice(fit):
     (finding,) = found(fit, TooFew())
     assert (finding.status, finding.code) == (Status.ADVICE, "EvaluationCheck/too_few_examples")
