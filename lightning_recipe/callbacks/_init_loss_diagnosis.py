@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from lightning_recipe.callbacks._untrained import is_as_drawn
 from lightning_recipe.losses.table import TABLE, Family, Takes
 from lightning_recipe.record.loss_graph import of_unit_vectors
 from lightning_recipe.record.tensors import tensors
@@ -69,6 +70,19 @@ def untrained(layer: nn.Module) -> bool:
         return False
     fan_in = weight.numel() / weight.shape[0]
     return float(weight.detach().abs().max()) <= 1.25 / math.sqrt(fan_in)
+
+
+def learnt_before(layer: nn.Module) -> bool:
+    """Whether a layer is none that this run initialises: it is frozen, or has learnt something.
+
+    Example:
+        >>> layer = nn.Linear(16, 4)
+        >>> learnt_before(layer), learnt_before(layer.requires_grad_(False))
+        (False, True)
+
+    """
+    weight = layer.weight
+    return isinstance(weight, Tensor) and (not weight.requires_grad or not is_as_drawn(weight))
 
 
 def scale_fix(call: LossCall, step: Step, layer: tuple[str, nn.Module] | None) -> str:

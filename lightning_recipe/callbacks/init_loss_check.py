@@ -13,6 +13,7 @@ from lightning_recipe.callbacks._init_loss_diagnosis import (
     bias_fix,
     carriers,
     judge,
+    learnt_before,
     output_layer,
     scale_fix,
     untrained,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from lightning_recipe.run import Run
 
 FINITE_FIX = "find where it arises with Trainer(detect_anomaly=True); check the data for NaN first"
+HEAD_FIX = "its output layer was trained before, or is frozen: for other classes or units it wants a new one"
 MIN_TARGETS = 8  # fewer numbers do not tell their scale: their mean square may be near 0 by chance
 
 
@@ -93,7 +95,8 @@ class InitLossCheck(Check):
         - A bias left at zero deliberately, because rare classes will be sampled or weighted otherwise later on: ask for
           more before you are told, ``InitLossCheck(bias_share=0.9)``.
         - A head that knows without training, such as one set from class prototypes or text embeddings, or a connection
-          that carries the answer past the network: then a low loss is no leak. A pretrained output layer isn't accused.
+          that carries the answer past the network: then a low loss is no leak. Nor is a pretrained output layer
+          accused; that a frozen or pretrained one starts too high is `advice`.
 
     Cost:
         The first step is observed while it runs; only where the loss lies in compiled code, or where a start is too
@@ -208,13 +211,14 @@ class InitLossCheck(Check):
                 )
             case "too high":
                 hard = layer is not None and found.ratio > self.fail_ratio * band(found.examples)
-                verdict = self.failed if hard else self.warning
+                pretrained = layer is not None and learnt_before(layer[1])
+                verdict = self.advice if pretrained else self.failed if hard else self.warning
                 guess = "a uniform guess" if found.classes else "an output of zero"
                 return verdict(
                     f"{context}, {found.ratio:.3g}x the {found.know_nothing:.4g} of {guess}",
                     code="too_high",
                     subject=subject,
-                    fix=scale_fix(call, step, layer),
+                    fix=HEAD_FIX if pretrained else scale_fix(call, step, layer),
                     **found.evidence,
                 )
             case "too low":

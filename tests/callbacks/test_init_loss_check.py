@@ -438,3 +438,23 @@ def test_a_scale_alone_is_no_purpose(fit):
     check = InitLossCheck()
     fit(Scaled(), [check], logger=False, max_steps=1)
     assert check.findings[0].code == "InitLossCheck/too_high"
+
+
+class Adapted(Healthy):
+    """A network that was trained on other data, sure of what is no longer right."""
+
+    def __init__(self, *, frozen):
+        super().__init__()
+        self.net[-1] = nn.Linear(32, CLASSES, bias=False)
+        with torch.no_grad():
+            learnt = torch.randn(CLASSES, 1) @ torch.randn(1, 32)
+            self.net[-1].weight.copy_(4 * (torch.randn(CLASSES, 32) if frozen else learnt))
+        self.net[-1].requires_grad_(requires_grad=not frozen)
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_an_output_layer_that_was_trained_before_is_advice(fit, frozen):
+    check = InitLossCheck()
+    fit(Adapted(frozen=frozen), [check], logger=False, max_steps=1)
+    (finding,) = check.findings
+    assert (finding.status, finding.code) == (Status.ADVICE, "InitLossCheck/too_high")
