@@ -57,7 +57,7 @@ def observed(module, needs=Need.WIRING, batch=X):
 
 
 def told(step):
-    return [event.name for event in step.events]
+    return [event.name for event in step.events if event.kind != "returned"]
 
 
 # -- the Linear's output goes to the BatchNorm, and nowhere else
@@ -176,7 +176,8 @@ def test_events_are_in_order_and_named():
 
     _, step = watched(way, net=nn.Sequential(nn.Linear(4, 4), nn.ReLU()))
     assert told(step) == ["net.0", "net.1", "getitem", "add", "gelu", "view", "T", "zeros_like", "mse_loss"]
-    assert [event.kind for event in step.events[-2:]] == ["function", "loss"]
+    assert [event.kind for event in step.events[-3:]] == ["function", "loss", "returned"]
+    assert step.events[-1].inputs == step.events[-2].outputs
     assert step.events[2].where.startswith("test_record.py:")
     assert step.producer(step.events[0].inputs[0]) is None
 

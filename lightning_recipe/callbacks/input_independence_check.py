@@ -8,6 +8,7 @@ from lightning_recipe.callback import Check
 from lightning_recipe.callbacks import _inputs_verdict as verdict
 from lightning_recipe.callbacks._giveaways import giveaways
 from lightning_recipe.callbacks._interchanged import tried, worth
+from lightning_recipe.callbacks._masks import inverted, takers
 from lightning_recipe.finding import Outcome, Section, Status
 from lightning_recipe.record.step import Need
 from lightning_recipe.trial.rehearsal import CannotRehearseError, rehearsal
@@ -40,6 +41,8 @@ class InputIndependenceCheck(Check):
     - `failed` if nothing that enters has an effect at two looks, neither on the loss, which answers to the target,
       nor, where the input is the target, on anything that a module puts out. Where other weights would see it, only in
       the second half of the run.
+    - `failed` if a mask of padding, as nn.MultiheadAttention and the models of transformers take it, keeps places that
+      all hold the same value, and leaves out those that don't.
     - `advice` for one input of several without effect at any look.
     - `advice` if what is made of the input depends on random numbers far more than on the input, at both looks.
     - `advice` for a column of a table that orders the examples exactly as their target does: it gives the target away.
@@ -79,6 +82,7 @@ class InputIndependenceCheck(Check):
     why = "a network that sees its input does better than one that does not: anything else is not wired up"
     needs = Need.INPUTS
     explains: ClassVar = {
+        "mask_inverted": ("OverfitOneBatch/*", "PredictionDynamicsLogger/*", "Baselines/*", "InputIndependenceCheck/*"),
         "input_ignored": (
             "OverfitOneBatch/*",
             "BatchMixingDetector/constant_output",
@@ -93,6 +97,19 @@ class InputIndependenceCheck(Check):
         self._trials: list[Trial] = []
         self._given_away: list[set[Giveaway]] = []
         self._reason = "there was no validation after training began"
+
+    def before_training(self, run: Run) -> Iterator[Finding]:
+        """Look at masks of padding, where a module takes one."""
+        if not takers(run.module):
+            return
+        try:
+            with rehearsal(run) as again:
+                found = inverted(again, run.batch)
+        except CannotRehearseError:
+            return
+        if found is not None:
+            self.done = True
+            yield self.found(found[1], found[0])
 
     def validation(self, run: Run, step: Step) -> Iterator[Finding]:
         """Try the batch; the second time, judge."""
@@ -136,6 +153,8 @@ class InputIndependenceCheck(Check):
 
     def end(self, run: Run) -> Iterator[Finding]:
         """Where there was a single validation, judge by it; there is no silence."""
+        if self.findings:
+            return
         if self._trials and not run.interrupted:
             yield from self._judged(*self._trials * 2, by_hand=not run.module.automatic_optimization)
         else:

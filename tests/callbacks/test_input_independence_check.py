@@ -396,6 +396,75 @@ def test_only_padding_is_read(fit):
     assert finding.evidence["output_change"] < 1e-5
 
 
+class Reads(Program):
+    """An encoder with a mask of padding."""
+
+    right = True
+    data = (
+        torch.randint(1, 20, (N, 10), generator=DRAWN).masked_fill(
+            torch.arange(10) >= 3 + torch.arange(N)[:, None] % 7, 0
+        ),
+        Y,
+    )
+
+    def __init__(self):
+        super().__init__()
+        self.words = nn.Embedding(20, 16)
+        self.encoder = nn.TransformerEncoder(
+            nn.TransformerEncoderLayer(16, 2, 32, batch_first=True), 1, enable_nested_tensor=False
+        )
+        self.net = nn.Linear(16, 3)
+
+    def training_step(self, batch, batch_idx):
+        mask = (batch[0] == 0) == self.right
+        return F.cross_entropy(
+            self.net(self.encoder(self.words(batch[0]), src_key_padding_mask=mask).mean(1)), batch[1]
+        )
+
+
+class Attends(Reads):
+    """Attention alone, its mask positional and of numbers; the values come padded with zeros."""
+
+    data = (X[:, :, None] * (torch.arange(FEATURES) < 3 + torch.arange(N)[:, None] % 4)[..., None], Y)
+
+    def __init__(self):
+        super().__init__()
+        self.words, self.encoder = nn.Linear(1, 16), nn.MultiheadAttention(16, 2, batch_first=True)
+
+    def training_step(self, batch, batch_idx):
+        x = self.words(batch[0])
+        mask = torch.zeros(x.shape[:2]).masked_fill((batch[0][..., 0] == 0) == self.right, -torch.inf)
+        return F.cross_entropy(self.net(self.encoder(x, x, x, mask)[0].mean(1)), batch[1])
+
+
+class Bert(Reads):
+    """Its mask is 1 where there is something to read."""
+
+    class Encoder(nn.Module):
+        def forward(self, x, attention_mask=None):
+            return x * attention_mask[..., None]
+
+    def __init__(self):
+        super().__init__()
+        self.encoder = self.Encoder()
+
+    def training_step(self, batch, batch_idx):
+        mask = ((batch[0] != 0) == self.right).long()
+        return F.cross_entropy(self.net(self.encoder(self.words(batch[0]), attention_mask=mask).mean(1)), batch[1])
+
+
+@pytest.mark.parametrize("program", [Reads, Attends, Bert])
+@pytest.mark.parametrize("validated", [True, False])
+def test_a_mask_of_padding(fit, program, validated):
+    module = program()
+    limits = {} if validated else {"limit_val_batches": 0}
+    assert found(fit, module, **limits) == (PASSED if validated else SKIPPED)
+    module = program()
+    module.right = False
+    ((status, code, subject),) = found(fit, module, **limits)
+    assert (status, code, subject) == (Status.FAILED, "mask_inverted", "encoder")
+
+
 def test_a_single_validation_is_enough(fit):
     assert found(fit, KeepsPadding(), max_epochs=1)[0][1] == "input_ignored"
 
