@@ -24,6 +24,8 @@ NUMBERS = {"item", "tolist", "numpy", "detach", "data", "tensor", "float", "cpu"
 """Functions by which a loss leaves the graph."""
 MASKS = {"mul", "mul_", "imul", "rmul", "masked_fill", "masked_fill_", "where"}
 """Functions that may put zeros in the place of everything."""
+PRODUCTS = {"mul", "rmul", "matmul", "mm", "bmm", "einsum", "dot", "cosine_similarity"}
+"""Functions in which two networks answer together, as in a score of a user and an item; a target is subtracted."""
 
 
 def disconnected(step: Step, parameters: Mapping[str, Tensor], marks: Marks) -> Iterator[tuple[Outcome, str]]:
@@ -104,7 +106,11 @@ def cut_off(step: Step, waiting: set[int]) -> tuple[list[Event], str]:
 
 
 def _before(step: Step, calls: list[Event], trained: set[int], cuts: set[str]) -> tuple[list[Event], str]:
-    """Of some calls those that come before one with trained parameters, and the first function of `cuts` on the way."""
+    """Of some calls those that others with trained parameters build on, and the first function of `cuts` on the way.
+
+    They build on what goes into them, and, behind a cut, on what theirs is multiplied with.
+    """
+    carried = _made_of(step, trained)
     after: dict[int, list[Event]] = {}
     for event in step.events:
         for number in event.inputs:
@@ -114,7 +120,8 @@ def _before(step: Step, calls: list[Event], trained: set[int], cuts: set[str]) -
         seen, queue, cut = set(call.outputs), list(call.outputs), ""
         while queue:
             for event in after.get(queue.pop(), ()):
-                if event.module is not None and trained & {id(p) for p in event.module.parameters()}:
+                met = cut and event.name in PRODUCTS and any(n in carried and n not in seen for n in event.inputs)
+                if met or (event.module is not None and trained & {id(p) for p in event.module.parameters()}):
                     found.append(call)
                     where = where or cut
                     queue = []
@@ -124,6 +131,16 @@ def _before(step: Step, calls: list[Event], trained: set[int], cuts: set[str]) -
                 queue += [number for number in event.outputs if number not in seen]
                 seen.update(event.outputs)
     return found, where
+
+
+def _made_of(step: Step, trained: set[int]) -> set[int]:
+    """The tensors that come out of modules with trained parameters, and what is made of them, up to a cut."""
+    made: set[int] = set()
+    for event in step.events:
+        own = event.module is not None and not event.where and trained & {id(p) for p in event.module.parameters()}
+        if own or (event.name not in CUTS and made.intersection(event.inputs)):
+            made.update(event.outputs)
+    return made
 
 
 def all_masked(step: Step, zero: set[int]) -> tuple[list[Event], str]:

@@ -55,9 +55,10 @@ def padding(weights_of: WeightsOf, graph: list[Node], step: Step) -> Iterator[tu
         target = node.saved("index") if node.kind == "Gather" else node.saved("target")
         if not isinstance(target, Tensor) or rows < ROWS or not target.numel() or target.numel() % rows:
             continue
-        value, at_ends = ends(target.reshape(rows, -1))
-        if not any(_constant_at(at_ends, tensor) for tensor in entered):
+        found = _padded(target.reshape(rows, -1), entered)
+        if found is None:
             continue
+        value, at_ends = found
         weight = weights_of(node)  # goes back through the graph: what is cheap to see comes first
         if weight is None or not weight.any():
             continue
@@ -71,12 +72,29 @@ def padding(weights_of: WeightsOf, graph: list[Node], step: Step) -> Iterator[tu
                 Outcome(
                     Status.WARNING,
                     "padding_scored",
-                    f"{share:.0%} of the targets that count are {value:g} at the ends of rows, and nowhere else: "
-                    "padding is learnt",
+                    f"{share:.0%} of the targets that count are {value:g} at the ends of rows, where the input is "
+                    "padded: padding is learnt",
                     f"ignore_index={value:g}, or a mask" if ignored is not None else "leave it out with a mask",
                     {"share": share, "value": value},
                 ),
             )
+
+
+def _padded(target: Tensor, entered: list[Tensor]) -> tuple[float, Tensor] | None:
+    """The value of the targets, and where, at the ends of rows at which an input is one value as well.
+
+    It is nowhere else in the targets, or the value of the input is nowhere else.
+    """
+    value, at_ends = ends(target)
+    if any(_constant_at(at_ends, tensor) for tensor in entered):
+        return value, at_ends
+    for tensor in entered:
+        if tensor.ndim == 2 and len(tensor) == len(target) and tensor.shape[1] >= target.shape[1]:  # noqa: PLR2004
+            _, at_ends = ends(tensor[:, -target.shape[1] :])
+            values = target[at_ends]
+            if values.numel() and (values == values[0]).all():
+                return float(values[0]), at_ends
+    return None
 
 
 def ends(target: Tensor) -> tuple[float, Tensor]:
@@ -134,23 +152,29 @@ def weights_by_hand(weights_of: WeightsOf, graph: list[Node]) -> Iterator[tuple[
 
 
 def left_out(graph: list[Node], rows: int | None) -> Iterator[tuple[Node, Outcome]]:
-    """Losses that leave out a class of which there are examples, each with a single target."""
+    """Losses that leave out a class which occurs: of examples with one target each, and as `advice` of pixels.
+
+    Pixels may have no label, and padding has none, so that words are left alone.
+    """
     for node in graph:
         ignored, target = node.saved("ignore_index"), node.saved("target")
-        if isinstance(ignored, int) and isinstance(target, Tensor) and target.ndim == 1 and len(target) == rows:
-            share = float((target == ignored).double().mean())
-            classes = node.saved("self").shape[-1]
-            if 0 <= ignored < classes and share > 1 / (4 * classes):
-                yield (
-                    node,
-                    Outcome(
-                        Status.WARNING,
-                        "ignore_index_is_a_class",
-                        f"ignore_index={ignored} leaves out {share:.0%} of the examples: it is a class",
-                        "take the ignore_index away, or number the classes from 0 on without it",
-                        {"share": share, "ignored": ignored},
-                    ),
-                )
+        if not isinstance(ignored, int) or not isinstance(target, Tensor):
+            continue
+        of_examples, of_pixels = target.ndim == 1 and len(target) == rows, target.ndim > 2  # noqa: PLR2004
+        classes = node.saved("self").shape[1]
+        share = float((target == ignored).double().mean())
+        if (of_examples or of_pixels) and 0 <= ignored < classes and share > 1 / (4 * classes):
+            told = "the examples: it is a class" if of_examples else "the pixels: it may be a class"
+            yield (
+                node,
+                Outcome(
+                    Status.WARNING if of_examples else Status.ADVICE,
+                    "ignore_index_is_a_class",
+                    f"ignore_index={ignored} leaves out {share:.0%} of {told}",
+                    "take the ignore_index away, or number the classes from 0 on without it",
+                    {"share": share, "ignored": ignored},
+                ),
+            )
 
 
 def ids_by_hand(graph: list[Node], step: Step) -> Iterator[tuple[Node, Outcome]]:

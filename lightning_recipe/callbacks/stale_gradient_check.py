@@ -86,7 +86,10 @@ class StaleGradientCheck(Check):
         "cleared_before_step": ("OverfitOneBatch/no_gradient", "OverfitOneBatch/weights_do_not_change"),
         "foreign_gradient": ("OverfitOneBatch/optimiser_unstable", "OverfitOneBatch/stuck", "OverfitOneBatch/too_slow"),
         "clipped_to_nothing": ("OverfitOneBatch/*", "PredictionDynamicsLogger/frozen", "UpdateRatioMonitor/too_small"),
-        "clips_nothing": ("OverfitOneBatch/optimiser_unstable", "PredictionDynamicsLogger/*"),
+        "clips_nothing": (
+            *("OverfitOneBatch/optimiser_unstable", "PredictionDynamicsLogger/*", "UpdateRatioMonitor/too_large"),
+            *("ActivationMonitor/*", "InputIndependenceCheck/input_ignored"),
+        ),
     }
 
     def before_training(self, run: Run) -> Iterator[Finding]:

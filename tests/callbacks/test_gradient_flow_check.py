@@ -138,6 +138,23 @@ class RandomTarget(Net):
         return F.mse_loss(self.body(batch[0]), self.target(batch[0]).detach()) + super().training_step(batch, batch_idx)
 
 
+class Momentum(Net):
+    """A copy that follows is the target of a product; the optimiser holds it, and gets no gradient for it."""
+
+    def __init__(self):
+        super().__init__()
+        self.follower = copy.deepcopy(self.body)
+
+    def training_step(self, batch, batch_idx):
+        keys = F.normalize(self.follower(batch[0])).detach()
+        return -(F.normalize(self.body(batch[0])) * keys).sum(1).mean() + super().training_step(batch, batch_idx)
+
+    def on_train_batch_end(self, *_):
+        with torch.no_grad():
+            for ours, theirs in zip(self.follower.parameters(), self.body.parameters(), strict=True):
+                ours.lerp_(theirs, 0.1)
+
+
 class StraightThrough(Net):
     def forward(self, x):
         h = self.body(x)
@@ -497,7 +514,8 @@ class WeightsOfTheirOwn(Net):
         Adapted, SideBySide, Factorised, Standardised, Principal, OverAndOver, Attention, Separable, OwnFunction,
         Products, OneInput, Constants, Experts, NotYet, Learner, DrawnAgain, WeightsOfTheirOwn, Collecting, Doubled,
         Healthy, Net, Frozen, Tied, ZeroOutput, UnusedHead, Teacher, TeacherOfAHead, StopGradient, RandomTarget,
-        StraightThrough, DetachedProbe, Switched, TakingTurns, Turns, HiddenCritic, NothingButZero, Points, Recurrent,
+        Momentum, StraightThrough, DetachedProbe, Switched, TakingTurns, Turns, HiddenCritic, NothingButZero,
+        Points, Recurrent,
     ],
 )  # fmt: skip
 def test_what_is_done_on_purpose_passes(fit, module):
@@ -752,6 +770,25 @@ class NoGrad(Net):
         return self.head(self.encoded(x))
 
 
+class TwoTowers(Net):
+    """A score is the product of two towers, of which one is detached."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.other = nn.Linear(FEATURES, 16), nn.Sequential(nn.Linear(FEATURES, 16), nn.Tanh())
+
+    def forward(self, x):
+        return super().forward(x) * (self.one(x) * self.other(x).detach()).sum(1, keepdim=True)
+
+
+class TwoTowersInOne(TwoTowers):
+    """The scores of all pairs, in the way of contrastive learning."""
+
+    def forward(self, x):
+        scores = F.normalize(self.one(x)) @ F.normalize(self.other(x)).detach().T
+        return self.head(self.body(x)) + scores.mean()
+
+
 class Argmax(Net):
     """Codes that are looked up again."""
 
@@ -770,7 +807,13 @@ class Anew(Net):
 
 @pytest.mark.parametrize(
     ("module", "subject", "where"),
-    [(Detached, "net.0, net.1", "detach"), (NoGrad, "body.0, body.2", "without"), (Argmax, "body.0, body.2", "argmax")],
+    [
+        (Detached, "net.0, net.1", "detach"),
+        (NoGrad, "body.0, body.2", "without"),
+        (Argmax, "body.0, body.2", "argmax"),
+        (TwoTowers, "other.0", "detach"),
+        (TwoTowersInOne, "other.0", "detach"),
+    ],
 )
 def test_a_graph_that_is_cut(fit, module, subject, where):
     (finding,) = judged(fit, module())

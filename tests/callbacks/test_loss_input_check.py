@@ -361,9 +361,11 @@ def test_labels_that_stay_what_they_became(found):
     assert found(Sequence(4), lambda out, b: F.cross_entropy(out.transpose(1, 2), b["y"]), data) == {}
 
 
-def test_pixels_without_a_label_are_ignored(found):
+def test_pixels_that_are_ignored_are_advice_at_most(found):
     data = images(y=ids(6, 7, classes=3)[: 2 * ROWS])
-    assert found(conv(3), lambda out, b: F.cross_entropy(out, b["y"], ignore_index=0), data, steps=8) == {}
+    told = found(conv(3), lambda out, b: F.cross_entropy(out, b["y"], ignore_index=0), data, steps=8)
+    assert [(code, finding.status) for code, finding in told.items()] == [("ignore_index_is_a_class", Status.ADVICE)]
+    assert found(conv(3), lambda out, b: F.cross_entropy(out, b["y"] - 1, ignore_index=-1), data, steps=8) == {}
 
 
 def test_words_that_were_not_asked_for(found):
@@ -622,6 +624,11 @@ DISEASES = {
             Sequence(WORDS, nn.LogSoftmax(-1)),
             lambda out, b: -out[:, :-1].gather(2, b["x"][:, 1:, None]).mean(),
             {"x": padded()},
+        ),
+        "a class that words have, too": (
+            Sequence(4),
+            lambda out, b: F.cross_entropy(out.transpose(1, 2), b["y"]),
+            {"x": padded(), "y": padded() % 4},
         ),
         "ignoring another value": (
             Sequence(),
