@@ -160,7 +160,8 @@ def left_out(graph: list[Node], rows: int | None) -> Iterator[tuple[Node, Outcom
         ignored, target = node.saved("ignore_index"), node.saved("target")
         if not isinstance(ignored, int) or not isinstance(target, Tensor):
             continue
-        of_examples, of_pixels = target.ndim == 1 and len(target) == rows, target.ndim > 2  # noqa: PLR2004
+        of_examples = target.ndim == 1 and len(target) == rows
+        of_pixels = target.ndim > 2 and min(target.shape[1:]) > 1  # noqa: PLR2004 - words are (N, 1, T) to torch
         classes = node.saved("self").shape[1]
         share = float((target == ignored).double().mean())
         if (of_examples or of_pixels) and 0 <= ignored < classes and share > 1 / (4 * classes):

@@ -34,7 +34,7 @@ TURNED = {
 }
 """Words that turn the meaning of the others round, or take it away."""
 NO_MEANS = {
-    *("f1", "fscore", "fbeta", "auroc", "auc", "auprc", "roc", "mcc", "kappa", "matthews"),
+    *("f1", "fscore", "fbeta", "auroc", "auc", "aupr", "auprc", "ap", "roc", "mcc", "kappa", "matthews"),
     *("rmse", "rmsle", "perplexity", "ppl", "r2", "pearson", "spearman"),
 }
 """Words for numbers of a set of examples that are no mean over them."""

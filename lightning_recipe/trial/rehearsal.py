@@ -8,12 +8,13 @@ stay, since backward is held back and optimisers do nothing.
 from __future__ import annotations
 
 import copy
+import functools
+import operator
 import random
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
@@ -124,7 +125,10 @@ class Rehearsal:
         self._trainer, self._several_loaders = trainer, several_loaders
         self._generators = [(generator, state(generator)) for generator in (*named(), *held_by(module))]
         self.logged: list[Logged] = []
-        module.__dict__ |= {"log": partial(_log, self.logged), "log_dict": partial(_log_dict, self.logged)}
+        module.__dict__ |= {
+            "log": functools.partial(_log, self.logged),
+            "log_dict": functools.partial(_log_dict, self.logged),
+        }
 
     def step(
         self,
@@ -184,7 +188,7 @@ class Rehearsal:
                 msg = f"{method} raises when it is run again on a copy: {in_short(error)}"
                 raise CannotRehearseError(msg) from error
         returned = output.get("loss") if isinstance(output, Mapping) else output
-        loss = sum(self.losses[number] for number in self.of) if self.losses else returned
+        loss = functools.reduce(operator.add, [self.losses[number] for number in self.of]) if self.losses else returned
         seen = observers.conclude(batch, output, training=method == "training_step") if needs else Step(batch)
         observers.measure(seen)
         return replace(seen, loss=loss if isinstance(loss, Tensor) else None)
@@ -272,7 +276,9 @@ def _takes_over(
     for wrapped_or_not in (inner.strategy._lightning_optimizers, optimizers):  # noqa: SLF001
         for i, optimizer in enumerate(wrapped_or_not):
             step, zero_grad = Heard("step", i), Heard("zero_grad", i)
-            vars(optimizer).update(step=partial(_step, heard, step), zero_grad=partial(_zero_grad, heard, zero_grad))
+            vars(optimizer).update(
+                step=functools.partial(_step, heard, step), zero_grad=functools.partial(_zero_grad, heard, zero_grad)
+            )
 
 
 def _let_go(inner: Trainer, module: LightningModule) -> None:
