@@ -32,10 +32,18 @@ def updates(module: nn.Module) -> dict[str, int]:
 
 
 def computes(module: nn.Module, name: str) -> bool:
-    """Whether the module computes a metric by hand at the end of validation, as far as the code of its hook says."""
+    """Whether the module computes a metric by hand at the end of validation, as far as the code of its hook says.
+
+    Args:
+        module: The LightningModule.
+        name: One of the names of the metric, which may have several.
+
+    """
     codes = [getattr(getattr(type(module), hook, None), "__code__", None) for hook in HOOKS]
-    names = [set(code.co_names) for code in codes if code is not None]
-    return bool(name) and any({"compute", name.partition(".")[0]} <= called for called in names)
+    called = [set(code.co_names) for code in codes if code is not None]
+    metric = metrics_of(module).get(name)
+    names = [other for other, one in module.named_modules(remove_duplicate=False) if one is metric]
+    return any({"compute", other.partition(".")[0]} <= names_called for other in names for names_called in called)
 
 
 def is_of_an_epoch(metric: Metric) -> bool:

@@ -24,6 +24,8 @@ LARGE = 100.0
 """A standard deviation from which on weights of the usual size answer with numbers that no activation is made for."""
 APART = 10.0
 """Times as large a standard deviation in validation as in training, or the reverse."""
+NEAR = 0.1
+"""Share of the largest value below which the smallest is about 0."""
 FEW = 4
 """Examples that a batch must have to be judged by its statistics."""
 
@@ -107,9 +109,15 @@ def apart(train: Tensor, val: Tensor) -> float:
     if not min(deviations) > 0:
         return 1.0
     ratio = max(deviations) / min(deviations)
-    lows = sorted(float(values.min()) for values in (train, val))
-    shifted = lows[0] < 0 <= lows[1] and ratio > 2  # noqa: PLR2004
+    lower, upper = sorted((train, val), key=lambda values: float(values.min()))
+    shifted = float(lower.min()) < 0 and _is_raw(upper) and ratio > 2  # noqa: PLR2004
     return ratio if ratio > APART or shifted else 1.0
+
+
+def _is_raw(values: Tensor) -> bool:
+    """Whether numbers begin at 0, and end at 1 or at 255, as where nobody has normalised them."""
+    low, high = float(values.min()), float(values.max())
+    return 0 <= low < NEAR * high and (high <= 1 or BYTE / 2 < high <= BYTE)
 
 
 def is_drawn(values: Tensor, again: Tensor) -> bool:

@@ -95,10 +95,10 @@ class FirstNonFinite(Check):
         self._at_start = not_finite(run.module)  # some are filled by the first step
         learning = {name: p for name, p in learned(run.module).items() if p.is_floating_point()}
         sound = [parameter for name, parameter in learning.items() if name not in self._at_start]
-        first = next((p for p in sound if p.ndim == 1), sound[0] if sound else None)
-        # one weight, which goes with the others
-        self._sentinel = None if first is None else first.detach()[(0,) * first.ndim]
-        self._on_cpu = first is None or first.device.type == "cpu"
+        # one of the first, to which all gradients go back, and one of those that each step changes, unlike embeddings
+        chosen = [*sound[:1], *[p for p in sound[1:] if p.ndim == 1][:1]]
+        self._sentinels = [p.detach()[(0,) * p.ndim] for p in chosen]
+        self._on_cpu = all(p.device.type == "cpu" for p in chosen)
         self._ring: list[Tensor] = []
         self._keep(run.module)
         yield from ()
@@ -109,16 +109,16 @@ class FirstNonFinite(Check):
         if not self._on_cpu:
             return self._later(run, loss, batch)
         fine = loss is None or loss.device.type != "cpu" or math.isfinite(loss.item())
-        if fine and (self._sentinel is None or math.isfinite(self._sentinel.item())):
+        if fine and all(math.isfinite(sentinel.item()) for sentinel in self._sentinels):
             self._row = 0
             return False
         return self._judge(run, self._count - 1, batch, loss_is_finite=fine)
 
     def _later(self, run: Run, loss: Tensor | None, batch: Any) -> bool:
         """Leave what it is about on the device, and read it at steps 1, 2, 4, ... and whenever there is no room."""
-        watched = self._sentinel if loss is None else loss
-        if watched is None:
+        if loss is None and not self._sentinels:
             return False
+        watched = self._sentinels[0] if loss is None else loss
         if not self._ring:
             self._ring = list(torch.zeros(RING, device=watched.device).unbind())
             self._filled = 0

@@ -387,6 +387,31 @@ class OneByHand(Logs):
         self.accuracy.reset()
 
 
+def test_one_metric_under_two_names(fit):
+    class TwoNames(Healthy):
+        def __init__(self):
+            super().__init__()
+            self.train_accuracy = self.val_accuracy = self.accuracy
+            del self.accuracy
+
+        def training_step(self, batch, batch_idx):
+            logits = self(batch[0])
+            self.train_accuracy.update(logits, batch[1])
+            return self.loss(logits, batch[1])
+
+        def on_train_epoch_end(self):
+            self.log("train_accuracy", self.train_accuracy.compute())
+            self.train_accuracy.reset()
+
+        def validation_step(self, batch, batch_idx):
+            self.val_accuracy.update(self(batch[0]), batch[1])
+
+        def on_validation_epoch_end(self):
+            self.log("val_accuracy", self.val_accuracy.compute())
+
+    assert codes(found(fit, TwoNames())) == ["one_metric_two_stages"]
+
+
 def test_one_metric_by_hand(fit):
     assert codes(found(fit, OneByHand())) == ["one_metric_two_stages"]
 

@@ -242,6 +242,29 @@ def test_the_gradient_is_named(fit, name):
     assert "test_first_non_finite.py:" in finding.message
 
 
+def test_a_gradient_that_goes_back_to_the_first_layer_only(fit):
+    class Distances(Healthy):
+        """Of rows to one another; in one batch two rows are the same."""
+
+        def __init__(self):
+            super().__init__()
+            self.net.insert(0, nn.Linear(FEATURES, FEATURES, bias=False))
+
+        def forward(self, x):
+            h = self.net[0](x)
+            return self.net[1:](h * (h - h.roll(1, 0)).square().sum(1, keepdim=True).sqrt())
+
+        def train_dataloader(self):
+            x, y = self.data(256, 1).tensors
+            x[97] = x[96]
+            return DataLoader(TensorDataset(x, y), 32)
+
+    (finding,) = judged(fit, Distances())
+    assert finding.code == "FirstNonFinite/gradient"
+    assert finding.evidence["at"] == 3
+    assert "sqrt" in finding.message
+
+
 def test_by_hand_it_is_found_by_the_weights(fit):
     class Module(Healthy):
         automatic_optimization = False

@@ -173,6 +173,7 @@ HEALTHY = {
     "columns that differ by ten": lambda: Program(mlp(6), (table()[0] * torch.tensor([1, 10, 1, 1, 1, 1]), table()[1])),
     "a tiny column": lambda: Program(mlp(6), (table()[0] * torch.tensor([1, 1e-5, 1, 1, 1, 1]), table()[1])),
     "unconditional": lambda: Unconditional(mlp(4), (torch.zeros(64, 1), torch.zeros(64))),
+    "a trend, split in time": lambda: Program(mlp(6), table(), (table()[0].abs() / 4 + 0.8, table()[1])),
     "another season in validation": lambda: Program(mlp(6), table(), (table()[0] * 1.5 + 1, table()[1])),
 }
 
