@@ -72,21 +72,23 @@ def untrained(layer: nn.Module) -> bool:
     return float(weight.detach().abs().max()) <= 1.25 / math.sqrt(fan_in)
 
 
-def learnt_before(layer: nn.Module) -> bool:
-    """Whether a layer is none that this run initialises: it is frozen, or has learnt something.
+def learnt_before(layer: tuple[str, nn.Module] | None) -> bool:
+    """Whether an output layer is known, and none that this run initialises: it is frozen, or has learnt something.
 
     Example:
         >>> layer = nn.Linear(16, 4)
-        >>> learnt_before(layer), learnt_before(layer.requires_grad_(False))
-        (False, True)
+        >>> learnt_before(("head", layer)), learnt_before(("head", layer.requires_grad_(False))), learnt_before(None)
+        (False, True, False)
 
     """
-    weight = layer.weight
+    weight = layer[1].weight if layer is not None else None
     return isinstance(weight, Tensor) and (not weight.requires_grad or not is_as_drawn(weight))
 
 
 def scale_fix(call: LossCall, step: Step, layer: tuple[str, nn.Module] | None) -> str:
     """What to scale down, with the sizes of what there is to scale."""
+    if layer is not None and learnt_before(layer):
+        return f"{layer[0]} was trained before, or is frozen: for other classes or units it wants a new one"
     prediction, target = call.arguments["input"], call.arguments["target"]
     parts = [f"predictions have a standard deviation of {_std(prediction):.3g}"]
     bias = ""

@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from lightning_recipe.run import Run
 
 FINITE_FIX = "find where it arises with Trainer(detect_anomaly=True); check the data for NaN first"
-HEAD_FIX = "its output layer was trained before, or is frozen: for other classes or units it wants a new one"
 MIN_TARGETS = 8  # fewer numbers do not tell their scale: their mean square may be near 0 by chance
 
 
@@ -63,9 +62,8 @@ class InitLossCheck(Check):
       ``bias_share + 3 / n`` of the guess: `advice`, with that bias, since it costs the first steps only; `warning`
       where the mean of numbers lies more than 10 of their standard deviations from 0, which training can't make up for;
     - below ``1 - 16 / n``, and half, of the best constant, although the output layer's weights lie within the bounds
-      of torch's default initialisation, so that it can't have been pretrained: `warning`. The square of a chance
-      correlation is about ``1 / n``. Regression is judged at a hundredth of the best constant only: skip connections
-      know much already.
+      of torch's default initialisation, so that it can't have been pretrained: `warning`. Chance correlates by about
+      ``1 / n``, squared. Regression is judged at a hundredth only: skip connections know much already.
 
     Resumed runs are `skipped`, as are losses of ``torch.nn.functional`` against targets that the network itself
     computed, regression on fewer than 8 numbers, and losses by hand of steps that can't be run again on a copy.
@@ -95,8 +93,7 @@ class InitLossCheck(Check):
         - A bias left at zero deliberately, because rare classes will be sampled or weighted otherwise later on: ask for
           more before you are told, ``InitLossCheck(bias_share=0.9)``.
         - A head that knows without training, such as one set from class prototypes or text embeddings, or a connection
-          that carries the answer past the network: then a low loss is no leak. Nor is a pretrained output layer
-          accused; that a frozen or pretrained one starts too high is `advice`.
+          that carries the answer past the network: then a low loss is no leak. A pretrained output layer is `advice`.
 
     Cost:
         The first step is observed while it runs; only where the loss lies in compiled code, or where a start is too
@@ -211,14 +208,13 @@ class InitLossCheck(Check):
                 )
             case "too high":
                 hard = layer is not None and found.ratio > self.fail_ratio * band(found.examples)
-                pretrained = layer is not None and learnt_before(layer[1])
-                verdict = self.advice if pretrained else self.failed if hard else self.warning
+                verdict = self.advice if learnt_before(layer) else self.failed if hard else self.warning
                 guess = "a uniform guess" if found.classes else "an output of zero"
                 return verdict(
                     f"{context}, {found.ratio:.3g}x the {found.know_nothing:.4g} of {guess}",
                     code="too_high",
                     subject=subject,
-                    fix=HEAD_FIX if pretrained else scale_fix(call, step, layer),
+                    fix=scale_fix(call, step, layer),
                     **found.evidence,
                 )
             case "too low":
