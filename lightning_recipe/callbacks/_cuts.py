@@ -22,6 +22,8 @@ CUTS |= {"int", "gt", "lt", "ge", "le", "eq", "bool", "multinomial", "bernoulli"
 """Functions that no gradient comes back from."""
 NUMBERS = {"item", "tolist", "numpy", "detach", "data", "tensor", "float", "cpu"}
 """Functions by which a loss leaves the graph."""
+LEAVING = {"item", "tolist", "numpy", "array"}
+"""Functions that make numbers of tensors."""
 MASKS = {"mul", "mul_", "imul", "rmul", "masked_fill", "masked_fill_", "where"}
 """Functions that may put zeros in the place of everything."""
 PRODUCTS = {"mul", "rmul", "matmul", "mm", "bmm", "einsum", "dot", "cosine_similarity"}
@@ -44,6 +46,8 @@ def disconnected(step: Step, parameters: Mapping[str, Tensor], marks: Marks) -> 
         calls, where = all_masked(step, zero) if zero else ([], "")
         how = f"{where} leaves nothing of what they put out"
     own = {f"{call.name}.{key}": p for call in calls if call.module for key, p in call.module.named_parameters()}
+    if not own:
+        yield from _as_numbers(step, waiting, marks)
     if not own or not (zeros or marks.stay(own)):
         return
     modules = list(dict.fromkeys(call.name for call in calls))
@@ -60,6 +64,47 @@ def disconnected(step: Step, parameters: Mapping[str, Tensor], marks: Marks) -> 
         ),
         ", ".join(modules),
     )
+
+
+def _as_numbers(step: Step, waiting: set[int], marks: Marks) -> Iterator[tuple[Outcome, str]]:
+    """Modules all of whose outputs leave torch: whatever is made of the numbers, they learn nothing from it."""
+    after = _consumers(step)
+    found: dict[str, Event] = {}
+    own: dict[str, Tensor] = {}
+    for call in step.events:
+        parameters = {} if call.module is None or call.where else dict(call.module.named_parameters())
+        waits = parameters and waiting.issuperset(map(id, parameters.values()))
+        if waits and (leaving := _leaving(call, after)):
+            found[call.name] = leaving[0]
+            own |= {f"{call.name}.{key}": parameter for key, parameter in parameters.items()}
+    if found and marks.stay(own):
+        left = next(reversed(found.values()))
+        yield (
+            Outcome(
+                Status.ADVICE,
+                "no_gradient",
+                f"no gradient reaches {listed(found)}: all that is made of it leaves the graph by {left.name} "
+                f"({left.where})",
+                "stay in torch between it and the loss; if it is to stay as it is, requires_grad_(False) says so",
+                {"parameters": sum(parameter.numel() for parameter in own.values())},
+            ),
+            ", ".join(found),
+        )
+
+
+def _leaving(call: Event, after: dict[int, list[Event]]) -> list[Event]:
+    """The events by which all that is made of a call's output leaves torch; none if some of it does not."""
+    leaving: list[Event] = []
+    seen, queue = set(call.outputs), list(call.outputs)
+    while queue:
+        following = after.get(queue.pop(), [])
+        last = [event for event in following if not event.outputs]
+        if not following or any(event.name not in LEAVING for event in last):
+            return []
+        leaving += last
+        queue += [number for event in following for number in event.outputs if number not in seen]
+        seen.update(number for event in following for number in event.outputs)
+    return leaving
 
 
 def _calls(step: Step, parameters: dict[str, Tensor]) -> bool:
@@ -111,10 +156,7 @@ def _before(step: Step, calls: list[Event], trained: set[int], cuts: set[str]) -
     They build on what goes into them, and, behind a cut, on what theirs is multiplied with.
     """
     carried = _made_of(step, trained)
-    after: dict[int, list[Event]] = {}
-    for event in step.events:
-        for number in event.inputs:
-            after.setdefault(number, []).append(event)
+    after = _consumers(step)
     found, where = [], ""
     for call in calls:
         seen, queue, cut = set(call.outputs), list(call.outputs), ""
@@ -131,6 +173,15 @@ def _before(step: Step, calls: list[Event], trained: set[int], cuts: set[str]) -
                 queue += [number for number in event.outputs if number not in seen]
                 seen.update(event.outputs)
     return found, where
+
+
+def _consumers(step: Step) -> dict[int, list[Event]]:
+    """The events that each tensor went into."""
+    after: dict[int, list[Event]] = {}
+    for event in step.events:
+        for number in event.inputs:
+            after.setdefault(number, []).append(event)
+    return after
 
 
 def _made_of(step: Step, trained: set[int]) -> set[int]:

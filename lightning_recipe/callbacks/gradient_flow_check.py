@@ -35,8 +35,8 @@ class GradientFlowCheck(Check):
     - `made_anew`: modules that are made in each step, get a gradient, and are gone: `warning`.
     - `no_gradient`: modules that were called, and that modules which get a gradient build on, while none reaches their
       own parameters, which an optimiser steps, or zeros only, behind a mask: `warning` if these are as they were drawn,
-      and `advice` if they have learnt something before, as for a frozen part. `warning`, too, if the loss has no
-      gradient for any of them.
+      and `advice` if they have learnt something before, as for a frozen part, or if all that is made of them becomes
+      numbers, as by ``numpy``. `warning`, too, if the loss has no gradient for any of them.
     - `in_two_optimisers`: parameters that two optimisers step for one backward, or that one holds twice: `warning`;
       that two step, each for its own loss: `advice`.
     - `one_module_many_times`: one module that is several entries of a list: `warning` if all are called with the same

@@ -822,8 +822,15 @@ def test_a_graph_that_is_cut(fit, module, subject, where):
     assert finding.times == 4
 
 
-def test_what_goes_through_numbers_is_not_seen(fit):
-    assert [f.status for f in judged(fit, Anew())] == [Status.PASSED]
+class ByNumpy(Net):
+    def forward(self, x):
+        return self.head(torch.from_numpy(self.body(x).detach().numpy()))
+
+
+@pytest.mark.parametrize("module", [Anew, ByNumpy])
+def test_what_goes_through_numbers_is_advice(fit, module):
+    (finding,) = judged(fit, module())
+    assert (finding.status, finding.code, finding.subject) == (Status.ADVICE, NO_GRADIENT, "body.0, body.2")
 
 
 class Masked(Net):
