@@ -10,6 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from lightning_recipe.callbacks import _normalization as scale
 from lightning_recipe.callbacks._statistics import has_seen_data
+from lightning_recipe.callbacks._untrained import is_as_drawn
 from lightning_recipe.finding import Outcome, Status
 from lightning_recipe.record.tensors import tensors
 
@@ -53,6 +54,34 @@ def of_scale(train: Entered, batch: Any) -> Iterator[tuple[Outcome, str]]:
     where, deviation = scale.target_scale(train.step.loss_calls)
     if deviation > scale.LARGE:
         yield _target_scale(where, deviation), where
+
+
+def of_published(train: Entered, root: nn.Module) -> Iterator[tuple[Outcome, str]]:
+    """Images from 0 to 1 that enter a trained network which says what it was trained on, as those of timm do.
+
+    Args:
+        train: What entered.
+        root: The LightningModule, in which the network may be anywhere.
+
+    """
+    for entry in train.entries:
+        channels = entry.values.shape[1] if entry.values.ndim == 4 else 0  # noqa: PLR2004 - (N, C, H, W)
+        mean, std = scale.published(root, entry.name)
+        low, high = float(entry.values.min()), float(entry.values.max())
+        weight = getattr(entry.module, "weight", None)
+        trained = isinstance(weight, nn.Parameter) and not is_as_drawn(weight)
+        if trained and len(mean) == channels and any(mean) and low >= 0 and high <= 1:
+            yield (
+                Outcome(
+                    Status.WARNING,
+                    "unlike_pretraining",
+                    f"images enter {entry.name} as they are, {_described(entry.values)}; the network was trained on "
+                    "images that were normalised",
+                    f"normalise with mean={_listed(mean)} and std={_listed(std)}, which it publishes",
+                    {"mean": float(entry.values.mean()), "max": high},
+                ),
+                entry.name,
+            )
 
 
 def of_both(name: str, train: Tensor, val: Tensor, *, whole: bool) -> Iterator[Outcome]:
@@ -145,6 +174,10 @@ def _target_scale(where: str, deviation: float) -> Outcome:
         "standardise the targets, and scale predictions back for what is reported",
         {"std": deviation},
     )
+
+
+def _listed(numbers: tuple[float, ...]) -> str:
+    return f"({', '.join(f'{number:.3g}' for number in numbers)})"
 
 
 def _alike(batch: list[Tensor]) -> bool:

@@ -32,6 +32,7 @@ class NormalizationCheck(Check):
     - images enter as raw bytes, and the next layer is no norm;
     - a BatchNorm that was trained before gets another input: a variance `scale.VARIANCE` times that of its statistics;
       or as many times smaller, by images between 0 and 1, which are not normalised;
+    - such images enter a trained network that says which mean it expects, as those of timm do;
     - features of a table have standard deviations that differ by a factor of 1,000, the larger above 100;
     - training and validation are normalised differently: standard deviations that differ by a factor of 10, or of 2
       where the one has negative numbers and the other has not;
@@ -107,7 +108,8 @@ class NormalizationCheck(Check):
             yield self.skipped("no numbers enter a layer with parameters, only tokens")
             return
         self._train = _values(train)
-        found = [self.found(*pair) for pair in verdict.of_scale(train, run.batch)]
+        pairs = list(verdict.of_scale(train, run.batch)) or list(verdict.of_published(train, run.module))
+        found = [self.found(*pair) for pair in pairs]
         yield from found
         yield from self._compare(run, found)
 

@@ -281,6 +281,30 @@ def test_finds(fit, name):
     assert codes(found(fit, module())) == [code]
 
 
+class Timm(Program):
+    """A network without norms that says what it was trained on."""
+
+    def __init__(self, *, learnt=True, mean=(0.485, 0.456, 0.406), normalised=False):
+        x, y = images(channels=3)
+        super().__init__(nn.Sequential(nn.Conv2d(3, 8, 4, 4), nn.Flatten(), nn.Linear(32, 2)), (x / 255, y))
+        self.net.pretrained_cfg = {"mean": mean, "std": (0.229, 0.224, 0.225)}
+        self.normalised = normalised
+        if learnt:
+            with torch.no_grad():
+                self.net[0].weight.add_(torch.randn(8, 1, 1, 1) * torch.randn(1, 3, 4, 4))
+
+    def prepare(self, x):
+        return (x - 0.45) / 0.225 if self.normalised else x
+
+
+def test_what_a_network_publishes(fit):
+    (finding,) = found(fit, Timm())
+    assert (finding.status, finding.code) == (Status.WARNING, "NormalizationCheck/unlike_pretraining")
+    assert "0.485" in finding.fix
+    for program in (Timm(learnt=False), Timm(mean=(0.0, 0.0, 0.0)), Timm(normalised=True)):
+        assert [f.status for f in found(fit, program)] == [Status.PASSED]
+
+
 def test_advises_on_targets_of_a_wild_scale(fit):
     class Prices(Program):
         def loss(self, x, y):
