@@ -43,6 +43,9 @@ LEFT_OUT = (
 )
 """Hooks of the module that the short fit does not call."""
 
+ASKING = "_load_external_callbacks"
+"""What Lightning asks installed packages by."""
+
 
 class Repeats:
     """One batch again and again, a fresh copy each time: steps may change it in place."""
@@ -89,7 +92,7 @@ def inner_trainer(trainer: Trainer, folder: str) -> Trainer:
             "gradient_clip_val": trainer.gradient_clip_val,
             "gradient_clip_algorithm": trainer.gradient_clip_algorithm,
         }
-    with _no_defaults():
+    with _no_defaults(importlib.import_module(f"{root}.trainer.connectors.callback_connector")):
         try:
             return type(trainer)(**settings)
         except TypeError:  # a subclass with arguments of its own
@@ -98,13 +101,21 @@ def inner_trainer(trainer: Trainer, folder: str) -> Trainer:
 
 
 @contextmanager
-def _no_defaults() -> Iterator[None]:
-    """Trainers take the arguments that they are not given from the environment: those were meant for the run."""
+def _no_defaults(connector: Any) -> Iterator[None]:
+    """Trainers take arguments from the environment, and callbacks from packages: those were meant for the run.
+
+    To ask all that is installed for callbacks takes longer than everything else about a Trainer.
+    """
     taken = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("PL_TRAINER_")}
+    ask = getattr(connector, ASKING, None)
     try:
+        if ask is not None:
+            setattr(connector, ASKING, lambda _: [])
         yield
     finally:
         os.environ.update(taken)
+        if ask is not None:
+            setattr(connector, ASKING, ask)
 
 
 def adopt(module: LightningModule, optimizers: Any) -> None:

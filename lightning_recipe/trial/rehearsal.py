@@ -109,12 +109,13 @@ class Rehearsal:
 
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - those of one function below
         self,
         module: LightningModule,
         trainer: Trainer,
         optimizers: list[Optimizer],
         heard: list[Heard],
+        generators: list[Any],
         *,
         several_loaders: bool = False,
     ) -> None:
@@ -123,7 +124,7 @@ class Rehearsal:
         self.losses: list[Tensor] = []
         self.of: tuple[int, ...] = (0,)
         self._trainer, self._several_loaders = trainer, several_loaders
-        self._generators = [(generator, state(generator)) for generator in (*named(), *held_by(module))]
+        self._generators = [(generator, state(generator)) for generator in (*generators, *held_by(module))]
         self.logged: list[Logged] = []
         module.__dict__ |= {
             "log": functools.partial(_log, self.logged),
@@ -232,7 +233,8 @@ def rehearsal(run: Run) -> Iterator[Rehearsal]:
     with ExitStack() as stack:
         if trainer.strategy.root_device.type != "cpu":
             stack.enter_context(memory_given_back(trainer.strategy.root_device))
-        for guard in (isolated(), untouched_generators(), untouched(pl_module), quiet()):
+        generators = named()
+        for guard in (isolated(), untouched_generators(generators), untouched(pl_module), quiet()):
             stack.enter_context(guard)
         folder = stack.enter_context(tempfile.TemporaryDirectory())
         configs = trainer.lr_scheduler_configs
@@ -250,7 +252,7 @@ def rehearsal(run: Run) -> Iterator[Rehearsal]:
         ]
         try:
             several = len(trainer.num_val_batches) > 1
-            yield Rehearsal(module, inner, optimizers, heard, several_loaders=several)
+            yield Rehearsal(module, inner, optimizers, heard, generators, several_loaders=several)
         finally:
             _let_go(inner, module)
 

@@ -2,41 +2,57 @@
 
 from __future__ import annotations
 
+import os
+import pickle
 import random
 import sys
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import nn
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 GENERATORS = {random.Random, torch.Generator, np.random.Generator, np.random.RandomState}
 """Exactly these types: a ``random.SystemRandom`` has no state."""
 
 
-def state(generator: Any) -> Any:
-    """The state of an RNG object, of one of the types in `GENERATORS`; two states are compared by ``repr``.
+class _Searched(NamedTuple):
+    """A module's global variables; how many there were, and the names of those that may hold an RNG object."""
+
+    names: dict[str, Any]
+    size: int
+    places: list[str]
+
+
+_SEARCHED: dict[int, _Searched] = {}
+"""Global variables of installed modules, by the id of their dictionary."""
+_INSTALLED = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}", os.path.dirname(os.__file__) + os.sep)  # noqa: PTH120
+
+
+def state(generator: Any) -> bytes:
+    """The state of an RNG object, of one of the types in `GENERATORS`: equal bytes, equal numbers to come.
 
     Example:
         >>> generator = random.Random(1)
         >>> before = state(generator)
         >>> _ = generator.random()
-        >>> repr(state(generator)) == repr(before)
+        >>> state(generator) == before
         False
 
     """
     if isinstance(generator, random.Random):
-        return generator.getstate()
+        return pickle.dumps(generator.getstate())
     if isinstance(generator, torch.Generator):
-        return generator.get_state().tolist()
-    return generator.get_state() if isinstance(generator, np.random.RandomState) else generator.bit_generator.state
+        return generator.get_state().numpy().tobytes()
+    is_old = isinstance(generator, np.random.RandomState)
+    return pickle.dumps(generator.get_state() if is_old else generator.bit_generator.state)
 
 
-def restore(generator: Any, before: Any) -> None:
+def restore(generator: Any, before: bytes) -> None:
     """Put an RNG object back into a `state`.
 
     Example:
@@ -49,13 +65,13 @@ def restore(generator: Any, before: Any) -> None:
 
     """
     if isinstance(generator, random.Random):
-        generator.setstate(before)
+        generator.setstate(pickle.loads(before))  # noqa: S301 - our own, here and below
     elif isinstance(generator, torch.Generator):
-        generator.set_state(torch.tensor(before, dtype=torch.uint8))
+        generator.set_state(torch.frombuffer(bytearray(before), dtype=torch.uint8))
     elif isinstance(generator, np.random.RandomState):
-        generator.set_state(before)
+        generator.set_state(pickle.loads(before))  # noqa: S301
     else:
-        generator.bit_generator.state = before
+        generator.bit_generator.state = pickle.loads(before)  # noqa: S301
 
 
 def skip(generator: Any, numbers: int) -> None:
@@ -92,15 +108,39 @@ def held_by(module: nn.Module) -> list[Any]:
 
 
 def named() -> list[Any]:
-    """The RNG objects that are global variables of any imported module, such as ``rng`` at the top of a script."""
-    files = [getattr(module, "__dict__", {}) for module in list(sys.modules.values())]
-    values = (value for names in files for value in list(names.values()))
+    """The RNG objects that are global variables of any imported module, such as ``rng`` at the top of a script.
+
+    Installed packages are searched once, which takes longer than many a step; from then on only names are looked at
+    that held None or an RNG object, and modules that got other names.
+    """
+    values: list[Any] = []
+    for module in list(sys.modules.values()):
+        names = getattr(module, "__dict__", {})
+        known = _SEARCHED.get(id(names))
+        if known is None or known.names is not names or known.size != len(names):
+            values += names.values()
+            if _is_installed(names):
+                _SEARCHED[id(names)] = _search(names)
+        elif known.places:
+            values += [names.get(place) for place in known.places]
     return list({id(value): value for value in values if type(value) in GENERATORS}.values())
 
 
+def _is_installed(names: dict[str, Any]) -> bool:
+    """Whether these are the global variables of a package that somebody installed, not of code of the user's."""
+    file = names.get("__file__")
+    return isinstance(file, str) and any(folder in file for folder in _INSTALLED)
+
+
+def _search(names: dict[str, Any]) -> _Searched:
+    kinds = {type(None), *GENERATORS}
+    places = [name for name, value in list(names.items()) if type(value) in kinds and not name.startswith("__")]
+    return _Searched(names, len(names), places)
+
+
 @contextmanager
-def untouched_generators() -> Iterator[list[Any]]:
-    """Restore the states of the `named` RNG objects.
+def untouched_generators(generators: Sequence[Any] | None = None) -> Iterator[list[Any]]:
+    """Restore the states of RNG objects, by default of those that are `named`.
 
     Yields:
         A list; once the body is left, it holds those that were drawn from.
@@ -116,12 +156,12 @@ def untouched_generators() -> Iterator[list[Any]]:
         >>> del sys.modules["script"]
 
     """
-    before = [(generator, state(generator)) for generator in named()]
+    before = [(generator, state(generator)) for generator in (named() if generators is None else generators)]
     drawn: list[Any] = []
     try:
         yield drawn
     finally:
         for generator, was in before:
-            if repr(state(generator)) != repr(was):
+            if state(generator) != was:
                 drawn.append(generator)
                 restore(generator, was)

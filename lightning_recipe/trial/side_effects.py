@@ -124,5 +124,5 @@ def _equal(a: Any, b: Any) -> bool:
     if isinstance(a, _PLAIN | set | frozenset):
         return bool(a == b or a != a)  # noqa: PLR0124 - NaN
     if type(a) in GENERATORS:
-        return repr(state(a)) == repr(state(b))
+        return state(a) == state(b)
     return not isinstance(a, _ITERATORS) or repr(a.__reduce__()) == repr(b.__reduce__())
