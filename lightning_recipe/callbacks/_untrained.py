@@ -6,12 +6,15 @@ import math
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
+
+from lightning_recipe.record.reductions import SHORT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from torch import Tensor
-
+ENOUGH = 4096
+"""Elements of a weight whose share stands for that of all, to a hundredth."""
 STANDS_OUT = 1.2
 """Largest singular value of a weight, in those of random numbers, from which on it has learnt something. That of an
 (m, n) matrix of random numbers tends to std * (sqrt(m) + sqrt(n)), Y. Q. Yin, Z. D. Bai and P. R. Krishnaiah, On the
@@ -37,6 +40,50 @@ class Marks:
         stay = all(self._marks.get(name, mark) == mark for name, mark in marks.items())
         self._marks |= marks
         return stay
+
+
+class Unmoved:
+    """Knows which elements of weights in 16 bits are exactly what they were some steps ago: a few thousand of each.
+
+    Args:
+        steps: How long ago, at least.
+
+    Attributes:
+        since: Steps from the look that elements were kept at to the latest that compared them.
+        shares: Of elements that are the same, by name of the weight, as of then; empty before that.
+
+    Example:
+        >>> unmoved, weight = Unmoved(steps=50), torch.ones(4, dtype=torch.bfloat16)
+        >>> unmoved.look(1, {"weight": weight})
+        >>> weight[0] += 1
+        >>> weight[1] += 1e-4
+        >>> unmoved.look(60, {"weight": weight})
+        >>> unmoved.since, unmoved.shares
+        (59, {'weight': 0.75})
+
+    """
+
+    def __init__(self, steps: int) -> None:
+        self.steps, self.since, self.shares = steps, 0, dict[str, float]()
+        self._kept, self._at = dict[str, Tensor](), 0
+
+    @property
+    def watches(self) -> bool:
+        """Whether there are weights in 16 bits."""
+        return bool(self._kept)
+
+    def look(self, step: int, parameters: Mapping[str, Tensor]) -> None:
+        """Compare if it is time to, and keep what is there."""
+        if self._kept and step - self._at < self.steps:
+            return
+        now = {n: _few(p.detach()) for n, p in parameters.items() if p.is_floating_point() and p.dtype.itemsize < SHORT}
+        same = {n: (v == self._kept[n]).float().mean().cpu() for n, v in now.items() if n in self._kept}
+        self.since, self.shares = step - self._at, {name: float(share) for name, share in same.items()}
+        self._kept, self._at = {name: values.clone() for name, values in now.items()}, step
+
+
+def _few(values: Tensor) -> Tensor:
+    return values.flatten()[:: max(1, values.numel() // ENOUGH)]
 
 
 def is_as_drawn(parameter: Tensor) -> bool:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from lightning_recipe.callbacks._loss_course import Course
+    from lightning_recipe.callbacks._untrained import Unmoved
 
 PLATEAU = 0.5
 """Share of its highest rate from which on the rate is not that of a warm-up or of the end of a schedule."""
@@ -33,6 +34,9 @@ DECAY = 0.6
 gradients of batches are larger than that: the share stays below 0.5."""
 ROUNDED = 0.9
 """Share of elements that a step leaves as they were, though they have a gradient."""
+STUCK = 0.5
+"""Share of elements that no step of many moves. The loss of a small network in bfloat16, with Adam and SGD at sixteen
+rates, falls much more slowly than in 32 bits where it is above this, and nearly as fast where it is below."""
 PRECISION = 1e-7
 """Half of the distance between two neighbouring numbers of 32 bits, in those numbers."""
 SEVERAL_ORDERS = 1e-3
@@ -211,19 +215,36 @@ def decay_outweighs(looks: Sequence[Look], course: Course) -> Outcome | None:
     )
 
 
-def rounded_away(looks: Sequence[Look], course: Course) -> Outcome | None:
-    """The weights are in 16 bits, and most of what the steps should change is too small for that."""
-    short = {name: layer for name, layer in looks[-1].layers.items() if layer.on_plateau and layer.rounded > ROUNDED}
-    if not short or 2 * len(short) < len(looks[-1].moved):
-        return None
-    share = statistics.median(layer.rounded for layer in short.values())
+def rounded_away(looks: Sequence[Look], course: Course, unmoved: Unmoved | None = None) -> Outcome | None:
+    """The weights are in 16 bits, and most of what the steps should change is too small for that.
+
+    Args:
+        looks: All until now.
+        course: Of the loss.
+        unmoved: Elements that stay what they are over many steps; of weights that learnt something before, None: to
+            change few of them can be enough.
+
+    """
+    layers = {name: layer for name, layer in looks[-1].layers.items() if layer.on_plateau and layer.gradient > 0}
+    short = {name: layer.rounded for name, layer in layers.items() if layer.rounded > ROUNDED}
+    slow = {
+        name: share
+        for name, share in (unmoved.shares if unmoved is not None else {}).items()
+        if share > STUCK and name in layers and layers[name].rounded > STUCK
+    }
+    stuck = bool(course.points) and 2 * len(slow) > len(layers)
+    if course.is_below(HALF) or not (stuck or (short and 2 * len(short) >= len(layers))):
+        return None  # where much was learnt, there is little left to change
+    hit = slow if stuck else short
+    share = statistics.median(hit.values())
+    since = f"what they were {unmoved.since} steps before" if stuck and unmoved is not None else "the same after a step"
     return Outcome(
-        Status.WARNING if course.stands_still else Status.ADVICE,
+        Status.WARNING if stuck or course.stands_still else Status.ADVICE,
         "rounded_away",
-        f"{100 * share:.0f} % of the elements of {listed(short)} have a gradient and are the same after the step: "
-        "16 bits are too few for so small a change",
+        f"{100 * share:.0f} % of the elements of {listed(hit)} are exactly {since}, although they have a gradient: "
+        f"16 bits are too few for so small a change (loss {course})",
         "keep the weights in 32 bits: precision='bf16-mixed' in place of 'bf16-true'; or stochastic rounding",
-        {"share": share, "layers": len(short), **course.evidence},
+        {"share": share, "layers": len(hit), **course.evidence},
     )
 
 

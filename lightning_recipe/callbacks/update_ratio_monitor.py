@@ -11,8 +11,8 @@ from torch import nn
 from lightning_recipe.callback import Check
 from lightning_recipe.callbacks import _update_ratios as ratios
 from lightning_recipe.callbacks._loss_course import Course
-from lightning_recipe.callbacks._untrained import is_as_drawn
-from lightning_recipe.callbacks._update_ratios import PLATEAU, Layer, Look
+from lightning_recipe.callbacks._untrained import Unmoved, is_as_drawn
+from lightning_recipe.callbacks._update_ratios import AT_LEAST, PLATEAU, Layer, Look
 from lightning_recipe.finding import Section
 from lightning_recipe.record.step import Need
 from lightning_recipe.schedule import highest, rate
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from torch.optim import Optimizer
 
-    from lightning_recipe.finding import Finding
+    from lightning_recipe.finding import Finding, Outcome
     from lightning_recipe.record.step import Step
     from lightning_recipe.run import Run
 
@@ -44,8 +44,10 @@ class UpdateRatioMonitor(Check):
       weights, while the loss stands still. A hundredth of that for weights that have learnt something before.
       `advice` where it is only some layers, with a thousandth of the rate of others, that stay as they were drawn;
     - `weight_decay_outweighs`: decay is most of what moves the weights, which shrank, and what was learnt is lost;
-    - `rounded_away`: 16-bit weights of which most elements have a gradient and stay as they are; `advice` where the
-      loss falls nevertheless;
+    - `rounded_away`: 16-bit weights of which more than 90 % of the elements have a gradient and stay as they are;
+      `advice` where the loss falls nevertheless. Half of them is enough if they stay so for 50 steps, in a network that
+      is trained from scratch. Nothing is said once the loss is below half of the first, nor of other optimisers than
+      torch's, which may keep what is rounded away;
     - `never_moves`: weights with a gradient and a rate that no step changes.
 
     Looks below half of the highest rate, as in a warm-up and at the end of a schedule, and steps whose gradients were
@@ -111,6 +113,8 @@ class UpdateRatioMonitor(Check):
         self._looks: list[Look] = []
         self._course = Course()
         self._peaks = run.peak_rates
+        self._unmoved = Unmoved(AT_LEAST)
+        self._from_scratch = False
         self.needs = type(self).needs | (Need(0) if run.module.automatic_optimization else Need.WIRING)
         yield from ()
 
@@ -131,16 +135,24 @@ class UpdateRatioMonitor(Check):
         if look.ratio < smallest and not self._as_drawn(run, look):
             smallest *= LEARNT
         parameters = dict(run.module.named_parameters())
+        self._unmoved.look(run.step, {name: parameters[name] for name in look.layers})
+        if len(self._looks) == 1:
+            self._from_scratch = self._unmoved.watches and self._as_drawn(run, look)
         decay = ratios.decay_outweighs(looks, course)
         for outcome in (
             decay or ratios.too_large(looks, course, self.largest),
-            ratios.rounded_away(looks, course)
+            self._rounded_away(run)
             or ratios.too_small(looks, course, smallest, run.horizon)
             or ratios.group_too_small(looks, lambda name: is_as_drawn(parameters[name]), run.horizon),
             ratios.never_moves(looks),
         ):
             if outcome is not None:
                 yield self.found(outcome)
+
+    def _rounded_away(self, run: Run) -> Outcome | None:
+        if not all(type(optimizer).__module__.startswith("torch.optim") for optimizer in run.trainer.optimizers):
+            return None
+        return ratios.rounded_away(self._looks, self._course, self._unmoved if self._from_scratch else None)
 
     def _layers(self, run: Run, step: Step) -> dict[str, Layer]:
         embeddings = {

@@ -14,7 +14,7 @@ from lightning_recipe.record.tensors import tensors
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-_SHORT = 4
+SHORT = 4
 """Bytes; numbers of fewer are short: their sums overflow, and small changes of them are rounded away."""
 
 _Numbers = tuple[dict[str, Reduced], dict[str, float], dict[str, Change], list[dict[str, float]]]
@@ -65,7 +65,7 @@ class Reductions:
         """Keep copies of weights that are about to be changed; those that were kept already are the older ones."""
         for name, parameter in parameters.items():
             if name not in self._weights:
-                short, gradient = parameter.dtype.itemsize < _SHORT, parameter.grad
+                short, gradient = parameter.dtype.itemsize < SHORT, parameter.grad
                 moving = gradient != 0 if short and gradient is not None else None
                 self._weights[name] = (parameter, parameter.detach().clone(), moving)
 
@@ -96,7 +96,7 @@ class Reductions:
 
 def _reduced(value: Tensor) -> Tensor:
     value = value.detach()
-    if value.dtype.itemsize < _SHORT:
+    if value.dtype.itemsize < SHORT:
         value = value.float()
     mean = value.mean()
     std = torch.linalg.vector_norm(value - mean) / math.sqrt(value.numel())  # std_mean takes ten times as long on a CPU
@@ -115,7 +115,7 @@ def _norm(value: Tensor) -> Tensor:
     value = value.detach()
     if value.layout is not torch.strided:
         value = value.coalesce().values()  # a sparse gradient, of an embedding
-    if value.dtype.itemsize < _SHORT:
+    if value.dtype.itemsize < SHORT:
         value = value.float()
     norm: Tensor = torch.linalg.vector_norm(value)
     return norm.float()

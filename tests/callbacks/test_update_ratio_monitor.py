@@ -201,6 +201,46 @@ def test_weights_in_16_bits_that_move_pass(fit):
     assert only_passed(judged(fit, Lit(mlp(), lambda p: Adam(p, 3e-3)), precision="bf16-true"))
 
 
+@pytest.mark.parametrize(
+    ("optimizer", "schedule"),
+    {
+        "half of the changes of a step are lost, those of many steps are not": (lambda p: Adam(p, 1e-3), None),
+        "with momentum": (lambda p: SGD(p, 0.1, momentum=0.9), None),
+        "a warm-up": (lambda p: Adam(p, 3e-3), lambda step: (step + 1) / 1e4),
+        "the end of a schedule": (lambda p: Adam(p, 3e-3), lambda step: 1.0 if step < 40 else 1e-3),
+    }.values(),
+    ids=lambda thing: thing.__name__ if thing else "",
+)
+@pytest.mark.parametrize("random_labels", [False, True])
+def test_weights_in_16_bits_pass_where_most_of_them_move(fit, optimizer, schedule, random_labels):
+    module = Lit(mlp(), optimizer, schedule)
+    findings = judged(fit, module, train=healthy_data(random_labels=random_labels), precision="bf16-true")
+    assert all(f.status in {Status.PASSED, Status.SKIPPED} for f in findings)
+
+
+def test_fine_tuning_in_16_bits_may_change_a_few_of_the_weights(fit):
+    net = mlp()
+    fit(Lit(net, lambda p: Adam(p, 1e-2)), train=healthy_data(), logger=False, max_epochs=20)
+    findings = judged(fit, Lit(net, lambda p: AdamW(p, 1e-4)), precision="bf16-true")
+    assert not [f for f in findings if f.is_alarm]
+
+
+class Compensated(Adam):
+    """Keeps what is rounded away, and takes it off with the next step."""
+
+    def step(self, closure=None):
+        before = [p.detach().clone() for p in self.param_groups[0]["params"]]
+        loss = super().step(closure)
+        for p, was in zip(self.param_groups[0]["params"], before, strict=True):
+            p.data.copy_(was)
+        return loss
+
+
+def test_an_optimiser_of_others_may_keep_what_is_rounded_away(fit):
+    findings = judged(fit, Lit(mlp(), lambda p: Compensated(p, 1e-4)), precision="bf16-true")
+    assert "UpdateRatioMonitor/rounded_away" not in {f.code for f in findings}
+
+
 def test_without_a_weight_there_is_nothing_to_compare(fit):
     (finding,) = judged(fit, Lit(Offset(), lambda p: Adam(p, 1e-3)), steps=8)
     assert finding.status is Status.SKIPPED
@@ -268,6 +308,13 @@ def test_a_group_that_stays_as_it_was_drawn(fit, net):
 def test_updates_too_small_for_16_bits(fit):
     finding = found(judged(fit, Lit(mlp(), lambda p: SGD(p, 1e-4)), precision="bf16-true"), "rounded_away")
     assert finding.evidence["share"] > 0.9
+
+
+@pytest.mark.parametrize("net", [mlp, lambda: mlp(depth=3)])
+@pytest.mark.parametrize("rate", [1e-4, 1.8e-4])
+def test_most_of_the_weights_stay_in_16_bits_while_the_loss_falls_a_little(fit, net, rate):
+    finding = found(judged(fit, Lit(net(), lambda p: Adam(p, rate)), precision="bf16-true"), "rounded_away")
+    assert 0.5 < finding.evidence["share"] < 1
 
 
 def test_arguments_in_order():
