@@ -9,8 +9,13 @@ from lightning_recipe.callbacks import _inputs_verdict as verdict
 from lightning_recipe.callbacks._giveaways import giveaways
 from lightning_recipe.callbacks._interchanged import tried, worth
 from lightning_recipe.callbacks._masks import inverted, takers
+from lightning_recipe.callbacks._zeros import fitted
+from lightning_recipe.callbacks._zeros import judge as on_zeros
+from lightning_recipe.figures.canvas import pixels
+from lightning_recipe.figures.experiments import loss_curves
 from lightning_recipe.finding import Outcome, Section, Status
 from lightning_recipe.record.step import Need
+from lightning_recipe.show import loggers
 from lightning_recipe.trial.rehearsal import CannotRehearseError, rehearsal
 
 if TYPE_CHECKING:
@@ -49,8 +54,15 @@ class InputIndependenceCheck(Check):
 
     The evidence is by how much the loss rises when an input is interchanged between examples.
 
+    With `fit_steps` the recipe's own form, too: two copies are fitted to the first batch, one of them with zeros in
+    place of what enters, `warning` if it gets as far.
+
     Args:
+        fit_steps: Steps of these two fits; 0 for none. 100 tell most networks.
         strict: Stop the run when something failed.
+
+    Raises:
+        ValueError: If `fit_steps` is negative.
 
     Source:
         A. Karpathy, A Recipe for Training Neural Networks (2019): "the easiest is to just set all your inputs to zero.
@@ -63,6 +75,9 @@ class InputIndependenceCheck(Check):
 
     Cost:
         A copy of the module and at most 15 steps on it, without backward, at two validations.
+
+    Pictures:
+        - `zeros`: The loss of both fits, with `fit_steps`.
 
     Example:
         >>> import contextlib, io
@@ -91,6 +106,13 @@ class InputIndependenceCheck(Check):
         ),
     }
 
+    def __init__(self, *, fit_steps: int = 0, strict: bool = False) -> None:
+        super().__init__(strict=strict)
+        if fit_steps < 0:
+            msg = f"fit_steps must be 0 or more, got {fit_steps}"
+            raise ValueError(msg)
+        self.fit_steps = fit_steps
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Begin anew with each fit."""
         super().setup(trainer, pl_module, stage)
@@ -99,7 +121,9 @@ class InputIndependenceCheck(Check):
         self._reason = "there was no validation after training began"
 
     def before_training(self, run: Run) -> Iterator[Finding]:
-        """Look at masks of padding, where a module takes one."""
+        """Look at masks of padding, where a module takes one; fit on zeros, if asked to."""
+        if self.fit_steps and not run.resumed:
+            yield from self._fit_on_zeros(run)
         if not takers(run.module):
             return
         try:
@@ -110,6 +134,22 @@ class InputIndependenceCheck(Check):
         if found is not None:
             self.done = True
             yield self.found(found[1], found[0])
+
+    def _fit_on_zeros(self, run: Run) -> Iterator[Finding]:
+        try:
+            pair = fitted(run, self.fit_steps)
+        except CannotRehearseError as error:
+            yield self.skipped(f"no fit on zeros: {error}", subject="zeros")
+            return
+        if pair is None:
+            yield self.skipped(
+                "no fit on zeros: nothing is seen to enter the network, or it takes minutes", subject="zeros"
+            )
+            return
+        yield self.found(on_zeros(pair), "zeros")
+        if loggers.is_written(run.trainer):
+            curves = {"your inputs": pair.inputs, "zeros": pair.zeros}
+            self.draw(run, "zeros", pixels(loss_curves(curves)))
 
     def validation(self, run: Run, step: Step) -> Iterator[Finding]:
         """Try the batch; the second time, judge."""
@@ -153,7 +193,7 @@ class InputIndependenceCheck(Check):
 
     def end(self, run: Run) -> Iterator[Finding]:
         """Where there was a single validation, judge by it; there is no silence."""
-        if self.findings:
+        if any(finding.subject != "zeros" for finding in self.findings):
             return
         if self._trials and not run.interrupted:
             yield from self._judged(*self._trials * 2, by_hand=not run.module.automatic_optimization)

@@ -396,6 +396,27 @@ def test_only_padding_is_read(fit):
     assert finding.evidence["output_change"] < 1e-5
 
 
+class OnZeros(Program):
+    """What the network makes of its inputs does not reach its answers."""
+
+    def training_step(self, batch, batch_idx):
+        return F.cross_entropy(self.net[1:](self.net[0](batch[0]) * 0.0), batch[1])
+
+
+def test_a_fit_on_zeros_is_made_if_asked_for(fit, events):
+    check = InputIndependenceCheck(fit_steps=60)
+    trainer = fit(Healthy(), [check], max_epochs=1)
+    zeros, _ = check.findings
+    assert (zeros.status, zeros.subject) == (Status.PASSED, "zeros")
+    assert zeros.evidence["inputs"] < 0.5 * zeros.evidence["zeros"]
+    assert [tag for tag in events(trainer).Tags()["images"] if tag.endswith("zeros")]
+    check = InputIndependenceCheck(fit_steps=20)
+    fit(OnZeros(), [check], logger=False, limit_val_batches=0)
+    assert [f.code for f in check.findings if f.is_alarm] == ["InputIndependenceCheck/no_better_than_zeros"]
+    with pytest.raises(ValueError, match="fit_steps"):
+        InputIndependenceCheck(fit_steps=-1)
+
+
 class Reads(Program):
     """An encoder with a mask of padding."""
 
