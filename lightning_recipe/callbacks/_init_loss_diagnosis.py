@@ -9,10 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from lightning_recipe.callbacks._untrained import is_as_drawn
+from lightning_recipe.finding import Status
 from lightning_recipe.losses.table import TABLE, Family, Takes
 from lightning_recipe.record.loss_graph import of_unit_vectors
 from lightning_recipe.record.tensors import tensors
 from lightning_recipe.trial.rehearsal import CannotRehearseError, rehearsal
+
+USUAL = 1.0
+"""Root mean square of numbers that layers give at their initialisation, for inputs of about 1, at most."""
 
 if TYPE_CHECKING:
     from lightning_recipe.losses.references import References
@@ -85,6 +89,23 @@ def learnt_before(layer: tuple[str, nn.Module] | None) -> bool:
     return isinstance(weight, Tensor) and (not weight.requires_grad or not is_as_drawn(weight))
 
 
+def too_high(call: LossCall, found: References, layer: tuple[str, nn.Module] | None, fail_ratio: float) -> Status:
+    """How bad a start is that is too high.
+
+    Args:
+        call: The loss.
+        found: What it should be.
+        layer: The output layer, if one is known.
+        fail_ratio: Times the guess, from which on the layer is to blame.
+
+    """
+    usual = not TABLE[call.name].is_certain and _rms(call.arguments["input"]) <= USUAL
+    far = found.ratio > fail_ratio * band(found.examples)
+    if learnt_before(layer) or (usual and not far):
+        return Status.ADVICE
+    return Status.FAILED if far and layer is not None else Status.WARNING
+
+
 def scale_fix(call: LossCall, step: Step, layer: tuple[str, nn.Module] | None) -> str:
     """What to scale down, with the sizes of what there is to scale."""
     if layer is not None and learnt_before(layer):
@@ -103,6 +124,10 @@ def scale_fix(call: LossCall, step: Step, layer: tuple[str, nn.Module] | None) -
     where = f"the output layer {layer[0]}" if layer else "the output layer"
     scale = "bring inputs and targets to about 1, and " if len(parts) > 1 else ""
     return f"{', '.join(parts)}: {scale}initialise {where} smaller{bias}"
+
+
+def _rms(tensor: Tensor) -> float:
+    return float(tensor.double().square().mean().sqrt())
 
 
 def _std(tensor: Tensor) -> float:

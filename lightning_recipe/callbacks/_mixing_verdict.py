@@ -15,16 +15,21 @@ SHOWN = 4
 """Calls named in a message."""
 
 
-def leaks(found: Mixing) -> Outcome:
+def leaks(found: Mixing, *, adversaries: bool = False) -> Outcome:
     """Examples reach the outputs of others.
+
+    Args:
+        found: How.
+        adversaries: Whether networks work against each other: discriminators look at how much a batch varies.
 
     Raises:
         UndecidedError: If it may be meant.
 
     """
     cause = likely_cause(found)
+    heuristic = Status.ADVICE if adversaries and not cause.certain else Status.WARNING
     return Outcome(
-        Status.FAILED if cause.certain and found.batch.examples else Status.WARNING,
+        Status.FAILED if cause.certain and found.batch.examples else heuristic,
         "mixes",
         f"outputs leak across the batch, first {found.event.where}: the inputs of {found.receivers} of "
         f"{found.batch.size} examples reach the outputs of others (expected: 0); likely {cause.what}",

@@ -217,7 +217,8 @@ class BatchMixingDetector(Check):
             self.tell(run, "BatchMixingDetector repeats the first step on a copy ...")
 
     def _leaks(self, run: Run, found: Mixing) -> Finding:
-        finding = self.found(verdict.leaks(found), found.event.name)
+        adversaries = len(run.trainer.optimizers) > 1
+        finding = self.found(verdict.leaks(found, adversaries=adversaries), found.event.name)
         self._draw_matrix(run, found)
         return finding
 

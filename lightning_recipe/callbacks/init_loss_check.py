@@ -9,13 +9,12 @@ from lightning_recipe.callback import Check
 from lightning_recipe.callbacks._init_loss_by_hand import ask, outcome
 from lightning_recipe.callbacks._init_loss_diagnosis import (
     are_scaled_cosines,
-    band,
     bias_fix,
     carriers,
     judge,
-    learnt_before,
     output_layer,
     scale_fix,
+    too_high,
     untrained,
 )
 from lightning_recipe.finding import Outcome, Section, Status
@@ -57,7 +56,8 @@ class InitLossCheck(Check):
 
     - not finite: `failed`;
     - more than ``warn_ratio * (1 + 4 / sqrt(n))`` times the guess: `warning`; with `fail_ratio`, and an output
-      layer that can be named (not logits scaled on purpose, as in ArcFace): `failed`;
+      layer that can be named (not logits scaled on purpose, as in ArcFace): `failed`; `advice` where an output layer is
+      frozen or pretrained, and below `fail_ratio` where numbers are as small as layers give them, targets smaller;
     - nearer to the guess than to the best constant, where a constant bias alone would remove more than
       ``bias_share + 3 / n`` of the guess: `advice`, with that bias, since it costs the first steps only; `warning`
       where the mean of numbers lies more than 10 of their standard deviations from 0, which training can't make up for;
@@ -207,16 +207,10 @@ class InitLossCheck(Check):
                     **found.evidence,
                 )
             case "too high":
-                hard = layer is not None and found.ratio > self.fail_ratio * band(found.examples)
-                verdict = self.advice if learnt_before(layer) else self.failed if hard else self.warning
                 guess = "a uniform guess" if found.classes else "an output of zero"
-                return verdict(
-                    f"{context}, {found.ratio:.3g}x the {found.know_nothing:.4g} of {guess}",
-                    code="too_high",
-                    subject=subject,
-                    fix=scale_fix(call, step, layer),
-                    **found.evidence,
-                )
+                message = f"{context}, {found.ratio:.3g}x the {found.know_nothing:.4g} of {guess}"
+                status, fix = too_high(call, found, layer, self.fail_ratio), scale_fix(call, step, layer)
+                return self.found(Outcome(status, "too_high", message, fix, found.evidence), subject)
             case "too low":
                 return self._too_low(context, subject, step, found, layer)
             case "needs bias":

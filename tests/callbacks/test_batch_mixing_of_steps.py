@@ -1,5 +1,6 @@
 """BatchMixingDetector on what only the whole step shows: code between modules, places in the batch, graphs."""
 
+import lightning.pytorch as L
 import pytest
 import torch
 from patients import CLASSES, FEATURES, Healthy, PositionsAlongBatch
@@ -328,3 +329,44 @@ def test_nodes_of_one_graph_that_reach_another_are_a_warning(fit):
     finding = examined(fit, PooledTogether())
     assert (finding.status, finding.code) == ("warning", "BatchMixingDetector/mixes"), finding
     assert finding.evidence["examples"] == B
+
+
+class Discriminator(nn.Module):
+    """Looks at how much a batch varies, as that of StyleGAN."""
+
+    def __init__(self):
+        super().__init__()
+        self.hidden, self.out = nn.Linear(6, 16), nn.Linear(17, 1)
+
+    def forward(self, x):
+        h = self.hidden(x).relu()
+        return self.out(torch.cat([h, h.std(0).mean().expand(len(h), 1)], 1))
+
+
+class Adversaries(L.LightningModule):
+    automatic_optimization = False
+
+    def __init__(self):
+        super().__init__()
+        self.generator, self.discriminator = nn.Linear(4, 6), Discriminator()
+
+    def training_step(self, batch, batch_idx):
+        of_generator, of_discriminator = self.optimizers()
+        of_generator.zero_grad()
+        self.manual_backward(F.softplus(-self.discriminator(self.generator(torch.randn(16, 4)))).mean())
+        of_generator.step()
+        of_discriminator.zero_grad()
+        self.manual_backward(F.softplus(-self.discriminator(batch[0])).mean())
+        of_discriminator.step()
+
+    def configure_optimizers(self):
+        return [torch.optim.Adam(part.parameters(), 1e-3) for part in (self.generator, self.discriminator)]
+
+    def train_dataloader(self):
+        return DataLoader(TensorDataset(torch.randn(32, 6)), 16, shuffle=True)
+
+
+def test_discriminators_look_at_the_batch(fit):
+    check = BatchMixingDetector()
+    fit(Adversaries(), [check], logger=False, max_epochs=1)
+    assert [(f.status, f.code) for f in check.findings] == [("advice", "BatchMixingDetector/mixes")]

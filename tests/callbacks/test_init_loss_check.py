@@ -458,3 +458,11 @@ def test_an_output_layer_that_was_trained_before_is_advice(fit, frozen):
     fit(Adapted(frozen=frozen), [check], logger=False, max_steps=1)
     (finding,) = check.findings
     assert (finding.status, finding.code) == (Status.ADVICE, "InitLossCheck/too_high")
+
+
+def test_numbers_as_layers_give_them_against_smaller_targets_are_advice(fit):
+    class Small(Regression):
+        std = 0.15
+
+    finding = judged(fit, Small())
+    assert (finding.status, finding.code) == (Status.ADVICE, "InitLossCheck/too_high")
