@@ -33,6 +33,8 @@ PARTS = 4
 """Into which a batch is divided."""
 NOISE = 0.005
 """Relative difference of the mean over parts and of the whole, from which on it is none of rounding."""
+ROUNDING = 1e-5
+"""Up to which it is."""
 MATERIAL = 0.05
 """From which on a number that is averaged wrongly misleads."""
 ROWS = 32
@@ -195,24 +197,26 @@ class Parts(NamedTuple):
 
 
 def in_parts(again: Rehearsal, batch: Any, seen: Seen) -> dict[str, Parts]:
-    """By name, what is logged of the parts of a batch, and of the whole."""
+    """By name, what is logged of the parts of a batch, and of the whole; of what other draws don't change."""
     size = leading_size(batch) or 0
     ends = [size * i // PARTS for i in range(PARTS + 1)]
     parts = [examples_between(batch, *between) for between in pairwise(ends)]
     if size < 2 * PARTS or any(part is batch for part in parts):
         return {}
     of_parts = []
-    for part in parts:
-        try:
+    try:
+        again.step(batch, method="validation_step", seed=1)
+        redrawn = _scalars(again.logged)
+        for part in parts:
             again.step(part, method="validation_step")
-        except CannotRehearseError:  # a step may want whole batches
-            return {}
-        of_parts.append(_scalars(again.logged))
+            of_parts.append(_scalars(again.logged))
+    except CannotRehearseError:  # a step may want whole batches
+        return {}
     shares = [(stop - start) / size for start, stop in pairwise(ends)]
     return {
         name: Parts(shares, [values[name] for values in of_parts], whole)
         for name, whole in _scalars(seen.logged).items()
-        if all(name in values for values in of_parts)
+        if all(name in values for values in of_parts) and differ(redrawn.get(name, math.nan), whole) < ROUNDING
     }
 
 

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 MARGIN = 0.5
 """What counts as far below a constant where nothing is the lowest: this share of ``1 + |its loss|``. For a density's
 likelihood of standardised numbers that is 1.2 nats, an R2 of 0.9."""
+ENDLESS = 100.0
+"""Times ``1 + |the first loss|`` that a constant lies below 0 only where the loss falls in proportion to outputs; a
+likelihood falls by their logarithm."""
 _LESS = 1e-3  # relative difference from which on free answers are better than a constant
 
 
@@ -35,7 +38,10 @@ def asked(run: Run, batch: Any, step: Step | None) -> Floor | str:
         with rehearsal(run) as again:
             without_dropout(again.module)
             answers = Answers(again, batch)
-            return way(answers.lowest(), answers.constant())
+            constant = answers.constant()
+            if step is not None and step.loss is not None and constant < -ENDLESS * (1 + abs(float(step.loss.mean()))):
+                return f"there is no lowest loss: a constant goes below {constant:.3g}, as of a policy gradient"
+            return way(answers.lowest(), constant)
     except CannotRehearseError as reason:
         return f"the lowest loss is not known: {reason}"
 

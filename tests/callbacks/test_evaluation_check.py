@@ -553,3 +553,14 @@ def test_an_improvement_below_the_standard_error_is_advice(fit):
     (finding,) = found(fit, TooFew())
     assert (finding.status, finding.code) == (Status.ADVICE, "EvaluationCheck/too_few_examples")
     assert finding.evidence["standard_error"] == pytest.approx(0.0625, rel=0.01)
+
+
+def test_a_number_that_is_drawn_is_not_judged_by_its_parts(fit):
+    class AgainstNoise(Healthy):
+        """The share of pairs of an example and noise that are told apart."""
+
+        def validation_step(self, batch, batch_idx):
+            energies = [self(x).logsumexp(1) for x in (batch[0], torch.randn_like(batch[0]))]
+            self.log("val_auc", (energies[0][:, None] < energies[1][None]).float().mean())
+
+    assert codes(found(fit, AgainstNoise())) == []

@@ -57,3 +57,19 @@ def test_only_a_step_whose_floor_is_not_known_is_asked(fit, monkeypatch, module,
     monkeypatch.setattr(overfit_one_batch, "asked", lambda *_: asked.append(1) or "nobody knows")
     judged(fit, module)
     assert len(asked) == times
+
+
+def test_a_policy_gradient_has_no_lowest_loss(fit):
+    def advantage_actor_critic(out, x, y):
+        log_p = out[:, :2].log_softmax(1)
+        advantage = (x[:, 0] - x[:, 0].mean()) / x[:, 0].std()
+        chosen = log_p[torch.arange(len(x)), (y[:, 0] > 0).long()]
+        entropy = -(log_p.exp() * log_p).sum(1).mean()
+        return -(advantage * chosen).mean() + 0.5 * (out[:, 2] - y[:, 0]).square().mean() - 0.01 * entropy
+
+    class Slowly(ByHand):
+        def configure_optimizers(self):
+            return torch.optim.RMSprop(self.parameters(), 2e-3)
+
+    finding = judged(fit, Slowly(advantage_actor_critic))
+    assert finding.status in {Status.SKIPPED, Status.PASSED}, finding
