@@ -67,13 +67,14 @@ def outcome(  # noqa: C901 - decisions in their order
         return say(Status.WARNING, "not_finite", f"{what} are all NaN or infinite after {steps}", fix)
     fell, known = m["loss_late"] < FELL * m["loss_start"], not math.isnan(m["error"])
     early = m["steps"] < min_steps or m["late_looks"] < LATE_LOOKS
-    if m["error"] < LEARNT or (m["moved"] >= min_moved and (fell or early or not known)):
+    needed = min_moved * min(1.0, m["steps"] / min_steps)  # at the same pace, in a run that ends sooner
+    if m["error"] < LEARNT or (m["moved"] >= needed and (fell or early or not known)):
         late = f", late in the run by {m['late_moved']:.3g} from look to look" if m["late_looks"] else ""
         return say(Status.PASSED, "moves", moved + late)
     if fell or early or not known:
         reason = "too few to expect more" if early else "though the training loss fell"
         reason = reason if known else "no loss tells what they should be"
-        return say(Status.SKIPPED, "too_little_known", f"{moved}, {min_moved:g} needed for a verdict; {reason}")
+        return say(Status.SKIPPED, "too_little_known", f"{moved}, {needed:.3g} needed for a verdict; {reason}")
     nothing = f"no better than an uninformed guess (relative error {m['error']:.3g}, expected below {LEARNT})"
     if not math.isnan(m["loss_late"]):
         nothing += f", and the training loss has not fallen ({m['loss_start']:.3g}, then {m['loss_late']:.3g})"

@@ -59,7 +59,7 @@ class PredictionDynamicsLogger(RecipeCallback):
         max_examples: Examples looked at, from the front of the batch.
         every_n_steps: Batches between looks after the first ones; twice as many from 8 times that number on, and so on.
         min_steps: Batches from which on predictions should have moved.
-        min_moved: Share of probability, 0 to 1; for numbers, standard deviations of the target.
+        min_moved: Share of probability, 0 to 1; for numbers, standard deviations of the target; less in a shorter run.
         max_jitter: The same unit, from one look to the next; for numbers four times as much.
         max_share: Share of the run's time, 0 to 1, that pictures may take before its end; 1 is no limit.
         predict: ``predict(pl_module, batch)``, for modules whose network can't be run again on its own. Returns a

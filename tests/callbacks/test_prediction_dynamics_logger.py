@@ -852,3 +852,20 @@ def test_a_manual_step_may_return_anything(fit):
     trainer = fit(PerExample(), [logger])
     assert trainer.state.finished
     assert [f.status for f in logger.findings] == [Status.PASSED]
+
+
+@pytest.mark.parametrize(("rate", "status"), [(3e-3, Status.PASSED), (1e-7, Status.SKIPPED)])
+def test_a_short_run_has_to_move_at_the_same_pace(fit, rate, status):
+    class Short(Healthy):
+        def __init__(self):
+            super().__init__()
+            self.net[1] = nn.Identity()  # statistics would move
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), rate)
+
+    check = PredictionDynamicsLogger()
+    fit(Short(), [check], logger=False, max_steps=8, max_epochs=-1)
+    (finding,) = check.findings
+    assert finding.status is status, finding
+    assert finding.evidence["moved"] < 0.01
