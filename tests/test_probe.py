@@ -553,3 +553,19 @@ def test_a_copy_that_would_run_the_users_hook_is_not_run():
     module.training_step((X, Y))
     assert probe.result().loss_calls == []
     assert len(seen) == 1
+
+
+def test_what_a_step_puts_into_its_batch_is_not_the_batch():
+    class Puts(L.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.net = nn.Linear(2, 3)
+
+        def training_step(self, batch, batch_idx):
+            batch["x"] = self.net(batch["x"])
+            return batch["x"].sum()
+
+    module, x = Puts(), torch.ones(4, 2)
+    probe = Probe.attach(module, "training_step")
+    module.training_step({"x": x}, 0)
+    assert probe.result().batch["x"] is x

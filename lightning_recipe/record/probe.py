@@ -9,9 +9,14 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from torch import Tensor
+
 from lightning_recipe.finding import in_short
+from lightning_recipe.record.copies import cloned
 from lightning_recipe.record.observers import Observers
 from lightning_recipe.record.step import Need, Step
+from lightning_recipe.record.tensors import COPIED, mapped
 
 if TYPE_CHECKING:
     from torch import nn
@@ -175,6 +180,9 @@ class Probe:
         if self.ran:  # someone kept the wrapper
             return self._original(*args, **kwargs)
         self._observers = observers = Observers(self._pl_module, self._needs)
+        batch = args[0] if args else next(iter(kwargs.values()), None)
+        with suppress(Exception):
+            batch = mapped(batch, COPIED, _kept)  # a step may put something else into the container
         start = time.monotonic()
         self._running = True
         try:
@@ -187,7 +195,6 @@ class Probe:
             self._running = False
         seconds = time.monotonic() - start
         try:
-            batch = args[0] if args else next(iter(kwargs.values()), None)
             step = observers.conclude(batch, output, training=self._method == "training_step")
             self.step = replace(step, seconds=seconds)
             if self._complete is not None:
@@ -214,6 +221,11 @@ class _Observed:
         if was_own is not None:
             return _itself, (was_own,)
         return getattr, (self.probe._pl_module, self.probe._method)  # noqa: SLF001
+
+
+def _kept(value: Any) -> Any:
+    """A tensor or an array itself; a copy of a container that copies itself, such as a graph."""
+    return value if isinstance(value, Tensor | np.ndarray) else cloned(value)
 
 
 def _itself(value: Any) -> Any:

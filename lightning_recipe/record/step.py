@@ -147,7 +147,7 @@ class Step:
     """What one step did.
 
     Attributes:
-        batch: The step's first argument, by reference.
+        batch: The step's first argument as the step was given it; its tensors by reference.
         loss: The loss: what the step returned, or the first tensor that ``backward`` was called on.
         net_calls: Calls of outermost modules with parameters, in order.
         loss_calls: Loss functions that `loss` was computed from, in order; all of them in a validation step.
