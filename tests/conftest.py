@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import Phase, settings
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.trainer.connectors import callback_connector
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 # The same examples in every run. HYPOTHESIS_PROFILE=long takes ten times as many, others each time, and shrinks.
@@ -16,6 +17,8 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 LONG = ("test_notebooks", "test_no_harm", "test_benchmarks")
 """Files whose tests take half a minute each: begun last, one of them would run alone on its core."""
+
+callback_connector._load_external_callbacks = lambda group: []  # to ask all installed packages takes 8 ms a Trainer
 
 QUIET = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
 

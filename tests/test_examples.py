@@ -38,26 +38,30 @@ def test_lightning_cli(tmp_path, monkeypatch):
     assert [name for name, given in arguments.items() if given.get("strict")] == ["BatchMixingDetector"]
 
 
-def run_pytest(folder, source, *options):
-    path = folder / "test_model.py"
-    path.write_text(source, encoding="utf-8")
-    command = [sys.executable, "-m", "pytest", "-q", "--tb=short", "-p", "no:cacheprovider", *options, path.name]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}  # as in this process, see conftest.py
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)  # noqa: S603 - our own
-
-
-def test_a_healthy_model_passes(tmp_path):
-    done = run_pytest(tmp_path, TEST)
-    assert done.returncode == 0, done.stdout
-    assert "2 passed" in done.stdout
-
-
-def test_a_model_that_mixes_fails_and_is_named(tmp_path):
+@pytest.fixture(scope="module")
+def printed(tmp_path_factory):
+    """By pytest, in one process: on the file as it is, and on one with a model that mixes examples."""
+    folder = tmp_path_factory.mktemp("tests")
     healthy = "import DigitsNet, loaders"
     assert healthy in TEST
-    done = run_pytest(tmp_path, TEST.replace(healthy, "import BrokenDigitsNet as DigitsNet, loaders"), "-k", "mix")
+    (folder / "test_model.py").write_text(TEST, encoding="utf-8")
+    broken = TEST.replace(healthy, "import BrokenDigitsNet as DigitsNet, loaders")
+    (folder / "test_broken.py").write_text(broken, encoding="utf-8")
+    files = ["test_model.py", "test_broken.py::test_examples_do_not_mix"]
+    command = [sys.executable, "-m", "pytest", "-q", "-rA", "--tb=short", "-p", "no:cacheprovider", *files]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}  # as in this process, see conftest.py
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)  # noqa: S603 - our own
     assert done.returncode == pytest.ExitCode.TESTS_FAILED, done.stdout
-    assert "1 failed" in done.stdout
+    return done.stdout
+
+
+def test_a_healthy_model_passes(printed):
+    assert printed.count("PASSED test_model.py::") == 2, printed
+
+
+def test_a_model_that_mixes_fails_and_is_named(printed):
+    assert "1 failed, 2 passed" in printed
+    assert "FAILED test_broken.py::test_examples_do_not_mix" in printed
     message = "BatchMixingDetector: outputs leak across the batch"
-    assert f"FailedCheckError: {message}" in done.stdout
-    assert "between `features` and `head`" in done.stdout
+    assert f"FailedCheckError: {message}" in printed
+    assert "between `features` and `head`" in printed
