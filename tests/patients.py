@@ -1717,6 +1717,24 @@ def jitter(x):
     return x + 0.1 * torch.randn_like(x)
 
 
+class NoiseOfOneSeed(Noisy):
+    """A generator is made for each example, of the same seed."""
+
+    def __getitem__(self, index):
+        x, y = super().__getitem__(index)
+        return x + 0.5 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0)), y
+
+
+class SeededAlike(Patient):
+    """All examples are given the same noise."""
+
+    code = "AugmentationCheck/seeded_alike"
+
+    def data(self, n, seed):
+        x, y = super().data(n, seed).tensors
+        return NoiseOfOneSeed(x, y) if seed == 1 else TensorDataset(x, y)
+
+
 class ValidationAugmented(Patient):
     """Validation is given the random transform of training."""
 

@@ -10,6 +10,7 @@ from lightning_recipe.callback import Check
 from lightning_recipe.callbacks import _augmentation as draws_of
 from lightning_recipe.callbacks import _flips as flips
 from lightning_recipe.callbacks import _mixing as mixing
+from lightning_recipe.callbacks._constant_seed import seeded_alike
 from lightning_recipe.callbacks._lost_transform import lost
 from lightning_recipe.finding import Section
 from lightning_recipe.record.step import Need
@@ -42,6 +43,8 @@ class AugmentationCheck(Check):
       of the image's size, boxes, points by their name, or a number that what changes its sign in the mirror predicts,
       on validation examples, with a correlation above ``flips.PREDICTED``;
     - validation examples differ each time, with the very transform of training;
+    - each reading of a training example gives the same seeds, and the numbers drawn then change it in the same way: all
+      examples get the same noise, flip or crop;
     - a step mixes inputs with those of other examples, as mixup and CutMix do, and labels by another share, in another
       order or not at all;
     - what a `transform` of the data set returns is in no example, or nothing in the program calls it;
@@ -62,13 +65,15 @@ class AugmentationCheck(Check):
     Legitimate:
         - Classes, ages and other targets that a mirror does not change; targets that were changed with the image.
         - Crops, colours and noise; coordinates that all examples share; the image itself as its target.
+        - Permutations, projections and masks that are the same for all examples, and drawn each time from a generator of
+          their own; seeds made of the index.
         - Denoising and masked tokens in validation, whose inputs are random by design.
         - Another example as noise in the background, up to a share of 0.3, whose label is left out.
 
     Cost:
-        24 examples each of training and validation are read, of training 16 more where it has a transform, and
-        150 of validation where images are mirrored and the target is a number that is not. At two steps, of those that
-        mix at six, up to 256 examples are compared.
+        24 examples each of training and validation are read, of training 4 more, and 16 more each where it has a
+        transform and where it gives seeds, and 150 of validation where images are mirrored and the target is a number
+        that is not. At two steps, of those that mix at six, up to 256 examples are compared.
 
     Example:
         >>> import contextlib, io
@@ -164,6 +169,7 @@ class AugmentationCheck(Check):
         if held_out and (outcome := draws_of.of_validation(held_out, shared=_same_transform(run))):
             found.append(self.found(outcome))
         found += self._rewritten(run, train[0])
+        found += [self.found(outcome) for outcome in seeded_alike(train[0], self._chosen(train[0]))]
         others = (run.module, getattr(run.trainer, "datamodule", None))
         found += [self.found(outcome, name) for outcome, name in lost(train[0], self._chosen(train[0]), *others)]
         random = draws_of.differing(draws)

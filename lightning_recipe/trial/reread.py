@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from itertools import chain
 from pathlib import PurePath
@@ -53,13 +53,16 @@ class CannotRereadError(Exception):
     """
 
 
-def read_again(source: Any, indices: Sequence[int], times: int = 1) -> list[list[Any]]:
+def read_again(
+    source: Any, indices: Sequence[int], times: int = 1, within: AbstractContextManager[Any] | None = None
+) -> list[list[Any]]:
     """Read examples of a copy of a data set: reading may fill caches, count, and draw random numbers.
 
     Args:
         source: A data set of the map style.
         indices: Of the examples.
         times: How often each is read, in random streams that go on.
+        within: Entered for the time of reading.
 
     Returns:
         The examples, by index and time.
@@ -72,7 +75,7 @@ def read_again(source: Any, indices: Sequence[int], times: int = 1) -> list[list
         [['b', 'b']]
 
     """
-    with _copied(source) as duplicate:
+    with _copied(source) as duplicate, within or nullcontext():
         return [[duplicate[index] for _ in range(times)] for index in indices]
 
 

@@ -1,12 +1,17 @@
 """Augmentation, seen by reading examples again: legitimate ways first, then the mistakes."""
 
+import random
+
+import lightning.pytorch as L
 import numpy as np
 import pytest
 import torch
+from numpy.random import default_rng
 from patients import Blobs, Forgets, Healthy, Noisy, TargetNotFlipped, jitter
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 
 from lightning_recipe import AugmentationCheck, Status
+from lightning_recipe.callbacks._constant_seed import seeded_alike
 from lightning_recipe.callbacks._flips import turns_sign
 from lightning_recipe.callbacks._lost_transform import lost
 from lightning_recipe.trial.reread import CannotRereadError, read_again
@@ -279,7 +284,118 @@ def test_transforms_that_are_legitimate(name):
     assert list(lost(WITH_A_TRANSFORM[name](x, y), range(4))) == []
 
 
+class Seeded(Dataset):
+    """What `draw` makes of an image; it is called anew for each."""
+
+    def __init__(self, draw):
+        self.draw = draw
+        self.rng, self.mask = np.random.RandomState(0), np.random.RandomState(0).rand(12, 12) < 0.5
+
+    def __len__(self):
+        return 64
+
+    def __getitem__(self, index):
+        image = IMAGES[index].numpy()
+        return {"image": self.draw(self, image, index), "clean": image}
+
+
+def noise(rng, image):
+    return image + rng.normal(0, 0.3, image.shape)
+
+
+def in_both(draw):
+    """The trick that image and mask are flipped by: a seed is drawn, and given twice."""
+
+    def drawn(self, image, index):
+        seed = random.randint(0, 2**31)
+        for _ in range(2):
+            random.seed(seed)
+            image = draw(image, random.random())
+        return image
+
+    return drawn
+
+
+def drawn_by_torch(image, seed):
+    torch.manual_seed(seed)
+    return image + torch.randn(image.shape).numpy()
+
+
+SEEDED_RIGHTLY = {
+    "by the index": lambda self, image, i: noise(np.random.RandomState(i), image),
+    "by the index, new": lambda self, image, i: noise(np.random.default_rng([7, i]), image),
+    "by the index, globally": lambda self, image, i: drawn_by_torch(image, i),
+    "by nothing": lambda self, image, i: noise(np.random.default_rng(), image),
+    "once": lambda self, image, i: noise(self.rng, image),
+    "once, for a mask": lambda self, image, i: image * self.mask,
+    "a mask by design": lambda self, image, i: image * (np.random.RandomState(0).rand(12, 12) < 0.5),
+    "a permutation by design": lambda self, image, i: image[..., np.random.default_rng(0).permutation(12)],
+    "a permutation, globally": lambda self, image, i: torch.manual_seed(0) and image[..., torch.randperm(12).numpy()],
+    "a projection into whole numbers": lambda self, image, i: (
+        100 * image @ np.random.RandomState(0).normal(size=(12, 12))
+    ).astype(int),
+    "a projection by design": lambda self, image, i: image @ np.random.RandomState(0).normal(size=(12, 5)),
+    "and draws nothing": lambda self, image, i: random.seed(0) or image,
+    "and draws for nothing": lambda self, image, i: np.random.RandomState(0).normal() and image,
+    "for both": in_both(lambda image, number: image[..., ::-1].copy() if number < 0.5 else image),
+}
+
+
+@pytest.mark.parametrize("draw", SEEDED_RIGHTLY)
+def test_seeds_that_are_legitimate(draw):
+    assert seeded_alike(Seeded(SEEDED_RIGHTLY[draw]), range(0, 64, 16)) == []
+
+
+def test_validation_may_be_drawn_from_one_seed(fit):
+    (finding,) = found(fit, Flipped(LEGITIMATE["classes"]), Seeded(SEEDED_ALIKE["RandomState"]))
+    assert finding.status is Status.PASSED
+
+
+def test_seeds_leave_no_trace():
+    before = [random.seed, np.random.default_rng, torch.Generator, random.getstate(), torch.get_rng_state()]
+    names = dict(globals())
+    assert seeded_alike(Seeded(SEEDED_ALIKE["imported by name"]), range(4))
+    after = [random.seed, np.random.default_rng, torch.Generator, random.getstate()]
+    assert before[:-1] == after
+    assert torch.equal(before[-1], torch.get_rng_state())
+    assert names == globals()
+
+
 # -- mistakes
+
+
+def flip_or_not(image, number):
+    return image[..., ::-1].copy() if number < 0.5 else image
+
+
+def crop(image, left):
+    return image[..., left : left + 8]
+
+
+SEEDED_ALIKE = {
+    "RandomState": lambda self, image, i: noise(np.random.RandomState(0), image),
+    "default_rng": lambda self, image, i: noise(np.random.default_rng(seed=42), image),
+    "imported by name": lambda self, image, i: noise(default_rng(42), image),
+    "cut off": lambda self, image, i: noise(np.random.RandomState(0), image).clip(0, 1),
+    "in bytes": lambda self, image, i: (noise(np.random.RandomState(0), image).clip(0, 1) * 255).astype("uint8"),
+    "numpy": lambda self, image, i: np.random.seed(0) or noise(np.random, image),  # noqa: NPY002
+    "torch": lambda self, image, i: drawn_by_torch(image, 3),
+    "torch.Generator": lambda self, image, i: (
+        image + torch.randn(image.shape, generator=torch.Generator().manual_seed(1)).numpy()
+    ),
+    "random": lambda self, image, i: random.seed(0) or flip_or_not(image, random.random()),
+    "random.Random": lambda self, image, i: flip_or_not(image, random.Random(0).random()),
+    "a crop": lambda self, image, i: random.seed(1) or crop(image, random.randint(0, 4)),
+    "everything": lambda self, image, i: L.seed_everything(0, verbose=False) or noise(np.random, image),
+}
+
+
+@pytest.mark.parametrize("draw", SEEDED_ALIKE)
+@pytest.mark.parametrize("part", [lambda data: data, lambda data: Subset(data, range(8, 40))], ids=["all", "a subset"])
+def test_the_same_numbers_for_every_example(fit, draw, part):
+    told = {f.code: f for f in found(fit, part(Seeded(SEEDED_ALIKE[draw])))}
+    assert told["AugmentationCheck/seeded_alike"].status is Status.WARNING
+    assert len(told) == 1
 
 
 class Unused(Dataset):
