@@ -182,3 +182,17 @@ def listed(names: Iterable[str]) -> str:
     """
     names = list(names)
     return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
+
+
+def owners(names: Iterable[str]) -> list[str]:
+    """Few names that stand for many dotted ones: those of what holds them.
+
+    Example:
+        >>> owners(["net.weight", "net.bias"]), owners(f"blocks.{i}.weight" for i in range(24))
+        (['net.weight', 'net.bias'], ['blocks'])
+
+    """
+    few = list(names)
+    while len(few) > NAMED and any("." in name for name in few):
+        few = list(dict.fromkeys(name.rpartition(".")[0] or name for name in few))
+    return few

@@ -80,7 +80,8 @@ class Reporter:
         for finding in told:
             if finding.is_alarm or callback.verbose:
                 i = next(i for i, other in enumerate(everything) if other is finding)
-                self.publisher.arrived(finding, explained.get(i, []))
+                roots = [everything[j] for j, symptoms in explained.items() if any(one is finding for one in symptoms)]
+                self.publisher.arrived(finding, explained.get(i, []), roots[0] if roots else None)
         if told:
             self.publisher.write(everything, {callback.tag("findings"): callback.findings}, self.run.step)
         return told

@@ -121,6 +121,59 @@ def test_symptoms_are_folded_under_their_cause():
     assert "explains: Symptom (warning): Symptom is off" in terminal.in_a_log(cause, [symptom])[1]
 
 
+def test_a_cause_comes_where_the_worst_of_its_symptoms_would():
+    cause, other = found("Cause", explains=("Symptom/*",)), found("Other")
+    symptom = found("Symptom", Status.FAILED)
+    assert report.in_order([other, symptom, cause]) == [(cause, [symptom]), (other, [])]
+
+
+def test_a_symptom_of_a_known_cause_names_it_and_gives_no_advice_of_its_own():
+    symptom = replace(found("Symptom"), why="so", fix="do that")
+    lines = terminal.in_a_log(symptom, cause=found("Cause", explains=("Symptom/*",)))
+    assert [line.split(":")[0].strip() for line in lines[1:]] == ["explained by", "key"]
+    assert "Cause/off" in lines[1]
+
+
+def test_what_is_explained_is_told_in_brief():
+    symptom = replace(found("Symptom"), message="word " * 100)
+    assert len(report.in_brief(symptom)) <= report.BRIEF
+
+
+MISTAKES = {
+    "NormalizationCheck/scales_differ": ["OverfitOneBatch/learning_rate_too_low", "PredictionDynamicsLogger/jumping"],
+    "ActivationMonitor/dead": [
+        "InputIndependenceCheck/input_ignored",
+        "OverfitOneBatch/cannot_tell_examples_apart",
+        "BatchMixingDetector/constant_output",
+    ],
+    "StaleGradientCheck/clips_nothing": [
+        "InputIndependenceCheck/input_ignored",
+        "OverfitOneBatch/optimiser_unstable",
+        "UpdateRatioMonitor/too_large",
+        "ActivationMonitor/cut",
+    ],
+    "DataProfile/sorted": [
+        "InputIndependenceCheck/input_ignored",
+        "PredictionDynamicsLogger/jumping",
+        "ActivationMonitor/dead",
+    ],
+    "InputIndependenceCheck/input_ignored": ["ActivationMonitor/cut", "OverfitOneBatch/cannot_tell_examples_apart"],
+}
+
+
+@pytest.mark.parametrize("cause", MISTAKES)
+def test_one_mistake_has_one_row(cause):
+    """As in programs that have just this mistake: checks in the order of the recipe, symptoms worse than the cause."""
+    order = [type(check) for check in recipe()]
+    kinds = {kind.__name__: kind for kind in order}
+    told = []
+    for code in sorted([cause, *MISTAKES[cause]], key=lambda code: order.index(kinds[code.partition("/")[0]])):
+        name, _, own = code.partition("/")
+        status = Status.WARNING if code == cause else Status.FAILED
+        told.append(Finding(name, status, "", code=code, explains=kinds[name].explains.get(own, ())))
+    assert [told[i].code for i in causes(told)] == [cause]
+
+
 def test_what_is_no_alarm_is_explained_by_nothing():
     well = found("Symptom", Status.SKIPPED)
     assert len(causes([well, found("Cause", explains=("Symptom/*",))])) == 2

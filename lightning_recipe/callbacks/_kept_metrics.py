@@ -64,16 +64,17 @@ def two_stages(name: str, before: int) -> Outcome:
         before: Updates that it held when validation began.
 
     Example:
-        >>> two_stages("accuracy", 8).status
-        <Status.FAILED: 'failed'>
+        >>> two_stages("train_acc", 8).fix.partition(": ")[2]
+        'self.train_acc, self.val_acc = metric.clone(), metric.clone()'
 
     """
+    own = name.removeprefix("train_").removeprefix("val_")
     return Outcome(
         Status.FAILED,
         "one_metric_two_stages",
         f"self.{name} held {before} updates of training when validation began, and validation reports it: training "
         "examples are among those that it is computed of",
-        f"give each stage a metric of its own: self.train_{name}, self.val_{name} = metric.clone(), metric.clone()",
+        f"give each stage a metric of its own: self.train_{own}, self.val_{own} = metric.clone(), metric.clone()",
         {"updates": before},
     )
 

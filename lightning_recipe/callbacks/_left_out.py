@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from lightning_recipe.callbacks._untrained import is_as_drawn
-from lightning_recipe.finding import Outcome, Status, listed
+from lightning_recipe.finding import Outcome, Status, listed, owners
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Iterator, Sequence
 
     from lightning_recipe.callbacks._untrained import Marks
     from lightning_recipe.record.graph import Node
@@ -43,12 +43,12 @@ def without_optimiser(
             Outcome(
                 Status.WARNING,
                 "not_in_optimiser",
-                f"{listed(lists)} get a gradient, and are parameters of no module and no optimiser",
+                f"{_said(lists)} get a gradient, and belong to no module and no optimiser",
                 "nn.ModuleList, nn.ModuleDict or nn.ParameterList in place of the plain container, nn.Parameter in "
                 "place of a tensor, nn.Module in place of a plain class",
                 {"parameters": sum(p.numel() for p, _ in lists.values())},
             ),
-            ", ".join(lists),
+            ", ".join(owners(lists)),
         )
     if not known or not marks.stay(known):
         return
@@ -63,13 +63,18 @@ def without_optimiser(
         Outcome(
             Status.WARNING if forgotten else Status.ADVICE,
             "not_in_optimiser",
-            f"{listed(known)} get a gradient, and no optimiser holds them: {size} parameters that stay as they are",
+            f"{_said(known)} get a gradient, and no optimiser holds them: {size} numbers that stay as they are",
             "give them to the optimiser in configure_optimizers, after the last module was replaced; "
             "if they are to stay, requires_grad_(False) saves their gradients",
             {"parameters": size, "share": size / total},
         ),
-        ", ".join(known),
+        ", ".join(owners(known)),
     )
+
+
+def _said(parameters: Collection[str]) -> str:
+    few = owners(parameters)
+    return listed(few) if len(few) == len(parameters) else f"{len(parameters)} parameters of {listed(few)}"
 
 
 def _has_gradient(leaf: Tensor) -> bool:

@@ -172,11 +172,15 @@ def judge(plan: Plan) -> Outcome:
             seen | {"length": length or 0, "count": count},
         )
     if farther is not None and not plan.limited and only_rises(path) and farther.rates.max() > BEYOND * ends_at:
+        made_for_steps = plan.by == "epoch" and other is not None and other.at(0.9) >= other.at(1.0)
         return Outcome(
             Status.WARNING,
             "warmup_longer_than_run",
-            f"warms up for longer than the run: it rises from {path.first:.3g} to {path.last:.3g}, and would go on",
-            "warm up for a few per cent of the run",
+            f"warms up for longer than the run: stepped {count} times, once each {plan.by}, it rises from "
+            f"{path.first:.3g} to {path.last:.3g}, and would go on",
+            f"{switch}: by steps, the warm-up is over within the run"
+            if made_for_steps
+            else "warm up for a few per cent of the run",
             seen | {"would_reach": float(farther.rates.max()) / ends_at},
         )
     if length and count < SHORTER * length and ends_at > FINISHED and not plan.limited:

@@ -31,7 +31,7 @@ LONG = 100
 DEPTH = 4
 """Layers from which on gradients are compared across depth."""
 REVIVE = (
-    "lower the learning rate, whose steps throw units out of reach, or see that what enters is centred; "
+    "initialise biases at 0, centre what enters, or lower the learning rate, whose steps throw units out of reach; "
     "LeakyReLU or GELU let a gradient through"
 )
 
@@ -74,8 +74,8 @@ def dead(activations: Activations, course: Course, zeros: float) -> Outcome | No
     return Outcome(
         Status.WARNING,
         "dead",
-        f"{100 * worst:.4g} % of what {listed(off)} puts out is 0 (about 50 % expected), which no gradient comes back "
-        f"through (loss {course})",
+        f"{100 * worst:.4g} % of the output of {listed(off)} is 0 (about 50 % expected), and no gradient comes back "
+        f"through that (loss {course})",
         REVIVE,
         {"zeros": worst, "activations": len(off), **course.evidence},
     )
@@ -88,7 +88,7 @@ def cut(layers: Sequence[Depth], *, others: bool, course: Course) -> Outcome | N
         return None
     return Outcome(
         Status.WARNING,
-        "dead",
+        "cut",
         f"the gradient of {listed(none)} is exactly 0, while others get one: something on the way to the loss is 0 for "
         f"all examples (loss {course})",
         "see what: units that are off (lower the learning rate, or LeakyReLU), a mask, a weight of the loss",

@@ -15,7 +15,7 @@ from lightning_recipe.callbacks._untrained import is_as_drawn
 from lightning_recipe.figures.canvas import pixels
 from lightning_recipe.figures.depth import across_depth
 from lightning_recipe.finding import Section
-from lightning_recipe.record.step import Need
+from lightning_recipe.record.step import Need, Reduced
 from lightning_recipe.show import loggers
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from lightning_recipe.finding import Finding
     from lightning_recipe.record.events import Event
-    from lightning_recipe.record.step import Reduced, Step
+    from lightning_recipe.record.step import Step
     from lightning_recipe.run import Run
 
 DIFFERENCES = {"add", "sub", "rsub", "radd", "iadd", "isub", "add_", "sub_", "mul", "rmul", "neg"}
@@ -92,11 +92,11 @@ class ActivationMonitor(Check):
     needs = Need.WIRING | Need.OUTPUTS | Need.GRADIENTS | Need.UPDATES
     explains: ClassVar = {
         "dead": (
-            "PredictionDynamicsLogger/*",
-            "UpdateRatioMonitor/too_small",
-            "ActivationMonitor/vanishing",
-            "Baselines/*",
+            *("PredictionDynamicsLogger/*", "UpdateRatioMonitor/too_small", "ActivationMonitor/vanishing"),
+            *("InputIndependenceCheck/input_ignored", "BatchMixingDetector/constant_output", "Baselines/*"),
+            *("OverfitOneBatch/cannot_tell_examples_apart", "OverfitOneBatch/no_gradient"),
         ),
+        "cut": ("PredictionDynamicsLogger/*", "UpdateRatioMonitor/too_small", "Baselines/*"),
         "saturated": (
             "PredictionDynamicsLogger/*",
             "UpdateRatioMonitor/too_small",
@@ -195,6 +195,17 @@ def activations(step: Step) -> dict[str, tuple[nn.Module, Reduced]]:
             within = takers and all(taker.kind == "module" for taker in takers)
             if within or (isinstance(module, CUT_OFF) and not _is_hinge(step, event)):
                 found[event.name] = (module, step.outputs[event.name])
+    return found | _called_as_functions(step)
+
+
+def _called_as_functions(step: Step) -> dict[str, tuple[nn.Module, Reduced]]:
+    """Layers after which ``torch.relu`` has nothing to let through, and nothing else takes what they put out."""
+    found: dict[str, tuple[nn.Module, Reduced]] = {}
+    for event in step.events:
+        if event.kind == "module" and event.name in step.outputs and step.outputs[event.name].largest <= 0:
+            takers = [taker for number in event.outputs for taker in step.consumers(number)]
+            if takers and all(taker.kind == "function" and taker.name in {"relu", "relu_"} for taker in takers):
+                found.setdefault(f"the ReLU after {event.name}", (nn.ReLU(), Reduced(1.0, 0.0, 0.0)))
     return found
 
 

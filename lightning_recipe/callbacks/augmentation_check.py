@@ -65,7 +65,7 @@ class AugmentationCheck(Check):
     Legitimate:
         - Classes, ages and other targets that a mirror does not change; targets that were changed with the image.
         - Crops, colours and noise; coordinates that all examples share; the image itself as its target.
-        - Permutations, projections and masks that are the same for all examples, and drawn each time from a generator of
+        - Permutations, projections and masks that are the same for all examples, and drawn each time by a generator of
           their own; seeds made of the index.
         - Denoising and masked tokens in validation, whose inputs are random by design.
         - Another example as noise in the background, up to a share of 0.3, whose label is left out.

@@ -98,7 +98,10 @@ class DataProfile(Check):
     needs = Need.INPUTS | Need.LOSSES
     explains: ClassVar = {
         "same_input_other_label": ("OverfitOneBatch/*",),
-        "sorted": ("PredictionDynamicsLogger/*", "DataProfile/same_order"),
+        "sorted": (
+            *("PredictionDynamicsLogger/*", "DataProfile/same_order", "ActivationMonitor/*", "Baselines/*"),
+            *("InputIndependenceCheck/input_ignored", "UpdateRatioMonitor/too_large"),
+        ),
     }
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

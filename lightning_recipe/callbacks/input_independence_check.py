@@ -102,6 +102,7 @@ class InputIndependenceCheck(Check):
             "OverfitOneBatch/*",
             "BatchMixingDetector/constant_output",
             "PredictionDynamicsLogger/*",
+            "ActivationMonitor/cut",
             "Baselines/*",
         ),
     }

@@ -76,9 +76,13 @@ class NormalizationCheck(Check):
     why = "layers are initialised, or were trained, for inputs around 0 with a standard deviation of about 1"
     needs = Need.INPUTS
     explains: ClassVar = {
-        "raw_bytes": ("InitLossCheck/too_high", "OverfitOneBatch/*", "ActivationMonitor/*"),
-        "unlike_pretraining": ("InitLossCheck/too_high", "OverfitOneBatch/*", "ActivationMonitor/*"),
-        "scales_differ": ("InitLossCheck/too_high", "OverfitOneBatch/*", "ActivationMonitor/*"),
+        **dict.fromkeys(
+            ("raw_bytes", "unlike_pretraining", "scales_differ"),
+            (
+                *("InitLossCheck/too_high", "OverfitOneBatch/*", "ActivationMonitor/*", "PredictionDynamicsLogger/*"),
+                *("UpdateRatioMonitor/too_large", "InputIndependenceCheck/input_ignored", "Baselines/*"),
+            ),
+        ),
         "all_alike": (
             *("OverfitOneBatch/*", "BatchMixingDetector/constant_output", "PredictionDynamicsLogger/*"),
             "InputIndependenceCheck/input_ignored",

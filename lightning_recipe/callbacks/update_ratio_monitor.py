@@ -94,10 +94,14 @@ class UpdateRatioMonitor(Check):
     explains: ClassVar = {
         "too_large": (
             *("PredictionDynamicsLogger/*", "ActivationMonitor/*", "OverfitOneBatch/optimiser_unstable", "Baselines/*"),
+            "InputIndependenceCheck/input_ignored",
         ),
         "too_small": ("PredictionDynamicsLogger/frozen", "Baselines/*"),
         "weight_decay_outweighs": ("PredictionDynamicsLogger/*", "ActivationMonitor/*", "Baselines/*"),
-        "rounded_away": ("PredictionDynamicsLogger/frozen",),
+        "rounded_away": (
+            *("PredictionDynamicsLogger/frozen", "OverfitOneBatch/learning_rate_too_low"),
+            *("OverfitOneBatch/optimiser_slow", "Baselines/*"),
+        ),
     }
     patience = 3
 

@@ -31,7 +31,7 @@ class Reductions:
         >>> _ = weight.data.sub_(0.5)
         >>> outputs, gradients, updates, _ = reductions.read()
         >>> outputs
-        {'relu': Reduced(zeros=0.5, mean=1.0, std=1.0)}
+        {'relu': Reduced(zeros=0.5, mean=1.0, std=1.0, largest=2.0)}
         >>> gradients, updates
         ({'weight': nan}, {'weight': Change(norm=1.0, before=2.0, rounded=0.0)})
 
@@ -101,7 +101,7 @@ def _reduced(value: Tensor) -> Tensor:
     mean = value.mean()
     std = torch.linalg.vector_norm(value - mean) / math.sqrt(value.numel())  # std_mean takes ten times as long on a CPU
     zeros = torch.count_nonzero(value == 0) / value.numel()
-    return torch.stack([zeros.to(mean), mean, std]).float()
+    return torch.stack([zeros.to(mean), mean, std, value.max()]).float()
 
 
 def _rounded(now: Tensor, before: Tensor, moving: Tensor | None) -> Tensor:

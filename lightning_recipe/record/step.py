@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from enum import Flag, auto
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -110,6 +111,7 @@ class Reduced(NamedTuple):
         zeros: Share of its elements that are exactly 0.
         mean: Over all elements.
         std: Standard deviation of all elements, without Bessel's correction.
+        largest: Of all elements; NaN where nobody knows.
 
     Example:
         >>> Reduced(zeros=0.5, mean=0.1, std=1.0).zeros
@@ -120,6 +122,7 @@ class Reduced(NamedTuple):
     zeros: float
     mean: float
     std: float
+    largest: float = math.nan
 
 
 class Change(NamedTuple):

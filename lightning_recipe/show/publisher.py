@@ -55,11 +55,11 @@ class Publisher:
             with self._safely():
                 terminal.show(self.trainer, line)
 
-    def arrived(self, finding: Finding, explained: Sequence[Finding] = ()) -> None:
-        """Print a finding; `explained` are those that it is the cause of."""
+    def arrived(self, finding: Finding, explained: Sequence[Finding] = (), cause: Finding | None = None) -> None:
+        """Print a finding; `explained` are those that it is the cause of, and `cause` is its own, if that is known."""
         if self.trainer.is_global_zero:
             with self._safely():
-                terminal.show_finding(self.trainer, finding, explained)
+                terminal.show_finding(self.trainer, finding, explained, cause)
 
     def write(self, findings: Sequence[Finding], cards: Mapping[str, Sequence[Finding]], step: int) -> None:
         """Rewrite the report, and the text card of each callback with news.

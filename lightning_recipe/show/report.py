@@ -23,12 +23,16 @@ FILE_NAME = "recipe.json"
 TAG = "0 report"
 """Of the table in TensorBoard's Text tab: it sorts by the alphabet."""
 SCHEMA_VERSION = 2
+BRIEF = 120
+"""Characters of what another finding explains."""
 LINE = 64
 """Characters in a line of the table in TensorBoard, which breaks words where columns are wider than its card."""
 
 
 def in_order(findings: Sequence[Finding]) -> list[tuple[Finding, list[Finding]]]:
     """Every finding that no other explains, with those that it explains; what failed first, skipped last.
+
+    A cause comes where the worst of what it explains would.
 
     Example:
         >>> a, b = Finding("A", Status.PASSED, "fine"), Finding("B", Status.FAILED, "not fine")
@@ -38,7 +42,18 @@ def in_order(findings: Sequence[Finding]) -> list[tuple[Finding, list[Finding]]]
     """
     order = list(Status)
     roots = [(findings[i], explained) for i, explained in causes(findings).items()]
-    return sorted(roots, key=lambda pair: order.index(pair[0].status))
+    return sorted(roots, key=lambda pair: min(order.index(finding.status) for finding in [pair[0], *pair[1]]))
+
+
+def in_brief(finding: Finding) -> str:
+    """A finding as one of those that another explains: what is to be done is said of that.
+
+    Example:
+        >>> in_brief(Finding("A", Status.FAILED, "5, not 2", fix="make it 2"))
+        'A (failed): 5, not 2'
+
+    """
+    return textwrap.shorten(f"{finding.check} ({finding.status.value}): {finding.message}", BRIEF, placeholder=" ...")
 
 
 def repeated(finding: Finding) -> str:
@@ -82,7 +97,7 @@ def markdown(findings: Sequence[Finding]) -> str:
         status = finding.status.value
         parts = [_cell(finding.message + repeated(finding))]
         parts += [f"**fix:** {_cell(finding.fix)}"] if finding.fix else []
-        parts += [f"**explains:** {_cell(f'{f.check} ({f.status.value}): {f.message}')}" for f in explained]
+        parts += [f"**explains:** {_cell(in_brief(f))}" for f in explained]
         rows.append(
             f"| {f'**{status}**' if finding.is_alarm else status} | {_cell(finding.check)} | {'<br>'.join(parts)} |"
         )

@@ -15,7 +15,7 @@ from rich.text import Text
 from tqdm import tqdm
 
 from lightning_recipe.finding import Finding, Status
-from lightning_recipe.show.report import in_order, repeated, summary
+from lightning_recipe.show.report import in_brief, in_order, repeated, summary
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -42,12 +42,14 @@ def show(trainer: Trainer, *renderables: RenderableType) -> None:
             _print(rich.get_console(), renderables)
 
 
-def show_finding(trainer: Trainer, finding: Finding, explained: Sequence[Finding] = ()) -> None:
-    """Print a finding as it arrives; `explained` are those that it is the cause of."""
+def show_finding(
+    trainer: Trainer, finding: Finding, explained: Sequence[Finding] = (), cause: Finding | None = None
+) -> None:
+    """Print a finding as it arrives; `explained` are those that it is the cause of, `cause` is its own."""
     live = getattr(trainer.progress_bar_callback, "progress", None)
     console = rich.get_console() if live is None else live.console
     on_screen = console.is_terminal or console.is_jupyter
-    show(trainer, *([on_a_screen(finding, explained)] if on_screen else in_a_log(finding, explained)))
+    show(trainer, *([on_a_screen(finding, explained, cause)] if on_screen else in_a_log(finding, explained, cause)))
 
 
 def close(trainer: Trainer, findings: Table, *footer: str) -> None:
@@ -64,8 +66,10 @@ def _print(console: Console, renderables: Sequence[RenderableType]) -> None:
         console.print(renderable, soft_wrap=plain, highlight=not plain, markup=not plain)
 
 
-def in_a_log(finding: Finding, explained: Sequence[Finding] = ()) -> list[str]:
+def in_a_log(finding: Finding, explained: Sequence[Finding] = (), cause: Finding | None = None) -> list[str]:
     """A finding as it arrives: one line; why, fix and the key that silences it below, if something is wrong.
+
+    Of what has a cause that is known, its key and the cause's: what is to be done was said of that.
 
     Example:
         >>> for line in in_a_log(Finding("A", Status.FAILED, "5, not 2", fix="make it 2", code="A/five")):
@@ -75,11 +79,11 @@ def in_a_log(finding: Finding, explained: Sequence[Finding] = ()) -> list[str]:
                  key: A/five
 
     """
-    details = [f"{'':9}{name}: {text}" for name, text in _reasons(finding, explained).items()]
+    details = [f"{'':9}{name}: {text}" for name, text in _reasons(finding, explained, cause).items()]
     return [f"{finding.status.value:8} {finding.check}: {finding.message}", *details]
 
 
-def on_a_screen(finding: Finding, explained: Sequence[Finding] = ()) -> Group | Table:
+def on_a_screen(finding: Finding, explained: Sequence[Finding] = (), cause: Finding | None = None) -> Group | Table:
     """The same in lines as wide as the screen: what is not wrong gets one of them, the closing table has the rest.
 
     Example:
@@ -93,7 +97,7 @@ def on_a_screen(finding: Finding, explained: Sequence[Finding] = ()) -> Group | 
         return Group(Text.assemble(status, " ", found, no_wrap=True, overflow="ellipsis"))  # a bare text is wrapped
     grid = Table.grid(padding=(0, 1, 0, 0))
     grid.add_row(status, found)
-    for name, text in _reasons(finding, explained).items():
+    for name, text in _reasons(finding, explained, cause).items():
         grid.add_row("", Text.assemble((f"{name}: ", "bold"), text))
     return grid
 
@@ -131,14 +135,16 @@ def table(findings: Sequence[Finding], silenced: Mapping[str, int] | None = None
     return grid
 
 
-def _reasons(finding: Finding, explained: Sequence[Finding]) -> dict[str, str]:
+def _reasons(finding: Finding, explained: Sequence[Finding], cause: Finding | None) -> dict[str, str]:
     """What to tell of something that is wrong."""
     told = {"why": finding.why, "fix": finding.fix, **_explained(explained), "key": finding.key}
+    if cause is not None:
+        told = {"explained by": cause.key, "key": finding.key}
     return {name: text for name, text in told.items() if text and finding.is_alarm}
 
 
 def _explained(findings: Sequence[Finding]) -> dict[str, str]:
-    return {"explains": "; ".join(f"{f.check} ({f.status.value}): {f.message}" for f in findings)} if findings else {}
+    return {"explains": "; ".join(map(in_brief, findings))} if findings else {}
 
 
 @contextmanager

@@ -222,7 +222,30 @@ def test_an_output_that_is_off_is_no_hinge(fit):
 def test_units_that_are_off_where_the_activation_is_a_function(fit):
     net = Functional(torch.relu)
     nn.init.constant_(net.layers[1].bias, -50)
-    assert found(judged(fit, Lit(net)), "dead").evidence["layers"] == 3
+    finding = found(judged(fit, Lit(net)), "dead")
+    assert finding.evidence["activations"] == 1
+    assert "the ReLU after net.layers.1" in finding.message
+
+
+def test_what_a_layer_puts_out_may_be_negative_where_other_things_take_it(fit):
+    """Logarithms of probabilities, and what a residual is added to."""
+
+    class Negative(Functional):
+        def forward(self, x):
+            for layer in self.layers:
+                h = layer(x)
+                x = torch.relu(h) - 0.1 * h
+            return self.leave(x)
+
+    net = Negative(None)
+    nn.init.constant_(net.layers[1].bias, -50)
+    assert "ActivationMonitor/dead" not in {f.code for f in judged(fit, Lit(net))}
+
+
+def test_gradients_that_are_cut_off_by_another_function(fit):
+    net = Functional(lambda x: x.clamp(min=0))
+    nn.init.constant_(net.layers[1].bias, -50)
+    assert found(judged(fit, Lit(net)), "cut").evidence["layers"] == 3
 
 
 def test_units_at_their_bounds(fit):

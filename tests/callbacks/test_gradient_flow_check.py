@@ -761,6 +761,21 @@ def test_parameters_in_no_optimiser(fit, module, subject, parameters):
     assert finding.evidence["parameters"] == parameters
 
 
+def test_a_list_of_many_is_named_as_a_whole(fit):
+    class Many(Net):
+        def __init__(self):
+            super().__init__()
+            self.experts = [nn.Linear(64, 64) for _ in range(6)]
+
+        def forward(self, x):
+            x = self.body(x)
+            return self.head(x + sum(expert(x) for expert in self.experts))
+
+    (finding,) = judged(fit, Many())
+    assert finding.key == f"{NOT_HELD}@experts"
+    assert finding.message.startswith("12 parameters of experts get a gradient")
+
+
 class NoGrad(Net):
     @torch.no_grad()
     def encoded(self, x):

@@ -421,6 +421,22 @@ def path(rate, steps=100):
     return Path.of(range(steps + 26), [[rate(step)] for step in range(steps + 26)], steps)
 
 
+@pytest.mark.parametrize(
+    ("by", "other", "mended"),
+    [
+        ("epoch", path(lambda s: min(1.0, s / 20)), True),
+        ("epoch", path(lambda s: s / 1000), False),
+        ("epoch", None, False),
+        ("step", path(lambda s: min(1.0, s / 20)), False),
+    ],
+    ids=["by steps it is over", "by steps it isn't either", "nobody knows", "by steps as it is"],
+)
+def test_a_warm_up_that_is_over_by_steps_has_the_wrong_interval(by, other, mended):
+    verdict = judge(Plan(path(lambda s: (s + 1) / 1000), other, farther=path(lambda s: s / 100), by=by, count=7))
+    assert verdict.code == "warmup_longer_than_run"
+    assert ('"interval": "step"' in verdict.fix) is mended
+
+
 def test_it_is_not_practically_zero_from_three_quarters_on():
     assert judge(Plan(path(lambda s: 10 ** (-4 * s / 100)))).code == "passed"
     assert judge(Plan(path(lambda s: 10 ** (-4.2 * s / 100)))).code == "practically_zero"
