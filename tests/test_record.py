@@ -360,8 +360,9 @@ def test_outputs_are_reduced_when_they_are_put_out():
     assert list(step.outputs) == ["linear", "relu", "tens"]
     h = module.linear(X).relu()
     relu = step.outputs["relu"]
-    assert relu == pytest.approx((float((h == 0).float().mean()), float(h.mean()), float(h.std(correction=0))))
-    assert step.outputs["tens"] == (0, 300, 0)
+    expected = (h == 0).float().mean(), h.mean(), h.std(correction=0), h.max()
+    assert relu == pytest.approx([float(number) for number in expected])
+    assert step.outputs["tens"] == (0, 300, 0, 300)
     assert step.events == []
 
 

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 MOVES = (1, 2, 3)
 """What is added to seeds: one that decides about a flip decides the other way with a chance of 88 %."""
 VALUES = 16
-"""Different values of noise, at least: what is drawn from few may be a mask that is the same by design."""
+"""Different values of noise, at least, or all that there are: what is drawn from few may be a mask by design."""
+SMALLEST = 4
+"""Values of an example, in which fewer may agree by chance."""
 AGREE = 0.2
 """Share of an example's noise that is the same in the next: of two draws in two images, many are cut off somewhere."""
 PRECISION = 1e-4
@@ -113,13 +115,15 @@ def _drawn(before: list[Tensor], after: list[Tensor], *, shared: bool) -> bool:
     noise = [a.double() - b.double() for a, b in zip(before, after, strict=True)]
     return (
         not all(_equal(before[0], other) for other in before[1:])
-        and all(len(one.unique()) > VALUES for one in noise)
+        and all(one.numel() >= SMALLEST and len(one.unique()) > min(VALUES, one.numel() - 1) for one in noise)
         and all(one.shape == other.shape and _agree(one, other) for one, other in pairwise(noise))
     )
 
 
 def _agree(one: Tensor, other: Tensor) -> bool:
     there = (one != 0) | (other != 0)
-    rounding = 1.0 if bool((one == one.round()).all()) else PRECISION * float(one.abs().max())
+    largest = float(one.abs().max())
+    whole = largest > VALUES and bool((one == one.round()).all())
+    rounding = 1.0 if whole else PRECISION * largest
     near = (one - other).abs() <= rounding
     return float(near[there].double().mean()) > AGREE
