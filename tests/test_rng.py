@@ -7,6 +7,8 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
+from ends import quick
+from patients import Healthy
 
 from lightning_recipe.trial.rng import named, restore, state, untouched_generators
 
@@ -73,3 +75,16 @@ def test_put_back_and_said(kind):
     with untouched_generators([generator]) as drawn:
         pass
     assert drawn == []
+
+
+def test_accelerators_that_are_not_in_use_yet_will_be_seeded_as_the_user_said(fit):
+    noted = []
+
+    class Noting(Healthy):
+        def on_train_start(self):
+            noted.append(torch.cuda._lazy_seed_tracker.get_calls())
+
+        on_train_end = on_train_start
+
+    fit(Noting(), quick(), logger=False)
+    assert noted[0] == noted[1]

@@ -13,6 +13,7 @@ from lightning_recipe.dependencies.backprop import SEED, Part, Rows, layouts
 from lightning_recipe.record.tensors import Cloneable, children, mapped, tensors
 from lightning_recipe.trial.calming import use_running_statistics, without_dropout
 from lightning_recipe.trial.rehearsal import CannotRehearseError
+from lightning_recipe.trial.rng import seed_torch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -111,7 +112,7 @@ class Rerun:
         self._given, self._order, self._leaves, self._indices = leaves, order, [], []
         childless = [m for m in self.module.modules() if next(m.children(), None) is None]
         handles = [m.register_forward_hook(self._embedded, with_kwargs=True) for m in childless]
-        torch.manual_seed(seed)
+        seed_torch(seed)
         try:
             given = mapped({"args": self.args, "kwargs": self.kwargs}, (Tensor, Cloneable), self._argument)
             if self.again is None:

@@ -32,7 +32,7 @@ from lightning_recipe.trial.copies import copied_with
 from lightning_recipe.trial.inner_trainer import LEFT_OUT, adopt, inner_trainer, quiet
 from lightning_recipe.trial.isolation import eager, isolated, memory_given_back, obstacle, untouched
 from lightning_recipe.trial.replay import put_back
-from lightning_recipe.trial.rng import held_by, named, restore, skip, state, untouched_generators
+from lightning_recipe.trial.rng import held_by, named, restore, seed_torch, skip, state, untouched_generators
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
@@ -178,7 +178,7 @@ class Rehearsal:
             args += [0] * (method != "training_step" and self._several_loaders)  # the loader's index
             random.seed(seed)
             np.random.seed(seed)  # noqa: NPY002 - the stream that steps draw from
-            _seed_torch(seed)
+            seed_torch(seed)
             for generator, before in self._generators:
                 restore(generator, before)
                 skip(generator, APART * seed)
@@ -314,14 +314,6 @@ def _log_dict(logged: list[Logged], values: Mapping[str, Any], *args: Any, **kwa
     """In the place of ``self.log_dict``, which also takes a collection of metrics."""
     for name, value in values.items():
         _log(logged, name, value, *args, **kwargs)
-
-
-def _seed_torch(seed: int) -> None:
-    """As ``torch.manual_seed``, which would seed accelerators that are not in use yet, too, once they are."""
-    torch.default_generator.manual_seed(seed)
-    for device in (torch.cuda, torch.mps, torch.xpu):
-        if getattr(device, "is_initialized", device.is_available)():
-            getattr(device, "manual_seed_all", device.manual_seed)(seed)
 
 
 def _step(heard: list[Heard], what: Heard, closure: Callable[[], Any] | None = None, **_: Any) -> Any:
