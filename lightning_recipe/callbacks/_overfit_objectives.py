@@ -10,7 +10,7 @@ from lightning_recipe.callbacks._overfit_verdict import outcome
 from lightning_recipe.finding import Outcome, Status, listed
 from lightning_recipe.trial.answers import Answers
 from lightning_recipe.trial.calming import without_dropout
-from lightning_recipe.trial.objectives import Alone
+from lightning_recipe.trial.objectives import Alone, objectives
 from lightning_recipe.trial.rehearsal import CannotRehearseError, rehearsal
 from lightning_recipe.trial.short_fit import Budget
 
@@ -45,6 +45,20 @@ class Allowed(NamedTuple):
     ends: float
     tolerance: float
     adam: tuple[float, ...]
+
+
+def each_of(run: Run, few: Any) -> tuple[list[Objective], Any]:
+    """What each optimiser minimises, and the examples that showed it: all of the batch if its first alone raise."""
+    try:
+        found, examples = objectives(run, few), few
+    except CannotRehearseError:
+        if few is run.batch:
+            raise
+        found, examples = objectives(run, run.batch), run.batch
+    if not found:
+        msg = "none is seen to step in the first batch, or to get a gradient"
+        raise CannotRehearseError(msg)
+    return found, examples
 
 
 def judged(

@@ -4,29 +4,28 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from lightning_recipe.callback import Check
+from lightning_recipe.callbacks import _overfit_obstacles as obstacles
 from lightning_recipe.callbacks._overfit_by_hand import asked
-from lightning_recipe.callbacks._overfit_objectives import Allowed, judged
+from lightning_recipe.callbacks._overfit_objectives import Allowed, each_of, judged
 from lightning_recipe.callbacks._overfit_progress import FEW_STEPS, WANTED_STEPS, Trial, has_begun
 from lightning_recipe.callbacks._overfit_verdict import outcome
 from lightning_recipe.figures import experiments
 from lightning_recipe.figures.canvas import pixels
-from lightning_recipe.finding import Outcome, Section, Status, in_short
-from lightning_recipe.record.tensors import holds, leading_size
+from lightning_recipe.finding import Outcome, Section, Status
+from lightning_recipe.record.tensors import leading_size
 from lightning_recipe.show import loggers, terminal
 from lightning_recipe.trial.course import LONGER
 from lightning_recipe.trial.first_examples import first_examples
-from lightning_recipe.trial.isolation import is_out_of_memory, memory_given_back, obstacle
-from lightning_recipe.trial.objectives import objectives
+from lightning_recipe.trial.isolation import is_out_of_memory, memory_given_back
 from lightning_recipe.trial.rehearsal import CannotRehearseError
 from lightning_recipe.trial.short_fit import Budget, short_fit
 from lightning_recipe.trial.work import NET
 
 if TYPE_CHECKING:
-    from lightning.pytorch import LightningModule
+    from collections.abc import Iterator
 
     from lightning_recipe.figures.picture import Picture
     from lightning_recipe.finding import Finding
@@ -93,8 +92,7 @@ class OverfitOneBatch(Check):
     Legitimate:
         - A model that is small on purpose can't tell many examples apart. Ask for fewer:
           ``OverfitOneBatch(max_examples=2)``. A single linear layer is `skipped`.
-        - A rate that is low on purpose, to fine-tune: give it longer,
-          ``OverfitOneBatch(max_steps=3000, max_seconds=500)``.
+        - A rate that is low on purpose, to fine-tune: ``OverfitOneBatch(max_steps=3000, max_seconds=500)``.
         - Targets that contradict each other: equal inputs with different labels are accounted for, nearly equal ones
           are not. Allow for them with `tolerance`.
 
@@ -147,21 +145,17 @@ class OverfitOneBatch(Check):
     ) -> None:
         super().__init__(strict=strict)
         if min(max_examples, max_steps, max_seconds) <= 0 or not 0 < tolerance < 1:
-            msg = (
-                f"positive max_examples, max_steps and max_seconds, and a tolerance between 0 and 1 expected, got "
-                f"{max_examples}, {max_steps}, {max_seconds} and {tolerance}"
-            )
+            given = f"{max_examples}, {max_steps}, {max_seconds} and {tolerance}"
+            msg = f"positive max_examples, max_steps, max_seconds, and a tolerance in (0, 1) expected, got {given}"
             raise ValueError(msg)
-        self.max_examples = max_examples
-        self.max_steps = max_steps
-        self.max_seconds = max_seconds
-        self.tolerance = tolerance
+        self.max_examples, self.max_steps = max_examples, max_steps
+        self.max_seconds, self.tolerance = max_seconds, tolerance
 
     def before_training(self, run: Run) -> Iterator[Finding]:
         """Try to memorise the first batch, and judge."""
         if run.resumed and self.findings:
             return
-        if reason := _obstacle(run):
+        if reason := obstacles.known_before(run):
             yield self.found(Outcome(Status.SKIPPED, *reason, evidence={"optimisers": len(run.trainer.optimizers)}))
             return
         with memory_given_back(run.trainer.strategy.root_device):  # of the copy, to which a trial's steps refer
@@ -171,7 +165,7 @@ class OverfitOneBatch(Check):
         try:
             optimizers = len(run.trainer.optimizers)
             if optimizers > 1:
-                each, examples = _objectives(run, first_examples(run.batch, self.max_examples))
+                each, examples = each_of(run, first_examples(run.batch, self.max_examples))
                 if len(each) != 1 or len(each[0].optimizers) < optimizers or not each[0].losses:
                     yield from self._examine_each(run, each, examples)
                     return
@@ -181,9 +175,9 @@ class OverfitOneBatch(Check):
             yield self.found(Outcome(Status.SKIPPED, "several_optimisers", text, evidence={"optimisers": optimizers}))
             return
         except Exception as error:  # noqa: BLE001 - those that nobody expects are passed on
-            yield self.found(Outcome(Status.SKIPPED, *_not_fitted(error)))
+            yield self.found(Outcome(Status.SKIPPED, *obstacles.of_error(error)))
             return
-        yield self.judge(trial, run.module)
+        yield self.found(outcome(trial, run.module))
         if has_begun(trial.fits[0]) and loggers.is_written(run.trainer):
             for name, picture in pictures(trial).items():
                 self.draw(run, name, pixels(picture))
@@ -198,7 +192,7 @@ class OverfitOneBatch(Check):
                 try:
                     found, trial = judged(run, examples, one, allowed, advance)
                 except Exception as error:  # noqa: BLE001 - those that nobody expects are passed on
-                    found, trial = Outcome(Status.SKIPPED, *_not_fitted(error), evidence={"fits": 0}), None
+                    found, trial = Outcome(Status.SKIPPED, *obstacles.of_error(error), evidence={"fits": 0}), None
                 yield self.found(found, one.subject)
                 curves |= {fit.optimizer: fit.losses for fit in (trial.fits[:1] if trial is not None else ())}
         if curves and loggers.is_written(run.trainer):
@@ -252,49 +246,6 @@ class OverfitOneBatch(Check):
     def _work_left(self, trial: Trial) -> float:
         """Nominal seconds that are left to the fits to come."""
         return max(0.0, self.max_seconds / NET - sum(fit.work * len(fit.losses) for fit in trial.fits))
-
-    def judge(self, trial: Trial, pl_module: LightningModule) -> Finding:
-        """The decision, see the class."""
-        return self.found(outcome(trial, pl_module))
-
-
-def _objectives(run: Run, few: Any) -> tuple[list[Objective], Any]:
-    """What each optimiser minimises, and the examples that showed it: all of the batch if its first alone raise."""
-    try:
-        found, examples = objectives(run, few), few
-    except CannotRehearseError:
-        if few is run.batch:
-            raise
-        found, examples = objectives(run, run.batch), run.batch
-    if not found:
-        msg = "none is seen to step in the first batch, or to get a gradient"
-        raise CannotRehearseError(msg)
-    return found, examples
-
-
-def _obstacle(run: Run) -> tuple[str, str] | None:
-    """Why no fit could tell anything, as code and sentence, or None."""
-    optimizers = run.trainer.optimizers
-    if run.resumed:
-        return "resumed", f"the run resumes at step {run.trainer.global_step}; what it starts from has been trained"
-    if reason := obstacle(run.trainer):
-        return "sharded", reason
-    if not optimizers or not any(group["params"] for group in optimizers[0].param_groups):
-        return "no_optimiser", "there is no optimiser"
-    if any(group.get("maximize") for group in optimizers[0].param_groups):
-        return "maximises", "the optimiser maximises"
-    if holds(run.batch, Iterator):
-        return "iterator_in_batch", "the batch holds an iterator, which a trial would use up"
-    return None
-
-
-def _not_fitted(error: Exception) -> tuple[str, str]:
-    """What an error in a fit says, as code and sentence; one of a kind that nobody expects is raised again."""
-    if is_out_of_memory(error):
-        return "out_of_memory", "not enough memory for a second copy of the module and its optimiser's state"
-    if isinstance(error, RuntimeError | TypeError | AttributeError | ValueError | KeyError | IndexError):
-        return "not_copied", f"a copy of the module could not be trained: {in_short(error)}"
-    raise error
 
 
 def pictures(trial: Trial) -> dict[str, Picture]:

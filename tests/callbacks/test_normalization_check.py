@@ -185,6 +185,23 @@ def test_says_nothing_against(fit, name):
     assert findings[0].status in {Status.PASSED, Status.SKIPPED}
 
 
+class Decoder(Program):
+    """Is given zeros first, and then what it has said."""
+
+    def __init__(self):
+        super().__init__(nn.Linear(3, 3), images())
+
+    def loss(self, x, y):
+        said = torch.zeros(len(x), 3)
+        for row in x.flatten(1)[:, :4].unbind(1):
+            said = self.net(said).tanh() + row[:, None] / 255
+        return F.cross_entropy(said, y)
+
+
+def test_a_decoder_begins_with_zeros(fit):
+    assert not codes(found(fit, Decoder()))
+
+
 class BatchStatistics(Program):
     def prepare(self, x):
         return (x - x.mean()) / x.std()

@@ -591,9 +591,10 @@ class OwnWarmUp(Healthy):
 
 def test_a_warm_up_of_ones_own_is_no_noise(fit):
     class Check(OverfitOneBatch):
-        def judge(self, trial, pl_module):
+        def attempt(self, run):
+            trial = super().attempt(run)
             self.noise = trial.fits[0].noise
-            return super().judge(trial, pl_module)
+            return trial
 
     check = Check(max_seconds=600, tolerance=0.05)
     finding = judged(fit, OwnWarmUp(), check)
