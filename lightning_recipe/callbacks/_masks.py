@@ -69,8 +69,9 @@ def inverted(again: Rehearsal, batch: Any) -> tuple[str, Outcome] | None:
         again.step(batch)
     for mask in seen:
         for path, tensor in tensors(batch, "batch"):
-            if tensor.shape[:2] == mask.left_out.shape and (value := _only_value(mask.left_out, tensor)) is not None:
-                kept = float((~mask.left_out).double().mean())
+            left_out = _of_places(mask.left_out, tensor)
+            if left_out is not None and (value := _only_value(left_out, tensor)) is not None:
+                kept = float((~left_out).double().mean())
                 keeps = "is true where nobody is to look" if mask.name.endswith(LEAVES_OUT) else "is 0 at padding"
                 return mask.module or "the LightningModule", Outcome(
                     Status.FAILED,
@@ -105,6 +106,14 @@ def _left_out(name: str, mask: Tensor) -> Tensor:
     if name == KEEPS:
         return mask == 0
     return mask if mask.dtype is torch.bool else mask < 0
+
+
+def _of_places(left_out: Tensor, tensor: Tensor) -> Tensor | None:
+    """The part of a mask that goes with a tensor of shape (N, S, ...): a token may have been put before each row."""
+    rows, places = left_out.shape
+    if tensor.ndim < 2 or len(tensor) != rows or not places - 1 <= tensor.shape[1] <= places:  # noqa: PLR2004
+        return None
+    return left_out[:, places - tensor.shape[1] :]
 
 
 def _only_value(left_out: Tensor, tensor: Tensor) -> float | None:

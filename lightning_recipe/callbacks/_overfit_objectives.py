@@ -135,7 +135,7 @@ def _fitted(  # noqa: PLR0913, PLR0917
         for adam, share in ((None, 1 / 2), *zip(allowed.adam, (1 / 2, 1), strict=True)):
             if trial.fits and trial.is_settled():
                 break
-            left = max(0.0, allowed.work - sum(fit.work * len(fit.losses) for fit in trial.fits))
+            left = trial.work_left(allowed.work)
             fewest = min(FEW_STEPS, allowed.steps)
             budget = Budget(allowed.steps, share * left, left, allowed.ends, fewest, trial.is_over, trial.goes_on)
             trial.fits.append(alone.fit(batch, budget, adam=adam, advance=advance))

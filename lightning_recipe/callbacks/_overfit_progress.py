@@ -55,6 +55,7 @@ class Trial:
         examples: How many there are to memorise; None if that isn't known.
         asked: The floor of the step's whole loss, where that is written by hand and has been asked.
         unknown: Why that has been asked in vain.
+        slower: A fit by the user's optimiser at a smaller rate, if its own was too high.
 
     """
 
@@ -64,6 +65,7 @@ class Trial:
     examples: int | None = None
     asked: Floor | None = None
     unknown: str = ""
+    slower: Fit | None = None
     _floors: list[Floor] | None = None
 
     def floors(self, fit: Fit) -> list[Floor]:
@@ -82,6 +84,10 @@ class Trial:
         """How many examples there are to memorise, also if only the step knows."""
         first = self.fits[0].first
         return self.examples or (first.batch_size if first is not None else None)
+
+    def work_left(self, allowed: float) -> float:
+        """Nominal seconds that are left of those allowed to all fits."""
+        return max(0.0, allowed - sum(fit.work * len(fit.losses) for fit in self.fits))
 
     def distances(self, fit: Fit) -> list[float]:
         """At each probed step what is left of the way to the floor: 1 for knowing the targets only, 0 at the floor.

@@ -49,6 +49,10 @@ TEXTS = {
     "optimiser_slow": _Text(_SLOW, "a larger learning rate, or Adam to begin with"),
     "learning_rate_too_low": _Text(_CANNOT, f"the loss hardly moves: raise the learning rate; {_SAFE}"),
     "optimiser_unstable": _Text(_CANNOT, f"lower the learning rate; {_SAFE}"),
+    "optimiser_at_its_edge": _Text(
+        "{own} cannot overfit {examples} ({path}), and can at a third of its rate; few may be steeper than many",
+        "if the loss of the run jumps, lower the learning rate",
+    ),
     "parameters_left_out": _Text(
         "the optimiser does not hold the parameters of {left_out}: {went}{lowest}",
         "hand the optimiser all parameters that should learn: those of this module, not of a copy",
@@ -176,6 +180,8 @@ def _of_the_optimiser(trial: Trial) -> tuple[Status, str]:
     below = min(path[0], 1.0) if len(trial.floors(own)) > 1 else path[0]  # of several, one stays with its constant
     still = path[-1] > progress.CONSTANT * below and max(path) < 1.1 * path[0]
     code = _held_back(own) or ("learning_rate_too_low" if still else "optimiser_unstable")
+    if code == "optimiser_unstable" and trial.slower is not None and trial.is_reached(trial.slower):
+        return Status.ADVICE, "optimiser_at_its_edge"
     return Status.WARNING if trial.warms_up else Status.FAILED, code
 
 

@@ -10,6 +10,7 @@ from lightning_recipe.callback import Check
 from lightning_recipe.callbacks import _overfit_obstacles as obstacles
 from lightning_recipe.callbacks._overfit_by_hand import asked
 from lightning_recipe.callbacks._overfit_objectives import Allowed, each_of, judged
+from lightning_recipe.callbacks._overfit_pictures import pictures
 from lightning_recipe.callbacks._overfit_progress import FEW_STEPS, WANTED_STEPS, Trial, has_begun
 from lightning_recipe.callbacks._overfit_verdict import outcome
 from lightning_recipe.figures import experiments
@@ -27,13 +28,14 @@ from lightning_recipe.trial.work import NET
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from lightning_recipe.figures.picture import Picture
     from lightning_recipe.finding import Finding
     from lightning_recipe.run import Run
     from lightning_recipe.trial.objectives import Objective
 
 ADAM = (3e-4, 1e-3)
 """Learning rates of the second arm. "Adam is safe ... with a learning rate of 3e-4" (the recipe, section 3)."""
+SLOWER = 3.0
+"""Times smaller a rate is that tells one at its edge from one that is too high."""
 FEWEST_EXAMPLES = 2
 """Examples where steps are expensive: "as little as two" (section 2)."""
 
@@ -50,6 +52,7 @@ class OverfitOneBatch(Check):
     - the user's optimiser reaches it: `passed`;
     - no parameter ever gets a gradient: `failed`; `warning` where the floor isn't known;
     - only Adam reaches it: `failed`; `warning` where the user's optimiser was getting there, or warms up for long;
+      `advice` where it gets there at a third of its rate;
     - falling when the steps were over: `passed` with less than a quarter of the way left. With less than half, the fit
       goes on for up to three times the steps, and passes if at its pace as many again would do. Else `warning`, with
       the rate, or `skipped` if its work was cut short;
@@ -177,10 +180,19 @@ class OverfitOneBatch(Check):
         except Exception as error:  # noqa: BLE001 - those that nobody expects are passed on
             yield self.found(Outcome(Status.SKIPPED, *obstacles.of_error(error)))
             return
-        yield self.found(outcome(trial, run.module))
+        found = outcome(trial, run.module)
+        yield self.found(self._slower(run, trial) if found.code == "optimiser_unstable" else found)
         if has_begun(trial.fits[0]) and loggers.is_written(run.trainer):
             for name, picture in pictures(trial).items():
                 self.draw(run, name, pixels(picture))
+
+    def _slower(self, run: Run, trial: Trial) -> Outcome:
+        """Try a smaller rate before the user's is blamed: few examples may be too steep for one that suits many."""
+        few = first_examples(run.batch, trial.examples or self.max_examples)
+        work, ends = self.max_seconds / NET / 2, time.monotonic() + self.max_seconds
+        budget = Budget(self.max_steps, work, work, ends, min(FEW_STEPS, self.max_steps), trial.is_over)
+        trial.slower = short_fit(run.trainer, run.module, few, budget, slower=SLOWER)
+        return outcome(trial, run.module)
 
     def _examine_each(self, run: Run, each: list[Objective], examples: Any) -> Iterator[Finding]:
         """The objectives of several optimisers, each by itself."""
@@ -246,15 +258,3 @@ class OverfitOneBatch(Check):
     def _work_left(self, trial: Trial) -> float:
         """Nominal seconds that are left to the fits to come."""
         return max(0.0, self.max_seconds / NET - sum(fit.work * len(fit.losses) for fit in trial.fits))
-
-
-def pictures(trial: Trial) -> dict[str, Picture]:
-    """The loss curves with the floor, and labels beside predictions at the end of the fit that came nearest."""
-    nearest = min(trial.fits, key=lambda fit: fit.losses[-1])
-    own, *others = trial.fits
-    curves = {f"your {own.optimizer}": own.losses} | {fit.optimizer: fit.losses for fit in others}
-    drawn = {"loss": experiments.loss_curves(curves, trial.lowest(own))}
-    calls = nearest.last.loss_calls if nearest.last is not None else []
-    if calls and trial.floors(own) and calls[0].arguments.keys() >= {"input", "target"}:
-        drawn["labels and predictions"] = experiments.labels_and_predictions(calls[0].name, calls[0].arguments)
-    return drawn

@@ -112,6 +112,7 @@ def short_fit(  # noqa: PLR0913 - an experiment has these parts
     budget: Budget,
     *,
     adam: float | None = None,
+    slower: float = 1.0,
     advance: Callable[[], object] = lambda: None,
 ) -> Fit:
     """Fit a copy of `pl_module` on repeats of `batch`: dropout, weight decay and schedules off, the peak learning rate.
@@ -124,6 +125,7 @@ def short_fit(  # noqa: PLR0913 - an experiment has these parts
         batch: As ``training_step`` receives it.
         budget: When to stop.
         adam: Train by Adam with this learning rate; by default, with the user's own optimiser.
+        slower: Times smaller its rates are.
         advance: Called after each step.
 
     Returns:
@@ -139,7 +141,7 @@ def short_fit(  # noqa: PLR0913 - an experiment has these parts
         module, optimizers, schedulers = copied_with(
             pl_module, trainer.optimizers, [config.scheduler for config in configs]
         )
-        peaks = Run(trainer).peak_rates
+        peaks = [[rate / slower for rate in rates] for rates in Run(trainer).peak_rates]
         fit = Fit(in_words(optimizers[0], peaks[0]))
         if adam is not None:
             optimizers = [adam_like(optimizer, adam) for optimizer in optimizers]

@@ -474,7 +474,16 @@ class Bert(Reads):
         return F.cross_entropy(self.net(self.encoder(self.words(batch[0]), attention_mask=mask).mean(1)), batch[1])
 
 
-@pytest.mark.parametrize("program", [Reads, Attends, Bert])
+class BehindAToken(Reads):
+    """A token of its own, which all see, stands before the words."""
+
+    def training_step(self, batch, batch_idx):
+        mask = F.pad((batch[0] == 0) == self.right, (1, 0))
+        words = F.pad(self.words(batch[0]), (0, 0, 1, 0), value=0.1)
+        return F.cross_entropy(self.net(self.encoder(words, src_key_padding_mask=mask)[:, 0]), batch[1])
+
+
+@pytest.mark.parametrize("program", [Reads, Attends, Bert, BehindAToken])
 @pytest.mark.parametrize("validated", [True, False])
 def test_a_mask_of_padding(fit, program, validated):
     module = program()

@@ -5,6 +5,7 @@ import random
 import time
 import types
 from dataclasses import dataclass
+from itertools import pairwise
 
 import lightning.pytorch as L
 import numpy as np
@@ -824,3 +825,33 @@ def test_nothing_of_the_copies_is_left(fit):
     gc.collect()
     fit(Counted(), [OverfitOneBatch(max_steps=5), LambdaCallback(on_train_batch_start=count)], max_steps=1)
     assert seen == [1]
+
+
+class Deep(Healthy):
+    """Without norms, by SGD with momentum: 8 examples are steeper than 32."""
+
+    rate = 0.05
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(2)
+        widths = [FEATURES] + [48] * 7
+        layers = [part for pair in pairwise(widths) for part in (nn.Linear(*pair), nn.ReLU())]
+        self.net = nn.Sequential(*layers, nn.Linear(48, CLASSES))
+        for layer in self.net[::2]:
+            nn.init.kaiming_normal_(layer.weight)
+
+    def train_dataloader(self):
+        return DataLoader(self.data(256, 1), 32)
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), self.rate, momentum=0.9)
+
+
+def test_a_rate_at_its_edge_is_advice_and_one_beyond_it_failed(fit):
+    finding = judged(fit, Deep(), OverfitOneBatch(max_seconds=600))
+    assert (finding.status, finding.code) == ("advice", "OverfitOneBatch/optimiser_at_its_edge")
+    program = Deep()
+    program.rate = 1.0
+    finding = judged(fit, program, OverfitOneBatch(max_seconds=600))
+    assert (finding.status, finding.code) == ("failed", "OverfitOneBatch/optimiser_unstable")
