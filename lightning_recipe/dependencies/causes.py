@@ -63,12 +63,12 @@ def likely_cause(found: Mixing) -> Cause:
     if attends and not found.order_matters:
         msg = f"examples attend to each other {where}, which may be meant"
         raise UndecidedError(msg)
-    if found.order_matters or (found.order_matters is None and found.density < DENSE):
-        what = "view or reshape where permute was needed"
-        return Cause(what, "permute or transpose before view and reshape; take nothing from other rows", certain=True)
     if found.batch_norm or any(word in type(module).__name__.lower() for word in NAMED):
         msg = f"statistics of the batch are taken {where}, which seems to be meant"
         raise UndecidedError(msg)
+    if found.order_matters or (found.order_matters is None and found.density < DENSE):
+        what = "view or reshape where permute was needed"
+        return Cause(what, "permute or transpose before view and reshape; take nothing from other rows", certain=True)
     what = "a mean, norm or standard deviation over the batch dimension"
     fix = "reduce over the dimensions of features or positions; if the batch is meant, nothing"
     return Cause(what, fix, certain=False)
