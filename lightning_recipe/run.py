@@ -244,11 +244,12 @@ class Run:
         """How many examples a batch holds: by the DataLoader if a tensor agrees, else the size most tensors share.
 
         Of graphs and molecules the most tensors have a row for each node; those of the targets agree with the
-        DataLoader.
+        DataLoader. The last batch of an epoch is shorter, though it may have as many features as others examples.
         """
-        shapes = [tensor.shape for _, tensor in tensors(batch)]
-        agreed = [size for size in self.batch_sizes if any(size in shape[:2] for shape in shapes)]
-        return agreed[0] if agreed else leading_size(batch)
+        shapes, leading = [tensor.shape for _, tensor in tensors(batch)], leading_size(batch)
+        shorter = any(shape == (leading,) for shape in shapes)
+        agreed = [s for s in self.batch_sizes if any(s in shape[: 1 if shorter else 2] for shape in shapes)]
+        return agreed[0] if agreed else leading
 
 
 def copied_optimizer(optimizer: Optimizer, memo: dict[int, Any]) -> Optimizer:

@@ -1,7 +1,9 @@
+import lightning.pytorch as L
 import torch
+from lightning.pytorch.demos.boring_classes import BoringModel
 from patients import CLASSES, FEATURES, Healthy
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from lightning_recipe import OverfitOneBatch
 from lightning_recipe.run import Run
@@ -65,3 +67,11 @@ def test_batches_without_tensors_have_no_size(fit):
     trainer = fit(Healthy(), max_steps=1, limit_val_batches=0, logger=False)
     assert Run(trainer).batch_sizes == [32]
     assert Run(trainer).examples_in(["text"]) is None
+
+
+def test_a_last_batch_with_as_many_features_as_others_have_examples():
+    data = TensorDataset(torch.zeros(40, 16), torch.zeros(40))
+    trainer = L.Trainer(barebones=True, max_epochs=1)
+    trainer.fit(BoringModel(), DataLoader(TensorDataset(torch.zeros(32, 32)), 16))
+    assert Run(trainer).batch_sizes == [16]
+    assert [Run(trainer).examples_in(batch) for batch in DataLoader(data, 16)] == [16, 16, 8]

@@ -27,7 +27,7 @@ TIMES = 3
 TIGHT = 100.0
 """Times that gradients are larger before clipping than after: tight limits in use, 0.25 for the language models of S.
 Merity et al., Regularizing and Optimizing LSTM Language Models (2017), cut them by about ten."""
-NO_WAY = 0.01
+NO_WAY = 0.03
 """Share of the weights' norm that the run could move them by at most, up to which next to nothing can be learnt."""
 
 

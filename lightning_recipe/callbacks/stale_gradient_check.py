@@ -38,7 +38,7 @@ class StaleGradientCheck(Check):
     - Steps of a network that take what the backward of its adversary has left in it, for which another optimiser has
       stepped already: `warning` at three of them, if it is so of all gradients of its optimiser.
     - Clipping that never has a gradient to clip, before backward, after the step, or of parameters that have none:
-      `failed`. Clipping that cuts each step a hundredfold, so that SGD moves the weights by less than 1 % of their norm
+      `failed`. Clipping that cuts each step a hundredfold, so that SGD moves the weights by less than 3 % of their norm
       in the whole run: `warning`.
     - Accumulation by hand, whose losses are added up under SGD and not divided: `advice`. Batches whose gradients are
       cleared before any step, while steps wait for several batches: `warning`.

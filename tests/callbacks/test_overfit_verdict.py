@@ -113,8 +113,21 @@ def test_fits_and_what_is_made_of_them(code, status, fits):
         assert ("measured_with_adam" in found.evidence) == (len(fits) > 1)
 
 
+AT_ITS_EDGE = "optimiser_at_its_edge"
+
+
+def test_a_fit_at_a_smaller_rate_tells_an_edge():
+    unstable = next(fits for code, _, fits in CASES if code == "optimiser_unstable")
+    for slower, code in ((fit(REACHED), AT_ITS_EDGE), (unstable[0], "optimiser_unstable")):
+        assert outcome(Trial(0.02, unstable, examples=8, slower=slower), NET).code == code
+
+
 def test_every_code_has_a_case():
-    assert {code for code, *_ in CASES} | {"single_layer", "free_answers_only"} == {*TEXTS, "no_step", "no_finite_loss"}
+    assert {code for code, *_ in CASES} | {"single_layer", "free_answers_only", AT_ITS_EDGE} == {
+        *TEXTS,
+        "no_step",
+        "no_finite_loss",
+    }
 
 
 def test_of_a_loss_by_hand_only_what_knows_no_more_than_a_constant_is_accused():
