@@ -72,6 +72,6 @@ def test_batches_without_tensors_have_no_size(fit):
 def test_a_last_batch_with_as_many_features_as_others_have_examples():
     data = TensorDataset(torch.zeros(40, 16), torch.zeros(40))
     trainer = L.Trainer(barebones=True, max_epochs=1)
-    trainer.fit(BoringModel(), DataLoader(TensorDataset(torch.zeros(32, 32)), 16))
+    trainer.fit(BoringModel(), DataLoader(torch.zeros(32, 32), 16))
     assert Run(trainer).batch_sizes == [16]
     assert [Run(trainer).examples_in(batch) for batch in DataLoader(data, 16)] == [16, 16, 8]
