@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from lightning_recipe.callbacks._untrained import is_as_drawn
 from lightning_recipe.finding import Status
 from lightning_recipe.losses.table import TABLE, Family, Takes
 from lightning_recipe.record.loss_graph import of_unit_vectors
@@ -76,17 +75,17 @@ def untrained(layer: nn.Module) -> bool:
     return float(weight.detach().abs().max()) <= 1.25 / math.sqrt(fan_in)
 
 
-def learnt_before(layer: tuple[str, nn.Module] | None) -> bool:
-    """Whether an output layer is known, and none that this run initialises: it is frozen, or has learnt something.
+def is_frozen(layer: tuple[str, nn.Module] | None) -> bool:
+    """Whether an output layer is known, and none that this run initialises.
 
     Example:
         >>> layer = nn.Linear(16, 4)
-        >>> learnt_before(("head", layer)), learnt_before(("head", layer.requires_grad_(False))), learnt_before(None)
+        >>> is_frozen(("head", layer)), is_frozen(("head", layer.requires_grad_(False))), is_frozen(None)
         (False, True, False)
 
     """
     weight = layer[1].weight if layer is not None else None
-    return isinstance(weight, Tensor) and (not weight.requires_grad or not is_as_drawn(weight))
+    return isinstance(weight, Tensor) and not weight.requires_grad
 
 
 def too_high(call: LossCall, found: References, layer: tuple[str, nn.Module] | None, fail_ratio: float) -> Status:
@@ -101,15 +100,15 @@ def too_high(call: LossCall, found: References, layer: tuple[str, nn.Module] | N
     """
     usual = not TABLE[call.name].is_certain and _rms(call.arguments["input"]) <= USUAL
     far = found.ratio > fail_ratio * band(found.examples)
-    if learnt_before(layer) or (usual and not far):
+    if is_frozen(layer) or (usual and not far):
         return Status.ADVICE
     return Status.FAILED if far and layer is not None else Status.WARNING
 
 
 def scale_fix(call: LossCall, step: Step, layer: tuple[str, nn.Module] | None) -> str:
     """What to scale down, with the sizes of what there is to scale."""
-    if layer is not None and learnt_before(layer):
-        return f"{layer[0]} was trained before, or is frozen: for other classes or units it wants a new one"
+    if layer is not None and is_frozen(layer):
+        return f"{layer[0]} is frozen: for other classes or units it wants a new one"
     prediction, target = call.arguments["input"], call.arguments["target"]
     parts = [f"predictions have a standard deviation of {_std(prediction):.3g}"]
     bias = ""

@@ -57,7 +57,7 @@ class InitLossCheck(Check):
     - not finite: `failed`;
     - more than ``warn_ratio * (1 + 4 / sqrt(n))`` times the guess: `warning`; with `fail_ratio`, and an output
       layer that can be named (not logits scaled on purpose, as in ArcFace): `failed`; `advice` where an output layer is
-      frozen or pretrained, and below `fail_ratio` where numbers are as small as layers give them, targets smaller;
+      frozen, and below `fail_ratio` where numbers are as small as layers give them, targets smaller;
     - nearer to the guess than to the best constant, where a constant bias alone would remove more than
       ``bias_share + 3 / n`` of the guess: `advice`, with that bias, since it costs the first steps only; `warning`
       where the mean of numbers lies more than 10 of their standard deviations from 0, which training can't make up for;
@@ -93,7 +93,7 @@ class InitLossCheck(Check):
         - A bias left at zero deliberately, because rare classes will be sampled or weighted otherwise later on: ask for
           more before you are told, ``InitLossCheck(bias_share=0.9)``.
         - A head that knows without training, such as one set from class prototypes or text embeddings, or a connection
-          that carries the answer past the network: then a low loss is no leak. A pretrained output layer is `advice`.
+          that carries the answer past the network: then a low loss is no leak. A frozen output layer is `advice`.
 
     Cost:
         The first step is observed while it runs; only where the loss lies in compiled code, or where a start is too

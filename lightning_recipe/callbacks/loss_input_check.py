@@ -93,7 +93,8 @@ class LossInputCheck(Check):
     why = "a loss computes something whatever it is given: nothing raises when it is not what it was made for"
     needs = Need.LOSSES
     explains: ClassVar = (
-        dict.fromkeys(("probabilities", "logits_as_probabilities", "broadcast", "out_of_range"), _KIND)
+        dict.fromkeys(("probabilities", "broadcast", "out_of_range"), _KIND)
+        | {"logits_as_probabilities": ("FirstNonFinite/*", *_KIND)}
         | dict.fromkeys(("classes_in_wrong_dimension", "labels_as_numbers"), _KIND)
         | {"constant_loss": ("OverfitOneBatch/*", "InputIndependenceCheck/*", "LossInputCheck/target_constant", *_KIND)}
         | dict.fromkeys(
