@@ -136,9 +136,9 @@ def share_of(step: Step) -> Share | None:
         True
 
     """
-    entries = [t for _, t in tensors(step.batch) if t.ndim]
+    entries = [t for _, t in tensors(step.batch) if t.ndim and t.layout is torch.strided]
     given = next(iter(step.inputs.values()), None)
-    if given is None or not given.is_floating_point() or given.ndim < 2:  # noqa: PLR2004
+    if given is None or given.layout is not torch.strided or not given.is_floating_point() or given.ndim < 2:  # noqa: PLR2004
         return None
     batch = next((t for t in entries if t.shape == given.shape and t.is_floating_point()), None)
     found = None if batch is None else mixed(batch, given)

@@ -150,7 +150,7 @@ class Probe:
             >>> probe.note("backward")
             >>> loss.backward()
             >>> [event.kind for event in probe.result().events]
-            ['module', 'function', 'loss', 'backward']
+            ['module', 'function', 'loss', 'returned', 'backward']
 
         """
         if self._observers is not None and not self._running:

@@ -101,18 +101,29 @@ class Answers:
             if seen.name and _answers_alone(seen.module, leaf=seen.leaf)
         }
         self._trunk: Trunk | None = None
-        self._asked: set[Place] = set()
         self.own = self._frontier()
         again.module.requires_grad_(requires_grad=False)  # the graph ends at the answers
+        self._leave_penalties()
         self._trunk = Trunk(again.module, self.modules)
         first, again_, second = (float(self._mean(lambda _, own: own, [seed])) for seed in (0, 0, 1))
-        self.own = {place: own for place, own in self.own.items() if place not in self._asked}
-        if not self.own:
-            msg = "the step itself asks how its outputs depend on its inputs"
-            raise CannotRehearseError(msg)
         if not math.isclose(first, again_, rel_tol=_NOISE):  # what the trunk leaves behind takes part in the loss
             self._trunk.forget()
         self.draws: Sequence[int] = range(1 if math.isclose(first, second, rel_tol=_NOISE) else DRAWS)
+
+    def _leave_penalties(self) -> None:
+        """Leave out outputs that the step itself goes back from, as for a gradient penalty."""
+        asked: set[Place] = set()  # parameters need no gradient now: what needs one is none of theirs
+
+        def noted(place: Place, own: Tensor) -> Tensor:
+            asked.update([place] * own.requires_grad)
+            return own
+
+        with torch.inference_mode(mode=False), torch.enable_grad():
+            self._loss(0, noted)
+        self.own = {place: own for place, own in self.own.items() if place not in asked}
+        if not self.own:
+            msg = "the step itself asks how its outputs depend on its inputs"
+            raise CannotRehearseError(msg)
 
     @property
     def modules(self) -> list[str]:
@@ -224,9 +235,7 @@ class Answers:
 
     def _mean(self, answer: Callable[[Place, Tensor], Tensor], draws: Sequence[int]) -> Tensor:
         def cast(place: Place, own: Tensor) -> Tensor:
-            if own.requires_grad:  # parameters do not: the step itself asks how this depends on its inputs
-                self._asked.add(place)
-            if place not in self.own or place in self._asked:
+            if place not in self.own:
                 return own
             given = answer(place, own.nan_to_num(0.0, 0.0, 0.0)).to(own.dtype)  # the first update may have broken it
             return given if given.requires_grad else given.detach().requires_grad_()  # or `Trunk` took it for its own
