@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
 
 from lightning_recipe.callback import Check
 from lightning_recipe.callbacks import _inputs_verdict as verdict
@@ -16,6 +18,7 @@ from lightning_recipe.figures.experiments import loss_curves
 from lightning_recipe.finding import Outcome, Section, Status
 from lightning_recipe.record.step import Need
 from lightning_recipe.show import loggers
+from lightning_recipe.trial.entries import entered
 from lightning_recipe.trial.rehearsal import CannotRehearseError, rehearsal
 
 if TYPE_CHECKING:
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
     from lightning_recipe.finding import Finding
     from lightning_recipe.record.step import Step
     from lightning_recipe.run import Run
+    from lightning_recipe.trial.rehearsal import Rehearsal
 
 
 LOOKS = 2
@@ -44,8 +48,8 @@ class InputIndependenceCheck(Check):
     the entries of the batch that enter a module; the others are targets, and stay.
 
     - `failed` if nothing that enters has an effect at two looks, neither on the loss, which answers to the target,
-      nor, where the input is the target, on anything that a module puts out. Where other weights would see it, only in
-      the second half of the run.
+      nor, where the input is the target, on anything that a module puts out. Where the first layers learn from it, or
+      other weights would see it, only in the second half of the run.
     - `failed` if a mask of padding, as nn.MultiheadAttention and the models of transformers take it, keeps places that
       all hold the same value, and leaves out those that don't.
     - `advice` for one input of several without effect at any look.
@@ -159,11 +163,10 @@ class InputIndependenceCheck(Check):
         try:
             with rehearsal(run) as again:
                 trial = tried(again, step.batch)
-                if verdict.of_all(trial) is not None and run.step < EARLY * run.horizon:
-                    again.move_weights()
-                    if verdict.of_all(tried(again, step.batch)) is None:  # it may come to see it
-                        self._reason = f"at step {run.step} nothing that enters had an effect, which is early"
-                        return
+                early = verdict.of_all(trial) is not None and run.step < EARLY * run.horizon
+                if early and _may_come_to_see(again, step.batch):
+                    self._reason = f"at step {run.step} nothing that enters had an effect, which is early"
+                    return
         except CannotRehearseError as error:
             self._reason = str(error)
             return
@@ -200,3 +203,17 @@ class InputIndependenceCheck(Check):
             yield from self._judged(*self._trials * 2, by_hand=not run.module.automatic_optimization)
         else:
             yield self.skipped(self._reason)
+
+
+def _may_come_to_see(again: Rehearsal, batch: Any) -> bool:
+    """Whether the layers that inputs enter learn from them, as past a codebook, or other weights would see them."""
+    layers = [again.module.get_submodule(entry.name) for entry in entered(again, batch).entries]
+    weights = [p for layer in layers for p in layer.parameters() if p.ndim > 1 and p.is_floating_point()]
+    with torch.inference_mode(mode=False), torch.enable_grad():  # in validation both are otherwise
+        loss = again.step(batch).loss
+        if weights and loss is not None and loss.requires_grad:
+            gradients = torch.autograd.grad(loss.sum(), weights, allow_unused=True)
+            if any(gradient is not None and bool(gradient.any()) for gradient in gradients):
+                return True
+    again.move_weights()
+    return verdict.of_all(tried(again, batch)) is None

@@ -139,7 +139,9 @@ def _sums(source: Any) -> dict[str, NDArray[np.float64]]:
 
 
 def _is_real(value: Any) -> bool:
-    """Whether it is an array of floating point numbers, of one dimension at least."""
+    """Whether it is a dense array of floating point numbers, of one dimension at least."""
+    if isinstance(value, Tensor) and value.layout is not torch.strided:
+        return False
     array = isinstance(value, np.ndarray) and value.dtype.kind == "f"
     return (array or (isinstance(value, Tensor) and value.is_floating_point())) and value.ndim > 0 and len(value) > 0
 

@@ -14,7 +14,7 @@ from lightning_recipe import AugmentationCheck, Status
 from lightning_recipe.callbacks._constant_seed import seeded_alike
 from lightning_recipe.callbacks._flips import turns_sign
 from lightning_recipe.callbacks._lost_transform import lost
-from lightning_recipe.trial.reread import CannotRereadError, read_again
+from lightning_recipe.trial.reread import CannotRereadError, read_again, rewritten
 
 RNG = torch.Generator().manual_seed(0)
 IMAGES = torch.rand(64, 3, 12, 12, generator=RNG)
@@ -194,6 +194,7 @@ def test_a_sparse_tensor_is_copied_too():
             return self.edges.coalesce().indices()[:, index]
 
     assert read_again(Graph(), [5])[0][0].tolist() == [5, 5]
+    assert rewritten(Graph(), [5]) == []
 
 
 class Keeps(Dataset):

@@ -170,6 +170,28 @@ def test_a_codebook_that_ends_with_one_code_is_not(fit):
     assert (status, code) == (Status.FAILED, "input_ignored")
 
 
+class PastACodebook(Autoencoder):
+    """Straight through a codebook that begins far from all codes, so that the same is the nearest to each."""
+
+    def __init__(self):
+        super().__init__()
+        self.encoder, self.decoder = nn.Linear(FEATURES, 4), nn.Linear(4, FEATURES)
+        self.register_buffer("codes", 1e3 + torch.randn(8, 4))
+
+    def on_train_epoch_start(self):
+        if self.current_epoch == 2:
+            self.codes.sub_(1e3)
+
+    def training_step(self, batch, batch_idx):
+        z = self.encoder(batch[0])
+        chosen = self.codes[torch.cdist(z, self.codes).argmin(1)]
+        return F.mse_loss(self.decoder(z + (chosen - z).detach()), batch[0])
+
+
+def test_what_learns_past_a_codebook_is_given_time(fit):
+    assert found(fit, PastACodebook(), max_epochs=8) == PASSED
+
+
 class Contrastive(Program):
     """Two views of each example: to interchange both changes nothing."""
 
