@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -168,10 +169,11 @@ class AugmentationCheck(Check):
             found += [self.found(outcome) for outcome in draws_of.left_behind(draws, image, probe)]
         if held_out and (outcome := draws_of.of_validation(held_out, shared=_same_transform(run))):
             found.append(self.found(outcome))
-        found += self._rewritten(run, train[0])
-        found += [self.found(outcome) for outcome in seeded_alike(train[0], self._chosen(train[0]))]
         others = (run.module, getattr(run.trainer, "datamodule", None))
-        found += [self.found(outcome, name) for outcome, name in lost(train[0], self._chosen(train[0]), *others)]
+        with suppress(CannotRereadError):  # what was read once may raise when it is read in another way
+            found += self._rewritten(run, train[0])
+            found += [self.found(outcome) for outcome in seeded_alike(train[0], self._chosen(train[0]))]
+            found += [self.found(outcome, name) for outcome, name in lost(train[0], self._chosen(train[0]), *others)]
         random = draws_of.differing(draws)
         same = "come out the same each time" if not random else "are augmented"
         told = any(finding.code == "AugmentationCheck/labels_not_mixed" for finding in self.findings)

@@ -479,3 +479,18 @@ def test_validation_with_the_transform_of_training(fit):
     x, y = Healthy().data(64, 1).tensors
     (finding,) = found(fit, Noisy(x, y, jitter), Noisy(x, y, jitter))
     assert (finding.status, finding.code) == (Status.WARNING, "AugmentationCheck/validation_augmented")
+
+
+def test_a_data_set_that_is_copied_once_is_judged_by_what_was_read(fit):
+    class Once(Keeps):
+        copies = 0
+
+        def __deepcopy__(self, memo):
+            Once.copies += 1
+            if Once.copies > 1:
+                msg = "one copy only"
+                raise RuntimeError(msg)
+            return Keeps(self.change, self.images)
+
+    (finding,) = found(fit, Once(lambda x: None))
+    assert finding.status is Status.PASSED, finding
