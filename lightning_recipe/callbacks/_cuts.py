@@ -68,23 +68,22 @@ def disconnected(step: Step, parameters: Mapping[str, Tensor], marks: Marks) -> 
 
 def _as_numbers(step: Step, waiting: set[int], marks: Marks) -> Iterator[tuple[Outcome, str]]:
     """Modules all of whose outputs leave torch: whatever is made of the numbers, they learn nothing from it."""
-    after = _consumers(step)
-    found: dict[str, Event] = {}
+    left = _left(step)
+    found: list[str] = []
     own: dict[str, Tensor] = {}
     for call in step.events:
         parameters = {} if call.module is None or call.where else dict(call.module.named_parameters())
-        waits = parameters and waiting.issuperset(map(id, parameters.values()))
-        if waits and (leaving := _leaving(call, after)):
-            found[call.name] = leaving[0]
+        if parameters and left.issuperset(call.outputs) and waiting.issuperset(map(id, parameters.values())):
+            found.append(call.name)
             own |= {f"{call.name}.{key}": parameter for key, parameter in parameters.items()}
     if found and marks.stay(own):
-        left = next(reversed(found.values()))
+        leaving = next(event for event in step.events if event.name in LEAVING and left.intersection(event.inputs))
         yield (
             Outcome(
                 Status.ADVICE,
                 "no_gradient",
-                f"no gradient reaches {listed(found)}: all that is made of it leaves the graph by {left.name} "
-                f"({left.where})",
+                f"no gradient reaches {listed(found)}: all that is made of it leaves the graph by {leaving.name} "
+                f"({leaving.where})",
                 "stay in torch between it and the loss; if it is to stay as it is, requires_grad_(False) says so",
                 {"parameters": sum(parameter.numel() for parameter in own.values())},
             ),
@@ -92,19 +91,13 @@ def _as_numbers(step: Step, waiting: set[int], marks: Marks) -> Iterator[tuple[O
         )
 
 
-def _leaving(call: Event, after: dict[int, list[Event]]) -> list[Event]:
-    """The events by which all that is made of a call's output leaves torch; none if some of it does not."""
-    leaving: list[Event] = []
-    seen, queue = set(call.outputs), list(call.outputs)
-    while queue:
-        following = after.get(queue.pop(), [])
-        last = [event for event in following if not event.outputs]
-        if not following or any(event.name not in LEAVING for event in last):
-            return []
-        leaving += last
-        queue += [number for event in following for number in event.outputs if number not in seen]
-        seen.update(number for event in following for number in event.outputs)
-    return leaving
+def _left(step: Step) -> set[int]:
+    """The tensors of which all that is made leaves torch as numbers, seen from the end of the step."""
+    left: dict[int, bool] = {}
+    for event in reversed(step.events):
+        ends = all(left.get(number, False) for number in event.outputs) if event.outputs else event.name in LEAVING
+        left |= {number: left.get(number, True) and ends for number in event.inputs}
+    return {number for number, leaves in left.items() if leaves}
 
 
 def _calls(step: Step, parameters: dict[str, Tensor]) -> bool:

@@ -5,20 +5,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
+from torch.nn.parameter import is_lazy
 
 from lightning_recipe.finding import Outcome, Status, listed
+from lightning_recipe.record.reductions import norm_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from torch import Tensor, nn
+    from torch import nn
 
     from lightning_recipe.record.step import Step
     from lightning_recipe.run import Run
 
 
 class Weights:
-    """Knows by their sums which parameters are as they were when training began.
+    """Knows by their norms which parameters are as they were when training began.
 
     Args:
         module: The LightningModule, before the first step.
@@ -26,12 +26,12 @@ class Weights:
     """
 
     def __init__(self, module: nn.Module) -> None:
-        self._begin = sums(module)
+        self._begin = norms(module)
         self._same: dict[str, bool] = {}
 
     def validated(self, run: Run, step: Step) -> None:
         """See which of the networks that validation calls, ``""`` for the LightningModule, are as in the beginning."""
-        now = sums(run.module)
+        now = norms(run.module)
         for name in {call.name for call in step.net_calls}:
             within = {key: value for key, value in now.items() if key.startswith(f"{name}." if name else "")}
             same = bool(within) and all(self._begin.get(key) == value for key, value in within.items())
@@ -43,7 +43,7 @@ class Weights:
         What is trained in its place is itself, with other weights for validation, or a network of the same shapes.
         """
         shapes = {name: tuple(p.shape) for name, p in run.module.named_parameters()}
-        moved = {name for name, value in sums(run.module).items() if value != self._begin.get(name)}
+        moved = {name for name, value in norms(run.module).items() if value != self._begin.get(name)}
         copies = [
             name
             for name in self._same
@@ -63,24 +63,24 @@ class Weights:
         )
 
 
-def sums(module: nn.Module) -> dict[str, float]:
-    """The sum of each parameter, by name.
+def norms(module: nn.Module) -> dict[str, float]:
+    """The norm of each parameter, by name; waits for the device once.
 
     Example:
-        >>> layer = torch.nn.Linear(2, 1)
-        >>> torch.nn.init.ones_(layer.weight)
-        Parameter containing:
-        tensor([[1., 1.]], requires_grad=True)
-        >>> sums(layer)["weight"]
-        2.0
+        >>> from torch import nn
+        >>> norms(nn.LayerNorm(4))
+        {'weight': 2.0, 'bias': 0.0}
 
     """
-    with torch.no_grad():
-        return {name: float(parameter.sum(dtype=torch.float64)) for name, parameter in _initialised(module)}
-
-
-def _initialised(module: nn.Module) -> Iterable[tuple[str, Tensor]]:
-    return ((n, p) for n, p in module.named_parameters() if not isinstance(p, torch.nn.UninitializedParameter))
+    parameters = {
+        n: p for n, p in module.named_parameters() if not is_lazy(p) and (p.is_floating_point() or p.is_complex())
+    }
+    each = [norm_of(parameter) for parameter in parameters.values()]
+    return (
+        dict(zip(parameters, torch.stack([one.to(each[0].device) for one in each]).tolist(), strict=True))
+        if each
+        else {}
+    )
 
 
 def _has_twin(own: list[tuple[int, ...]], shapes: dict[str, tuple[int, ...]], moved: set[str]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import TYPE_CHECKING
 
 from lightning_recipe.callbacks._cuts import CUTS
@@ -9,7 +10,7 @@ from lightning_recipe.finding import Outcome, Status
 from lightning_recipe.record.loss_graph import Node
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from lightning_recipe.record.events import Event
     from lightning_recipe.record.step import Step
@@ -35,10 +36,14 @@ def untrained(step: Step) -> Iterator[tuple[str, Outcome]]:
     last = next((event for event in step.events if event.kind in {"backward", "returned"} and event.inputs), None)
     if last is None or step.loss is None or step.loss.grad_fn is None:
         return
-    whole, without = _terms(step, last.inputs[0], Node(step.loss.grad_fn))
+    made: dict[int, Event] = {}  # by what came out: to ask the step for each takes its length each time
+    for event in step.events:
+        for number in set(event.outputs) - set(event.inputs):
+            made.setdefault(number, event)
+    whole, without = _terms(made, last.inputs[0], Node(step.loss.grad_fn))
     for term in without:
-        before = list(_before(step, term))
-        if (cut := _cut(step, before)) is not None and not any(set(event.outputs) & set(whole) for event in before):
+        before = list(_before(made, [term]))
+        if (cut := _cut(made, before)) is not None and not any(set(event.outputs) & set(whole) for event in before):
             yield (
                 cut.where,
                 Outcome(
@@ -52,47 +57,41 @@ def untrained(step: Step) -> Iterator[tuple[str, Outcome]]:
             )
 
 
-def _terms(step: Step, number: int, node: Node) -> tuple[list[int], list[int]]:
+def _terms(made: dict[int, Event], number: int, node: Node) -> tuple[list[int], list[int]]:
     """The tensors that a loss is the sum of: those with a gradient, and those without."""
-    made = step.producer(number)
-    parents = node.parents
-    if made is None or made.kind != "function" or made.name not in SUMS | SCALES:
+    event, parents = made.get(number), node.parents
+    if event is None or event.kind != "function" or event.name not in SUMS | SCALES:
         return [number], []
-    if len(made.inputs) == 1 and len(parents) - parents.count(None) == 1:
-        return _terms(step, made.inputs[0], next(parent for parent in parents if parent is not None))
-    if made.name not in SUMS or len(made.inputs) != len(parents):
+    if len(event.inputs) == 1 and len(parents) - parents.count(None) == 1:
+        return _terms(made, event.inputs[0], next(parent for parent in parents if parent is not None))
+    if event.name not in SUMS or len(event.inputs) != len(parents):
         return [number], []
     whole: list[int] = []
     without: list[int] = []
-    for given, parent in zip(made.inputs, parents, strict=True):
-        inside = ([], [given]) if parent is None else _terms(step, given, parent)
+    for given, parent in zip(event.inputs, parents, strict=True):
+        inside = ([], [given]) if parent is None else _terms(made, given, parent)
         whole, without = whole + inside[0], without + inside[1]
     return whole, without
 
 
-def _before(step: Step, number: int) -> Iterator[Event]:
-    """All events that a tensor was computed by, the last first."""
-    waiting, seen = [number], {number}
+def _before(made: dict[int, Event], numbers: Iterable[int]) -> Iterator[Event]:
+    """All events that tensors were computed by, the last first."""
+    waiting = deque(numbers)
+    seen = set(waiting)
     while waiting:
-        made = step.producer(waiting.pop(0))
-        if made is not None:
-            yield made
-            waiting += [given for given in made.inputs if given not in seen]
-            seen.update(made.inputs)
+        if (event := made.get(waiting.popleft())) is not None:
+            yield event
+            waiting.extend(given for given in event.inputs if given not in seen)
+            seen.update(event.inputs)
 
 
-def _cut(step: Step, before: list[Event]) -> Event | None:
+def _cut(made: dict[int, Event], before: list[Event]) -> Event | None:
     """The last event that no gradient comes back from, behind modules that are trained."""
     for event in before:
         off = event.kind == "module" and event.where
-        if (event.name in CUTS or off) and any(map(_is_trained, [event, *_behind(step, event)])):
+        if (event.name in CUTS or off) and any(map(_is_trained, [event, *_before(made, event.inputs)])):
             return event
     return None
-
-
-def _behind(step: Step, event: Event) -> Iterator[Event]:
-    for number in event.inputs:
-        yield from _before(step, number)
 
 
 def _is_trained(event: Event) -> bool:

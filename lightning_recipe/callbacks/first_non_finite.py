@@ -58,7 +58,7 @@ class FirstNonFinite(Check):
         - NaN in metrics, in masked targets, and in what reaches no weight; masks of -infinity.
 
     Cost:
-        Reading a number or two each step, 2 microseconds on the CPU and a copy on an accelerator; at each look a copy
+        Reading three numbers each step, 2 microseconds on the CPU and a copy on an accelerator; at each look a copy
         of the weights.
 
     Example:

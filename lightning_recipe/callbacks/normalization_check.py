@@ -35,7 +35,7 @@ class NormalizationCheck(Check):
     - such images enter a trained network that says which mean it expects, as those of timm do;
     - features of a table have standard deviations that differ by a factor of 1,000, the larger above 100;
     - training and validation are normalised differently: standard deviations that differ by a factor of 10, or of 2
-      where the one has negative numbers and the other has not;
+      where the one has negative numbers and the other goes from 0 to 1, or to 255;
     - each batch has mean 0 and standard deviation 1 by itself: single examples then depend on the others;
     - all examples of a batch are the same.
 

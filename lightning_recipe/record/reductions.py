@@ -58,7 +58,7 @@ class Reductions:
     def gradients(self, parameters: dict[str, Tensor]) -> None:
         """Take the norms of gradients, which are about to be used; unscaled, where they are scaled."""
         for name, parameter in parameters.items():
-            self._gradients[name] = None if parameter.grad is None else _norm(parameter.grad)
+            self._gradients[name] = None if parameter.grad is None else norm_of(parameter.grad)
 
     @torch.no_grad()
     def weights(self, parameters: dict[str, Tensor]) -> None:
@@ -72,7 +72,7 @@ class Reductions:
     @torch.no_grad()
     def hold(self, parameters: Iterable[tuple[str, Tensor]]) -> None:
         """Take the norms of the gradients that are there."""
-        self._held.append({name: _norm(p.grad) for name, p in parameters if p.is_leaf and p.grad is not None})
+        self._held.append({name: norm_of(p.grad) for name, p in parameters if p.is_leaf and p.grad is not None})
 
     @torch.no_grad()
     def read(self) -> _Numbers:
@@ -83,7 +83,7 @@ class Reductions:
                 *self._outputs.values(),
                 *(norm for norm in self._gradients.values() if norm is not None),
                 *(norm for norms in self._held for norm in norms.values()),
-                *(torch.stack([_norm(w.detach() - was), _norm(was), _rounded(w, was, m)]) for w, was, m in weights),
+                *(torch.stack([norm_of(w.detach() - was), norm_of(was), _rounded(w, was, m)]) for w, was, m in weights),
             ]
         )
         outputs = {name: Reduced(*next(fetched)) for name in self._outputs}
@@ -111,7 +111,14 @@ def _rounded(now: Tensor, before: Tensor, moving: Tensor | None) -> Tensor:
     return ((now == before) & moving).sum().float() / moving.sum().clamp(min=1)
 
 
-def _norm(value: Tensor) -> Tensor:
+def norm_of(value: Tensor) -> Tensor:
+    """The norm of a tensor in 32 bits, on its device; of short numbers, too, whose squares overflow.
+
+    Example:
+        >>> norm_of(torch.tensor([3e4, 4e4], dtype=torch.float16))
+        tensor(50000.)
+
+    """
     value = value.detach()
     if value.layout is not torch.strided:
         value = value.coalesce().values()  # a sparse gradient, of an embedding
