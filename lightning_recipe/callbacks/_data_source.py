@@ -22,6 +22,13 @@ if TYPE_CHECKING:
 DRAWS = re.compile("rand|choice|^_?sample$|shuffle|rng|generator|^integers$", re.IGNORECASE)
 """Names in the code of a data set that draws."""
 
+FEWEST = 8
+"""Examples by which columns are told to be the same."""
+WIDE, TOLD = 4096, 16
+"""Columns of what enters, and of an entry of the batch, that are compared."""
+ALIKE = 1 - 1e-4
+"""Correlation of columns that are the same, but for rounding and scale."""
+
 
 def label_of(step: Step, examples: int) -> tuple[str | None, int]:
     """The entry of the batch that a loss compares with, an integer for each example, and how many classes it takes.
@@ -63,6 +70,44 @@ def _classes(call: LossCall) -> int:
     if not isinstance(given, Tensor) or given.ndim != 2 or TABLE[call.name].answers is not Family.CLASSES:  # noqa: PLR2004
         return 0
     return int(given.shape[1])
+
+
+def entered(step: Step, examples: int) -> set[str]:
+    """The entries of the batch that the network is given: a feature of theirs enters, as it is or scaled.
+
+    What is masked, compared with, or a target by hand is left out, and what entered in a form that is not known.
+
+    Example:
+        >>> from torch import nn
+        >>> from lightning_recipe.record.step import NetCall, Step
+        >>> x, y = torch.arange(16.0).view(8, 2).cos(), torch.arange(16.0).view(8, 2).sin()
+        >>> call = NetCall("net", nn.Linear(2, 2), (), {}, {"net.x": x * 2 + 1})
+        >>> entered(Step({"x": x, "y": y}, net_calls=[call]), 8)
+        {'batch.x'}
+
+    """
+    given = [_standardised(tensor, WIDE) for tensor in step.inputs.values() if _has_rows(tensor, examples)]
+    found = set()
+    for path, tensor in tensors(step.batch, "batch"):
+        if _has_rows(tensor, examples):
+            columns = _standardised(tensor.detach(), TOLD)
+            alike = (abs(columns.T @ other.to(columns.device)) > ALIKE for other in given)
+            if any(bool(one.any()) for one in alike):
+                found.add(path)
+    return found
+
+
+def _has_rows(tensor: Tensor, examples: int) -> bool:
+    rows = tensor.layout is torch.strided and tensor.ndim and len(tensor) == examples >= FEWEST
+    return bool(rows) and tensor.numel() > 0 and not tensor.is_complex() and not tensor.is_quantized
+
+
+def _standardised(tensor: Tensor, most: int) -> Tensor:
+    """The first columns that vary, of norm 1 around their means."""
+    columns = tensor.reshape(len(tensor), -1)
+    columns = columns[:, (columns != columns[:1]).any(0)][:, :most].float()
+    columns = columns - columns.mean(0)
+    return columns / columns.norm(dim=0)
 
 
 def drawn(run: Run) -> tuple[bool, bool, bool]:

@@ -10,7 +10,7 @@ import numpy as np
 from lightning_recipe.finding import Outcome, Status, listed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -199,8 +199,8 @@ def never(labels: NDArray[np.int64], classes: int) -> Iterator[Outcome]:
         )
 
 
-def of_ranges(ranges: Mapping[str, Range]) -> Iterator[tuple[Outcome, str]]:
-    """Missing values and features that never change, by entry of the batch."""
+def of_ranges(ranges: Mapping[str, Range], entered: Collection[str]) -> Iterator[tuple[Outcome, str]]:
+    """Missing values, and features that never change of what enters the network, by entry of the batch."""
     for path, seen in ranges.items():
         if seen.missing:
             yield (
@@ -215,7 +215,7 @@ def of_ranges(ranges: Mapping[str, Range]) -> Iterator[tuple[Outcome, str]]:
             )
         columns, known = len(seen.mean), seen.count >= ENOUGH
         same = np.flatnonzero(known & (seen.low == seen.high) & (seen.low != 1))  # ones are a bias
-        if 1 < columns <= TABLE and len(same):
+        if path in entered and 1 < columns <= TABLE and len(same):
             yield (
                 Outcome(
                     Status.ADVICE,

@@ -52,8 +52,14 @@ class Overlap(NamedTuple):
     same: bool
 
 
-def overlap(train: list[Part], val: list[Part]) -> Overlap | None:
+def overlap(train: list[Part], val: list[Part], *, alike: bool = True) -> Overlap | None:
     """Compare examples, each with all that is stored of it.
+
+    Args:
+        train: What training draws.
+        val: What validation draws.
+        alike: Whether both make the same of an example. If not, or if data sets of another class do, validation that
+            lies in training as a whole may ask for another part of it: the last item of each sequence, a masked word.
 
     Returns:
         None if nothing is known of them.
@@ -69,7 +75,10 @@ def overlap(train: list[Part], val: list[Part]) -> Overlap | None:
     pairs = [(distinct(own[key]), distinct(parts)) for key, parts in wanted.items() if key in own]
     others = sum(len(part.indices) for key, parts in wanted.items() if key not in own for part in parts)
     looked = others + sum(len(last) for _, last in pairs)
+    alike = alike and {type(part.source) for part in val} <= {type(part.source) for part in train}
     if common := sum(_common(*pair) for pair in pairs):
+        if common == looked and not alike:
+            return None
         same = own.keys() == wanted.keys() and all(_common(*pair) == len(pair[0]) == len(pair[1]) for pair in pairs)
         return Overlap(common, looked, same)
     nothing = None if others else Overlap(0, looked, same=False)
@@ -79,7 +88,8 @@ def overlap(train: list[Part], val: list[Part]) -> Overlap | None:
     seen, last = Counter(map(digest, _rows(train, stored))), list(map(digest, _rows(val, stored)))
     common = sum(one in seen for one in last)
     repeats = 1 - len(seen) / seen.total()
-    if not _tell(stored, list(islice(_rows(val, stored), SAMPLE)), repeats, common / len(last)):
+    unsure = common == len(last) and not alike
+    if unsure or not _tell(stored, list(islice(_rows(val, stored), SAMPLE)), repeats, common / len(last)):
         return nothing
     return Overlap(common, len(last), same=len(last) == looked and seen == Counter(last))
 

@@ -10,7 +10,7 @@ import numpy as np
 from lightning_recipe.callback import Check
 from lightning_recipe.callbacks import _data_verdict as verdict
 from lightning_recipe.callbacks._data_seen import VALUES, Glance, Seen, add, glance
-from lightning_recipe.callbacks._data_source import by_index, drawn, label_of
+from lightning_recipe.callbacks._data_source import by_index, drawn, entered, label_of
 from lightning_recipe.figures.canvas import pixels
 from lightning_recipe.figures.profile import profile_card
 from lightning_recipe.finding import Section
@@ -54,8 +54,8 @@ class DataProfile(Check):
       more than once, as in a data set that says it is longer than it is, or only those of rare classes do;
     - examples come class by class, and no sampler put them together; `advice` if classes come again.
 
-    `advice` if a class never occurs in a whole epoch, examples come in the same order in each epoch, features never
-    change, or values are NaN or infinite.
+    `advice` if a class never occurs in a whole epoch, examples come in the same order in each epoch, features that the
+    network is given never change, or values are NaN or infinite.
 
     Args:
         strict: Stop the run when something failed.
@@ -110,6 +110,7 @@ class DataProfile(Check):
         self.needs = type(self).needs
         self._seen, self._waiting = Seen(), list[Glance]()
         self._label: str | None = None
+        self._entered: set[str] = set()
         self._classes = 0
         self._spent = self._kept = self._judged = 0
         self._first, self._passed = trainer.current_epoch, [0, 0]  # batches of the first two epochs that passed by
@@ -139,9 +140,10 @@ class DataProfile(Check):
             self._kept += examples
 
     def first_step(self, run: Run, step: Step) -> Iterator[Finding]:
-        """Find the label."""
-        self.needs = Need(0)
-        self._label, self._classes = label_of(step, run.examples_in(step.batch) or 0)
+        """Find the label, and what the network is given."""
+        self.needs, examples = Need(0), run.examples_in(step.batch) or 0
+        self._label, self._classes = label_of(step, examples)
+        self._entered = entered(step, examples)
         yield from ()
 
     def sampled_step(self, run: Run, step: Step) -> Iterator[Finding]:  # noqa: ARG002
@@ -208,7 +210,7 @@ class DataProfile(Check):
             found += verdict.never(examples.labels, self._classes)
         for outcome in found:
             yield self.found(outcome)
-        for outcome, path in verdict.of_ranges(seen.ranges):
+        for outcome, path in verdict.of_ranges(seen.ranges, self._entered):
             yield self.found(outcome, path)
 
     def _combined(self, epoch: int) -> list[np.ndarray]:

@@ -167,7 +167,11 @@ class SplitCheck(Check):
             return
         train = [part for of_loader in parts for part in of_loader or []]
         found = [*self._transforms(run, train, vals)]
-        overlaps = [None if val is None or run.limited else examples.overlap(train, val) for val in vals]
+        ways = {_way(loader) for loader in run.loaders}
+        overlaps = [
+            None if val is None or run.limited else examples.overlap(train, val, alike={_way(loader)} == ways)
+            for val, loader in zip(vals, run.val_loaders, strict=True)
+        ]
         own = [overlap is not None and not overlap.common for overlap in overlaps]
         for i, overlap in enumerate(overlaps):
             if overlap and (outcome := examples.verdict(overlap, self.share, only=not any(own))):
@@ -212,6 +216,12 @@ class SplitCheck(Check):
                 if outcome := transforms.verdict(lines, val.source, given):
                     yield self.found(outcome, type(val.source).__name__)
                 return
+
+
+def _way(loader: Any) -> Any:
+    """The code that makes batches of examples."""
+    collate = getattr(loader, "collate_fn", None)
+    return getattr(collate, "__code__", type(collate))
 
 
 def _differ(one: Part, other: Part) -> bool:

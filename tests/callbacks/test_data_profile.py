@@ -162,6 +162,31 @@ def test_a_longer_length_than_there_are_data_is_advice():
     assert outcome.status is Status.ADVICE
 
 
+class StopTokens(Healthy):
+    """When each sequence ends is said by the network, by hand; what is filled up does not count."""
+
+    def __init__(self):
+        super().__init__()
+        self.ends = nn.Linear(CLASSES, 5)
+
+    def training_step(self, batch, batch_idx):
+        x, y, ends, mask = batch
+        logits = self((x - x.mean(0)) / x.std(0))
+        said = (self.ends(logits) - ends).square().mul(mask).mean()
+        return F.cross_entropy(logits, y) + said
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_targets_and_masks_are_no_features(fit, lost):
+    (x, y), at = data(256).tensors, torch.arange(256) % 3
+    x[:, 3] *= not lost
+    ends = F.one_hot(at + 2, 5).float()
+    mask = (torch.arange(5) <= at[:, None] + 2).float()
+    told = found(fit, DataLoader(TensorDataset(x, y, ends, 1 - mask), 32), StopTokens())
+    assert ("constant_features" in told) == lost
+    assert not lost or told["constant_features"].subject == "batch[0]"
+
+
 class YesOrNo(Healthy):
     """A binary cross entropy with labels as floating-point numbers."""
 

@@ -78,6 +78,31 @@ class Half(Dataset):
         return self.x[index], self.y[index]
 
 
+class Sequences(Dataset):
+    """Of each sequence all but the last item are for training."""
+
+    def __init__(self, rows):
+        self.rows = rows
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, index):
+        return self.rows[index], Y[index]
+
+
+class LastItems(Sequences):
+    """Asks for the last one of the same sequences."""
+
+    def __getitem__(self, index):
+        return self.rows[index].roll(1), Y[index % 256]
+
+
+def moved(examples):
+    x, y = torch.utils.data.default_collate(examples)
+    return x.roll(1, 1), y
+
+
 class OwnOrder(Sampler):
     def __init__(self, chosen):
         self.chosen = chosen
@@ -130,6 +155,9 @@ LEGITIMATE = {
         DataLoader(Columns(256, root=root, files=[f"cats/{i:03}_{i * 7919}_{i * 104729}.png" for i in range(256)]), 32)
         for root in ("train", "val")
     ],
+    "last items": lambda: [DataLoader(kind(list(X)), 32) for kind in (Sequences, LastItems)],
+    "last items of some": lambda: [DataLoader(Sequences(X), 32), DataLoader(LastItems(X[:99]), 32)],
+    "last items in batches": lambda: [DataLoader(DATA, 32), DataLoader(DATA, 32, collate_fn=moved)],
     "equal by chance": lambda: [
         DataLoader(TensorDataset(torch.arange(n * 12).view(n, 12) % 2 * 1.0, torch.arange(n) % 4), 32)
         for n in (256, 64)
@@ -145,7 +173,7 @@ def test_legitimate(fit, name):
     if name == "equal by chance":
         assert statuses(findings) == {Status.SKIPPED}, findings
     own = {"random_split", "samplers", "weights", "oversampled in training", "samplers of their own"}
-    if name in own | {"chosen by themselves"}:
+    if name in own | {"chosen by themselves"} or "last" in name:
         assert statuses(findings) == {Status.PASSED}, findings
 
 
@@ -204,6 +232,7 @@ def test_without_a_sanity_check_it_is_judged_at_the_first_validation(fit):
 ORDERS = (range(256), range(100, 356))
 """Overlapping selections of paths."""
 FORMS = {
+    "others of another class": lambda: [Sequences(X), LastItems(torch.cat([X[:192], NEW.tensors[0]]))],
     "subset of it": lambda: [DATA, Subset(DATA, range(64))],
     "other tensors": lambda: [DATA, TensorDataset(X[:64].clone(), Y[:64])],
     "arrays": lambda: [Columns(len(a), x=a.numpy(), y=b.numpy()) for a, b in ((X, Y), (X[:64], Y[:64]))],
