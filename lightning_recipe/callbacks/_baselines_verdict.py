@@ -102,7 +102,10 @@ def no_better(looks: Sequence[Look], *, weighted: bool) -> list[Outcome]:
             f"after {now.epochs} epochs the loss on {now.examples} validation examples, {now.loss('model'):.4g}, is no "
             f"better than the {constant:.4g} of {CONSTANTS[now.kind]} ({behind.mean:.2g} ± {behind.error:.1g})"
         )
-        fix = "see whether the inputs can tell the target at all, and whether a few examples can be memorised"
+        fix = (
+            "see whether inputs and targets belong together, read in the same order, whether the inputs can tell the "
+            "target at all, and whether a few examples can be memorised"
+        )
         return [Outcome(Status.ADVICE, "no_better_than_constant", said, fix, evidence(now))]
     name = "" if weighted else now.best_simple
     learns = _learns(looks) and not now.of_answers

@@ -13,9 +13,10 @@ if TYPE_CHECKING:
     from lightning_recipe.record.step import LossCall, Step
 
 Layer = nn.Linear | _ConvNd
-HANDED_ON = {"view", "reshape", "squeeze", "unsqueeze", "flatten", "permute", "transpose", "movedim", "T", "mT"}
-HANDED_ON |= {"getitem", "__getitem__", "contiguous", "float", "double", "to"}
-HANDED_ON |= {"sigmoid", "softmax", "log_softmax", "logsigmoid"}
+RESHAPED = {"view", "reshape", "squeeze", "unsqueeze", "flatten", "permute", "transpose", "movedim", "T", "mT"}
+RESHAPED |= {"getitem", "__getitem__", "contiguous", "float", "double", "to", "detach", "cpu"}
+"""Functions that leave the values of a tensor, or some of them, as they are."""
+HANDED_ON = RESHAPED | {"sigmoid", "softmax", "log_softmax", "logsigmoid"}
 """Functions that leave a constant which was added before them one for all examples."""
 
 

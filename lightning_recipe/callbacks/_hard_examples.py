@@ -170,7 +170,7 @@ class Look:
             Status.PASSED,
             "",
             f"highest losses in validation: {places} ({how}); mean of {self.examples} {self.mean:.3g}, "
-            f"at step {self.step}",
+            f"after {self.step + 1} steps",  # Lightning validates before it counts the last one
             evidence=evidence,
         )
 

@@ -8,11 +8,14 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lightning_recipe.callbacks._bias_wiring import RESHAPED
 from lightning_recipe.callbacks._modes import COMPARISONS
 from lightning_recipe.finding import Outcome, Status
 from lightning_recipe.losses.table import BCE_WITH_LOGITS
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from torch import nn
 
     from lightning_recipe.record.step import Step
@@ -20,21 +23,33 @@ if TYPE_CHECKING:
 HALF = re.compile(r"(?<![\w.])0?\.50*(?!\w)")
 
 
-def on_logits(step: Step, module: nn.Module) -> Outcome | None:
-    """A `warning` if a tensor that the step's loss takes for logits is rounded, or compared with a half.
+def givers(step: Step) -> set[str]:
+    """The modules whose output a training step's loss takes for logits, as it is but for its shape."""
+    found = set()
+    for number in _logits(step):
+        made = step.producer(number)
+        while made is not None and made.module is None and made.name in RESHAPED and len(made.inputs) == 1:
+            made = step.producer(made.inputs[0])
+        if made is not None and made.module is not None and len(made.outputs) == 1:
+            found.add(made.name)
+    return found
+
+
+def on_logits(step: Step, module: nn.Module, trained: Collection[str] = ()) -> Outcome | None:
+    """A `warning` if a tensor that a loss takes for logits is rounded, or compared with a half.
 
     Args:
         step: Of validation, with its wiring and losses.
         module: Whose code the step is; where it can't be read, nothing is found.
+        trained: The modules that give logits to the loss of training, where validation may compute none.
 
     """
-    values = [call.arguments["input"] for call in step.loss_calls if call.name == BCE_WITH_LOGITS]
-    if not any(bool((value < 0).any()) for value in values):
-        return None
-    losses = [event for event in step.events if event.kind == "loss" and event.name == BCE_WITH_LOGITS]
-    logits = {event.inputs[0] for event in losses if event.inputs}
+    logits = _logits(step)
     for event in step.events:
-        if event.kind == "function" and len(event.inputs) == 1 and event.inputs[0] in logits:
+        of_logits = event.kind == "function" and len(event.inputs) == 1 and event.inputs[0] in logits
+        if (event.module is not None and event.name in trained) or (of_logits and event.name in RESHAPED):
+            logits |= {*event.outputs}
+        elif of_logits:
             compared = event.name in COMPARISONS and HALF.search(_code(event.where, module))
             if compared or event.name == "round":
                 done = "rounds" if event.name == "round" else "compares with 0.5"
@@ -45,6 +60,15 @@ def on_logits(step: Step, module: nn.Module) -> Outcome | None:
                     "logits > 0, or logits.sigmoid() > 0.5",
                 )
     return None
+
+
+def _logits(step: Step) -> set[int]:
+    """The tensors that losses take for logits, of which some are below zero."""
+    values = [call.arguments["input"] for call in step.loss_calls if call.name == BCE_WITH_LOGITS]
+    if not any(bool((value < 0).any()) for value in values):
+        return set()
+    losses = [event for event in step.events if event.kind == "loss" and event.name == BCE_WITH_LOGITS]
+    return {event.inputs[0] for event in losses if event.inputs}
 
 
 def _code(where: str, module: nn.Module) -> str:

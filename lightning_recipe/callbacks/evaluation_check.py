@@ -82,11 +82,12 @@ class EvaluationCheck(Check):
     section = Section.SKELETON
     sentence = 3
     why = "every decision about a model rests on the numbers of its evaluation"
-    needs = Need.INPUTS
+    needs = Need.INPUTS | Need.WIRING | Need.LOSSES
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Begin anew with each fit."""
         super().setup(trainer, pl_module, stage)
+        self.needs, self._logits = type(self).needs, set[str]()
         self._seen: Seen | None = None
         self._reason = "no validation while the model was trained"
         self._open = True  # whether the logged numbers are still to be judged
@@ -103,8 +104,9 @@ class EvaluationCheck(Check):
             if outcome := settings.wrong_mode(one):
                 yield self.found(outcome, one.who)
 
-    def first_step(self, run: Run, step: Step) -> Iterator[Finding]:  # noqa: ARG002
-        """Take note of the metrics that training updates."""
+    def first_step(self, run: Run, step: Step) -> Iterator[Finding]:
+        """Take note of the metrics that training updates, and of what gives logits to its loss."""
+        self.needs, self._logits = Need.INPUTS, thresholds.givers(step)
         self._trained = {name for name, count in kept.updates(run.module).items() if count > self._before.get(name, 0)}
         yield from ()
 
@@ -141,7 +143,7 @@ class EvaluationCheck(Check):
         except CannotRehearseError as error:
             self._open, self._reason = False, str(error)
             return
-        if outcome := thresholds.on_logits(seen.step, run.module):
+        if outcome := thresholds.on_logits(seen.step, run.module, self._logits):
             yield self.found(outcome)
         outcomes = [(averaged.judge(one, parts.get(one.name)), one.name) for one in suspects]
         seen.release()

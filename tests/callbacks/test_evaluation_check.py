@@ -450,7 +450,26 @@ class Rounded(Logs):
         self.log("val_hits", (logits.round() == target).float().mean())
 
 
-@pytest.mark.parametrize("module", [patients.HalfOfLogits, Rounded])
+class NoLoss(Logs):
+    """The network as it is at hand; validation computes no loss."""
+
+    def training_step(self, batch, batch_idx):
+        return F.binary_cross_entropy_with_logits(self.net(batch[0])[:, 0], (batch[1] > 1).float())
+
+    def report(self, logits, y):
+        self.log("val_hits", ((logits[:, 0] > 0.5) == (y > 1)).float().mean())
+
+
+class Squashed(NoLoss):
+    def report(self, logits, y):
+        super().report(logits.sigmoid(), y)
+
+
+def test_probabilities_of_a_network_that_is_trained_on_logits(fit):
+    assert [f.status for f in found(fit, Squashed())] == [Status.PASSED]
+
+
+@pytest.mark.parametrize("module", [patients.HalfOfLogits, Rounded, NoLoss])
 def test_thresholds_on_logits(fit, module):
     (finding,) = found(fit, module())
     assert (finding.status, finding.code) == (Status.WARNING, "EvaluationCheck/thresholds_on_logits")
