@@ -123,8 +123,8 @@ def shared(train: list[Part], val: list[Part]) -> dict[str, Ids]:
     if any(not np.isin(ids.val, ids.train).any() for ids in found.values()):
         return {}
     if places is None:
-        timed = any(_TIME.search(name) for part in (*train, *val) for name in _names(part.source))
-        return {name: ids for name, ids in found.items() if not timed and _is_strong(name)}
+        timed = any(is_timed(name) for part in (*train, *val) for name in names_in(part.source))
+        return {name: ids for name, ids in found.items() if not timed and is_strong(name)}
     return found
 
 
@@ -134,7 +134,8 @@ def _gathered(parts: list[Part]) -> dict[str, NDArray[Any]]:
     return {name: np.concatenate([one[name] for one in each]) for name in each[0] if all(name in one for one in each)}
 
 
-def _names(source: Any) -> set[str]:
+def names_in(source: Any) -> set[str]:
+    """What a data set calls what it stores of its examples."""
     rows = [value[0] for value in columns(source).values() if isinstance(value, list) and isinstance(value[0], dict)]
     tables = [value.columns for value in getattr(source, "__dict__", {}).values() if hasattr(value, "columns")]
     return {str(name) for names in (columns(source), *rows, *tables) for name in names}
@@ -146,7 +147,7 @@ def _columns(source: Any) -> Iterator[tuple[str, NDArray[Any]]]:
     found: dict[str, Any] = {}
     for value in getattr(source, "__dict__", {}).values():
         if hasattr(value, "columns") and hasattr(value, "iloc") and sized_len(value) == size:
-            found |= {str(column): value[column].to_numpy() for column in value.columns if _is_named(column)}
+            found |= {str(column): value[column].to_numpy() for column in value.columns if is_named(column)}
         elif isinstance(value, Subset) and len(value) == size:
             found |= {name: values[np.asarray(value.indices)] for name, values in _columns(value.dataset)}
         elif isinstance(value, Dataset) and sized_len(value) == size:
@@ -154,19 +155,31 @@ def _columns(source: Any) -> Iterator[tuple[str, NDArray[Any]]]:
     for name, values in columns(source).items():
         found[name.rpartition(".")[2]] = values
         if isinstance(values, list) and isinstance(values[0], dict):
-            found |= {str(key): [one.get(key) for one in values] for key in values[0] if _is_named(key)}
+            found |= {str(key): [one.get(key) for one in values] for key in values[0] if is_named(key)}
     for name, values in found.items():
-        if _is_named(name) and len(values) == size and _is_plain(values[0]):
+        if is_named(name) and len(values) == size and _is_plain(values[0]):
             array = np.asarray(list(values))
             if array.ndim == 1 and array.dtype.kind in "iuUS":
                 yield name, array
 
 
-def _is_named(name: Any) -> bool:
+def has_ids(parts: list[Part]) -> bool:
+    """Whether ids are stored of the examples."""
+    return any(True for part in parts for _ in _columns(part.source))
+
+
+def is_timed(name: str) -> bool:
+    """Whether it is called as times are."""
+    return _TIME.search(name) is not None
+
+
+def is_named(name: Any) -> bool:
+    """Whether it is called as ids are."""
     return isinstance(name, str) and _ID.fullmatch(re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()) is not None
 
 
-def _is_strong(name: str) -> bool:
+def is_strong(name: str) -> bool:
+    """Whether nothing else is called so."""
     return re.search(_STRONG, name, re.IGNORECASE) is not None
 
 
@@ -192,7 +205,7 @@ def verdict(ids: Ids, name: str, known: Known) -> Outcome | None:
     values, both = np.unique(np.concatenate([ids.train, ids.val]), return_inverse=True)
     kinds, common = np.unique(ids.train), np.intersect1d(ids.train, ids.val)
     share = float(np.isin(ids.val, kinds).mean())
-    few = len(kinds) < MANY[_is_strong(name)] or len(ids.train) < EACH * len(kinds)
+    few = len(kinds) < MANY[is_strong(name)] or len(ids.train) < EACH * len(kinds)
     if few or share < SHARED or known.uses(set(values.tolist())) or not _by_chance(ids, both.ravel()):
         return None
     return Outcome(

@@ -13,6 +13,7 @@ from lightning_recipe.callbacks import _overlap as examples
 from lightning_recipe.callbacks import _overlapping as windows
 from lightning_recipe.callbacks import _shared_transform as transforms
 from lightning_recipe.callbacks._came_by import CameBy, common
+from lightning_recipe.callbacks._groups_in_batches import Passing
 from lightning_recipe.finding import Section
 from lightning_recipe.record.step import Need
 from lightning_recipe.trial.stored import Part, distinct, parts_of
@@ -37,7 +38,7 @@ class SplitCheck(Check):
 
     - more than a share of the validation examples are in training, with the same inputs and targets;
     - the examples of a subject, patient or session were dealt out to both by chance, where their ids are stored under
-      such a name: a column, a key or an attribute of the data set;
+      such a name, as a column, a key or an attribute of the data set, or come by in the batch;
     - training holds slightly changed copies of most validation examples, in stored arrays of numbers;
     - most windows of a series lie between windows of training that share most of their values; `advice` of tokens;
     - an attribute such as `transform` is set through the validation subset, while the training subset is one of the
@@ -99,7 +100,7 @@ class SplitCheck(Check):
         """Begin anew with each fit."""
         super().setup(trainer, pl_module, stage)
         self.needs = type(self).needs
-        self._train, self._val = CameBy(), CameBy()
+        self._train, self._val, self._ids = CameBy(), CameBy(), Passing()
         self._first, self._compared = trainer.current_epoch, False
         self._known: groups.Known | None = None
         self._parts: tuple[list[Part], list[list[Part] | None]] | None = None
@@ -115,43 +116,53 @@ class SplitCheck(Check):
 
     def every_batch(self, run: Run, stage: str, batch: Any) -> None:
         """Look at what comes by, until it is known which examples are the same."""
-        if stage == "validation":
-            self._val.note(batch)
-        elif run.trainer.current_epoch == self._first:
-            self._train.note(batch)
+        if stage == "validation" or run.trainer.current_epoch == self._first:
+            if not self._settled:
+                (self._val if stage == "validation" else self._train).note(batch)
+            if not run.trainer.sanity_checking:
+                self._ids.note(stage, batch, run.batches_that_stepped)
 
     def validation(self, run: Run, step: Step) -> Iterator[Finding]:  # noqa: ARG002
         """Compare them once both are known."""
         if not self._compared:
             yield from self._judge(run)
-            yield from self._of_ids()
+            yield from self._of_ids(run)
 
     def sampled_step(self, run: Run, step: Step) -> Iterator[Finding]:
         """Look at ids at the first; compare what came by once an epoch and a validation are over, and look no more."""
         if self._known is None:
             self._known, self.needs = groups.Known.of(run.module, step), Need(0)
-            yield from self._of_ids()
-        elif self._compared and run.trainer.current_epoch > self._first and self._val.count:
-            yield from self._of_batches(run)
+            yield from self._of_ids(run)
+        elif self._compared and run.trainer.current_epoch > self._first and self._ids.is_complete:
+            if self._settled or self._val.count:
+                yield from self._of_batches(run)
 
     def end(self, run: Run) -> Iterator[Finding]:
         """There is no silence."""
-        if self._train.count and self._val.count:
+        if self._settled or (self._train.count and self._val.count):
             yield from self._of_batches(run)
         elif not self.findings:
-            yield self._clean or self.skipped("there was no validation")
+            yield self.skipped("there was no validation")
 
     def _of_batches(self, run: Run) -> Iterator[Finding]:
         self.done = True
+        ids = {} if run.limited or self._known is None else self._ids.shared()
+        told = [self.found(o, name) for name in ids if (o := groups.verdict(ids[name], name, self._known))]
+        if self._settled:
+            yield from told or ([self._clean] if self._clean else [])
+            return
+        yield from told
         found, count = common(self._train, self._val), self._train.count
-        if found is None:
+        if found is None and not told:
             yield self.skipped("what is stored, and what comes by, does not tell which examples are the same")
-        elif not found.common:
+        elif found is not None and not found.common and not told:
             yield self.passed(
                 f"none of {found.looked} validation examples came by among {count} of training",
                 looked_at=found.looked,
                 training=count,
             )
+        elif found is None or not found.common:
+            return
         elif run.limited or run.trainer.sanity_checking:
             yield self.skipped(f"{found.common} of {found.looked} validation examples are in training, in a trial")
         elif outcome := examples.verdict(found, self.share, only=len(run.val_loaders) == 1):
@@ -188,8 +199,11 @@ class SplitCheck(Check):
         self._settled = bool(found) or any(own)
         self._parts = None if run.limited else (train, vals)
 
-    def _of_ids(self) -> Iterator[Finding]:
-        """Judge whose examples are on both sides, once it is known what the network is given; and come to an end."""
+    def _of_ids(self, run: Run) -> Iterator[Finding]:
+        """Judge whose examples are on both sides, once it is known what the network is given.
+
+        And come to an end, unless ids are to be seen in the batches only.
+        """
         if self._known is None or not self._compared:
             return
         train, vals = self._parts or ([], [])
@@ -198,8 +212,12 @@ class SplitCheck(Check):
             for name, ids in groups.shared(train, val).items():
                 if outcome := groups.verdict(ids, name, self._known):
                     found.append(self.found(outcome, name))
-        yield from found or ([self._clean] if self._clean else [])
-        self._parts, self.done = None, self._settled or bool(found)
+        stored = any(groups.has_ids(parts) for parts in (train, *filter(None, vals)))
+        several = len(run.loaders) != 1 or len(run.val_loaders) != 1
+        told = bool(found) or (self._settled and self._clean is None)
+        self._ids.open &= not (stored or several or told)
+        self._parts, self.done = None, bool(found) or (self._settled and not self._ids.open)
+        yield from found or ([self._clean] if self._clean and self.done else [])
 
     def _transforms(self, run: Run, train: list[Part], vals: list[Any]) -> Iterator[Finding]:
         """Judge the data set that subsets of both share."""

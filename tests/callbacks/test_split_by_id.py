@@ -219,3 +219,80 @@ def test_it_is_judged_without_a_sanity_check(fit):
     train, val = (DataLoader(part, 32) for part in at_random(Kept(subject=SUBJECT)))
     fit(First(), [check], train=train, val=val, logger=False, num_sanity_val_steps=0, max_epochs=1)
     assert [f.code for f in check.findings] == ["SplitCheck/ids_in_both"]
+
+
+# -- ids that come by in batches only
+
+
+class Recordings(Dataset):
+    """Keeps who it was under a name that says nothing, and gives it under one that does."""
+
+    def __init__(self, mask, who=SUBJECT, name="subject_id", **more):
+        self.x, self.y, self.i = X[mask], Y[mask], who[mask]
+        self.name, self.more = name, more
+
+    def __len__(self):
+        return len(self.x)
+
+    def __getitem__(self, index):
+        who = self.i[index]
+        given = f"p{int(who)}" if self.name == "patient" else who
+        return {"x": self.x[index], "y": self.y[index], "meta": {self.name: given} | self.more}
+
+
+class OfDicts(Healthy):
+    def training_step(self, batch, batch_idx):
+        return super().training_step((batch["x"], batch["y"]), batch_idx)
+
+    def validation_step(self, batch, batch_idx):
+        super().validation_step((batch["x"], batch["y"]), batch_idx)
+
+
+class Adapts(OfDicts):
+    """Each subject has a bias of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.own = nn.Embedding(20, CLASSES)
+
+    def training_step(self, batch, batch_idx):
+        return F.cross_entropy(self(batch["x"]) + self.own(batch["meta"]["subject_id"]), batch["y"])
+
+
+def passed_by(fit, held_out=HELD_OUT, *, module=None, settings=None, **given):
+    check = SplitCheck()
+    train, val = (Recordings(mask, **given) for mask in (~held_out, held_out))
+    loaders = [DataLoader(train, 32, shuffle=True), DataLoader(val, 32)]
+    settings = {"max_epochs": 2, **(settings or {})}
+    fit(module or OfDicts(), [check], train=loaders[0], val=loaders[1], logger=False, **settings)
+    assert not [f for f in check.findings if f.code.endswith("internal_error")], check.findings
+    return check.findings
+
+
+@pytest.mark.parametrize(
+    ("held_out", "given"),
+    [
+        (SUBJECT >= 15, {}),
+        (PLACE >= 15, {}),
+        (EVENLY, {}),
+        (HELD_OUT, {"name": "label"}),
+        (HELD_OUT, {"name": "user_id"}),
+        (HELD_OUT, {"who": torch.arange(400)}),
+        (HELD_OUT, {"visit_date": 3}),
+        (HELD_OUT, {"module": Adapts()}),
+        (HELD_OUT, {"settings": {"limit_train_batches": 8}}),
+    ],
+)
+def test_legitimate_ids_in_batches(fit, held_out, given):
+    (finding,) = passed_by(fit, held_out, **given)
+    assert finding.status is Status.PASSED, finding
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [("subject_id", {}), ("patient", {}), ("speaker", {"max_epochs": 1, "num_sanity_val_steps": 0})],
+)
+def test_subjects_in_the_batches_of_both(fit, name, settings):
+    (finding,) = passed_by(fit, name=name, settings=settings)
+    assert (finding.status, finding.code) == (Status.WARNING, "SplitCheck/ids_in_both"), finding
+    assert finding.evidence == {"share": 1.0, "ids": 20, "common": 20}
