@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import inspect
+import weakref
+from typing import TYPE_CHECKING, NamedTuple
 
 from lightning_recipe.callbacks._averaged import metrics_of
 from lightning_recipe.finding import Outcome, Status
+from lightning_recipe.record.tensors import tensors
 
 if TYPE_CHECKING:
-    from torch import nn
+    from collections.abc import Iterator
+
+    from torch import Tensor, nn
     from torchmetrics import Metric
 
 HOOKS = ("on_validation_epoch_end", "on_validation_end")
@@ -39,11 +44,72 @@ def computes(module: nn.Module, name: str) -> bool:
         name: One of the names of the metric, which may have several.
 
     """
-    codes = [getattr(getattr(type(module), hook, None), "__code__", None) for hook in HOOKS]
-    called = [set(code.co_names) for code in codes if code is not None]
+    called = [names for hook in HOOKS for names in _called(type(module), hook, 0)]
     metric = metrics_of(module).get(name)
     names = [other for other, one in module.named_modules(remove_duplicate=False) if one is metric]
     return any({"compute", other.partition(".")[0]} <= names_called for other in names for names_called in called)
+
+
+def _called(kind: type, method: str, depth: int = 2) -> Iterator[set[str]]:
+    """The names in the code of a method, and of each method that it calls."""
+    function = getattr(kind, method, None)
+    code = getattr(inspect.unwrap(function), "__code__", None) if callable(function) else None
+    if code is not None:
+        yield set(code.co_names)
+        for name in code.co_names if depth else ():
+            yield from _called(kind, name, depth - 1)
+
+
+class Kept(NamedTuple):
+    """A list of the module's, or several in a dictionary.
+
+    Attributes:
+        first: The first tensor in it.
+        size: Of all of them.
+
+    """
+
+    first: weakref.ref[Tensor]
+    size: int
+
+
+def lists(module: nn.Module) -> dict[str, Kept]:
+    """The lists that hold tensors, by attribute.
+
+    Example:
+        >>> from torch import ones
+        >>> from torch.nn import Module
+        >>> module = Module()
+        >>> module.outputs = {"said": [ones(2), ones(2)], "true": []}
+        >>> {name: kept.size for name, kept in lists(module).items()}
+        {'outputs': 2}
+
+    """
+    found = {}
+    for name, value in vars(module).items():
+        inside = [one for one in (value.values() if isinstance(value, dict) else [value]) if isinstance(one, list)]
+        first = next((tensor for one in inside for _, tensor in tensors(one)), None)
+        if first is not None:
+            entries = [entry for one in inside for entry in one]
+            found[name] = Kept(weakref.ref(first), sum(len(e) if isinstance(e, list) else 1 for e in entries))
+    return found
+
+
+def grown(before: dict[str, Kept], now: dict[str, Kept], module: nn.Module) -> dict[str, int]:
+    """Lists that still hold what an earlier validation put there, and more, and what is reported is computed of.
+
+    As far as the code says: a step of validation adds to them, and the method after it that logs reads them.
+
+    Returns:
+        How much they held more.
+
+    """
+    kind = type(module)
+    more = {n: now[n].size - kept.size for n, kept in before.items() if n in now and kept.first() is now[n].first()}
+    added = set[str]().union(*_called(kind, "validation_step"))
+    logging = [names for hook in HOOKS for names in _called(kind, hook) if names & {"log", "log_dict"}]
+    adds = bool(added & {"append", "extend"})
+    return {n: m for n, m in more.items() if m > 0 and adds and n in added and any(n in names for names in logging)}
 
 
 def is_of_an_epoch(metric: Metric) -> bool:
@@ -79,23 +145,25 @@ def two_stages(name: str, before: int) -> Outcome:
     )
 
 
-def never_reset(name: str, before: int) -> Outcome:
-    """A metric mixes the epochs.
+def never_reset(name: str, before: int, *, metric: bool = True) -> Outcome:
+    """A metric, or a list that one is computed of, mixes the epochs.
 
     Args:
-        name: Of the metric.
-        before: Updates that it held when the latest validation looked at began.
+        name: Of the metric or the list.
+        before: Updates or entries that it held when the latest validation looked at began.
+        metric: Whether it is a metric.
 
     Example:
         >>> never_reset("accuracy", 8).status
         <Status.WARNING: 'warning'>
 
     """
+    held, clear = ("updates", "reset") if metric else ("entries", "clear")
     return Outcome(
         Status.WARNING,
         "never_reset",
-        f"self.{name} held {before} updates of earlier epochs when validation began, and is computed by hand: it is "
-        "the mean over all epochs so far",
-        f"self.{name}.reset() after self.{name}.compute()",
-        {"updates": before},
+        f"self.{name} held {before} {held} of earlier epochs when validation began, and what is logged is computed of "
+        "all epochs so far",
+        f"self.{name}.{clear}() at the end of on_validation_epoch_end",
+        {held: before},
     )

@@ -39,7 +39,7 @@ class EvaluationCheck(Check):
     `warning` if:
 
     - a number that Lightning averages over the batches is no mean: F1, AUROC, a correlation and the like;
-    - a metric that is computed by hand is never reset, and mixes the epochs;
+    - a metric that is computed by hand, or a list that one is computed of, is never emptied, and mixes the epochs;
     - an accuracy is monitored with ``mode="min"``, or a loss with ``mode="max"``, by a callback;
     - a callback monitors what is never logged;
     - logits, as the loss takes them, are rounded or compared with 0.5;
@@ -94,6 +94,7 @@ class EvaluationCheck(Check):
         self._before: dict[str, int] = {}
         self._trained: set[str] = set()
         self._mixed: dict[str, int] = {}
+        self._lists: tuple[dict[str, kept.Kept], dict[str, kept.Kept]] | None = None  # at the first and the latest look
         self._values: dict[str, list[float]] = {}  # of accuracies that are monitored
 
     def before_training(self, run: Run) -> Iterator[Finding]:
@@ -114,7 +115,8 @@ class EvaluationCheck(Check):
         """Run the step again on a copy until its numbers are judged; see what its metrics hold from before."""
         if run.trainer.sanity_checking or run.loader:
             return
-        first = self._seen is None
+        first, lists = self._seen is None, kept.lists(run.module)
+        self._lists = (lists if self._lists is None else self._lists[0], lists)
         self._weights.validated(run, step)
         if self._open:
             yield from self._look_at_numbers(run, step)
@@ -163,6 +165,9 @@ class EvaluationCheck(Check):
             for name, before in self._mixed.items()
             if name in metrics and kept.was_computed(metrics[name])
         ]
+        if self._lists is not None:
+            held = kept.grown(*self._lists, run.module)
+            found += [self.found(kept.never_reset(name, more, metric=False), name) for name, more in held.items()]
         if self._seen is not None and not run.interrupted:
             for one in settings.monitored(run.trainer):
                 logged = {*run.trainer.callback_metrics, *run.trainer.logged_metrics}

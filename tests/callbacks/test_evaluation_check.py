@@ -173,6 +173,54 @@ class Thresholds(Logs):
         self.log("val_rounded", (logits.sigmoid().round() == target).float().mean())
 
 
+class Collects(Logs):
+    """Predictions are kept, and forgotten; what all epochs said is drawn."""
+
+    def __init__(self):
+        super().__init__()
+        self.outputs, self.losses, self.classes = {"said": [], "true": []}, [], [torch.arange(CLASSES)]
+
+    def report(self, logits, y):
+        self.outputs["said"].append(logits.argmax(1))
+        self.outputs["true"].append(y)
+        self.losses.append(self.loss(logits, y))
+
+    def on_validation_epoch_end(self):
+        self.draw()
+        said, true = (torch.cat(values) for values in self.outputs.values())
+        self.log("val_acc", (said == true).float().mean())
+        self.forget()
+
+    def draw(self):
+        assert len(self.classes) <= len(self.losses)
+
+    def forget(self):
+        for values in self.outputs.values():
+            values.clear()
+
+
+class Begins(Collects):
+    """Empties lists before, which may be of any length."""
+
+    def forget(self):
+        pass
+
+    def on_validation_start(self):
+        self.outputs = {"said": [], "true": []}
+        self.log_to = len(self.losses)
+
+    def report(self, logits, y):
+        super().report(logits, y)
+        self.outputs["said"].extend([logits.argmax(1)[:0]] * self.log_to)
+
+
+class Forgets(Collects):
+    """Keeps them, and has no need of a sanity check to be seen."""
+
+    def forget(self):
+        pass
+
+
 class OneBatch(Values):
     def val_dataloader(self):
         return DataLoader(self.data(64, 2), 64)
@@ -226,6 +274,8 @@ HEALTHY = {
     "means of examples": OfExamples,
     "thresholds": Thresholds,
     "codes": Codes,
+    "lists that are emptied": Collects,
+    "lists that begin anew": Begins,
     "one object for values": Shared,
     "one object, reset": SharedAndReset,
     "one batch": lambda: OneBatch(score=f1()),
@@ -420,6 +470,13 @@ def test_a_metric_that_is_never_reset(fit):
     (finding,) = found(fit, patients.NeverReset())
     assert (finding.status, finding.code) == (Status.WARNING, patients.NeverReset.code)
     assert finding.evidence["updates"] >= 2
+
+
+def test_lists_that_are_never_emptied(fit):
+    (finding,) = found(fit, Forgets(), max_epochs=3)
+    assert (finding.status, finding.code) == (Status.WARNING, "EvaluationCheck/never_reset")
+    assert finding.subject == "outputs"
+    assert finding.evidence == {"entries": 16}
 
 
 def test_the_worst_that_counts_as_the_best(fit):
