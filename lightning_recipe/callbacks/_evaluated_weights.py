@@ -1,7 +1,8 @@
-"""Whether validation runs with weights that training has moved, or with a copy from the beginning."""
+"""Whether validation runs with weights that training has moved, or with a copy that stayed at the beginning."""
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -9,16 +10,24 @@ from torch.nn.parameter import is_lazy
 
 from lightning_recipe.finding import Outcome, Status, listed
 from lightning_recipe.record.reductions import norm_of
+from lightning_recipe.record.tensors import same
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from lightning_recipe.record.step import Step
     from lightning_recipe.run import Run
 
+SAMPLE = 1024
+"""Numbers of each parameter that are kept, evenly spaced."""
+BEHIND = 0.1
+"""Share of the way of the weights that are trained, below which a copy is not where they are."""
+STEPS = 50
+"""Of training, before which no average has come far."""
+
 
 class Weights:
-    """Knows by their norms which parameters are as they were when training began.
+    """Knows by their norms which parameters are as they were when training began, and by a sample how far they came.
 
     Args:
         module: The LightningModule, before the first step.
@@ -26,7 +35,7 @@ class Weights:
     """
 
     def __init__(self, module: nn.Module) -> None:
-        self._begin = norms(module)
+        self._begin, self._sample = norms(module), sampled(module)
         self._same: dict[str, bool] = {}
 
     def validated(self, run: Run, step: Step) -> None:
@@ -61,6 +70,57 @@ class Weights:
             "update the average or the copy after each step, in on_train_batch_end, or validate what is trained",
             {"steps": run.step},
         )
+
+
+    def behind(self, run: Run) -> Outcome | None:
+        """`advice` if all that validation called are copies of trained networks, which have hardly followed them."""
+        optimised = {id(p) for one in run.trainer.optimizers for group in one.param_groups for p in group["params"]}
+        trained = [name for name, p in run.module.named_parameters() if id(p) in optimised and name in self._sample]
+        now, shares = sampled(run.module), []
+        for network in self._same:
+            own = [name for name in now if name.startswith(f"{network}." if network else "")]
+            twins = self._twins(own, trained)
+            theirs = _apart(self._sample, now, twins)
+            if not own or not theirs or run.step < STEPS:
+                return None
+            shares.append(_apart(self._sample, now, own) / theirs)
+        if not shares or max(shares) > BEHIND:
+            return None
+        return Outcome(
+            Status.ADVICE,
+            "weights_far_behind",
+            f"validation runs with an average of the weights, {listed(list(self._same))}, that has come {max(shares):.1%} "
+            f"of the way of those that are trained, in {run.step} steps: it is still near their initialisation",
+            "let it follow faster, or begin with a low decay that rises with the step, such as (1 + step) / (10 + step)",
+            {"share": max(shares), "steps": run.step},
+        )
+
+    def _twins(self, own: list[str], trained: list[str]) -> list[str]:
+        """Other parameters that are trained, and began as these, in their order; empty if some have none."""
+        theirs = iter([name for name in trained if name not in set(own)])
+        found = [next((n for n in theirs if self._began_alike(name, n)), "") for name in own if name in self._sample]
+        return found if all(found) else []
+
+    def _began_alike(self, one: str, other: str) -> bool:
+        return self._begin.get(one) == self._begin.get(other) and same(self._sample[one], self._sample[other])
+
+
+def sampled(module: nn.Module) -> dict[str, Tensor]:
+    """Some numbers of each parameter, by name, where they are.
+
+    Example:
+        >>> from torch import nn
+        >>> sampled(nn.LayerNorm(2))["weight"]
+        tensor([1., 1.])
+
+    """
+    dense = {n: p for n, p in module.named_parameters() if not is_lazy(p) and p.is_floating_point() and p.numel()}
+    return {n: p.detach().flatten()[:: -(-p.numel() // SAMPLE)].float().clone() for n, p in dense.items()}
+
+
+def _apart(before: dict[str, Tensor], now: dict[str, Tensor], names: list[str]) -> float:
+    """How far parameters have come, by their samples."""
+    return math.sqrt(sum(float((now[name] - before[name]).square().sum()) for name in names if name in before))
 
 
 def norms(module: nn.Module) -> dict[str, float]:

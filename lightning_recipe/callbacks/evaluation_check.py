@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from lightning.fabric.utilities.data import sized_len
 
@@ -46,7 +46,7 @@ class EvaluationCheck(Check):
     - validation runs with weights that have not changed since training began, as of an average that is never updated;
     - ``overfit_batches`` is on while a callback chooses by what is monitored.
 
-    `advice` if a root, a perplexity or a macro accuracy is averaged and little is lost; if ``overfit_batches`` is on;
+    `advice` if validation runs with an average that is still near the initialisation; if a root, a perplexity or a macro accuracy is averaged and little is lost; if ``overfit_batches`` is on;
     if validation is cut short; if the training loss is monitored though validation logs one; if an accuracy that is
     monitored has improved by less than its standard error.
 
@@ -83,6 +83,10 @@ class EvaluationCheck(Check):
     sentence = 3
     why = "every decision about a model rests on the numbers of its evaluation"
     needs = Need.INPUTS | Need.WIRING | Need.LOSSES
+    explains: ClassVar = {
+        "weights_of_the_beginning": ("Baselines/*",),
+        "weights_far_behind": ("Baselines/worse_than_simple_model", "Baselines/no_better_than_constant"),
+    }
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Begin anew with each fit."""
@@ -173,7 +177,8 @@ class EvaluationCheck(Check):
                 logged = {*run.trainer.callback_metrics, *run.trainer.logged_metrics}
                 if outcome := settings.at_the_end(one, logged):
                     found.append(self.found(outcome, one.who))
-            if outcome := self._weights.verdict(run):
+            behind = None if run.limited else self._weights.behind(run)
+            if outcome := self._weights.verdict(run) or behind:
                 found.append(self.found(outcome))
             self._note_values(run)
             examples = sized_len(getattr(next(iter(run.val_loaders), None), "dataset", None))

@@ -617,6 +617,29 @@ def test_weights_of_the_beginning(fit, module):
     assert codes(found(fit, program)) == ["weights_of_the_beginning"]
 
 
+class Slow(Averaged):
+    """An average of a given decay."""
+
+    decay = 0.9999
+
+    def on_train_batch_end(self, *_):
+        for own, p in zip(self.average.parameters(), self.net.parameters(), strict=True):
+            own.data.lerp_(p.detach(), 1 - self.decay)
+
+
+@pytest.mark.parametrize(
+    ("decay", "settings", "told"),
+    [(0.98, {}, False), (0.9999, {"limit_train_batches": 60}, False), (0.9999, {}, True)],
+)
+def test_an_average_that_stays_behind_is_advice(fit, decay, settings, told):
+    program = Slow()
+    program.decay = decay
+    settings = {"limit_train_batches": 1.0, "max_epochs": 8, **settings}
+    findings = [f for f in found(fit, program, **settings) if f.code.endswith("weights_far_behind")]
+    assert [f.status for f in findings] == [Status.ADVICE] * told
+    assert not told or findings[0].evidence["share"] < 0.01
+
+
 def test_weights_that_stay_as_they_are_everywhere(fit):
     class Resting(Healthy):
         def configure_optimizers(self):
