@@ -13,9 +13,10 @@ from lightning_recipe.record.reductions import norm_of
 from lightning_recipe.record.tensors import same
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from torch import Tensor, nn
 
-    from lightning_recipe.record.step import Step
     from lightning_recipe.run import Run
 
 SAMPLE = 1024
@@ -37,14 +38,28 @@ class Weights:
     def __init__(self, module: nn.Module) -> None:
         self._begin, self._sample = norms(module), sampled(module)
         self._same: dict[str, bool] = {}
+        self._modules: dict[str, set[str]] = {}
 
-    def validated(self, run: Run, step: Step) -> None:
-        """See which of the networks that validation calls, ``""`` for the LightningModule, are as in the beginning."""
+    def validated(self, run: Run, modules: Iterable[str]) -> None:
+        """See which of the networks that validation calls are as in the beginning.
+
+        Args:
+            run: The run, while it validates.
+            modules: Those whose weights it uses, ``""`` for all of the LightningModule.
+
+        """
+        for module in modules:
+            self._modules.setdefault(module.partition(".")[0], set()).add(module)
         now = norms(run.module)
-        for name in {call.name for call in step.net_calls}:
-            within = {key: value for key, value in now.items() if key.startswith(f"{name}." if name else "")}
-            same = bool(within) and all(self._begin.get(key) == value for key, value in within.items())
-            self._same[name] = same and self._same.get(name, True)
+        for network in self._modules:
+            own = self._own(network, now)
+            same = bool(own) and all(self._begin.get(name) == now[name] for name in own)
+            self._same[network] = same and self._same.get(network, True)
+
+    def _own(self, network: str, parameters: Iterable[str]) -> list[str]:
+        """The parameters of a network that validation uses."""
+        begins = tuple(f"{module}." if module else "" for module in self._modules[network])
+        return [name for name in parameters if name.startswith(begins)]
 
     def verdict(self, run: Run) -> Outcome | None:
         """A `warning` if all that validation called stayed the same, while what is trained in its place moved.
@@ -53,13 +68,14 @@ class Weights:
         """
         shapes = {name: tuple(p.shape) for name, p in run.module.named_parameters()}
         moved = {name for name, value in norms(run.module).items() if value != self._begin.get(name)}
+        networks = [name for name in self._same if self._own(name, shapes)]
         copies = [
             name
-            for name in self._same
-            if (own := [key for key in shapes if key.startswith(f"{name}." if name else "")])
+            for name in networks
+            if (own := self._own(name, shapes))
             and (moved & set(own) or _has_twin([shapes[key] for key in own], shapes, moved))
         ]
-        if not moved or not self._same or not all(self._same.values()) or len(copies) < len(self._same):
+        if not moved or not copies or not all(self._same[name] for name in networks) or len(copies) < len(networks):
             return None
         where = listed([name or "the LightningModule" for name in copies])
         return Outcome(
@@ -71,17 +87,17 @@ class Weights:
             {"steps": run.step},
         )
 
-
     def behind(self, run: Run) -> Outcome | None:
         """`advice` if all that validation called are copies of trained networks, which have hardly followed them."""
         optimised = {id(p) for one in run.trainer.optimizers for group in one.param_groups for p in group["params"]}
         trained = [name for name, p in run.module.named_parameters() if id(p) in optimised and name in self._sample]
         now, shares = sampled(run.module), []
-        for network in self._same:
-            own = [name for name in now if name.startswith(f"{network}." if network else "")]
+        networks = [name for name in self._same if self._own(name, now)]
+        for network in networks:
+            own = self._own(network, now)
             twins = self._twins(own, trained)
             theirs = _apart(self._sample, now, twins)
-            if not own or not theirs or run.step < STEPS:
+            if not theirs or run.step < STEPS:
                 return None
             shares.append(_apart(self._sample, now, own) / theirs)
         if not shares or max(shares) > BEHIND:
@@ -89,7 +105,7 @@ class Weights:
         return Outcome(
             Status.ADVICE,
             "weights_far_behind",
-            f"validation runs with an average of the weights, {listed(list(self._same))}, that has come {max(shares):.1%} "
+            f"validation runs with an average of the weights, {listed(networks)}, that has come {max(shares):.1%} "
             f"of the way of those that are trained, in {run.step} steps: it is still near their initialisation",
             "let it follow faster, or begin with a low decay that rises with the step, such as (1 + step) / (10 + step)",
             {"share": max(shares), "steps": run.step},

@@ -92,6 +92,7 @@ class EvaluationCheck(Check):
         """Begin anew with each fit."""
         super().setup(trainer, pl_module, stage)
         self.needs, self._logits = type(self).needs, set[str]()
+        self._used: set[str] = set()  # modules in validation
         self._seen: Seen | None = None
         self._reason = "no validation while the model was trained"
         self._open = True  # whether the logged numbers are still to be judged
@@ -121,9 +122,9 @@ class EvaluationCheck(Check):
             return
         first, lists = self._seen is None, kept.lists(run.module)
         self._lists = (lists if self._lists is None else self._lists[0], lists)
-        self._weights.validated(run, step)
         if self._open:
             yield from self._look_at_numbers(run, step)
+        self._weights.validated(run, self._used or {call.name for call in step.net_calls})
         self._note_values(run)
         if self._seen is not None:
             counts = kept.updates(run.module)
@@ -149,6 +150,7 @@ class EvaluationCheck(Check):
         except CannotRehearseError as error:
             self._open, self._reason = False, str(error)
             return
+        self._used = {event.name for event in seen.step.events if event.kind == "module"}
         if outcome := thresholds.on_logits(seen.step, run.module, self._logits):
             yield self.found(outcome)
         outcomes = [(averaged.judge(one, parts.get(one.name)), one.name) for one in suspects]
