@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.utils.data import BatchSampler, ConcatDataset, IterableDataset, RandomSampler, SequentialSampler, Subset
 
 from lightning_recipe.losses.table import TABLE, Family
@@ -106,8 +107,8 @@ def _standardised(tensor: Tensor, most: int) -> Tensor:
     """The first columns that vary, of norm 1 around their means."""
     columns = tensor.reshape(len(tensor), -1)
     columns = columns[:, (columns != columns[:1]).any(0)][:, :most].float()
-    columns = columns - columns.mean(0)
-    return columns / columns.norm(dim=0)
+    columns -= columns.mean(0)
+    return F.normalize(columns, dim=0)
 
 
 def drawn(run: Run) -> tuple[bool, bool, bool]:

@@ -107,7 +107,7 @@ class Weights:
             "weights_far_behind",
             f"validation runs with an average of the weights, {listed(networks)}, that has come {max(shares):.1%} "
             f"of the way of those that are trained, in {run.step} steps: it is still near their initialisation",
-            "let it follow faster, or begin with a low decay that rises with the step, such as (1 + step) / (10 + step)",
+            "let it follow faster, or let the decay rise with the step, such as min(decay, (1 + step) / (10 + step))",
             {"share": max(shares), "steps": run.step},
         )
 

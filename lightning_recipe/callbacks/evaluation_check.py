@@ -46,9 +46,10 @@ class EvaluationCheck(Check):
     - validation runs with weights that have not changed since training began, as of an average that is never updated;
     - ``overfit_batches`` is on while a callback chooses by what is monitored.
 
-    `advice` if validation runs with an average that is still near the initialisation; if a root, a perplexity or a macro accuracy is averaged and little is lost; if ``overfit_batches`` is on;
+    `advice` if a root, a perplexity or a macro accuracy is averaged and little is lost; if ``overfit_batches`` is on;
     if validation is cut short; if the training loss is monitored though validation logs one; if an accuracy that is
-    monitored has improved by less than its standard error.
+    monitored has improved by less than its standard error; if validation runs with an average of the weights that is
+    still near the initialisation.
 
     Args:
         strict: Stop the run when something failed.

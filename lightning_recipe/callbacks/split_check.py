@@ -133,9 +133,10 @@ class SplitCheck(Check):
         if self._known is None:
             self._known, self.needs = groups.Known.of(run.module, step), Need(0)
             yield from self._of_ids(run)
-        elif self._compared and run.trainer.current_epoch > self._first and self._ids.is_complete:
-            if self._settled or self._val.count:
-                yield from self._of_batches(run)
+            return
+        over = self._compared and run.trainer.current_epoch > self._first and self._ids.is_complete
+        if over and (self._settled or self._val.count):
+            yield from self._of_batches(run)
 
     def end(self, run: Run) -> Iterator[Finding]:
         """There is no silence."""
@@ -146,8 +147,10 @@ class SplitCheck(Check):
 
     def _of_batches(self, run: Run) -> Iterator[Finding]:
         self.done = True
-        ids = {} if run.limited or self._known is None else self._ids.shared()
-        told = [self.found(o, name) for name in ids if (o := groups.verdict(ids[name], name, self._known))]
+        known, told = self._known, []
+        if known is not None and not run.limited:
+            ids = self._ids.shared()
+            told = [self.found(o, name) for name in ids if (o := groups.verdict(ids[name], name, known))]
         if self._settled:
             yield from told or ([self._clean] if self._clean else [])
             return
