@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode, _pop_mode, _push_mode
-from torch.overrides import _get_current_function_mode as _innermost  # there is no public reader
+from torch._C import _get_function_stack_at as _mode_at  # the modes that are entered have no public reader
+from torch._C import _len_torch_function_stack as _modes
+from torch._C import _pop_torch_function_stack as _pop_mode
+from torch._C import _push_on_torch_function_stack as _push_mode
+from torch.overrides import TorchFunctionMode
 
 from lightning_recipe.losses.table import LOSSES
 from lightning_recipe.record.compiled import is_traced
@@ -60,7 +63,7 @@ class Functions(TorchFunctionMode):
 
         @functools.wraps(original)
         def backward(tensors: Any, *args: Any, **kwargs: Any) -> Any:
-            if self.in_backward or _innermost() is not self:
+            if self.in_backward or not self._is_innermost():
                 return original(tensors, *args, **kwargs)
             return self._backward(original, (tensors, *args), kwargs)
 
@@ -82,7 +85,7 @@ class Functions(TorchFunctionMode):
     def pause(self) -> None:
         """See nothing until :meth:`resume` was called as often as this."""
         self._pauses += 1
-        if self._pauses == 1 and _innermost() is self:
+        if self._pauses == 1 and self._is_innermost():
             _pop_mode()
             self._left = True
 
@@ -92,6 +95,10 @@ class Functions(TorchFunctionMode):
         if not self._pauses and self._left:
             _push_mode(self)
             self._left = False
+
+    def _is_innermost(self) -> bool:
+        modes = _modes()
+        return modes > 0 and _mode_at(modes - 1) is self
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None

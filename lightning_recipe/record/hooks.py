@@ -5,10 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import weakref
-from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, NamedTuple
-
-from torch.utils.hooks import RemovableHandle
 
 from lightning_recipe.record.compiled import is_compiled_network
 from lightning_recipe.record.modules import FAST, Observable
@@ -70,7 +67,7 @@ class Hooks:
         self.closed: set[int] = set()
         self.over = False
         self.failed = failed
-        self._key = RemovableHandle(OrderedDict()).id  # of our hooks, among those of a module
+        self._kinds: dict[type, tuple[bool, bool]] = {}  # whether in eval mode they see no hooks, whether torch's own
         self._in_place: list[_StandIn] = []
         self._undo: list[Callable[[], None]] = []
 
@@ -83,15 +80,19 @@ class Hooks:
             inner: Watches of the call without: what a hook does with the output is no part of it.
 
         """
-        module, fast = seen.module, isinstance(seen.module, FAST)
+        name, module, leaf, _ = seen
         own, key = module.__dict__, id(module)
-        self.names[key] = seen.name
-        if ("_compiled_call_impl" in own or "_orig_mod" in own["_modules"]) and is_compiled_network(module):
+        if (kind := type(module)) not in self._kinds:
+            self._kinds[kind] = issubclass(kind, FAST), kind.__module__.startswith("torch.nn.modules.")
+        fast, of_torch = self._kinds[kind]
+        self.names[key] = name
+        compiled = own.get("_compiled_call_impl")
+        if (compiled is not None or "_orig_mod" in own["_modules"]) and is_compiled_network(module):
             self.networks.add(key)
             self.closed.add(key)
-        elif fast or (seen.leaf and type(module).__module__.startswith("torch.nn.modules.")):
+        elif fast or (leaf and of_torch):
             self.closed.add(key)
-        if fast and "forward" not in own and "_compiled_call_impl" not in own:
+        if fast and compiled is None and "forward" not in own:
             own["forward"] = _Forward(self, [*outer, *inner], module)
             self._undo.append(lambda: own.pop("forward", None))
             return
@@ -100,17 +101,11 @@ class Hooks:
                 self._hook(module, watch)
             inner = []
         if outer or inner:
-            self._stand_in(module, [*outer, *inner] if outer else inner)  # most have the same, and need no list each
-
-    def _stand_in(self, module: nn.Module, watches: list[Watch]) -> None:
-        """Stand where torch looks first for what to call: calling hooks takes as long as a small layer's forward.
-
-        Compiled in place, a module has its compiled code there, into which hooks would be traced.
-        """
-        compiled = module.__dict__.get("_compiled_call_impl")
-        stand_in = _StandIn(self.failed, watches, module, compiled)
-        module.__dict__["_compiled_call_impl"] = stand_in
-        self._in_place.append(stand_in)
+            # where torch looks first for what to call: calling hooks takes as long as a small layer's forward; compiled
+            # in place, a module has its compiled code there, into which hooks would be traced
+            watches = [*outer, *inner] if outer else inner  # most have the same, and need no list each
+            own["_compiled_call_impl"] = stand_in = _StandIn(self.failed, watches, module, compiled)
+            self._in_place.append(stand_in)
 
     def _hook(self, module: nn.Module, watch: Watch) -> None:
         hooks = [

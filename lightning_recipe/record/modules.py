@@ -42,23 +42,17 @@ def is_leaf(module: nn.Module) -> bool:
     )
 
 
-def inside(root: nn.Module) -> list[nn.Module]:
-    """The modules of ``root.modules()``, in any order: its generators within generators take ten times as long.
+def within_unseen(module: nn.Module, root: nn.Module) -> bool:
+    """Whether `module` lies within a metric, a loss or a scripted module of `root`, whose calls are not watched.
 
     Example:
-        >>> [type(module).__name__ for module in inside(nn.Sequential(nn.ReLU()))]
-        ['Sequential', 'ReLU']
+        >>> loss = nn.MSELoss()
+        >>> loss.net = nn.Linear(1, 1)
+        >>> within_unseen(loss.net, nn.Sequential(loss)), within_unseen(loss.net, loss.net)
+        (True, False)
 
     """
-    found = {id(root): root}
-    waiting = [root]
-    for module in waiting:  # it grows
-        for child in module._modules.values():  # noqa: SLF001
-            if child is not None and id(child) not in found:
-                found[id(child)] = child
-                if child._modules:  # noqa: SLF001
-                    waiting.append(child)
-    return list(found.values())
+    return any(module in set(unseen.modules()) for unseen in root.modules() if isinstance(unseen, _UNSEEN))
 
 
 class Observable(NamedTuple):

@@ -70,7 +70,7 @@ class Observers:
         self._functions = Functions(self._errors.append)
         self._hooks = Hooks(self._errors.append)
         from_net = FromNet()
-        self._wiring = Wiring(pl_module, clips=Need.GRAPH in needs) if Need.WIRING in needs else None
+        self._wiring = Wiring(pl_module, self._hooks.names, clips=Need.GRAPH in needs) if Need.WIRING in needs else None
         self._reductions = Reductions() if needs & _NUMBERS else None
         self._losses = LossCalls(from_net) if Need.LOSSES in needs else None
         self._calls = self._leaves = None

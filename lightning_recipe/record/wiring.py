@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from types import EllipsisType, MethodWrapperType, NoneType
 from typing import TYPE_CHECKING, Any
 from weakref import ref
@@ -17,21 +16,17 @@ from lightning_recipe.record.bounds import NAMES, Bounds
 from lightning_recipe.record.caller import line, method_of, running
 from lightning_recipe.record.clips import clips
 from lightning_recipe.record.events import Event, Kind
-from lightning_recipe.record.modules import inside
+from lightning_recipe.record.modules import within_unseen
 from lightning_recipe.record.tensors import tensors
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Container, Iterable
 
     from lightning_recipe.record.clips import Clip
 
-Seen = tuple[ref[Tensor], int]
-"""A tensor and its version, -1 if it was made in inference mode, where none are counted."""
 Given = list[tuple[Tensor, int]]
-"""What goes into a call, with its versions."""
+"""What goes into a call, with its versions: -1 if it was made in inference mode, where none are counted."""
 Spread = tuple[tuple[int, ...], ...]
-Raw = tuple[Kind, str, list[Seen], list[Seen], nn.Module | None, str, tuple[str, ...], bool, Spread]
-"""An event before tensors are numbered, which takes less time when all are numbered at once."""
 
 _PLAIN = {int, float, bool, str, NoneType, EllipsisType, slice, torch.dtype, torch.device, torch.Size}
 _READERS = {
@@ -56,6 +51,7 @@ class Wiring:
 
     Args:
         root: The LightningModule, for the names of its parameters.
+        watched: Modules whose calls are seen, by id.
         clips: Whether clamps are looked for in the graph.
 
     Attributes:
@@ -75,24 +71,28 @@ class Wiring:
 
     """
 
-    def __init__(self, root: nn.Module, *, clips: bool = False) -> None:
+    def __init__(self, root: nn.Module, watched: Container[int] = (), *, clips: bool = False) -> None:
         self.clips: list[Clip] = []
         self.unlisted: list[tuple[nn.Module, str]] = []
         self.before_clipping: Callable[[], None] = lambda: None
         self._bounds = Bounds() if clips else None
         self._within: Given | None = None  # what went into the leaf that is being called
         self._root = root
-        self._listed = {id(module) for module in inside(root)}
+        self._watched = watched
         self._off = ""  # the line that switched gradients off
-        self._raw: list[Raw] = []
+        self._events: list[Event] = []
+        self._numbers: dict[
+            tuple[int, int], int
+        ] = {}  # by id of the tensor's reference, and its version
+        self._references: list[ref[Tensor]] = []  # as long as they are kept, no other has their id
         self._made: set[int] = set()  # references to what came out of modules, by id
         self._parameters: dict[int, str] | None = None
         self._gradients: dict[int, tuple[ref[Tensor], str]] = {}
 
     def events(self) -> list[Event]:
         """What happened since this was last called, as events."""
-        raw, self._raw = self._raw, []
-        return numbered(raw)
+        events, self._events = self._events, []
+        return events
 
     # -- modules
 
@@ -118,17 +118,30 @@ class Wiring:
         training: bool = False,
         spread: Spread = (),
     ) -> None:
-        """Take note of an event, of what came out and what was written into."""
-        inputs, outputs = [], []
-        for tensor, version in _given((output,)):
-            outputs.append((seen := ref(tensor), version))
-            self._made.add(id(seen))
+        """Take note of an event, of what came out and what was written into.
+
+        A tensor gets another number once something was written into it. Those made in inference mode do not tell
+        whether; they get another one from each event that puts them out.
+        """
+        numbers, went_in, came_out, puts_out = self._numbers, [], [], _given((output,))
         for tensor, version in given:
-            inputs.append((seen := ref(tensor), version))
+            key = (id(seen := ref(tensor)), version)
+            went_in.append(numbers.get(key) or self._new(key, seen))
             if version >= 0 and tensor._version != version:  # noqa: SLF001
-                outputs.append((seen, tensor._version))  # noqa: SLF001
-                self._made.add(id(seen))
-        self._raw.append((kind, name, inputs, outputs, module, where, (), training, spread))
+                puts_out.append((tensor, tensor._version))  # noqa: SLF001
+        for tensor, version in puts_out:
+            key = (id(seen := ref(tensor)), version)
+            number = (version >= 0 and numbers.get(key)) or self._new(key, seen)
+            if number not in came_out:
+                came_out.append(number)
+            self._made.add(key[0])
+        event = (kind, name, tuple(went_in), tuple(came_out), module, where, (), training, spread)
+        self._events.append(Event._make(event))  # takes half as long as naming its fields
+
+    def _new(self, key: tuple[int, int], seen: ref[Tensor]) -> int:
+        self._references.append(seen)
+        self._numbers[key] = number = len(self._references)
+        return number
 
     # -- functions
 
@@ -205,7 +218,7 @@ class Wiring:
 
     def note(self, kind: Kind, name: str, parameters: Iterable[str]) -> None:
         """Something happened that no function tells of, as to these parameters."""
-        self._raw.append((kind, name, [], [], None, "", tuple(parameters), False, ()))
+        self._events.append(Event(kind, name, parameters=tuple(parameters)))
 
     def _named(self, parameter: Tensor) -> str | None:
         if self._parameters is None:
@@ -213,19 +226,19 @@ class Wiring:
         return self._parameters.get(id(parameter))
 
     def _outside(self, layer: nn.Module) -> None:
-        """A layer that no hook has told of is none of the LightningModule's."""
-        known = id(layer) in self._listed or any(module is layer for module, _ in self.unlisted)
-        if not known and next(layer.parameters(), None) is not None:
+        """A layer that nobody watches is none of the LightningModule's, unless it lies within a metric or a loss."""
+        known = id(layer) in self._watched or any(module is layer for module, _ in self.unlisted)
+        if not known and next(layer.parameters(), None) is not None and not within_unseen(layer, self._root):
             self.unlisted.append((layer, line()))
 
     def _clipped(self, parameter: Tensor | None) -> None:
         """The gradient of a parameter is read by a function that clips, which may be given none."""
         clipped = [owner] if parameter is not None and (owner := self._named(parameter)) is not None else []
-        if self._raw and self._raw[-1][0] == "clip":
-            clipped = [*self._raw.pop()[-3], *clipped]
+        if self._events and self._events[-1].kind == "clip":
+            clipped = [*self._events.pop().parameters, *clipped]
         else:
             self.before_clipping()
-        self._raw.append(("clip", "clip", [], [], None, line(), tuple(dict.fromkeys(clipped)), False, ()))
+        self._events.append(Event("clip", "clip", where=line(), parameters=tuple(dict.fromkeys(clipped))))
 
     def _cleared(self, function: Callable[..., Any], name: str, args: tuple[Any, ...]) -> None:
         """Gradients set to None, or to zero: by ``zero_`` of a tensor that was read as a gradient, or many at once."""
@@ -240,45 +253,10 @@ class Wiring:
             cleared = [entry[1] for tensor, entry in known if entry is not None and entry[0]() is tensor]
         else:
             return
-        if cleared and self._raw and self._raw[-1][0] == "zero_grad":
-            cleared = [*self._raw.pop()[-3], *cleared]
+        if cleared and self._events and self._events[-1].kind == "zero_grad":
+            cleared = [*self._events.pop().parameters, *cleared]
         if cleared:
             self.note("zero_grad", "zero_grad", cleared)
-
-
-def numbered(raw: list[Raw]) -> list[Event]:
-    """Events, with a number for each tensor: another one once something was written into it.
-
-    Tensors made in inference mode do not tell whether; they get another number from each event that puts them out.
-
-    Args:
-        raw: The events. References to one tensor are the same object as long as they are kept, as they are here.
-
-    Example:
-        >>> x = torch.ones(1)
-        >>> raw = ("function", "relu_", [(ref(x), 0)], [(ref(x), 1)], None, "", (), False, ())
-        >>> numbered([raw])[0][:4]
-        ('function', 'relu_', (1,), (2,))
-
-    """
-    known: dict[tuple[int, int], int] = {}
-    serial = itertools.count(1)
-    events = []
-    for kind, name, inputs, outputs, module, where, parameters, training, spread in raw:
-        went_in, came_out = [], []
-        for reference, version in inputs:
-            key = (id(reference), version)
-            if key not in known:
-                known[key] = next(serial)
-            went_in.append(known[key])
-        for reference, version in outputs:
-            key = (id(reference), version)
-            if key not in known or version < 0:
-                known[key] = next(serial)
-            if known[key] not in came_out:
-                came_out.append(known[key])
-        events.append(Event(kind, name, tuple(went_in), tuple(came_out), module, where, parameters, training, spread))
-    return events
 
 
 def _found(arguments: Iterable[Any]) -> list[Tensor]:
