@@ -100,11 +100,10 @@ class Hooks:
             for watch in inner:
                 self._hook(module, watch)
             inner = []
-        if outer or inner:
+        for watch in inner + outer:
             # where torch looks first for what to call: calling hooks takes as long as a small layer's forward; compiled
             # in place, a module has its compiled code there, into which hooks would be traced
-            watches = [*outer, *inner] if outer else inner  # most have the same, and need no list each
-            own["_compiled_call_impl"] = stand_in = _StandIn(self.failed, watches, module, compiled)
+            own["_compiled_call_impl"] = stand_in = _StandIn(self.failed, watch, module, own.get("_compiled_call_impl"))
             self._in_place.append(stand_in)
 
     def _hook(self, module: nn.Module, watch: Watch) -> None:
@@ -117,7 +116,7 @@ class Hooks:
     def remove(self) -> None:
         """Take everything away."""
         self.over = True
-        for stand_in in self._in_place:
+        for stand_in in reversed(self._in_place):
             stand_in.leave()
         for undo in reversed(self._undo):
             undo()
@@ -128,17 +127,18 @@ class Hooks:
 class _StandIn:
     """Stands in for the call of a module; copies get None, as they have of torch itself."""
 
-    __slots__ = ("_call", "_compiled", "_failed", "_module", "_watches")
+    __slots__ = ("_after", "_before", "_call", "_compiled", "_failed", "_module")
 
     def __init__(
         self,
         failed: Callable[[Exception], None],
-        watches: list[Watch],
+        watch: Watch,
         module: nn.Module,
         compiled: Callable[..., Any] | None = None,
         call: Callable[..., Any] | None = None,
     ) -> None:
-        self._failed, self._watches, self._module, self._compiled = failed, watches, module, compiled
+        self._before, self._after = watch
+        self._failed, self._module, self._compiled = failed, module, compiled
         self._call = call or compiled or module._call_impl  # noqa: SLF001
 
     def leave(self) -> None:
@@ -152,16 +152,14 @@ class _StandIn:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         output = None
         try:
-            for before, _ in self._watches:
-                before(self._module, args, kwargs)
+            self._before(self._module, args, kwargs)
         except Exception as error:  # noqa: BLE001 - the user's step must go on
             self._failed(error)
         try:
             output = self._call(*args, **kwargs)
         finally:
             try:
-                for _, after in reversed(self._watches):
-                    after(self._module, args, output)
+                self._after(self._module, args, output)
             except Exception as error:  # noqa: BLE001
                 self._failed(error)
         return output
@@ -202,7 +200,10 @@ class _Forward:
         hooks, forward = self._hooks(), functools.partial(type(self._module).forward, self._module)
         if hooks is None or hooks.over:
             return forward(*args, **kwargs)
-        return _StandIn(hooks.failed, self._watches, self._module, call=forward)(*args, **kwargs)
+        call: Callable[..., Any] = forward
+        for watch in reversed(self._watches):
+            call = _StandIn(hooks.failed, watch, self._module, call=call)
+        return call(*args, **kwargs)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         hooks, module = self._hooks(), copy.deepcopy(self._module, memo)
