@@ -51,7 +51,7 @@ class Hooks:
         >>> from torch import nn
         >>> hooks, net = Hooks(print), nn.Identity()
         >>> watch = Watch(lambda *_: print("called"), lambda *_: None)
-        >>> hooks.lay(Observable("net", net, leaf=True, inside_fast=False), [], [watch])
+        >>> hooks.lay(Observable("net", net, leaf=True, inside_fast=False), None, watch)
         >>> net(1)
         called
         1
@@ -71,16 +71,17 @@ class Hooks:
         self._in_place: list[_StandIn] = []
         self._undo: list[Callable[[], None]] = []
 
-    def lay(self, seen: Observable, outer: list[Watch], inner: list[Watch]) -> None:
+    def lay(self, seen: Observable, outer: Watch | None, inner: Watch | None) -> None:
         """Watch the calls of a module.
 
         Args:
             seen: The module.
-            outer: Watches of the call with the user's hooks on it.
-            inner: Watches of the call without: what a hook does with the output is no part of it.
+            outer: Watches its calls with the user's hooks on it.
+            inner: Watches, of leaves and of what must see no hooks, the call without: what a hook does with the output
+                is no part of it.
 
         """
-        name, module, leaf, _ = seen
+        name, module, leaf, inside_fast = seen
         own, key = module.__dict__, id(module)
         if (kind := type(module)) not in self._kinds:
             self._kinds[kind] = issubclass(kind, FAST), kind.__module__.startswith("torch.nn.modules.")
@@ -92,19 +93,29 @@ class Hooks:
             self.closed.add(key)
         elif fast or (leaf and of_torch):
             self.closed.add(key)
+        if inside_fast:
+            outer = None
+        if not leaf and not fast:
+            inner = None
         if fast and compiled is None and "forward" not in own:
-            own["forward"] = _Forward(self, [*outer, *inner], module)
+            own["forward"] = _Forward(self, [watch for watch in (inner, outer) if watch is not None], module)
             self._undo.append(lambda: own.pop("forward", None))
             return
-        if inner and (own["_forward_hooks"] or own["_forward_pre_hooks"]):
-            for watch in inner:
-                self._hook(module, watch)
-            inner = []
-        for watch in inner + outer:
-            # where torch looks first for what to call: calling hooks takes as long as a small layer's forward; compiled
-            # in place, a module has its compiled code there, into which hooks would be traced
-            own["_compiled_call_impl"] = stand_in = _StandIn(self.failed, watch, module, own.get("_compiled_call_impl"))
-            self._in_place.append(stand_in)
+        if inner is not None and (own["_forward_hooks"] or own["_forward_pre_hooks"]):
+            self._hook(module, inner)
+        elif inner is not None:
+            self._stand_in(inner, module)
+        if outer is not None:
+            self._stand_in(outer, module)
+
+    def _stand_in(self, watch: Watch, module: nn.Module) -> None:
+        """Stand where torch looks first for what to call: calling hooks takes as long as a small layer's forward.
+
+        Compiled in place, a module has its compiled code there, into which hooks would be traced.
+        """
+        stand_in = _StandIn(self.failed, watch, module, module.__dict__.get("_compiled_call_impl"))
+        module.__dict__["_compiled_call_impl"] = stand_in
+        self._in_place.append(stand_in)
 
     def _hook(self, module: nn.Module, watch: Watch) -> None:
         hooks = [
@@ -201,7 +212,7 @@ class _Forward:
         if hooks is None or hooks.over:
             return forward(*args, **kwargs)
         call: Callable[..., Any] = forward
-        for watch in reversed(self._watches):
+        for watch in self._watches:  # the innermost first
             call = _StandIn(hooks.failed, watch, self._module, call=call)
         return call(*args, **kwargs)
 

@@ -56,14 +56,15 @@ class Leaves:
 
     def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Take note of what goes in."""
-        if self._functions.in_backward or is_traced() or (module.training and isinstance(module, _OPEN)):
+        functions, within = self._functions, self._within
+        if functions.in_backward or is_traced() or (module.training and isinstance(module, _OPEN)):
             return
-        self._within.append(module)
-        self._functions.pause()
-        if len(self._within) == 1 and self._wiring is not None:
+        within.append(module)
+        functions.pause()
+        if self._wiring is not None and len(within) == 1:
             self._wiring.enter((*args, *kwargs.values()) if kwargs else args)
         if id(module) not in self._hooks.closed:
-            self._functions.resume()
+            functions.resume()
 
     def after(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:  # noqa: ARG002
         """Take note of what came out."""

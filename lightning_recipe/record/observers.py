@@ -25,7 +25,7 @@ from lightning_recipe.record.graph import graph
 from lightning_recipe.record.hooks import Hooks, Watch
 from lightning_recipe.record.leaves import Leaves
 from lightning_recipe.record.loss_calls import LossCalls
-from lightning_recipe.record.modules import FAST, observable, parameters_of
+from lightning_recipe.record.modules import observable, parameters_of
 from lightning_recipe.record.provenance import FromNet
 from lightning_recipe.record.reductions import Reductions
 from lightning_recipe.record.step import Need, Step
@@ -108,13 +108,11 @@ class Observers:
         self._entered.close()
 
     def _lay(self) -> None:
-        outer = [Watch(self._calls.before, self._calls.after)] if self._calls is not None else []
-        inner = [Watch(self._leaves.before, self._leaves.after)] if self._leaves is not None else []
-        nobody: list[Watch] = []
-        for seen in observable(self._pl_module, inside_fast=bool(inner)):
+        outer = Watch(self._calls.before, self._calls.after) if self._calls is not None else None
+        inner = Watch(self._leaves.before, self._leaves.after) if self._leaves is not None else None
+        for seen in observable(self._pl_module, inside_fast=inner is not None):
             try:
-                leaf = seen.leaf or isinstance(seen.module, FAST)
-                self._hooks.lay(seen, nobody if seen.inside_fast else outer, inner if leaf else nobody)
+                self._hooks.lay(seen, outer, inner)
             except Exception as failure:  # noqa: BLE001 - the user's step must go on
                 self._errors.append(failure)
 

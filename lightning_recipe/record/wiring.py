@@ -81,9 +81,7 @@ class Wiring:
         self._watched = watched
         self._off = ""  # the line that switched gradients off
         self._events: list[Event] = []
-        self._numbers: dict[
-            tuple[int, int], int
-        ] = {}  # by id of the tensor's reference, and its version
+        self._numbers: dict[tuple[int, int], int] = {}  # by id of the tensor's reference, and its version
         self._references: list[ref[Tensor]] = []  # as long as they are kept, no other has their id
         self._made: set[int] = set()  # references to what came out of modules, by id
         self._parameters: dict[int, str] | None = None
