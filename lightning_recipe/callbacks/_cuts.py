@@ -146,16 +146,20 @@ def cut_off(step: Step, waiting: set[int]) -> tuple[list[Event], str]:
 def _before(step: Step, calls: list[Event], trained: set[int], cuts: set[str]) -> tuple[list[Event], str]:
     """Of some calls those that others with trained parameters build on, and the first function of `cuts` on the way.
 
-    They build on what goes into them, and, behind a cut, on what theirs is multiplied with.
+    They build on what goes into them, and, behind a cut, on what theirs is multiplied with; a parameter that is no
+    module's builds on what a function is given beside it, unless that has been compared with something before.
     """
     carried = _made_of(step, trained)
     after = _consumers(step)
     found, where = [], ""
     for call in calls:
-        seen, queue, cut = set(call.outputs), list(call.outputs), ""
+        seen, queue, cut, compared = set(call.outputs), list(call.outputs), "", False
         while queue:
             for event in after.get(queue.pop(), ()):
+                compared = compared or event.kind == "loss" or event.name in {"sub", "rsub"}
                 met = cut and event.name in PRODUCTS and any(n in carried and n not in seen for n in event.inputs)
+                if event.kind == "function" and not compared:
+                    met = met or any(step.gradients.get(name, 0) > 0 for name in event.parameters)
                 if met or (event.module is not None and trained & {id(p) for p in event.module.parameters()}):
                     found.append(call)
                     where = where or cut

@@ -88,11 +88,14 @@ def _of_node(node: Node) -> Outcome | None:
     if node.kind in WANT_LOGARITHMS and made_by is not None and made_by.is_raw:
         values = node.saved(WANT_LOGARITHMS[node.kind])
         if isinstance(values, Tensor) and values.numel() and float(values.max()) > ALONE:
-            return _logits(float(values.max()), "log-probabilities, which are never above 0", "log_softmax")
+            return logits(float(values.max()), "log-probabilities, which are never above 0", "log_softmax")
     elif node.kind == "Sub" and kind == "Xlogy" and _is_reversed(node):
         what = "the logarithm of fixed probabilities, its target what the network puts out"
         return replace(_interchanged(what), status=Status.ADVICE)  # the reverse divergence may be meant
-    elif node.kind in {"BinaryCrossEntropy", "Log"} and kind in CLAMPS and made_by is not None:
+    if node.kind == "Log":
+        made_by = _behind(node, {"Add"})  # an epsilon
+        kind = made_by.kind if made_by is not None else ""
+    if node.kind in {"BinaryCrossEntropy", "Log"} and kind in CLAMPS and made_by is not None:
         low, high = (made_by.saved(name) for name in CLAMPS[kind])
         behind, values = made_by.source(), made_by.saved("self")
         of_probabilities = low is not None and high is not None and float(low) >= 0 and 1 / 2 < float(high) <= 1
@@ -235,7 +238,7 @@ def _divergence(call: LossCall, prediction: Tensor, target: Tensor) -> Outcome |
             {"largest_target": float(target.max())},
         )
     if float(prediction.max()) > ALONE and not _are_logarithms(prediction):
-        return _logits(float(prediction.max()), "log-probabilities, which are never above 0", "log_softmax")
+        return logits(float(prediction.max()), "log-probabilities, which are never above 0", "log_softmax")
     return None
 
 
@@ -297,7 +300,8 @@ def _no_signs(name: str, share: float) -> Outcome:
     )
 
 
-def _logits(largest: float, wanted: str, function: str) -> Outcome:
+def logits(largest: float, wanted: str, function: str) -> Outcome:
+    """What a layer puts out is taken for something that has bounds."""
     return Outcome(
         Status.FAILED,
         "logits_as_probabilities",

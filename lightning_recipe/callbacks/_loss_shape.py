@@ -82,11 +82,10 @@ def classes_of_graph(graph: list[Node]) -> Iterator[tuple[Node, Outcome]]:
     """
     for node in graph:
         behind = node.source()
-        if node.kind in {"Gather", "NllLoss", "NllLoss2D"} and behind is not None and behind.kind == "LogSoftmax":
-            picked = node.dim if node.kind == "Gather" else 1
+        if (picked := node.picked) is not None and behind is not None and behind.kind == "LogSoftmax":
             direct = node.parents[0] == behind
-            if direct and len(behind.shape) > 1 and behind.dim != (picked or 0) % len(behind.shape):
-                yield node, _normalised(behind, f"picks classes along dimension {picked}")
+            if direct and len(behind.shape) > 1 and behind.dim != picked[1] % len(behind.shape):
+                yield node, _normalised(behind, f"picks classes along dimension {picked[1]}")
         elif node.kind == "Mul" and behind is None:
             behind = node.source(1)
         if node.kind == "Mul" and behind is not None and behind.kind == "LogSoftmax" and len(behind.shape) > 1:

@@ -52,7 +52,8 @@ def padding(weights_of: WeightsOf, graph: list[Node], step: Step) -> Iterator[tu
     dense = {name: tensor for name, tensor in step.inputs.items() if tensor.layout is torch.strided}
     entered = [tensor for name, tensor in dense.items() if not NAMES.search(name)]  # a forward may be given all
     for node in graph:
-        target = node.saved("index") if node.kind == "Gather" else node.saved("target")
+        picked = node.picked
+        target = picked[0] if picked is not None else node.saved("target")
         if not isinstance(target, Tensor) or rows < ROWS or not target.numel() or target.numel() % rows:
             continue
         found = _padded(target.reshape(rows, -1), entered)
@@ -133,24 +134,6 @@ def _constant_at(at_ends: Tensor, entered: Tensor) -> bool:
     return bool(values.numel() and (values == values[:1]).all() and (entered != values.flatten()[0]).any())
 
 
-def weights_by_hand(weights_of: WeightsOf, graph: list[Node]) -> Iterator[tuple[Node, Outcome]]:
-    """Weights that losses of examples are multiplied with, one for each class."""
-    for node in graph:
-        target, weight = node.saved("index" if node.kind == "Gather" else "target"), None
-        if isinstance(target, Tensor) and target.ndim and node.shape == tuple(target.shape):
-            weight = weights_of(node)
-        if not isinstance(target, Tensor) or weight is None:
-            continue
-        classes = target.unique()
-        each = [weight[target == c] for c in classes.tolist()] if len(classes) <= MOST else []
-        if len(each) > 1 and all(float(w.std(correction=0)) <= 1e-4 * float(w.abs().mean()) for w in each):
-            names = [float(c) for c in classes.tolist()]
-            counts = {c: len(w) for c, w in zip(names, each, strict=True)}
-            found = _growing({c: abs(float(w[0])) for c, w in zip(names, each, strict=True)}, counts)
-            if found is not None:
-                yield node, found
-
-
 def left_out(graph: list[Node], rows: int | None) -> Iterator[tuple[Node, Outcome]]:
     """Losses that leave out a class which occurs: of examples with one target each, and as `advice` of pixels.
 
@@ -176,26 +159,6 @@ def left_out(graph: list[Node], rows: int | None) -> Iterator[tuple[Node, Outcom
                     {"share": share, "ignored": ignored},
                 ),
             )
-
-
-def ids_by_hand(graph: list[Node], step: Step) -> Iterator[tuple[Node, Outcome]]:
-    """Class ids that are subtracted from what the network puts out, and the difference squared."""
-    outputs = [t.detach() for call in step.net_calls for _, t in tensors(call.output) if t.is_floating_point()]
-    ids = [t for _, t in tensors(step.batch) if not t.is_floating_point() and not t.is_complex()]
-    for node in graph:
-        squared = node.kind == "Pow" or (node.kind == "Mul" and len({*node.parents}) == 1)
-        error, difference = node.source(), node.saved("self")
-        if not (squared or node.kind == "Abs") or error is None or error.kind != "Sub" or difference is None:
-            continue
-        for target in (t for t in ids if t.numel() == difference.numel()):
-            sums = (sign * difference.flatten() + target.flatten() for sign in (1, -1))
-            if not any(_equal(one, t) for one in sums for t in outputs if t.numel() == target.numel()):
-                continue
-            values, counts = target.float().unique(return_counts=True)
-            each = Counter(dict(zip(values.tolist(), counts.tolist(), strict=True)))
-            name = "the squared error" if squared else "the absolute error"
-            if (found := _ids(name, 1, each)) is not None:
-                yield node, found
 
 
 class Targets:
@@ -226,10 +189,8 @@ class Targets:
         target = call.arguments.get("target")
         if not isinstance(target, Tensor) or call.target_from_net or not target.numel():
             return
-        values, counts = target.flatten().float().unique(return_counts=True)
-        if len(values) <= 1000:  # noqa: PLR2004 - numbers, of which each occurs once
-            self._counts[call.where].update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
-        same = [t for _, t in tensors(batch) if t.numel() == target.numel() and _equal(t, target)]
+        self._counts[call.where].update(counted(target))
+        same = [t for _, t in tensors(batch) if t.numel() == target.numel() and equal(t, target)]
         self._from_batch[call.where] = bool(same) and self._from_batch.get(call.where, True)
         self._integers[call.where] = any(not t.is_floating_point() for t in same)
         self._latest[call.where], self._looks[call.where] = call, self._looks[call.where] + 1
@@ -244,21 +205,23 @@ class Targets:
                 yield where, found
             of_integers = TABLE[call.name].family is Family.NUMBERS and self._integers[where]
             width = call.arguments["input"].numel() // call.arguments["target"].numel() if of_integers else 0
-            if of_integers and (found := _ids(call.name, width, counts)) is not None:
+            if of_integers and (found := ids(call.name, width, counts)) is not None:
                 yield where, found
-            counted = {
-                value: n for value, n in counts.items() if value != float(call.arguments.get("ignore_index", -100))
-            }
-            if len(counted) == 1 and sum(counted.values()) >= TARGETS and self._from_batch[where]:
-                yield (
-                    where,
-                    _constant(
-                        next(iter(counted)), sum(counts.values()) - sum(counted.values()), call, self._looks[where]
-                    ),
-                )
+            ignored = call.arguments.get("ignore_index", -100)
+            kept = Counter({value: n for value, n in counts.items() if value != float(ignored)})
+            if len(kept) == 1 and kept.total() >= TARGETS and self._from_batch[where]:
+                left_out = ignored if counts.total() > kept.total() else None
+                yield where, constant(next(iter(kept)), self._looks[where], left_out)
 
 
-def _equal(one: Tensor, other: Tensor) -> bool:
+def counted(values: Tensor) -> Counter[float]:
+    """How often each value occurs; nothing of numbers, of which each occurs once."""
+    found, counts = values.flatten().float().unique(return_counts=True)
+    return Counter(dict(zip(found.tolist(), counts.tolist(), strict=True))) if len(found) <= 1000 else Counter()  # noqa: PLR2004
+
+
+def equal(one: Tensor, other: Tensor) -> bool:
+    """Whether all elements are the same, whatever their shapes."""
     return torch.allclose(one.detach().flatten().float(), other.flatten().float(), atol=1e-4)
 
 
@@ -266,10 +229,10 @@ def _class_weights(call: LossCall, counts: Counter[float]) -> Outcome | None:
     weight, ignored = call.arguments.get("weight"), float(call.arguments.get("ignore_index", -100))
     if not isinstance(weight, Tensor) or call.arguments["target"].is_floating_point():
         return None
-    return _growing({float(c): w for c, w in enumerate(weight.tolist()) if c != ignored}, counts)
+    return growing({float(c): w for c, w in enumerate(weight.tolist()) if c != ignored}, counts)
 
 
-def _growing(weight: dict[float, float], counts: Mapping[float, int]) -> Outcome | None:
+def growing(weight: dict[float, float], counts: Mapping[float, int]) -> Outcome | None:
     """Weights of classes that follow their frequencies in place of the inverse."""
     seen = [c for c in weight if counts.get(c) and weight[c] > 0]
     if len(seen) < 2 or sum(counts.values()) < TARGETS:  # noqa: PLR2004
@@ -315,7 +278,7 @@ def _pos_weight(call: LossCall, counts: Counter[float]) -> Outcome | None:
     )
 
 
-def _ids(name: str, width: int, counts: Counter[float]) -> Outcome | None:
+def ids(name: str, width: int, counts: Counter[float]) -> Outcome | None:
     """Class ids that a loss for numbers takes for numbers, of so many outputs for each."""
     values, classes, total = sorted(counts), len(counts), sum(counts.values())
     if classes < 3 or values != [float(i) for i in range(classes)] or total < TARGETS:  # noqa: PLR2004
@@ -341,9 +304,9 @@ def _ids(name: str, width: int, counts: Counter[float]) -> Outcome | None:
     )
 
 
-def _constant(value: float, left_out: int, call: LossCall, looks: int) -> Outcome:
-    ignored = call.arguments.get("ignore_index", -100)
-    if left_out and ignored >= 0:
+def constant(value: float, looks: int, ignored: int | None = None) -> Outcome:
+    """All targets are the same, but for a class that `ignore_index` leaves out."""
+    if ignored is not None and ignored >= 0:
         return Outcome(
             Status.WARNING,
             "ignore_index_is_a_class",

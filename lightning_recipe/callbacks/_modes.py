@@ -109,7 +109,7 @@ def _learner(root: nn.Module, name: str) -> str:
 
 
 def train_in_validation(step: Step, root: nn.Module) -> list[str]:
-    """Names of dropouts and BatchNorms that were called in training mode in validation, and left so.
+    """Names of what feels the mode, was called in training mode in validation, and left so.
 
     Not of those that only were switched on themselves, as for Monte Carlo dropout or to adapt statistics, or were
     called several times. A network that is in training mode while the LightningModule is not counts if it has
@@ -119,7 +119,7 @@ def train_in_validation(step: Step, root: nn.Module) -> list[str]:
     felt = [(m, around) for around in root.modules() for m in around.children() if matters(m)]
     whole = root.training or all(module.training and around.training for module, around in felt)
     times = Counter(id(event.module) for event in step.events if event.kind == "module")
-    called = [e for e in calls(step, root) if matters(e.module) and times[id(e.module)] == 1]
+    called = [e for e in calls(step, root) if feels(e.module) and times[id(e.module)] == 1]
     if not whole or not all(event.training for event in called):
         return []
     if not root.training and not any(isinstance(event.module, _BatchNorm) for event in called):

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 EARLY = 16
 """Steps up to which units are compared: those that are drawn as copies show it at once."""
 
+_UNABLE = tuple(f"OverfitOneBatch/{code}" for code in ("parameters_left_out", "stuck", "too_slow", "no_gradient"))
+
 
 class GradientFlowCheck(Check):
     """Judges which parameters the loss gives a gradient to, which of them an optimiser steps, and whether they differ.
@@ -75,9 +77,8 @@ class GradientFlowCheck(Check):
     why = "what gets no gradient, or has no optimiser, stays as it was drawn, and the rest learns to live with it"
     needs = Need.WIRING | Need.GRAPH | Need.GRADIENTS
     explains: ClassVar = dict.fromkeys(
-        ("not_in_optimiser", "no_gradient", "one_module_many_times", "made_anew", "identical_units", "affine"),
-        tuple(f"OverfitOneBatch/{code}" for code in ("parameters_left_out", "stuck", "too_slow", "no_gradient")),
-    )
+        ("not_in_optimiser", "no_gradient", "one_module_many_times", "identical_units", "affine"), _UNABLE
+    ) | {"made_anew": (*_UNABLE, "ModeCheck/noise_in_validation")}
     patience = 3
 
     def before_training(self, run: Run) -> Iterator[Finding]:  # noqa: ARG002

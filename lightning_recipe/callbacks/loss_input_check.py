@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 
 from lightning_recipe.callback import Check
-from lightning_recipe.callbacks import _loss_range, _loss_scale, _loss_shape, _loss_targets, _loss_terms, _loss_trials
+from lightning_recipe.callbacks import (
+    _loss_by_hand,
+    _loss_range,
+    _loss_scale,
+    _loss_shape,
+    _loss_targets,
+    _loss_terms,
+    _loss_trials,
+)
 from lightning_recipe.finding import Outcome, Section
 from lightning_recipe.record.loss_graph import nodes, weights
 from lightning_recipe.record.step import Need
@@ -110,20 +118,23 @@ class LossInputCheck(Check):
     def before_training(self, run: Run) -> Iterator[Finding]:
         """Run the first step on a copy, before it changes its batch, and read what its loss is made of."""
         self._targets = _loss_targets.Targets()
+        self._written: list[_loss_by_hand.Written] = []
         self._looks, self._judged = 0, False
         self._why_not = "no loss was seen that the network has a part in"
         try:
             with rehearsal(run) as again:
-                yield from self._told(self._tried(again, run.batch))
+                yield from self._told(self._tried(again, run))
         except CannotRehearseError as reason:
             self._why_not = str(reason)
 
-    def _tried(self, again: Rehearsal, batch: Any) -> list[tuple[str, Outcome]]:
+    def _tried(self, again: Rehearsal, run: Run) -> list[tuple[str, Outcome]]:
+        batch = run.batch
         graph, step = _rehearsed(again, batch)
         self._judged = bool(graph)
-        found = list(_of_graph(graph, step))
-        if found:
-            found = list(_of_graph(*_rehearsed(again, batch, lines=True)))
+        alone = len(run.trainer.optimizers) == 1
+        found, self._written = _of_graph(graph, step, alone=alone)
+        if found or self._written:
+            found, self._written = _of_graph(*_rehearsed(again, batch, lines=True), alone=alone)
         found += [*_of_calls(step), *_loss_trials.never_read(again, batch)]
         if not found and (outcome := _loss_trials.constant(again, step, graph)) is not None:
             found.append(("", outcome))
@@ -139,6 +150,8 @@ class LossInputCheck(Check):
         self._looks += 1
         for call in step.loss_calls:
             self._targets.look(call, step.batch)
+        for target in self._written:
+            target.look(step.batch)
         if self._looks == LOOKS:
             yield from self._verdict()
             self.done = True
@@ -148,7 +161,8 @@ class LossInputCheck(Check):
         yield from self._verdict()
 
     def _verdict(self) -> Iterator[Finding]:
-        told = list(self._told(_placed(*verdict) for verdict in self._targets.verdicts()))
+        by_hand = [(target.where, outcome) for target in self._written for outcome in target.verdicts()]
+        told = list(self._told(_placed(*verdict) for verdict in [*self._targets.verdicts(), *by_hand]))
         yield from told
         if not told and not self.findings:
             looks = f"the first step and the targets of {self._looks} looks"
@@ -170,18 +184,21 @@ def _rehearsed(again: Rehearsal, batch: Any, *, lines: bool = False) -> tuple[li
     return list(nodes(step.loss)) if step.loss is not None and step.loss.requires_grad else [], step
 
 
-def _of_graph(graph: list[Node], step: Step) -> Iterator[tuple[str, Outcome]]:
-    """Verdicts by the line of the loss that they are about."""
+def _of_graph(
+    graph: list[Node], step: Step, *, alone: bool
+) -> tuple[list[tuple[str, Outcome]], list[_loss_by_hand.Written]]:
+    """Verdicts by the line of the loss that they are about, and targets that are to be followed."""
     if step.loss is None or not graph:
-        return
+        return [], []
     weights_of = functools.cache(functools.partial(weights, step.loss))  # each goes back through the graph
     found = [*_loss_scale.of_graph(graph), *_loss_shape.classes_of_graph(graph)]
     found += [*_loss_range.out_of_range(weights_of, graph), *_loss_targets.left_out(graph, step.batch_size)]
-    found += [*_loss_targets.padding(weights_of, graph, step), *_loss_targets.weights_by_hand(weights_of, graph)]
-    found += _loss_targets.ids_by_hand(graph, step)
-    yield from (_placed(node.where, outcome) for node, outcome in found)
-    yield from (_placed(*verdict) for verdict in _loss_shape.pairs_by_hand(step, graph))
-    yield from (_placed(*verdict) for verdict in _loss_terms.untrained(step))
+    found += _loss_targets.padding(weights_of, graph, step)
+    if alone:  # else it may be the score that an adversary gives
+        found += _loss_by_hand.without_end(weights_of, graph, step)
+    placed = [(node.where, outcome) for node, outcome in found]
+    placed += [*_loss_shape.pairs_by_hand(step, graph), *_loss_terms.untrained(step)]
+    return [_placed(*verdict) for verdict in placed], list(_loss_by_hand.written(weights_of, graph, step))
 
 
 def _of_calls(step: Step) -> Iterator[tuple[str, Outcome]]:

@@ -119,7 +119,8 @@ class ModeCheck(Check):
             yield from self._left_behind(run, step)
             yield from self._taken_in_training(run, step)
         if run.step == 1 and step.loss is not None:
-            self._first_loss = float(step.loss.mean())
+            calm = gaps.gap(run, step.batch) if gaps.strong_dropouts(step) else None  # which makes the loss larger
+            self._first_loss = min(float(step.loss.mean()), math.inf if calm is None else calm.calm)
         elif gaps.due(run, len(self._lost)) and run.module.training:
             yield from self._compare(run, step)
 

@@ -26,7 +26,8 @@ class Event(NamedTuple):
         module: The module called; a BatchNorm without a name is one that the LightningModule doesn't list.
         where: The line that called a function, such as ``"model.py:42"``; of a module called without gradients, the
             line that switched them off.
-        parameters: Names of the parameters that are about to be stepped, or whose gradients are cleared or clipped.
+        parameters: Names of the parameters that are about to be stepped, or whose gradients are cleared or clipped; of
+            those that a function was given.
         training: Whether the module called was in training mode; of a function, whether it drops anything.
         spread: Of a difference, product and the like that has more elements than either of its two operands: their
             shapes.

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from lightning_recipe.record.wiring import Wiring
 
 _OPEN = (nn.TransformerEncoder, nn.TransformerEncoderLayer)
-"""Are leaves in eval mode only."""
+"""Are leaves if they were in eval mode when the step began."""
 
 
 class Leaves:
@@ -57,7 +57,7 @@ class Leaves:
     def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Take note of what goes in."""
         functions, within = self._functions, self._within
-        if functions.in_backward or is_traced() or (module.training and isinstance(module, _OPEN)):
+        if functions.in_backward or is_traced() or (isinstance(module, _OPEN) and self._is_open(module)):
             return
         within.append(module)
         functions.pause()
@@ -65,6 +65,9 @@ class Leaves:
             self._wiring.enter((*args, *kwargs.values()) if kwargs else args)
         if id(module) not in self._hooks.closed:
             functions.resume()
+
+    def _is_open(self, module: nn.Module) -> bool:
+        return module.training and any(id(child) in self._hooks.names for child in module.children())
 
     def after(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:  # noqa: ARG002
         """Take note of what came out."""

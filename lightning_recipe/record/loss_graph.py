@@ -92,6 +92,28 @@ class Node(NamedTuple):
         return node
 
     @property
+    def picked(self) -> tuple[Tensor, int] | None:
+        """The classes of which it takes one for each row, and their dimension: nll_loss, gather, ``x[arange, y]``.
+
+        Example:
+            >>> x, y = torch.zeros(2, 3, requires_grad=True), torch.tensor([2, 0])
+            >>> Node(x[torch.arange(2), y].grad_fn).picked, Node(x[:, 0].grad_fn).picked
+            ((tensor([2, 0]), 1), None)
+
+        """
+        index = self.saved("indices") if self.kind == "Index" else None
+        if isinstance(index, tuple) and len(index) == 2:  # noqa: PLR2004
+            rows, classes = index
+            whole = all(i is not None and i.ndim == 1 and i.dtype is torch.long for i in index)
+            in_order = whole and torch.equal(rows, torch.arange(len(rows), device=rows.device))
+            return (classes, 1) if in_order else None
+        if self.kind == "Gather":
+            dim = self.dim
+            return None if dim is None else (self.saved("index"), dim)
+        target = self.saved("target") if self.kind.startswith("NllLoss") else None
+        return (target, 1) if isinstance(target, Tensor) else None
+
+    @property
     def is_raw(self) -> bool:
         """Whether it is what a layer puts out, its bias added, at most after an activation."""
         if self.kind in ACTIVATIONS:

@@ -20,7 +20,7 @@ from lightning_recipe.record.modules import within_unseen
 from lightning_recipe.record.tensors import tensors
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Iterable
+    from collections.abc import Callable, Container, Iterable, Sequence
 
     from lightning_recipe.record.clips import Clip
 
@@ -115,6 +115,7 @@ class Wiring:
         *,
         training: bool = False,
         spread: Spread = (),
+        own: Sequence[str] = (),
     ) -> None:
         """Take note of an event, of what came out and what was written into.
 
@@ -133,7 +134,7 @@ class Wiring:
             if number not in came_out:
                 came_out.append(number)
             self._made.add(key[0])
-        event = (kind, name, tuple(went_in), tuple(came_out), module, where, (), training, spread)
+        event = (kind, name, tuple(went_in), tuple(came_out), module, where, tuple(own), training, spread)
         self._events.append(Event._make(event))  # takes half as long as naming its fields
 
     def _new(self, key: tuple[int, int], seen: ref[Tensor]) -> int:
@@ -184,7 +185,8 @@ class Wiring:
             if not reads or _found((output,)):
                 kind: Kind = "loss" if function in LOSSES else "function"
                 spread = _spread(given, output) if name in _ARITHMETIC else ()
-                self._note(kind, name, given, output, where=line(), training=_drops(kwargs), spread=spread)
+                own = [owner for t, _ in given if type(t) is nn.Parameter and (owner := self._named(t))]
+                self._note(kind, name, given, output, where=line(), training=_drops(kwargs), spread=spread, own=own)
             if self._bounds is not None and args and (name in NAMES or function in LOSSES):
                 self._bounds.note(function, name, args, output, self._from_modules([tensor for tensor, _ in given]))
 

@@ -138,6 +138,19 @@ class RandomTarget(Net):
         return F.mse_loss(self.body(batch[0]), self.target(batch[0]).detach()) + super().training_step(batch, batch_idx)
 
 
+class RandomTargetThatCounts(RandomTarget):
+    """The same with a learnt weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(()))
+
+    def training_step(self, batch, batch_idx):
+        with torch.no_grad():
+            target = self.target(batch[0])
+        return self.weight * (self.body(batch[0]) - target).square().mean() + Net.training_step(self, batch, batch_idx)
+
+
 class Momentum(Net):
     """A copy that follows is the target of a product; the optimiser holds it, and gets no gradient for it."""
 
@@ -514,8 +527,8 @@ class WeightsOfTheirOwn(Net):
         Adapted, SideBySide, Factorised, Standardised, Principal, OverAndOver, Attention, Separable, OwnFunction,
         Products, OneInput, Constants, Experts, NotYet, Learner, DrawnAgain, WeightsOfTheirOwn, Collecting, Doubled,
         Healthy, Net, Frozen, Tied, ZeroOutput, UnusedHead, Teacher, TeacherOfAHead, StopGradient, RandomTarget,
-        Momentum, StraightThrough, DetachedProbe, Switched, TakingTurns, Turns, HiddenCritic, NothingButZero,
-        Points, Recurrent,
+        RandomTargetThatCounts, Momentum, StraightThrough, DetachedProbe, Switched, TakingTurns, Turns,
+        HiddenCritic, NothingButZero, Points, Recurrent,
     ],
 )  # fmt: skip
 def test_what_is_done_on_purpose_passes(fit, module):
@@ -785,6 +798,18 @@ class NoGrad(Net):
         return self.head(self.encoded(x))
 
 
+class NoGradBeforeAWeight(NoGrad):
+    """No module comes after it."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = None
+        self.weight = nn.Parameter(torch.randn(self.width, CLASSES))
+
+    def forward(self, x):
+        return self.encoded(x) @ self.weight
+
+
 class TwoTowers(Net):
     """A score is the product of two towers, of which one is detached."""
 
@@ -825,6 +850,7 @@ class Anew(Net):
     [
         (Detached, "net.0, net.1", "detach"),
         (NoGrad, "body.0, body.2", "without"),
+        (NoGradBeforeAWeight, "body.0, body.2", "without"),
         (Argmax, "body.0, body.2", "argmax"),
         (TwoTowers, "other.0", "detach"),
         (TwoTowersInOne, "other.0", "detach"),

@@ -368,6 +368,14 @@ def test_pixels_that_are_ignored_are_advice_at_most(found):
     assert found(conv(3), lambda out, b: F.cross_entropy(out, b["y"] - 1, ignore_index=-1), data, steps=8) == {}
 
 
+def test_values_of_actions_are_no_likelihood(found):
+    def loss(out, batch):
+        chosen = out[torch.arange(len(out)), batch["a"]]
+        return (chosen - batch["r"] - 0.9 * out.detach().max(1).values).square().mean()
+
+    assert found(mlp(), loss, rows(a=ids(), r=numbers())) == {}
+
+
 def test_words_that_were_not_asked_for(found):
     def loss(out, batch):
         asked = torch.rand(batch["x"].shape) < 0.3
@@ -386,6 +394,12 @@ def test_a_mask_that_the_loss_reads(found):
 def test_a_flag_that_is_made_of_the_targets(found):
     rain = numbers().clamp(min=0)
     assert found(mlp(1), lambda out, b: F.mse_loss(out[:, 0], b["y"]), rows(y=rain, rained=rain > 0)) == {}
+
+
+def test_a_mask_beside_a_loss_that_knows_what_is_missing(found):
+    depth = numbers(3).exp() * (ids(3) > 1)
+    loss = lambda out, b: (out - b["y"])[b["y"] > 0].abs().mean()  # noqa: E731
+    assert found(mlp(3), loss, rows(y=depth, valid=ids(3) > 1)) == {}
 
 
 def test_a_mask_of_targets_that_are_ignored(found):
@@ -649,6 +663,11 @@ DISEASES = {
             mlp(3),
             lambda out, b: (out - b["y"]).square().mean(),
             rows(y=numbers(3) * (ids(3) > 1), measured=(ids(3) > 1).float()),
+        ),
+        "amounts": (
+            mlp(3),
+            lambda out, b: (out - b["y"]).abs().mean(),
+            rows(y=numbers(3).exp() * (ids(3) > 1), observed=ids(3) > 1),
         ),
         "pixels": (
             conv(2),
