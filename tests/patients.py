@@ -1974,6 +1974,29 @@ class HalfOfLogits(Patient):
         self.log("val_hits", ((logits > 0.5) == y).float().mean())
 
 
+class ScaledBackAlone(Patient):
+    """Targets are standardised; validation scales the prediction back, and not the target."""
+
+    code = "EvaluationCheck/mixed_units"
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(CLASSES, 1)
+
+    def data(self, n, seed):
+        x, y = super().data(n, seed).tensors
+        return TensorDataset(x, (x[:, 0] + y - 1.5) / 1.5)
+
+    def forward(self, x):
+        return self.head(super().forward(x)).squeeze(1)
+
+    def training_step(self, batch, batch_idx):
+        return F.mse_loss(self(batch[0]), batch[1])
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val_mae", (150 + 75 * self(batch[0]) - batch[1]).abs().mean())
+
+
 # -- no better than what is dumb
 
 

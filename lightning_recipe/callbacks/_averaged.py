@@ -23,11 +23,11 @@ from lightning_recipe.trial.first_examples import examples_between
 from lightning_recipe.trial.rehearsal import CannotRehearseError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from torch import nn
 
-    from lightning_recipe.trial.rehearsal import Logged, Rehearsal
+    from lightning_recipe.trial.rehearsal import Answer, Logged, Rehearsal
 
 PARTS = 4
 """Into which a batch is divided."""
@@ -118,11 +118,11 @@ def metrics_of(module: nn.Module) -> dict[str, Metric]:
     return {name: child for name, child in module.named_modules() if isinstance(child, Metric)}
 
 
-def rehearsed(again: Rehearsal, batch: Any) -> Seen:
-    """Run the validation step on the copy, and see what becomes of its metrics."""
+def rehearsed(again: Rehearsal, batch: Any, answers: Mapping[str, Answer] | None = None) -> Seen:
+    """Run the validation step on the copy, with answers of some modules, and see what becomes of its metrics."""
     again.module.requires_grad_(requires_grad=False)  # validation takes its results to numpy
     with _watched(metrics_of(again.module)) as uses:
-        step = again.step(batch, method="validation_step", needs=Need.WIRING | Need.LOSSES)
+        step = again.step(batch, method="validation_step", needs=Need.WIRING | Need.LOSSES, answers=answers)
     return Seen(step, list(again.logged), uses)
 
 
@@ -206,16 +206,16 @@ def in_parts(again: Rehearsal, batch: Any, seen: Seen) -> dict[str, Parts]:
     of_parts = []
     try:
         again.step(batch, method="validation_step", seed=1)
-        redrawn = _scalars(again.logged)
+        redrawn = scalars(again.logged)
         for part in parts:
             again.step(part, method="validation_step")
-            of_parts.append(_scalars(again.logged))
+            of_parts.append(scalars(again.logged))
     except CannotRehearseError:  # a step may want whole batches
         return {}
     shares = [(stop - start) / size for start, stop in pairwise(ends)]
     return {
         name: Parts(shares, [values[name] for values in of_parts], whole)
-        for name, whole in _scalars(seen.logged).items()
+        for name, whole in scalars(seen.logged).items()
         if all(name in values for values in of_parts) and differ(redrawn.get(name, math.nan), whole) < ROUNDING
     }
 
@@ -289,6 +289,7 @@ def _note(use: Use, metric: Metric, args: tuple[Any, ...], kwargs: dict[str, Any
 
 def _counted(use: Use, update: Any, *args: Any, **kwargs: Any) -> Any:
     returned = update(*args, **kwargs)
+    use.args = (*args, *kwargs.values())
     use.updates = use.metric.update_count - use.before  # within a forward, which updates twice, the hook corrects it
     return returned
 
@@ -300,7 +301,8 @@ def _drawn(like: Tensor, classes: int, rng: torch.Generator) -> Tensor:
     return torch.randint(classes, shape, generator=rng).to(like)
 
 
-def _scalars(logged: Sequence[Logged]) -> dict[str, float]:
+def scalars(logged: Sequence[Logged]) -> dict[str, float]:
+    """The numbers that a step logged, by name."""
     values = {one.name: one.value for one in logged if _is_scalar(one.value)}
     return {name: float(value.detach() if isinstance(value, Tensor) else value) for name, value in values.items()}
 

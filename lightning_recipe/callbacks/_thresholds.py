@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lightning_recipe.callbacks._bias_wiring import RESHAPED
+from lightning_recipe.callbacks._bias_wiring import RESHAPED, giver
 from lightning_recipe.callbacks._modes import COMPARISONS
 from lightning_recipe.finding import Outcome, Status
 from lightning_recipe.losses.table import BCE_WITH_LOGITS
@@ -25,14 +25,7 @@ HALF = re.compile(r"(?<![\w.])0?\.50*(?!\w)")
 
 def givers(step: Step) -> set[str]:
     """The modules whose output a training step's loss takes for logits, as it is but for its shape."""
-    found = set()
-    for number in _logits(step):
-        made = step.producer(number)
-        while made is not None and made.module is None and made.name in RESHAPED and len(made.inputs) == 1:
-            made = step.producer(made.inputs[0])
-        if made is not None and made.module is not None and len(made.outputs) == 1:
-            found.add(made.name)
-    return found
+    return {name for number in _logits(step) if (name := giver(step, number))}
 
 
 def on_logits(step: Step, module: nn.Module, trained: Collection[str] = ()) -> Outcome | None:

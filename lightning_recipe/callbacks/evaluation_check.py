@@ -11,6 +11,7 @@ from lightning_recipe.callbacks import _averaged as averaged
 from lightning_recipe.callbacks import _kept_metrics as kept
 from lightning_recipe.callbacks import _monitored as settings
 from lightning_recipe.callbacks import _thresholds as thresholds
+from lightning_recipe.callbacks import _units as units
 from lightning_recipe.callbacks._evaluated_weights import Weights
 from lightning_recipe.callbacks._metric_names import is_a_share
 from lightning_recipe.finding import Section
@@ -43,6 +44,7 @@ class EvaluationCheck(Check):
     - an accuracy is monitored with ``mode="min"``, or a loss with ``mode="max"``, by a callback;
     - a callback monitors what is never logged;
     - logits, as the loss takes them, are rounded or compared with 0.5;
+    - an error of numbers compares a prediction that was scaled back with a target that was not, or the other way round;
     - validation runs with weights that have not changed since training began, as of an average that is never updated;
     - ``overfit_batches`` is on while a callback chooses by what is monitored.
 
@@ -94,6 +96,7 @@ class EvaluationCheck(Check):
         super().setup(trainer, pl_module, stage)
         self.needs, self._logits = type(self).needs, set[str]()
         self._used: set[str] = set()  # modules in validation
+        self._unit: units.Unit | None = None  # of what training compares
         self._seen: Seen | None = None
         self._reason = "no validation while the model was trained"
         self._open = True  # whether the logged numbers are still to be judged
@@ -113,7 +116,7 @@ class EvaluationCheck(Check):
 
     def first_step(self, run: Run, step: Step) -> Iterator[Finding]:
         """Take note of the metrics that training updates, and of what gives logits to its loss."""
-        self.needs, self._logits = Need.INPUTS, thresholds.givers(step)
+        self.needs, self._logits, self._unit = Need.INPUTS, thresholds.givers(step), units.Unit.of(step)
         self._trained = {name for name, count in kept.updates(run.module).items() if count > self._before.get(name, 0)}
         yield from ()
 
@@ -148,12 +151,14 @@ class EvaluationCheck(Check):
                 suspects = [] if alone else list(averaged.suspects(seen))
                 suspects = [one for one in suspects if not kept.computes(run.module, one.owner)]
                 parts = averaged.in_parts(again, step.batch, seen) if suspects else {}
+                mixed = list(units.mixed_units(again, step.batch, seen, self._unit)) if self._unit else []
         except CannotRehearseError as error:
             self._open, self._reason = False, str(error)
             return
         self._used = {event.name for event in seen.step.events if event.kind == "module"}
         if outcome := thresholds.on_logits(seen.step, run.module, self._logits):
             yield self.found(outcome)
+        yield from (self.found(outcome, name) for outcome, name in mixed)
         outcomes = [(averaged.judge(one, parts.get(one.name)), one.name) for one in suspects]
         seen.release()
         self._open = any(outcome is None for outcome, _ in outcomes)  # such as an F1 of 0 while nothing is predicted

@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from patients import CLASSES, Healthy
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader, Subset, TensorDataset
 from torchmetrics import MaxMetric, MeanMetric, MetricCollection
 from torchmetrics.classification import (
     BinaryAUROC,
@@ -531,6 +531,81 @@ def test_thresholds_on_logits(fit, module):
     (finding,) = found(fit, module())
     assert (finding.status, finding.code) == (Status.WARNING, "EvaluationCheck/thresholds_on_logits")
     assert ".py:" in finding.message
+
+
+class Scaled(patients.ScaledBackAlone):
+    """Errors in the unit that people know."""
+
+    unit = 75.0
+
+    def __init__(self):
+        super().__init__()
+        self.mae, self.mse = MeanAbsoluteError(), MeanSquaredError()
+
+    def back(self, y):
+        return 150 + self.unit * y
+
+    def validation_step(self, batch, batch_idx):
+        said, true = self.back(self(batch[0])), self.true(batch[1])
+        self.log("val_mae", (said - true).abs().mean())
+        self.mse(said, true)
+        self.log("val_mse", self.mse)
+        self.mae.update(said, true)
+        self.log("val/MAE", self.mae)
+
+    def true(self, y):
+        return self.back(y)
+
+
+class NotScaled(Scaled):
+    def back(self, y):
+        return y
+
+
+class RawValidation(Scaled):
+    """The targets of validation are as they were."""
+
+    def val_dataloader(self):
+        x, y = self.data(64, 2).tensors
+        return DataLoader(TensorDataset(x, 150 + self.unit * y), 16)
+
+    def true(self, y):
+        return y
+
+
+class NearlyRaw(RawValidation):
+    unit = 1.8
+
+    def back(self, y):
+        return 0.5 + self.unit * y
+
+    def val_dataloader(self):
+        x, y = self.data(64, 2).tensors
+        return DataLoader(TensorDataset(x, self.back(y)), 16)
+
+
+class ResidualMean(Scaled):
+    """The error of a forecast of the mean, whatever it says: it says little."""
+
+    def true(self, y):
+        return self.back(self(torch.zeros(len(y), patients.FEATURES)))
+
+
+class TargetAlone(Scaled):
+    def validation_step(self, batch, batch_idx):
+        self.mae(self(batch[0]), self.back(batch[1]))
+        self.log("val_mae", self.mae)
+
+
+@pytest.mark.parametrize("module", [Scaled, NotScaled, RawValidation, NearlyRaw, ResidualMean])
+def test_errors_in_one_unit(fit, module):
+    assert codes(found(fit, module())) == []
+
+
+@pytest.mark.parametrize("module", [patients.ScaledBackAlone, TargetAlone])
+def test_errors_in_two_units(fit, module):
+    (finding,) = found(fit, module())
+    assert (finding.status, finding.code, finding.subject) == (Status.WARNING, module.code, "val_mae")
 
 
 class TooFew(patients.WorstIsBest):

@@ -1,0 +1,129 @@
+"""Errors that validation logs in two units: the prediction scaled back, the target not."""
+
+from __future__ import annotations
+
+import copy
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from torch import Tensor
+from torchmetrics import Metric
+
+from lightning_recipe.callbacks._averaged import rehearsed, scalars
+from lightning_recipe.callbacks._baselines import minimised
+from lightning_recipe.callbacks._bias_wiring import giver
+from lightning_recipe.callbacks._metric_names import words
+from lightning_recipe.finding import Outcome, Status
+from lightning_recipe.losses.table import TABLE, Family
+from lightning_recipe.record.tensors import tensors
+from lightning_recipe.trial.rehearsal import CannotRehearseError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from lightning_recipe.callbacks._averaged import Seen
+    from lightning_recipe.record.step import Step
+    from lightning_recipe.trial.rehearsal import Rehearsal
+
+FEWEST = 8
+"""Examples by which distributions of targets are compared."""
+SPREADS = {"mae": 1, "rmse": 1, "mse": 2}
+"""Names of errors, with the power of the target's unit that they are in."""
+FAR = 3.0
+"""Standard deviations of the target, from which on an error is none of a right answer."""
+
+
+class Unit(NamedTuple):
+    """In which unit training wants its answers.
+
+    Attributes:
+        module: Whose output it compares with an entry of the batch, both as they are but for their shape.
+        path: Of that entry.
+        mean: Of the entry in the first batch.
+        std: Likewise.
+
+    """
+
+    module: str
+    path: str
+    mean: float
+    std: float
+
+    @classmethod
+    def of(cls, step: Step) -> Unit | None:
+        """What the loss of a training step compares; None if it is not an output, and an entry, as they are."""
+        call = minimised(step)
+        if isinstance(call, str) or TABLE[call.name].answers is not Family.NUMBERS:
+            return None
+        target = call.arguments["target"]
+        event = next((event for event in step.events if event.kind == "loss" and event.name == call.name), None)
+        modules = {name for number in (event.inputs if event else ()) if (name := giver(step, number))}
+        entries = [path for path, tensor in tensors(step.batch, "batch") if _holds(tensor, target)]
+        if len(modules) != 1 or len(entries) != 1 or len(target) < FEWEST:
+            return None
+        return cls(modules.pop(), entries[0], float(target.double().mean()), float(target.double().std()))
+
+    def is_that_of(self, target: Tensor) -> bool:
+        """Whether targets are distributed as in training: those of a data set that was not scaled are not."""
+        mean, std = float(target.double().mean()), float(target.double().std())
+        return len(target) >= FEWEST and abs(mean - self.mean) < self.std and self.std / 2 < std < self.std * 2
+
+
+def _holds(tensor: Tensor, target: Tensor) -> bool:
+    same = tensor.numel() == target.numel() and tensor.is_floating_point()
+    return same and bool((tensor.detach().flatten().to(target) == target.flatten()).all())
+
+
+def mixed_units(again: Rehearsal, batch: Any, seen: Seen, unit: Unit) -> Iterator[tuple[Outcome, str]]:
+    """A `warning` for each error that right answers do not bring down, with its name.
+
+    Args:
+        again: The copy, on which the step is run with the targets in place of what the module puts out.
+        batch: Of validation.
+        seen: The same step with the network's own answers.
+        unit: Of training.
+
+    """
+    target = dict(tensors(batch, "batch")).get(unit.path)
+    own = {name: value for name, value in _values(seen).items() if not SPREADS.keys().isdisjoint(words(name))}
+    calls = [event for event in seen.step.events if event.kind == "module" and event.name == unit.module]
+    if target is None or not own or len(calls) != 1 or not unit.is_that_of(target):
+        return
+    try:
+        right = _values(rehearsed(again, batch, {unit.module: partial(_put, target.detach())}))
+    except CannotRehearseError:  # such as if a module puts out more than is compared
+        return
+    for name in own.keys() & right.keys():
+        power = max(SPREADS[word] for word in words(name) if word in SPREADS)
+        if right[name] > (FAR * unit.std) ** power and right[name] > own[name] / 2:
+            yield (
+                Outcome(
+                    Status.WARNING,
+                    "mixed_units",
+                    f'"{name}" of a batch is {own[name]:.3g}, and {right[name]:.3g} where {unit.module} puts out the '
+                    f"very targets that training compares it with, whose standard deviation is {unit.std:.3g}",
+                    "scale prediction and target back, or neither of them",
+                    {"value": own[name], "of_right_answers": right[name], "std": unit.std},
+                ),
+                name,
+            )
+
+
+def _put(target: Tensor, output: Any) -> Tensor:
+    """The targets in the shape of an output."""
+    return target.to(output).reshape(output.shape)
+
+
+def _values(seen: Seen) -> dict[str, float]:
+    """What a step logged, metrics by their value for the batch alone."""
+    found = scalars(seen.logged)
+    for use in seen.uses.values():
+        for one in seen.logged:
+            if one.value is use.metric and use.args:
+                metric: Metric = copy.deepcopy(use.metric)
+                metric.reset()
+                metric.update(*use.args)
+                value = metric.compute()
+                if isinstance(value, Tensor) and value.numel() == 1:
+                    found[one.name] = float(value)
+    return found
