@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from lightning_recipe.callbacks._data_seen import BITS, CHANGES, ENTRIES, fingerprints, information
-from lightning_recipe.callbacks._overlap import Overlap
+from lightning_recipe.callbacks._overlap import BY_CHANCE, SHORT, Overlap
 from lightning_recipe.record.tensors import holds, tensors
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ class CameBy:
         zeros: How many.
         count: Examples that came by.
         readable: Whether all batches held rows of their examples, and nothing else.
+        short: Whether examples are a few integers each, such as phrases, which come again in any text.
 
     Example:
         >>> train, val = CameBy(), CameBy()
@@ -52,7 +53,8 @@ class CameBy:
     def __init__(self) -> None:
         self.kept: NDArray[np.int64] = np.zeros(0, np.int64)
         self.zeros = self.count = 0
-        self.readable = True
+        self.readable = self.short = True
+        self._again = 0
         self._bits: dict[int, float] = {}
         self._waiting: list[tuple[Tensor, list[Tensor]]] = []
 
@@ -71,6 +73,7 @@ class CameBy:
             flat = tensor.reshape(examples, -1)
             flat = flat[:, :: math.ceil(flat.shape[1] / VALUES)]
             total = total * 6364136223846793005 + fingerprints(flat).to(total.device)
+            self.short &= flat.shape[1] <= SHORT and not (flat.is_floating_point() or flat.dtype is torch.uint8)
             changes.append((flat[:, 1:] != flat[:, :-1]).sum(1))
             if entry not in self._bits and examples > 1:
                 sample = flat[:MEASURED, :: math.ceil(flat.shape[1] / MEASURED)]
@@ -89,10 +92,16 @@ class CameBy:
                 rich = torch.stack([change.to(total.device) for change in telling]).amax(0) >= CHANGES
                 found.append(total[rich].cpu().numpy())
         self._waiting.clear()
-        self.kept = np.unique(np.concatenate(found))
-        self.thin(self.zeros)
+        together = np.concatenate([one[one & ((1 << self.zeros) - 1) == 0] for one in found])
+        self.kept = np.unique(together)
+        self._again += len(together) - len(self.kept)
         while len(self.kept) > KEPT:
             self.thin(self.zeros + 1)
+
+    @property
+    def repeats(self) -> float:
+        """Share of the examples that came before."""
+        return self._again / max(1, self._again + len(self.kept))
 
     def thin(self, zeros: int) -> None:
         """Keep those that end in at least so many zero bits."""
@@ -110,4 +119,6 @@ def common(train: CameBy, val: CameBy) -> Overlap | None:
     if not (train.readable and val.readable and len(train.kept) and len(val.kept)):
         return None
     both = len(np.intersect1d(train.kept, val.kept, assume_unique=True))
+    if train.short and train.repeats > BY_CHANCE * both / len(val.kept):
+        return None
     return Overlap(both, len(val.kept), same=both == len(val.kept) > MOST * len(train.kept))

@@ -491,6 +491,17 @@ def test_what_came_by_is_kept_in_constant_memory(monkeypatch):
     assert abs(found.common / found.looked - 0.5) < 0.1
 
 
+def test_phrases_that_come_by_again_are_no_overlap():
+    train, val = CameBy(), CameBy()
+    train.note({"ids": phrases(256, 1).tensors[0]})
+    val.note({"ids": phrases(64, 2).tensors[0]})
+    assert common(train, val) is None
+    train, val, rows = CameBy(), CameBy(), torch.randint(500, (256, 10), generator=torch.Generator().manual_seed(0))
+    train.note({"ids": rows})
+    val.note({"ids": rows[:64]})
+    assert common(train, val).common == 64
+
+
 def test_blank_examples_are_not_equal_ones():
     train, val = CameBy(), CameBy()
     for one in (train, val):
