@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -12,7 +13,7 @@ from torch.nn import functional as F
 
 from lightning_recipe.losses.constants import is_contrastive
 from lightning_recipe.losses.table import TABLE, Family, Takes
-from lightning_recipe.losses.targets import is_target
+from lightning_recipe.losses.targets import is_target, pairs_by_hand
 from lightning_recipe.record.tensors import same
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ SPREAD = 2**14
 """Targets of a batch that are kept, evenly spaced."""
 PART = 0.1
 """Share of the loss that may come from something else than the loss function, such as a small penalty."""
+EQUAL = 1e-3
+"""Relative difference of a loss by hand and of a function that is the same."""
 WINDOW = 4
 """Time steps of a window, at least."""
 KINDS = (Family.CLASSES, Family.YES_NO, Family.NUMBERS)
@@ -90,6 +93,14 @@ class Known:
                 self.pairs.append(Pairs(features, last, found[:room].float()))
             self.kept += min(room, examples)
 
+    def is_like(self, targets: Tensor) -> bool:
+        """Whether numbers are distributed as those of training are, roughly: in the same unit."""
+        if not self.rows:
+            return False
+        own = torch.cat([rows.flatten() for rows in self.rows])
+        mean, std = float(own.mean()), float(own.std())
+        return abs(float(targets.mean()) - mean) <= std and std / 2 <= float(targets.std()) <= 2 * std
+
     def together(self) -> Pairs | None:
         """All pairs, where they have one shape."""
         shapes = {tuple(part.shape[1:] for part in pair) for pair in self.pairs}
@@ -99,6 +110,9 @@ class Known:
 def minimised(step: Step) -> LossCall | str:
     """The call of a loss function that a training step minimises, or why there is no such thing to compare."""
     if not step.loss_calls:
+        by_hand = likely(step)
+        if by_hand is not None and not not_comparable(by_hand):
+            return by_hand
         return f"the loss lies in compiled code ({step.compiled[0]})" if step.compiled else "the loss is made by hand"
     call, loss = step.loss_calls[0], step.loss
     if len(step.loss_calls) > 1 or call.times > 1:
@@ -109,17 +123,43 @@ def minimised(step: Step) -> LossCall | str:
     return reason if (reason := not_comparable(call)) else call
 
 
-def validated(step: Step, name: str, outputs: int) -> LossCall | str:
-    """The call of the same function with as many classes or outputs in a validation step, or why there is none."""
+def likely(step: Step) -> LossCall | None:
+    """What a loss by hand likely compares, if a function of torch that does has the same value, or sums up outputs."""
+    if step.loss is None:
+        return None
+    loss = float(step.loss.detach().double().mean())
+    for call in pairs_by_hand(step, step.batch_size or 0):
+        with suppress(Exception):  # of another kind
+            value, target = call.function(**call.arguments).double(), call.arguments["target"]
+            each = target.numel() / len(target) if TABLE[call.name].answers is Family.NUMBERS else 1.0
+            if any(math.isclose(loss, times * float(value), rel_tol=EQUAL) for times in (1.0, each)):
+                return replace(call, value=value)
+    return None
+
+
+def validated(step: Step, name: str, known: Known, *, likely: bool = False) -> LossCall | str:
+    """The call of the same function with as many classes or outputs in a validation step, or why there is none.
+
+    Args:
+        step: Of validation.
+        name: Of the function.
+        known: Of training.
+        likely: Whether what a step likely compares was what training did compare.
+
+    """
     calls = [call for call in step.loss_calls if call.name == name]
+    if not calls and likely:
+        calls = [call for call in pairs_by_hand(step, step.batch_size or 0) if call.name == name][:1]
+        if calls and TABLE[name].answers is Family.NUMBERS and not known.is_like(targets_of(calls[0])):
+            return "the targets of validation are distributed otherwise than those of training"
     if len(calls) != 1 or calls[0].times > 1:
         return f"validation does not compute {name} as training does"
     if reason := not_comparable(calls[0]):
         return reason
     found = calls[0].arguments["input"] if TABLE[name].answers is Family.CLASSES else targets_of(calls[0])
-    return (
-        calls[0] if found.shape[1] == outputs else "the targets of validation have another shape than those of training"
-    )
+    if found.shape[1] != len(known.total):
+        return "the targets of validation have another shape than those of training"
+    return calls[0]
 
 
 def not_comparable(call: LossCall) -> str:

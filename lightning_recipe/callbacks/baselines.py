@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from lightning_recipe.callback import Check
-from lightning_recipe.callbacks._baselines import EXAMPLES, Known, features_of, minimised, validated
+from lightning_recipe.callbacks._baselines import EXAMPLES, Known, features_of, likely, minimised, validated
 from lightning_recipe.callbacks._baselines_verdict import judge, worse
 from lightning_recipe.callbacks._human import beside, scores
 from lightning_recipe.callbacks._measured import Estimate, Look, measured
@@ -70,7 +70,8 @@ class Baselines(Check):
 
     Legitimate:
         - Weighted classes and balanced samplers: the constant knows them, and simple models are left out.
-        - Losses by hand, of several parts, against targets of the network: `skipped`.
+        - Losses by hand that no function of torch has the value of, of several parts, against targets of the network:
+          `skipped`.
         - First epochs, warm-up, trials with ``limit_train_batches``, models that are still getting better.
 
     Cost:
@@ -108,7 +109,7 @@ class Baselines(Check):
         """Begin anew with each fit."""
         super().setup(trainer, pl_module, stage)
         self._known, self._looks = Known(), list[Look]()
-        self._name, self._weighted = "", False
+        self._name, self._weighted, self._likely = "", False, False
         self._costs: list[float] = []  # of the constant in training
         self._constant = torch.zeros(0)
         self._simple: Simple | None = None
@@ -128,6 +129,7 @@ class Baselines(Check):
             yield self.skipped(f"not compared: {call if isinstance(call, str) else 'the batch holds no examples'}")
             return
         self._name, self._weighted = call.name, is_weighted(call)
+        self._likely = (by_hand := likely(step)) is not None and by_hand.name == call.name
         if self._known.count:
             self._costs.append(float(measured(call, self._constant, examples).loss.mean()))
         self._known.add(call, examples)
@@ -144,7 +146,7 @@ class Baselines(Check):
         if not self._known.varied:
             self._reason = "all targets of training are the same"
             return
-        call = validated(step, self._name, len(self._known.total))
+        call = validated(step, self._name, self._known, likely=self._likely)
         if isinstance(call, str):
             self._reason = call
             return

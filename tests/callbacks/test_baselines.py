@@ -294,6 +294,52 @@ class ByHand(Healthy):
         return -logits.log_softmax(-1).gather(1, y[:, None]).mean()
 
 
+class FocalByHand(Healthy):
+    def loss(self, logits, y):
+        right = logits.softmax(-1).gather(1, y[:, None])
+        return -((1 - right).square() * right.log()).mean()
+
+
+class SquaresByHand(Regression):
+    def loss(self, out, y):
+        return (out - y).square().mean()
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val_mae", (self(self.unit * batch[0]) - batch[1]).abs().mean())
+
+
+class ScaledByHand(SquaresByHand):
+    """The targets of validation are in another unit, as its error is."""
+
+    def val_dataloader(self):
+        x, y = super().val_dataloader().dataset.tensors
+        return DataLoader(TensorDataset(x, 50 + 10 * y), 32)
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val_mae", (50 + 10 * self(batch[0]) - batch[1]).abs().mean())
+
+
+class NoisyByHand(Autoencoder):
+    """A diffusion model says the noise that was added."""
+
+    def loss(self, out, x):
+        noise = torch.randn_like(x)
+        return (self.net(x + noise) - noise).square().mean()
+
+
+@pytest.mark.parametrize("module", [ByHand, SquaresByHand])
+def test_losses_by_hand_are_compared_where_a_function_is_the_same(fit, module):
+    assert quiet(fit, module()).status is Status.PASSED
+
+
+def test_validation_without_a_loss_is_compared(fit):
+    class Accuracy(Healthy):
+        def validation_step(self, batch, batch_idx):
+            self.log("val_acc", (self(batch[0]).argmax(1) == batch[1]).float().mean())
+
+    assert quiet(fit, Accuracy()).evidence["model"] > 0.5
+
+
 class Similar(Healthy):
     """Each example is a class of its own."""
 
@@ -312,7 +358,9 @@ class Taught(Healthy):
         return F.cross_entropy(logits, self.net[-1](torch.ones(len(y), 32)).softmax(1))
 
 
-@pytest.mark.parametrize("module", [Adversarial, Parts, ByHand, Similar, MasksByHand, Taught])
+@pytest.mark.parametrize(
+    "module", [Adversarial, Parts, FocalByHand, ScaledByHand, Similar, MasksByHand, Taught, NoisyByHand]
+)
 def test_what_has_no_baseline_is_skipped_with_the_reason(fit, module):
     finding = quiet(fit, module(), max_epochs=3)
     assert finding.status is Status.SKIPPED
@@ -353,6 +401,13 @@ def test_other_preprocessing_in_validation(fit):
 
     alarm = the_alarm(fit, SignLost(), max_epochs=12)
     assert alarm.evidence["loss"] > 2 * alarm.evidence["constant_loss"]
+
+
+def test_other_preprocessing_in_validation_of_a_loss_by_hand(fit):
+    class SignLost(SquaresByHand):
+        unit = -1.0
+
+    the_alarm(fit, SignLost(), max_epochs=12)
 
 
 def test_a_run_that_never_learns_where_the_targets_are(fit):
