@@ -7,7 +7,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor
-from torchmetrics import Metric
 
 from lightning_recipe.callbacks._averaged import rehearsed, scalars
 from lightning_recipe.callbacks._baselines import minimised
@@ -20,6 +19,8 @@ from lightning_recipe.trial.rehearsal import CannotRehearseError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from torchmetrics import Metric
 
     from lightning_recipe.callbacks._averaged import Seen
     from lightning_recipe.record.step import Step
