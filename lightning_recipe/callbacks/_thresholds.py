@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
     from lightning_recipe.record.step import Step
 
-HALF = re.compile(r"(?<![\w.])0?\.50*(?!\w)")
+_HALF = r"(?<![\w.])0?\.50*(?!\w)"
+_SIGN, _CALL = r"(?<![-<>=])[<>]=?(?![<>=])", r"\b(?:gt|ge|lt|le)\("
+_ANY = re.compile(rf"{_SIGN}|{_CALL}")
+_WITH_HALF = re.compile(rf"{_SIGN}\s*{_HALF}|{_HALF}\s*{_SIGN}|{_CALL}[^()]*{_HALF}")
 
 
 def givers(step: Step) -> set[str]:
@@ -43,7 +46,7 @@ def on_logits(step: Step, module: nn.Module, trained: Collection[str] = ()) -> O
         if (event.module is not None and event.name in trained) or (of_logits and event.name in RESHAPED):
             logits |= {*event.outputs}
         elif of_logits:
-            compared = event.name in COMPARISONS and HALF.search(_code(event.where, module))
+            compared = event.name in COMPARISONS and with_half(_code(event.where, module))
             if compared or event.name == "round":
                 done = "rounds" if event.name == "round" else "compares with 0.5"
                 return Outcome(
@@ -62,6 +65,17 @@ def _logits(step: Step) -> set[int]:
         return set()
     losses = [event for event in step.events if event.kind == "loss" and event.name == BCE_WITH_LOGITS]
     return {event.inputs[0] for event in losses if event.inputs}
+
+
+def with_half(code: str) -> bool:
+    """Whether all that is compared in a line is compared with a half; of others nobody knows which it is.
+
+    Example:
+        >>> with_half("((o > 0.5) == (y > .5)).float()"), with_half("(o > 0) == (y > 0.5)"), with_half("o.gt(0.5)")
+        (True, False, True)
+
+    """
+    return 0 < len(_WITH_HALF.findall(code)) == len(_ANY.findall(code))
 
 
 def _code(where: str, module: nn.Module) -> str:

@@ -169,7 +169,7 @@ class Thresholds(Logs):
         target = F.one_hot(y, CLASSES).float()
         self.log("val_loss", F.binary_cross_entropy_with_logits(logits, target))
         self.log("val_hits", ((logits.sigmoid() > 0.5) == target).float().mean())
-        self.log("val_acc", ((logits > 0) == target).float().mean())
+        self.log("val_acc", ((logits > 0) == (target > 0.5)).float().mean())
         self.log("val_rounded", (logits.sigmoid().round() == target).float().mean())
 
 
