@@ -514,7 +514,8 @@ class NoLoss(Logs):
         return F.binary_cross_entropy_with_logits(self.net(batch[0])[:, 0], (batch[1] > 1).float())
 
     def report(self, logits, y):
-        self.log("val_hits", ((logits[:, 0] > 0.5) == (y > 1)).float().mean())
+        true = y > 1
+        self.log("val_hits", ((logits[:, 0] > 0.5) == true).float().mean())
 
 
 class Squashed(NoLoss):
