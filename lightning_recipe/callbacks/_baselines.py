@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lightning_recipe.losses.by_hand import likely, pairs
 from lightning_recipe.losses.constants import is_contrastive
 from lightning_recipe.losses.table import TABLE, Family, Takes
-from lightning_recipe.losses.targets import is_target, pairs_by_hand
+from lightning_recipe.losses.targets import is_target
 from lightning_recipe.record.tensors import same
 
 if TYPE_CHECKING:
@@ -29,8 +29,6 @@ SPREAD = 2**14
 """Targets of a batch that are kept, evenly spaced."""
 PART = 0.1
 """Share of the loss that may come from something else than the loss function, such as a small penalty."""
-EQUAL = 1e-3
-"""Relative difference of a loss by hand and of a function that is the same."""
 WINDOW = 4
 """Time steps of a window, at least."""
 KINDS = (Family.CLASSES, Family.YES_NO, Family.NUMBERS)
@@ -123,33 +121,19 @@ def minimised(step: Step) -> LossCall | str:
     return reason if (reason := not_comparable(call)) else call
 
 
-def likely(step: Step) -> LossCall | None:
-    """What a loss by hand likely compares, if a function of torch that does has the same value, or sums up outputs."""
-    if step.loss is None:
-        return None
-    loss = float(step.loss.detach().double().mean())
-    for call in pairs_by_hand(step, step.batch_size or 0):
-        with suppress(Exception):  # of another kind
-            value, target = call.function(**call.arguments).double(), call.arguments["target"]
-            each = target.numel() / len(target) if TABLE[call.name].answers is Family.NUMBERS else 1.0
-            if any(math.isclose(loss, times * float(value), rel_tol=EQUAL) for times in (1.0, each)):
-                return replace(call, value=value)
-    return None
-
-
-def validated(step: Step, name: str, known: Known, *, likely: bool = False) -> LossCall | str:
+def validated(step: Step, name: str, known: Known, *, by_hand: bool = False) -> LossCall | str:
     """The call of the same function with as many classes or outputs in a validation step, or why there is none.
 
     Args:
         step: Of validation.
         name: Of the function.
         known: Of training.
-        likely: Whether what a step likely compares was what training did compare.
+        by_hand: Whether what a step likely compares was what training did compare.
 
     """
     calls = [call for call in step.loss_calls if call.name == name]
-    if not calls and likely:
-        calls = [call for call in pairs_by_hand(step, step.batch_size or 0) if call.name == name][:1]
+    if not calls and by_hand:
+        calls = [call for call in pairs(step) if call.name == name][:1]
         if calls and TABLE[name].answers is Family.NUMBERS and not known.is_like(targets_of(calls[0])):
             return "the targets of validation are distributed otherwise than those of training"
     if len(calls) != 1 or calls[0].times > 1:

@@ -11,9 +11,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import BatchSampler, ConcatDataset, IterableDataset, RandomSampler, SequentialSampler, Subset
 
+from lightning_recipe.losses.by_hand import likely
 from lightning_recipe.losses.table import TABLE, Family
 from lightning_recipe.losses.targets import of_loss, target_of_batch
-from lightning_recipe.record.tensors import tensors
+from lightning_recipe.record.tensors import same, tensors
 from lightning_recipe.trial.stored import Part, by_source, distinct, parts_of
 
 if TYPE_CHECKING:
@@ -47,7 +48,9 @@ def label_of(step: Step, examples: int) -> tuple[str | None, int]:
     }
     if not entries:
         return None, 0
-    answers = [(call, of_loss(call, examples)) for call in step.loss_calls]
+    compared = likely(step)
+    calls = step.loss_calls or ([compared] if compared else [])
+    answers = [(call, of_loss(call, examples)) for call in calls]
     targets = [(found.target, call) for call, found in answers if found is not None]
     for target, call in [*targets, (target_of_batch(step, examples), None)]:
         if not isinstance(target, Tensor) or target.numel() != examples:
@@ -71,6 +74,22 @@ def _classes(call: LossCall) -> int:
     if not isinstance(given, Tensor) or given.ndim != 2 or TABLE[call.name].answers is not Family.CLASSES:  # noqa: PLR2004
         return 0
     return int(given.shape[1])
+
+
+def target_of(step: Step) -> tuple[str, bool]:
+    """The entry of the batch that the whole loss compares with what the network puts out.
+
+    Returns:
+        Its path, empty if nobody knows, and whether it may be one of two things only, of which one may be rare.
+
+    """
+    call = likely(step)
+    if call is None:
+        return "", False
+    target = call.arguments["target"].flatten()
+    entries = ((path, t.detach().flatten()) for path, t in tensors(step.batch, "batch") if t.layout is torch.strided)
+    path = next((path for path, t in entries if same(t.to(target), target)), "")
+    return path, TABLE[call.name].answers is Family.YES_NO or _classes(call) == 2  # noqa: PLR2004
 
 
 def entered(step: Step, examples: int) -> set[str]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from lightning_recipe.callback import Check
-from lightning_recipe.callbacks._baselines import EXAMPLES, Known, features_of, likely, minimised, validated
+from lightning_recipe.callbacks._baselines import EXAMPLES, Known, features_of, minimised, validated
 from lightning_recipe.callbacks._baselines_verdict import judge, worse
 from lightning_recipe.callbacks._human import beside, scores
 from lightning_recipe.callbacks._measured import Estimate, Look, measured
@@ -16,6 +16,7 @@ from lightning_recipe.callbacks._simple_models import constant, is_weighted, sim
 from lightning_recipe.figures.baselines import baselines_card
 from lightning_recipe.figures.canvas import pixels
 from lightning_recipe.finding import Section
+from lightning_recipe.losses.by_hand import likely
 from lightning_recipe.show import loggers
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ class Baselines(Check):
         """Begin anew with each fit."""
         super().setup(trainer, pl_module, stage)
         self._known, self._looks = Known(), list[Look]()
-        self._name, self._weighted, self._likely = "", False, False
+        self._name, self._weighted, self._by_hand = "", False, False
         self._costs: list[float] = []  # of the constant in training
         self._constant = torch.zeros(0)
         self._simple: Simple | None = None
@@ -129,7 +130,7 @@ class Baselines(Check):
             yield self.skipped(f"not compared: {call if isinstance(call, str) else 'the batch holds no examples'}")
             return
         self._name, self._weighted = call.name, is_weighted(call)
-        self._likely = (by_hand := likely(step)) is not None and by_hand.name == call.name
+        self._by_hand = (compared := likely(step)) is not None and compared.name == call.name
         if self._known.count:
             self._costs.append(float(measured(call, self._constant, examples).loss.mean()))
         self._known.add(call, examples)
@@ -146,7 +147,7 @@ class Baselines(Check):
         if not self._known.varied:
             self._reason = "all targets of training are the same"
             return
-        call = validated(step, self._name, self._known, likely=self._likely)
+        call = validated(step, self._name, self._known, by_hand=self._by_hand)
         if isinstance(call, str):
             self._reason = call
             return
