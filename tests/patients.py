@@ -1834,6 +1834,23 @@ class NeverReset(Patient):
         self.log("val_accuracy", self.val_accuracy.compute())
 
 
+class OneForBoth(Patient):
+    """Two validation sets, and one metric that is logged for both."""
+
+    code = "EvaluationCheck/one_metric_two_loaders"
+
+    def __init__(self):
+        super().__init__()
+        self.val_accuracy = MulticlassAccuracy(CLASSES, average="micro")
+
+    def val_dataloader(self):
+        return [DataLoader(self.data(64, seed), 32) for seed in (2, 3)]
+
+    def validation_step(self, batch, batch_idx, dataloader_idx):
+        self.val_accuracy(self(batch[0]), batch[1])
+        self.log("val_accuracy", self.val_accuracy)
+
+
 class WorstIsBest(Patient):
     """EarlyStopping waits for the accuracy to fall, which is its default."""
 

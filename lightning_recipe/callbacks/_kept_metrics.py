@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import inspect
 import weakref
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from torch import nn
+from torchmetrics import Metric
 
 from lightning_recipe.callbacks._averaged import metrics_of
 from lightning_recipe.finding import Outcome, Status
@@ -13,8 +16,9 @@ from lightning_recipe.record.tensors import tensors
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from torch import Tensor, nn
-    from torchmetrics import Metric
+    from torch import Tensor
+
+    from lightning_recipe.run import Run
 
 HOOKS = ("on_validation_epoch_end", "on_validation_end")
 RUNNING = ("torchmetrics.aggregation", "torchmetrics.wrappers")
@@ -120,6 +124,39 @@ def is_of_an_epoch(metric: Metric) -> bool:
 def was_computed(metric: Metric) -> bool:
     """Whether it was computed after its latest update, and not reset since."""
     return metric._computed is not None  # noqa: SLF001 - there is no public way to know
+
+
+def of_two_loaders(run: Run) -> Iterator[str]:
+    """Metrics that two validation sets are put into: logged as an object for both, or several entries of one list."""
+    loaders: dict[int, set[Any]] = {}
+    for result in (run.trainer._results or {}).values():  # noqa: SLF001 - what was logged, and for which loader
+        if isinstance(result.value, Metric):
+            loaders.setdefault(id(result.value), set()).add(result.meta.dataloader_idx)
+    names: dict[tuple[int, str], list[str]] = {}
+    for name, metric in run.module.named_modules(remove_duplicate=False):
+        if isinstance(metric, Metric) and metric.update_count:
+            names.setdefault((id(metric), name.rpartition(".")[0]), []).append(name)
+    for (metric_id, parent), own in names.items():
+        listed = isinstance(run.module.get_submodule(parent), nn.ModuleList | nn.ModuleDict)
+        if len(loaders.get(metric_id, ())) > 1 or (listed and len(own) == len(run.val_loaders)):
+            yield " and ".join(own)
+
+
+def two_loaders(name: str) -> Outcome:
+    """The value of a second validation set is one of the first, too.
+
+    Example:
+        >>> two_loaders("val_acc").status
+        <Status.WARNING: 'warning'>
+
+    """
+    return Outcome(
+        Status.WARNING,
+        "one_metric_two_loaders",
+        f"{name} is one object that the examples of several validation sets are put into: what is logged of the one is "
+        "computed of the other, too",
+        "a metric for each loader: nn.ModuleList(metric.clone() for _ in loaders), and self.accs[dataloader_idx]",
+    )
 
 
 def two_stages(name: str, before: int) -> Outcome:

@@ -41,6 +41,7 @@ class EvaluationCheck(Check):
 
     - a number that Lightning averages over the batches is no mean: F1, AUROC, a correlation and the like;
     - a metric that is computed by hand, or a list that one is computed of, is never emptied, and mixes the epochs;
+    - one metric gets the examples of several validation sets, each of which it is reported for;
     - an accuracy is monitored with ``mode="min"``, or a loss with ``mode="max"``, by a callback;
     - a callback monitors what is never logged;
     - logits, as the loss takes them, are rounded or compared with 0.5;
@@ -122,7 +123,10 @@ class EvaluationCheck(Check):
 
     def validation(self, run: Run, step: Step) -> Iterator[Finding]:
         """Run the step again on a copy until its numbers are judged; see what its metrics hold from before."""
-        if run.trainer.sanity_checking or run.loader:
+        if run.trainer.sanity_checking:
+            return
+        if run.loader:
+            yield from (self.found(kept.two_loaders(name), name) for name in kept.of_two_loaders(run))
             return
         first, lists = self._seen is None, kept.lists(run.module)
         self._lists = (lists if self._lists is None else self._lists[0], lists)

@@ -249,6 +249,39 @@ class TwoLoaders(Objects):
             super().validation_step(batch, batch_idx)
 
 
+class OneEach(TwoLoaders):
+    """Two sets, a metric for each; a third one for both together."""
+
+    def __init__(self):
+        super().__init__(f1=micro(), auroc=MulticlassAUROC(CLASSES))
+        self.accs = torch.nn.ModuleList([micro(), micro()])
+        self.all = micro()
+
+    def validation_step(self, batch, batch_idx, dataloader_idx):
+        logits, y = self(batch[0]), batch[1]
+        self.accs[dataloader_idx](logits, y)
+        self.log("val_acc", self.accs[dataloader_idx])
+        self.all.update(logits, y)
+
+    def on_validation_epoch_end(self):
+        self.log("val_acc_all", self.all.compute())
+        self.all.reset()
+
+
+class OneTwice(OneEach):
+    def __init__(self):
+        super().__init__()
+        self.accs = torch.nn.ModuleList([micro()] * 2)
+
+    def validation_step(self, batch, batch_idx, dataloader_idx):
+        self.accs[dataloader_idx].update(self(batch[0]), batch[1])
+
+    def on_validation_epoch_end(self):
+        for i, acc in enumerate(self.accs):
+            self.log(f"val_acc_{i}", acc.compute())
+        self.accs[0].reset()
+
+
 def micro(kind=MulticlassAccuracy):
     return kind(CLASSES, average="micro")
 
@@ -281,6 +314,7 @@ HEALTHY = {
     "one batch": lambda: OneBatch(score=f1()),
     "one by one": lambda: OneByOne(score=f1()),
     "of users": lambda: OfUsers(score=f1()),
+    "one for each loader": OneEach,
     "two loaders": lambda: TwoLoaders(f1=f1(), auroc=MulticlassAUROC(CLASSES)),
 }
 
@@ -464,6 +498,11 @@ def test_one_metric_under_two_names(fit):
 
 def test_one_metric_by_hand(fit):
     assert codes(found(fit, OneByHand())) == ["one_metric_two_stages"]
+
+
+@pytest.mark.parametrize("module", [patients.OneForBoth, OneTwice])
+def test_one_metric_for_two_loaders(fit, module):
+    assert codes(found(fit, module())) == ["one_metric_two_loaders"]
 
 
 def test_a_metric_that_is_never_reset(fit):
