@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -23,8 +24,10 @@ PURE = 0.02
 """Share of a partner below which an example is not mixed."""
 APART = 0.1
 """Difference of the shares of inputs and labels from which on they do not match: CutMix's box may be cut at an edge."""
-ALIKE = 0.02
+ALIKE = 1e-3
 """Difference of two losses, over their size, without which their weights can't be told."""
+ROUNDED = 100
+"""And in roundings of their size: an untrained network loses as much by any label."""
 OTHER = 0.3
 """Share of a partner whose label is left out, from which on it is no noise in the background."""
 SAME = 0.7
@@ -38,7 +41,7 @@ class Mixed(NamedTuple):
 
     Attributes:
         own: Share of an example in what the network is given, shape (N,).
-        partner: Row of the other one, shape (N,).
+        partner: Row of the other one, shape (N,); its own where that is not known.
 
     """
 
@@ -101,7 +104,7 @@ def _pasted(x: Tensor, z: Tensor) -> Mixed | None:
         j = int(alike.argmax())
         if alike[j] < 1 and bool(changed[i].any()):
             return None
-        partner.append(j)
+        partner.append(j if alike[j] == 1 and int((alike == 1).sum()) == 1 else i)  # what is blank may be anybody's
     return Mixed(torch.full((len(z),), 1 - float(box.double().mean()), dtype=torch.double), torch.tensor(partner))
 
 
@@ -110,7 +113,7 @@ class Share(NamedTuple):
 
     Attributes:
         inputs: On average.
-        labels: 1 if they were not mixed at all.
+        labels: 1 if they were not mixed at all; NaN where nobody knows.
         partners: Of the labels that are mixed in, those of the examples that are.
 
     """
@@ -145,7 +148,7 @@ def share_of(step: Step) -> Share | None:
     labels = [t for t in entries if t.ndim == 1 and len(t) == len(given) and not t.is_floating_point()]
     if found is None or len(labels) != 1:
         return None
-    return _labels(step, found, labels[0].detach().cpu().long())
+    return _labels(step, found, labels[0].detach().cpu().long()) or Share(float(found.own.mean()), math.nan)
 
 
 def _labels(step: Step, found: Mixed, y: Tensor) -> Share | None:
@@ -187,7 +190,10 @@ def _weight(step: Step, first: int) -> float | None:
     mine, others = (
         call.value.detach().double().mean().cpu() for call in (step.loss_calls[first], step.loss_calls[1 - first])
     )
-    if step.loss is None or step.loss.numel() != 1 or abs(mine - others) < ALIKE * abs(mine):
+    if step.loss is None or step.loss.numel() != 1:
+        return None
+    precision = max(torch.finfo(one.dtype).eps for one in (step.loss, *(call.value for call in step.loss_calls)))
+    if abs(mine - others) < max(ALIKE, ROUNDED * precision) * abs(mine):
         return None
     weight = float((step.loss.detach().double().cpu() - others) / (mine - others))
     return weight if -PURE <= weight <= 1 + PURE else None

@@ -46,6 +46,18 @@ class Pastes(Mixes):
         return x, 1 - count / x.shape[1]
 
 
+class PastesBlanks(Pastes):
+    """Much of what is put in its place is the same in most examples."""
+
+    def data(self, n, seed):
+        x, y = super().data(n, seed).tensors
+        x[torch.arange(n) % 4 > 0, : x.shape[1] // 2] = 0
+        return torch.utils.data.TensorDataset(x, y[torch.randperm(n)])
+
+    def draw(self):
+        return 0.7
+
+
 class Background(Mixes):
     """Others are heard from afar."""
 
@@ -68,7 +80,7 @@ class Seldom(LabelsNotMixed):
         return 0.99
 
 
-@pytest.mark.parametrize("module", [Mixes, AsOne, Smoothed, ByHand, Pastes, Background, Noise, Seldom])
+@pytest.mark.parametrize("module", [Mixes, AsOne, Smoothed, ByHand, Pastes, PastesBlanks, Background, Noise, Seldom])
 def test_legitimate(fit, module):
     assert [f.status for f in found(fit, module())] == [Status.PASSED]
 
@@ -76,6 +88,18 @@ def test_legitimate(fit, module):
 class Interchanged(Mixes):
     def mixed_loss(self, logits, y, order, share):
         return super().mixed_loss(logits, y, order, 1 - share)
+
+
+class LateLearner(Interchanged):
+    """Whatever the label, it costs the same in the beginning."""
+
+    def __init__(self):
+        super().__init__()
+        torch.nn.init.zeros_(self.net[-1].weight)
+        torch.nn.init.zeros_(self.net[-1].bias)
+
+    def draw(self):
+        return 0.2
 
 
 class DrawnAgain(Mixes):
@@ -98,7 +122,7 @@ class PastesWithoutLabels(Pastes):
         return F.cross_entropy(logits, y)
 
 
-MISTAKES = [LabelsNotMixed, Interchanged, DrawnAgain, SoftAgain, SoftOtherShare, PastesWithoutLabels]
+MISTAKES = [LabelsNotMixed, Interchanged, LateLearner, DrawnAgain, SoftAgain, SoftOtherShare, PastesWithoutLabels]
 
 
 @pytest.mark.parametrize("module", MISTAKES)
