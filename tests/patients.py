@@ -1712,6 +1712,37 @@ class TargetNotFlipped(Uncentred):
         return DataLoader(Blobs(150, 2, mirrored=False), 50)
 
 
+class FramesStay(Patient):
+    """Recordings are rolled in time at random, the labels of their frames are not."""
+
+    code = "AugmentationCheck/target_not_moved"
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Conv1d(FEATURES, CLASSES, 5, padding=2)
+
+    def train_dataloader(self):
+        return DataLoader(self.Rolled(*self.data(64, 1).tensors), 32, shuffle=True)
+
+    def data(self, n, seed):
+        rng = torch.Generator().manual_seed(seed)
+        y = (torch.randint(24, (n, 1), generator=rng) - torch.arange(32)).div(8, rounding_mode="floor") % CLASSES
+        centres = torch.randn(CLASSES, FEATURES, generator=torch.Generator().manual_seed(0))
+        return TensorDataset(centres[y].movedim(1, 2) + 0.3 * torch.randn(n, FEATURES, 32, generator=rng), y)
+
+    class Rolled(TensorDataset):
+        """Rolls what it gives."""
+
+        def __getitem__(self, index):
+            x, y = super().__getitem__(index)
+            return x.roll(int(torch.randint(32, ())), -1), y
+
+    def training_step(self, batch, batch_idx):
+        return F.cross_entropy(self(batch[0]), batch[1])
+
+    validation_step = Healthy.validation_step
+
+
 def jitter(x):
     """Noise."""
     return x + 0.1 * torch.randn_like(x)

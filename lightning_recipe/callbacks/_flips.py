@@ -91,9 +91,9 @@ def mirroring(one: Tensor, other: Tensor) -> str | None:
     """
     if one.shape != other.shape:
         return None
-    as_it_is = _correlation(one, other)
+    as_it_is = correlation(one, other)
     alike = {
-        name: _correlation(turned, other)
+        name: correlation(turned, other)
         for name, turn in MIRRORED.items()
         if (turned := turn(one)).shape == other.shape
     }
@@ -134,7 +134,7 @@ def has_place(name: str, leaf: Tensor, image: Tensor, how: str) -> bool:
         if dense.shape[-2:] != image.shape[-2:] or len(dense) > 1 or values > CLASSES:
             return False
         pixels, ways = image.double().mean(0, keepdim=True), (dense, MIRRORED[how](dense))
-        itself = max(abs(_correlation(x, pixels)) for x in ways if x.shape == pixels.shape) > ITSELF
+        itself = max(abs(correlation(x, pixels)) for x in ways if x.shape == pixels.shape) > ITSELF
         return not (values > FEW and itself) and not is_symmetric(leaf, how)
     if not leaf.numel() or leaf.dtype is torch.bool or bool(leaf.isnan().any()):
         return False
@@ -175,10 +175,11 @@ def turns_sign(images: Tensor, targets: Tensor, how: str) -> float:
     fit = torch.arange(len(y)) % 2 == 0
     a, b = odd[fit], y[fit]
     ridge = torch.linalg.solve(a.T @ a + len(a) * 0.1 * torch.eye(a.shape[1], dtype=a.dtype), a.T @ b)
-    return _correlation(odd[~fit] @ ridge, y[~fit])
+    return correlation(odd[~fit] @ ridge, y[~fit])
 
 
-def _correlation(one: Tensor, other: Tensor) -> float:
+def correlation(one: Tensor, other: Tensor) -> float:
+    """That of all values of two tensors of one shape; 0 where one of them is constant."""
     a, b = (x.double().flatten() - x.double().mean() for x in (one, other))
     norm = float(a.norm() * b.norm())
     return float(a @ b) / norm if norm > 0 else 0.0

@@ -11,6 +11,7 @@ from lightning_recipe.callback import Check
 from lightning_recipe.callbacks import _augmentation as draws_of
 from lightning_recipe.callbacks import _flips as flips
 from lightning_recipe.callbacks import _mixing as mixing
+from lightning_recipe.callbacks import _moved as moved
 from lightning_recipe.callbacks._constant_seed import seeded_alike
 from lightning_recipe.callbacks._lost_transform import lost
 from lightning_recipe.finding import Section
@@ -43,6 +44,7 @@ class AugmentationCheck(Check):
     - images are mirrored or turned in some draws of an example, and a target with a place is the same in all: a mask
       of the image's size, boxes, points by their name, or a number that what changes its sign in the mirror predicts,
       on validation examples, with a correlation above ``flips.PREDICTED``;
+    - images or spectrograms are moved between draws, and a mask of their size, or labels of their frames, are not;
     - validation examples differ each time, with the very transform of training;
     - each reading of a training example gives the same seeds, and the numbers drawn then change it in the same way: all
       examples get the same noise, flip or crop;
@@ -65,7 +67,7 @@ class AugmentationCheck(Check):
 
     Legitimate:
         - Classes, ages and other targets that a mirror does not change; targets that were changed with the image.
-        - Crops, colours and noise; coordinates that all examples share; the image itself as its target.
+        - Crops of what has one class, colours and noise; coordinates that all examples share; the image itself as its target.
         - Permutations, projections and masks that are the same for all examples, and drawn each time by a generator of
           their own; seeds made of the index.
         - Denoising and masked tokens in validation, whose inputs are random by design.
@@ -167,6 +169,7 @@ class AugmentationCheck(Check):
                 return _turns_sign(val[0], turn, name) if calm else 0.0
 
             found += [self.found(outcome) for outcome in draws_of.left_behind(draws, image, probe)]
+        found += map(self.found, moved.left_where_they_are(draws))
         if held_out and (outcome := draws_of.of_validation(held_out, shared=_same_transform(run))):
             found.append(self.found(outcome))
         others = (run.module, getattr(run.trainer, "datamodule", None))

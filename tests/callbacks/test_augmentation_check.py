@@ -83,6 +83,63 @@ def test_flipped_images_with_legitimate_targets(fit, target):
     assert finding.evidence["random"] >= 1
 
 
+SOUNDS = torch.rand(64, 12, 32, generator=RNG)
+ONSETS = torch.randint(4, 20, (64,), generator=RNG)
+FRAMES = torch.stack([(torch.arange(32) >= on) & (torch.arange(32) < on + 8) for on in ONSETS]).float()
+WIDE = torch.nn.functional.pad(torch.rand(64, 3, 12, 12, generator=RNG), (6, 6, 6, 6))
+
+
+class Rolled(Dataset):
+    """Spectrograms that are rolled in time, and what `target` says of them: by index and how far."""
+
+    def __init__(self, target, most=32):
+        self.target, self.most = target, most
+
+    def __len__(self):
+        return 64
+
+    def __getitem__(self, index):
+        by = int(torch.randint(self.most, ()))
+        return {"mel": SOUNDS[index].roll(by, -1), **self.target(index, by)}
+
+
+class Cropped(Rolled):
+    """Crops of images with a margin."""
+
+    def __getitem__(self, index):
+        x, y = torch.randint(12, (2,)).tolist()
+        return {"image": WIDE[index, :, y : y + 12, x : x + 12], **self.target(index, (y, x))}
+
+
+STAYS = {
+    "classes": lambda i, _: {"label": CLASSES[i]},
+    "frames that go with them": lambda i, by: {"frames": FRAMES[i].roll(by)},
+    "one of as many classes as frames": lambda i, _: {"label": torch.eye(32)[i % 32]},
+    "an embedding of as many numbers": lambda i, _: {"voice": SOUNDS[i, 0]},
+    "weights of all frames": lambda *_: {"weights": FRAMES[0]},
+    "as many frames, all alike": lambda i, _: {"frames": torch.full((32,), int(i % 4))},
+    "rows, not frames": lambda i, _: {"bands": FRAMES[i, :12]},
+    "where it is": lambda _, by: {"place": by},
+}
+
+
+@pytest.mark.parametrize("target", STAYS)
+def test_moved_sounds_with_legitimate_targets(fit, target):
+    assert found(fit, Rolled(STAYS[target]))[0].status is Status.PASSED
+
+
+def test_a_jitter_that_labels_may_stand(fit):
+    assert found(fit, Rolled(lambda i, _: {"frames": FRAMES[i]}, 3))[0].status is Status.PASSED
+
+
+def test_crops_with_legitimate_targets(fit):
+    def of(i, at):
+        return {"mask": WIDE[i, 0, at[0] : at[0] + 12, at[1] : at[1] + 12] > 0.5, "label": CLASSES[i]}
+
+    assert found(fit, Cropped(of))[0].status is Status.PASSED
+    assert found(fit, Cropped(lambda i, _: {"whole": (WIDE[i, 0, :13, :13] > 0.5).long()}))[0].status is Status.PASSED
+
+
 def test_a_class_that_is_odd_in_a_mirror_has_no_place():
     y = (torch.arange(100) % 2).float()
     images = torch.rand(100, 1, 8, 8, generator=RNG) + y[:, None, None, None] * torch.linspace(-1, 1, 8)
@@ -453,6 +510,19 @@ LEFT_BEHIND = {
 def test_targets_left_behind(fit, target, flip):
     (finding,) = found(fit, Flipped(LEFT_BEHIND[target], 0.02, flip))
     assert (finding.status, finding.code) == (Status.WARNING, "AugmentationCheck/target_not_flipped")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        Rolled(lambda i, _: {"frames": FRAMES[i]}),
+        Rolled(lambda i, _: {"frames": FRAMES[[i, 63 - i]]}),
+        Cropped(lambda i, _: {"mask": MASKS[i]}),
+    ],
+)
+def test_targets_that_stay_where_they_are(fit, data):
+    (finding,) = found(fit, data)
+    assert (finding.status, finding.code) == (Status.WARNING, "AugmentationCheck/target_not_moved")
 
 
 def test_pictures_with_channels_last(fit):
