@@ -67,7 +67,7 @@ class AugmentationCheck(Check):
 
     Legitimate:
         - Classes, ages and other targets that a mirror does not change; targets that were changed with the image.
-        - Crops of what has one class, colours and noise; coordinates that all examples share; the image itself as its target.
+        - Crops of what has one class, colours and noise; coordinates that all examples share; the image as its target.
         - Permutations, projections and masks that are the same for all examples, and drawn each time by a generator of
           their own; seeds made of the index.
         - Denoising and masked tokens in validation, whose inputs are random by design.
