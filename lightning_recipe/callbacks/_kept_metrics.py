@@ -153,8 +153,8 @@ def two_loaders(name: str) -> Outcome:
     return Outcome(
         Status.WARNING,
         "one_metric_two_loaders",
-        f"{name}: one object that the examples of several validation sets are put into, so that what is logged of the one is "
-        "computed of the other, too",
+        f"{name}: one object that the examples of several validation sets are put into, so that what is logged of the "
+        "one is computed of the other, too",
         "a metric for each loader: nn.ModuleList(metric.clone() for _ in loaders), and self.accs[dataloader_idx]",
     )
 
