@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from lightning_recipe import Check, Section
 from lightning_recipe.record.step import Need
-from lightning_recipe.trial.rehearsal import CannotRehearseError, rehearsal
+from lightning_recipe.trial.rehearsal import NOTHING, CannotRehearseError, rehearsal
 
 
 class Asks(Check):
@@ -235,8 +235,9 @@ def test_what_a_step_logs_is_noted_and_logged_nowhere(fit):
     rehearsed(fit, LogsAll(), ask)
 
 
+@pytest.mark.parametrize("needs", [NOTHING, Need.INPUTS | Need.LOSSES | Need.WIRING | Need.OUTPUTS])
 @pytest.mark.parametrize("module", [Healthy, ByHand, Remembers])
-def test_the_copy_is_freed_at_once(fit, module):
+def test_the_copy_is_freed_at_once(fit, module, needs):
     """Without a search for cycles, which takes longer than most steps."""
 
     class Copies(Check):
@@ -246,7 +247,7 @@ def test_the_copy_is_freed_at_once(fit, module):
             gc.disable()
             with rehearsal(run) as again:
                 copy = weakref.ref(again.module)
-                again.step(step.batch, needs=Need.INPUTS | Need.LOSSES | Need.WIRING | Need.OUTPUTS).loss.backward()
+                again.step(step.batch, needs=needs).loss.backward()
             del again
             self.gone = copy() is None
             gc.enable()

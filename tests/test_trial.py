@@ -98,6 +98,34 @@ def test_optimizers_are_copied_with_their_state(kind):
     assert torch.equal(module.net[0].weight, duplicate.net[0].weight)
 
 
+def test_the_state_of_an_optimizer_is_copied_when_somebody_asks():
+    weight = torch.nn.Parameter(torch.ones(2))
+    module = Healthy()
+    module.weight = weight
+    optimizer = torch.optim.Adam(module.parameters())
+    module.weight.sum().backward()
+    optimizer.step()
+    moment = optimizer.state[weight]["exp_avg"]
+    for ask in (
+        lambda state, p: state[p],
+        lambda state, p: state.get(p),
+        lambda state, p: state.setdefault(p, {}),
+        lambda state, p: dict(state.items())[p],
+        lambda state, p: state.pop(p),
+        lambda state, p: copy.deepcopy(state, {id(p): p})[p],
+    ):
+        duplicate, (same,), _ = copied_with(module, [optimizer])
+        found = ask(same.state, duplicate.weight)["exp_avg"]
+        assert torch.equal(found, moment)
+        assert found is not moment
+    duplicate, (same,), _ = copied_with(module, [optimizer])
+    assert duplicate.weight in same.state
+    assert len(same.state) == len(optimizer.state) == len(list(same.state)) == len(same.state.values())
+    duplicate, (same,), _ = copied_with(module, [optimizer])
+    same.state.clear()
+    assert same.state[duplicate.weight] == {}
+
+
 def test_schedules_work_on_the_copied_optimizer():
     module = Healthy()
     [optimizer], [schedule] = module.configure_optimizers()

@@ -106,6 +106,9 @@ class Observers:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._entered.close()
+        self._functions.before_backward = lambda: None  # cut the cycle: a copy that is watched is freed at once
+        if self._wiring is not None:
+            self._wiring.before_clipping = lambda: None
 
     def _lay(self) -> None:
         outer = Watch(self._calls.before, self._calls.after) if self._calls is not None else None

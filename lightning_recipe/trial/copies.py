@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import defaultdict
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from lightning_recipe.run import copied_optimizer
 from lightning_recipe.trial.shared_code import shares_code
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from lightning.pytorch import LightningModule
     from torch import nn
@@ -98,8 +99,65 @@ def copied_with(
     if shares_code(duplicate):
         msg = "the module holds a hook or another function that a copy would share"
         raise RuntimeError(msg)
+    for optimizer in optimizers:
+        if type(optimizer.state) is defaultdict:
+            memo[id(optimizer.state)] = _StateOnDemand(optimizer, memo)
     duplicates = [copied_optimizer(optimizer, memo) for optimizer in optimizers]
     return duplicate, duplicates, [copy.deepcopy(scheduler, memo) for scheduler in schedulers]
+
+
+class _StateOnDemand(defaultdict[Any, Any]):
+    """An optimiser's state, copied when somebody asks: few do, and it may be twice as large as the weights."""
+
+    def __init__(self, optimizer: Optimizer, memo: dict[int, Any]) -> None:
+        super().__init__(dict)
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        self._of: dict[Any, Any] = optimizer.state
+        self._memo = {id(p): memo[id(p)] for p in parameters if id(p) in memo}  # not all, or it would keep itself alive
+
+    def _copied(self) -> defaultdict[Any, Any]:
+        if self._of:
+            with torch._C.DisableTorchFunction():  # noqa: SLF001 - is no function of the step
+                self.update(copy.deepcopy(dict(self._of), self._memo))
+            self._of, self._memo = {}, {}
+        return super()  # type: ignore[return-value]
+
+    def __missing__(self, key: Any) -> Any:
+        return self._copied().setdefault(key, {})
+
+    def __contains__(self, key: Any) -> bool:
+        return self._copied().__contains__(key)
+
+    def __iter__(self) -> Iterator[Any]:
+        return self._copied().__iter__()
+
+    def __len__(self) -> int:
+        return self._copied().__len__()
+
+    def get(self, *key: Any) -> Any:
+        return self._copied().get(*key)
+
+    def setdefault(self, *key: Any) -> Any:
+        return self._copied().setdefault(*key)
+
+    def keys(self) -> Any:
+        return self._copied().keys()
+
+    def values(self) -> Any:
+        return self._copied().values()
+
+    def items(self) -> Any:
+        return self._copied().items()
+
+    def pop(self, *key: Any) -> Any:
+        return self._copied().pop(*key)
+
+    def clear(self) -> None:
+        self._of = {}
+        super().clear()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return defaultdict, (dict, dict(self.items()))
 
 
 def _is_made_anew(pl_module: LightningModule, module: nn.Module, step: Any) -> bool:

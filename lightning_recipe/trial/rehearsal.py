@@ -161,7 +161,7 @@ class Rehearsal:
         if holds(batch, Iterator):
             msg = "the batch holds an iterator, which one more step would use up"
             raise CannotRehearseError(msg)
-        module, observers = self.module, Observers(self.module, needs)
+        module, observers = self.module, Observers(self.module, needs) if needs else None
         for kept in (self.logged, self.heard, self.losses):
             kept.clear()
         with ExitStack() as stack:
@@ -183,15 +183,17 @@ class Rehearsal:
                 restore(generator, before)
                 skip(generator, APART * seed)
             try:
-                with torch.set_grad_enabled(mode=True), observers if needs else ExitStack():
+                with torch.set_grad_enabled(mode=True), observers or ExitStack():
                     output = step(*args)
             except Exception as error:
                 msg = f"{method} raises when it is run again on a copy: {in_short(error)}"
                 raise CannotRehearseError(msg) from error
         returned = output.get("loss") if isinstance(output, Mapping) else output
         loss = functools.reduce(operator.add, [self.losses[number] for number in self.of]) if self.losses else returned
-        seen = observers.conclude(batch, output, training=method == "training_step") if needs else Step(batch)
-        observers.measure(seen)
+        seen = Step(batch)
+        if observers is not None:
+            seen = observers.conclude(batch, output, training=method == "training_step")
+            observers.measure(seen)
         return replace(seen, loss=loss if isinstance(loss, Tensor) else None)
 
     @torch.no_grad()

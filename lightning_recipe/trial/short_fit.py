@@ -24,7 +24,7 @@ from lightning_recipe.trial.rng import untouched_generators
 from lightning_recipe.trial.work import Work
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from lightning.pytorch import LightningModule, Trainer
     from torch.optim import Optimizer
@@ -141,6 +141,7 @@ def short_fit(  # noqa: PLR0913 - an experiment has these parts
         module, optimizers, schedulers = copied_with(
             pl_module, trainer.optimizers, [config.scheduler for config in configs]
         )
+        originals = dict(zip(map(id, _held(optimizers)), _held(trainer.optimizers), strict=True))
         peaks = [[rate / slower for rate in rates] for rates in Run(trainer).peak_rates]
         fit = Fit(in_words(optimizers[0], peaks[0]))
         if adam is not None:
@@ -155,7 +156,7 @@ def short_fit(  # noqa: PLR0913 - an experiment has these parts
         inner = inner_trainer(trainer, folder)
         ramp = Ramp(optimizers, peaks, budget.steps, force=adam is not None)
         data = trainer.datamodule  # type: ignore[attr-defined]
-        inner.callbacks = [_Recorder(fit, ramp, Stopping(fit, budget), data, advance)]  # type: ignore[attr-defined]
+        inner.callbacks = [_Recorder(fit, ramp, Stopping(fit, budget), data, advance, originals)]  # type: ignore[attr-defined]
         adopt(with_local_statistics(without_dropout(module)), (optimizers, schedulers) if schedulers else optimizers)
         with eager(module), interrupts_passed_on():
             inner.fit(module, train_dataloaders=Repeats(batch, LONGER * budget.steps))
@@ -165,16 +166,23 @@ def short_fit(  # noqa: PLR0913 - an experiment has these parts
 class _Recorder(Callback):
     """Keeps the books of a short fit; the only callback of the inner trainer."""
 
-    def __init__(self, fit: Fit, ramp: Ramp, stopping: Stopping, data: Any, advance: Callable[[], object]) -> None:
+    def __init__(  # noqa: PLR0913, PLR0917
+        self,
+        fit: Fit,
+        ramp: Ramp,
+        stopping: Stopping,
+        data: Any,
+        advance: Callable[[], object],
+        originals: dict[int, Tensor],
+    ) -> None:
+        self._originals = originals
         self._fit, self._ramp, self._stopping, self._data, self._advance = fit, ramp, stopping, data, advance
         self._probe: Probe | None = None
         self._work = ExitStack()
         self._counted: Work | None = None
-        self._before: list[Tensor] = []
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         trainer.datamodule = self._data  # type: ignore[attr-defined] # for steps that read from it
-        self._before = [parameter.detach().clone() for parameter in self._ramp.parameters]
         held = {id(parameter) for parameter in self._ramp.parameters}
         self._fit.left_out = [n for n, p in pl_module.named_parameters() if p.requires_grad and id(p) not in held]
 
@@ -218,14 +226,16 @@ class _Recorder(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         self._work.close()
         trainer.datamodule = None  # type: ignore[attr-defined]
-        pairs = zip(self._before, self._ramp.parameters, strict=True)
-        self._fit.weights_moved = any(not torch.equal(before, parameter) for before, parameter in pairs)
+        self._fit.weights_moved = any(not torch.equal(self._originals[id(p)], p) for p in self._ramp.parameters)
         self._fit.lr_overridden = self._ramp.overridden
-        self._before = []
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:  # noqa: ARG002
         self._work.close()
         trainer.datamodule = None  # type: ignore[attr-defined] # or its own hook would be called
+
+
+def _held(optimizers: Sequence[Optimizer]) -> list[Tensor]:
+    return [parameter for optimizer in optimizers for group in optimizer.param_groups for parameter in group["params"]]
 
 
 def _largest(gradient: Tensor) -> float:
