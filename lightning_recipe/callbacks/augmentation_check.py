@@ -10,6 +10,7 @@ import torch
 from lightning_recipe.callback import Check
 from lightning_recipe.callbacks import _augmentation as draws_of
 from lightning_recipe.callbacks import _flips as flips
+from lightning_recipe.callbacks import _mixed_before as mixed_before
 from lightning_recipe.callbacks import _mixing as mixing
 from lightning_recipe.callbacks import _moved as moved
 from lightning_recipe.callbacks._constant_seed import seeded_alike
@@ -32,8 +33,8 @@ TIMES = 6
 """Draws of each example: one that is mirrored half of the time is both ways with a chance of 97 %."""
 PROBED = 150
 """Validation examples that tell whether a number has a place."""
-LOOKS = 6
-"""Steps at which it is looked at how inputs and labels are mixed; of a run that mixes none, two."""
+LOOKS, UNMIXED = 6, 3
+"""Steps at which it is looked at how inputs and labels are mixed; of a run that mixes none, three."""
 
 
 class AugmentationCheck(Check):
@@ -129,7 +130,7 @@ class AugmentationCheck(Check):
         if outcome:
             self._clean = None
             yield self.found(outcome)
-        if outcome or self._looks == LOOKS or (self._looks > 1 and not self._shares):
+        if outcome or self._looks == LOOKS or (self._looks >= UNMIXED and not self._shares):
             self._looks, self.needs = LOOKS, Need(0)
             yield from self._concluded()
 
@@ -177,6 +178,8 @@ class AugmentationCheck(Check):
             found += self._rewritten(run, train[0])
             found += [self.found(outcome) for outcome in seeded_alike(train[0], self._chosen(train[0]))]
             found += [self.found(outcome, name) for outcome, name in lost(train[0], self._chosen(train[0]), *others)]
+        if outcome := mixing.verdict(mixed_before.shares(run)):
+            found.append(self.found(outcome))
         random = draws_of.differing(draws)
         same = "come out the same each time" if not random else "are augmented"
         told = any(finding.code == "AugmentationCheck/labels_not_mixed" for finding in self.findings)

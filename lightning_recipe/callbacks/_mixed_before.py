@@ -1,0 +1,77 @@
+"""Examples that are mixed on their way into the step, by the function that puts them into a batch or by a hook."""
+
+from __future__ import annotations
+
+import functools
+from types import MethodType
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import default_collate
+
+from lightning_recipe.callbacks._mixing import Share, share_of
+from lightning_recipe.record.step import Need
+from lightning_recipe.record.tensors import mapped
+from lightning_recipe.trial.rehearsal import CannotRehearseError, rehearsal
+from lightning_recipe.trial.reread import CannotRereadError, read_again
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from lightning.pytorch import LightningModule
+
+    from lightning_recipe.run import Run
+
+EXAMPLES = 32
+"""That are read again, at most."""
+DRAWS = 4
+HOOKS = ("on_before_batch_transfer", "on_after_batch_transfer")
+
+
+def shares(run: Run) -> list[Share]:
+    """How a few examples, put together as they are, are mixed before the step gets them, by different draws.
+
+    Returns:
+        Nothing if nobody may have mixed them, or that can't be tried.
+
+    """
+    loader = run.loaders[0] if len(run.loaders) == 1 else None
+    source, collate = (getattr(loader, name, None) for name in ("dataset", "collate_fn"))
+    hooks = [hook for hook in HOOKS if run.overrides(hook)]
+    if (
+        source is None
+        or collate is None
+        or not hasattr(source, "__len__")
+        or not (hooks or collate is not default_collate)
+    ):
+        return []
+    some = torch.rand(EXAMPLES, generator=torch.Generator().manual_seed(0))  # evenly spaced ones may be of one class
+    chosen = sorted({int(place * len(source)) for place in some.tolist()})
+    try:
+        examples = [example for (example,) in read_again(source, chosen)]
+        plain = _there(run, default_collate(examples))
+        with rehearsal(run) as again:
+            _mix_first(again.module, run, lambda: collate(examples), hooks)
+            looks = [again.step(plain, needs=Need.INPUTS | Need.LOSSES, seed=seed) for seed in range(DRAWS)]
+    except (CannotRereadError, CannotRehearseError, TypeError, RuntimeError, KeyError):
+        return []
+    return [share for step in looks if (share := share_of(step)) is not None]
+
+
+def _mix_first(module: LightningModule, run: Run, collate: Callable[[], Any], hooks: list[str]) -> None:
+    """Let the step of a copy do what is done to a batch before it."""
+    step = module.training_step
+
+    @functools.wraps(step)
+    def training_step(_: Any, *args: Any) -> Any:
+        batch = _there(run, collate())
+        for hook in hooks:
+            batch = MethodType(getattr(type(run.module), hook), module)(batch, 0)
+        return step(batch, *args)
+
+    module.training_step = training_step  # type: ignore[method-assign]
+
+
+def _there(run: Run, batch: Any) -> Any:
+    return mapped(batch, Tensor, lambda tensor: tensor.to(run.module.device))
