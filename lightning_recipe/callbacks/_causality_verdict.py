@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from lightning_recipe.callbacks._next_step import is_in
-from lightning_recipe.dependencies.operations import attention_over_batch
+from lightning_recipe.dependencies.operations import attention_over_batch, softmax_over_queries
 from lightning_recipe.finding import Outcome, Status
 
 if TYPE_CHECKING:
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
     from lightning_recipe.callbacks._next_step import Reading
     from lightning_recipe.dependencies.sequences import Passed
+
+FEW = 6
+"""Steps ahead, in a longer sequence, that are seen through as many layers whose masks are off by one."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,9 @@ def likely_cause(begins: Passed, reach: int, positions: int) -> tuple[str, str]:
         return "a bidirectional layer", "bidirectional=False"
     if isinstance(module, nn.modules.conv._ConvNd) or "conv" in kind:  # noqa: SLF001 - the only common base
         return "padding on both sides", "pad (kernel_size - 1) * dilation on the left only, and nothing on the right"
-    if reach == 1:
+    if softmax_over_queries([begins.value], positions):
+        return "a softmax over the queries, which are later positions, too", "softmax(dim=-1), over the keys"
+    if reach == 1 or (attention and reach <= FEW < positions - 1):  # one more in each layer
         fix = "hide all after the diagonal: tril(ones(T, T)) keeps, triu(ones(T, T), diagonal=1) hides"
         return "a causal mask that is off by one" if attention else "something that is off by one", fix
     if attention:
@@ -159,9 +164,10 @@ def of_shift(reading: Reading, sees: Sight, batch: Any) -> Outcome:
         text = f"each of {fits} outputs is to say the token that enters at its own position (expected: the next one)"
         fix = "pair tokens[:, :-1] as inputs with tokens[:, 1:] as targets, once"
         return Outcome(Status.FAILED, "input_is_target", text, fix, evidence)
-    if reading.tokens and reading.shift == 2:  # noqa: PLR2004 - twice
-        status = Status.FAILED if is_in(batch, reading.given, 1) else Status.WARNING
-        text = f"each of {fits} outputs is to say the token of two steps later (expected: of one step)"
+    shifted_before = is_in(batch, reading.given, 1) and not is_in(batch, reading.given, 2)
+    if reading.shift == 2 and (reading.tokens or shifted_before):  # noqa: PLR2004 - twice
+        status = Status.FAILED if shifted_before else Status.WARNING
+        text = f"each of {fits} outputs is to say what comes two steps later (expected: one step)"
         fix = "shift the labels in one place only: in the data or in the model"
         return Outcome(status, "shifted_twice", text, fix, evidence)
     if reading.tokens and reading.shift == -1 and causal and not echoes(batch, reading.given):

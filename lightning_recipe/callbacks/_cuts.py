@@ -26,6 +26,8 @@ LEAVING = {"item", "tolist", "numpy", "array"}
 """Functions that make numbers of tensors."""
 MASKS = {"mul", "mul_", "imul", "rmul", "masked_fill", "masked_fill_", "where"}
 """Functions that may put zeros in the place of everything."""
+SHAPED = {"view_as", "reshape_as", "expand_as", "type_as"}
+"""Functions that take the shape of their second argument, or its type."""
 PRODUCTS = {"mul", "rmul", "matmul", "mm", "bmm", "einsum", "dot", "cosine_similarity"}
 """Functions in which two networks answer together, as in a score of a user and an item; a target is subtracted."""
 
@@ -153,22 +155,27 @@ def _before(step: Step, calls: list[Event], trained: set[int], cuts: set[str]) -
     after = _consumers(step)
     found, where = [], ""
     for call in calls:
-        seen, queue, cut, compared = set(call.outputs), list(call.outputs), "", False
+        behind = dict.fromkeys(call.outputs, "")  # and the first function of `cuts` on the way there
+        queue, compared = list(call.outputs), False
         while queue:
-            for event in after.get(queue.pop(), ()):
+            number = queue.pop()
+            for event in after.get(number, ()):
                 compared = compared or event.kind == "loss" or event.name in {"sub", "rsub"}
-                met = cut and event.name in PRODUCTS and any(n in carried and n not in seen for n in event.inputs)
-                if event.kind == "function" and not compared:
+                cut = behind[number] or (f"{event.name} ({event.where})" if event.name in cuts else "")
+                met = (
+                    behind[number]
+                    and event.name in PRODUCTS
+                    and any(n in carried and n not in behind for n in event.inputs)
+                )
+                if event.name in PRODUCTS and not compared:
                     met = met or any(step.gradients.get(name, 0) > 0 for name in event.parameters)
                 if met or (event.module is not None and trained & {id(p) for p in event.module.parameters()}):
                     found.append(call)
-                    where = where or cut
+                    where = where or behind[number]
                     queue = []
                     break
-                if event.name in cuts:
-                    cut = cut or f"{event.name} ({event.where})"
-                queue += [number for number in event.outputs if number not in seen]
-                seen.update(event.outputs)
+                queue += [output for output in event.outputs if output not in behind]
+                behind.update({output: cut for output in event.outputs if output not in behind})
     return found, where
 
 
@@ -176,7 +183,7 @@ def _consumers(step: Step) -> dict[int, list[Event]]:
     """The events that each tensor went into."""
     after: dict[int, list[Event]] = {}
     for event in step.events:
-        for number in event.inputs:
+        for number in event.inputs[: 1 if event.name in SHAPED else None]:
             after.setdefault(number, []).append(event)
     return after
 

@@ -13,12 +13,14 @@ from lightning_recipe.record.tensors import tensors
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from lightning_recipe.record.events import Event
     from lightning_recipe.record.loss_graph import Node
     from lightning_recipe.record.step import LossCall, Step
 
 Shape = tuple[int, ...]
 ON_PURPOSE = {"Unsqueeze", "Expand", "Repeat"}
 """Operations by which somebody makes ready to compare all with all."""
+WEIGHS = {"mul", "mul_", "imul", "rmul"}
 ARITHMETIC = {"Add", "Sub", "Mul", "Div", "Pow", "Rsub"}
 
 
@@ -52,7 +54,12 @@ def pairs_by_hand(step: Step, graph: list[Node]) -> Iterator[tuple[str, Outcome]
                 given[0] == short or given[0] in shapes
             )  # one of two columns may be made of it
             if of_batch and (short[0], *short) not in wanted:
-                yield event.where, _broadcast(*event.spread)
+                weighted = event.name in WEIGHS and any(maker and _is_loss(maker) for maker in made)
+                yield event.where, (_weighted if weighted else _broadcast)(*event.spread)
+
+
+def _is_loss(maker: Event) -> bool:
+    return maker.kind == "loss" or maker.name in {"pow", "square", "abs"}
 
 
 def across(one: Shape, other: Shape) -> bool:
@@ -147,6 +154,18 @@ def _broadcast(one: Shape, other: Shape) -> Outcome:
         f"{one} against {other} is broadcast: each of {size} predictions is compared with the targets of all {size} "
         "examples",
         "give both the same shape: squeeze(-1) the prediction, or unsqueeze(-1) the target",
+        {"examples": size},
+    )
+
+
+def _weighted(one: Shape, other: Shape) -> Outcome:
+    size = one[0]
+    return Outcome(
+        Status.FAILED,
+        "broadcast",
+        f"{one} against {other} is broadcast: the loss of each of {size} examples is weighted with the weights of all, "
+        "which is their mean weight",
+        "give both the same shape: unsqueeze(-1) the weights, or squeeze(-1) the losses",
         {"examples": size},
     )
 

@@ -222,7 +222,12 @@ def presumed(passage: Passage, sequences: int | None) -> list[Reading]:
 
 
 def is_in(batch: Any, given: Tensor, shift: int) -> bool:
-    """Whether the batch holds the tokens of shape (N, T) of some steps later; what the loss ignores may differ.
+    """Whether the batch holds the tokens, or the numbers, of some steps later; tokens that the loss ignores may differ.
+
+    Args:
+        batch: Any.
+        given: What entered, of shape (N, T) or (N, T, 1).
+        shift: The steps.
 
     Example:
         >>> tokens = torch.randint(9, (8, 10), generator=torch.Generator().manual_seed(0))
@@ -230,12 +235,14 @@ def is_in(batch: Any, given: Tensor, shift: int) -> bool:
         (True, False)
 
     """
+    given = given.squeeze(-1) if given.ndim == 3 else given  # noqa: PLR2004 - one number at each step
     length = given.shape[1] - abs(shift)
     there = given[:, max(0, shift) :][:, :length]
     for _, tensor in tensors(batch):
         for values in (tensor, tensor.mT) if tensor.shape in {given.shape, given.mT.shape} else ():
             if values.shape == given.shape and values.device == given.device:
                 here = values[:, max(0, -shift) :][:, :length]
-                if ((here == there) | (here < 0)).all() and (here >= 0).any():
+                ignored = (here < 0) & (not here.is_floating_point())
+                if ((here == there) | ignored).all() and not ignored.all():
                     return True
     return False

@@ -162,11 +162,14 @@ def too_small(looks: Sequence[Look], course: Course, smallest: float, horizon: f
     )
 
 
-def group_too_small(looks: Sequence[Look], is_as_drawn: Callable[[str], bool], horizon: float) -> Outcome | None:
+def group_too_small(
+    looks: Sequence[Look], course: Course, is_as_drawn: Callable[[str], bool], horizon: float
+) -> Outcome | None:
     """Some layers keep what they were drawn with to the end, because their rate is a tiny share of that of others.
 
     Args:
         looks: All until now.
+        course: Of the loss, which others may bring down.
         is_as_drawn: Whether the weight of a name has learnt nothing yet; asked of those that hardly move.
         horizon: Steps of the run.
 
@@ -188,7 +191,7 @@ def group_too_small(looks: Sequence[Look], is_as_drawn: Callable[[str], bool], h
     way = max(layers[name].ratio for name in hardly) * max(horizon, last.step)
     rate = max(layers[name].rate for name in hardly)
     return Outcome(
-        Status.ADVICE,
+        Status.WARNING if course.stands_still else Status.ADVICE,
         "too_small",
         f"{listed(hardly)} stay as they were drawn: at a rate of {rate:.1g}, while others are "
         f"trained at {highest:.1g}, all steps of the run move them by {way:.1g}x",

@@ -146,8 +146,8 @@ class UpdateRatioMonitor(Check):
         for outcome in (
             decay or ratios.too_large(looks, course, self.largest),
             self._rounded_away(run)
-            or ratios.too_small(looks, course, smallest, run.horizon)
-            or ratios.group_too_small(looks, lambda name: is_as_drawn(parameters[name]), run.horizon),
+            or ratios.group_too_small(looks, course, lambda name: is_as_drawn(parameters[name]), run.horizon)
+            or ratios.too_small(looks, course, smallest, run.horizon),
             ratios.never_moves(looks),
         ):
             if outcome is not None:
@@ -209,7 +209,9 @@ class UpdateRatioMonitor(Check):
     def end(self, run: Run) -> Iterator[Finding]:  # noqa: ARG002
         """There is no silence."""
         known = [look.ratio for look in self._looks if math.isfinite(look.ratio)]
-        if not known:
+        if self._looks and not known:
+            yield self.skipped("no step was seen at half of the highest rate of the run, or more, as in a warm-up")
+        elif not known:
             yield self.skipped("no step was seen to update a weight with two dimensions or more")
         elif not self.findings:
             middle = statistics.median(known)

@@ -40,12 +40,30 @@ def softmax_over_batch(outputs: Sequence[Tensor], batch_size: int) -> bool:
     """
     for node in operations(outputs):
         if _is_softmax(node):
-            shape = list(node._saved_result.shape)  # noqa: SLF001 - autograd names what it saves so
-            dim = node._saved_dim  # noqa: SLF001
-            dim -= 2**64 if dim >= 2**63 else 0  # negative ones come out unsigned
+            shape, dim = _taken_over(node)
             if shape[dim] == batch_size and shape.count(batch_size) == 1:
                 return True
     return False
+
+
+def softmax_over_queries(outputs: Sequence[Tensor], positions: int) -> bool:
+    """Whether the weights of an attention sum to one over those who ask, not over what they ask.
+
+    Example:
+        >>> import torch
+        >>> scores = torch.randn(2, 4, 4, requires_grad=True)
+        >>> softmax_over_queries([scores.softmax(1)], 4), softmax_over_queries([scores.softmax(2)], 4)
+        (True, False)
+
+    """
+    taken = [_taken_over(node) for node in operations(outputs) if _is_softmax(node)]
+    return any(shape[-2:] == [positions] * 2 and dim % len(shape) == len(shape) - 2 for shape, dim in taken)
+
+
+def _taken_over(node: Any) -> tuple[list[int], int]:
+    """The shape of what a softmax gave, and its dimension."""
+    dim = node._saved_dim  # noqa: SLF001 - autograd names what it saves so
+    return list(node._saved_result.shape), dim - (2**64 if dim >= 2**63 else 0)  # noqa: SLF001 - negative is unsigned
 
 
 def _is_softmax(node: Any) -> bool:

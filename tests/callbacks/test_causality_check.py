@@ -518,6 +518,22 @@ class TwoAhead(Series):
         return F.mse_loss(self(batch[0][:, :-2]), batch[0][:, 2:])
 
 
+class ShiftedByTheDataToo(Series):
+    """Numbers, of which the data set already pairs each with the next."""
+
+    out = 1
+
+    def forward(self, x):
+        return super().forward(torch.stack([x, x], 2))[..., 0]
+
+    def step(self, batch):
+        return F.mse_loss(self(batch[0])[:, :-1], batch[1][:, 1:])
+
+    def data(self, n, seed):
+        series = super().data(n, seed).tensors[0][..., 0]
+        return TensorDataset(series[:, :-1], series[:, 1:])
+
+
 @pytest.mark.parametrize("program", [Restored, Denoised, TwoAhead, ScaledByItsWindow])
 def test_other_tasks_of_numbers_are_not_accused(fit, program):
     assert judged(fit, program(wrong=True)).status is Status.SKIPPED
@@ -757,6 +773,7 @@ class ShiftedTwiceInTheStep(Program):
     ("program", "status"),
     [
         (ShiftedTwice, Status.FAILED),
+        (ShiftedByTheDataToo, Status.FAILED),
         (lambda: ShiftedInTheCollator(Encoder(wrong=False)), Status.FAILED),
         (lambda: ShiftedTwiceInTheStep(Convolution(wrong=False)), Status.WARNING),
     ],

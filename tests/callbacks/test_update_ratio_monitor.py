@@ -305,6 +305,11 @@ def test_a_group_that_stays_as_it_was_drawn(fit, net):
     assert finding.evidence["rate"] == 1e-8
 
 
+def test_a_group_that_stays_as_it_was_drawn_while_nothing_is_learnt(fit):
+    (finding,) = judged(fit, Lit(mlp(), lambda p: SGD([{"params": p[:2], "lr": 1e-9}, {"params": p[2:], "lr": 1e-5}])))
+    assert (finding.status, finding.code) == (Status.WARNING, "UpdateRatioMonitor/too_small")
+
+
 def test_updates_too_small_for_16_bits(fit):
     finding = found(judged(fit, Lit(mlp(), lambda p: SGD(p, 1e-4)), precision="bf16-true"), "rounded_away")
     assert finding.evidence["share"] > 0.9
