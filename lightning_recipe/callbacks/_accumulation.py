@@ -13,13 +13,18 @@ if TYPE_CHECKING:
 
     from lightning_recipe.callbacks._moments import Moment
     from lightning_recipe.record.graph import Node
+    from lightning_recipe.record.step import Step
     from lightning_recipe.run import Run
 
 TIMES = 2
 """Steps that have to show the same."""
 
+MANY = 4
+"""Batches in a step, at least, whose sum is far from their mean."""
 SCALED = {"Div", "Mul"}
 """What a loss was computed by last, if it was divided by a number of batches."""
+SCALES = {"mul", "imul", "mul_", "rmul", "div", "truediv", "itruediv", "div_"}
+"""Functions by which it is."""
 
 
 class Accumulation:
@@ -48,8 +53,8 @@ class Accumulation:
         self._waiting = self._lost = self._seen = 0
         self._scaled = False
 
-    def enter(self, moments: Sequence[Moment], graph: Sequence[Node]) -> None:
-        """Go on with another batch."""
+    def enter(self, moments: Sequence[Moment], graph: Sequence[Node], parts: int = 1) -> None:
+        """Go on with another batch, of which so many parts, see `parts_of`, go into one step."""
         kinds = [moment.kind for moment in moments if moment.kind in {"backward", "optimizer step"}]
         if not kinds:
             return
@@ -58,17 +63,44 @@ class Accumulation:
             self._lost, self._waiting = self._lost + self._waiting, 0
         self._seen += 1
         self._waiting += 1
-        self._scaled |= kinds.count("backward") > 1 or (bool(graph) and graph[0].kind in SCALED)
+        self._scaled |= (kinds.count("backward") > 1 and parts < MANY) or (bool(graph) and graph[0].kind in SCALED)
         if "optimizer step" in kinds:
             self.thrown, self.batches = self.thrown + self._lost, self._seen
             self.kept += self._waiting > 1
-            if self._waiting > 1 and not self._scaled:
-                self.summed.append(self._waiting)
+            if self._waiting * parts > 1 and not self._scaled:
+                self.summed.append(self._waiting * parts)
             self._waiting, self._lost, self._scaled = 0, 0, False
 
 
-def uneven(accumulation: Accumulation, run: Run) -> Iterator[Outcome]:
-    """Batches that count for nothing, or steps that are larger the more batches they take."""
+def parts_of(step: Step) -> int:
+    """How many losses of one line, not divided by anything, backward is called on before the only step of an optimiser.
+
+    Example:
+        >>> from lightning_recipe.record.step import Step
+        >>> parts_of(Step(None))
+        1
+
+    """
+    kinds = [event.kind for event in step.events if event.kind in {"backward", "optimizer step", "zero_grad", "clip"}]
+    while kinds and kinds[0] == "zero_grad":
+        kinds.pop(0)
+    if kinds.count("optimizer step") != 1 or kinds.index("optimizer step") != kinds.count("backward"):
+        return 1  # else something is done to the gradients in between
+    made = [step.producer(event.inputs[0]) for event in step.events if event.kind == "backward" and event.inputs]
+    lines = {(one.name, one.where) for one in made if one is not None}
+    scaled = any(one is None or one.kind == "module" or one.name in SCALES for one in made)
+    return 1 if len(lines) != 1 or scaled else len(made)
+
+
+def uneven(accumulation: Accumulation, run: Run, course: str = "") -> Iterator[Outcome]:
+    """Batches that count for nothing, or steps that are larger the more batches they take.
+
+    Args:
+        accumulation: What was seen.
+        run: With its optimisers.
+        course: How the loss went, if it has not fallen.
+
+    """
     optimizers = run.trainer.optimizers
     if len(optimizers) != 1:
         return
@@ -83,10 +115,10 @@ def uneven(accumulation: Accumulation, run: Run) -> Iterator[Outcome]:
         )
     elif len(summed) >= TIMES and isinstance(optimizers[0], SGD):
         yield Outcome(
-            Status.ADVICE,
+            Status.WARNING if course and summed[-1] >= MANY else Status.ADVICE,
             "summed_batches",
             f"a step takes the sum of {summed[-1]} batches' gradients: SGD's steps are {summed[-1]} times as large as "
-            "with their mean",
+            f"with their mean{course}",
             "divide the loss by the number of batches, or leave it to Trainer(accumulate_grad_batches=...)",
             {"batches": summed[-1]},
         )

@@ -27,8 +27,9 @@ TIMES = 3
 TIGHT = 100.0
 """Times that gradients are larger before clipping than after: tight limits in use, 0.25 for the language models of S.
 Merity et al., Regularizing and Optimizing LSTM Language Models (2017), cut them by about ten."""
-NO_WAY = 0.03
-"""Share of the weights' norm that the run could move them by at most, up to which next to nothing can be learnt."""
+NO_WAY, LITTLE = 0.03, 0.3
+"""Share of the weights' norm that the run could move them by at most, up to which next to nothing can be learnt; the
+latter where next to nothing was."""
 
 
 class Clippings:
@@ -139,8 +140,20 @@ def idle(clippings: Clippings, run: Run) -> Iterator[Outcome]:
         )
 
 
-def too_tight(clippings: Clippings, run: Run) -> Iterator[Outcome]:
-    """Clipping that leaves so little that the run can't move the weights."""
+def is_tight(clippings: Clippings) -> bool:
+    """Whether some clipping cut all that it was seen to."""
+    return any(len(cuts) >= TIMES and min(cuts) >= TIGHT for cuts in clippings.cuts.values())
+
+
+def too_tight(clippings: Clippings, run: Run, course: str = "") -> Iterator[Outcome]:
+    """Clipping that leaves so little that the run can't move the weights.
+
+    Args:
+        clippings: What was seen of the first steps.
+        run: With its optimisers.
+        course: How the loss went, if it has not fallen.
+
+    """
     for index, optimizer in enumerate(run.trainer.optimizers):
         own = parameters_of(optimizer, run.module)
         for names, cuts in clippings.cuts.items():
@@ -148,12 +161,13 @@ def too_tight(clippings: Clippings, run: Run) -> Iterator[Outcome]:
                 continue
             way = reach(optimizer, clippings.left[names], highest(run.peak_rates[index]), run.horizon)
             size = math.hypot(*(float(torch.linalg.vector_norm(p.detach().float())) for p in own.values()))
-            if way is not None and way < NO_WAY * size:
+            if way is not None and way < (LITTLE if course else NO_WAY) * size:
                 yield Outcome(
                     Status.WARNING,
                     "clipped_to_nothing",
                     f"clipping cuts each step at least {min(cuts):.3g}-fold: in {run.horizon:.0f} steps "
-                    f"{type(optimizer).__name__} can move its weights by {way / size:.2g} of their norm at most",
+                    f"{type(optimizer).__name__} can move its weights by {way / size:.2g} of their norm at most"
+                    f"{course}",
                     "a limit near the usual norm of the gradients, such as 1: it is for those that stand out",
                     {"cut": min(cuts), "reach": way / size},
                 )

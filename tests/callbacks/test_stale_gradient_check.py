@@ -610,6 +610,45 @@ def test_sums_over_batches_are_advice(fit):
     assert finding.evidence == {"batches": 4}
 
 
+class InParts(ByHand):
+    """Several backwards of one batch, for lack of memory."""
+
+    divide = False
+
+    def optimise(self, optimizer, batch, batch_idx):
+        optimizer.zero_grad()
+        for x, y in zip(batch[0].chunk(8), batch[1].chunk(8), strict=True):
+            loss = F.cross_entropy(self.net(x), y)
+            self.manual_backward(loss / 8 if self.divide else loss)
+        optimizer.step()
+
+
+class InPartsOfTheWhole(InParts):
+    divide = True
+
+
+class InPartsTooFast(InParts):
+    """With eight times as much the loss does not fall."""
+
+    optimizer = staticmethod(lambda parameters: torch.optim.SGD(parameters, lr=300.0))
+
+
+@pytest.mark.parametrize(
+    ("module", "statuses"),
+    [(InPartsOfTheWhole, [Status.PASSED]), (InParts, [Status.ADVICE]), (InPartsTooFast, [Status.WARNING])],
+)
+def test_several_backwards_for_a_step(fit, module, statuses):
+    findings = judged(fit, module(), max_epochs=10)
+    assert [f.status for f in findings] == statuses
+    assert findings[0].evidence.get("batches", 8) == 8
+
+
+def test_clipping_under_sgd_that_leaves_too_little_is_known_by_the_loss(fit):
+    (finding,) = judged(fit, Sgd(), gradient_clip_val=1e-3, max_epochs=36)
+    assert (finding.status, finding.code) == (Status.WARNING, ClippedToNothing.code)
+    assert 0.03 < finding.evidence["reach"] < 0.3
+
+
 # -- what can't be judged
 
 
