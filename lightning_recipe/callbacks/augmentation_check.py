@@ -33,8 +33,8 @@ TIMES = 6
 """Draws of each example: one that is mirrored half of the time is both ways with a chance of 97 %."""
 PROBED = 150
 """Validation examples that tell whether a number has a place."""
-LOOKS, UNMIXED = 6, 3
-"""Steps at which it is looked at how inputs and labels are mixed; of a run that mixes none, three."""
+LOOKS = 6
+"""Steps at which it is looked at how inputs and labels are mixed; of a run that mixes none, two."""
 
 
 class AugmentationCheck(Check):
@@ -130,7 +130,7 @@ class AugmentationCheck(Check):
         if outcome:
             self._clean = None
             yield self.found(outcome)
-        if outcome or self._looks == LOOKS or (self._looks >= UNMIXED and not self._shares):
+        if outcome or self._looks == LOOKS or (self._looks > 1 and not self._shares):
             self._looks, self.needs = LOOKS, Need(0)
             yield from self._concluded()
 
