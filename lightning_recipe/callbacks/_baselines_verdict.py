@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from lightning_recipe.callbacks._measured import NAMES, Estimate
-from lightning_recipe.finding import Outcome, Status
+from lightning_recipe.finding import Outcome, Status, listed
 from lightning_recipe.losses.table import Family
 
 if TYPE_CHECKING:
@@ -84,6 +84,11 @@ def worse(looks: Sequence[Look]) -> list[Outcome]:
         said += "; its answers have to do with the targets, but are too sure of themselves, or of another scale"
         fix = "stop earlier or regularise, if the loss was better before; or see to the scale of the targets"
         return [Outcome(Status.ADVICE, "informed_but_worse", said, fix, evidence(now))]
+    classes, share = now.renumbered()
+    if moved := [f"{said} is {true}" for said, true in sorted(classes.items()) if said != true]:
+        said += f"; {share:.0%} of its answers were right if classes were renumbered: what it calls {listed(moved)}"
+        fix = "number the classes of validation as those of training: by one list of names, or one encoder"
+        return [Outcome(Status.WARNING, "worse_than_constant", said, fix, evidence(now))]
     fix = (
         "see whether training itself does better: if it does, look for what differs in validation, such as the "
         "preprocessing, the numbering of the classes, the unit of the target, or regularise; if not, look at the "

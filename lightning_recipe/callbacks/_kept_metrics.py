@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from lightning_recipe.run import Run
 
+MATTERS = 0.05
+"""Share of an epoch's mean that the last batch has too much, from which on it is told."""
 HOOKS = ("on_validation_epoch_end", "on_validation_end")
 RUNNING = ("torchmetrics.aggregation", "torchmetrics.wrappers")
 """Where metrics are that are kept over epochs on purpose, such as the best value so far."""
@@ -70,11 +72,13 @@ class Kept(NamedTuple):
     Attributes:
         first: The first tensor in it.
         size: Of all of them.
+        single: Whether it holds one number, after one batch a mean of it.
 
     """
 
     first: weakref.ref[Tensor]
     size: int
+    single: bool
 
 
 def lists(module: nn.Module) -> dict[str, Kept]:
@@ -95,7 +99,8 @@ def lists(module: nn.Module) -> dict[str, Kept]:
         first = next((tensor for one in inside for _, tensor in tensors(one)), None)
         if first is not None:
             entries = [entry for one in inside for entry in one]
-            found[name] = Kept(weakref.ref(first), sum(len(e) if isinstance(e, list) else 1 for e in entries))
+            size = sum(len(e) if isinstance(e, list) else 1 for e in entries)
+            found[name] = Kept(weakref.ref(first), size, size == first.numel() == 1)
     return found
 
 
@@ -108,12 +113,51 @@ def grown(before: dict[str, Kept], now: dict[str, Kept], module: nn.Module) -> d
         How much they held more.
 
     """
-    kind = type(module)
     more = {n: now[n].size - kept.size for n, kept in before.items() if n in now and kept.first() is now[n].first()}
+    return {name: count for name, count in more.items() if count > 0 and _reported(module, name)}
+
+
+def _reported(module: nn.Module, name: str, *words: str) -> bool:
+    """Whether a step of validation adds to a list, and the method after it that logs reads it, by their names."""
+    kind = type(module)
     added = set[str]().union(*_called(kind, "validation_step"))
     logging = [names for hook in HOOKS for names in _called(kind, hook) if names & {"log", "log_dict"}]
-    adds = bool(added & {"append", "extend"})
-    return {n: m for n, m in more.items() if m > 0 and adds and n in added and any(n in names for names in logging)}
+    adds = name in added and bool(added & {"append", "extend"})
+    return adds and any(name in names and names.issuperset(words) for names in logging)
+
+
+def unweighted(lists: dict[str, Kept], module: nn.Module, batches: int, batch_size: int, last: int) -> list[str]:
+    """Lists of one number for each batch whose mean is logged, where the last batch is so short that it matters.
+
+    Args:
+        lists: After the first batch of a validation.
+        module: Whose they are.
+        batches: In an epoch of validation.
+        batch_size: Of all but the last.
+        last: Its size.
+
+    """
+    if (1 - last / batch_size) / batches < MATTERS:
+        return []
+    return [name for name, kept in lists.items() if kept.single and _reported(module, name, "mean")]
+
+
+def mean_of_means(name: str, batch_size: int, last: int) -> Outcome:
+    """`advice`: all batches weigh as much.
+
+    Example:
+        >>> mean_of_means("losses", 400, 40).evidence
+        {'batch_size': 400, 'last': 40}
+
+    """
+    return Outcome(
+        Status.ADVICE,
+        "mean_of_means",
+        f"self.{name} keeps one number for each validation batch, and their mean is logged: the {last} examples "
+        f"of the last batch weigh as much as {batch_size} others",
+        "keep the numbers of examples, weigh batches by their size, or self.log in validation_step, which does",
+        {"batch_size": batch_size, "last": last},
+    )
 
 
 def is_of_an_epoch(metric: Metric) -> bool:

@@ -25,6 +25,8 @@ EASIER = 0.7
 """Share of a constant's loss in training below which validation examples are too easy for it to be compared."""
 OTHER = 0.2
 """Share of the examples that are of other classes than in training, from which on they are not compared."""
+RENUMBERED = 0.8
+"""Share of answers that is right once classes are renumbered, from which on nothing else is wrong."""
 OTHERS = "answers to others"
 GUESS = "uniform guess"
 NAMES = {
@@ -146,6 +148,7 @@ class Look:
         losses: Per example, of "model" and "constant", batch by batch.
         errors: Likewise, and of the simple models: the share that is wrong, or the loss of numbers.
         seen: The targets.
+        pairs: Classes that were said, with those that are true, shape (n, 2), batch by batch.
 
     """
 
@@ -159,11 +162,16 @@ class Look:
     losses: dict[str, list[Tensor]] = field(default_factory=dict)
     errors: dict[str, list[Tensor]] = field(default_factory=dict)
     seen: Known = field(default_factory=Known)
+    pairs: list[Tensor] = field(default_factory=list)
 
     def add(self, call: LossCall, features: Tensor, last: Tensor, examples: int) -> None:
         """Measure a batch."""
         given, self.kind = call.arguments["input"], TABLE[call.name].answers or self.kind
         self.seen.add(call, examples)
+        target = call.arguments["target"]
+        if self.kind is Family.CLASSES and given.ndim == 2 and target.ndim == 1:  # noqa: PLR2004
+            there = (target >= 0) & (target != call.arguments.get("ignore_index"))
+            self.pairs.append(torch.stack([given.argmax(1), target], 1)[there].cpu())
         for name, prediction in (("model", given), ("constant", self.constant), (OTHERS, interchanged(given))):
             costs = measured(call, prediction, examples)
             self.losses.setdefault(name, []).append(costs.loss)
@@ -173,6 +181,23 @@ class Look:
             for name, model in self.simple.models.items():
                 answers = _as_prediction(call, model(features, last))
                 self.errors.setdefault(name, []).append(measured(call, answers, examples).error)
+
+    def renumbered(self) -> tuple[dict[int, int], float]:
+        """The class that is true where another one is said, each for one, and the share that would be right then.
+
+        Empty if classes are not interchanged with one another.
+        """
+        if not self.pairs:
+            return {}, 0.0
+        pairs, counts = torch.cat(self.pairs).unique(dim=0, return_counts=True)
+        order = counts.argsort(descending=True)
+        found: dict[int, int] = {}
+        for said, true in pairs[order].tolist():
+            found.setdefault(said, true)
+        right = sum(int(n) for (a, b), n in zip(pairs.tolist(), counts, strict=True) if found[a] == b)
+        share = right / int(counts.sum())
+        one_each = len(set(found.values())) == len(found) > 1
+        return (found, share) if one_each and share >= RENUMBERED else ({}, 0.0)
 
     def loss(self, name: str) -> float:
         """Of the model or the constant, on average over examples."""

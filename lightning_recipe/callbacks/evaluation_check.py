@@ -51,7 +51,8 @@ class EvaluationCheck(Check):
 
     `advice` if a root, a perplexity or a macro accuracy is averaged and little is lost; if ``overfit_batches`` is on;
     if validation is cut short; if the training loss is monitored though validation logs one; if an accuracy that is
-    monitored has improved by less than its standard error; if validation runs with an average of the weights that is
+    monitored has improved by less than its standard error; if a short last batch weighs as much as the others, of few,
+    in a mean that is taken by hand; if validation runs with an average of the weights that is
     still near the initialisation.
 
     Args:
@@ -173,6 +174,17 @@ class EvaluationCheck(Check):
             if (value := run.trainer.callback_metrics.get(name)) is not None:
                 self._values.setdefault(name, []).append(float(value))
 
+    def _of_short_batches(self, run: Run) -> Iterator[Finding]:
+        """See whether the last batch of the one loader is short, and weighs as much as the others."""
+        loader, lists = run.val_loaders[0], self._lists[0] if self._lists else {}
+        size, batches = getattr(loader, "batch_size", None), sized_len(loader)
+        examples = sized_len(getattr(loader, "dataset", None))
+        if size and examples and batches == run.trainer.num_val_batches[0] and len(run.val_loaders) == 1:
+            last = examples - (batches - 1) * size
+            if 0 < last < size and sized_len(getattr(loader, "sampler", None)) == examples:
+                for name in kept.unweighted(lists, run.module, batches, size, last):
+                    yield self.found(kept.mean_of_means(name, size, last), name)
+
     def end(self, run: Run) -> Iterator[Finding]:
         """See what was never logged or reset; there is no silence."""
         metrics = averaged.metrics_of(run.module)
@@ -193,6 +205,7 @@ class EvaluationCheck(Check):
             if outcome := self._weights.verdict(run) or behind:
                 found.append(self.found(outcome))
             self._note_values(run)
+            found += self._of_short_batches(run)
             examples = sized_len(getattr(next(iter(run.val_loaders), None), "dataset", None))
             for name, values in self._values.items():
                 if examples and (outcome := settings.too_few(name, values, examples)):

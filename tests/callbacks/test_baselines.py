@@ -393,6 +393,7 @@ def the_alarm(fit, module, **settings):
 def test_classes_numbered_otherwise_in_validation(fit):
     alarm = the_alarm(fit, NumberedOtherwise())
     assert alarm.evidence["model"] < alarm.evidence["constant"]
+    assert "renumbered" in alarm.message
 
 
 def test_other_preprocessing_in_validation(fit):

@@ -221,6 +221,45 @@ class Forgets(Collects):
         pass
 
 
+class MeanByHand(Logs):
+    """Keeps a number for each batch, of which the last may be short."""
+
+    examples = 40
+
+    def __init__(self):
+        super().__init__()
+        self.losses = []
+
+    def val_dataloader(self):
+        return DataLoader(self.data(self.examples, 2), 16)
+
+    def report(self, logits, y):
+        self.losses.append(self.loss(logits, y))
+
+    def on_validation_epoch_end(self):
+        self.log("val_loss", torch.stack(self.losses).mean())
+        self.losses.clear()
+
+
+class EvenByHand(MeanByHand):
+    examples = 48
+
+
+class ManyByHand(MeanByHand):
+    examples = 16 * 20 + 1
+
+
+class Weighted(MeanByHand):
+    """Keeps the losses of examples."""
+
+    def report(self, logits, y):
+        self.losses.append(F.cross_entropy(logits, y, reduction="none"))
+
+    def on_validation_epoch_end(self):
+        self.log("val_loss", torch.cat(self.losses).mean())
+        self.losses.clear()
+
+
 class OneBatch(Values):
     def val_dataloader(self):
         return DataLoader(self.data(64, 2), 64)
@@ -306,6 +345,9 @@ HEALTHY = {
     "in the batch": InBatch,
     "means of examples": OfExamples,
     "thresholds": Thresholds,
+    "batches of one size": EvenByHand,
+    "many batches": ManyByHand,
+    "means over examples": Weighted,
     "codes": Codes,
     "lists that are emptied": Collects,
     "lists that begin anew": Begins,
@@ -516,6 +558,12 @@ def test_lists_that_are_never_emptied(fit):
     assert (finding.status, finding.code) == (Status.WARNING, "EvaluationCheck/never_reset")
     assert finding.subject == "outputs"
     assert finding.evidence == {"entries": 16}
+
+
+def test_a_short_batch_that_weighs_as_much_is_advice(fit):
+    (finding,) = found(fit, MeanByHand())
+    assert (finding.status, finding.code) == (Status.ADVICE, "EvaluationCheck/mean_of_means")
+    assert finding.evidence == {"batch_size": 16, "last": 8}
 
 
 def test_the_worst_that_counts_as_the_best(fit):
