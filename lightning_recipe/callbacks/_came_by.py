@@ -36,7 +36,7 @@ class CameBy:
     Attributes:
         kept: The fingerprints that end in so many zero bits, sorted.
         zeros: How many.
-        count: Examples that came by.
+        count: Examples that came by, or batches of which that is not known.
         readable: Whether all batches held rows of their examples, and nothing else.
         short: Whether examples are a few integers each, such as phrases, which come again in any text.
 
@@ -66,6 +66,7 @@ class CameBy:
         examples = len(rows[0]) if rows else 0
         plain = len(rows) == len(found) <= ENTRIES and all(len(t) == examples and not t.is_complex() for t in rows)
         self.readable &= plain and not holds(batch, str) and not holds(batch, np.ndarray)
+        self.count += examples or 1
         if not self.readable or not examples:
             return
         total, changes = torch.zeros(examples, dtype=torch.long, device=rows[0].device), []
@@ -79,7 +80,6 @@ class CameBy:
                 sample = flat[:MEASURED, :: math.ceil(flat.shape[1] / MEASURED)]
                 self._bits[entry] = information(sample.float().cpu().numpy())
         self._waiting.append((total, changes))
-        self.count += examples
         if len(self._waiting) == WAITING:
             self.fetch()
 
