@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import BatchSampler, ConcatDataset, IterableDataset, RandomSampler, SequentialSampler, Subset
 
-from lightning_recipe.losses.by_hand import likely
+from lightning_recipe.losses.by_hand import EQUAL, likely
 from lightning_recipe.losses.table import TABLE, Family
-from lightning_recipe.losses.targets import of_loss, target_of_batch
+from lightning_recipe.losses.targets import of_loss, outputs_of, target_of_batch
 from lightning_recipe.record.tensors import same, tensors
 from lightning_recipe.trial.stored import Part, by_source, distinct, parts_of
 
@@ -83,13 +83,23 @@ def target_of(step: Step) -> tuple[str, bool]:
         Its path, empty if nobody knows, and whether it may be one of two things only, of which one may be rare.
 
     """
-    call = likely(step)
+    call = next((one for one in step.loss_calls[:1] if _is_of_outputs(step, one)), None) or likely(step)
     if call is None:
         return "", False
     target = call.arguments["target"].flatten()
     entries = ((path, t.detach().flatten()) for path, t in tensors(step.batch, "batch") if t.layout is torch.strided)
     path = next((path for path, t in entries if same(t.to(target), target)), "")
     return path, TABLE[call.name].answers is Family.YES_NO or _classes(call) == 2  # noqa: PLR2004
+
+
+def _is_of_outputs(step: Step, call: LossCall) -> bool:
+    """Whether a call is the whole loss, and its input what the network puts out, as it is but for its shape."""
+    given, target = call.arguments.get("input"), call.arguments.get("target")
+    if len(step.loss_calls) > 1 or step.loss is None or not isinstance(given, Tensor) or not isinstance(target, Tensor):
+        return False
+    outputs = [output.detach().flatten() for output in outputs_of(step)]
+    whole = torch.isclose(step.loss.detach().double().mean(), call.value.double().mean(), rtol=EQUAL)
+    return bool(whole) and any(same(output, given.flatten()) for output in outputs)
 
 
 def entered(step: Step, examples: int) -> set[str]:

@@ -1,4 +1,4 @@
-"""Ids of subjects, patients or sessions that come by in batches, under such a name."""
+"""What comes by in batches of each example, such as ids of subjects, patients or sessions under such a name."""
 
 from __future__ import annotations
 
@@ -11,16 +11,19 @@ from lightning_recipe.callbacks._groups import ROWS, Ids, is_named, is_strong, i
 from lightning_recipe.record.tensors import MAX_DEPTH, children
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
 
 
 class Passing:
-    """The ids of the examples of the first epoch of training, and of the first validation after training began.
+    """What is found of the examples of the first epoch of training, and of the first validation after training began.
+
+    Args:
+        found: In a batch, by name.
 
     Example:
-        >>> passing = Passing()
+        >>> passing = Passing(ids_in)
         >>> passing.note("train", {"x": np.zeros((3, 2)), "patient": ["a", "b", "a"]}, 0)
         >>> passing.note("validation", {"x": np.zeros((1, 2)), "patient": ["b"]}, 1)
         >>> {name: (ids.train.tolist(), ids.val.tolist()) for name, ids in passing.shared().items()}
@@ -28,19 +31,19 @@ class Passing:
 
     """
 
-    def __init__(self) -> None:
-        self.open = True  # until a batch has none
+    def __init__(self, found: Callable[[Any], dict[str, Any]]) -> None:
+        self.found, self.open = found, True  # until a batch has none
         self._parts: dict[str, dict[str, list[Any]]] = {"train": {}, "validation": {}}
         self._validated: int | None = None  # after so many steps
 
     def note(self, stage: str, batch: Any, step: int) -> None:
-        """Keep the ids of a batch, where they are: nothing waits for an accelerator."""
+        """Keep what a batch holds, where it is: nothing waits for an accelerator."""
         if stage == "validation":
             self._validated = step if self._validated is None else self._validated
         if not self.open or (stage == "validation" and step != self._validated):
             return
-        found = dict(_entries(batch))
-        self.open = bool(found) and not any(map(is_timed, found))
+        found = self.found(batch)
+        self.open = bool(found)
         parts = self._parts[stage]
         for name, values in found.items():
             own = parts.setdefault(name, [])
@@ -53,10 +56,16 @@ class Passing:
         return not self.open or self._validated is not None
 
     def shared(self) -> dict[str, Ids]:
-        """The ids of both, by name."""
+        """What was found of both, by name."""
         train, val = self._parts["train"], self._parts["validation"]
         both = train.keys() & val.keys() if self.open else set()
         return {name: Ids(_together(train[name]), _together(val[name]), None) for name in sorted(both)}
+
+
+def ids_in(batch: Any) -> dict[str, Any]:
+    """The ids in a batch, by name; none if it has times, by which it may be split."""
+    found = dict(_entries(batch))
+    return {} if any(map(is_timed, found)) else found
 
 
 def _entries(structure: Any, name: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:

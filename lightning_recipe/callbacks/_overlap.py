@@ -52,6 +52,12 @@ class Overlap(NamedTuple):
     same: bool
 
 
+def way(loader: Any) -> Any:
+    """The code that makes batches of examples."""
+    collate = getattr(loader, "collate_fn", None)
+    return getattr(collate, "__code__", type(collate))
+
+
 def overlap(train: list[Part], val: list[Part], *, alike: bool = True) -> Overlap | None:
     """Compare examples, each with all that is stored of it.
 

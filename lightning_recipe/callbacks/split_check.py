@@ -12,8 +12,10 @@ from lightning_recipe.callbacks import _near_copies as copies
 from lightning_recipe.callbacks import _overlap as examples
 from lightning_recipe.callbacks import _overlapping as windows
 from lightning_recipe.callbacks import _shared_transform as transforms
+from lightning_recipe.callbacks import _times as times
 from lightning_recipe.callbacks._came_by import CameBy, common
-from lightning_recipe.callbacks._groups_in_batches import Passing
+from lightning_recipe.callbacks._data_source import target_of
+from lightning_recipe.callbacks._groups_in_batches import Passing, ids_in
 from lightning_recipe.finding import Section
 from lightning_recipe.record.step import Need
 from lightning_recipe.trial.stored import Part, distinct, parts_of
@@ -44,7 +46,8 @@ class SplitCheck(Check):
     - an attribute such as `transform` is set through the validation subset, while the training subset is one of the
       same data set, which then has lost its augmentation.
 
-    `advice` if fewer examples are in both, validation is on the training set itself, or the attribute was not known to
+    `advice` if validation lies between examples of training in time, by a column of the batch, and their targets tell
+    its own; if fewer examples are in both, validation is on the training set itself, or the attribute was not known to
     be another before. `skipped` where batches do not tell examples apart, as of graphs, or a run that is cut short
     has examples in both.
 
@@ -100,7 +103,8 @@ class SplitCheck(Check):
         """Begin anew with each fit."""
         super().setup(trainer, pl_module, stage)
         self.needs = type(self).needs
-        self._train, self._val, self._ids = CameBy(), CameBy(), Passing()
+        self._train, self._val = CameBy(), CameBy()
+        self._ids, self._times, self._target = Passing(ids_in), Passing(times.numbers), ""
         self._first, self._compared = trainer.current_epoch, False
         self._known: groups.Known | None = None
         self._parts: tuple[list[Part], list[list[Part] | None]] | None = None
@@ -120,7 +124,8 @@ class SplitCheck(Check):
             if not self._settled:
                 (self._val if stage == "validation" else self._train).note(batch)
             if not run.trainer.sanity_checking:
-                self._ids.note(stage, batch, run.batches_that_stepped)
+                for one in (self._ids, self._times):
+                    one.note(stage, batch, run.batches_that_stepped)
 
     def validation(self, run: Run, step: Step) -> Iterator[Finding]:  # noqa: ARG002
         """Compare them once both are known."""
@@ -132,9 +137,11 @@ class SplitCheck(Check):
         """Look at ids at the first; compare what came by once an epoch and a validation are over, and look no more."""
         if self._known is None:
             self._known, self.needs = groups.Known.of(run.module, step), Need(0)
+            self._target = target_of(step)[0]
             yield from self._of_ids(run)
             return
-        over = self._compared and run.trainer.current_epoch > self._first and self._ids.is_complete
+        over = self._compared and run.trainer.current_epoch > self._first
+        over = over and self._ids.is_complete and self._times.is_complete
         if over and (self._settled or self._val.count):
             yield from self._of_batches(run)
 
@@ -151,6 +158,8 @@ class SplitCheck(Check):
         if known is not None and not run.limited:
             ids = self._ids.shared()
             told = [self.found(o, name) for name in ids if (o := groups.verdict(ids[name], name, known))]
+            if not told and (outcome := times.verdict(self._times.shared(), self._target)):
+                told.append(self.found(outcome))
         if self._settled:
             yield from told or ([self._clean] if self._clean else [])
             return
@@ -181,9 +190,9 @@ class SplitCheck(Check):
             return
         train = [part for of_loader in parts for part in of_loader or []]
         found = [*self._transforms(run, train, vals)]
-        ways = {_way(loader) for loader in run.loaders}
+        ways = {examples.way(loader) for loader in run.loaders}
         overlaps = [
-            None if val is None or run.limited else examples.overlap(train, val, alike={_way(loader)} == ways)
+            None if val is None or run.limited else examples.overlap(train, val, alike={examples.way(loader)} == ways)
             for val, loader in zip(vals, run.val_loaders, strict=True)
         ]
         own = [overlap is not None and not overlap.common for overlap in overlaps]
@@ -219,7 +228,9 @@ class SplitCheck(Check):
         several = len(run.loaders) != 1 or len(run.val_loaders) != 1
         told = bool(found) or (self._settled and self._clean is None)
         self._ids.open &= not (stored or several or told)
-        self._parts, self.done = None, bool(found) or (self._settled and not self._ids.open)
+        self._times.open &= bool(self._target) and not (several or told)
+        waits = self._ids.open or self._times.open
+        self._parts, self.done = None, bool(found) or (self._settled and not waits)
         yield from found or ([self._clean] if self._clean and self.done else [])
 
     def _transforms(self, run: Run, train: list[Part], vals: list[Any]) -> Iterator[Finding]:
@@ -237,12 +248,6 @@ class SplitCheck(Check):
                 if outcome := transforms.verdict(lines, val.source, given):
                     yield self.found(outcome, type(val.source).__name__)
                 return
-
-
-def _way(loader: Any) -> Any:
-    """The code that makes batches of examples."""
-    collate = getattr(loader, "collate_fn", None)
-    return getattr(collate, "__code__", type(collate))
 
 
 def _differ(one: Part, other: Part) -> bool:

@@ -296,3 +296,62 @@ def test_subjects_in_the_batches_of_both(fit, name, settings):
     (finding,) = passed_by(fit, name=name, settings=settings)
     assert (finding.status, finding.code) == (Status.WARNING, "SplitCheck/ids_in_both"), finding
     assert finding.evidence == {"share": 1.0, "ids": 20, "common": 20}
+
+
+# -- rows with a time
+
+
+class Rows(Dataset):
+    """An energy log: weather, a load that drifts, and when it was."""
+
+    def __init__(self, chosen, name="timestamp", *, drift=True, when=None):
+        level = torch.sin(torch.arange(400) / 40) if drift else torch.zeros(400)
+        self.x, self.load = X[chosen], (level + 0.1 * X[:, 0])[chosen]
+        self.name, self.when = name, (torch.arange(400) if when is None else when)[chosen]
+
+    def __len__(self):
+        return len(self.x)
+
+    def __getitem__(self, index):
+        return {"x": self.x[index], "load": self.load[index], self.name: self.when[index]}
+
+
+class Load(Healthy):
+    def __init__(self):
+        super().__init__()
+        self.net.append(nn.Linear(CLASSES, 1))
+
+    def training_step(self, batch, batch_idx):
+        return F.mse_loss(self(batch["x"])[:, 0], batch["load"])
+
+    def validation_step(self, batch, batch_idx):
+        self.training_step(batch, batch_idx)
+
+
+def rows_apart(fit, held_out=HELD_OUT, **given):
+    check = SplitCheck()
+    train, val = (DataLoader(Rows(mask, **given), 32) for mask in (~held_out, held_out))
+    fit(Load(), [check], train=train, val=val, logger=False, max_epochs=2)
+    (finding,) = check.findings
+    return finding
+
+
+@pytest.mark.parametrize(
+    ("held_out", "given"),
+    [
+        (torch.arange(400) >= 300, {}),
+        (PLACE >= 15, {}),
+        (HELD_OUT, {"drift": False}),
+        (HELD_OUT, {"name": "place"}),
+        (HELD_OUT, {"name": "hour", "when": torch.arange(400) % 24}),
+    ],
+)
+def test_rows_that_were_split_by_time_or_have_none(fit, held_out, given):
+    assert rows_apart(fit, held_out, **given).status is Status.PASSED
+
+
+@pytest.mark.parametrize("given", [{}, {"name": "date", "when": 1e9 + 900.0 * torch.arange(400, dtype=torch.float64)}])
+def test_rows_between_in_time_are_advice(fit, given):
+    finding = rows_apart(fit, **given)
+    assert (finding.status, finding.code) == (Status.ADVICE, "SplitCheck/between_in_time")
+    assert finding.evidence["correlation"] > 0.9

@@ -1,0 +1,98 @@
+"""Rows with a time that were dealt out to both sides by chance, though their neighbours in time tell the target."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lightning_recipe.callbacks._groups import MIXED, is_timed
+from lightning_recipe.finding import Outcome, Status
+from lightning_recipe.record.tensors import tensors
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from lightning_recipe.callbacks._groups import Ids
+
+FEWEST = 50
+"""Validation examples, at least."""
+OWN = 0.9
+"""Examples with a time of their own: others are of a calendar, such as an hour of the day."""
+ALIKE = 0.9
+"""Correlation of validation targets with those of training that are nearest in time, from which on these tell them."""
+
+
+def numbers(batch: Any) -> dict[str, Any]:
+    """What a batch has one number of for each example, by path; nothing if none is called a time."""
+    flat = {
+        path: tensor.detach().flatten().clone()
+        for path, tensor in tensors(batch, "batch")
+        if tensor.ndim and tensor.numel() == len(tensor) and not tensor.is_complex() and _is_dense(tensor)
+    }
+    return flat if any(is_timed(_last(path)) for path in flat) else {}
+
+
+def verdict(found: Mapping[str, Ids], target: str) -> Outcome | None:
+    """`advice` where validation lies among training in time, and gets its targets from there.
+
+    Args:
+        found: The numbers of training and of validation, by path.
+        target: The path of what is to be said.
+
+    Example:
+        >>> from lightning_recipe.callbacks._groups import Ids
+        >>> time = np.random.default_rng(0).permutation(400)
+        >>> by_path = {"batch.time": Ids(time[:300], time[300:], None)}
+        >>> by_path["batch.load"] = Ids(*(np.sin(part / 50) for part in by_path["batch.time"][:2]), None)
+        >>> verdict(by_path, "batch.load").code
+        'between_in_time'
+
+    """
+    if target not in found or is_timed(_last(target)):
+        return None
+    aims = found[target]
+    for path, times in found.items():
+        both = np.concatenate([times.train, times.val]).astype(float)
+        calendar = len(np.unique(both)) < OWN * len(both)
+        if not is_timed(_last(path)) or calendar or len(times.val) < FEWEST or not np.isfinite(both).all():
+            continue
+        held_out = np.arange(len(both)) >= len(times.train)
+        order = np.argsort(both, kind="stable")
+        share = held_out.mean()
+        mixed = (np.diff(held_out[order].astype(int)) != 0).mean() / (2 * share * (1 - share))
+        correlation = _with_neighbours(times, aims)
+        if mixed >= MIXED and correlation >= ALIKE:
+            return Outcome(
+                Status.ADVICE,
+                "between_in_time",
+                f"validation examples lie between those of training by `{_last(path)}`, and the nearest there tells "
+                f"their target (correlation {correlation:.2f}): the score is that of gaps, not of a time to come",
+                "if it is to be used on what comes later, split by time, and leave a gap",
+                {"correlation": correlation, "mixed": mixed},
+            )
+    return None
+
+
+def _with_neighbours(times: Ids, aims: Ids) -> float:
+    """Correlation of validation targets with those of training that are nearest in time."""
+    order = np.argsort(times.train)
+    right = np.searchsorted(times.train[order], times.val).clip(1, len(order) - 1)
+    left = right - 1
+    nearer = abs(times.train[order][left] - times.val) <= abs(times.train[order][right] - times.val)
+    near = aims.train[order[np.where(nearer, left, right)]].astype(float)
+    own: NDArray[Any] = aims.val.astype(float)
+    if near.std() == 0 or own.std() == 0:
+        return 0.0
+    return float(np.corrcoef(near, own)[0, 1])
+
+
+def _last(path: str) -> str:
+    return path.rpartition(".")[2]
+
+
+def _is_dense(tensor: Tensor) -> bool:
+    return not tensor.is_sparse and not tensor.is_quantized
