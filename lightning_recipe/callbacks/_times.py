@@ -22,7 +22,7 @@ FEWEST = 50
 """Validation examples, at least."""
 OWN = 0.9
 """Examples with a time of their own: others are of a calendar, such as an hour of the day."""
-ALIKE = 0.9
+ALIKE = 0.5
 """Correlation of validation targets with those of training that are nearest in time, from which on these tell them."""
 
 
