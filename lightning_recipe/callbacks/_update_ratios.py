@@ -218,6 +218,21 @@ def decay_outweighs(looks: Sequence[Look], course: Course) -> Outcome | None:
     )
 
 
+def shrunk(looks: Sequence[Look], course: Course) -> Outcome | None:
+    """Next to nothing is left of the weights, though the optimiser does not decay them by much: the loss has them small."""
+    first, last = (math.hypot(*(layer.weight for layer in looks[i].layers.values())) for i in (0, -1))
+    if looks[-1].step < AT_LEAST or not last < GONE * first or looks[-1].layers.keys() != looks[0].layers.keys():
+        return None
+    return Outcome(
+        Status.WARNING,
+        "weight_decay_outweighs",
+        f"the norm of the weights shrank from {first:.3g} to {last:.2g}, and not by the optimiser's weight decay "
+        f"(loss {course}): a penalty on them outweighs the data",
+        "a smaller factor of the penalty in the loss, a thousandth; or weight_decay of the optimiser in its place",
+        {"norm_first": first, "norm": last, **course.evidence},
+    )
+
+
 def rounded_away(looks: Sequence[Look], course: Course, unmoved: Unmoved | None = None) -> Outcome | None:
     """The weights are in 16 bits, and most of what the steps should change is too small for that.
 

@@ -298,6 +298,27 @@ def test_weights_that_decay_faster_than_they_learn(fit, net, optimizer):
     assert finding.evidence["norm"] < 0.3 * finding.evidence["norm_first"]
 
 
+class Penalised(Lit):
+    """A penalty on the weights is a part of the loss."""
+
+    factor = 0.3
+
+    def training_step(self, batch, batch_idx):
+        return super().training_step(batch, batch_idx) + self.factor * sum(p.square().sum() for p in self.parameters())
+
+
+@pytest.mark.parametrize("net", [mlp, Recurrent])
+def test_a_penalty_that_outweighs_the_data(fit, net):
+    finding = found(judged(fit, Penalised(net(), lambda p: Adam(p, 5e-3))), "weight_decay_outweighs")
+    assert finding.evidence["norm"] < 0.05 * finding.evidence["norm_first"]
+
+
+def test_a_small_penalty(fit):
+    module = Penalised(mlp(), lambda p: Adam(p, 5e-3))
+    module.factor = 1e-3
+    assert only_passed(judged(fit, module))
+
+
 @pytest.mark.parametrize("net", [mlp, Recurrent])
 def test_a_group_that_stays_as_it_was_drawn(fit, net):
     (finding,) = judged(fit, Lit(net(), in_groups(1e-8)))
