@@ -1184,6 +1184,33 @@ class Growing(Deep):
         return torch.optim.SGD(self.parameters(), lr=1e-14)
 
 
+class ByAttention(nn.Module):
+    """Attention by hand, in which features are the places."""
+
+    power = -0.5
+
+    def __init__(self):
+        super().__init__()
+        self.enter, self.norm, self.qkv = nn.Linear(1, 64), nn.LayerNorm(64), nn.Linear(64, 192)
+        self.places, self.leave = nn.Parameter(torch.randn(FEATURES, 64)), nn.Linear(64, CLASSES)
+
+    def forward(self, x):
+        q, k, v = self.qkv(self.norm(self.enter(x[..., None]) + self.places)).chunk(3, -1)
+        return self.leave(((q @ k.mT * 64**self.power).softmax(-1) @ v).mean(1))
+
+
+class LooksAtOnePlace(Patient):
+    """Scores are multiplied with the root of the size of a head, not divided by it."""
+
+    code = "ActivationMonitor/attention_at_one_place"
+    also = ("Baselines/worse_than_constant", "OverfitOneBatch/optimiser_slow")
+
+    def __init__(self):
+        super().__init__()
+        self.net = ByAttention()
+        self.net.power = 0.5
+
+
 # -- losses that are clamped
 
 

@@ -219,7 +219,7 @@ def decay_outweighs(looks: Sequence[Look], course: Course) -> Outcome | None:
 
 
 def shrunk(looks: Sequence[Look], course: Course) -> Outcome | None:
-    """Next to nothing is left of the weights, though the optimiser does not decay them by much: the loss has them small."""
+    """Next to nothing is left of the weights, though the optimiser does not decay them: the loss has them small."""
     first, last = (math.hypot(*(layer.weight for layer in looks[i].layers.values())) for i in (0, -1))
     if looks[-1].step < AT_LEAST or not last < GONE * first or looks[-1].layers.keys() != looks[0].layers.keys():
         return None

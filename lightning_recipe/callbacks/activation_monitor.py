@@ -9,6 +9,7 @@ from torch import nn
 
 from lightning_recipe.callback import Check
 from lightning_recipe.callbacks import _signal as signal
+from lightning_recipe.callbacks._attention import at_one_place
 from lightning_recipe.callbacks._loss_course import Course
 from lightning_recipe.callbacks._signal import AT_LEAST, BOUNDED, CUT_OFF, Depth
 from lightning_recipe.callbacks._untrained import is_as_drawn
@@ -21,7 +22,7 @@ from lightning_recipe.show import loggers
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from lightning_recipe.finding import Finding
+    from lightning_recipe.finding import Finding, Outcome
     from lightning_recipe.record.events import Event
     from lightning_recipe.record.step import Step
     from lightning_recipe.run import Run
@@ -41,7 +42,9 @@ class ActivationMonitor(Check):
       is above 0.7 of the first;
     - `vanishing`, `exploding`: in a network of at least four layers, the gradient of the first, in norms of its weight,
       is smaller than that of the last by more than `factor`, or what the last puts out is larger by as much, and the
-      loss is, after 100 steps, what it was.
+      loss is, after 100 steps, what it was;
+    - `attention_at_one_place`: the largest weight of a row, on average, is above 0.9 in half of the attentions that are
+      written by hand, with weights as they were drawn.
 
     Args:
         zeros: Share of zeros, 0 to 1, in what an activation puts out.
@@ -67,7 +70,8 @@ class ActivationMonitor(Check):
         - Several networks that take turns: nothing is compared across depth.
 
     Cost:
-        At each look, five numbers of what each layer puts out, and the norms of gradients and weights, on their device.
+        At each look, five numbers of what each layer puts out, and the norms of gradients and weights, on their device;
+        the first step once more, where there is a softmax in it.
 
     Pictures:
         - `depth`: Standard deviation of what each layer puts out, and its gradient, from first layer to last, at
@@ -103,6 +107,7 @@ class ActivationMonitor(Check):
             "ActivationMonitor/vanishing",
             "Baselines/*",
         ),
+        "attention_at_one_place": ("Baselines/*", "OverfitOneBatch/*"),
         "vanishing": ("PredictionDynamicsLogger/*", "UpdateRatioMonitor/too_small", "Baselines/*"),
         "exploding": ("PredictionDynamicsLogger/*", "Baselines/*"),
     }
@@ -123,6 +128,7 @@ class ActivationMonitor(Check):
         self._first: tuple[int, list[Depth]] | None = None
         self._last: tuple[int, list[Depth]] | None = None
         self._given: set[str] = set()
+        self._sharp: Outcome | None = None  # what is told of attention: at several looks, as all else
         yield from ()
 
     def sampled_step(self, run: Run, step: Step) -> Iterator[Finding]:
@@ -135,6 +141,9 @@ class ActivationMonitor(Check):
             if self._first is None:
                 self._first, extreme = self._last, signal.extremes(kinds, self.zeros, self.slope)
                 self._given = extreme if extreme and self._learnt(run) else set()
+                self._sharp = at_one_place(run, step) if not self._learnt(run) else None
+        if self._sharp is not None:
+            yield self.found(self._sharp)
         norms = [norm for norm in step.gradients.values() if not math.isnan(norm)]
         if run.step < AT_LEAST or any(math.isinf(norm) for norm in norms):
             return

@@ -43,8 +43,8 @@ class UpdateRatioMonitor(Check):
     - `too_small`: it is below `smallest`, and so small that all steps of the run together are less than a tenth of the
       weights, while the loss stands still. A hundredth of that for weights that have learnt something before.
       `advice` where it is only some layers, with a thousandth of the rate of others, that stay as they were drawn;
-    - `weight_decay_outweighs`: decay is most of what moves the weights, which shrank, and what was learnt is lost; or next
-      to nothing is left of them, by a penalty in the loss;
+    - `weight_decay_outweighs`: decay is most of what moves the weights, which shrank, and what was learnt is lost; or
+      next to nothing is left of them, by a penalty in the loss;
     - `rounded_away`: 16-bit weights of which more than 90 % of the elements have a gradient and stay as they are;
       `advice` where the loss falls nevertheless. Half of them is enough if they stay so for 50 steps, in a network that
       is trained from scratch. Nothing is said once the loss is below half of the first, nor of other optimisers than

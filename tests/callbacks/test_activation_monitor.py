@@ -289,3 +289,42 @@ def test_the_picture_has_the_shape_of_a_screen():
 def test_arguments_in_range(wrong):
     with pytest.raises(ValueError, match="between 0 and 1"):
         ActivationMonitor(**wrong)
+
+
+class Hidden(patients.ByAttention):
+    """Most places are hidden by a mask, so that rows look at few."""
+
+    def forward(self, x):
+        q, k, v = self.qkv(self.norm(self.enter(x[..., None]) + self.places)).chunk(3, -1)
+        hidden = torch.ones(FEATURES, FEATURES).triu(1).bool()
+        return self.leave(((q @ k.mT / 8).masked_fill(hidden, float("-inf")).softmax(-1) @ v).mean(1))
+
+
+class Pooled(nn.Module):
+    """A softmax that weighs nothing, but is sharp: of what is classified."""
+
+    def __init__(self):
+        super().__init__()
+        self.enter, self.leave = nn.Linear(FEATURES, 32), nn.Linear(32, CLASSES)
+
+    def forward(self, x):
+        return self.leave((50 * self.enter(x)).softmax(1))
+
+
+@pytest.mark.parametrize("net", [patients.ByAttention, Hidden, Pooled])
+def test_attention_that_looks_at_several_places(fit, net):
+    assert not [f for f in judged(fit, Lit(net()), steps=16) if f.code == patients.LooksAtOnePlace.code]
+
+
+def test_attention_that_was_trained_before_may_be_sharp(fit):
+    module = patients.LooksAtOnePlace()
+    with torch.no_grad():
+        for p in module.parameters():
+            p.add_(torch.randn(len(p), 1) @ torch.randn(1, p[0].numel()).view(1, -1) if p.ndim > 1 else 0)
+    assert not [f for f in judged(fit, module, steps=16) if f.code == patients.LooksAtOnePlace.code]
+
+
+def test_attention_that_looks_at_one_place(fit):
+    (finding,) = judged(fit, patients.LooksAtOnePlace(), steps=16)
+    assert (finding.status, finding.code) == (Status.WARNING, patients.LooksAtOnePlace.code)
+    assert finding.evidence["largest"] > 0.9

@@ -1,0 +1,84 @@
+"""Whether the rows of an attention that is written by hand look at one place from the beginning."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from lightning_recipe.dependencies.operations import operations
+from lightning_recipe.finding import Outcome, Status
+from lightning_recipe.record.loss_graph import Node
+from lightning_recipe.trial.rehearsal import CannotRehearseError, rehearsal
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lightning_recipe.record.step import Step
+    from lightning_recipe.run import Run
+
+PLACES = 4
+"""That a row may look at, at least: others are hidden by a mask."""
+ROWS = 64
+"""That are looked at, at least."""
+SHARP = 0.9
+"""Largest weight of a row, on average, from which on the softmax hands next to no gradient on. With weights as they are
+drawn that of transformers is 0.1 to 0.6."""
+BETWEEN = {"NativeDropout", "Mul", "Where"}
+"""What may come between the softmax and the product: dropout, a mask."""
+
+
+def largest_weights(loss: Tensor) -> list[float]:
+    """The largest weight of a row, on average, of each attention that the loss was computed by.
+
+    Example:
+        >>> q = torch.randn(2, 64, 8, generator=torch.Generator().manual_seed(0)).requires_grad_()
+        >>> [round(one, 1) for one in largest_weights(((q @ q.mT).mul(9).softmax(-1) @ q).sum())]
+        [1.0]
+
+    """
+    found = []
+    for raw in operations([loss]):
+        node = Node(raw)
+        weights = node.source() if node.kind == "Bmm" else None
+        while weights is not None and weights.kind in BETWEEN:
+            weights = weights.source()
+        if weights is None or weights.kind != "Softmax" or weights.dim != len(weights.shape) - 1:
+            continue
+        rows = weights.saved("result")
+        rows = rows.flatten(0, -2) if rows is not None else torch.zeros(0, 1)
+        rows = rows[(rows > 0).sum(1) >= PLACES]
+        if len(rows) >= ROWS:
+            found.append(float(rows.amax(1).float().mean()))
+    return found
+
+
+def at_one_place(run: Run, step: Step) -> Outcome | None:
+    """Whether half of the attentions do, with weights that have learnt nothing yet.
+
+    Args:
+        run: Of which the step is run again on a copy.
+        step: One of its first.
+
+    """
+    softmax = (event.name == "softmax" or isinstance(event.module, nn.Softmax) for event in step.events)
+    if not any(softmax):
+        return None
+    try:
+        with rehearsal(run) as again:
+            loss = again.step(step.batch).loss
+            largest = [] if loss is None else largest_weights(loss)
+    except CannotRehearseError:
+        return None
+    sharp = [one for one in largest if one > SHARP]
+    if not sharp or 2 * len(sharp) < len(largest):
+        return None
+    return Outcome(
+        Status.WARNING,
+        "attention_at_one_place",
+        f"rows of {len(sharp)} of {len(largest)} attentions look at one place from the beginning: their largest weight "
+        f"is {max(sharp):.2f} on average, and its softmax hands next to no gradient on",
+        "divide the scores by the square root of the size of a head before the softmax; normalise what enters",
+        {"largest": max(sharp), "attentions": len(sharp)},
+    )
