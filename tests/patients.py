@@ -1203,7 +1203,6 @@ class LooksAtOnePlace(Patient):
     """Scores are multiplied with the root of the size of a head, not divided by it."""
 
     code = "ActivationMonitor/attention_at_one_place"
-    also = ("Baselines/worse_than_constant", "OverfitOneBatch/optimiser_slow")
 
     def __init__(self):
         super().__init__()
