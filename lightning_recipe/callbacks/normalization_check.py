@@ -37,7 +37,7 @@ class NormalizationCheck(Check):
     - training and validation are normalised differently: standard deviations that differ by a factor of 10, or of 2
       where the one has negative numbers and the other goes from 0 to 1, or to 255;
     - each batch has mean 0 and standard deviation 1 by itself: single examples then depend on the others;
-    - all examples of a batch are the same.
+    - all examples of a batch are the same, or all tokens have the same place when places are embedded.
 
     `advice` if targets of a squared or absolute error have a standard deviation above 100.
 
@@ -107,15 +107,17 @@ class NormalizationCheck(Check):
             self.done = True
             yield self.skipped(str(error))
             return
+        places = [self.found(*pair) for pair in verdict.of_places(train)]
+        yield from places
         if not train.entries:
             self.done = True
-            yield self.skipped("no numbers enter a layer with parameters, only tokens")
+            yield from () if places else [self.skipped("no numbers enter a layer with parameters, only tokens")]
             return
         self._train = _values(train)
         pairs = list(verdict.of_scale(train, run.batch)) or list(verdict.of_published(train, run.module))
         found = [self.found(*pair) for pair in pairs]
         yield from found
-        yield from self._compare(run, found)
+        yield from self._compare(run, places + found)
 
     def validation(self, run: Run, step: Step) -> Iterator[Finding]:
         """Look at what enters in validation, once."""

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 _OPEN = (nn.TransformerEncoder, nn.TransformerEncoderLayer)
 """Are leaves if they were in eval mode when the step began."""
+_BOUNDED = (nn.Tanh, nn.Sigmoid)
+"""May be those of a cell."""
 
 
 class Leaves:
@@ -82,6 +84,6 @@ class Leaves:
                 if self._wiring is not None:
                     self._wiring.leave(name, module, output)
                 if self._reductions is not None:
-                    self._reductions.output(name, output)
+                    self._reductions.output(name, output, recurs=isinstance(module, _BOUNDED))
         finally:
             self._functions.resume()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -39,17 +40,25 @@ class Reductions:
 
     def __init__(self) -> None:
         self._outputs: dict[str, Tensor] = {}
-        self._called: set[str] = set()
+        self._called: Counter[str] = Counter()
         self._gradients: dict[str, Tensor | None] = {}
         self._weights: dict[str, tuple[Tensor, Tensor, Tensor | None]] = {}
         self._held: list[dict[str, Tensor]] = []
 
     @torch.no_grad()
-    def output(self, name: str, output: Any) -> None:
-        """Reduce the first floating tensor in what a leaf called `name` put out when it was first called."""
-        if name in self._called:
+    def output(self, name: str, output: Any, *, recurs: bool = False) -> None:
+        """Reduce the first floating tensor in what a leaf called `name` put out when it was first called.
+
+        Args:
+            name: The leaf.
+            output: What it put out.
+            recurs: Begin anew at its 2nd, 4th, 8th, ... call: a cell begins with a state of zeros, which says little.
+
+        """
+        self._called[name] += 1
+        calls = self._called[name]
+        if calls > 1 and not (recurs and calls & (calls - 1) == 0):
             return
-        self._called.add(name)
         value = next((t for _, t in tensors(output) if t.is_floating_point() and t.numel()), None)
         if value is not None and value.layout is torch.strided:
             self._outputs[name] = _reduced(value)

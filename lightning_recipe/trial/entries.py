@@ -45,12 +45,14 @@ class Entered(NamedTuple):
     Attributes:
         entries: By layer, the first call of each, in order.
         norms: The same of BatchNorms with running statistics, wherever they stand.
+        indices: The same of embeddings, whose values are integers.
         step: What else was recorded, with its wiring and losses.
 
     """
 
     entries: list[Entry]
     norms: list[Entry]
+    indices: list[Entry]
     step: Step
 
 
@@ -84,7 +86,8 @@ def entered(again: Rehearsal, batch: Any, method: str = "training_step", seed: i
         for handle in handles:
             handle.remove()
     entries = list(seen.entries.values()) or seen.first
-    return Entered(entries, list(seen.norms.values()), replace(step, loss=None))  # the graph is not kept
+    indices = list(seen.indices.values())
+    return Entered(entries, list(seen.norms.values()), indices, replace(step, loss=None))  # the graph is not kept
 
 
 class _Seen:
@@ -93,13 +96,18 @@ class _Seen:
     def __init__(self) -> None:
         self.entries: dict[int, Entry] = {}
         self.norms: dict[int, Entry] = {}
+        self.indices: dict[int, Entry] = {}
         self.first: list[Entry] = []
 
     def see(self, name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         with torch._C.DisableTorchFunction():  # noqa: SLF001 - what we do with it is no event of the step
             if is_traced():  # by vmap: what enters stands for one example
                 return
-            given = [t for _, t in tensors((args, kwargs)) if t.is_floating_point() and t.layout is torch.strided]
+            every = [t for _, t in tensors((args, kwargs)) if t.layout is torch.strided]
+            if isinstance(module, nn.Embedding) and every:
+                self.indices.setdefault(id(module), Entry(name, module, every[0].detach()))
+                return
+            given = [t for t in every if t.is_floating_point()]
             if not given or not given[0].ndim or not given[0].numel():
                 return
             entry = Entry(name, module, given[0].detach())

@@ -328,3 +328,25 @@ def test_attention_that_looks_at_one_place(fit):
     (finding,) = judged(fit, patients.LooksAtOnePlace(), steps=16)
     assert (finding.status, finding.code) == (Status.WARNING, patients.LooksAtOnePlace.code)
     assert finding.evidence["largest"] > 0.9
+
+
+class Cell(nn.Module):
+    """A recurrent network by hand, whose state is far from 0 after a few steps, or not."""
+
+    def __init__(self, gain):
+        super().__init__()
+        self.enter, self.go_on, self.leave = nn.Linear(1, 32), nn.Linear(32, 32), nn.Linear(32, CLASSES)
+        self.tanh = nn.Tanh()
+        nn.init.orthogonal_(self.go_on.weight, gain)
+
+    def forward(self, x):
+        state = x.new_zeros(len(x), 32)
+        for value in x.T:
+            state = self.tanh(self.enter(value[:, None]) + self.go_on(state))
+        return self.leave(state)
+
+
+def test_a_cell_by_hand(fit):
+    assert not [f for f in judged(fit, Lit(Cell(1.0)), random_labels=True) if f.code == "ActivationMonitor/saturated"]
+    told = [f.code for f in judged(fit, Lit(Cell(30.0)), random_labels=True)]
+    assert "ActivationMonitor/saturated" in told

@@ -352,3 +352,39 @@ def test_no_copy_of_the_module_is_kept_for_validation(fit):
     check = Looking()
     fit(Program(mlp(6), table()), [check], max_epochs=1, num_sanity_val_steps=0)
     assert [f.status for f in check.findings] == [Status.PASSED]
+
+
+class Spoken(nn.Module):
+    """Words, their places and their kind; the last is the same for all."""
+
+    def __init__(self, *, places):
+        super().__init__()
+        self.word, self.place, self.kind = nn.Embedding(9, 8), nn.Embedding(12, 8), nn.Embedding(2, 8)
+        self.speaker, self.leave = nn.Embedding(40, 8), nn.Linear(8, 2)
+        self.places = places
+
+    def forward(self, x):
+        places = torch.arange(x.shape[1]) if self.places else torch.zeros_like(x)
+        h = self.word(x) + self.place(places) + self.kind(torch.zeros_like(x))
+        return self.leave((h + self.speaker(torch.zeros(len(x)).long())[:, None]).tanh().mean(1))
+
+
+def words(n=64):
+    return torch.randint(9, (n, 10), generator=RNG), torch.arange(n) % 2
+
+
+def test_kinds_and_speakers_may_be_all_alike(fit):
+    check = NormalizationCheck()
+    fit(Program(Spoken(places=True), words()), [check], logger=False, max_steps=1)
+    assert [f.status for f in check.findings] == [Status.PASSED]
+
+
+def test_one_place_for_all_tokens(fit):
+    check = NormalizationCheck()
+    fit(Program(Spoken(places=False), words()), [check], logger=False, max_steps=1)
+    (finding,) = check.findings
+    assert (finding.status, finding.code, finding.subject) == (
+        Status.WARNING,
+        "NormalizationCheck/all_alike",
+        "net.place",
+    )
