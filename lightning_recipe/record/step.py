@@ -164,8 +164,8 @@ class Step:
         unlisted: Modules with parameters that were called, and are none of the LightningModule's, with the line that
             called each first.
         clips: The clamps from above that a loss has come through, see :func:`~lightning_recipe.record.clips.clips`.
-        outputs: The first floating tensor that each leaf put out in its first call, by its name; of a tanh or sigmoid in
-            one of the last: a cell begins with a state of zeros.
+        outputs: The first floating tensor that each leaf put out in its first call, by its name; of a tanh or
+            sigmoid in one of the last: a cell begins with a state of zeros.
         gradients: Norm of each parameter's gradient when its optimiser is about to step, unscaled, NaN without one.
         updates: What the optimisers' steps changed in each parameter.
         held: Norm of each gradient that was there, by parameter, when each backward, clipping and optimiser's step of
