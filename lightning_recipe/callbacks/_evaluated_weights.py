@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 from torch.nn.parameter import is_lazy
 
 from lightning_recipe.finding import Outcome, Status, listed
@@ -15,7 +16,7 @@ from lightning_recipe.record.tensors import same
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from torch import Tensor, nn
+    from torch import nn
 
     from lightning_recipe.run import Run
 
@@ -122,7 +123,7 @@ class Weights:
 
 
 def sampled(module: nn.Module) -> dict[str, Tensor]:
-    """Some numbers of each parameter, by name, where they are.
+    """Some numbers of each parameter that is no shard of one, by name, where they are.
 
     Example:
         >>> from torch import nn
@@ -130,13 +131,15 @@ def sampled(module: nn.Module) -> dict[str, Tensor]:
         tensor([1., 1.])
 
     """
-    dense = {n: p for n, p in module.named_parameters() if not is_lazy(p) and p.is_floating_point() and p.numel()}
-    return {n: p.detach().flatten()[:: -(-p.numel() // SAMPLE)].float().clone() for n, p in dense.items()}
+    whole = {n: p.data for n, p in module.named_parameters() if not is_lazy(p) and type(p.data) is Tensor}
+    dense = {n: p for n, p in whole.items() if p.layout is torch.strided and p.is_floating_point() and p.numel()}
+    return {n: p.flatten()[:: -(-p.numel() // SAMPLE)].float().clone() for n, p in dense.items()}
 
 
 def _apart(before: dict[str, Tensor], now: dict[str, Tensor], names: list[str]) -> float:
     """How far parameters have come, by their samples."""
-    return math.sqrt(sum(float((now[name] - before[name]).square().sum()) for name in names if name in before))
+    both = [(before[name], now[name]) for name in names if name in before and name in now]
+    return math.sqrt(sum(float((one - other).square().sum()) for one, other in both))
 
 
 def norms(module: nn.Module) -> dict[str, float]:
