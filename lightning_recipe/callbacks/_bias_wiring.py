@@ -78,12 +78,12 @@ def _layer(step: Step, number: int) -> tuple[str, Layer] | None:
     return None
 
 
-def giver(step: Step, number: int) -> str | None:
-    """The name of the module whose only output a tensor is, but for its shape; None if it is anything else."""
+def giver(step: Step, number: int) -> Event | None:
+    """The call of a module whose only output a tensor is, but for its shape; None if it is anything else."""
     made = step.producer(number)
     while made is not None and made.module is None and made.name in RESHAPED and len(made.inputs) == 1:
         made = step.producer(made.inputs[0])
-    return made.name if made is not None and made.module is not None and len(made.outputs) == 1 else None
+    return made if made is not None and made.module is not None and len(made.outputs) == 1 else None
 
 
 def is_tied(layer: Layer, pl_module: nn.Module) -> bool:

@@ -24,10 +24,9 @@ PURE = 0.02
 """Share of a partner below which an example is not mixed."""
 APART = 0.1
 """Difference of the shares of inputs and labels from which on they do not match: CutMix's box may be cut at an edge."""
-ALIKE = 1e-3
-"""Difference of two losses, over their size, without which their weights can't be told."""
-ROUNDED = 100
-"""And in roundings of their size: an untrained network loses as much by any label."""
+ALIKE = 0.05
+"""Difference of two losses, over their size, without which their weights can't be told: an untrained network loses as
+much by any label, and a penalty may be added."""
 OTHER = 0.3
 """Share of a partner whose label is left out, from which on it is no noise in the background."""
 SAME = 0.7
@@ -190,10 +189,7 @@ def _weight(step: Step, first: int) -> float | None:
     mine, others = (
         call.value.detach().double().mean().cpu() for call in (step.loss_calls[first], step.loss_calls[1 - first])
     )
-    if step.loss is None or step.loss.numel() != 1:
-        return None
-    precision = max(torch.finfo(one.dtype).eps for one in (step.loss, *(call.value for call in step.loss_calls)))
-    if abs(mine - others) < max(ALIKE, ROUNDED * precision) * abs(mine):
+    if step.loss is None or step.loss.numel() != 1 or abs(mine - others) < ALIKE * abs(mine):
         return None
     weight = float((step.loss.detach().double().cpu() - others) / (mine - others))
     return weight if -PURE <= weight <= 1 + PURE else None

@@ -27,8 +27,12 @@ _WITH_HALF = re.compile(rf"{_SIGN}\s*{_HALF}|{_HALF}\s*{_SIGN}|{_CALL}[^()]*{_HA
 
 
 def givers(step: Step) -> set[str]:
-    """The modules whose output a training step's loss takes for logits, as it is but for its shape."""
-    return {name for number in _logits(step) if (name := giver(step, number))}
+    """The layers whose output a training step's loss takes for logits, as it is but for its shape.
+
+    A module of one's own may put out something else in eval mode.
+    """
+    calls = [call for number in _logits(step) if (call := giver(step, number)) is not None]
+    return {call.name for call in calls if type(call.module).__module__.startswith("torch.nn.")}
 
 
 def on_logits(step: Step, module: nn.Module, trained: Collection[str] = ()) -> Outcome | None:

@@ -58,7 +58,7 @@ class Unit(NamedTuple):
             return None
         target = call.arguments["target"]
         event = next((event for event in step.events if event.kind == "loss" and event.name == call.name), None)
-        modules = {name for number in (event.inputs if event else ()) if (name := giver(step, number))}
+        modules = {made.name for number in (event.inputs if event else ()) if (made := giver(step, number)) is not None}
         entries = [path for path, tensor in tensors(step.batch, "batch") if _holds(tensor, target)]
         if len(modules) != 1 or len(entries) != 1 or len(target) < FEWEST:
             return None

@@ -610,8 +610,22 @@ class Squashed(NoLoss):
         super().report(logits.sigmoid(), y)
 
 
-def test_probabilities_of_a_network_that_is_trained_on_logits(fit):
-    assert [f.status for f in found(fit, Squashed())] == [Status.PASSED]
+class Own(torch.nn.Linear):
+    """Puts out probabilities when it is not trained."""
+
+    def forward(self, x):
+        return super().forward(x) if self.training else super().forward(x).sigmoid()
+
+
+class SquashedInside(NoLoss):
+    def __init__(self):
+        super().__init__()
+        self.net[-1] = Own(32, CLASSES)
+
+
+@pytest.mark.parametrize("module", [Squashed, SquashedInside])
+def test_probabilities_of_a_network_that_is_trained_on_logits(fit, module):
+    assert [f.status for f in found(fit, module())] == [Status.PASSED]
 
 
 @pytest.mark.parametrize("module", [patients.HalfOfLogits, Rounded, NoLoss])
