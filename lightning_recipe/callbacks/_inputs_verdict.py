@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from lightning_recipe.callbacks._groups import is_named, is_timed
 from lightning_recipe.callbacks._interchanged import worth
 from lightning_recipe.finding import Outcome, Status, listed
 
@@ -80,6 +81,8 @@ def drowned(before: Trial, now: Trial) -> Outcome | None:
 def of_each(trial: Trial, *, by_hand: bool) -> list[tuple[str, Outcome]]:
     """`advice` for each input without effect, by its path, where another one has an effect on the loss.
 
+    What is called an id or a time may be in a batch to tell whose it is.
+
     Args:
         trial: What was tried.
         by_hand: In manual optimisation the loss is the first of several: an input must have no effect on outputs, too.
@@ -100,6 +103,7 @@ def of_each(trial: Trial, *, by_hand: bool) -> list[tuple[str, Outcome]]:
             ),
         )
         for path, effects in trial.inputs.items()
+        if not is_named(name := path.rpartition(".")[2]) and not is_timed(name)
         if all(e.loss < SAME_LOSS and (not by_hand or e.outputs < SAME_OUTPUT) for e in effects)
     ]
 

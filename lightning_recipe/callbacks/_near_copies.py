@@ -116,7 +116,7 @@ def _comparable(one: NDArray[Any], other: NDArray[Any]) -> tuple[NDArray[np.floa
     a, b = a[:, kept].astype(np.float32), b[:, kept].astype(np.float32)
     if not (np.isfinite(a).all() and np.isfinite(b).all()):
         return None
-    mean, std = a.mean(0), a.std(0) + 1e-12
+    mean, std = a.mean(0), (a.std(0) if one.ndim == 2 else a.std()) + 1e-12  # noqa: PLR2004 - pixels have one unit
     return (a - mean) / std, (b - mean) / std
 
 

@@ -9,7 +9,7 @@ import torch
 from patients import GivesAway, Healthy, KeepsPadding, SoftmaxOfOneGate
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from lightning_recipe import InputIndependenceCheck, Status
 
@@ -574,6 +574,35 @@ class LossByHand(Overwritten):
 @pytest.mark.parametrize("program", [Overwritten, DictOverwritten, ByHand, AutoencoderOfNothing, LossByHand])
 def test_the_input_is_ignored(fit, program):
     assert found(fit, program()) == [(Status.FAILED, "input_ignored", "")]
+
+
+def test_whose_an_example_is_may_be_in_the_batch(fit):
+    class Dicts(Dataset):
+        def __init__(self):
+            self.x, self.y = Healthy().data(128, 1).tensors
+
+        def __len__(self):
+            return len(self.x)
+
+        def __getitem__(self, index):
+            return {"x": self.x[index], "session_id": index // 5, "y": self.y[index]}
+
+    class OfDicts(Healthy):
+        def forward(self, batch):
+            return super().forward(batch["x"])
+
+        def training_step(self, batch, batch_idx):
+            return F.cross_entropy(self(batch), batch["y"])
+
+        def train_dataloader(self):
+            return DataLoader(Dicts(), 32, shuffle=True)
+
+        val_dataloader = train_dataloader
+
+        def validation_step(self, batch, batch_idx):
+            self.training_step(batch, batch_idx)
+
+    assert found(fit, OfDicts()) == PASSED
 
 
 def test_one_of_several_is_ignored(fit):

@@ -75,6 +75,9 @@ MISTAKES = {
     "noise": lambda x: x.repeat(4, 1, 1, 1) + 0.02 * normal(400, 1, 8, 8),
     "brightness": lambda x: x.repeat(4, 1, 1, 1) * (1 + 0.02 * normal(400, 1, 1, 1)),
     "bytes": lambda x: ((x.repeat(4, 1, 1, 1) * 40 + normal(400, 1, 8, 8)) + 128).clamp(0, 255).byte(),
+    "noise around small images": lambda x: (
+        torch.nn.functional.pad(x[..., :4, :4], (6, 6, 6, 6)).repeat(4, 1, 1, 1) + 0.02 * normal(400, 1, 16, 16)
+    ),
     "rounding": lambda x: torch.cat([x, x.half().float(), x + 1e-4, x.bfloat16().float()]),
 }
 
