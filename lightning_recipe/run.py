@@ -137,10 +137,19 @@ class Run:
     def peak_rates(self) -> list[list[float]]:
         """The highest learning rate that each parameter group will have, by optimiser, as far as can be simulated.
 
-        Schedulers that are stepped by hand are taken to be stepped as Lightning would.
+        Schedulers that are stepped by hand are taken to be stepped as Lightning would; those that Lightning is not told
+        of, to reach the rate that they began from, as after a warm-up.
         """
-        schedules = self.schedules(by_hand=True)
-        return [[max(rates) for rates in zip(*schedule.rates, strict=True)] for schedule in schedules]
+        optimizers, schedules = self.trainer.optimizers, self.schedules(by_hand=True)
+        known = {id(getattr(config.scheduler, "optimizer", None)) for config in self.trainer.lr_scheduler_configs}
+        begun = [
+            [0.0 if id(o) in known else float(group.get("initial_lr", 0.0)) for group in o.param_groups]
+            for o in optimizers
+        ]
+        return [
+            [max(*rates, first) for *rates, first in zip(*schedule.rates, firsts, strict=True)]
+            for schedule, firsts in zip(schedules, begun, strict=True)
+        ]
 
     def schedules(self, interval: str | None = None, reach: float = 1.0, *, by_hand: bool = False) -> list[Schedule]:
         """The rates of each optimiser to the end of the run: its schedulers stepped on a copy, as Lightning will.

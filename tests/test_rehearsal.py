@@ -256,3 +256,35 @@ def test_the_copy_is_freed_at_once(fit, module, needs):
     check = Copies()
     fit(module(), [check], logger=False, max_steps=1, limit_val_batches=0)
     assert check.gone
+
+
+class Sampling(Healthy):
+    """Goes up the slope of its own energy, as an energy-based model that samples."""
+
+    own = False  # whether its parameters may get a gradient of it
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        self.requires_grad_(self.own)
+        made = torch.rand_like(x).requires_grad_()
+        for _ in range(3):
+            self(made).sum().backward()
+            made.data.add_(made.grad.data)
+            made.grad.zero_()
+        self.requires_grad_(requires_grad=True)
+        self.zero_grad()
+        return self.loss(self(torch.cat([x, made.detach()])), torch.cat([y, y]))
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_gradients_of_the_step_s_own_tensors_are_there(fit, own):
+    def ask(again, batch):
+        steps = [again.step(batch, needs=Need.LOSSES) for _ in range(2)]
+        assert torch.equal(steps[0].loss, steps[1].loss)
+        assert [call.name for call in steps[0].loss_calls] == ["cross_entropy"]
+        assert steps[0].loss.isclose(steps[0].loss_calls[0].value)  # the loss is what the step returned
+        assert all(p.grad is None for p in again.module.parameters())
+
+    module = Sampling()
+    module.own = own
+    rehearsed(fit, module, ask)

@@ -97,7 +97,9 @@ class Units:
         for event in step.events:
             for key, weight in event.module.named_parameters() if event.module is not None else ():
                 name = f"{event.name}.{key}"
-                if weights.pop(name, None) is weight and (dims := _unit_dims(event.module, weight)):
+                if weights.pop(name, None) is not weight or _has_companion(event.module, weight):
+                    continue
+                if dims := _unit_dims(event.module, weight):
                     copied[name] = self._are_copies(name, weight, dims)
         still = {name for name, _ in self._before}
         found = (
@@ -128,6 +130,12 @@ class Units:
                 self._before[name, dim], apart = found
                 changed |= before is not None and bool((found[0] - before).abs().max() > FURTHER * apart)
         return changed
+
+
+def _has_companion(module: nn.Module | None, weight: Tensor) -> bool:
+    """Whether a layer has a second weight of the same shape that is drawn, as a mean beside constant deviations."""
+    others = [] if module is None else [p for p in module.parameters() if p is not weight and p.shape == weight.shape]
+    return any(other.ndim > 1 and a_copy(other.detach().flatten(1).float()) is None for other in others)
 
 
 def _unit_dims(module: nn.Module | None, weight: Tensor) -> tuple[int, ...]:

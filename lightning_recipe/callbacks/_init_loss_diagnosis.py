@@ -12,6 +12,7 @@ from lightning_recipe.finding import Status
 from lightning_recipe.losses.table import TABLE, Family, Takes
 from lightning_recipe.record.loss_graph import of_unit_vectors
 from lightning_recipe.record.tensors import tensors
+from lightning_recipe.trial.calming import without_dropout
 from lightning_recipe.trial.rehearsal import CannotRehearseError, rehearsal
 
 USUAL = 1.0
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from lightning_recipe.losses.references import References
     from lightning_recipe.record.step import LossCall, Step
     from lightning_recipe.run import Run
+    from lightning_recipe.trial.rehearsal import Rehearsal
 
 
 def carriers(step: Step, arguments: dict[str, Any]) -> str:
@@ -198,11 +200,21 @@ def judge(found: References, *, certain: bool, warn_ratio: float, bias_share: fl
     return "good"
 
 
-def are_scaled_cosines(run: Run, step: Step) -> bool:
-    """Whether the loss is of products of unit vectors: its graph is seen when the step is run once more on a copy."""
+def once_more(run: Run, step: Step) -> tuple[bool, float]:
+    """The step run again on a copy: whether its loss is of products of unit vectors, and the share without dropout."""
     try:
         with rehearsal(run) as again:
             loss = again.step(step.batch).loss
-            return loss is not None and of_unit_vectors(loss)
+            return loss is not None and of_unit_vectors(loss), calmer(again, step.batch)
     except CannotRehearseError:
-        return False
+        return False, 1.0
+
+
+def calmer(again: Rehearsal, batch: Any) -> float:
+    """The loss of a step without dropout, as a share of the one with it; the copy is without from then on."""
+    noisy = again.step(batch).loss
+    without_dropout(again.module)
+    calm = again.step(batch).loss
+    if noisy is None or calm is None or not float(noisy.mean()) > 0:
+        return 1.0
+    return max(0.0, min(1.0, float(calm.mean() / noisy.mean())))

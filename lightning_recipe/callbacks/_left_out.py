@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lightning_recipe.callbacks._untrained import is_as_drawn
 from lightning_recipe.finding import Outcome, Status, listed, owners
+from lightning_recipe.trial.calming import NORMS
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
@@ -34,7 +35,7 @@ def without_optimiser(
 ) -> Iterator[tuple[Outcome, str]]:
     """Those that are not registered, as in plain lists, and those that are."""
     left = {id(p): p for p in step.leaves if id(p) not in held and _has_gradient(p) and _is_weight(p, step.graph)}
-    modes = {name: module.training for name, module in root.named_modules()}
+    modules = dict(root.named_modules())
     known = {name: left[key] for key, name in registered.items() if key in left}
     lists = hidden(root, left.keys() - registered.keys())
     lists = {name: found for name, found in lists.items() if found[1]}
@@ -55,13 +56,14 @@ def without_optimiser(
     size = sum(p.numel() for p in known.values())
     total = sum(leaf.numel() for leaf in step.leaves if id(leaf) in registered)
     replaced = held - registered.keys() - {id(leaf) for leaf in step.leaves}  # parameters that are no more
+    owning = {name: modules.get(name.rpartition(".")[0], root) for name in known}
     forgotten = (size < FEW * total or replaced) and all(
-        modes.get(name.rpartition(".")[0], True) and is_called_after(step, p, held) and is_as_drawn(p)
-        for name, p in known.items()
+        owning[name].training and is_called_after(step, p, held) and is_as_drawn(p) for name, p in known.items()
     )
+    neutral = all(isinstance(module, NORMS) for module in owning.values())  # 1 and 0: a norm without any
     yield (
         Outcome(
-            Status.WARNING if forgotten else Status.ADVICE,
+            Status.WARNING if forgotten and not neutral else Status.ADVICE,
             "not_in_optimiser",
             f"{_said(known)} get a gradient, and no optimiser holds them: {size} numbers that stay as they are",
             "give them to the optimiser in configure_optimizers, after the last module was replaced; "

@@ -195,6 +195,10 @@ class Targets:
         self._integers[call.where] = any(not t.is_floating_point() for t in same)
         self._latest[call.where], self._looks[call.where] = call, self._looks[call.where] + 1
 
+    def _made(self) -> bool:
+        """Whether a target is one number that the step has made, as of what is real: then zeros are those of fakes."""
+        return any(len(self._counts[where]) == 1 and not given for where, given in self._from_batch.items())
+
     def verdicts(self) -> Iterator[tuple[str, Outcome]]:
         """What is worth telling, by the line of the loss function."""
         for where, call in self._latest.items():
@@ -209,7 +213,7 @@ class Targets:
                 yield where, found
             ignored = call.arguments.get("ignore_index", -100)
             kept = Counter({value: n for value, n in counts.items() if value != float(ignored)})
-            if len(kept) == 1 and kept.total() >= TARGETS and self._from_batch[where]:
+            if len(kept) == 1 and kept.total() >= TARGETS and self._from_batch[where] and not self._made():
                 left_out = ignored if counts.total() > kept.total() else None
                 yield where, constant(next(iter(kept)), self._looks[where], left_out)
 

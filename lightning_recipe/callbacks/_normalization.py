@@ -119,21 +119,33 @@ def apart(train: Tensor, val: Tensor) -> float:
     """How many times larger the standard deviation of the one is; 1 where the difference may be meant.
 
     Less than `APART` may be augmentation, or another season; but not if one of both is between 0 and 1, or a byte, and
-    the other one has negative numbers.
+    the other one has negative numbers. Nor may it come from a few numbers far off, such as filled-in ones that were
+    normalised with the rest: the middle two thirds are apart, too.
 
     Example:
         >>> x = torch.rand(8, 100)
         >>> round(apart(x, x * 255)), apart(x, x * 2), apart((x - 0.5) / 0.25, x) > 3
         (255, 1.0, True)
+        >>> apart(torch.cat([x, torch.full((1, 100), -1000.0)]), x)
+        1.0
 
     """
     deviations = [float(values.float().std()) for values in (train, val)]
     if not min(deviations) > 0:
         return 1.0
     ratio = max(deviations) / min(deviations)
+    middles = [_middle(values) for values in (train, val)]
+    if min(middles) > 0 and max(middles) < APART * min(middles):
+        ratio = min(ratio, APART)
     lower, upper = sorted((train, val), key=lambda values: float(values.min()))
     shifted = float(lower.min()) < 0 and _is_raw(upper) and ratio > 2  # noqa: PLR2004
     return ratio if ratio > APART or shifted else 1.0
+
+
+def _middle(values: Tensor) -> float:
+    """How far the middle two thirds of some numbers lie apart: two standard deviations of normal ones."""
+    ordered = values.detach().flatten().float().sort().values
+    return float(ordered[len(ordered) * 5 // 6] - ordered[len(ordered) // 6])
 
 
 def _is_raw(values: Tensor) -> bool:

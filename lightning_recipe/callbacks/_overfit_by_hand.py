@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from lightning_recipe.losses.floor import Floor
@@ -41,7 +42,8 @@ def asked(run: Run, batch: Any, step: Step | None) -> Floor | str:
             constant = answers.constant()
             if step is not None and step.loss is not None and constant < -ENDLESS * (1 + abs(float(step.loss.mean()))):
                 return f"there is no lowest loss: a constant goes below {constant:.3g}, as of a policy gradient"
-            return way(answers.lowest(), constant)
+            found = way(answers.lowest(), constant)
+            return found if isinstance(found, str) else replace(found, layers=tuple(answers.modules))
     except CannotRehearseError as reason:
         return f"the lowest loss is not known: {reason}"
 

@@ -38,6 +38,9 @@ TEXTS = {
     ),
     "unknown_floor": _Text("{unknown}; {went}"),
     "free_answers_only": _Text("{went}{lowest}; a network that knows more than a constant need not reach them"),
+    "layer_held": _Text(
+        "{held} gets no gradient in this step, without which no fit shows what it can learn; {went}{lowest}"
+    ),
     "noisy": _Text("two equal steps differ by {noise}: the step draws random numbers or keeps a state; {went}{lowest}"),
     "other_terms": _Text("other terms in the loss may keep its {losses} from the lowest possible; {went}{lowest}"),
     "too_expensive": _Text(
@@ -164,6 +167,8 @@ def _why_unknown(trial: Trial) -> str:
         return "unknown_floor"
     if not trial.has_only_known_terms(own):
         return "other_terms"
+    if _held(trial):
+        return "layer_held"
     return "too_few_steps" if any(map(trial.is_too_short, trial.fits)) else ""
 
 
@@ -197,6 +202,16 @@ def _of_more_steps(trial: Trial, fit: Fit) -> tuple[Status, str]:
 def _held_back(fit: Fit) -> str:
     """The code for weights that the optimiser does not change, or nothing."""
     return "parameters_left_out" if fit.left_out else "" if fit.weights_moved else "weights_do_not_change"
+
+
+def _held(trial: Trial) -> str:
+    """A layer that the loss comes from, and that the module's own code keeps as it is for now, as DINO's last one."""
+    grads = trial.fits[0].grads
+    for layer in trial.asked.layers if trial.asked is not None else ():
+        own = [gradient for name, gradient in grads.items() if name.startswith(f"{layer}.")]
+        if own and not any(own) and any(grads.values()):
+            return layer
+    return ""
 
 
 def _evidence(trial: Trial) -> dict[str, float]:
@@ -247,6 +262,7 @@ def _phrases(trial: Trial, fit: Fit) -> dict[str, str]:
         "noise": f"{first.noise:.2g}",
         "left_out": symptoms.modules(first.left_out),
         "unknown": trial.unknown,
+        "held": _held(trial),
     }
 
 

@@ -14,7 +14,7 @@ import torch
 from lightning_recipe.callback import Check
 from lightning_recipe.callbacks import _mixing_verdict as verdict
 from lightning_recipe.dependencies.backprop import UndecidedError
-from lightning_recipe.dependencies.examples import batch_of
+from lightning_recipe.dependencies.examples import are_beside, batch_of
 from lightning_recipe.dependencies.judgement import Clean, Mixing, examine
 from lightning_recipe.dependencies.places import Placed, judge_places
 from lightning_recipe.figures.canvas import pixels
@@ -145,6 +145,9 @@ class BatchMixingDetector(Check):
         with self._reasons(run), rehearsal(run) as again:
             call = NetCall("", again.module, (step.batch,), {}, dict(tensors(step.batch, "batch")))
             batch = batch_of(run, step.batch, call)
+            if are_beside((tensor.shape for tensor in step.inputs.values()), batch.size):
+                msg = "the step puts the examples beside each other, as the variables of one multivariate series"
+                raise UndecidedError(msg)
             found = _even_in_place(partial(look, again.module, call, batch, again=again))
             if isinstance(found, Mixing):
                 return self._leaks(run, found)

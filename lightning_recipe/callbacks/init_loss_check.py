@@ -6,12 +6,13 @@ import math
 from typing import TYPE_CHECKING
 
 from lightning_recipe.callback import Check
-from lightning_recipe.callbacks._init_loss_by_hand import ask, outcome
+from lightning_recipe.callbacks._init_loss_by_hand import ask, decided, outcome
 from lightning_recipe.callbacks._init_loss_diagnosis import (
-    are_scaled_cosines,
     bias_fix,
+    calmer,
     carriers,
     judge,
+    once_more,
     output_layer,
     scale_fix,
     too_high,
@@ -87,7 +88,8 @@ class InitLossCheck(Check):
         mean of 50 then initialize the final bias to 50".
 
     Legitimate:
-        - Logits that are cosines times a scale, as in ArcFace, CosFace and ProxyNCA: the loss starts high.
+        - Logits that are cosines times a scale, as in ArcFace, CosFace and ProxyNCA: the loss starts high. So it does
+          with much dropout, which is left out before a loss is called too high.
         - Logits scaled on purpose in another way, as by a temperature. Allow for it with
           ``InitLossCheck(warn_ratio=4)``. Where no single layer makes the logits, the verdict is `warning` at most.
         - A bias left at zero deliberately, because rare classes will be sampled or weighted otherwise later on: ask for
@@ -147,9 +149,9 @@ class InitLossCheck(Check):
         elif step.loss_calls:
             found = [self._judge(call, step, run.module) for call in step.loss_calls]
             high = [finding.code.endswith("/too_high") for finding in found]
-            scaled = any(high) and are_scaled_cosines(run, step)
+            cosines, share = once_more(run, step) if any(high) else (False, 1.0)
             for finding, is_high in zip(found, high, strict=True):
-                yield self._on_purpose(finding) if is_high and scaled else finding
+                yield self._on_purpose(finding, share, cosines=cosines) if is_high else finding
         elif not step.loss.isfinite().all():
             loss = float(step.loss.mean())
             message = f"the first loss is {loss}; {carriers(step, {})}"
@@ -165,6 +167,8 @@ class InitLossCheck(Check):
             with rehearsal(run) as again:
                 answers = Answers(again, step.batch)
                 asked = ask(answers, measured, step.batch_size or 1, **ratios)
+                if "too high" in decided(asked, **ratios):  # much dropout makes large what the layers have small
+                    asked = asked._replace(own=min(asked.own, measured * calmer(again, step.batch)))
         except CannotRehearseError as reason:
             inside = f" (or inside {step.compiled[0]}, which is compiled)" if step.compiled else ""
             return self.skipped(
@@ -233,9 +237,18 @@ class InitLossCheck(Check):
             **found.evidence,
         )
 
-    def _on_purpose(self, high: Finding) -> Finding:
-        message = f"{high.message}; its logits are cosines times a scale, which start high on purpose"
-        return self.found(Outcome(Status.PASSED, "", message, evidence=high.evidence), high.subject)
+    def _on_purpose(self, high: Finding, share: float, *, cosines: bool) -> Finding:
+        """A loss that starts high, if something speaks for it: cosines, or dropout."""
+        calm = high.evidence["measured"] * share
+        if cosines:
+            purpose = "its logits are cosines times a scale, which start high on purpose"
+        elif calm <= self.warn_ratio * high.evidence["know_nothing"]:
+            purpose = f"without dropout it starts at {calm:.4g}"
+        else:
+            return high
+        return self.found(
+            Outcome(Status.PASSED, "", f"{high.message}; {purpose}", evidence=high.evidence), high.subject
+        )
 
     def _too_low(
         self, context: str, subject: str, step: Step, found: References, layer: tuple[str, nn.Module] | None

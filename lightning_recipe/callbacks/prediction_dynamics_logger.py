@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from lightning_recipe.callback import RecipeCallback
 from lightning_recipe.callbacks._dynamics_verdict import LATE_LOOKS, curves, outcome
-from lightning_recipe.callbacks._fixed_batch import FixedBatch, candidates
+from lightning_recipe.callbacks._fixed_outputs import candidates
 from lightning_recipe.figures import dynamics
 from lightning_recipe.figures.canvas import pixels
 from lightning_recipe.finding import Finding, Section
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from lightning.pytorch import LightningModule, Trainer
 
+    from lightning_recipe.callbacks._fixed_batch import FixedBatch
     from lightning_recipe.record.step import Step
     from lightning_recipe.run import Run
 
@@ -33,10 +34,11 @@ class PredictionDynamicsLogger(RecipeCallback):
     The batch is the first one of the sanity check's validation. Without a sanity check, or if no loss tells what its
     predictions should be, it is the first training batch; then the first look comes after the first step. Its
     predictions come from running the network's call of that step again, in eval mode, without gradients, and without
-    a trace in the training: at steps 0, 1, 2, 4, 8, ..., every `every_n_steps`, later 4 times whenever the number of
-    steps doubles, and at the end. The loss function that was given the network's output tells what it is: classes, yes
-    or no, numbers, tokens, or maps of these. Pictures that a module makes of a row of numbers for each which are not in
-    the batch, as a generator does of noise, are drawn, too: of the same noise at each look.
+    a trace in the training; where there is code between modules, from running the training step again on a copy. That
+    is at steps 0, 1, 2, 4, 8, ..., every `every_n_steps`, later 4 times whenever the number of steps doubles, and at
+    the end. The loss function that was given the network's output tells what it is: classes, yes or no, numbers,
+    tokens, or maps of these. Pictures that a module makes of a row of numbers for each which are not in the batch, as a
+    generator does of noise, are drawn, too: of the same noise at each look.
 
     Curves: ``jitter``, the mean share of probability that moved since the look before, per step (total variation;
     for numbers, in standard deviations of the target); ``flips``, the share of answers that changed since; ``right``,
@@ -53,7 +55,7 @@ class PredictionDynamicsLogger(RecipeCallback):
     - they are all NaN or infinite, and were not at first: `warning`.
 
     Runs shorter than `min_steps`, with less than 4 looks in their second half, whose learning rate still rises, or
-    whose target is unknown, are never accused. A forward that leaves something behind is not run again: `skipped`.
+    whose target is unknown, are never accused.
 
     Args:
         max_examples: Examples looked at, from the front of the batch.
@@ -86,7 +88,8 @@ class PredictionDynamicsLogger(RecipeCallback):
 
     Cost:
         Once, the forward runs on a copy of the module; each look is a forward pass of at most `max_examples` examples,
-        and where there are pictures, one more for each other output that the step compares, at most two.
+        and where there are pictures, one more for each other output that the step compares, at most two. Where the step
+        is run as a whole, each look makes a copy of the module, of up to 67 million parameters.
 
     Pictures:
         - `predictions`: A row for each of the fixed examples, a column for each look, bright where the true class is
@@ -210,7 +213,7 @@ class PredictionDynamicsLogger(RecipeCallback):
             CannotReplayError: If no watched batch can be looked at again.
 
         """
-        found, reasons = candidates(self._steps, run, self.max_examples, self.predict)
+        found, reasons = candidates(self._steps, run, self.max_examples, self.predict, last=last)
         if found and (last or (found[0][0].how.target is not None and found[0][0].how.sure)):
             self._fixed, *others = found[0]
             self._steps, self.needs = [], Need(0)

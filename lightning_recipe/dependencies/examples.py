@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from lightning_recipe.dependencies.backprop import UndecidedError, layouts
 from lightning_recipe.record.tensors import leading_size, mapped, tensors
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from lightning_recipe.record.step import NetCall
     from lightning_recipe.run import Run
@@ -71,7 +72,7 @@ def batch_of(run: Run, content: Any, call: NetCall) -> Batch:
         size = int(owners[0].max()) + 1
         return Batch(size, examples=True, agreed=True, shuffled=shuffled, content=batch, owners=owners)
     for size in sizes:
-        if size > 1 and any(layouts(shape, size) for shape in shapes):
+        if size > 1 and any(layouts(shape, size) for shape in shapes) and not are_beside(shapes, size):
             return Batch(size, examples=True, agreed=True, shuffled=shuffled, content=batch)
     shared = set.intersection(*({s for s in t.shape if s > 1} for t in batch)) if len(batch) > 1 else set()
     shared = {size for size in shared if any(size in shape for shape in shapes)}
@@ -83,22 +84,43 @@ def batch_of(run: Run, content: Any, call: NetCall) -> Batch:
     return Batch(size, examples=False, agreed=agreed, shuffled=shuffled, content=batch)
 
 
+def are_beside(shapes: Iterable[Sequence[int]], size: int) -> bool:
+    """Whether examples lie beside each other in the last dimension, as the variables of one multivariate series.
+
+    Args:
+        shapes: Of what enters a network.
+        size: How many examples there are.
+
+    Example:
+        >>> are_beside([(32, 12, 8), (32, 12, 8)], 8), are_beside([(8, 12, 8)], 8), are_beside([(12, 8, 3)], 8)
+        (True, False, False)
+
+    """
+    found = [tuple(shape) for shape in shapes if size in shape]
+    return bool(found) and all(len(shape) > 2 and shape.index(size) == len(shape) - 1 for shape in found)  # noqa: PLR2004
+
+
 def graphs_of(content: Any) -> tuple[Tensor, ...]:
     """The graph of each node, and of each edge, of a batch of graphs; empty for others.
 
     It has a vector ``batch`` like PyTorch Geometric's: for each node the index of its graph, in order. Without that
-    name it is known by edges, pairs of indices that never lead from one graph to another.
+    name it is known by edges, pairs of indices that never lead from one graph to another, in one tensor or in two; or,
+    where nodes are more than graphs, by a tensor with a row for each graph.
 
     Example:
         >>> graphs_of({"x": torch.zeros(4, 2), "batch": torch.tensor([0, 0, 1, 1])})
         (tensor([0, 0, 1, 1]),)
         >>> graphs_of((torch.zeros(4, 2), torch.tensor([[0, 1, 2], [1, 0, 3]]), torch.tensor([0, 0, 1, 1])))
         (tensor([0, 0, 1, 1]), tensor([0, 0, 1]))
+        >>> graphs_of({"R": torch.zeros(5, 3), "of": torch.tensor([0, 0, 0, 1, 1]), "energy": torch.zeros(2)})
+        (tensor([0, 0, 0, 1, 1]),)
 
     """
     found = [(path, t.cpu()) for path, t in tensors(content)]
     lengths = {len(t) for _, t in found if t.is_floating_point() and t.ndim}
     pairs = [t for _, t in found if t.dtype == torch.int64 and t.ndim == 2 and len(t) == 2 and t.numel()]  # noqa: PLR2004
+    vectors = [t for _, t in found if t.dtype == torch.int64 and t.ndim == 1 and t.numel()]
+    pairs += [torch.stack(two) for two in itertools.combinations(vectors, 2) if len(two[0]) == len(two[1])]
     for path, owner in found:
         if owner.dtype != torch.int64 or owner.ndim != 1 or len(owner) not in lengths or len(owner) < 2:  # noqa: PLR2004
             continue
@@ -106,7 +128,9 @@ def graphs_of(content: Any) -> tuple[Tensor, ...]:
         if owner[0] != 0 or jumps.min() < 0 or jumps.max() > 1 or int(jumps.sum()) in {0, len(owner) - 1}:
             continue
         edges = [p for p in pairs if p.min() >= 0 and p.max() < len(owner) and torch.equal(owner[p[0]], owner[p[1]])]
-        if edges or path.rpartition(".")[2] == "batch":
+        edges = [p for p in edges if not torch.equal(*p) and not any(torch.equal(owner, end) for end in p)]
+        graphs = int(owner[-1]) + 1
+        if edges or path.rpartition(".")[2] == "batch" or (graphs < len(owner) / 2 and graphs in lengths):
             return owner, *(owner[p[0]] for p in edges[:1])
     return ()
 

@@ -28,12 +28,14 @@ class Floor:
         ignorant: The lowest value with one prediction for all examples: what it takes to know the labels, not the
             inputs. From here to `value` is the way that memorising goes.
         reason: Why `value` is not zero; empty if it is.
+        layers: Names of the modules whose answers it is of, where the step was asked.
 
     """
 
     value: float
     ignorant: float
     reason: str = ""
+    layers: tuple[str, ...] = ()
 
 
 def floor(call: LossCall, inputs: dict[str, Tensor] | None = None) -> Floor | None:

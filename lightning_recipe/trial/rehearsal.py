@@ -24,6 +24,7 @@ from torch import Tensor
 
 from lightning_recipe.finding import in_short
 from lightning_recipe.record.copies import cloned
+from lightning_recipe.record.graph import graph
 from lightning_recipe.record.observers import Observers
 from lightning_recipe.record.step import Need, Step
 from lightning_recipe.record.tensors import COPIED, holds, mapped
@@ -126,6 +127,7 @@ class Rehearsal:
         self._trainer, self._several_loaders = trainer, several_loaders
         self._generators = [(generator, state(generator)) for generator in (*generators, *held_by(module))]
         self.logged: list[Logged] = []
+        self._climbs = False
         module.__dict__ |= {
             "log": functools.partial(_log, self.logged),
             "log_dict": functools.partial(_log_dict, self.logged),
@@ -161,6 +163,22 @@ class Rehearsal:
         if holds(batch, Iterator):
             msg = "the batch holds an iterator, which one more step would use up"
             raise CannotRehearseError(msg)
+        trained = [(parameter, parameter.requires_grad) for parameter in self.module.parameters()]
+        try:
+            return self._step(batch, needs, answers or {}, method, seed)
+        except CannotRehearseError:
+            if self._climbs or not self.losses:
+                raise
+        for parameter, before in trained:  # which it may have been about to put back
+            parameter.requires_grad_(before)
+        self._climbs = True  # it may have missed gradients of its own tensors
+        try:
+            return self._step(batch, needs, answers or {}, method, seed)
+        except CannotRehearseError:
+            self._climbs = False
+            raise
+
+    def _step(self, batch: Any, needs: Need, answers: Mapping[str, Answer], method: str, seed: int) -> Step:
         module, observers = self.module, Observers(self.module, needs) if needs else None
         for kept in (self.logged, self.heard, self.losses):
             kept.clear()
@@ -169,8 +187,8 @@ class Rehearsal:
             _renew_buffers(module)
             stack.enter_context(self._trainer.precision_plugin.forward_context())
             stack.enter_context(eager(module))
-            stack.enter_context(_without_backward(module, self.losses, self.heard))
-            for name, answer in (answers or {}).items():
+            stack.enter_context(_without_backward(module, self.losses, self.heard, climbs=self._climbs))
+            for name, answer in answers.items():
                 handle = module.get_submodule(name).register_forward_hook(_answering(answer))
                 stack.callback(handle.remove)
             step = getattr(module, method)
@@ -189,12 +207,13 @@ class Rehearsal:
                 msg = f"{method} raises when it is run again on a copy: {in_short(error)}"
                 raise CannotRehearseError(msg) from error
         returned = output.get("loss") if isinstance(output, Mapping) else output
-        loss = functools.reduce(operator.add, [self.losses[number] for number in self.of]) if self.losses else returned
+        if self.losses and not (module.automatic_optimization and isinstance(returned, Tensor)):
+            returned = functools.reduce(operator.add, [self.losses[number] for number in self.of])
         seen = Step(batch)
         if observers is not None:
             seen = observers.conclude(batch, output, training=method == "training_step")
             observers.measure(seen)
-        return replace(seen, loss=loss if isinstance(loss, Tensor) else None)
+        return replace(seen, loss=returned if isinstance(returned, Tensor) else None)
 
     @torch.no_grad()
     def move_weights(self) -> None:
@@ -331,12 +350,23 @@ def _zero_grad(heard: list[Heard], what: Heard, *_: Any, **__: Any) -> None:
 
 
 @contextmanager
-def _without_backward(module: LightningModule, held_back: list[Tensor], heard: list[Heard]) -> Iterator[None]:
-    """Note what backward is called on, in place of going back: the graph stays, and no gradient arises."""
-    original = torch.autograd.backward
+def _without_backward(
+    module: LightningModule, held_back: list[Tensor], heard: list[Heard], *, climbs: bool
+) -> Iterator[None]:
+    """Note what backward is called on, in place of going back: the graph stays, and no parameter gets a gradient.
 
-    def noted(tensors: Any, *_: Any, **__: Any) -> None:
-        for tensor in [tensors] if isinstance(tensors, Tensor) else list(tensors):
+    If it `climbs`, tensors of the step's own get theirs: it goes up a slope of its inputs, as for adversarial examples,
+    or for samples of an energy, where no parameter takes part.
+    """
+    original = torch.autograd.backward
+    own = {id(parameter) for parameter in module.parameters()}
+
+    def noted(tensors: Any, *args: Any, **more: Any) -> None:
+        roots = [tensors] if isinstance(tensors, Tensor) else list(tensors)
+        ends = [node.leaf for node in graph(roots) if node.leaf is not None] if climbs else []
+        if others := [leaf for leaf in ends if id(leaf) not in own]:
+            original(tensors, more.get("grad_tensors", next(iter(args), None)), retain_graph=True, inputs=others)
+        for tensor in roots if len(others) < len(ends) or not ends else ():
             heard.append(Heard("backward", len(held_back)))
             held_back.append(tensor)
 

@@ -319,6 +319,70 @@ class NextEdges(Graphs):
         return super().forward(x + x.roll(1, 0), edges, owner, count)
 
 
+class Molecules(Graphs):
+    """Collated like SchNetPack's: a dictionary, edges in two vectors; 20 atoms could be 2 rows for each of 10."""
+
+    def training_step(self, batch, batch_idx):
+        edges = torch.stack([batch["_idx_i"], batch["_idx_j"]])
+        return F.mse_loss(self(batch["x"], edges, batch["_idx_m"], len(batch["energy"]))[:, 0], batch["energy"])
+
+    def train_dataloader(self):
+        graphs = super().train_dataloader()
+
+        def collate(items):
+            x, edges, owner, y = graphs.collate_fn(items)
+            return {"energy": y.float(), "_idx_m": owner, "x": x, "_idx_i": edges[0], "_idx_j": edges[1]}
+
+        data = [(torch.randn(1 + 2 * (i % 2), FEATURES), i % CLASSES) for i in range(36)]  # 2 atoms on average
+        return DataLoader(data, B, collate_fn=collate)
+
+
+class MoleculesPooledTogether(Molecules, PooledTogether):
+    pass
+
+
+def test_molecules_are_judged_by_the_molecule_of_each_atom(fit):
+    finding = examined(fit, Molecules())
+    assert finding.status == "passed", finding
+    assert examined(fit, MoleculesPooledTogether()).code == "BatchMixingDetector/mixes"
+
+
+class Multivariate(Encoded):
+    """All series are one batch; the step makes windows of them, in which they are variables beside each other."""
+
+    window = 6
+
+    def __init__(self):
+        super().__init__()
+        self.mixer = nn.Sequential(nn.Linear(B, 16), nn.ReLU(), nn.Linear(16, B))
+
+    def train_dataloader(self):
+        return DataLoader(torch.randn(B, 40, generator=torch.Generator().manual_seed(1)).cumsum(1), B)
+
+    def training_step(self, batch, batch_idx):
+        windows = batch.unfold(1, self.window + 1, 1).permute(1, 2, 0)  # (windows, time, series)
+        return F.mse_loss(self.mixer(windows[:, :-1])[:, -1], windows[:, -1])
+
+
+def test_variables_of_one_multivariate_series_may_mix(fit):
+    finding = examined(fit, Multivariate())
+    assert finding.status == "passed", finding
+    assert "34 examples" in finding.message  # windows
+
+
+class WindowsMix(Multivariate):
+    def training_step(self, batch, batch_idx):
+        windows = batch.unfold(1, self.window + 1, 1).permute(1, 2, 0)
+        return F.mse_loss(self(windows[:, :-1])[:, -1], windows[:, -1])
+
+    def forward(self, windows):
+        return self.mixer(windows - windows.mean(0))
+
+
+def test_windows_that_mix_do_not_pass(fit):
+    assert examined(fit, WindowsMix()).status == "skipped", "they may be steps in time"
+
+
 def test_graphs_are_judged_by_the_graph_of_each_node(fit):
     finding = examined(fit, Graphs())
     assert finding.status == "passed"

@@ -521,9 +521,36 @@ class WeightsOfTheirOwn(Net):
         self.of_weights.zero_grad()
 
 
+class BayesianLinear(nn.Module):
+    """A weight that is drawn, and its deviations, which begin alike."""
+
+    def __init__(self, a, b):
+        super().__init__()
+        self.mean = nn.Parameter(torch.randn(b, a) / a**0.5)
+        self.rho = nn.Parameter(torch.full((b, a), -5.0))
+
+    def forward(self, x):
+        return F.linear(x, self.mean) + (0 * x.mean())
+
+    def divergence(self):
+        return F.softplus(self.rho).square().sum() / 2 - F.softplus(self.rho).log().sum() + self.mean.square().sum() / 2
+
+
+class Bayesian(Net):
+    """The means alone are used while they burn in: deviations get one gradient, that of the divergence."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(BayesianLinear(FEATURES, 64), nn.ReLU())
+
+    def training_step(self, batch, batch_idx):
+        return super().training_step(batch, batch_idx) + self.body[0].divergence() / 1000
+
+
 @pytest.mark.parametrize(
     "module",
     [
+        Bayesian,
         Adapted, SideBySide, Factorised, Standardised, Principal, OverAndOver, Attention, Separable, OwnFunction,
         Products, OneInput, Constants, Experts, NotYet, Learner, DrawnAgain, WeightsOfTheirOwn, Collecting, Doubled,
         Healthy, Net, Frozen, Tied, ZeroOutput, UnusedHead, Teacher, TeacherOfAHead, StopGradient, RandomTarget,
@@ -645,10 +672,24 @@ class SharedBody(Net):
         return [torch.optim.SGD([*self.body.parameters(), *h.parameters()], lr=0.1) for h in (self.head, self.other)]
 
 
+class NormLeftOut(Net):
+    """The scale and shift of a norm, which are 1 and 0, as if it had none."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.LayerNorm(64)
+
+    def forward(self, x):
+        return self.head(self.norm(self.body(x)))
+
+    def trained(self):
+        return [*self.body.parameters(), *self.head.parameters()]
+
+
 @pytest.mark.parametrize(
     ("module", "code"),
     [
-        (AffineHead, AFFINE), (NarrowAffine, AFFINE), (SharedBody, TWICE),
+        (NormLeftOut, NOT_HELD), (AffineHead, AFFINE), (NarrowAffine, AFFINE), (SharedBody, TWICE),
         (LeftOut, NOT_HELD), (SmallStemLeftOut, NOT_HELD), (LearntHeadLeftOut, NOT_HELD),
         (WithoutGradients, NO_GRADIENT), (SharedOverDepth, ONE), (SharedAndCalledTwice, ONE),
     ],

@@ -270,6 +270,40 @@ def test_a_network_that_was_trained_before_is_no_leak(fit):
     assert "trained before" in finding.message
 
 
+class MuchDropout(Regression):
+    """A mixer's residual branch under the dropout of 0.9 that it is published with."""
+
+    by_hand, scale = False, 1.0
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(FEATURES, 32), nn.ReLU(), nn.Dropout(0.9), nn.Linear(32, 1))
+        nn.init.normal_(self.net[-1].weight, std=0.25 * self.scale)
+
+    def loss(self, out, y):
+        return ((out - y) ** 2).mean() if self.by_hand else F.mse_loss(out, y)
+
+
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_much_dropout_starts_high(fit, by_hand):
+    module = MuchDropout()
+    module.by_hand = by_hand
+    finding = judged(fit, module)
+    assert finding.status is Status.PASSED
+    assert finding.evidence["measured"] > 3 * finding.evidence["know_nothing"]
+    assert "without dropout" in finding.message
+
+
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_an_output_layer_that_is_too_large_under_much_dropout(fit, by_hand):
+    class Large(MuchDropout):
+        scale = 10.0
+
+    module = Large()
+    module.by_hand = by_hand
+    assert judged(fit, module).code == "InitLossCheck/too_high"
+
+
 def test_cosines_scaled_on_purpose_start_high(fit):
     class ArcFace(Variant):
         def __init__(self):

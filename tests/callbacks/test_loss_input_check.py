@@ -769,6 +769,20 @@ def test_pos_weight_the_other_way_round(found):
     assert list(found(mlp(1), loss, data, steps=8)) == ["weights_grow_with_frequency"]
 
 
+def test_fakes_beside_labels_that_are_all_zero(found):
+    """A GAN on normal examples alone, for anomalies: the batch's labels are all 0, as the targets of fakes are."""
+    data = {"x": torch.randn(8 * ROWS, WIDTH, generator=drawn()), "label": torch.zeros(8 * ROWS)}
+
+    class Fakes(Program):
+        def training_step(self, batch, batch_idx):
+            real, fake = (self.net(x)[:, 0] for x in (batch["x"], torch.randn_like(batch["x"])))
+            of_real = F.binary_cross_entropy_with_logits(real, torch.ones_like(real))
+            of_fakes = F.binary_cross_entropy_with_logits(fake, torch.zeros_like(fake))
+            return of_real + of_fakes
+
+    assert found(Fakes(mlp(1), None), None, data, steps=8) == {}
+
+
 def test_a_constant_target(found):
     data = {"x": torch.randn(8 * ROWS, WIDTH, generator=drawn()), "y": torch.ones(8 * ROWS)}
     loss = lambda out, b: F.mse_loss(out[:, 0], b["y"])  # noqa: E731

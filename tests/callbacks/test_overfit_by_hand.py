@@ -59,6 +59,21 @@ def test_only_a_step_whose_floor_is_not_known_is_asked(fit, monkeypatch, module,
     assert len(asked) == times
 
 
+def test_a_last_layer_that_is_held_for_now(fit):
+    class Held(ByHand):
+        """For an epoch, as DINO's is."""
+
+        def on_after_backward(self):
+            for parameter in self.net[-1].parameters():
+                parameter.grad = None
+
+        def configure_optimizers(self):
+            return torch.optim.Adam(self.parameters(), lr=1e-5)  # the rest is hardly moved
+
+    finding = judged(fit, Held(log_cosh))
+    assert (finding.status, finding.code) == (Status.SKIPPED, "OverfitOneBatch/layer_held"), finding
+
+
 def test_a_policy_gradient_has_no_lowest_loss(fit):
     def advantage_actor_critic(out, x, y):
         log_p = out[:, :2].log_softmax(1)

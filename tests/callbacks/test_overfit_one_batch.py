@@ -855,3 +855,21 @@ def test_a_rate_at_its_edge_is_advice_and_one_beyond_it_failed(fit):
     program.rate = 1.0
     finding = judged(fit, program, OverfitOneBatch(max_seconds=600))
     assert (finding.status, finding.code) == ("failed", "OverfitOneBatch/optimiser_unstable")
+
+
+def test_a_schedule_that_lightning_is_not_told_of(fit):
+    """As of a published transformer, which warms up from 0 in ``optimizer_step``."""
+
+    class WarmsUp(Healthy):
+        def configure_optimizers(self):
+            optimizer = torch.optim.Adam(self.parameters(), 3e-3)
+            self.schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, step / 50))
+            return optimizer
+
+        def optimizer_step(self, *args, **kwargs):
+            super().optimizer_step(*args, **kwargs)
+            self.schedule.step()
+
+    finding = judged(fit, WarmsUp())
+    assert finding.code == "OverfitOneBatch/memorised", finding
+    assert "lr 0.003" in finding.message

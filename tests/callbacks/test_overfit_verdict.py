@@ -123,7 +123,7 @@ def test_a_fit_at_a_smaller_rate_tells_an_edge():
 
 
 def test_every_code_has_a_case():
-    assert {code for code, *_ in CASES} | {"single_layer", "free_answers_only", AT_ITS_EDGE} == {
+    assert {code for code, *_ in CASES} | {"single_layer", "free_answers_only", "layer_held", AT_ITS_EDGE} == {
         *TEXTS,
         "no_step",
         "no_finite_loss",
@@ -142,6 +142,15 @@ def test_of_a_loss_by_hand_only_what_knows_no_more_than_a_constant_is_accused():
         "warning",
     )
     assert found(by_hand(FLAT), by_hand(REACHED)).code == "learning_rate_too_low"
+
+
+@pytest.mark.parametrize(
+    ("gradients", "code"), [((1.0, 0.0), "layer_held"), ((0.0, 1.0), "stuck"), ((1.0, 1.0), "stuck")]
+)
+def test_a_last_layer_without_a_gradient_is_held(gradients, code):
+    stuck = by_hand(FLAT, grads=dict(zip(("body.weight", "head.weight"), gradients, strict=True)))
+    asked = Floor(0.0, FLAT[0], layers=("head",))
+    assert outcome(Trial(0.02, [stuck, stuck], examples=8, asked=asked), NET).code == code
 
 
 def test_a_single_layer_is_not_accused():

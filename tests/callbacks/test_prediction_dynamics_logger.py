@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_recipe import Status
+from lightning_recipe.callbacks import _fixed_outputs
 from lightning_recipe.callbacks._dynamics_verdict import LATE_LOOKS
 from lightning_recipe.callbacks._fixed_batch import KEPT
 from lightning_recipe.callbacks.prediction_dynamics_logger import PredictionDynamicsLogger
@@ -397,6 +398,14 @@ def test_several_modules_without_a_loss_are_a_reason(fit):
             pass
 
     finding, _ = run(fit, GAN())
+    assert finding.status is Status.PASSED, "what d puts out is looked at, from the step run again"
+    assert "error" not in finding.evidence, "nobody knows what it should be"
+
+    class NotCopied(GAN):
+        def __deepcopy__(self, memo):
+            raise TypeError
+
+    finding, _ = run(fit, NotCopied())
     assert finding.status is Status.SKIPPED
     assert "the step calls g, d" in finding.message
     assert "predict=" in finding.message
@@ -419,10 +428,60 @@ class TwoSteps(NoNorm):
         self.training_step(batch, batch_idx)
 
 
-def test_predict_is_a_way_out(fit):
+def test_code_between_modules_is_run_again_with_the_step(fit):
+    finding, _ = run(fit, TwoSteps(), impatient(), **LONG)
+    assert finding.status is Status.PASSED
+    assert finding.evidence["error"] < 0.9, "its target is known"
+    assert finding.evidence["moved"] > 0.1
+
+    class Still(TwoSteps):
+        rate = 1e-7
+
+        def __init__(self):
+            super().__init__()
+            nn.init.zeros_(self.head.weight)  # begins with knowing nothing
+
+    finding, _ = run(fit, Still(), impatient(), **LONG)
+    assert finding.status is Status.WARNING, finding
+
+
+class SelfDistilled(NoNorm):
+    """Noise is added, a teacher follows, and no known loss compares: as BYOL."""
+
+    def __init__(self):
+        super().__init__()
+        self.teacher, self.head = nn.Linear(FEATURES, 3).requires_grad_(requires_grad=False), nn.Linear(4, 3)
+
+    def training_step(self, batch, batch_idx):
+        with torch.no_grad():
+            self.teacher.weight.lerp_(self.net[0].weight[:3], 0.01)
+        said = F.normalize(self.head(F.normalize(self.net(batch[0] + torch.randn_like(batch[0])), dim=1)), dim=1)
+        return -(said * F.normalize(self.teacher(batch[0]), dim=1)).sum(1).mean()
+
+    def validation_step(self, batch, batch_idx):
+        pass
+
+
+def test_what_learns_is_looked_at_where_no_loss_compares(fit):
+    finding, _ = run(fit, SelfDistilled(), impatient(), **LONG)
+    assert finding.status is Status.PASSED
+    assert finding.evidence["moved"] > 0.1
+
+    class Still(SelfDistilled):
+        rate = 1e-9
+
+    still, _ = run(fit, Still(), impatient(), **LONG)
+    assert still.evidence["moved"] < 0.01 * finding.evidence["moved"], "always the same random numbers"
+
+
+def test_large_modules_are_not_copied_at_each_look(fit, monkeypatch):
+    monkeypatch.setattr(_fixed_outputs, "WATCHED", 100)
     finding, _ = run(fit, TwoSteps())
     assert finding.status is Status.SKIPPED
     assert "code outside of modules" in finding.message
+
+
+def test_predict_is_a_way_out(fit):
     finding, _ = run(
         fit, TwoSteps(), PredictionDynamicsLogger(predict=lambda module, batch: module(batch[0])), max_epochs=4
     )
