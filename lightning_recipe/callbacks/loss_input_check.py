@@ -122,8 +122,9 @@ class LossInputCheck(Check):
         self._looks, self._judged = 0, False
         self._why_not = "no loss was seen that the network has a part in"
         try:
-            with rehearsal(run) as again:
-                yield from self._told(self._tried(again, run))
+            with torch.enable_grad(), rehearsal(run) as again:  # a generator of batches may have left it off
+                found = self._tried(again, run)
+            yield from self._told(found)
         except CannotRehearseError as reason:
             self._why_not = str(reason)
 

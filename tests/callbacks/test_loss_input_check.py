@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_recipe import LossInputCheck, Status
 
@@ -366,6 +366,19 @@ def test_pixels_that_are_ignored_are_advice_at_most(found):
     told = found(conv(3), lambda out, b: F.cross_entropy(out, b["y"], ignore_index=0), data, steps=8)
     assert [(code, finding.status) for code, finding in told.items()] == [("ignore_index_is_a_class", Status.ADVICE)]
     assert found(conv(3), lambda out, b: F.cross_entropy(out, b["y"] - 1, ignore_index=-1), data, steps=8) == {}
+
+
+def test_batches_of_a_generator_that_leaves_gradients_off(fit):
+    class Stream(IterableDataset):
+        def __iter__(self):
+            while True:
+                with torch.no_grad():
+                    yield {"x": torch.randn(ROWS, WIDTH), "y": torch.randint(CLASSES, (ROWS,))}
+
+    check = LossInputCheck()
+    loader = DataLoader(Stream(), batch_size=None)
+    fit(Program(mlp(), lambda out, b: F.cross_entropy(out, b["y"])), [check], train=loader, max_steps=8, logger=False)
+    assert [f.status for f in check.findings] == [Status.PASSED]
 
 
 def test_values_of_actions_are_no_likelihood(found):
