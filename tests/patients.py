@@ -1425,6 +1425,26 @@ class GivesAway(Patient):
         return TensorDataset(x.index_copy(1, torch.tensor([3]), y[:, None] / CLASSES), y)
 
 
+class PositionsInVain(Patient):
+    """Positions are looked up, and not added to what is at the places."""
+
+    code = "InputIndependenceCheck/positions_without_effect"
+    also = ("OverfitOneBatch/too_slow",)
+
+    def __init__(self):
+        super().__init__()
+        self.enter, self.positions = nn.Linear(1, 16), nn.Embedding(FEATURES, 16)
+        self.net = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, CLASSES))
+
+    def forward(self, x):
+        self.positions(torch.arange(x.shape[1], device=x.device))
+        return self.net(torch.tanh(self.enter(x)).mean(1))
+
+    def data(self, n, seed):
+        x, y = super().data(n, seed).tensors
+        return TensorDataset(x[..., None], y)
+
+
 class SoftmaxOfOneGate(Patient):
     """A gate over a single number is always 1: what it is computed from has no effect."""
 

@@ -83,10 +83,17 @@ def _one_module(name: str, keys: list[str], *, same: bool) -> tuple[Outcome, str
 
 
 class Units:
-    """Follows the weights of each layer over looks: units that begin as copies, and change together."""
+    """Follows the weights of each layer over looks: units that begin as copies, and change together.
 
-    def __init__(self) -> None:
+    Args:
+        root: The module, before any step. Recurrent units that begin as copies are told even if what comes after them
+            makes them differ: they part no further than that one layer tells them apart.
+
+    """
+
+    def __init__(self, root: nn.Module) -> None:
         self._before: dict[tuple[str, int], Tensor] = {}
+        self._begin = {name: module for name, module in root.named_modules() if begins_as_copies(module)}
 
     def look(self, step: Step, weights: dict[str, Tensor]) -> Iterator[tuple[Outcome, str]]:
         """Layers half of whose units are copies of others, and have changed since the look before.
@@ -94,6 +101,9 @@ class Units:
         Zeros everywhere never change: all layers, if they are several, need not.
         """
         copied: dict[str, bool] = {}
+        called = {id(event.module) for event in step.events}
+        trained = {name.rpartition(".")[0] for name in weights}
+        alike = [name for name, module in self._begin.items() if id(module) in called and name in trained]
         for event in step.events:
             for key, weight in event.module.named_parameters() if event.module is not None else ():
                 name = f"{event.name}.{key}"
@@ -118,6 +128,18 @@ class Units:
                     {"layers": len(layers)},
                 ),
                 ", ".join(layers),
+            )
+        elif alike:
+            yield (
+                Outcome(
+                    Status.WARNING,
+                    "identical_units",
+                    f"all units of {listed(alike)} begin with equal weights: only the layer after tells them apart",
+                    "draw the weights at random, as torch's layers do: orthogonal between states, Xavier for what "
+                    "enters; constants are for biases",
+                    {"layers": len(alike)},
+                ),
+                ", ".join(alike),
             )
 
     def _are_copies(self, name: str, weight: Tensor, dims: tuple[int, ...]) -> bool:
@@ -144,6 +166,26 @@ def _unit_dims(module: nn.Module | None, weight: Tensor) -> tuple[int, ...]:
     if isinstance(module, _ConvTransposeNd):
         return (1,)
     return (0,) if isinstance(module, _KNOWN) or weight.ndim > 2 else (0, 1)  # noqa: PLR2004
+
+
+def begins_as_copies(module: nn.Module) -> bool:
+    """Whether all units of a recurrent layer have equal weights and biases, gate by gate, that are not all zero.
+
+    Example:
+        >>> lstm = nn.LSTM(2, 8)
+        >>> begins_as_copies(lstm)
+        False
+        >>> for parameter in lstm.parameters():
+        ...     _ = nn.init.constant_(parameter, 0.1)
+        >>> begins_as_copies(lstm)
+        True
+
+    """
+    if not isinstance(module, nn.RNNBase | nn.RNNCellBase) or module.hidden_size < FEWEST:
+        return False
+    own = [p.detach() for name, p in module.named_parameters() if name.startswith(("weight_ih", "weight_hh", "bias_"))]
+    gates = [p.view(-1, module.hidden_size, *p.shape[1:]) for p in own]
+    return any(bool(p.any()) for p in own if p.ndim > 1) and all(bool((gate == gate[:, :1]).all()) for gate in gates)
 
 
 def a_copy(units: Tensor) -> tuple[Tensor, Tensor] | None:

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
+import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
     from lightning_recipe.record.step import Step
     from lightning_recipe.run import Run
 
-LATE = (0.5, 0.75)
-"""Shares of a run, or of the first `LONG` steps of a longer one, at which to compare."""
+LATE = (0.5, 0.66)
+"""Shares of a run, or of the first `LONG` steps of a longer one, at which to compare: looks are as near as 2:3."""
 YOUNG, LONG = 50, 2000
 """Running statistics have followed after the former."""
 STRONG = 0.75
@@ -32,6 +33,12 @@ DROPPED, MISTAKEN = 0.15, 0.5
 LEARNT = 0.1
 """Share of the first loss that must have been learnt."""
 DRAWS = 3
+STEPS, RATE = 60, 1e-3
+"""Of fits of one batch with dropout and without, by Adam, of a network that has learnt nothing."""
+HALF = 0.3
+"""Share of the loss that the fit without dropout has to learn, for its part."""
+PREVENTED = 0.2
+"""Share of what the fit without dropout learns that the one with it may reach, if it is dropout that prevents it."""
 
 
 class Gap(NamedTuple):
@@ -59,10 +66,19 @@ class Gap(NamedTuple):
             (0.8, 0.0)
 
         """
-        learnt = first - self.calm
-        if not learnt > LEARNT * abs(first):
+        if not self.learnt(first):
             return 0.0, 0.0
-        return tuple(round((loss - self.calm) / learnt, 6) for loss in (self.dropping, self.running))  # type: ignore[return-value]
+        return tuple(round((loss - self.calm) / (first - self.calm), 6) for loss in (self.dropping, self.running))  # type: ignore[return-value]
+
+    def learnt(self, first: float) -> bool:
+        """Whether more than `LEARNT` of the `first` loss was learnt since.
+
+        Example:
+            >>> Gap(calm=1.0, dropping=1.8, running=1.0).learnt(1.05)
+            False
+
+        """
+        return first - self.calm > LEARNT * abs(first)
 
 
 def due(run: Run, compared: int) -> bool:
@@ -96,6 +112,62 @@ def gap(run: Run, batch: Any) -> Gap | None:
             return Gap(calm, dropping, _loss(again, batch))
     except CannotRehearseError:
         return None
+
+
+def prevented(run: Run, batch: Any) -> tuple[float, float, float] | None:
+    """Fit a copy to one batch with dropout, and another one without: whether it is dropout that lets it learn nothing.
+
+    Returns:
+        The loss before, after the fit with dropout, and after the one without, all of them measured without. None if
+        dropout does not prevent learning, or that can't be tried.
+
+    """
+    if not run.module.automatic_optimization:
+        return None
+    fitted = []
+    try:
+        for drops in (True, False):
+            with rehearsal(run) as again:
+                if not drops:
+                    without_dropout(again.module)
+                fitted.append(_fitted(again, batch))
+    except CannotRehearseError:
+        return None
+    (before, dropping), (_, calm) = fitted
+    learnt = before - calm
+    if learnt > HALF * abs(before) and before - dropping < PREVENTED * learnt:
+        return before, dropping, calm
+    return None
+
+
+def _fitted(again: Rehearsal, batch: Any) -> tuple[float, float]:
+    """The loss before and after a few steps on the batch, without dropout."""
+    weights = [p for optimizer in again.optimizers for group in optimizer.param_groups for p in group["params"]]
+    weights = [p for p in weights if p.requires_grad]
+    adam, dropouts = (
+        torch.optim.Adam(weights, lr=RATE),
+        [m for m in again.module.modules() if isinstance(m, _DropoutNd)],
+    )
+    before = _calm(again, batch, dropouts)
+    for seed in range(STEPS):
+        with torch.inference_mode(mode=False), torch.enable_grad():
+            loss = again.step(batch, seed=seed).loss
+            if loss is None or not loss.requires_grad:
+                return before, before
+            for p, gradient in zip(weights, torch.autograd.grad(loss.sum(), weights, allow_unused=True), strict=True):
+                p.grad = gradient
+        adam.step()
+    return before, _calm(again, batch, dropouts)
+
+
+def _calm(again: Rehearsal, batch: Any, dropouts: list[_DropoutNd]) -> float:
+    kept = [dropout.p for dropout in dropouts]
+    for dropout in dropouts:
+        dropout.p = 0.0
+    loss = _loss(again, batch)
+    for dropout, p in zip(dropouts, kept, strict=True):
+        dropout.p = p
+    return loss
 
 
 def _loss(again: Rehearsal, batch: Any, seed: int = 0) -> float:

@@ -11,7 +11,7 @@ from torch import nn
 from lightning_recipe.finding import Outcome, Status, listed
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from lightning_recipe.callbacks._loss_course import Course
     from lightning_recipe.record.step import Reduced
@@ -20,12 +20,20 @@ CUT_OFF = (nn.ReLU, nn.ReLU6, nn.Threshold)
 """Put out zeros, and give no gradient for them."""
 BOUNDED = (nn.Tanh, nn.Sigmoid)
 """Have a slope that goes to zero on both sides."""
+STATES = 3.0
+"""Times as steep as others have to be are the states of a loop that are flat from the beginning: slopes multiply."""
+LOOP = 8
+"""Calls in a step that make a loop."""
+LARGE = 100.0
+"""Standard deviation of what a layer puts out that is none that a network wants."""
 AT_LEAST = 25
 """Steps before which nothing is said."""
 LEARNT = 0.7
 """Of the first loss, below which a network learns, whatever its units do."""
 NOTHING = 0.8
 """The same, above which it learnt nothing."""
+TENTH = 0.1
+"""The same, below which the first loss was far too high for weights that were drawn."""
 LONG = 100
 """Steps after which a network that learnt nothing does not just take its time."""
 DEPTH = 4
@@ -34,6 +42,10 @@ REVIVE = (
     "initialise biases at 0, centre what enters, or lower the learning rate, whose steps throw units out of reach; "
     "LeakyReLU or GELU let a gradient through"
 )
+
+
+class State(nn.Tanh):
+    """What a loop, or a recurrent layer, puts out at each of its steps."""
 
 
 class Depth(NamedTuple):
@@ -111,13 +123,26 @@ def slope(kind: nn.Module, numbers: Reduced) -> float:
     return 1 - square if isinstance(kind, nn.Tanh) else 4 * (numbers.mean - square)
 
 
-def saturated(activations: Activations, course: Course, least: float) -> Outcome | None:
-    """Hidden tanh and sigmoid of which nearly all put out their bounds, while nothing is learnt."""
+def flat_states(activations: Activations, least: float) -> set[str]:
+    """States of loops that are rather flat."""
+    return {name for name, (kind, n) in activations.items() if isinstance(kind, State) and slope(kind, n) < least}
+
+
+def saturated(activations: Activations, course: Course, least: float, states: Collection[str] = ()) -> Outcome | None:
+    """Hidden tanh and sigmoid of which nearly all put out their bounds, while nothing is learnt.
+
+    Args:
+        activations: At this look.
+        course: The loss.
+        least: Slope, in the steepest.
+        states: Those that were rather flat from the beginning.
+
+    """
     slopes = {name: slope(kind, n) for name, (kind, n) in activations.items() if isinstance(kind, BOUNDED)}
-    flat = {name: value for name, value in slopes.items() if value < least}
+    flat = {name: value for name, value in slopes.items() if value < least * (STATES if name in states else 1)}
     if not flat or not course.points or course.is_below(LEARNT):
         return None
-    lowest = max(min(flat.values()), 0.0)
+    lowest, least = max(min(flat.values()), 0.0), least * (STATES if flat.keys() <= set(states) else 1)
     return Outcome(
         Status.WARNING,
         "saturated",
@@ -128,8 +153,28 @@ def saturated(activations: Activations, course: Course, least: float) -> Outcome
     )
 
 
-def across(layers: Sequence[Depth], course: Course, factor: float) -> Outcome | None:
-    """Gradients shrink on their way back, or outputs grow on their way, by a large factor, and nothing is learnt."""
+def grown(layers: Sequence[Depth], factor: float) -> Depth | None:
+    """The layer that puts out most, if that is more than the first does by the factor, and more than is of use."""
+    if len(layers) < DEPTH:
+        return None
+    first, middle = layers[0], layers[len(layers) // 2]
+    most = max((layer for layer in layers if math.isfinite(layer.std)), key=lambda layer: layer.std, default=first)
+    return most if most.std > max(LARGE, factor * first.std) and 0 < first.std <= middle.std else None
+
+
+def across(layers: Sequence[Depth], course: Course, factor: float, *, drawn: bool = False) -> Outcome | None:
+    """Gradients shrink on their way back, or outputs grow on their way, by a large factor, and nothing is learnt.
+
+    Args:
+        layers: At this look.
+        course: The loss.
+        factor: Between the first layer and another.
+        drawn: Whether outputs grew by as much with the weights that were drawn: a loss that has fallen to a tenth only
+            shows then how much too high it was.
+
+    """
+    if drawn and course.is_below(TENTH) and (most := grown(layers, factor)) is not None:
+        return _exploding(layers, most, factor, f"and the loss began far too high ({course})", course)
     late = bool(course.points) and course.points[-1][0] - course.points[0][0] >= LONG - 1
     if len(layers) < DEPTH or not late or course.fell_to(NOTHING):
         return None
@@ -147,13 +192,18 @@ def across(layers: Sequence[Depth], course: Course, factor: float) -> Outcome | 
         )
     most = max((layer for layer in layers if math.isfinite(layer.std)), key=lambda layer: layer.std, default=first)
     if most.std > factor * first.std > 0 and first.std <= middle.std:
-        ratio = most.std / first.std
-        return Outcome(
-            Status.WARNING,
-            "exploding",
-            f"what {most.name} puts out is {ratio:.2g}x what {first.name} does, by standard deviation (at most "
-            f"{factor:g} expected), and the loss did not fall ({course})",
-            "normalisation layers, or an initialisation that keeps the standard deviation",
-            {"ratio": ratio, "layers": len(layers), **course.evidence},
-        )
+        return _exploding(layers, most, factor, f"and the loss did not fall ({course})", course)
     return None
+
+
+def _exploding(layers: Sequence[Depth], most: Depth, factor: float, loss: str, course: Course) -> Outcome:
+    ratio = most.std / layers[0].std
+    return Outcome(
+        Status.WARNING,
+        "exploding",
+        f"what {most.name} puts out is {ratio:.2g}x what {layers[0].name} does, by standard deviation (at most "
+        f"{factor:g} expected), {loss}",
+        "normalisation layers, or an initialisation that keeps the standard deviation; in residual blocks, of a branch "
+        "that adds little",
+        {"ratio": ratio, "layers": len(layers), **course.evidence},
+    )

@@ -11,7 +11,7 @@ from lightning_recipe.callback import Check
 from lightning_recipe.callbacks import _signal as signal
 from lightning_recipe.callbacks._attention import at_one_place
 from lightning_recipe.callbacks._loss_course import Course
-from lightning_recipe.callbacks._signal import AT_LEAST, BOUNDED, CUT_OFF, Depth
+from lightning_recipe.callbacks._signal import AT_LEAST, BOUNDED, CUT_OFF, LOOP, Depth, State
 from lightning_recipe.callbacks._untrained import is_as_drawn
 from lightning_recipe.figures.canvas import pixels
 from lightning_recipe.figures.depth import across_depth
@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 
 DIFFERENCES = {"add", "sub", "rsub", "radd", "iadd", "isub", "add_", "sub_", "mul", "rmul", "neg"}
 """Functions that the argument of a hinge is made by."""
+COLLECT = {"stack", "cat", "unsqueeze"}
+"""Functions that keep the states of a loop for later."""
+FUNCTIONS: dict[str, nn.Module] = {"tanh": nn.Tanh(), "sigmoid": nn.Sigmoid()}
+"""Bounded functions, and what they are as modules."""
 
 
 class ActivationMonitor(Check):
@@ -38,11 +42,12 @@ class ActivationMonitor(Check):
 
     - `dead`: a ReLU puts out nothing but zeros; or more than `zeros` of them, and the loss is above 0.7 of the first;
       or the gradient of most weights is exactly 0, as where ReLU is called as a function;
-    - `saturated`: the mean slope of a tanh or sigmoid between two layers is below `slope` of the steepest, and the loss
-      is above 0.7 of the first;
+    - `saturated`: the mean slope of a tanh or sigmoid between two layers, or of a recurrent state, is below `slope` of
+      the steepest, or of a state below three times that from the beginning, and the loss is above 0.7 of the first;
     - `vanishing`, `exploding`: in a network of at least four layers, the gradient of the first, in norms of its weight,
       is smaller than that of the last by more than `factor`, or what the last puts out is larger by as much, and the
-      loss is, after 100 steps, what it was;
+      loss is, after 100 steps, what it was. Or outputs grow by as much from the beginning, to a standard deviation
+      above 100, and the loss began more than ten times too high;
     - `attention_at_one_place`: the largest weight of a row, on average, is above 0.9 in half of the attentions that are
       written by hand, with weights as they were drawn.
 
@@ -109,7 +114,7 @@ class ActivationMonitor(Check):
         ),
         "attention_at_one_place": ("Baselines/*", "OverfitOneBatch/*"),
         "vanishing": ("PredictionDynamicsLogger/*", "UpdateRatioMonitor/too_small", "Baselines/*"),
-        "exploding": ("PredictionDynamicsLogger/*", "Baselines/*"),
+        "exploding": ("PredictionDynamicsLogger/*", "Baselines/*", "InitLossCheck/too_high"),
     }
     patience = 3
 
@@ -127,7 +132,8 @@ class ActivationMonitor(Check):
         self._course = Course()
         self._first: tuple[int, list[Depth]] | None = None
         self._last: tuple[int, list[Depth]] | None = None
-        self._given: set[str] = set()
+        self._given, self._flat = set[str](), set[str]()
+        self._grows = False
         self._sharp: Outcome | None = None  # what is told of attention: at several looks, as all else
         yield from ()
 
@@ -139,9 +145,8 @@ class ActivationMonitor(Check):
         if layers:
             self._last = (run.step, layers)
             if self._first is None:
-                self._first, extreme = self._last, signal.extremes(kinds, self.zeros, self.slope)
-                self._given = extreme if extreme and self._learnt(run) else set()
-                self._sharp = at_one_place(run, step) if not self._learnt(run) else None
+                self._first = self._last
+                self._begin(run, step, kinds, layers)
         if self._sharp is not None:
             yield self.found(self._sharp)
         norms = [norm for norm in step.gradients.values() if not math.isnan(norm)]
@@ -150,11 +155,20 @@ class ActivationMonitor(Check):
         judged = {name: seen for name, seen in kinds.items() if name not in self._given}
         course, alone = self._course, len(run.trainer.optimizers) == 1
         off = signal.dead(judged, course, self.zeros) or signal.cut(layers, others=any(norms), course=course)
-        flat = signal.saturated(judged, course, self.slope)
-        deep = signal.across(layers, course, self.factor) if alone and not off else None
+        flat = signal.saturated(judged, course, self.slope, self._flat)
+        deep = signal.across(layers, course, self.factor, drawn=self._grows) if alone and not off else None
         for outcome in (off, flat, deep):
             if outcome is not None:
                 yield self.found(outcome)
+
+    def _begin(self, run: Run, step: Step, kinds: signal.Activations, layers: list[Depth]) -> None:
+        """See what is extreme at the first look: given, if the network had learnt something before, else as drawn."""
+        if self._learnt(run):
+            self._given = signal.extremes(kinds, self.zeros, self.slope)
+        else:
+            self._flat = signal.flat_states(kinds, signal.STATES * self.slope)
+            self._grows = signal.grown(layers, self.factor) is not None
+            self._sharp = at_one_place(run, step)
 
     def _learnt(self, run: Run) -> bool:
         """Whether the network had learnt something before: what is sparse then is so on purpose, or from training."""
@@ -197,14 +211,30 @@ def depths(step: Step) -> list[Depth]:
 def activations(step: Step) -> dict[str, tuple[nn.Module, Reduced]]:
     """Activations in train mode that go into other layers, by name: gates, outputs and what is masked are no such."""
     found: dict[str, tuple[nn.Module, Reduced]] = {}
-    for event in step.events:
-        module = event.module
-        if event.kind == "module" and isinstance(module, CUT_OFF + BOUNDED) and event.name in step.outputs:
-            takers = [taker for number in event.outputs for taker in step.consumers(number)]
-            within = takers and all(taker.kind == "module" for taker in takers)
-            if within or (isinstance(module, CUT_OFF) and not _is_hinge(step, event)):
-                found[event.name] = (module, step.outputs[event.name])
+    for key, calls in step.repeated().items():
+        kind = FUNCTIONS.get(calls[0].name) if calls[0].kind == "function" else calls[0].module
+        if key not in step.outputs or kind is None:
+            continue
+        takers = _takers(step, calls[-1])
+        modules = [taker for taker in takers if taker.kind == "module"]
+        others = {taker.name for taker in takers if taker.kind != "module"}
+        if isinstance(kind, BOUNDED) and modules and others <= COLLECT:
+            found[key] = (State() if isinstance(kind, nn.Tanh) and len(calls) >= LOOP else kind, step.outputs[key])
+        elif isinstance(kind, CUT_OFF) and (modules == takers or not _is_hinge(step, calls[0])):
+            found[key] = (kind, step.outputs[key])
+        elif isinstance(kind, nn.RNNBase | nn.RNNCellBase) and _is_bounded(kind):
+            found[key] = (State(), step.outputs[key])
     return found | _called_as_functions(step)
+
+
+def _takers(step: Step, event: Event) -> list[Event]:
+    return [taker for number in event.outputs for taker in step.consumers(number)]
+
+
+def _is_bounded(recurrent: nn.Module) -> bool:
+    """Whether a state is a hyperbolic tangent, or a share of one."""
+    relu = "RELU" in getattr(recurrent, "mode", "") or getattr(recurrent, "nonlinearity", "tanh") == "relu"
+    return not relu and not getattr(recurrent, "proj_size", 0)
 
 
 def _called_as_functions(step: Step) -> dict[str, tuple[nn.Module, Reduced]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lightning_recipe.callback import Check
+from lightning_recipe.callbacks._carried import carried as of_examples
 from lightning_recipe.callbacks._causality_verdict import Sight, of_shift, of_sight, sight
 from lightning_recipe.callbacks._next_step import Reading, presumed, readings
 from lightning_recipe.callbacks._window import held_value
@@ -49,7 +50,8 @@ class CausalityCheck(Check):
     - tokens that are to be said two steps ahead: `failed` where the batch's labels are one step ahead already, else
       `warning`; one step back: `warning`;
     - a window that ends with the value to forecast: `warning`;
-    - a recurrent state that is carried from batch to batch where the batches are shuffled: `warning`;
+    - a recurrent state, of a layer of torch or by hand, that is carried from batch to batch where the batches are
+      shuffled: `warning`;
     - all else is `skipped`: an input that is to be restored, targets that are no shifted input, sequences that enter
       in other ways than as tokens that are embedded, as one-hot vectors or as numbers.
 
@@ -71,7 +73,8 @@ class CausalityCheck(Check):
         - Statistics of a window by which it is scaled, before any layer with parameters, and norm layers.
 
     Cost:
-        After the first step one more step and, for next-step tasks only, two to 16 backward passes.
+        After the first step one more step, at most five where something is kept for each example, and, for next-step
+        tasks only, two to 16 backward passes.
 
     Pictures:
         - `dependencies over time`: Which output depends on which input, for up to 16 positions of a sequence around
@@ -127,7 +130,8 @@ class CausalityCheck(Check):
 
         passage = look({})
         resets = run.overrides("on_train_batch_start") or run.overrides("on_train_batch_end")
-        carried = [self._carried(passage.carried)] if passage.carried and run.shuffled and not resets else []
+        names = (passage.carried or of_examples(again, step.batch)) if run.shuffled and not resets else []
+        carried = [self._carried(names)] if names else []
         seen = self._seen(passage, step)
         ahead = [(reading, sees) for reading, sees in seen if reading.shift == 1]
         if not seen:

@@ -43,7 +43,8 @@ class GradientFlowCheck(Check):
       that two step, each for its own loss: `advice`.
     - `one_module_many_times`: one module that is several entries of a list: `warning` if all are called with the same
       input, and give the same output; `advice` if not, since sharing over the depth of a network is a practice.
-    - `identical_units`: half of the units of a layer have equal weights, and stay equal while they change: `warning`.
+    - `identical_units`: half of the units of a layer have equal weights, and stay equal while they change; or all
+      units of a recurrent layer begin with equal weights: `warning`.
     - `affine`: all layers from the first to the last are one affine map: `warning`; `advice` if one between is narrower
       than both ends, or other modules come before. Two layers with a narrow one between are a factorisation.
 
@@ -81,9 +82,9 @@ class GradientFlowCheck(Check):
     ) | {"made_anew": (*_UNABLE, "ModeCheck/noise_in_validation")}
     patience = 3
 
-    def before_training(self, run: Run) -> Iterator[Finding]:  # noqa: ARG002
+    def before_training(self, run: Run) -> Iterator[Finding]:
         """Begin anew with each fit."""
-        self._marks, self._units, self._made_anew = Marks(), Units(), MadeAnew()
+        self._marks, self._units, self._made_anew = Marks(), Units(run.module), MadeAnew()
         self._seen = False
         yield from ()
 

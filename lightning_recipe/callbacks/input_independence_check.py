@@ -11,6 +11,7 @@ from lightning_recipe.callbacks import _inputs_verdict as verdict
 from lightning_recipe.callbacks._giveaways import giveaways
 from lightning_recipe.callbacks._interchanged import tried, worth
 from lightning_recipe.callbacks._masks import inverted, takers
+from lightning_recipe.callbacks._positions import idle as idle_positions
 from lightning_recipe.callbacks._zeros import fitted
 from lightning_recipe.callbacks._zeros import judge as on_zeros
 from lightning_recipe.figures.canvas import pixels
@@ -52,6 +53,8 @@ class InputIndependenceCheck(Check):
       other weights would see it, only in the second half of the run.
     - `failed` if a mask of padding, as nn.MultiheadAttention and the models of transformers take it, keeps places that
       all hold the same value, and leaves out those that don't.
+    - `warning` if positions are embedded, of places or by mistake of examples, and the order of the places makes no
+      difference.
     - `advice` for one input of several without effect at any look.
     - `advice` if what is made of the input depends on random numbers far more than on the input, at both looks.
     - `advice` for a column of a table that orders the examples exactly as their target does: it gives the target away.
@@ -101,6 +104,7 @@ class InputIndependenceCheck(Check):
     why = "a network that sees its input does better than one that does not: anything else is not wired up"
     needs = Need.INPUTS
     explains: ClassVar = {
+        "positions_without_effect": ("OverfitOneBatch/too_slow", "OverfitOneBatch/stuck", "Baselines/*"),
         "mask_inverted": ("OverfitOneBatch/*", "PredictionDynamicsLogger/*", "Baselines/*", "InputIndependenceCheck/*"),
         "input_ignored": (
             "OverfitOneBatch/*",
@@ -123,6 +127,7 @@ class InputIndependenceCheck(Check):
         super().setup(trainer, pl_module, stage)
         self._trials: list[Trial] = []
         self._given_away: list[set[Giveaway]] = []
+        self._idle: list[tuple[Outcome, str] | None] = []
         self._reason = "there was no validation after training began"
 
     def before_training(self, run: Run) -> Iterator[Finding]:
@@ -163,6 +168,7 @@ class InputIndependenceCheck(Check):
         try:
             with rehearsal(run) as again:
                 trial = tried(again, step.batch)
+                positions = idle_positions(again, step.batch)
                 early = verdict.of_all(trial) is not None and run.step < EARLY * run.horizon
                 if early and _may_come_to_see(again, step.batch):
                     self._reason = f"at step {run.step} nothing that enters had an effect, which is early"
@@ -174,6 +180,7 @@ class InputIndependenceCheck(Check):
             self._reason = "nothing of the batch that differs between examples is seen to enter the network"
             return
         self._trials.append(trial)
+        self._idle.append(positions)
         self._given_away.append(set(giveaways(step.batch, trial)))
         if len(self._trials) == LOOKS:
             self.done = True
@@ -189,8 +196,10 @@ class InputIndependenceCheck(Check):
             return
         earlier = dict(verdict.of_each(before, by_hand=by_hand))
         idle = [(path, outcome) for path, outcome in verdict.of_each(now, by_hand=by_hand) if path in earlier]
-        yield from (self.found(outcome, path) for path, outcome in idle)
+        if len({told[1] if told is not None else None for told in self._idle}) == 1 and self._idle[-1] is not None:
+            idle.append((self._idle[-1][1], self._idle[-1][0]))
         given_away = set.intersection(*self._given_away)
+        yield from (self.found(outcome, path) for path, outcome in idle)
         yield from (self.found(one.outcome, f"{one.path}[:, {one.column}]") for one in sorted(given_away))
         if not idle and not given_away:
             yield self.found(Outcome(Status.PASSED, "", "what enters has an effect on the loss", evidence=worth(now)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from lightning_recipe.callback import Check
 from lightning_recipe.callbacks import _gap as gaps
@@ -44,7 +44,8 @@ class ModeCheck(Check):
       if they are older ones and the weights are an average. Seen in copies that the LightningModule doesn't list, too.
     - BatchNorms take statistics with a momentum of 0.9 or more, which leaves those of the last batch: `warning`.
     - With dropout of more than 0.75 a network loses 15 % of what it has learnt, or by running statistics 50 %, at two
-      late looks, on the same batch: `warning`. Tried on a copy.
+      late looks, on the same batch: `warning`. Tried on a copy. So is a network with such dropout that has learnt
+      nothing: `warning`, if it can be fitted to one batch without dropout, and not with it.
     - Running means move by 0.1 standard deviations in a frozen network that had statistics: `advice`.
 
     Args:
@@ -80,6 +81,7 @@ class ModeCheck(Check):
     sentence = 1
     why = "dropout and BatchNorm do something else in training than in use, and each needs its mode"
     needs = Need.WIRING | Need.GRADIENTS
+    explains: ClassVar = {"dropout_too_strong": ("Baselines/*", "PredictionDynamicsLogger/*")}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """See which modules are in training mode before any hook of a user's could have changed it."""
@@ -90,6 +92,7 @@ class ModeCheck(Check):
         self._statistics = Statistics()
         self._first_loss = math.nan
         self._lost: list[tuple[float, float]] = []
+        self._idle = 0  # times that nothing had been learnt
         self._seen = self._drawn = False
 
     def before_training(self, run: Run) -> Iterator[Finding]:
@@ -129,6 +132,7 @@ class ModeCheck(Check):
         dropouts, norms = gaps.strong_dropouts(step), gaps.norms_called_once(step)
         gap = gaps.gap(run, step.batch) if (dropouts or norms) and not self._in_eval else None
         self._lost.append((0.0, 0.0) if gap is None else gap.lost(self._first_loss))
+        self._idle += gap is not None and not gap.learnt(self._first_loss)
         by_dropout, by_statistics = map(min, zip(*self._lost, strict=True))
         if gap is None or len(self._lost) < len(gaps.LATE):
             return
@@ -140,6 +144,17 @@ class ModeCheck(Check):
                 subject=", ".join(dropouts),
                 fix="a smaller p: it is the share that is dropped, not the one that is kept",
                 lost=by_dropout,
+            )
+        elif dropouts and self._idle == len(gaps.LATE) and (fits := gaps.prevented(run, step.batch)) is not None:
+            before, dropping, calm = fits
+            yield self.warning(
+                f"nothing was learnt in {run.step} steps, and dropout prevents it: in {gaps.STEPS} steps on one batch "
+                f"the loss goes {before:.4g} -> {dropping:.4g} with it, and -> {calm:.4g} without",
+                code="dropout_too_strong",
+                subject=", ".join(dropouts),
+                fix="a smaller p: it is the share that is dropped, not the one that is kept",
+                dropping=dropping,
+                calm=calm,
             )
         if norms and by_statistics > gaps.MISTAKEN:
             yield self.warning(

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _OPEN = (nn.TransformerEncoder, nn.TransformerEncoderLayer)
 """Are leaves if they were in eval mode when the step began."""
-_BOUNDED = (nn.Tanh, nn.Sigmoid)
+_BOUNDED = (nn.Tanh, nn.Sigmoid, nn.RNNCellBase)
 """May be those of a cell."""
 
 

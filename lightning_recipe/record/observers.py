@@ -89,6 +89,7 @@ class Observers:
         self._functions.wiring, self._functions.before_backward = self._wiring, self._hold
         if self._wiring is not None:
             self._wiring.before_clipping = self._hold
+            self._wiring.reductions = self._reductions if Need.OUTPUTS in needs else None
         self._entered = ExitStack()
 
     def __enter__(self) -> Self:

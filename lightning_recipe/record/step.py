@@ -164,8 +164,9 @@ class Step:
         unlisted: Modules with parameters that were called, and are none of the LightningModule's, with the line that
             called each first.
         clips: The clamps from above that a loss has come through, see :func:`~lightning_recipe.record.clips.clips`.
-        outputs: The first floating tensor that each leaf put out in its first call, by its name; of a tanh or
-            sigmoid in one of the last: a cell begins with a state of zeros.
+        outputs: The first floating tensor that each leaf put out in its first call, by its name; of a tanh,
+            sigmoid or cell in one of the last: a cell begins with a state of zeros. The functions ``tanh`` and
+            ``sigmoid``, with `WIRING`, by name and line, see `key_of`.
         gradients: Norm of each parameter's gradient when its optimiser is about to step, unscaled, NaN without one.
         updates: What the optimisers' steps changed in each parameter.
         held: Norm of each gradient that was there, by parameter, when each backward, clipping and optimiser's step of
@@ -212,6 +213,34 @@ class Step:
 
         """
         return [e for e in self.events if number in e.inputs and number not in e.outputs]
+
+    @staticmethod
+    def key_of(event: Event) -> str:
+        """What an event's numbers are found by in `outputs`.
+
+        Example:
+            >>> from lightning_recipe.record.events import Event
+            >>> Step.key_of(Event("function", "tanh", where="model.py:42"))
+            'tanh (model.py:42)'
+
+        """
+        return event.name if event.kind == "module" else f"{event.name} ({event.where})"
+
+    def repeated(self) -> dict[str, list[Event]]:
+        """The calls of each module and function, by `key_of`, up to the one that `outputs` are of, if it is bounded.
+
+        Example:
+            >>> from lightning_recipe.record.events import Event
+            >>> step = Step(None, events=[Event("module", "act", (i,), (i + 1,)) for i in (1, 2, 3)])
+            >>> [event.inputs for event in step.repeated()["act"]]
+            [(1,), (2,)]
+
+        """
+        found: dict[str, list[Event]] = {}
+        for event in self.events:
+            if event.kind in {"module", "function"}:
+                found.setdefault(self.key_of(event), []).append(event)
+        return {key: calls[: 1 << len(calls).bit_length() - 1] for key, calls in found.items()}
 
     def sole_consumer(self, module: nn.Module) -> nn.Module | None:
         """The module that all outputs of `module` went to, at each of its calls, and nothing else did.

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterable, Sequence
 
     from lightning_recipe.record.clips import Clip
+    from lightning_recipe.record.reductions import Reductions
 
 Given = list[tuple[Tensor, int]]
 """What goes into a call, with its versions: -1 if it was made in inference mode, where none are counted."""
@@ -43,6 +44,8 @@ _ARITHMETIC = {
     *("subtract", "multiply", "divide", "true_divide"),
 }
 """Of two tensors that are broadcast to one shape."""
+_BOUNDED = {"tanh", "sigmoid"}
+"""Functions of which numbers are taken where those of modules are."""
 _functorch = torch._C._functorch  # noqa: SLF001 - vmap and grad have no public reader of what they wrap
 
 
@@ -58,6 +61,7 @@ class Wiring:
         clips: The clamps that were seen when backward began.
         unlisted: Modules with parameters that the LightningModule doesn't list, with the line that called each.
         before_clipping: Is called when gradients are about to be clipped.
+        reductions: Reduces what comes out of bounded functions, if that is wanted.
 
     Example:
         >>> net, x = nn.Linear(2, 1), torch.ones(3, 2)
@@ -75,6 +79,7 @@ class Wiring:
         self.clips: list[Clip] = []
         self.unlisted: list[tuple[nn.Module, str]] = []
         self.before_clipping: Callable[[], None] = lambda: None
+        self.reductions: Reductions | None = None
         self._bounds = Bounds() if clips else None
         self._within: Given | None = None  # what went into the leaf that is being called
         self._root = root
@@ -184,9 +189,12 @@ class Wiring:
             reads = name in _READERS or function.__name__ == "__get__"
             if not reads or _found((output,)):
                 kind: Kind = "loss" if function in LOSSES else "function"
+                place = line()
                 spread = _spread(given, output) if name in _ARITHMETIC else ()
                 own = [owner for t, _ in given if type(t) is nn.Parameter and (owner := self._named(t))]
-                self._note(kind, name, given, output, where=line(), training=_drops(kwargs), spread=spread, own=own)
+                self._note(kind, name, given, output, where=place, training=_drops(kwargs), spread=spread, own=own)
+                if self.reductions is not None and name in _BOUNDED:
+                    self.reductions.output(f"{name} ({place})", output, recurs=True)
             if self._bounds is not None and args and (name in NAMES or function in LOSSES):
                 self._bounds.note(function, name, args, output, self._from_modules([tensor for tensor, _ in given]))
 

@@ -272,6 +272,61 @@ def test_outputs_that_explode_on_their_way(fit):
     assert finding.evidence["ratio"] > 1000
 
 
+class Loop(nn.Module):
+    """A recurrent cell by hand, whose states are tanh modules or functions, or a layer of torch."""
+
+    def __init__(self, kind, gain):
+        super().__init__()
+        self.enter, self.again, self.leave = nn.Linear(1, 32), nn.Linear(32, 32), nn.Linear(32, CLASSES)
+        nn.init.orthogonal_(self.again.weight, gain)
+        self.act = nn.Tanh() if kind == "module" else torch.tanh
+        self.rnn = kind(1, 32, batch_first=True) if isinstance(kind, type) else None
+        if self.rnn is not None:
+            nn.init.orthogonal_(self.rnn.weight_hh_l0, gain)
+
+    def forward(self, x):
+        if self.rnn is not None:
+            return self.leave(self.rnn(x[..., None])[0][:, -1])
+        states = [x.new_zeros(len(x), 32)]
+        for t in range(x.shape[1]):
+            states.append(self.act(self.enter(x[:, t, None]) + self.again(states[-1])))
+        return self.leave(torch.stack(states, 1)[:, -1])
+
+
+KINDS = ["module", "function", nn.RNN]
+
+
+@pytest.mark.parametrize("kind", [*KINDS, nn.LSTM, nn.GRU])
+def test_states_of_a_loop_that_learns_nothing_need_not_be_flat(fit, kind):
+    (finding,) = judged(fit, Lit(Loop(kind, 1.0), lambda p: SGD(p, 1e-6)))
+    assert finding.status is Status.PASSED
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_states_of_a_loop_at_their_bounds(fit, kind):
+    finding = found(judged(fit, Lit(Loop(kind, 30.0), lambda p: SGD(p, 1e-6))), "saturated")
+    assert finding.evidence["slope"] < 0.15
+
+
+def test_outputs_that_exploded_at_first(fit):
+    """The loss falls from thousands, and tells no more than that."""
+    net = Residual()
+    for block in net.blocks:
+        block[0] = nn.Identity()
+        nn.init.normal_(block[1].weight, std=1.0)
+    finding = found(judged(fit, Lit(net)), "exploding")
+    assert finding.evidence["loss_first"] > 10 * finding.evidence["loss"]
+
+
+def test_what_a_norm_layer_makes_small_again_may_grow(fit):
+    net = Residual()
+    for block in net.blocks:
+        block[0] = nn.Identity()
+        nn.init.normal_(block[1].weight, std=1.0)
+    net.leave = nn.Sequential(nn.LayerNorm(32), net.leave)
+    assert "ActivationMonitor/exploding" not in {f.code for f in judged(fit, Lit(net))}
+
+
 # -- the picture
 
 

@@ -689,6 +689,92 @@ def test_states_of_the_same_sequences_are_not_accused(fit, program):
     assert judged(fit, program(), max_steps=2).code != CarriesState.code
 
 
+class Memory(CarriesState):
+    """Something is kept of each of 32 examples, in batches of 32, and read in the next step; here, a cell's state."""
+
+    def __init__(self):
+        super().__init__()
+        self.cell = nn.Linear(16 + self.width, self.width)
+        self.register_buffer("memory", torch.zeros(32, self.width))
+
+    def forward(self, tokens):
+        h, said = self.begin(tokens), []
+        for x in self.net(tokens).unbind(1):
+            h = 0.9 * h + 0.1 * torch.tanh(self.cell(torch.cat([x, h], 1)))
+            said.append(self.head(h))
+        self.memory = self.keep(h.detach(), tokens)
+        return torch.stack(said, 1)
+
+    def begin(self, tokens):
+        return self.memory
+
+    def keep(self, h, tokens):
+        return h
+
+
+class InPlace(Memory):
+    def keep(self, h, tokens):
+        return self.memory.copy_(h)
+
+
+class Queue(Memory):
+    """Of negatives, whose order makes no difference."""
+
+    def begin(self, tokens):
+        return self.memory.mean(0).expand(len(tokens), -1)
+
+
+class Prototypes(Memory):
+    """One for each of 32 classes, that follow by averaging."""
+
+    def begin(self, tokens):
+        return self.memory[tokens[:, 0]]
+
+    def keep(self, h, tokens):
+        return self.memory.index_copy(0, tokens[:, 0], h)
+
+
+class Table(Memory):
+    """One row for each place in a batch of 32, that no step changes."""
+
+    def __init__(self):
+        super().__init__()
+        self.memory.normal_()
+
+    def keep(self, h, tokens):
+        return self.memory
+
+
+class Unread(Memory):
+    """For a picture."""
+
+    def begin(self, tokens):
+        return torch.zeros(len(tokens), self.width)
+
+
+class MixedWithLast(Memory):
+    """What was stored of the batch before is mixed into this one."""
+
+    def begin(self, tokens):
+        return 0.5 * self.memory
+
+    def keep(self, h, tokens):
+        return F.one_hot(tokens[:, 0], self.width).float()
+
+
+@pytest.mark.parametrize("program", [Queue, Prototypes, Table, Unread, MixedWithLast])
+def test_what_is_kept_and_is_no_state_of_an_example(fit, program):
+    assert judged(fit, program(), max_steps=2).code != CarriesState.code
+
+
+@pytest.mark.parametrize("program", [Memory, InPlace])
+def test_a_state_by_hand_that_is_carried_over_shuffled_batches(fit, program):
+    check = CausalityCheck()
+    fit(program(), [check], logger=False, max_steps=1, limit_val_batches=0)
+    alarms = [f for f in check.findings if f.is_alarm]
+    assert [(f.status, f.code, f.subject) for f in alarms] == [(Status.WARNING, CarriesState.code, "memory")]
+
+
 class CarriesBoth(CarriesState):
     """Of an LSTM within a module, which keeps it in a list."""
 

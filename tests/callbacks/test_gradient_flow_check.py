@@ -1016,6 +1016,45 @@ class ConstantConvolutions(Convolutions):
             nn.init.zeros_(layer.bias)
 
 
+class Recurrences(Healthy):
+    """Recurrent layers, by what their weights begin as."""
+
+    def __init__(self, layer=nn.LSTM, begin=None, hidden=16):
+        super().__init__()
+        self.rnn, self.head = layer(1, hidden, batch_first=True), nn.Linear(hidden, CLASSES)
+        for name, parameter in self.rnn.named_parameters():
+            if begin is not None:
+                begin(name, parameter)
+
+    def forward(self, x):
+        return self.head(self.rnn(x[..., None])[0][:, -1])
+
+
+def _constant(name, parameter):
+    nn.init.constant_(parameter, 0.0 if "bias" in name else 0.1)
+
+
+def _identity(name, parameter):
+    nn.init.eye_(parameter) if "weight_hh" in name else nn.init.constant_(parameter, 0.1)
+
+
+def _zeros_between(name, parameter):
+    nn.init.zeros_(parameter) if "weight_ih" not in name else None
+
+
+@pytest.mark.parametrize("begin", [None, _identity, _zeros_between])
+@pytest.mark.parametrize("layer", [nn.LSTM, nn.GRU, nn.RNN])
+def test_recurrent_units_that_begin_as_they_should(fit, layer, begin):
+    assert not [f for f in judged(fit, Recurrences(layer, begin)) if f.is_alarm]
+
+
+@pytest.mark.parametrize("layer", [nn.LSTM, nn.GRU, nn.RNN])
+def test_recurrent_units_that_begin_as_copies(fit, layer):
+    """The output layer, which is drawn at random, makes them differ after a step."""
+    (finding,) = judged(fit, Recurrences(layer, _constant))
+    assert (finding.status, finding.code, finding.subject) == (Status.WARNING, Constant.code, "rnn")
+
+
 class OwnConstants(OwnLayers):
     def build(self):
         constant = [Product(FEATURES, 32, 0), nn.Sigmoid(), Product(32, 32, 0), nn.Sigmoid()]

@@ -6,7 +6,8 @@ from types import SimpleNamespace
 import lightning.pytorch as L
 import pytest
 import torch
-from patients import GivesAway, Healthy, KeepsPadding, SoftmaxOfOneGate
+from patients import FEATURES as WIDTH
+from patients import GivesAway, Healthy, KeepsPadding, PositionsInVain, SoftmaxOfOneGate
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, TensorDataset
@@ -641,3 +642,107 @@ class EncodedByHand(Encoded2):
 @pytest.mark.parametrize("program", [Encoded, Encoded2, EncodedByHand, GivesAway])
 def test_a_column_that_gives_the_target_away(fit, program):
     assert found(fit, program(), max_epochs=2) == [(Status.ADVICE, "target_given_away", GivesAway.subject)]
+
+
+# -- positions
+
+
+class Places(PositionsInVain):
+    """Looks up something for each place."""
+
+    table = WIDTH
+
+    def __init__(self):
+        super().__init__()
+        self.positions = nn.Embedding(self.table, 16)
+
+    def forward(self, x):
+        return self.net(self.mixed(torch.tanh(self.enter(x) + self.looked_up(x))))
+
+    def looked_up(self, x):
+        return self.positions(torch.arange(x.shape[1]))
+
+    def mixed(self, h):
+        return h.mean(1)
+
+
+class OfOneKind(Places):
+    """Segments, of which there is one, in a network that knows no order."""
+
+    table = 2
+
+    def looked_up(self, x):
+        return self.positions(torch.zeros(x.shape[:2], dtype=torch.long))
+
+
+class OfManyKinds(Places):
+    """A table of tags, that differ."""
+
+    def looked_up(self, x):
+        return self.positions((x[..., 0] > 0).long())
+
+
+class Queries(Places):
+    """A set is asked by rows of a table, as many as there are queries."""
+
+    table = 6
+
+    def looked_up(self, x):
+        return self.positions(torch.arange(6)).mean(0)
+
+
+class ByTime(Places):
+    """The order is told by what goes from place to place, and all texts are of one language."""
+
+    def __init__(self):
+        super().__init__()
+        self.language, self.rnn = nn.Embedding(32, 16), nn.GRU(16, 16, batch_first=True)
+
+    def looked_up(self, x):
+        return self.language(torch.full(x.shape[:2], 3))
+
+    def mixed(self, h):
+        return self.rnn(h)[0][:, -1]
+
+
+class NothingKnown(Places):
+    """The output layer begins with zeros, and has not moved."""
+
+    def __init__(self):
+        super().__init__()
+        nn.init.zeros_(self.net[2].weight)
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.0)
+
+
+@pytest.mark.parametrize("program", [Places, OfOneKind, OfManyKinds, Queries, ByTime, NothingKnown])
+def test_what_is_looked_up_for_places_is_as_it_should_be(fit, program):
+    check = InputIndependenceCheck()
+    fit(program(), [check], logger=False, max_epochs=2)
+    assert PositionsInVain.code not in {f.code for f in check.findings}
+
+
+class Dropped(Places):
+    """What is looked up is not used."""
+
+    def looked_up(self, x):
+        super().looked_up(x)
+        return 0
+
+
+class OfTheExample(Places):
+    """The dimension of examples is taken for that of places."""
+
+    table = 64
+
+    def looked_up(self, x):
+        return self.positions(torch.arange(len(x)))[:, None]
+
+
+@pytest.mark.parametrize("program", [PositionsInVain, Dropped, OfTheExample])
+def test_positions_that_have_no_effect(fit, program):
+    check = InputIndependenceCheck()
+    fit(program(), [check], logger=False, max_epochs=2)
+    alarms = [f for f in check.findings if f.is_alarm]
+    assert [(f.status, f.code, f.subject) for f in alarms] == [(Status.WARNING, PositionsInVain.code, "positions")]

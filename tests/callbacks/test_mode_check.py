@@ -680,6 +680,38 @@ def test_what_was_learnt_is_lost(fit, patient):
     assert finding.evidence["lost"] > 0.15
 
 
+class KeepsATenth(MostlyDropped):
+    """In each of three places dropout is given the share that is to be kept."""
+
+    def __init__(self):
+        super().__init__()
+        layers = [(nn.Linear(width, 64), nn.ReLU(), nn.Dropout(0.9)) for width in (FEATURES, 64, 64)]
+        self.net = nn.Sequential(*(one for layer in layers for one in layer), nn.Linear(64, CLASSES))
+
+
+class NothingToLearn(StrongDropout):
+    """Labels have to do with the last digits of the inputs only: a batch can be memorised, with strong dropout, too."""
+
+    def __init__(self, p=0.6):
+        super().__init__()
+        self.net[2], self.net[5] = nn.Dropout(p), nn.Dropout(0.1)
+
+    def training_step(self, batch, batch_idx):
+        return super().training_step((batch[0], (1e4 * batch[0][:, 0].abs()).long() % CLASSES), batch_idx)
+
+
+@pytest.mark.parametrize("p", [0.6, 0.8])
+def test_that_nothing_can_be_learnt_is_no_fault_of_dropout(fit, p):
+    (finding,) = judged(fit, NothingToLearn(p), limit_val_batches=0, max_epochs=20)
+    assert finding.status is Status.PASSED
+
+
+def test_dropout_that_lets_nothing_be_learnt(fit):
+    (finding,) = judged(fit, KeepsATenth(), limit_val_batches=0, **KeepsATenth.steps)
+    assert (finding.status, finding.code) == (Status.WARNING, KeepsATenth.code)
+    assert finding.evidence["calm"] < finding.evidence["dropping"] - 0.5
+
+
 class Jittered(Healthy):
     """Its inputs are given noise, in validation, too."""
 

@@ -1,0 +1,159 @@
+"""Positions that are embedded, and have no effect: the order of the places makes no difference."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from lightning_recipe.callbacks._interchanged import NEEDS
+from lightning_recipe.finding import Outcome, Status
+from lightning_recipe.record.tensors import leading_size, mapped, tensors
+from lightning_recipe.trial.rehearsal import CannotRehearseError
+
+if TYPE_CHECKING:
+    from lightning_recipe.record.step import Step
+    from lightning_recipe.trial.rehearsal import Rehearsal
+
+FEWEST = 4
+"""Places of a sequence, at least."""
+SAME = 1e-5
+"""Change of the loss and of outputs, over the largest of them, that is rounding: of sums in another order."""
+Kind = Literal["examples", "places"]
+
+
+class Table(NamedTuple):
+    """An embedding that is given ids that count the examples, or the places.
+
+    Attributes:
+        name: Of the module.
+        kind: Which.
+        rows: It has.
+        places: That it is asked for.
+
+    """
+
+    name: str
+    kind: Kind
+    rows: int
+    places: int
+
+
+def idle(again: Rehearsal, batch: Any) -> tuple[Outcome, str] | None:
+    """A `warning` for a table of positions without effect, with its name.
+
+    Ids that count the places of a sequence, or the examples, are those of positions. Examples in which the places are
+    put into another order must lead to the same outputs and the same loss: queries that are counted, too, are not meant
+    to tell an order. That all places are given one id is seen by NormalizationCheck.
+
+    Args:
+        again: The copy, in eval mode.
+        batch: As the step receives it.
+
+    """
+    found: list[Table] = []
+    try:
+        before, found = _tables(again, batch, "training_step")
+        method = "training_step"
+    except CannotRehearseError:
+        before, found = _tables(again, batch, method := "validation_step")
+    size = leading_size(batch)
+    for table in found:
+        lengths = {t.shape[1] for t in _sequences(batch, size)} & {table.places, table.places - 1}
+        if table.kind == "examples":
+            lengths = {t.shape[1] for t in _sequences(batch, size)}
+        if len(lengths) == 1 and _is_free(again, batch, before, method, lengths.pop()):
+            return _told(table), table.name
+    return None
+
+
+def _tables(again: Rehearsal, batch: Any, method: str) -> tuple[Step, list[Table]]:
+    given: dict[str, list[Tensor]] = {}
+    with ExitStack() as stack:
+        for name, module in again.module.named_modules():
+            if isinstance(module, nn.Embedding):
+
+                def note(_: nn.Module, args: Any, __: Any, name: str = name) -> None:
+                    given.setdefault(name, []).extend(t.detach() for t in args[:1] if isinstance(t, Tensor))
+
+                stack.callback(module.register_forward_hook(note).remove)
+        step = again.step(batch, needs=NEEDS, method=method)
+    size, found = leading_size(batch) or 0, []
+    for name, ids in given.items():
+        rows = again.module.get_submodule(name).num_embeddings
+        if ids and all(i.ndim for i in ids):
+            kinds = {_kind(i, size, int(rows)) for i in ids}  # type: ignore[arg-type]
+            if len(kinds) == 1 and (kind := kinds.pop()) is not None:
+                found.append(Table(name, kind, int(rows), ids[0].shape[-1]))  # type: ignore[arg-type]
+    return step, found
+
+
+def _kind(ids: Tensor, size: int, rows: int) -> Kind | None:
+    """What a table is asked for.
+
+    Example:
+        >>> _kind(torch.zeros(8, 4, dtype=torch.long), 8, 16), _kind(torch.arange(4).expand(8, 4), 8, 16)
+        (None, 'places')
+        >>> _kind(torch.arange(8), 8, 16), _kind(torch.tensor([3, 1, 2, 0]), 8, 16)
+        ('examples', None)
+
+    """
+    if ids.numel() == size >= FEWEST and bool((ids.flatten().diff() == 1).all()):
+        return "examples"
+    counts = FEWEST <= ids.shape[-1] <= rows and bool((ids.diff() == 1).all())
+    return "places" if counts else None
+
+
+def _sequences(batch: Any, size: int | None) -> list[Tensor]:
+    """Tokens, and vectors, of each example: integers in two dimensions, numbers in three."""
+    return [
+        tensor
+        for _, tensor in tensors(batch)
+        if tensor.layout is torch.strided
+        and tensor.ndim == 2 + tensor.is_floating_point()
+        and tensor.shape[0] == size
+        and tensor.shape[1] >= FEWEST
+    ]
+
+
+def _is_free(again: Rehearsal, batch: Any, before: Step, method: str, places: int) -> bool:
+    """Whether outputs and loss are as before if the places are in another order, in all that has them."""
+    order = torch.randperm(places, generator=torch.Generator().manual_seed(0))
+
+    def reordered(tensor: Tensor) -> Tensor:
+        if tensor.ndim > 1 and tensor.shape[1] == places and tensor.layout is torch.strided:
+            return tensor.index_select(1, order.to(tensor.device))
+        return tensor
+
+    other = mapped(batch, Tensor, reordered)
+    sequences = zip(_sequences(batch, leading_size(batch)), _sequences(other, leading_size(batch)), strict=True)
+    if not any(bool((a != b).any()) for a, b in sequences):
+        return False
+    try:
+        after = again.step(other, needs=NEEDS, method=method)
+    except CannotRehearseError:
+        return False
+    if before.loss is None or after.loss is None or not before.net_calls:
+        return False
+    outputs = [
+        [t.double() for _, t in tensors(step.net_calls[-1].output) if t.is_floating_point()] for step in (before, after)
+    ]
+    pairs = [(reordered(a), b) for a, b in zip(*outputs, strict=False)]
+    same = [a.shape == b.shape and bool((a - b).abs().max() <= SAME * a.abs().max()) for a, b in pairs if a.numel()]
+    loss, then = before.loss.detach().double().sum(), after.loss.detach().double().sum()
+    spread = [bool((a != a[:1]).any()) for a, _ in pairs if a.numel()]  # outputs that answer to what they see
+    return bool(same) and all(same) and any(spread) and bool((loss - then).abs() <= SAME * loss.abs())
+
+
+def _told(table: Table) -> Outcome:
+    counted = "the places of a sequence" if table.kind == "places" else "the examples of a batch, not the places"
+    return Outcome(
+        Status.WARNING,
+        "positions_without_effect",
+        f"the positions of {table.name} have no effect: its rows are looked up by ids that count {counted}, and the "
+        "order of the places makes no difference to what is put out",
+        "torch.arange(length) for ids; see that what is looked up is added to the tokens, along the places",
+        {"places": table.places, "rows": table.rows},
+    )
