@@ -2043,16 +2043,6 @@ class ColumnGotLost(Patient):
         return TensorDataset(x, y)
 
 
-class LabelOfTheFirst(Patient):
-    """An index is divided by the number of examples, and is always 0: all have the first one's label."""
-
-    code = "DataProfile/one_target"
-
-    def data(self, n, seed):
-        x, y = super().data(n, seed).tensors
-        return TensorDataset(x, y[torch.arange(n) // n])
-
-
 class MissingValues(Patient):
     """A hundredth of the values is missing, and the network is given zeros for them."""
 

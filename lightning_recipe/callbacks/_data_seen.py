@@ -78,7 +78,6 @@ class Seen:
     Attributes:
         prints: Of the entries of each example, shape (N,), by path, a batch an array.
         classes: Integers that each example has one of, likewise.
-        single: Whether all numbers of an entry are the same, by path, of each batch.
         rich: Whether an example is one that does not come twice by chance, shape (N,).
         epochs: The epoch of each batch.
         sizes: Examples in each batch.
@@ -90,7 +89,6 @@ class Seen:
 
     prints: list[dict[str, NDArray[np.int64]]] = field(default_factory=list)
     classes: list[dict[str, NDArray[np.int64]]] = field(default_factory=list)
-    single: list[dict[str, bool]] = field(default_factory=list)
     rich: list[NDArray[np.bool_]] = field(default_factory=list)
     epochs: list[int] = field(default_factory=list)
     sizes: list[int] = field(default_factory=list)
@@ -107,7 +105,6 @@ class Glance:
     size: int
     prints: dict[str, Tensor] = field(default_factory=dict)
     classes: dict[str, Tensor] = field(default_factory=dict)
-    single: dict[str, Tensor] = field(default_factory=dict)
     changes: dict[str, Tensor] = field(default_factory=dict)
     columns: dict[str, Tensor] = field(default_factory=dict)
     sample: dict[str, Tensor] = field(default_factory=dict)
@@ -140,7 +137,7 @@ def glance(batch: Any, examples: int, epoch: int, *, measured: bool) -> Glance:
             continue
         flat = tensor.reshape(examples, -1)
         flat = flat[:, :: math.ceil(flat.shape[1] / VALUES)]
-        made.prints[path], made.single[path] = fingerprints(flat), (flat == flat[:1, :1]).all()
+        made.prints[path] = fingerprints(flat)
         if tensor.is_floating_point() or tensor.dtype is torch.uint8:
             made.changes[path] = (flat[:, 1:] != flat[:, :-1]).sum(1)
             if measured:
@@ -212,7 +209,6 @@ def add(seen: Seen, one: Glance) -> None:
     """Take in a batch, from where it is: this waits for an accelerator."""
     seen.prints.append({path: values.cpu().numpy() for path, values in one.prints.items()})
     seen.classes.append({path: values.cpu().numpy() for path, values in one.classes.items()})
-    seen.single.append({path: bool(value) for path, value in one.single.items()})
     seen.epochs.append(one.epoch)
     seen.sizes.append(one.size)
     seen.apart |= one.apart

@@ -76,20 +76,14 @@ def _classes(call: LossCall) -> int:
     return int(given.shape[1])
 
 
-def target_of(step: Step) -> tuple[str, bool]:
-    """The entry of the batch that the whole loss compares with what the network puts out.
-
-    Returns:
-        Its path, empty if nobody knows, and whether it may be one of two things only, of which one may be rare.
-
-    """
+def target_of(step: Step) -> str:
+    """The entry of the batch that the whole loss compares with what the network puts out; empty if nobody knows."""
     call = next((one for one in step.loss_calls[:1] if _is_of_outputs(step, one)), None) or likely(step)
     if call is None:
-        return "", False
+        return ""
     target = call.arguments["target"].flatten()
     entries = ((path, t.detach().flatten()) for path, t in tensors(step.batch, "batch") if t.layout is torch.strided)
-    path = next((path for path, t in entries if same(t.to(target), target)), "")
-    return path, TABLE[call.name].answers is Family.YES_NO or _classes(call) == 2  # noqa: PLR2004
+    return next((path for path, t in entries if same(t.to(target), target)), "")
 
 
 def _is_of_outputs(step: Step, call: LossCall) -> bool:

@@ -199,28 +199,6 @@ def never(labels: NDArray[np.int64], classes: int) -> Iterator[Outcome]:
         )
 
 
-def one_target(prints: NDArray[np.int64], inputs: NDArray[np.int64]) -> Iterator[Outcome]:
-    """Targets that are one and the same number, of examples that differ.
-
-    Args:
-        prints: A fingerprint of the target of each example, shape (N,), all of whose numbers are the same.
-        inputs: Of all else.
-
-    Example:
-        >>> [o.code for o in one_target(np.zeros(64), np.arange(64))], list(one_target(np.arange(64), np.arange(64)))
-        (['one_target'], [])
-
-    """
-    if len(prints) >= ENOUGH and len(np.unique(prints)) == 1 and len(np.unique(inputs)) > len(inputs) / 2:
-        yield Outcome(
-            Status.WARNING,
-            "one_target",
-            f"all {len(prints)} training examples that were looked at have one number for a target, though they differ",
-            "see where the targets got lost: an index that is always the same, a division of integers, a missing file",
-            {"examples": len(prints)},
-        )
-
-
 def of_ranges(ranges: Mapping[str, Range], entered: Collection[str]) -> Iterator[tuple[Outcome, str]]:
     """Missing values, and features that never change of what enters the network, by entry of the batch."""
     for path, seen in ranges.items():

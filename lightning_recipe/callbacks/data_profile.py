@@ -10,7 +10,7 @@ import numpy as np
 from lightning_recipe.callback import Check
 from lightning_recipe.callbacks import _data_verdict as verdict
 from lightning_recipe.callbacks._data_seen import VALUES, Glance, Seen, add, glance
-from lightning_recipe.callbacks._data_source import by_index, drawn, entered, label_of, target_of
+from lightning_recipe.callbacks._data_source import by_index, drawn, entered, label_of
 from lightning_recipe.figures.canvas import pixels
 from lightning_recipe.figures.profile import profile_card
 from lightning_recipe.finding import Section
@@ -39,8 +39,6 @@ MOST = 2**26
 """Numbers read in a run, which takes about a second."""
 KEPT = 2**20
 """Examples of which a fingerprint of each entry is kept, 8 bytes."""
-MANY = 1000
-"""Examples drawn at random, of a longer epoch, that stand for all."""
 IDS = 2**12
 """Different integers from which on they are ids, not classes."""
 
@@ -54,8 +52,7 @@ class DataProfile(Check):
     - identical inputs have different labels, from 1 % of the examples on, below it is `advice`;
     - more than 5 % of the examples are exact duplicates though each index is drawn once; `advice` if most examples come
       more than once, as in a data set that says it is longer than it is, or only those of rare classes do;
-    - examples come class by class, and no sampler put them together; `advice` if classes come again;
-    - all examples of an epoch have one number for a target.
+    - examples come class by class, and no sampler put them together; `advice` if classes come again.
 
     `advice` if a class never occurs in a whole epoch, examples come in the same order in each epoch, features that the
     network is given never change, or values are NaN or infinite.
@@ -101,16 +98,6 @@ class DataProfile(Check):
     needs = Need.INPUTS | Need.LOSSES
     explains: ClassVar = {
         "same_input_other_label": ("OverfitOneBatch/*",),
-        "one_target": (
-            *(
-                "OverfitOneBatch/*",
-                "PredictionDynamicsLogger/*",
-                "Baselines/*",
-                "InitLossCheck/*",
-                "ActivationMonitor/*",
-            ),
-            *("InputIndependenceCheck/*", "DataProfile/label_never_occurs", "LossInputCheck/*"),
-        ),
         "sorted": (
             *("PredictionDynamicsLogger/*", "DataProfile/same_order", "ActivationMonitor/*", "Baselines/*"),
             *("InputIndependenceCheck/input_ignored", "UpdateRatioMonitor/too_large"),
@@ -123,7 +110,7 @@ class DataProfile(Check):
         self.needs = type(self).needs
         self._seen, self._waiting = Seen(), list[Glance]()
         self._label: str | None = None
-        self._entered, self._target, self._may_be_rare = set[str](), "", False
+        self._entered: set[str] = set()
         self._classes = 0
         self._spent = self._kept = self._judged = 0
         self._first, self._passed = trainer.current_epoch, [0, 0]  # batches of the first two epochs that passed by
@@ -157,8 +144,6 @@ class DataProfile(Check):
         self.needs, examples = Need(0), run.examples_in(step.batch) or 0
         self._label, self._classes = label_of(step, examples)
         self._entered = entered(step, examples)
-        if len(run.trainer.optimizers) == 1:
-            self._target, self._may_be_rare = target_of(step)
         yield from ()
 
     def sampled_step(self, run: Run, step: Step) -> Iterator[Finding]:  # noqa: ARG002
@@ -223,23 +208,18 @@ class DataProfile(Check):
         whole = math.isfinite(run.batches_per_epoch) and seen.epochs.count(0) == run.batches_per_epoch
         if whole and not run.limited and self._classes and examples.labels is not None:
             found += verdict.never(examples.labels, self._classes)
-        single = [self._target in one and one[self._target] for one in seen.single]
-        many = whole or (once and not unshuffled and len(examples.inputs) >= MANY and not self._may_be_rare)
-        if many and not run.limited and self._target and all(single):
-            prints = [one[self._target] for one in seen.prints[: seen.epochs.count(0)]]
-            found += verdict.one_target(np.concatenate(prints), np.concatenate(self._combined(0, self._target)))
         for outcome in found:
             yield self.found(outcome)
         for outcome, path in verdict.of_ranges(seen.ranges, self._entered):
             yield self.found(outcome, path)
 
-    def _combined(self, epoch: int, target: str | None = None) -> list[np.ndarray]:
-        """A fingerprint of each example without its label or target, by batch."""
+    def _combined(self, epoch: int) -> list[np.ndarray]:
+        """A fingerprint of each example without its label, by batch."""
         made = []
         for of, prints, size in zip(self._seen.epochs, self._seen.prints, self._seen.sizes, strict=True):
             total = np.zeros(size, np.int64)
             for path, values in prints.items():
-                if path not in {self._label, target}:
+                if path != self._label:
                     total = total * 6364136223846793005 + values
             if of == epoch:
                 made.append(total)

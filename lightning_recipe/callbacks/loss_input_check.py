@@ -110,9 +110,10 @@ class LossInputCheck(Check):
             ("InitLossCheck/not_finite", "FirstNonFinite/*", "OverfitOneBatch/*", "PredictionDynamicsLogger/*"),
         )
         | dict.fromkeys(
-            ("weights_grow_with_frequency", "entry_never_read", "padding_scored", "target_constant"),
+            ("weights_grow_with_frequency", "entry_never_read", "padding_scored"),
             ("PredictionDynamicsLogger/collapsed", "InputIndependenceCheck/*"),
         )
+        | {"target_constant": ("OverfitOneBatch/*", "InputIndependenceCheck/*", "DataProfile/*", *_KIND)}
     )
 
     def before_training(self, run: Run) -> Iterator[Finding]:

@@ -137,7 +137,7 @@ class SplitCheck(Check):
         """Look at ids at the first; compare what came by once an epoch and a validation are over, and look no more."""
         if self._known is None:
             self._known, self.needs = groups.Known.of(run.module, step), Need(0)
-            self._target = target_of(step)[0]
+            self._target = target_of(step)
             yield from self._of_ids(run)
             return
         over = self._compared and run.trainer.current_epoch > self._first
