@@ -1494,6 +1494,17 @@ class DrawsFromOutside(Patient):
         return self.loss(self(x + 0.3 * torch.from_numpy(noise).float()), y)
 
 
+class SeedsInTheStep(Patient):
+    """Seeds "for reproducibility" at each step: the noise is always the same."""
+
+    code = "SeedCheck/seeded_in_step"
+
+    def training_step(self, batch, batch_idx):
+        torch.manual_seed(0)
+        x, y = batch
+        return self.loss(self(x + 0.3 * torch.randn_like(x)), y)
+
+
 class WorkersAlike(Patient):
     """Each worker begins with the same seed, and so does each epoch."""
 

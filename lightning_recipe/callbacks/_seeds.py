@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dis
 import os
+import random
 from types import FunctionType, MethodType
 from typing import Any
 
+import numpy as np
 import torch
 
 LARGEST = 2**32
@@ -26,6 +28,24 @@ def is_seeded() -> bool:
 
     """
     return "PL_GLOBAL_SEED" in os.environ or torch.initial_seed() < LARGEST
+
+
+def streams() -> dict[str, bytes]:
+    """Where the random streams that all draw from stand, by their owners.
+
+    Example:
+        >>> before = streams()
+        >>> _ = torch.rand(1)
+        >>> [name for name, state in streams().items() if state != before[name]]
+        ['torch']
+
+    """
+    kind, keys, *rest = np.random.get_state()  # noqa: NPY002 - the stream that all draw from
+    return {
+        "torch": torch.get_rng_state().numpy().tobytes(),
+        "numpy": np.asarray(keys).tobytes() + repr((kind, *rest)).encode(),
+        "random": repr(random.getstate()).encode(),
+    }
 
 
 def seeds_all_alike(worker_init: Any) -> bool:

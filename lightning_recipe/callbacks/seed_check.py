@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lightning_recipe.callback import Check
-from lightning_recipe.callbacks._seeds import apart, is_seeded, seeds_all_alike
+from lightning_recipe.callbacks._seeds import apart, is_seeded, seeds_all_alike, streams
 from lightning_recipe.finding import Section
 from lightning_recipe.record.step import Need
 from lightning_recipe.trial.rehearsal import CannotRehearseError, rehearsal
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from lightning_recipe.finding import Finding
+    from lightning_recipe.record.step import Step
     from lightning_recipe.run import Run
     from lightning_recipe.trial.rehearsal import Rehearsal
 
@@ -25,7 +26,9 @@ MOST = 8
 class SeedCheck(Check):
     """Judges whether the run would be the same again.
 
-    All of it is `advice`:
+    - the training step itself sets the seed, so that it draws the same numbers each time: `warning`.
+
+    All else is `advice`:
 
     - no seed was set, by ``seed_everything`` or ``torch.manual_seed``;
     - the first step, run twice on a copy from the same state and in the same random streams, gives losses that differ
@@ -45,9 +48,10 @@ class SeedCheck(Check):
     Legitimate:
         - Runs that go on from a checkpoint, whose weights are given.
         - Generators of one's own, which are put back, and sums on a GPU in any order.
+        - Steps that seed by their number, or put the streams back (``fork_rng``).
 
     Cost:
-        A copy of the module, and two steps on it; up to eight where they differ by little.
+        A copy of the module, and three steps on it; up to nine where losses differ by little.
 
     Example:
         >>> import contextlib, io, lightning
@@ -73,7 +77,8 @@ class SeedCheck(Check):
 
     def before_training(self, run: Run) -> Iterator[Finding]:
         """Look at seeds and workers, and run the first step twice."""
-        self.done = True
+        self._seeds: set[str] = set()  # streams that the step sets
+        self._after: dict[str, bytes] = {}
         found = [*self._workers(run)]
         if not run.resumed and not is_seeded():
             found.append(
@@ -86,7 +91,11 @@ class SeedCheck(Check):
         yield from found
         try:
             with rehearsal(run) as again:
-                losses = [self._loss(again, run.batch) for _ in range(2)]
+                self._loss(again, run.batch, seed=1)
+                other = streams()
+                losses = [self._loss(again, run.batch)]
+                self._seeds = {name for name, state in streams().items() if state == other[name]}
+                losses.append(self._loss(again, run.batch))
                 while 0 < apart(*losses[-2:]) <= self.rounding and len(losses) < MOST:
                     losses.append(self._loss(again, run.batch))
             if apart(*losses[-2:]) > self.rounding:  # or an object of the module's own has kept something
@@ -97,20 +106,43 @@ class SeedCheck(Check):
                 [] if found else [self.skipped(f"a seed is set; whether steps can be repeated is unknown: {error}")]
             )
             return
-        one, other = losses[-2:]
-        difference = apart(one, other)
+        finally:
+            self.done = not self._seeds
+        one, again_ = losses[-2:]
+        difference = apart(one, again_)
         if difference > self.rounding:
             yield self.advice(
                 f"the same step twice, from the same state and random streams, gives a loss of {one:.4g} and then of "
-                f"{other:.4g}",
+                f"{again_:.4g}",
                 code="not_reproducible",
                 fix="look for numbers drawn from a generator without a seed, the clock, or the order of a set",
                 first=one,
-                second=other,
+                second=again_,
                 difference=difference,
             )
-        elif not found:
+        elif not found and not self._seeds:
             yield self.passed("a seed is set, and a step can be repeated", difference=difference)
+
+    def sampled_step(self, run: Run, step: Step) -> Iterator[Finding]:  # noqa: ARG002
+        """Whether the streams that the step sets stand where they stood after the step before."""
+        before, self._after = self._after, streams()
+        alike = sorted(name for name in self._seeds if self._after[name] == before.get(name))
+        self.done = bool(before)
+        if alike:
+            yield self.warning(
+                f"the training step sets the seed of {' and '.join(alike)}: the numbers that it draws, for dropout "
+                "and noise, are the same at each step",
+                code="seeded_in_step",
+                fix="seed once, before the model is made; for numbers that are to be the same each time, draw from a "
+                "torch.Generator of their own",
+            )
+        elif self.done:
+            yield from self.end(run)
+
+    def end(self, run: Run) -> Iterator[Finding]:  # noqa: ARG002
+        """There is no silence."""
+        if not self.findings:
+            yield self.passed("a seed is set, and a step can be repeated")
 
     def _workers(self, run: Run) -> Iterator[Finding]:
         for loader in run.loaders:
@@ -125,8 +157,8 @@ class SeedCheck(Check):
                 )
                 return
 
-    def _loss(self, again: Rehearsal, batch: Any) -> float:
-        loss = again.step(batch).loss
+    def _loss(self, again: Rehearsal, batch: Any, seed: int = 0) -> float:
+        loss = again.step(batch, seed=seed).loss
         if loss is None:
             msg = "the step has no loss"
             raise CannotRehearseError(msg)

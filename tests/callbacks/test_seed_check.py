@@ -6,7 +6,7 @@ import random
 import numpy as np
 import pytest
 import torch
-from patients import DrawsFromOutside, Healthy, NoSeed, WorkersAlike
+from patients import DrawsFromOutside, Healthy, NoSeed, SeedsInTheStep, WorkersAlike
 from torch.utils.data import DataLoader
 
 from lightning_recipe import SeedCheck, Status
@@ -81,12 +81,28 @@ class FromABuffer(Noisy):
         return self.replay(x)
 
 
+class SeedsByNumber(Noisy):
+    def noise(self, x):
+        torch.manual_seed(self.global_step)
+        return super().noise(x)
+
+
+class PutsBack(Noisy):
+    def noise(self, x):
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            return torch.randn_like(x)
+
+
 class Exploded(Healthy):
     def training_step(self, batch, batch_idx):
         return super().training_step(batch, batch_idx) * float("nan")
 
 
-@pytest.mark.parametrize("program", [Healthy, Noisy, GeneratorOfTheScript, OwnGenerator, Counts, FromABuffer, Exploded])
+@pytest.mark.parametrize(
+    "program",
+    [Healthy, Noisy, GeneratorOfTheScript, OwnGenerator, Counts, FromABuffer, SeedsByNumber, PutsBack, Exploded],
+)
 def test_no_mistake(fit, program):
     assert found(fit, program()) == PASSED
 
@@ -148,6 +164,10 @@ def test_no_seed(fit):
 class OfTheSystem(Healthy):
     def loss(self, logits, y):
         return super().loss(logits * (1 + random.SystemRandom().random()), y)
+
+
+def test_a_step_that_sets_the_seed(fit):
+    assert found(fit, SeedsInTheStep()) == [(Status.WARNING, "seeded_in_step")]
 
 
 @pytest.mark.parametrize("program", [DrawsFromOutside, OfTheSystem])
