@@ -64,6 +64,9 @@ def judge_places(rerun: Rerun, batch: Batch) -> Placed | float:
         raise UndecidedError(msg)
     if away < rerun.tolerance:
         return away
+    if rerun.seeds_itself():
+        msg = "random numbers are drawn, from a seed that the step sets"
+        raise UndecidedError(msg)
     if not batch.examples:
         msg = "outputs depend on the order of the rows, which may be nodes, points or steps in time"
         raise UndecidedError(msg)

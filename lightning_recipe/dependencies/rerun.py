@@ -266,6 +266,14 @@ class Rerun:
         pairs = [(a, b, options) for a, b in found if (options := self.layouts(a.shape))]
         return max((min(distance(a, b, rows) for rows in options) for a, b, options in pairs), default=0.0)
 
+    def seeds_itself(self) -> bool:
+        """Whether the code sets the seed of torch's stream, so that it draws the same numbers whatever the seed was."""
+        ends = []
+        for seed in (0, 1):
+            self.run(seed=seed)
+            ends.append(torch.get_rng_state())
+        return torch.equal(*ends)
+
     @property
     def tolerance(self) -> float:
         """Up to which share of the largest two values are taken to be equal."""

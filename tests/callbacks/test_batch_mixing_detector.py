@@ -663,6 +663,18 @@ def test_a_network_that_scales_its_input_in_place(fit, mix):
     assert finding.status == ("failed" if mix else "passed"), finding.message
 
 
+def test_noise_from_a_seed_that_the_step_sets_belongs_to_no_place(fit):
+    class SeedsByNumber(Net):
+        def training_step(self, batch, batch_idx):
+            torch.manual_seed(self.global_step)
+            x, y = batch
+            return self.loss(self(x + 0.3 * torch.randn_like(x)), y)
+
+    finding = examined(fit, SeedsByNumber(up(D), nn.ReLU(), down()))
+    assert finding.status == "passed", finding.message
+    assert "from a seed that the step sets" in finding.message
+
+
 def test_infinite_inputs_are_not_a_verdict(fit):
     assert examined(fit, Broken(float("inf"))).status in {"skipped", "passed"}
 
