@@ -56,6 +56,7 @@ class Trial:
         asked: The floor of the step's whole loss, where that is written by hand and has been asked.
         unknown: Why that has been asked in vain.
         slower: A fit by the user's optimiser at a smaller rate, if its own was too high.
+        affine: Whether the network is one affine map; asked of those that are stuck.
 
     """
 
@@ -66,6 +67,7 @@ class Trial:
     asked: Floor | None = None
     unknown: str = ""
     slower: Fit | None = None
+    affine: bool = False
     _floors: list[Floor] | None = None
 
     def floors(self, fit: Fit) -> list[Floor]:

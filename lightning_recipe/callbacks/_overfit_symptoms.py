@@ -8,14 +8,18 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from lightning_recipe.callbacks._affine import layers
 from lightning_recipe.callbacks._overfit_progress import FEW_STEPS
 from lightning_recipe.losses.table import TABLE, Family
+from lightning_recipe.record.step import Need
+from lightning_recipe.trial.rehearsal import CannotRehearseError, rehearsal
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
     from torch import nn
 
+    from lightning_recipe.run import Run
     from lightning_recipe.trial.short_fit import Fit
 
 EQUAL = 1e-3
@@ -121,6 +125,16 @@ def is_linear(pl_module: nn.Module, left_out: Collection[str] = ()) -> bool:
     weights = [n for n, p in pl_module.named_parameters() if p.requires_grad and p.ndim > 1 and n not in left_out]
     layers = {name.rpartition(".")[0] for name in weights}
     return len(layers) <= 1 and (bool(layers) or not left_out)
+
+
+def is_affine(run: Run) -> bool:
+    """Whether all layers together are one affine map, as for principal components; which may be meant."""
+    try:
+        with rehearsal(run) as again:
+            found = layers(again.step(run.batch, needs=Need.WIRING | Need.GRAPH).graph)
+    except CannotRehearseError:
+        return False
+    return found is not None and any(found)
 
 
 def knows_examples(fit: Fit) -> bool:

@@ -65,6 +65,7 @@ TEXTS = {
         "is its learning rate 0; where you optimise by hand, is step() called?",
     ),
     "single_layer": _Text("training one layer at most need not be able to overfit {examples}: {went}; {symptoms}"),
+    "affine": _Text("all layers together are one affine map, which need not overfit {examples}: {went}; {symptoms}"),
     "examples_unknown": _Text(
         "inputs can't be told by example, and there may be equal ones with different targets: {went}{lowest}"
     ),
@@ -132,8 +133,8 @@ def _decided(trial: Trial, pl_module: nn.Module) -> tuple[Status, str, Fit]:
         return *_of_the_optimiser(trial), nearest
     if noisy:
         return Status.SKIPPED, "noisy", own
-    if symptoms.is_linear(pl_module, own.left_out):
-        return Status.SKIPPED, "single_layer", own
+    if trial.affine or symptoms.is_linear(pl_module, own.left_out):
+        return Status.SKIPPED, "affine" if trial.affine else "single_layer", own
     if trial.asked is not None and trial.left(nearest) < progress.CONSTANT:
         near = trial.is_nearly_there(own)
         return (Status.PASSED, "still_falling", own) if near else (Status.SKIPPED, "free_answers_only", nearest)

@@ -12,6 +12,7 @@ from lightning_recipe.callbacks._overfit_by_hand import asked
 from lightning_recipe.callbacks._overfit_objectives import Allowed, each_of, judged
 from lightning_recipe.callbacks._overfit_pictures import pictures
 from lightning_recipe.callbacks._overfit_progress import FEW_STEPS, WANTED_STEPS, Trial, has_begun
+from lightning_recipe.callbacks._overfit_symptoms import is_affine
 from lightning_recipe.callbacks._overfit_verdict import outcome
 from lightning_recipe.figures import experiments
 from lightning_recipe.figures.canvas import pixels
@@ -70,8 +71,8 @@ class OverfitOneBatch(Check):
     loss comes through the discriminator, and is `skipped`; so is all that a fit does not reach, unless the learning
     rate is the reason.
 
-    `skipped` are resumed runs, sharded parameters, modules that can't be copied, and fits that don't get there whose
-    floor isn't known: the loss has other terms, or can't be asked.
+    `skipped` are resumed runs, sharded parameters, modules that can't be copied, and fits that don't get there of one
+    affine map, or whose floor isn't known: the loss has other terms, or can't be asked.
 
     Args:
         max_examples: Examples of the first batch to memorise.
@@ -181,6 +182,9 @@ class OverfitOneBatch(Check):
             yield self.found(Outcome(Status.SKIPPED, *obstacles.of_error(error)))
             return
         found = outcome(trial, run.module)
+        if found.code in {"stuck", "too_slow"}:
+            trial.affine = is_affine(run)
+            found = outcome(trial, run.module)
         yield self.found(self._slower(run, trial) if found.code == "optimiser_unstable" else found)
         if has_begun(trial.fits[0]) and loggers.is_written(run.trainer):
             for name, picture in pictures(trial).items():
@@ -212,13 +216,12 @@ class OverfitOneBatch(Check):
 
     def attempt(self, run: Run) -> Trial:
         """Fit by as many optimisers as are needed; on the whole batch if its first examples alone raise."""
-        trainer, batch = run.trainer, run.batch
-        few = first_examples(batch, self.max_examples)
+        trainer, batch, few = run.trainer, run.batch, first_examples(run.batch, self.max_examples)
         ends = time.monotonic() + self.max_seconds
         with terminal.progress(trainer, "OverfitOneBatch", LONGER * self.max_steps * (1 + len(ADAM))) as advance:
 
             def fit(trial: Trial, examples: Any, share: float, adam: float | None = None, wanted: int = 0) -> Trial:
-                left = self._work_left(trial)
+                left = trial.work_left(self.max_seconds / NET)
                 budget = Budget(
                     self.max_steps, share * left, left, ends, min(FEW_STEPS, self.max_steps),
                     trial.is_over, trial.goes_on, trial.falls, min(wanted, self.max_steps),
@@ -248,13 +251,11 @@ class OverfitOneBatch(Check):
                 trial = own(few)
             trial.examples = run.examples_in(batch) if few is batch else leading_size(few)
             for lr, share in zip(ADAM, (1 / 2, 1), strict=True):
-                if trial.is_settled() or (trial.is_falling(trial.fits[0]) and self._work_left(trial) == 0):
+                if trial.is_settled() or (
+                    trial.is_falling(trial.fits[0]) and trial.work_left(self.max_seconds / NET) == 0
+                ):
                     break
                 fit(trial, few, share, lr)
         now, peaks = (itertools.chain.from_iterable(rates) for rates in (run.rates, run.peak_rates))
         trial.warms_up = any(rate < peak / 2 for rate, peak in zip(now, peaks, strict=True))
         return trial
-
-    def _work_left(self, trial: Trial) -> float:
-        """Nominal seconds that are left to the fits to come."""
-        return max(0.0, self.max_seconds / NET - sum(fit.work * len(fit.losses) for fit in trial.fits))

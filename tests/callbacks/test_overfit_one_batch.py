@@ -392,6 +392,17 @@ class LinearProbe(Linear):
         return torch.optim.Adam(self.net[2].parameters(), lr=0.01)
 
 
+class PrincipalComponents(Healthy):
+    """Reproduces its input through two linear layers and a narrow code."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(FEATURES, 2, bias=False), nn.Linear(2, FEATURES, bias=False))
+
+    def training_step(self, batch, batch_idx):
+        return F.mse_loss(self(batch[0]), batch[0])
+
+
 class NoCopy(Healthy):
     def __init__(self):
         super().__init__()
@@ -414,6 +425,7 @@ class OutOfMemory(Healthy):
         (Distilled, "not known"),
         (Linear, "one layer"),
         (LinearProbe, "one layer"),
+        (PrincipalComponents, "one affine map"),
         (Graph, "equal ones with different targets"),
         (Empty, "no step"),
         (NotANumber, "no loss to begin with"),
