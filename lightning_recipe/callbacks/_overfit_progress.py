@@ -134,7 +134,8 @@ class Trial:
     def _scales(self, starts: list[float]) -> list[float]:
         """The way of each loss, from knowing the targets only to the floor."""
         if self.asked is not None:
-            return [self.asked.ignorant - self.asked.value]
+            way, whole = self.asked.ignorant - self.asked.value, starts[0] - self.asked.value
+            return [way if way > 0.01 * whole else whole]
         return [_scale(f, start) for f, start in zip(self._floors or [], starts, strict=True)]
 
     def _values(self, fit: Fit) -> dict[int, list[float]]:

@@ -172,7 +172,7 @@ class ModeCheck(Check):
                 "it is frozen",
                 code="frozen_drifts",
                 subject=name,
-                fix="put a frozen network into eval mode, in on_train_epoch_start; Lightning puts all into training",
+                fix="put a frozen network into eval mode, in on_train_epoch_start: weights that stay do not stop it",
                 drift=drift,
             )
         if run.batches_per_epoch > 1 and (hasty := of_last_batch(step)):
