@@ -181,8 +181,7 @@ class OverfitOneBatch(Check):
         except Exception as error:  # noqa: BLE001 - those that nobody expects are passed on
             yield self.found(Outcome(Status.SKIPPED, *obstacles.of_error(error)))
             return
-        found = outcome(trial, run.module)
-        if found.code in {"stuck", "too_slow"}:
+        if (found := outcome(trial, run.module)).code in {"stuck", "too_slow"}:
             trial.affine = is_affine(run)
             found = outcome(trial, run.module)
         yield self.found(self._slower(run, trial) if found.code == "optimiser_unstable" else found)
