@@ -91,10 +91,10 @@ class SeedCheck(Check):
         yield from found
         try:
             with rehearsal(run) as again:
-                self._loss(again, run.batch, seed=1)
-                other = streams()
                 losses = [self._loss(again, run.batch)]
-                self._seeds = {name for name, state in streams().items() if state == other[name]}
+                before = streams()
+                self._loss(again, run.batch, seed=1)
+                self._seeds = {name for name, state in streams().items() if state == before[name]}
                 losses.append(self._loss(again, run.batch))
                 while 0 < apart(*losses[-2:]) <= self.rounding and len(losses) < MOST:
                     losses.append(self._loss(again, run.batch))
@@ -108,16 +108,16 @@ class SeedCheck(Check):
             return
         finally:
             self.done = not self._seeds
-        one, again_ = losses[-2:]
-        difference = apart(one, again_)
+        first, second = losses[-2:]
+        difference = apart(first, second)
         if difference > self.rounding:
             yield self.advice(
-                f"the same step twice, from the same state and random streams, gives a loss of {one:.4g} and then of "
-                f"{again_:.4g}",
+                f"the same step twice, from the same state and random streams, gives a loss of {first:.4g} and then of "
+                f"{second:.4g}",
                 code="not_reproducible",
                 fix="look for numbers drawn from a generator without a seed, the clock, or the order of a set",
-                first=one,
-                second=again_,
+                first=first,
+                second=second,
                 difference=difference,
             )
         elif not found and not self._seeds:
