@@ -138,7 +138,8 @@ def _is_free(again: Rehearsal, batch: Any, before: Step, method: str, places: in
     if before.loss is None or after.loss is None or not before.net_calls:
         return False
     outputs = [
-        [t.double() for _, t in tensors(step.net_calls[-1].output) if t.is_floating_point()] for step in (before, after)
+        [t.double() for _, t in tensors(step.net_calls[-1].output) if t.is_floating_point() and t.ndim]
+        for step in (before, after)
     ]
     pairs = [(reordered(a), b) for a, b in zip(*outputs, strict=False)]
     same = [a.shape == b.shape and bool((a - b).abs().max() <= SAME * a.abs().max()) for a, b in pairs if a.numel()]

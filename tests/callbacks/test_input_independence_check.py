@@ -705,6 +705,37 @@ class ByTime(Places):
         return self.rnn(h)[0][:, -1]
 
 
+class Answering(nn.Module):
+    """Answers with outputs, and a loss that has no dimension."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.positions, self.leave = nn.Embedding(WIDTH, width), nn.Linear(width, 4)
+
+    def forward(self, x, y):
+        logits = self.leave(torch.tanh(x + self.positions(torch.arange(x.shape[1]))).mean(1))
+        return logits, F.cross_entropy(logits, y)
+
+
+class WithItsLoss(PositionsInVain):
+    def __init__(self):
+        super().__init__()
+        self.net = Answering(1)
+        del self.enter, self.positions
+
+    def training_step(self, batch, batch_idx):
+        return self.net(*batch)[1]
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val_loss", self.net(*batch)[1])
+
+
+def test_a_network_that_answers_with_its_loss_is_judged(fit):
+    check = InputIndependenceCheck()
+    fit(WithItsLoss(), [check], logger=False, max_epochs=2)
+    assert [f.status for f in check.findings] == [Status.PASSED], check.findings
+
+
 class NothingKnown(Places):
     """The output layer begins with zeros, and has not moved."""
 
