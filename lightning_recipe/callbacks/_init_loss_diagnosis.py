@@ -19,6 +19,8 @@ USUAL = 1.0
 """Root mean square of numbers that layers give at their initialisation, for inputs of about 1, at most."""
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from lightning_recipe.losses.references import References
     from lightning_recipe.record.step import LossCall, Step
     from lightning_recipe.run import Run
@@ -88,6 +90,26 @@ def is_frozen(layer: tuple[str, nn.Module] | None) -> bool:
     """
     weight = layer[1].weight if layer is not None else None
     return isinstance(weight, Tensor) and not weight.requires_grad
+
+
+def on_purpose(evidence: Mapping[str, float], share: float, most: float, *, cosines: bool) -> str:
+    """What speaks for a loss that starts high, or nothing: cosines, or dropout.
+
+    Args:
+        evidence: The loss, and that of knowing nothing.
+        share: Of the loss that is left without dropout.
+        most: Times that of knowing nothing from which on a loss is too high.
+        cosines: Whether logits are cosines times a scale.
+
+    Example:
+        >>> on_purpose({"measured": 5.0, "know_nothing": 2.3}, 0.5, 1.5, cosines=False)
+        'without dropout it starts at 2.5'
+
+    """
+    if cosines:
+        return "its logits are cosines times a scale, which start high on purpose"
+    calm = evidence["measured"] * share
+    return f"without dropout it starts at {calm:.4g}" if calm <= most * evidence["know_nothing"] else ""
 
 
 def too_high(call: LossCall, found: References, layer: tuple[str, nn.Module] | None, fail_ratio: float) -> Status:

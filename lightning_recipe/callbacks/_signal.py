@@ -207,3 +207,15 @@ def _exploding(layers: Sequence[Depth], most: Depth, factor: float, loss: str, c
         "that adds little",
         {"ratio": ratio, "layers": len(layers), **course.evidence},
     )
+
+
+def is_bounded(recurrent: nn.Module) -> bool:
+    """Whether a state is a hyperbolic tangent, or a share of one.
+
+    Example:
+        >>> is_bounded(nn.GRU(1, 1)), is_bounded(nn.RNN(1, 1, nonlinearity="relu"))
+        (True, False)
+
+    """
+    relu = "RELU" in getattr(recurrent, "mode", "") or getattr(recurrent, "nonlinearity", "tanh") == "relu"
+    return not relu and not getattr(recurrent, "proj_size", 0)

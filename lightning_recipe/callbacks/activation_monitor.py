@@ -222,19 +222,13 @@ def activations(step: Step) -> dict[str, tuple[nn.Module, Reduced]]:
             found[key] = (State() if isinstance(kind, nn.Tanh) and len(calls) >= LOOP else kind, step.outputs[key])
         elif isinstance(kind, CUT_OFF) and (modules == takers or not _is_hinge(step, calls[0])):
             found[key] = (kind, step.outputs[key])
-        elif isinstance(kind, nn.RNNBase | nn.RNNCellBase) and _is_bounded(kind):
+        elif isinstance(kind, nn.RNNBase | nn.RNNCellBase) and signal.is_bounded(kind):
             found[key] = (State(), step.outputs[key])
     return found | _called_as_functions(step)
 
 
 def _takers(step: Step, event: Event) -> list[Event]:
     return [taker for number in event.outputs for taker in step.consumers(number)]
-
-
-def _is_bounded(recurrent: nn.Module) -> bool:
-    """Whether a state is a hyperbolic tangent, or a share of one."""
-    relu = "RELU" in getattr(recurrent, "mode", "") or getattr(recurrent, "nonlinearity", "tanh") == "relu"
-    return not relu and not getattr(recurrent, "proj_size", 0)
 
 
 def _called_as_functions(step: Step) -> dict[str, tuple[nn.Module, Reduced]]:

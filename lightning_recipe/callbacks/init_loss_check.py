@@ -12,6 +12,7 @@ from lightning_recipe.callbacks._init_loss_diagnosis import (
     calmer,
     carriers,
     judge,
+    on_purpose,
     once_more,
     output_layer,
     scale_fix,
@@ -238,17 +239,9 @@ class InitLossCheck(Check):
         )
 
     def _on_purpose(self, high: Finding, share: float, *, cosines: bool) -> Finding:
-        """A loss that starts high, if something speaks for it: cosines, or dropout."""
-        calm = high.evidence["measured"] * share
-        if cosines:
-            purpose = "its logits are cosines times a scale, which start high on purpose"
-        elif calm <= self.warn_ratio * high.evidence["know_nothing"]:
-            purpose = f"without dropout it starts at {calm:.4g}"
-        else:
-            return high
-        return self.found(
-            Outcome(Status.PASSED, "", f"{high.message}; {purpose}", evidence=high.evidence), high.subject
-        )
+        purpose = on_purpose(high.evidence, share, self.warn_ratio, cosines=cosines)
+        passed = Outcome(Status.PASSED, "", f"{high.message}; {purpose}", evidence=high.evidence)
+        return self.found(passed, high.subject) if purpose else high
 
     def _too_low(
         self, context: str, subject: str, step: Step, found: References, layer: tuple[str, nn.Module] | None

@@ -34,11 +34,10 @@ class PredictionDynamicsLogger(RecipeCallback):
     The batch is the first one of the sanity check's validation. Without a sanity check, or if no loss tells what its
     predictions should be, it is the first training batch; then the first look comes after the first step. Its
     predictions come from running the network's call of that step again, in eval mode, without gradients, and without
-    a trace in the training; where there is code between modules, from running the training step again on a copy. That
-    is at steps 0, 1, 2, 4, 8, ..., every `every_n_steps`, later 4 times whenever the number of steps doubles, and at
-    the end. The loss function that was given the network's output tells what it is: classes, yes or no, numbers,
-    tokens, or maps of these. Pictures that a module makes of a row of numbers for each which are not in the batch, as a
-    generator does of noise, are drawn, too: of the same noise at each look.
+    a trace in the training; where there is code between modules, from running the step again on a copy. That is at
+    steps 0, 1, 2, 4, 8, ..., every `every_n_steps`, later 4 times whenever the number of steps doubles, and at the end.
+    The loss function that was given the network's output tells what it is: classes, yes or no, numbers, tokens, or maps
+    of these. Pictures that a module makes of rows of noise, as a generator does, are of the same noise at each look.
 
     Curves: ``jitter``, the mean share of probability that moved since the look before, per step (total variation;
     for numbers, in standard deviations of the target); ``flips``, the share of answers that changed since; ``right``,
@@ -87,9 +86,8 @@ class PredictionDynamicsLogger(RecipeCallback):
         - A loss that does not fall by design, as in reinforcement learning.
 
     Cost:
-        Once, the forward runs on a copy of the module; each look is a forward pass of at most `max_examples` examples,
-        and where there are pictures, one more for each other output that the step compares, at most two. Where the step
-        is run as a whole, each look makes a copy of the module, of up to 67 million parameters.
+        Once, a forward on a copy of the module; each look is a forward pass of at most `max_examples` examples, with
+        pictures one more for each other output that the step compares, at most two; or a step on a copy of the module.
 
     Pictures:
         - `predictions`: A row for each of the fixed examples, a column for each look, bright where the true class is
@@ -203,8 +201,6 @@ class PredictionDynamicsLogger(RecipeCallback):
             self.done = True
             self._forget()
             yield self.skipped(f"the predictions can't be looked at again: {error}")
-
-    # -- which batch
 
     def _begin(self, run: Run, *, last: bool) -> None:
         """Choose the first watched batch whose target is known, and look; unless another is to come.
