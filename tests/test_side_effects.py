@@ -68,8 +68,7 @@ def test_a_state_that_a_look_would_change(fit, kind):
         ends.append(traces(fit(module, attached), module))
     assert_same(*ends)
     (finding,) = next(c for c in callbacks if isinstance(c, PredictionDynamicsLogger)).findings
-    assert finding.status is Status.SKIPPED
-    assert "its forward changes" in finding.message
+    assert finding.status is Status.PASSED  # the step is run again on a copy in place of the forward
 
 
 def test_hooks_of_the_user_see_no_more_calls(fit):

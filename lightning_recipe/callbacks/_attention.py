@@ -33,8 +33,8 @@ def largest_weights(loss: Tensor) -> list[float]:
     """The largest weight of a row, on average, of each attention that the loss was computed by.
 
     Example:
-        >>> q = torch.randn(2, 64, 8, generator=torch.Generator().manual_seed(0)).requires_grad_()
-        >>> [round(one, 1) for one in largest_weights(((q @ q.mT).mul(9).softmax(-1) @ q).sum())]
+        >>> q, own = torch.ones(2, 64, 8, requires_grad=True), 20 * torch.eye(64)
+        >>> [round(one, 1) for one in largest_weights(((q @ q.mT + own).softmax(-1) @ q).sum())]
         [1.0]
 
     """

@@ -136,7 +136,7 @@ def apart(train: Tensor, val: Tensor) -> float:
     ratio = max(deviations) / min(deviations)
     middles = [_middle(values) for values in (train, val)]
     if min(middles) > 0 and max(middles) < APART * min(middles):
-        ratio = min(ratio, APART)
+        ratio = min(ratio, max(middles) / min(middles))
     lower, upper = sorted((train, val), key=lambda values: float(values.min()))
     shifted = float(lower.min()) < 0 and _is_raw(upper) and ratio > 2  # noqa: PLR2004
     return ratio if ratio > APART or shifted else 1.0

@@ -123,7 +123,13 @@ def test_a_fit_at_a_smaller_rate_tells_an_edge():
 
 
 def test_every_code_has_a_case():
-    assert {code for code, *_ in CASES} | {"single_layer", "free_answers_only", "layer_held", AT_ITS_EDGE} == {
+    assert {code for code, *_ in CASES} | {
+        "single_layer",
+        "affine",
+        "free_answers_only",
+        "layer_held",
+        AT_ITS_EDGE,
+    } == {
         *TEXTS,
         "no_step",
         "no_finite_loss",
