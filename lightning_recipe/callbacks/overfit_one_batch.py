@@ -143,7 +143,7 @@ class OverfitOneBatch(Check):
         *,
         max_examples: int = 8,
         max_steps: int = 600,
-        max_seconds: float = 200.0,
+        max_seconds: float = 100.0,
         tolerance: float = 0.02,
         strict: bool = False,
     ) -> None:
