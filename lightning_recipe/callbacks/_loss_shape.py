@@ -55,7 +55,7 @@ def pairs_by_hand(step: Step, graph: list[Node]) -> Iterator[tuple[str, Outcome]
             )  # one of two columns may be made of it
             if of_batch and (short[0], *short) not in wanted:
                 weighted = event.name in WEIGHS and any(maker and _is_loss(maker) for maker in made)
-                yield event.where, (_weighted if weighted else _broadcast)(*event.spread)
+                yield event.where, _broadcast(*event.spread, weights=weighted)
 
 
 def _is_loss(maker: Event) -> bool:
@@ -146,26 +146,18 @@ def _mixed(node: Node) -> Outcome | None:
     )
 
 
-def _broadcast(one: Shape, other: Shape) -> Outcome:
+def _broadcast(one: Shape, other: Shape, *, weights: bool = False) -> Outcome:
     size = one[0]
+    told = f"each of {size} predictions is compared with the targets of all {size} examples"
+    fix = "squeeze(-1) the prediction, or unsqueeze(-1) the target"
+    if weights:
+        told = f"the loss of each of {size} examples is weighted with the weights of all, which is their mean weight"
+        fix = "unsqueeze(-1) the weights, or squeeze(-1) the losses"
     return Outcome(
         Status.FAILED,
         "broadcast",
-        f"{one} against {other} is broadcast: each of {size} predictions is compared with the targets of all {size} "
-        "examples",
-        "give both the same shape: squeeze(-1) the prediction, or unsqueeze(-1) the target",
-        {"examples": size},
-    )
-
-
-def _weighted(one: Shape, other: Shape) -> Outcome:
-    size = one[0]
-    return Outcome(
-        Status.FAILED,
-        "broadcast",
-        f"{one} against {other} is broadcast: the loss of each of {size} examples is weighted with the weights of all, "
-        "which is their mean weight",
-        "give both the same shape: unsqueeze(-1) the weights, or squeeze(-1) the losses",
+        f"{one} against {other} is broadcast: {told}",
+        f"give both the same shape: {fix}",
         {"examples": size},
     )
 

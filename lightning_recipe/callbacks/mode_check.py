@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import Counter
 from typing import TYPE_CHECKING, ClassVar
@@ -136,23 +137,23 @@ class ModeCheck(Check):
         by_dropout, by_statistics = map(min, zip(*self._lost, strict=True))
         if gap is None or len(self._lost) < len(gaps.LATE):
             return
+        too_strong = functools.partial(
+            self.warning,
+            code="dropout_too_strong",
+            subject=", ".join(dropouts),
+            fix="a smaller p: it is the share that is dropped, not the one that is kept",
+        )
         if dropouts and by_dropout > gaps.DROPPED:
-            yield self.warning(
+            yield too_strong(
                 f"dropout takes away {by_dropout:.0%} of what was learnt: the loss is {gap.dropping:.4g} with it, and "
                 f"{gap.calm:.4g} without, on the same batch",
-                code="dropout_too_strong",
-                subject=", ".join(dropouts),
-                fix="a smaller p: it is the share that is dropped, not the one that is kept",
                 lost=by_dropout,
             )
         elif dropouts and self._idle == len(gaps.LATE) and (fits := gaps.prevented(run, step.batch)) is not None:
             before, dropping, calm = fits
-            yield self.warning(
+            yield too_strong(
                 f"nothing was learnt in {run.step} steps, and dropout prevents it: in {gaps.STEPS} steps on one batch "
                 f"the loss goes {before:.4g} -> {dropping:.4g} with it, and -> {calm:.4g} without",
-                code="dropout_too_strong",
-                subject=", ".join(dropouts),
-                fix="a smaller p: it is the share that is dropped, not the one that is kept",
                 dropping=dropping,
                 calm=calm,
             )
