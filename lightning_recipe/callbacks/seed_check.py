@@ -51,7 +51,8 @@ class SeedCheck(Check):
         - Steps that seed by their number, or put the streams back (``fork_rng``).
 
     Cost:
-        A copy of the module, and three steps on it; up to nine where losses differ by little.
+        A copy of the module, and three steps on it; up to nine where losses differ by little, and another copy where they
+        differ by more.
 
     Example:
         >>> import contextlib, io, lightning
@@ -76,7 +77,7 @@ class SeedCheck(Check):
         self.rounding = rounding
 
     def before_training(self, run: Run) -> Iterator[Finding]:
-        """Look at seeds and workers, and run the first step twice."""
+        """Look at seeds and workers, and run the first step several times."""
         self._seeds: set[str] = set()  # streams that the step sets
         self._after: dict[str, bytes] = {}
         found = [*self._workers(run)]
