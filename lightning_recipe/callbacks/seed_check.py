@@ -51,8 +51,8 @@ class SeedCheck(Check):
         - Steps that seed by their number, or put the streams back (``fork_rng``).
 
     Cost:
-        A copy of the module, and three steps on it; up to nine where losses differ by little, and another copy where they
-        differ by more.
+        A copy of the module, and three steps on it; up to nine where losses differ by little, and another copy where
+        they differ by more.
 
     Example:
         >>> import contextlib, io, lightning
