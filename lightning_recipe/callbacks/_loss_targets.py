@@ -32,6 +32,8 @@ ERRORS = 3
 """Standard errors by which frequencies have to differ."""
 MOST = 100
 """Classes, at most: what has more values are numbers."""
+VOCABULARY = 2
+"""Times as many words as classes there are, at least, where classes are no words themselves."""
 WITHIN = math.log(2.5)
 """How far weights may be from the frequencies, or a ratio from 1, to be taken for them."""
 
@@ -134,31 +136,55 @@ def _constant_at(at_ends: Tensor, entered: Tensor) -> bool:
     return bool(values.numel() and (values == values[:1]).all() and (entered != values.flatten()[0]).any())
 
 
-def left_out(graph: list[Node], rows: int | None) -> Iterator[tuple[Node, Outcome]]:
-    """Losses that leave out a class which occurs: of examples with one target each, and as `advice` of pixels.
+def left_out(graph: list[Node], step: Step) -> Iterator[tuple[Node, Outcome]]:
+    """Losses that leave out a class which occurs: of examples, of words amid others, and as `advice` of pixels.
 
-    Pixels may have no label, and padding has none, so that words are left alone.
+    Pixels may have no label. Nor may words: the first and the last class may stand for none, and what is to be said of
+    a few words only, out of the vocabulary that they are from, is left alone.
     """
     for node in graph:
         ignored, target = node.saved("ignore_index"), node.saved("target")
         if not isinstance(ignored, int) or not isinstance(target, Tensor):
             continue
-        of_examples = target.ndim == 1 and len(target) == rows
-        of_pixels = target.ndim > 2 and min(target.shape[1:]) > 1  # noqa: PLR2004 - words are (N, 1, T) to torch
-        classes = node.saved("self").shape[1]
+        classes, what = node.saved("self").shape[1], "examples"
         share = float((target == ignored).double().mean())
-        if (of_examples or of_pixels) and 0 <= ignored < classes and share > 1 / (4 * classes):
-            told = "the examples: it is a class" if of_examples else "the pixels: it may be a class"
+        if target.ndim > 2 and min(target.shape[1:]) > 1:  # noqa: PLR2004 - words are (N, 1, T) to torch
+            what = "pixels"
+        elif target.ndim != 1 or len(target) != step.batch_size:
+            what, share = "words", _amid_others(target, ignored, classes, step)
+        if 0 <= ignored < classes and share > 1 / (4 * classes):
+            sure = what == "examples" or (what == "words" and 0 < ignored < classes - 1)
             yield (
                 node,
                 Outcome(
-                    Status.WARNING if of_examples else Status.ADVICE,
+                    Status.WARNING if sure else Status.ADVICE,
                     "ignore_index_is_a_class",
-                    f"ignore_index={ignored} leaves out {share:.0%} of {told}",
-                    "take the ignore_index away, or number the classes from 0 on without it",
+                    f"ignore_index={ignored} leaves out {share:.0%} of the {what}{' amid others' * (what == 'words')}: "
+                    f"it {'is' if sure else 'may be'} a class",
+                    "give padding a number that is no class, such as -100, and ignore that"
+                    if what == "words"
+                    else "take the ignore_index away, or number the classes from 0 on without it",
                     {"share": share, "ignored": ignored},
                 ),
             )
+
+
+def _amid_others(target: Tensor, ignored: int, classes: int, step: Step) -> float:
+    """Share of the words that are left out, though others before and after them count; 0 where these are no labels.
+
+    The rows are those of an entry of the batch, which has the same labels wherever they count.
+    """
+    counts = target.flatten() != ignored
+    for _, entry in tensors(step.batch):
+        if entry.ndim != 2 or entry.numel() != target.numel() or len(entry) != step.batch_size:  # noqa: PLR2004
+            continue
+        entered = [t for name, t in step.inputs.items() if t.shape[:2] == entry.shape and not NAMES.search(name)]
+        labels = any(t.is_floating_point() or int(t.max()) >= VOCABULARY * classes for t in entered)
+        if labels and torch.equal(entry.flatten()[counts], target.flatten()[counts]):
+            within = counts.view(entry.shape).long()
+            within = (within.cumsum(1) > 0) & (within.flip(1).cumsum(1) > 0).flip(1)
+            return float((within & ~counts.view(entry.shape)).sum() / within.sum().clamp(min=1))
+    return 0.0
 
 
 class Targets:

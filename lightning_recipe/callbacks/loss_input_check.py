@@ -194,7 +194,7 @@ def _of_graph(
         return [], []
     weights_of = functools.cache(functools.partial(weights, step.loss))  # each goes back through the graph
     found = [*_loss_scale.of_graph(graph), *_loss_shape.classes_of_graph(graph)]
-    found += [*_loss_range.out_of_range(weights_of, graph), *_loss_targets.left_out(graph, step.batch_size)]
+    found += [*_loss_range.out_of_range(weights_of, graph), *_loss_targets.left_out(graph, step)]
     found += _loss_targets.padding(weights_of, graph, step)
     if alone:  # else it may be the score that an adversary gives
         found += _loss_by_hand.without_end(weights_of, graph, step)

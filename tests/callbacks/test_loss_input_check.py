@@ -368,6 +368,41 @@ def test_pixels_that_are_ignored_are_advice_at_most(found):
     assert found(conv(3), lambda out, b: F.cross_entropy(out, b["y"] - 1, ignore_index=-1), data, steps=8) == {}
 
 
+def tagged(ignored, vocabulary, at_ends=-100):
+    """Words (N, T) of a vocabulary, padded with 0, and a tag of each, of which every third is `ignored`."""
+    x = padded()
+    y = (x % CLASSES).where(x % 3 > 0, ignored).where(x > 0, at_ends)
+    return {"x": x * (vocabulary // WORDS), "y": y}
+
+
+def tags(ignored):
+    return lambda out, b: F.cross_entropy(out.transpose(1, 2), b["y"], ignore_index=ignored)
+
+
+class Words(Sequence):
+    """Of a large vocabulary."""
+
+    def __init__(self, outputs=CLASSES):
+        super().__init__(outputs)
+        self.embed = nn.Embedding(10 * WORDS, 8)
+
+
+@pytest.mark.parametrize("ignored", [0, CLASSES - 1])
+def test_words_without_a_label_may_have_the_first_or_last_number(found, ignored):
+    told = found(Words(), tags(ignored), tagged(ignored, 10 * WORDS, at_ends=ignored))
+    assert [(code, finding.status) for code, finding in told.items()] == [("ignore_index_is_a_class", Status.ADVICE)]
+
+
+def test_a_few_words_out_of_their_own_vocabulary(found):
+    assert found(Words(10 * WORDS), tags(1), tagged(1, 10 * WORDS, at_ends=1)) == {}
+
+
+def test_padding_between_no_labels(found):
+    data = tagged(2, 10 * WORDS, at_ends=1)  # 1 is the padding of the labels, and nothing else
+    data["y"] = data["y"].where((data["y"] != 1) | (data["x"] == 0), 3)
+    assert found(Words(), tags(1), data) == {}
+
+
 def test_batches_of_a_generator_that_leaves_gradients_off(fit):
     class Stream(IterableDataset):
         def __iter__(self):
@@ -807,6 +842,17 @@ def test_one_of_two_classes_of_pixels_is_ignored(found):
     told = found(conv(2), lambda out, b: F.cross_entropy(out, b["y"], ignore_index=0), data, steps=8)
     assert list(told) == ["ignore_index_is_a_class"]
     assert told["ignore_index_is_a_class"].evidence["value"] == 1
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_a_tag_that_is_the_padding_of_tags_too(found, flat):
+    def loss(out, batch):
+        y = batch["y"].masked_fill(batch["y"] == -100, 1)
+        return F.cross_entropy(out.flatten(0, 1), y.flatten(), ignore_index=1) if flat else tags(1)(out, {"y": y})
+
+    told = found(Words(), loss, tagged(1, 10 * WORDS))
+    assert [(code, finding.status) for code, finding in told.items()] == [("ignore_index_is_a_class", Status.WARNING)]
+    assert 0.1 < told["ignore_index_is_a_class"].evidence["share"] < 0.4
 
 
 @pytest.mark.parametrize("error", [lambda e: e.pow(2), lambda e: e.abs(), lambda e: e * e])
