@@ -138,6 +138,7 @@ class LossInputCheck(Check):
         if found or self._written:
             found, self._written = _of_graph(*_rehearsed(again, batch, lines=True), alone=alone)
         found += [*_of_calls(step), *_loss_trials.never_read(again, batch)]
+        found += [_placed(*verdict) for verdict in _loss_terms.of_batch(again, batch, step)]
         if not found and (outcome := _loss_trials.constant(again, step, graph)) is not None:
             found.append(("", outcome))
         return found

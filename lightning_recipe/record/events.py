@@ -31,6 +31,7 @@ class Event(NamedTuple):
         training: Whether the module called was in training mode; of a function, whether it drops anything.
         spread: Of a difference, product and the like that has more elements than either of its two operands: their
             shapes.
+        same: Whether the first two tensors that went in are equal; of a step whose batch is followed.
 
     Example:
         >>> Event("module", "net.0", (1,), (2,)).outputs
@@ -47,3 +48,4 @@ class Event(NamedTuple):
     parameters: tuple[str, ...] = ()
     training: bool = False
     spread: tuple[tuple[int, ...], ...] = ()
+    same: bool = False

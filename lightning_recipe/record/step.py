@@ -34,6 +34,7 @@ class Need(Flag):
         GRADIENTS: `Step.gradients`.
         UPDATES: `Step.updates`; the weights are copied when an optimiser is about to step.
         HELD: `Step.held`, which goes with `WIRING`.
+        BATCH: What is made of nothing but the batch is among `Step.events`, too; of a step that is run again.
 
     Example:
         >>> Need.INPUTS in (Need.INPUTS | Need.LOSSES)
@@ -49,6 +50,7 @@ class Need(Flag):
     GRADIENTS = auto()
     UPDATES = auto()
     HELD = auto()
+    BATCH = auto()
 
 
 @dataclass(frozen=True)

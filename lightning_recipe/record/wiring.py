@@ -17,7 +17,7 @@ from lightning_recipe.record.caller import line, method_of, running
 from lightning_recipe.record.clips import clips
 from lightning_recipe.record.events import Event, Kind
 from lightning_recipe.record.modules import within_unseen
-from lightning_recipe.record.tensors import tensors
+from lightning_recipe.record.tensors import same, tensors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterable, Sequence
@@ -89,6 +89,7 @@ class Wiring:
         self._numbers: dict[tuple[int, int], int] = {}  # by id of the tensor's reference, and its version
         self._references: list[ref[Tensor]] = []  # as long as they are kept, no other has their id
         self._made: set[int] = set()  # references to what came out of modules, by id
+        self._follows = False
         self._parameters: dict[int, str] | None = None
         self._gradients: dict[int, tuple[ref[Tensor], str]] = {}
 
@@ -96,6 +97,13 @@ class Wiring:
         """What happened since this was last called, as events."""
         events, self._events = self._events, []
         return events
+
+    def follow(self, batch: Any) -> None:
+        """Take what functions make of a batch for events, too, before any module was called."""
+        self._follows = True
+        for tensor, _ in _given((batch,)):
+            self._references.append(ref(tensor))
+            self._made.add(id(self._references[-1]))
 
     # -- modules
 
@@ -139,7 +147,8 @@ class Wiring:
             if number not in came_out:
                 came_out.append(number)
             self._made.add(key[0])
-        event = (kind, name, tuple(went_in), tuple(came_out), module, where, tuple(own), training, spread)
+        equal = self._follows and len(given) > 1 and same(given[0][0], given[1][0])
+        event = (kind, name, tuple(went_in), tuple(came_out), module, where, tuple(own), training, spread, equal)
         self._events.append(Event._make(event))  # takes half as long as naming its fields
 
     def _new(self, key: tuple[int, int], seen: ref[Tensor]) -> int:

@@ -194,6 +194,8 @@ class Rehearsal:
             step = getattr(module, method)
             args = [mapped(batch, COPIED, _own), *[0] * is_param_in_hook_signature(step, "batch_idx", min_args=2)]
             args += [0] * (method != "training_step" and self._several_loaders)  # the loader's index
+            if observers is not None and Need.BATCH in needs:
+                observers.follow(args[0])
             random.seed(seed)
             np.random.seed(seed)  # noqa: NPY002 - the stream that steps draw from
             seed_torch(seed)

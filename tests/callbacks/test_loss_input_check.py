@@ -299,6 +299,18 @@ def quantised(out, batch):
 
 
 LEGITIMATE |= {
+    "better than a reference": (
+        mlp(1),
+        lambda out, b: F.mse_loss(out[:, 0], b["time"]) - F.mse_loss(b["w"], b["time"]),
+    ),
+    "squares of the target": (
+        mlp(1),
+        lambda out, b: (out[:, 0].square() - 2 * out[:, 0] * b["time"]).mean() + (b["time"] * b["time"]).mean(),
+    ),
+    "what targets have by themselves": (
+        mlp(),
+        lambda out, b: sum([torch.zeros(()), -(soft(b) * out.log_softmax(1)).mean(), (soft(b) * soft(b).log()).mean()]),
+    ),
     "surrogate": (mlp(), with_another_value),
     "quantised": (mlp(), quantised),
     "temporal difference": (mlp(2), lambda out, b: (out[:, 0] - b["time"] - 0.9 * out[:, 1].detach()).square().mean()),
@@ -743,6 +755,24 @@ DISEASES["term_without_gradient"] = {
         Sequence(),
         lambda out, b: sum([F.cross_entropy(out.flatten(0, 1), b["x"].flatten()), out.detach().square().mean()]) / 2,
         tokens(),
+    ),
+    "the target beside itself": (
+        mlp(),
+        lambda out, b: F.cross_entropy(out, b["y"]) + 2 * F.smooth_l1_loss(b["time"], b["time"]),
+        rows(y=ids(), time=numbers()),
+    ),
+    "the target beside itself, by hand": (
+        conv(3),
+        lambda out, b: sum([F.cross_entropy(out, b["y"]), (b["x"][:, 0] - b["x"][:, 0].clone()).square().mean()]),
+        images(y=ids(6, 7, classes=3)[: 2 * ROWS]),
+    ),
+    "the target in the place of the prediction": (
+        Sequence(4),
+        lambda out, b: (
+            F.cross_entropy(out.transpose(1, 2), b["y"])
+            + 0.3 * nn.CrossEntropyLoss()(F.one_hot(b["y"][:, 0], 4).float(), b["y"][:, 0])
+        ),
+        tokens(y=ids(LENGTH, classes=4)),
     ),
 }
 CASES = [(code, name) for code, cases in DISEASES.items() for name in cases]
