@@ -1575,6 +1575,29 @@ class NormalisedInTrainingOnly(Patient):
         return DataLoader(TensorDataset(100 + 50 * x, y), 32)
 
 
+class BlueForRed(Patient):
+    """Validation images are read by another library: BGR in place of RGB."""
+
+    code = "NormalizationCheck/channel_order"
+    also = ("Baselines/worse_than_constant",)
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(
+            nn.Conv2d(3, 16, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, CLASSES)
+        )
+
+    def data(self, n, seed):
+        rng = torch.Generator().manual_seed(seed)
+        y = torch.arange(n) % CLASSES
+        light = 1 + 0.3 * torch.randn(n, 3, 8, 8, generator=rng)
+        return TensorDataset(light * torch.tensor([0.5, 0.0, -0.5])[:, None, None] + y[:, None, None, None] / 4, y)
+
+    def val_dataloader(self):
+        x, y = self.data(64, 2).tensors
+        return DataLoader(TensorDataset(x.flip(1), y), 32)
+
+
 class StatisticsOfTheBatch(Patient):
     """Each batch is standardised by its own mean and standard deviation."""
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 from lightning_recipe.callback import Check
 from lightning_recipe.callbacks import _normalization as scale
 from lightning_recipe.callbacks import _normalization_verdict as verdict
+from lightning_recipe.callbacks._channels import Channels
 from lightning_recipe.finding import Section
 from lightning_recipe.record.step import Need
 from lightning_recipe.trial.entries import Entered, entered
@@ -36,6 +37,7 @@ class NormalizationCheck(Check):
     - features of a table have standard deviations that differ by a factor of 1,000, the larger above 100;
     - training and validation are normalised differently: standard deviations that differ by a factor of 10, or of 2
       where the one has negative numbers and the other goes from 0 to 1, or to 255;
+    - images of validation have the first and the third channel in each other's place, as BGR and RGB;
     - each batch has mean 0 and standard deviation 1 by itself: single examples then depend on the others;
     - all examples of a batch are the same, or all tokens have the same place when places are embedded.
 
@@ -83,6 +85,7 @@ class NormalizationCheck(Check):
                 *("UpdateRatioMonitor/too_large", "InputIndependenceCheck/input_ignored", "Baselines/*"),
             ),
         ),
+        "channel_order": ("Baselines/*",),
         "all_alike": (
             *("OverfitOneBatch/*", "BatchMixingDetector/constant_output", "PredictionDynamicsLogger/*"),
             "InputIndependenceCheck/input_ignored",
@@ -94,6 +97,7 @@ class NormalizationCheck(Check):
         super().setup(trainer, pl_module, stage)
         self._train: dict[str, Tensor] | None = None  # what entered, by layer; the copy is not kept
         self._val: dict[str, Tensor] | None = None
+        self._channels, self._compared, self._largest = Channels(), False, 0.0
 
     def before_training(self, run: Run) -> Iterator[Finding]:
         """Look at what enters of the first batch, with the weights that training begins with."""
@@ -115,31 +119,43 @@ class NormalizationCheck(Check):
             return
         self._train = _values(train)
         pairs = list(verdict.of_scale(train, run.batch)) or list(verdict.of_published(train, run.module))
-        found = [self.found(*pair) for pair in pairs]
-        yield from found
-        yield from self._compare(run, places + found)
+        yield from [self.found(*pair) for pair in pairs]
+        self._largest = max((float(values.abs().max()) for values in self._train.values()), default=0.0)
+        yield from self._compare(run)
+
+    def sampled_step(self, run: Run, step: Step) -> Iterator[Finding]:
+        """Look at the channels of more images, until there are enough."""
+        self._channels.look(step.inputs, training=True)
+        yield from self._of_channels()
+        if self._compared and not self._channels.waits:
+            self.done = True
+            yield from self.end(run)
 
     def validation(self, run: Run, step: Step) -> Iterator[Finding]:
-        """Look at what enters in validation, once."""
+        """Look at what enters in validation, once, and at the order of channels."""
+        self._channels.look(step.inputs, training=False)
+        yield from self._of_channels()
         if self._val is None:
             try:
                 self._val = _values(self._entered(run, step.batch, "validation_step"))
             except CannotRehearseError:
                 self._val = {}
-            yield from self._compare(run, self.findings)
+            yield from self._compare(run)
 
-    def _compare(self, run: Run, before: list[Finding]) -> Iterator[Finding]:
-        """Compare training and validation once both are known, which is the end."""
+    def _of_channels(self) -> Iterator[Finding]:
+        for name, outcome in self._channels.verdicts():
+            yield self.found(outcome, name)
+
+    def _compare(self, run: Run) -> Iterator[Finding]:
+        """Compare training and validation once both are known."""
         if self._train is not None and self._val is not None:
-            found: list[Finding] = []
             for name in [name for name in self._train if name in self._val]:
                 both = self._train[name], self._val[name]
                 outcomes = list(verdict.of_both(name, *both, whole=run.batches_per_epoch == 1))
                 if outcomes and not self._is_noise(run, name, both[0]):
-                    found += [self.found(outcome, name) for outcome in outcomes]
-            yield from found if found or before else [self._passed()]
+                    yield from [self.found(outcome, name) for outcome in outcomes]
             self._train = self._val = None
-            self.done = True
+            self._compared = True
 
     def _is_noise(self, run: Run, name: str, values: Tensor) -> bool:
         """Whether most of what enters in training is drawn by the step, as of what is to be freed of noise."""
@@ -152,12 +168,8 @@ class NormalizationCheck(Check):
     def end(self, run: Run) -> Iterator[Finding]:  # noqa: ARG002
         """There is no silence; a run without validation has nothing to compare with."""
         if not self.findings:
-            yield self._passed()
+            yield self.passed("what enters has the scale that the first layers expect", largest=self._largest)
         self._train = self._val = None
-
-    def _passed(self) -> Finding:
-        largest = max((float(values.abs().max()) for values in (self._train or {}).values()), default=0.0)
-        return self.passed("what enters has the scale that the first layers expect", largest=largest)
 
     def _entered(self, run: Run, batch: Any, method: str, seed: int = 0) -> Entered:
         with rehearsal(run) as again:

@@ -148,6 +148,32 @@ def dark(n=64):
     return (x * (torch.rand(x.shape, generator=RNG) < 0.05) - 90) / 60, y
 
 
+def sunsets(n=64):
+    """Red more than green, and green more than blue, in the range from 0 to 1."""
+    y = torch.arange(n) % 2
+    hue = torch.tensor([0.8, 0.5, 0.3])[:, None, None] + 0.05 * torch.randn(n, 3, 1, 1, generator=RNG)
+    light = 0.5 + 0.5 * torch.rand(n, 1, 1, 1, generator=RNG)
+    return (hue * light * torch.rand(n, 3, 8, 8, generator=RNG) ** (1 + y[:, None, None, None])).clamp(0, 1), y
+
+
+def as_published(images):
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    return (images - mean[:, None, None]) / std[:, None, None]
+
+
+def seen(change, read=lambda images: images):
+    """Sunsets in training, and in validation others that were read in another way."""
+    (x, y), (val, val_y) = sunsets(), sunsets()
+    return Program(conv(channels=3), (read(x), y), (read(change(val)), val_y))
+
+
+class AllHues(Program):
+    """Augmented in training, with channels in any order."""
+
+    def prepare(self, x):
+        return torch.stack([image[torch.randperm(3)] for image in x]) if self.training else x
+
+
 class Padded(Program):
     """Short histories are filled up with zeros, and normalised by the few numbers that are there, in training only."""
 
@@ -183,6 +209,12 @@ HEALTHY = {
     "columns that differ by ten": lambda: Program(mlp(6), (table()[0] * torch.tensor([1, 10, 1, 1, 1, 1]), table()[1])),
     "a tiny column": lambda: Program(mlp(6), (table()[0] * torch.tensor([1, 1e-5, 1, 1, 1, 1]), table()[1])),
     "unconditional": lambda: Unconditional(mlp(4), (torch.zeros(64, 1), torch.zeros(64))),
+    "colours": lambda: seen(lambda x: x, as_published),
+    "colours of another light": lambda: seen(lambda x: x * torch.tensor([0.5, 0.9, 1.2])[:, None, None]),
+    "colours of the other kind": lambda: seen(lambda x: 1 - x, as_published),
+    "colours without a colour": lambda: seen(lambda x: x[:, :1].expand(-1, 3, -1, -1).clone()),
+    "another channel moved": lambda: seen(lambda x: x[:, [0, 2, 1]]),
+    "all hues in training": lambda: AllHues(conv(channels=3), sunsets(), sunsets()),
     "histories filled up in training": lambda: Padded(mlp(6), table()),
     "a trend, split in time": lambda: Program(mlp(6), table(), (table()[0].abs() / 4 + 0.8, table()[1])),
     "another season in validation": lambda: Program(mlp(6), table(), (table()[0] * 1.5 + 1, table()[1])),
@@ -293,6 +325,8 @@ DISEASED = {
     "a column of amounts": (lambda: Program(mlp(6), income()), "scales_differ"),
     "training only, with noise": (lambda: OnlyInTrainingWithNoise(conv(), images()), "validation_differs"),
     "training only": (lambda: OnlyInTraining(conv(), images()), "validation_differs"),
+    "another order of channels": (lambda: seen(lambda x: x.flip(1)), "channel_order"),
+    "another order, normalised": (lambda: seen(lambda x: x.flip(1), as_published), "channel_order"),
     "another scale in validation": (
         lambda: Program(mlp(6), table(), (table()[0] * 100, table()[1])),
         "validation_differs",
