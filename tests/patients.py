@@ -1591,7 +1591,7 @@ class BlueForRed(Patient):
         rng = torch.Generator().manual_seed(seed)
         y = torch.arange(n) % CLASSES
         light = 1 + 0.3 * torch.randn(n, 3, 8, 8, generator=rng)
-        return TensorDataset(light * torch.tensor([0.5, 0.0, -0.5])[:, None, None] + y[:, None, None, None] / 4, y)
+        return TensorDataset(light * torch.tensor([0.9, 0.6, 0.3])[:, None, None] + y[:, None, None, None] / 4 - 1, y)
 
     def val_dataloader(self):
         x, y = self.data(64, 2).tensors

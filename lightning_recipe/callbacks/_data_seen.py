@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -77,23 +78,25 @@ class Seen:
 
     Attributes:
         prints: Of the entries of each example, shape (N,), by path, a batch an array.
-        classes: Integers that each example has one of, likewise.
+        values: Of entries with one number for each example, likewise.
         rich: Whether an example is one that does not come twice by chance, shape (N,).
         epochs: The epoch of each batch.
         sizes: Examples in each batch.
         ranges: By path, of the entries with real numbers.
         bits: Information in the features of an example, by path.
+        alike: Correlation of an example's features with those of the next one, by path, a batch a number.
         apart: Whether a batch held anything besides rows of its examples, such as edges between them or texts.
 
     """
 
     prints: list[dict[str, NDArray[np.int64]]] = field(default_factory=list)
-    classes: list[dict[str, NDArray[np.int64]]] = field(default_factory=list)
+    values: list[dict[str, NDArray[Any]]] = field(default_factory=list)
     rich: list[NDArray[np.bool_]] = field(default_factory=list)
     epochs: list[int] = field(default_factory=list)
     sizes: list[int] = field(default_factory=list)
     ranges: dict[str, Range] = field(default_factory=dict)
     bits: dict[str, float] = field(default_factory=dict)
+    alike: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     apart: bool = False
 
 
@@ -104,7 +107,7 @@ class Glance:
     epoch: int
     size: int
     prints: dict[str, Tensor] = field(default_factory=dict)
-    classes: dict[str, Tensor] = field(default_factory=dict)
+    values: dict[str, Tensor] = field(default_factory=dict)
     changes: dict[str, Tensor] = field(default_factory=dict)
     columns: dict[str, Tensor] = field(default_factory=dict)
     sample: dict[str, Tensor] = field(default_factory=dict)
@@ -124,7 +127,7 @@ def glance(batch: Any, examples: int, epoch: int, *, measured: bool) -> Glance:
 
     Example:
         >>> seen = glance({"x": torch.ones(4, 3), "y": torch.arange(4)}, 4, 0, measured=True)
-        >>> list(seen.prints), seen.classes, seen.columns["batch.x"].shape
+        >>> list(seen.prints), seen.values, seen.columns["batch.x"].shape
         (['batch.x', 'batch.y'], {'batch.y': tensor([0, 1, 2, 3])}, torch.Size([5, 3]))
 
     """
@@ -143,7 +146,7 @@ def glance(batch: Any, examples: int, epoch: int, *, measured: bool) -> Glance:
             if measured:
                 _measure(made, path, tensor, flat)
         if flat.shape[1] == 1 and tensor.dtype is not torch.uint8:
-            made.classes[path] = flat[:, 0].long()
+            made.values[path] = flat[:, 0] if tensor.is_floating_point() else flat[:, 0].long()
     return made
 
 
@@ -208,7 +211,7 @@ def _folded(words: Tensor) -> Tensor:
 def add(seen: Seen, one: Glance) -> None:
     """Take in a batch, from where it is: this waits for an accelerator."""
     seen.prints.append({path: values.cpu().numpy() for path, values in one.prints.items()})
-    seen.classes.append({path: values.cpu().numpy() for path, values in one.classes.items()})
+    seen.values.append({path: _as_array(values.cpu()) for path, values in one.values.items()})
     seen.epochs.append(one.epoch)
     seen.sizes.append(one.size)
     seen.apart |= one.apart
@@ -218,10 +221,29 @@ def add(seen: Seen, one: Glance) -> None:
             seen.ranges[path] = part
         elif seen.ranges[path].mean.shape == part.mean.shape:
             seen.ranges[path].add(part)
+        seen.alike[path].append(alike(one.sample[path].cpu().numpy()))
         if path not in seen.bits:
             seen.bits[path] = information(one.sample[path].cpu().numpy())
     rich = [changes.cpu().numpy() >= CHANGES for path, changes in one.changes.items() if seen.bits.get(path, 0) >= BITS]
     seen.rich.append(np.any(rich, axis=0) if rich else np.zeros(one.size, bool))
+
+
+def _as_array(values: Tensor) -> NDArray[Any]:
+    return (values.double() if values.is_floating_point() else values).numpy()
+
+
+def alike(sample: NDArray[np.float32]) -> float:
+    """Correlation of features of shape (N, D) with those of the next example, on average: near 1 along a series.
+
+    Example:
+        >>> alike(np.arange(100.0)[:, None]) > 0.9, alike(np.cos(np.arange(100.0) ** 2)[:, None]) > 0.5
+        (True, False)
+
+    """
+    centred = sample - sample.mean(0)
+    squares = (centred**2).sum(0)
+    centred, squares = centred[:, squares > 0], squares[squares > 0]
+    return float(((centred[1:] * centred[:-1]).sum(0) / squares).mean()) if len(squares) else 0.0
 
 
 def information(sample: NDArray[np.float32]) -> float:

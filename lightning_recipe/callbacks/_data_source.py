@@ -41,13 +41,29 @@ def label_of(step: Step, examples: int) -> tuple[str | None, int]:
         (None, 0)
 
     """
+    path, call = _compared(step, examples, numbers=False)
+    return path, 0 if call is None else _classes(call)
+
+
+def number_of(step: Step, examples: int) -> str | None:
+    """The same of a number for each example, which may be an integer.
+
+    Example:
+        >>> from lightning_recipe.record.step import Step
+        >>> number_of(Step(None), 4)
+
+    """
+    return _compared(step, examples, numbers=True)[0]
+
+
+def _compared(step: Step, examples: int, *, numbers: bool) -> tuple[str | None, LossCall | None]:
     entries = {
         path: tensor.detach()
         for path, tensor in tensors(step.batch, "batch")
-        if tensor.numel() == examples and tensor.ndim and _holds_classes(tensor)
+        if tensor.numel() == examples and tensor.ndim and (numbers or _holds_classes(tensor))
     }
     if not entries:
-        return None, 0
+        return None, None
     compared = likely(step)
     calls = step.loss_calls or ([compared] if compared else [])
     answers = [(call, of_loss(call, examples)) for call in calls]
@@ -55,10 +71,11 @@ def label_of(step: Step, examples: int) -> tuple[str | None, int]:
     for target, call in [*targets, (target_of_batch(step, examples), None)]:
         if not isinstance(target, Tensor) or target.numel() != examples:
             continue
+        kind = torch.float32 if numbers else torch.int64
         for path, tensor in entries.items():
-            if torch.equal(tensor.flatten().long(), target.detach().flatten().long().to(tensor.device)):
-                return path, 0 if call is None else _classes(call)
-    return None, 0
+            if torch.equal(tensor.flatten().to(kind), target.detach().flatten().to(tensor.device, kind)):
+                return path, call
+    return None, None
 
 
 def _holds_classes(tensor: Tensor) -> bool:
@@ -134,27 +151,28 @@ def _standardised(tensor: Tensor, most: int) -> Tensor:
     return F.normalize(columns, dim=0)
 
 
-def drawn(run: Run) -> tuple[bool, bool, bool]:
+def drawn(run: Run) -> tuple[bool, bool, bool, bool]:
     """How the data are drawn, as far as can be seen.
 
     Returns:
-        Whether by index, from a data set that is no stream; whether each index once an epoch; whether in order.
+        Whether by index, from a data set that is no stream; whether each index once an epoch; whether in order; whether
+        one after another, not a batch at a time.
 
     Example:
         >>> from types import SimpleNamespace
         >>> from torch.utils.data import DataLoader
         >>> drawn(SimpleNamespace(loaders=[DataLoader(range(8))])), drawn(SimpleNamespace(loaders=[]))
-        ((True, True, True), (False, False, False))
+        ((True, True, True, True), (False, False, False, False))
 
     """
     data = getattr(run.loaders[0], "dataset", None) if len(run.loaders) == 1 else None
     if data is None or isinstance(data, IterableDataset) or not hasattr(data, "__getitem__"):
-        return False, False, False
+        return False, False, False, False
     loader = run.loaders[0]
     sampler = loader.sampler if type(getattr(loader, "batch_sampler", None)) is BatchSampler else None
     unshuffled = type(sampler) is SequentialSampler
     at_random = type(sampler) is RandomSampler and not sampler.replacement and sampler.num_samples <= len(data)
-    return True, (unshuffled or at_random) and not _repeats(loader), unshuffled
+    return True, (unshuffled or at_random) and not _repeats(loader), unshuffled, sampler is not None
 
 
 def by_index(data: Any) -> bool:

@@ -30,6 +30,8 @@ SORTED = 0.8
 """How much of the way from chance to certainty neighbours of the same class are in sorted data."""
 IMBALANCED = 0.9
 """What neighbours are of the same class by chance from which on there is nothing to tell."""
+SERIES = 0.5
+"""Correlation of features with those of the next example, on average, from which on they are a series."""
 MANY = 10
 """Examples for each class without which a class may be missing by chance."""
 TABLE = 64
@@ -160,6 +162,38 @@ def in_order(examples: Examples) -> Iterator[Outcome]:
         f"would by chance: {len(classes)} classes come in {blocks} blocks, and are not shuffled",
         "shuffle=True in the training DataLoader, or shuffle data that can't be drawn at random",
         {"alike": alike, "by_chance": chance, "classes": len(classes), "blocks": blocks},
+    )
+
+
+def by_number(numbers: Sequence[NDArray[np.float64]], alike: float) -> Iterator[Outcome]:
+    """Targets that only rise, or only fall; `advice` along a series, whose neighbours are alike in all they have.
+
+    Args:
+        numbers: The targets of each batch, in their order.
+        alike: Correlation of an example's features with those of the next one.
+
+    Example:
+        >>> rising = list(np.arange(160.0).reshape(16, 10))
+        >>> [o.status.value for alike in (0.1, 0.9) for o in by_number(rising, alike)]
+        ['warning', 'advice']
+        >>> list(by_number([*rising, np.zeros(10)], 0.1))
+        []
+
+    """
+    if len(numbers) < BATCHES:
+        return
+    every = np.concatenate(numbers)
+    steps = np.diff(every)
+    if len(np.unique(every)) < ENOUGH // 2 or not (bool((steps >= 0).all()) or bool((steps <= 0).all())):
+        return
+    within = float(np.mean([batch.std() for batch in numbers]) / every.std())
+    yield Outcome(
+        Status.WARNING if alike < SERIES else Status.ADVICE,
+        "sorted",
+        f"the {len(every)} training examples come in the order of their targets, from {every[0]:.3g} to "
+        f"{every[-1]:.3g}, and are not shuffled: those of a batch differ by {within:.2g} of what all do",
+        "shuffle=True in the training DataLoader, or a sampler that draws at random",
+        {"examples": len(every), "within": within, "alike": alike},
     )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from lightning_recipe.callback import Check
 from lightning_recipe.callbacks import _data_verdict as verdict
 from lightning_recipe.callbacks._data_seen import VALUES, Glance, Seen, add, glance
-from lightning_recipe.callbacks._data_source import by_index, drawn, entered, label_of
+from lightning_recipe.callbacks._data_source import by_index, drawn, entered, label_of, number_of
 from lightning_recipe.figures.canvas import pixels
 from lightning_recipe.figures.profile import profile_card
 from lightning_recipe.finding import Section
@@ -52,7 +52,8 @@ class DataProfile(Check):
     - identical inputs have different labels, from 1 % of the examples on, below it is `advice`;
     - more than 5 % of the examples are exact duplicates though each index is drawn once; `advice` if most examples come
       more than once, as in a data set that says it is longer than it is, or only those of rare classes do;
-    - examples come class by class, and no sampler put them together; `advice` if classes come again.
+    - examples come class by class, or in the order of the numbers that are to be predicted, and no sampler put them
+      together, or one that does so in each epoch; `advice` if classes come again, or along a series.
 
     `advice` if a class never occurs in a whole epoch, examples come in the same order in each epoch, features that the
     network is given never change, or values are NaN or infinite.
@@ -100,7 +101,8 @@ class DataProfile(Check):
         "same_input_other_label": ("OverfitOneBatch/*",),
         "sorted": (
             *("PredictionDynamicsLogger/*", "DataProfile/same_order", "ActivationMonitor/*", "Baselines/*"),
-            *("InputIndependenceCheck/input_ignored", "UpdateRatioMonitor/too_large"),
+            *("InputIndependenceCheck/input_ignored", "UpdateRatioMonitor/too_large", "InitLossCheck/output_bias"),
+            "InitLossCheck/too_high",
         ),
     }
 
@@ -110,6 +112,7 @@ class DataProfile(Check):
         self.needs = type(self).needs
         self._seen, self._waiting = Seen(), list[Glance]()
         self._label: str | None = None
+        self._target: str | None = None
         self._entered: set[str] = set()
         self._classes = 0
         self._spent = self._kept = self._judged = 0
@@ -143,6 +146,7 @@ class DataProfile(Check):
         """Find the label, and what the network is given."""
         self.needs, examples = Need(0), run.examples_in(step.batch) or 0
         self._label, self._classes = label_of(step, examples)
+        self._target = number_of(step, examples)
         self._entered = entered(step, examples)
         yield from ()
 
@@ -199,12 +203,13 @@ class DataProfile(Check):
         examples, seen = self._examples(), self._seen
         if not len(examples.inputs):
             return
-        stored, once, unshuffled = drawn(run)
+        stored, once, unshuffled, each = drawn(run)
         found = list(verdict.other_label(examples)) if stored and not seen.apart else []
         found += verdict.duplicates(examples, sure=by_index(run.loaders[0].dataset)) if once and not seen.apart else []
-        if unshuffled and not run.limited:
-            found += verdict.in_order(examples)
-            found += verdict.again(*(self._combined(epoch)[:AGAIN] for epoch in (0, 1)))
+        order = list(verdict.again(*(self._combined(epoch)[:AGAIN] for epoch in (0, 1))))
+        if (unshuffled or (each and order)) and not run.limited:
+            found += list(verdict.in_order(examples)) or verdict.by_number(*self._numbers())
+            found += order if unshuffled else []
         whole = math.isfinite(run.batches_per_epoch) and seen.epochs.count(0) == run.batches_per_epoch
         if whole and not run.limited and self._classes and examples.labels is not None:
             found += verdict.never(examples.labels, self._classes)
@@ -225,14 +230,21 @@ class DataProfile(Check):
                 made.append(total)
         return made
 
+    def _numbers(self) -> tuple[list[np.ndarray], float]:
+        """What is to be predicted of each example, by batch, and how alike neighbours are that the network is given."""
+        seen, count = self._seen, self._seen.epochs.count(0)
+        given = [alike for path, alike in seen.alike.items() if path in self._entered] or list(seen.alike.values())
+        numbers = [values[self._target] for values in seen.values[:count] if self._target in values]
+        return numbers, max((float(np.mean(alike)) for alike in given), default=0.0)
+
     def _examples(self) -> verdict.Examples:
         inputs, seen = self._combined(0), self._seen
         count = len(inputs)  # batches of the first epoch come first
         if not count:
             return verdict.Examples(*(np.zeros(0, np.int64),) * 3, np.zeros(0, bool))
         labels = None
-        if self._label is not None and all(self._label in classes for classes in seen.classes[:count]):
-            labels = np.concatenate([classes[self._label] for classes in seen.classes[:count]])
+        if self._label is not None and all(self._label in values for values in seen.values[:count]):
+            labels = np.concatenate([values[self._label] for values in seen.values[:count]]).astype(np.int64)
             labels = labels if len(np.unique(labels)) <= IDS else None
         batch = np.repeat(np.arange(count), seen.sizes[:count])
         return verdict.Examples(np.concatenate(inputs), labels, batch, np.concatenate(seen.rich[:count]))

@@ -16,6 +16,7 @@ from torch.utils.data import (
     Dataset,
     IterableDataset,
     RandomSampler,
+    Sampler,
     Subset,
     TensorDataset,
     WeightedRandomSampler,
@@ -213,7 +214,67 @@ def test_reading_changes_nothing():
     assert torch.equal(torch.get_rng_state(), state)
 
 
+class Numbers(Healthy):
+    """Predicts a number."""
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        return F.mse_loss(self(x)[:, 0], y.float())
+
+
+class InOrder(Sampler):
+    """Written by hand: in the order of the data, or in another one that is the same in each epoch."""
+
+    def __init__(self, n, *, shuffle=False):
+        self.n, self.shuffle = n, shuffle
+
+    def __len__(self):
+        return self.n
+
+    def __iter__(self):
+        order = torch.randperm(self.n, generator=torch.Generator().manual_seed(0)) if self.shuffle else range(self.n)
+        return iter([int(i) for i in order])
+
+
+def by_number(n=512):
+    x = DATA.tensors[0].repeat(2, 1) + 0.1 * torch.randn(n, DATA.tensors[0].shape[1])
+    return TensorDataset(x, torch.linspace(-1, 1, n) ** 3)
+
+
+def test_numbers_along_a_series_are_advice(fit):
+    x = torch.randn(512, DATA.tensors[0].shape[1]).cumsum(0)
+    codes = found(fit, DataLoader(TensorDataset(x, torch.linspace(1, 0, 512)), 32), Numbers())
+    assert codes["sorted"].status is Status.ADVICE
+
+
+def test_numbers_in_no_order(fit):
+    x, y = by_number().tensors
+    loaders = [
+        DataLoader(by_number(), 32, sampler=InOrder(512, shuffle=True)),
+        DataLoader(TensorDataset(x, y + 0.01 * torch.randn(512)), 32, shuffle=True),
+        DataLoader(TensorDataset(x, y.abs()), 32),
+    ]
+    for loader in loaders:
+        assert not alarms(found(fit, loader, Numbers()))
+
+
+def test_an_own_sampler_without_order(fit):
+    assert set(found(fit, DataLoader(by_label(), 32, sampler=InOrder(512, shuffle=True)))) == {"passed"}
+
+
 # -- mistakes
+
+
+@pytest.mark.parametrize("sampler", [None, InOrder(512)], ids=["unshuffled", "own sampler"])
+@pytest.mark.parametrize("module", [Healthy, Numbers])
+def test_sorted_by_any_sampler_that_keeps_the_order(fit, sampler, module):
+    train = by_label() if module is Healthy else by_number()
+    assert alarms(found(fit, DataLoader(train, 32, sampler=sampler), module())) == {"sorted"}
+
+
+def test_sorted_by_whole_numbers(fit):
+    x, y = by_number().tensors
+    assert alarms(found(fit, DataLoader(TensorDataset(x, (100 * y).long()), 32), Numbers())) == {"sorted"}
 
 
 def alarms(codes):
