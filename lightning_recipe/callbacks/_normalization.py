@@ -22,6 +22,10 @@ SCALES = 1000.0
 """Times as large a standard deviation of one feature as of another, where the larger is above `LARGE`."""
 LARGE = 100.0
 """A standard deviation from which on weights of the usual size answer with numbers that no activation is made for."""
+TINY = 1000.0
+"""Times as large predictions as their targets vary, before anything is learnt."""
+ROUNDING = 1e-6
+"""Standard deviation of numbers that are all the same, as a share of them."""
 APART = 10.0
 """Times as large a standard deviation in validation as in training, or the reverse."""
 NEAR = 0.1
@@ -203,21 +207,26 @@ def are_all_alike(values: Tensor) -> bool:
     return values.ndim > 1 and len(values) >= FEW and values.stride(0) != 0 and bool((values == values[:1]).all())
 
 
-def target_scale(calls: list[LossCall]) -> tuple[str, float]:
+def target_scale(calls: list[LossCall]) -> tuple[str, float, float]:
     """The loss of numbers whose targets have the largest standard deviation, and this deviation.
+
+    Returns:
+        Where, the deviation, and how many times larger predictions are; 0 where targets are few, or all the same.
 
     Example:
         >>> target_scale([])
-        ('', 0.0)
+        ('', 0.0, 0.0)
 
     """
-    found = ("", 0.0)
+    found = ("", 0.0, 0.0)
     for call in calls:
-        target = call.arguments.get("target")
+        target, given = call.arguments.get("target"), call.arguments.get("input")
         if TABLE[call.name].family is Family.NUMBERS and isinstance(target, Tensor) and target.numel() > 1:
-            deviation = float(target.double().std())
+            deviation, most = float(target.double().std()), float(target.double().abs().max())
             if math.isfinite(deviation) and deviation > found[1]:
-                found = (f"{call.name} in {call.where}", deviation)
+                vary = target.numel() >= FEW and deviation > ROUNDING * most and not call.target_from_net
+                size = float(given.double().square().mean().sqrt()) if vary and isinstance(given, Tensor) else 0.0
+                found = (f"{call.name} in {call.where}" if call.where else call.name, deviation, size / deviation)
     return found
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from lightning_recipe.record.step import LossCall
     from lightning_recipe.trial.entries import Entered, Entry
 
 NORMS = (_BatchNorm, nn.LayerNorm, nn.GroupNorm, nn.modules.instancenorm._InstanceNorm)  # noqa: SLF001
@@ -83,9 +84,30 @@ def of_scale(train: Entered, batch: Any) -> Iterator[tuple[Outcome, str]]:
     trained = [n for n in train.norms if has_seen_data(n.module) and scale.is_finite(n.values)]
     if trained and entries and (outcome := _pretrained(trained[0], entries[0])) is not None:
         yield outcome, trained[0].name
-    where, deviation = scale.target_scale(train.step.loss_calls)
-    if deviation > scale.LARGE:
-        yield _target_scale(where, deviation), where
+
+
+def of_targets(calls: list[LossCall]) -> Iterator[tuple[Outcome, str]]:
+    """Targets of numbers that are far larger than what a network puts out at first, or far smaller.
+
+    Args:
+        calls: Of loss functions, in the first step.
+
+    """
+    where, deviation, times = scale.target_scale(calls)
+    tiny = times > scale.TINY
+    if tiny or deviation > scale.LARGE:
+        first = f"predictions are {times:.2g}x as large at first, and any step of the last layer moves them further"
+        yield (
+            Outcome(
+                Status.WARNING if tiny else Status.ADVICE,
+                "target_scale",
+                f"targets of {where} have a standard deviation of {deviation:.3g}, "
+                + (first if tiny else "and so have its first gradients"),
+                "standardise the targets, and scale predictions back for what is reported",
+                {"std": deviation, "times": times},
+            ),
+            where,
+        )
 
 
 def of_published(train: Entered, root: nn.Module) -> Iterator[tuple[Outcome, str]]:
@@ -195,16 +217,6 @@ def _pretrained(norm: Entry, first: Entry) -> Outcome | None:
         f"gets {_described(first.values)}",
         "normalise the inputs as those were that the weights were trained on",
         {"variance_ratio": ratio, "mean_distance": distance},
-    )
-
-
-def _target_scale(where: str, deviation: float) -> Outcome:
-    return Outcome(
-        Status.ADVICE,
-        "target_scale",
-        f"targets of {where} have a standard deviation of {deviation:.3g}, and so have its first gradients",
-        "standardise the targets, and scale predictions back for what is reported",
-        {"std": deviation},
     )
 
 

@@ -9,6 +9,7 @@ from lightning_recipe.callbacks import _normalization as scale
 from lightning_recipe.callbacks import _normalization_verdict as verdict
 from lightning_recipe.callbacks._channels import Channels
 from lightning_recipe.finding import Section
+from lightning_recipe.losses.by_hand import likely
 from lightning_recipe.record.step import Need
 from lightning_recipe.trial.entries import Entered, entered
 from lightning_recipe.trial.rehearsal import CannotRehearseError, rehearsal
@@ -41,7 +42,8 @@ class NormalizationCheck(Check):
     - each batch has mean 0 and standard deviation 1 by itself: single examples then depend on the others;
     - all examples of a batch are the same, or all tokens have the same place when places are embedded.
 
-    `advice` if targets of a squared or absolute error have a standard deviation above 100.
+    Targets of a squared or absolute error, also by hand: `warning` if what the network puts out at first is 1,000 times
+    as large as they vary, `advice` if they have a standard deviation above 100.
 
     Args:
         strict: Stop the run when something failed.
@@ -76,7 +78,7 @@ class NormalizationCheck(Check):
     section = Section.MISTAKES
     sentence = 8
     why = "layers are initialised, or were trained, for inputs around 0 with a standard deviation of about 1"
-    needs = Need.INPUTS
+    needs = Need.INPUTS | Need.LOSSES
     explains: ClassVar = {
         **dict.fromkeys(
             ("raw_bytes", "unlike_pretraining", "scales_differ"),
@@ -86,6 +88,7 @@ class NormalizationCheck(Check):
             ),
         ),
         "channel_order": ("Baselines/*",),
+        "target_scale": ("InitLossCheck/*", "OverfitOneBatch/*", "PredictionDynamicsLogger/*", "Baselines/*"),
         "all_alike": (
             *("OverfitOneBatch/*", "BatchMixingDetector/constant_output", "PredictionDynamicsLogger/*"),
             "InputIndependenceCheck/input_ignored",
@@ -122,6 +125,12 @@ class NormalizationCheck(Check):
         yield from [self.found(*pair) for pair in pairs]
         self._largest = max((float(values.abs().max()) for values in self._train.values()), default=0.0)
         yield from self._compare(run)
+
+    def first_step(self, run: Run, step: Step) -> Iterator[Finding]:  # noqa: ARG002
+        """Look at the targets beside what the network puts out."""
+        by_hand = None if step.loss_calls else likely(step)
+        for outcome, where in verdict.of_targets([by_hand] if by_hand is not None else step.loss_calls):
+            yield self.found(outcome, where)
 
     def sampled_step(self, run: Run, step: Step) -> Iterator[Finding]:
         """Look at the channels of more images, until there are enough."""

@@ -378,6 +378,32 @@ def test_advises_on_targets_of_a_wild_scale(fit):
     assert findings[0].evidence["std"] > 1e4
 
 
+@pytest.mark.parametrize("by_hand", [False, True])
+@pytest.mark.parametrize(("scale", "told"), [(1e-5, ["target_scale"]), (1e-2, []), (0.0, [])])
+def test_tiny_targets_are_an_alarm(fit, by_hand, scale, told):
+    class Farads(Program):
+        def loss(self, x, y):
+            error = self.net(x)[:, 0] - y
+            return (error**2).mean() if by_hand else F.mse_loss(self.net(x)[:, 0], y)
+
+    x, _ = table()
+    assert (
+        codes(found(fit, Farads(nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 1)), (x, scale * x[:, 0]))))
+        == told
+    )
+
+
+def test_zeros_at_first_are_no_tiny_targets(fit):
+    class FromZero(Program):
+        def loss(self, x, y):
+            return F.mse_loss(self.net(x)[:, 0], y)
+
+    net = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 1))
+    nn.init.zeros_(net[-1].weight), nn.init.zeros_(net[-1].bias)
+    x, _ = table()
+    assert codes(found(fit, FromZero(net, (x, 1e-5 * x[:, 0])))) == []
+
+
 def test_a_run_that_goes_on_is_not_judged(fit, tmp_path):
     trainer = fit(Program(conv(), normalised(images())), logger=False, max_epochs=1)
     trainer.save_checkpoint(tmp_path / "last.ckpt")
