@@ -26,35 +26,6 @@ if TYPE_CHECKING:
 NORMS = (_BatchNorm, nn.LayerNorm, nn.GroupNorm, nn.modules.instancenorm._InstanceNorm)  # noqa: SLF001
 """Layers behind which the scale of what enters makes no difference."""
 
-PLACES = 4
-"""Tokens of an example, at least. Kinds of tokens, which may all be the same, are fewer than tokens."""
-
-
-def of_places(train: Entered) -> Iterator[tuple[Outcome, str]]:
-    """An embedding of places that is given the same place for all tokens, so that their order has no effect.
-
-    Args:
-        train: What entered, recorded before any update.
-
-    """
-    tokens = [entry.values for entry in train.indices if entry.values.ndim == 2 and len(entry.values.unique()) > 1]  # noqa: PLR2004
-    lengths = {values.shape[1] for values in tokens if values.shape[1] >= PLACES}
-    for entry in train.indices:
-        length = entry.values.shape[-1] if entry.values.ndim else 0
-        if length in lengths and len(next(entry.module.parameters())) >= length and len(entry.values.unique()) == 1:
-            place = int(entry.values.flatten()[0])
-            yield (
-                Outcome(
-                    Status.WARNING,
-                    "all_alike",
-                    f"all {length} tokens of each example are at place {place} when places enter {entry.name}: their "
-                    "order has no effect",
-                    f"torch.arange({length}) as the places",
-                    {"places": length},
-                ),
-                entry.name,
-            )
-
 
 def of_scale(train: Entered, batch: Any) -> Iterator[tuple[Outcome, str]]:
     """What is wrong with a training batch when it enters, with the layer that it enters.

@@ -8,6 +8,7 @@ from lightning_recipe.callback import Check
 from lightning_recipe.callbacks import _normalization as scale
 from lightning_recipe.callbacks import _normalization_verdict as verdict
 from lightning_recipe.callbacks._channels import Channels
+from lightning_recipe.callbacks._places import of_places
 from lightning_recipe.finding import Section
 from lightning_recipe.losses.by_hand import likely
 from lightning_recipe.record.step import Need
@@ -114,7 +115,7 @@ class NormalizationCheck(Check):
             self.done = True
             yield self.skipped(str(error))
             return
-        places = [self.found(*pair) for pair in verdict.of_places(train)]
+        places = [self.found(*pair) for pair in of_places(train)]
         yield from places
         if not train.entries:
             self.done = True

@@ -450,6 +450,31 @@ def test_kinds_and_speakers_may_be_all_alike(fit):
     assert [f.status for f in check.findings] == [Status.PASSED]
 
 
+class OfOneLanguage(nn.Module):
+    """Of twelve languages, only the first one is in the data; places are known in one of several ways."""
+
+    def __init__(self, way):
+        super().__init__()
+        self.word, self.language, self.leave = nn.Embedding(9, 8), nn.Embedding(12, 8), nn.Linear(8, 2)
+        self.rnn, self.place = nn.GRU(8, 8, batch_first=True), nn.Embedding(10, 8)
+        self.table, self.way = nn.Parameter(torch.randn(10, 8)), way
+        self.register_buffer("waves", torch.randn(1, 10, 8))
+
+    def forward(self, x):
+        h, way = self.word(x), self.way
+        if way == "learnt":
+            h = h + self.place(torch.arange(10).expand_as(x))
+        elif way != "recurrent":
+            h = h * 8**0.5 + (self.table if way == "table" else self.waves)
+        h = h + self.language(torch.zeros_like(x))
+        return self.leave((self.rnn(h)[0] if way == "recurrent" else h).tanh().mean(1))
+
+
+@pytest.mark.parametrize("way", ["learnt", "recurrent", "table", "waves"])
+def test_one_language_for_all_tokens_whose_places_are_known(fit, way):
+    assert codes(found(fit, Program(OfOneLanguage(way), words()))) == []
+
+
 def test_one_place_for_all_tokens(fit):
     check = NormalizationCheck()
     fit(Program(Spoken(places=False), words()), [check], logger=False, max_steps=1)

@@ -1,0 +1,78 @@
+"""Tokens that are all embedded at one place, so that their order has no effect."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import nn
+from torch.nn.modules.conv import _ConvNd
+
+from lightning_recipe.finding import Outcome, Status
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch import Tensor
+
+    from lightning_recipe.record.events import Event
+    from lightning_recipe.trial.entries import Entered
+
+PLACES = 4
+"""Tokens of an example, at least. Kinds of tokens, which may all be the same, are fewer than tokens."""
+
+
+def of_places(train: Entered) -> Iterator[tuple[Outcome, str]]:
+    """An embedding of places that is given the same place for all tokens, so that their order has no effect.
+
+    One with as many rows may be of something else, such as languages, where the order comes in by another way.
+
+    Args:
+        train: What entered, recorded before any update.
+
+    """
+    tokens = [entry.values for entry in train.indices if entry.values.ndim == 2 and len(entry.values.unique()) > 1]  # noqa: PLR2004
+    lengths = {values.shape[1] for values in tokens if values.shape[1] >= PLACES}
+    if _have_order(train):
+        return
+    for entry in train.indices:
+        length = entry.values.shape[-1] if entry.values.ndim else 0
+        if length in lengths and len(next(entry.module.parameters())) >= length and len(entry.values.unique()) == 1:
+            place = int(entry.values.flatten()[0])
+            yield (
+                Outcome(
+                    Status.WARNING,
+                    "all_alike",
+                    f"all {length} tokens of each example are at place {place} when places enter {entry.name}: their "
+                    "order has no effect",
+                    f"torch.arange({length}) as the places",
+                    {"places": length},
+                ),
+                entry.name,
+            )
+
+
+def _have_order(train: Entered) -> bool:
+    """Whether layers work along the tokens, or something else is embedded or added that differs at each place."""
+    if any(isinstance(event.module, nn.RNNBase | _ConvNd) for event in train.step.events):
+        return True
+    for entry in train.indices:
+        values = entry.values.flatten(0, -2) if entry.values.ndim > 1 else entry.values[None]
+        ordered = values.sort(1).values
+        if values.shape[1] >= PLACES and bool((ordered[:, 1:] != ordered[:, :-1]).all()) and _is_same(values):
+            return True
+    made = {number: event for event in train.step.events for number in set(event.outputs) - set(event.inputs)}
+    for event in train.step.events:
+        known = [made[number] for number in event.inputs if number in made]
+        of_tokens = any(isinstance(_unscaled(before, made).module, nn.Embedding) for before in known)
+        if event.name in {"add", "iadd", "add_", "radd"} and of_tokens and len(known) < len(event.inputs):
+            return True  # a table that is a parameter or a buffer
+    return False
+
+
+def _is_same(values: Tensor) -> bool:
+    return bool((values == values[:1]).all())
+
+
+def _unscaled(event: Event, made: dict[int, Event]) -> Event:
+    """What was multiplied, of embeddings that are scaled before places are added."""
+    return made.get(event.inputs[0], event) if event.name in {"mul", "imul", "rmul"} and event.inputs else event
