@@ -495,9 +495,10 @@ def test_modules_that_raise_are_left_as_they_were(needs):
     assert not any("_compiled_call_impl" in vars(m) for m in module.modules())
 
 
-def test_a_failure_of_the_wiring_is_reported_and_harmless(monkeypatch):
-    monkeypatch.setattr("lightning_recipe.record.wiring.Wiring.leave", lambda *a: 1 // 0)
-    module = Net(lambda m, x: m.norm(m.linear(x)).sum())
+@pytest.mark.parametrize("seen", ["leave", "passed"])
+def test_a_failure_of_the_wiring_is_reported_and_harmless(monkeypatch, seen):
+    monkeypatch.setattr(f"lightning_recipe.record.wiring.Wiring.{seen}", lambda *a: 1 // 0)
+    module = Net(lambda m, x: m.norm(m.linear(input=x)).sum())
     probe = Probe.attach(module, "training_step", Need.WIRING)
     assert module.training_step(X).isfinite()
     with pytest.raises(RuntimeError, match="ZeroDivisionError"):

@@ -85,7 +85,7 @@ class Functions(TorchFunctionMode):
     def pause(self) -> None:
         """See nothing until :meth:`resume` was called as often as this."""
         self._pauses += 1
-        if self._pauses == 1 and self._is_innermost():
+        if self._pauses == 1 and (modes := _modes()) and _mode_at(modes - 1) is self:
             _pop_mode()
             self._left = True
 

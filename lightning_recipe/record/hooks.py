@@ -7,6 +7,8 @@ import functools
 import weakref
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from torch import Tensor
+
 from lightning_recipe.record.compiled import is_compiled_network
 from lightning_recipe.record.modules import FAST, Observable
 
@@ -22,6 +24,9 @@ class Watch(NamedTuple):
     Attributes:
         before: Is called with the module, its arguments, and its keyword arguments.
         after: Is called with the module, its arguments, and its output; None if it raised.
+        closed: What to do in place of both, in less time, where a closed leaf is given one tensor: before, with the
+            tensor, which gives its version or None, if the two others are to be called; and after, with the module,
+            the tensor, its version, and the output.
 
     Example:
         >>> Watch(lambda module, args, kwargs: None, lambda module, args, output: print(output)).after(None, (), 3)
@@ -31,6 +36,7 @@ class Watch(NamedTuple):
 
     before: Callable[..., None]
     after: Callable[..., None]
+    closed: tuple[Callable[..., Any], ...] = ()
 
 
 class Hooks:
@@ -82,10 +88,10 @@ class Hooks:
 
         """
         name, module, leaf, inside_fast = seen
-        own, key = module.__dict__, id(module)
-        if (kind := type(module)) not in self._kinds:
-            self._kinds[kind] = issubclass(kind, FAST), kind.__module__.startswith("torch.nn.modules.")
-        fast, of_torch = self._kinds[kind]
+        own, key, kind = module.__dict__, id(module), type(module)
+        if (told := self._kinds.get(kind)) is None:
+            told = self._kinds[kind] = issubclass(kind, FAST), kind.__module__.startswith("torch.nn.modules.")
+        fast, of_torch = told
         self.names[key] = name
         compiled = own.get("_compiled_call_impl")
         if (compiled is not None or "_orig_mod" in own["_modules"]) and is_compiled_network(module):
@@ -104,17 +110,18 @@ class Hooks:
         if inner is not None and (own["_forward_hooks"] or own["_forward_pre_hooks"]):
             self._hook(module, inner)
         elif inner is not None:
-            self._stand_in(inner, module)
+            self._stand_in(inner, module, closed=of_torch and bool(inner.closed))
         if outer is not None:
             self._stand_in(outer, module)
 
-    def _stand_in(self, watch: Watch, module: nn.Module) -> None:
+    def _stand_in(self, watch: Watch, module: nn.Module, *, closed: bool = False) -> None:
         """Stand where torch looks first for what to call: calling hooks takes as long as a small layer's forward.
 
         Compiled in place, a module has its compiled code there, into which hooks would be traced.
         """
-        stand_in = _StandIn(self.failed, watch, module, module.__dict__.get("_compiled_call_impl"))
-        module.__dict__["_compiled_call_impl"] = stand_in
+        own = module.__dict__
+        kind = _Closed if closed else _StandIn
+        own["_compiled_call_impl"] = stand_in = kind(self.failed, watch, module, own.get("_compiled_call_impl"))
         self._in_place.append(stand_in)
 
     def _hook(self, module: nn.Module, watch: Watch) -> None:
@@ -138,7 +145,7 @@ class Hooks:
 class _StandIn:
     """Stands in for the call of a module; copies get None, as they have of torch itself."""
 
-    __slots__ = ("_after", "_before", "_call", "_compiled", "_failed", "_module")
+    __slots__ = ("_after", "_before", "_call", "_closed", "_compiled", "_failed", "_module")
 
     def __init__(
         self,
@@ -148,7 +155,7 @@ class _StandIn:
         compiled: Callable[..., Any] | None = None,
         call: Callable[..., Any] | None = None,
     ) -> None:
-        self._before, self._after = watch
+        self._before, self._after, self._closed = watch
         self._failed, self._module, self._compiled = failed, module, compiled
         self._call = call or compiled or module._call_impl  # noqa: SLF001
 
@@ -177,6 +184,26 @@ class _StandIn:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(None), ()
+
+
+class _Closed(_StandIn):
+    """Of a leaf in which there is nothing to see: most calls of it are given one tensor."""
+
+    __slots__ = ()
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        before, after = self._closed
+        if kwargs or len(args) != 1 or type(args[0]) is not Tensor or (version := before(args[0])) is None:
+            return super().__call__(*args, **kwargs)
+        output = None
+        try:
+            output = self._call(*args)
+        finally:
+            try:
+                after(self._module, args[0], version, output)
+            except Exception as error:  # noqa: BLE001
+                self._failed(error)
+        return output
 
 
 class _Hook:

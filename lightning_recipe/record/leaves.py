@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from lightning_recipe.record.compiled import is_traced
+from lightning_recipe.record.hooks import Watch
 
 if TYPE_CHECKING:
     from lightning_recipe.record.functions import Functions
@@ -56,6 +57,10 @@ class Leaves:
         self._functions, self._hooks, self._wiring, self._reductions = functions, hooks, wiring, reductions
         self._within: list[nn.Module] = []
 
+    def watch(self) -> Watch:
+        """What is to be done before and after calls."""
+        return Watch(self.before, self.after, (self.before_closed, self.after_closed))
+
     def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Take note of what goes in."""
         functions, within = self._functions, self._within
@@ -67,6 +72,29 @@ class Leaves:
             self._wiring.enter((*args, *kwargs.values()) if kwargs else args)
         if id(module) not in self._hooks.closed:
             functions.resume()
+
+    def before_closed(self, given: Tensor) -> int | None:
+        """Of a closed leaf that is given one tensor: its version, None if the call is one for `before`."""
+        functions = self._functions
+        if self._within or self._wiring is None or functions.in_backward or is_traced():
+            return None
+        functions.pause()
+        try:
+            return given._version  # noqa: SLF001
+        except RuntimeError:  # made in inference mode
+            functions.resume()
+            return None
+
+    def after_closed(self, module: nn.Module, given: Tensor, version: int, output: Any) -> None:
+        """Take note of its call."""
+        try:
+            name = self._hooks.names[id(module)]
+            if self._wiring is not None:
+                self._wiring.passed(name, module, given, version, output)
+            if self._reductions is not None:
+                self._reductions.output(name, output, recurs=isinstance(module, _BOUNDED))
+        finally:
+            self._functions.resume()
 
     def _is_open(self, module: nn.Module) -> bool:
         return module.training and any(id(child) in self._hooks.names for child in module.children())

@@ -113,7 +113,7 @@ class Observers:
 
     def _lay(self) -> None:
         outer = Watch(self._calls.before, self._calls.after) if self._calls is not None else None
-        inner = Watch(self._leaves.before, self._leaves.after) if self._leaves is not None else None
+        inner = self._leaves.watch() if self._leaves is not None else None
         for seen in observable(self._pl_module, inside_fast=inner is not None):
             try:
                 self._hooks.lay(seen, outer, inner)

@@ -46,6 +46,7 @@ _ARITHMETIC = {
 """Of two tensors that are broadcast to one shape."""
 _BOUNDED = {"tanh", "sigmoid"}
 """Functions of which numbers are taken where those of modules are."""
+_event = tuple.__new__  # takes a third as long as naming the fields
 _functorch = torch._C._functorch  # noqa: SLF001 - vmap and grad have no public reader of what they wrap
 
 
@@ -117,6 +118,22 @@ class Wiring:
         off = self._off if self._off and not torch.is_grad_enabled() else ""
         self._note("module", name, given, output, module, off, training=module.training)
 
+    def passed(self, name: str, module: nn.Module, given: Tensor, version: int, output: Any) -> None:
+        """A leaf was given one tensor of this version; in less time if it neither wrote into it nor put out several."""
+        off = self._off if self._off and not torch.is_grad_enabled() else ""
+        plain = type(output) is Tensor and not output.is_inference()
+        if not plain or output is given or given._version != version:  # noqa: SLF001
+            self._note("module", name, [(given, version)], output, module, off, training=module.training)
+            return
+        numbers = self._numbers
+        key = (id(seen := ref(given)), version)
+        went_in = numbers.get(key) or self._new(key, seen)
+        key = (id(seen := ref(output)), output._version)  # noqa: SLF001
+        came_out = numbers.get(key) or self._new(key, seen)
+        self._made.add(key[0])
+        event = ("module", name, (went_in,), (came_out,), module, off, (), module.training, (), False)
+        self._events.append(_event(Event, event))
+
     def _note(  # noqa: PLR0913, PLR0917
         self,
         kind: Kind,
@@ -149,7 +166,7 @@ class Wiring:
             self._made.add(key[0])
         equal = self._follows and len(given) > 1 and same(given[0][0], given[1][0])
         event = (kind, name, tuple(went_in), tuple(came_out), module, where, tuple(own), training, spread, equal)
-        self._events.append(Event._make(event))  # takes half as long as naming its fields
+        self._events.append(_event(Event, event))
 
     def _new(self, key: tuple[int, int], seen: ref[Tensor]) -> int:
         self._references.append(seen)
