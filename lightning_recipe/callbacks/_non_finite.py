@@ -37,6 +37,7 @@ class Rule(NamedTuple):
 
 TOO_LARGE = "numbers too large for the precision"
 STABLE = "log(x + 1e-8), or log_softmax and logsigmoid of the logits"
+UNUSED = ("it is infinite where the value isn't used, too", "choose with where() what goes in, not what comes out")
 FORWARD = (
     Rule(ANY, "empty", "the mean of nothing, as where a mask leaves none", "divide the sum by count.clamp(min=1)"),
     Rule(LOGARITHMS, "negative", "the logarithm of a negative number", STABLE),
@@ -56,18 +57,20 @@ FORWARD = (
     Rule({"std", "var", "std_mean", "var_mean"}, "", "the deviation of one value", "correction=0, or larger batches"),
     Rule(INVERSES, "", "a number outside of its domain", "x.clamp(-1 + 1e-6, 1 - 1e-6)"),
     Rule(ANY, "half", "an overflow in half precision (float16 ends at 65504)", 'this part in float32, or "bf16-mixed"'),
-    Rule(EXPONENTIALS, "", "an exponential that is too large", "clamp what goes in, or stay on a logarithmic scale"),
+    Rule(
+        EXPONENTIALS,
+        "",
+        "an exponential that is too large",
+        "softmax() or logsumexp() in place of its own formula, or clamp what goes in",
+    ),
     Rule(ANY, "", TOO_LARGE, "a lower learning rate, or Trainer(gradient_clip_val=...)"),
 )
 BACKWARD = (
     Rule(ROOTS, "", "it is infinite at 0", "(x + 1e-8).sqrt(); of a norm (x.square().sum() + 1e-8).sqrt()"),
     Rule({"pow"}, "", "of a power below 1 it is infinite at 0", "add 1e-8 to what goes in"),
-    Rule(
-        LOGARITHMS | DIVISIONS | INVERSES | {"atan2"},
-        "",
-        "it is infinite where the value isn't used, too",
-        "choose with where() what goes in, not what comes out",
-    ),
+    Rule(LOGARITHMS | DIVISIONS | {"atan2"}, "", *UNUSED),
+    Rule(INVERSES, "unused", *UNUSED),
+    Rule(INVERSES, "", "it is infinite at -1 and 1", "x.clamp(-1 + 1e-6, 1 - 1e-6)"),
     Rule(ANY, "half", "an overflow in half precision", 'precision="16-mixed" scales the loss; "bf16-mixed" need not'),
     Rule(ANY, "", "it is too large, or 0 times infinity", "look at what goes in; where() hides values, not gradients"),
 )

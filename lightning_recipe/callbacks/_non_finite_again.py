@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
+from lightning_recipe.callbacks._non_finite import EXPONENTIALS
 from lightning_recipe.record.origin import Origin, tracing
 from lightning_recipe.record.tensors import mapped
 
@@ -53,9 +54,12 @@ def _once(again: Rehearsal, batch: Any) -> tuple[float, Origin | None]:
     if loss is None:
         return math.nan, trace.first
     value = float(loss.sum())
-    if math.isfinite(value) and loss.requires_grad:
-        return value, trace.backward(loss)
-    return value, trace.first
+    if not math.isfinite(value) or not loss.requires_grad:
+        return value, trace.first
+    origin = trace.backward(loss)
+    overflown = trace.infinite  # what is divided by it is 0 going forward, and NaN going back
+    hidden = origin is not None and overflown is not None and overflown.function in EXPONENTIALS
+    return value, overflown if hidden else origin
 
 
 @torch.no_grad()

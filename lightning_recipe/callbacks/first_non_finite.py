@@ -209,11 +209,12 @@ class FirstNonFinite(Check):
                 fix="see how it is initialised, or what was loaded",
                 **numbers,
             )
-        entered = [name for name, t in tensors(batch) if t.is_floating_point() and not bool(torch.isfinite(t).all())]
+        floating = {name: t for name, t in tensors(batch, "batch") if t.is_floating_point()}
+        entered = [name for name, t in floating.items() if not bool(torch.isfinite(t).all())]
         trace, missing = self._run_again(run, batch, cleaned=bool(entered))
         if entered and (trace is None or trace.by_inputs):
             return self.failed(
-                f"{said}: {listed([f'batch{name}' for name in entered])} of the batch holds NaN or infinities",
+                f"{said}: {listed(entered)} of the batch holds NaN or infinities",
                 code="inputs",
                 fix="leave such examples out, or fill in what is missing, before it is counted",
                 **numbers,

@@ -42,6 +42,7 @@ class Origin:
         empty: Whether a tensor without elements went in.
         infinite: Whether an infinity went in.
         half: Whether it computed in half precision.
+        unused: Whether a gradient is not finite only where the value counts for nothing: 0 times infinity.
 
     Example:
         >>> Origin("log", "net", "model.py:3", zeros=True).backward
@@ -58,6 +59,7 @@ class Origin:
     empty: bool = False
     infinite: bool = False
     half: bool = False
+    unused: bool = False
 
     def __str__(self) -> str:
         of = "the gradient of " if self.backward else ""
@@ -156,7 +158,14 @@ class _Going:
         if not all(_state(g).finite for g in gone if isinstance(g, Tensor)):
             kind = kind_of(self.node).lower()
             half = any(g.dtype in {torch.float16, torch.bfloat16} for g in gone if isinstance(g, Tensor))
-            self.found.append(Origin(kind, self.place.module, self.place.where, backward=True, half=half))
+            unused = _is_unused(gone, came)
+            at = self.place
+            self.found.append(Origin(kind, at.module, at.where, backward=True, half=half, unused=unused))
+
+
+def _is_unused(gone: tuple[Any, ...], came: tuple[Any, ...]) -> bool:
+    of = [(g, c) for g in gone for c in came if isinstance(g, Tensor) and isinstance(c, Tensor) and g.shape == c.shape]
+    return bool(of) and all(bool((c[~torch.isfinite(g)] == 0).all()) for g, c in of)
 
 
 @dataclass(frozen=True)

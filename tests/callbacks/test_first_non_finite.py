@@ -227,17 +227,29 @@ def test_the_function_is_named(fit, name):
     assert finding.subject == ("net.3" if name == "attention to nothing" else "")
 
 
+def softmax_by_hand(x):
+    return x.exp() / x.exp().sum(1, keepdim=True)
+
+
 GRADIENTS = {
-    "where after a root": lambda logits, y: torch.where(logits > 1e9, logits.mul(0).sqrt(), logits).mean(),
-    "power": lambda logits, y: (logits * 0).abs().pow(0.5).sum(),
-    "arc cosine of 1": lambda logits, y: (logits * 0 + 1).acos().sum(),
+    "where after a root": (lambda logits, y: torch.where(logits > 1e9, logits.mul(0).sqrt(), logits).mean(), "at 0"),
+    "power": (lambda logits, y: (logits * 0).abs().pow(0.5).sum(), "at 0"),
+    "arc cosine of 1": (lambda logits, y: (logits * 0 + 1).acos().sum(), "at -1 and 1"),
+    "arc cosine under where": (
+        lambda logits, y: torch.where(logits > 1e9, (logits * 0 + 1).acos(), logits).mean(),
+        "isn't used",
+    ),
+    "softmax by hand": (lambda logits, y: -(softmax_by_hand(logits * 1000)[:, 0] + 1e-8).log().mean(), "exponential"),
 }
 
 
 @pytest.mark.parametrize("name", GRADIENTS)
 def test_the_gradient_is_named(fit, name):
-    (finding,) = judged(fit, of_loss(GRADIENTS[name]))
-    assert (finding.status, finding.code) == (Status.FAILED, "FirstNonFinite/gradient"), finding
+    loss, said = GRADIENTS[name]
+    (finding,) = judged(fit, of_loss(loss))
+    kind = "operation" if said == "exponential" else "gradient"
+    assert (finding.status, finding.code) == (Status.FAILED, f"FirstNonFinite/{kind}"), finding
+    assert said in finding.message
     assert finding.evidence["at"] == 5
     assert "test_first_non_finite.py:" in finding.message
 
@@ -369,7 +381,7 @@ def test_it_explains_what_others_see(fit, tmp_path):
 def test_an_exception_of_the_users_own_is_no_finding(fit):
     check = FirstNonFinite()
     with pytest.raises(RuntimeError, match="nan"):
-        fit(of_loss(GRADIENTS["power"]), [check], detect_anomaly=True, limit_val_batches=0, logger=False)
+        fit(of_loss(GRADIENTS["power"][0]), [check], detect_anomaly=True, limit_val_batches=0, logger=False)
     assert not [f for f in check.findings if f.is_alarm]
 
 
