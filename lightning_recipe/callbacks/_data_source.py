@@ -175,6 +175,11 @@ def drawn(run: Run) -> tuple[bool, bool, bool, bool]:
     return True, (unshuffled or at_random) and not _repeats(loader), unshuffled, sampler is not None
 
 
+def is_stream(run: Run) -> bool:
+    """Whether the data come from one stream, which shuffles by itself or not at all."""
+    return len(run.loaders) == 1 and isinstance(getattr(run.loaders[0], "dataset", None), IterableDataset)
+
+
 def by_index(data: Any) -> bool:
     """Whether a data set gives what lies at an index, and draws nothing by itself, by the code of its ``__getitem__``.
 

@@ -110,13 +110,17 @@ def duplicates(examples: Examples, *, sure: bool) -> Iterator[Outcome]:
     if share < DUPLICATES:
         return
     evenly = bool((times > 1).mean() > 0.5)  # noqa: PLR2004 - a data set that says it is longer than it is
-    meant = evenly or _of_rare_classes(examples)
+    balanced = _of_rare_classes(examples)
+    meant = evenly or balanced
     yield Outcome(
         Status.WARNING if sure and not meant else Status.ADVICE,
         "duplicates",
         f"{share:.0%} of {len(whole)} training examples of the first epoch are exact duplicates of earlier ones, one "
         f"comes {times.max()} times; each index was drawn once",
-        "remove them before data are split, or validation holds copies of training examples; if some are to count "
+        "a WeightedRandomSampler balances classes without copies; if they were made before the split, validation holds "
+        "them, too"
+        if balanced
+        else "remove them before data are split, or validation holds copies of training examples; if some are to count "
         "more, use a WeightedRandomSampler",
         {"examples": len(whole), "share": share, "most": int(times.max())},
     )
@@ -163,6 +167,18 @@ def in_order(examples: Examples) -> Iterator[Outcome]:
         "shuffle=True in the training DataLoader, or shuffle data that can't be drawn at random",
         {"alike": alike, "by_chance": chance, "classes": len(classes), "blocks": blocks},
     )
+
+
+def by_class(examples: Examples) -> Iterator[Outcome]:
+    """The same of a whole epoch of a stream, which may hold scenes or sessions of one class: only if none comes again.
+
+    Example:
+        >>> x, batch = np.arange(100), np.arange(100) // 10
+        >>> [[o.code for o in by_class(Examples(x, y, batch, x > 0))] for y in (x // 30, x // 30 % 3)]
+        [['sorted'], []]
+
+    """
+    return (o for o in in_order(examples) if o.status is Status.WARNING and o.evidence["classes"] > 2)  # noqa: PLR2004
 
 
 def by_number(numbers: Sequence[NDArray[np.float64]], alike: float) -> Iterator[Outcome]:

@@ -19,6 +19,9 @@ EXAMPLES = {True: 8, False: 32}
 """Examples that have to agree, of numbers and of tokens."""
 VARIED = 0.75
 """Share of them, at most, with one and the same target, or whose window ends with two equal values."""
+SERIES = 0.6
+"""Correlation of neighbours, at least, on average, by which a row of numbers is taken for a window over time: a random
+walk has 0.9 and more, the columns of scikit-learn's tables 0.3 to 0.5."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ def held_value(step: Step) -> Held | None:
     Example:
         >>> from torch import nn
         >>> from lightning_recipe.record.step import NetCall, Step
-        >>> series = torch.randn(32, 9)
+        >>> series = torch.randn(32, 9).cumsum(1)
         >>> call = NetCall("net", nn.Linear(8, 1), (), {}, {"net.input": series[:, :8]})
         >>> held_value(Step([series[:, :8], series[:, 7]], net_calls=[call])).steps
         1
@@ -67,7 +70,8 @@ def held_value(step: Step) -> Held | None:
         whole = any(_equal(window, tensor) for tensor in batch)
         for target in _targets(step, batch):
             separate = any(_equal(target, tensor) for tensor in batch)
-            if len(target) == len(window) and (separate or not whole) and (held := _overlap(window, target)):
+            fits = len(target) == len(window) and (separate or not whole)
+            if fits and (held := _overlap(window, target)) and (held[1] > 1 or not _is_table(window)):
                 return Held(name, *held, window.shape[1], len(window))
     return None
 
@@ -101,6 +105,13 @@ def _overlap(window: Tensor, target: Tensor) -> tuple[int, int] | None:
             if torch.equal(values[:, -steps:].to(future), future[:, :steps]):
                 return steps, horizon
     return None
+
+
+def _is_table(rows: Tensor) -> bool:
+    """Whether the columns of (N, L) numbers are not the steps of a series: InputIndependenceCheck knows of tables."""
+    if rows.ndim > 2 or not rows.is_floating_point():  # noqa: PLR2004
+        return False
+    return not float(torch.corrcoef(rows.T.double()).diagonal(1).abs().nan_to_num().mean()) >= SERIES
 
 
 def _equal(a: Tensor, b: Tensor) -> bool:

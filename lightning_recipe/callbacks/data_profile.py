@@ -10,7 +10,7 @@ import numpy as np
 from lightning_recipe.callback import Check
 from lightning_recipe.callbacks import _data_verdict as verdict
 from lightning_recipe.callbacks._data_seen import VALUES, Glance, Seen, add, glance
-from lightning_recipe.callbacks._data_source import by_index, drawn, entered, label_of, number_of
+from lightning_recipe.callbacks._data_source import by_index, drawn, entered, is_stream, label_of, number_of
 from lightning_recipe.figures.canvas import pixels
 from lightning_recipe.figures.profile import profile_card
 from lightning_recipe.finding import Section
@@ -53,7 +53,7 @@ class DataProfile(Check):
     - more than 5 % of the examples are exact duplicates though each index is drawn once; `advice` if most examples come
       more than once, as in a data set that says it is longer than it is, or only those of rare classes do;
     - examples come class by class, or in the order of the numbers that are to be predicted, and no sampler put them
-      together, or one that does so in each epoch; `advice` if classes come again, or along a series.
+      together, or one that does so in each epoch, or as a stream; `advice` if classes come again, or along a series.
 
     `advice` if a class never occurs in a whole epoch, examples come in the same order in each epoch, features that the
     network is given never change, or values are NaN or infinite.
@@ -210,6 +210,8 @@ class DataProfile(Check):
         if (unshuffled or (each and order)) and not run.limited:
             found += list(verdict.in_order(examples)) or verdict.by_number(*self._numbers())
             found += order if unshuffled else []
+        if is_stream(run) and run.trainer.current_epoch > self._first and not run.limited:
+            found += verdict.by_class(examples)
         whole = math.isfinite(run.batches_per_epoch) and seen.epochs.count(0) == run.batches_per_epoch
         if whole and not run.limited and self._classes and examples.labels is not None:
             found += verdict.never(examples.labels, self._classes)

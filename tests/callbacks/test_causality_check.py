@@ -586,7 +586,15 @@ class EndOfText(Window):
         return TensorDataset(tokens, torch.zeros(n).long())
 
 
-@pytest.mark.parametrize("program", [Window, LagOfTheTarget, LastOfItsInput, EndOfText])
+class Table(Window):
+    """No window: its columns are features, of which the last gives the target away."""
+
+    def data(self, n, seed):
+        features = torch.randn(n, 12, generator=torch.Generator().manual_seed(seed))
+        return TensorDataset(features, features[:, -1:])
+
+
+@pytest.mark.parametrize("program", [Window, LagOfTheTarget, LastOfItsInput, EndOfText, Table])
 def test_windows_before_their_target_are_not_accused(fit, program):
     assert judged(fit, program()).status is Status.SKIPPED
 
@@ -603,7 +611,7 @@ class CutTooLong(WindowTooLong):
         return F.mse_loss(self(batch[0][:, 1:]), batch[0][:, -1:])
 
     def data(self, n, seed):
-        return TensorDataset(torch.randn(n, 13, generator=torch.Generator().manual_seed(seed)))
+        return TensorDataset(torch.randn(n, 13, generator=torch.Generator().manual_seed(seed)).cumsum(1))
 
 
 class Features(WindowTooLong):

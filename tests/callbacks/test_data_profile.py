@@ -272,6 +272,20 @@ def test_sorted_by_any_sampler_that_keeps_the_order(fit, sampler, module):
     assert alarms(found(fit, DataLoader(train, 32, sampler=sampler), module())) == {"sorted"}
 
 
+class Shards(Stream):
+    """A file for each class, drawn in another order in each epoch, and read to its end."""
+
+    def __iter__(self):
+        x, y = self.examples.tensors
+        for label in torch.randperm(CLASSES):
+            yield from zip(x[y == label], y[y == label], strict=True)
+
+
+def test_sorted_files_of_a_stream(fit):
+    assert alarms(found(fit, DataLoader(Shards(data(512)), 16), max_epochs=2)) == {"sorted"}
+    assert not alarms(found(fit, DataLoader(Shards(data(512)), 16), max_steps=16))  # no whole epoch: nobody knows
+
+
 def test_sorted_by_whole_numbers(fit):
     x, y = by_number().tensors
     assert alarms(found(fit, DataLoader(TensorDataset(x, (100 * y).long()), 32), Numbers())) == {"sorted"}
