@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 
     from lightning.pytorch import Trainer
 
+WIDE = 0.1
+"""Width of the interval around an accuracy in which nobody can tell a good model from a fair one."""
+SMALL = 0.02
+"""Share of the examples in training from which on a validation set is large enough, or as large as it can be."""
 CHOOSING = {"EarlyStopping", "ModelCheckpoint"}
 """Callbacks, also derived ones, that monitor what was logged; others may monitor what they know themselves."""
 
@@ -172,4 +176,37 @@ def too_few(name: str, values: list[float], examples: int) -> Outcome | None:
         f"standard error of {error:.2g} on {examples} examples",
         "validate on more examples, or compare means over several seeds or folds",
         {"improvement": improvement, "standard_error": error, "examples": examples},
+    )
+
+
+def of_few(name: str, value: float, examples: int, in_training: int) -> Outcome | None:
+    """Advice if an accuracy is of few examples while training has many: by Wilson's interval (1927), of 95 %.
+
+    Args:
+        name: Its key.
+        value: The latest.
+        examples: In the validation set.
+        in_training: In the training set.
+
+    Example:
+        >>> of_few("val_acc", 1.0, 14, 1400).evidence
+        {'lowest': 0.78..., 'highest': 1.0, 'examples': 14, 'in_training': 1400}
+        >>> of_few("val_acc", 1.0, 14, 100) is None
+        True
+
+    """
+    if not 0 <= value <= 1 or examples >= SMALL * in_training:
+        return None
+    z = 1.96**2 / examples
+    middle, half = value + z / 2, math.sqrt(z * value * (1 - value) + z * z / 4)
+    lowest, highest = ((middle + side * half) / (1 + z) for side in (-1, 1))
+    if highest - lowest <= WIDE:
+        return None
+    return Outcome(
+        Status.ADVICE,
+        "too_few_examples",
+        f'"{name}" is {value:.3g} on {examples} examples, which a model has by chance that is right in {lowest:.0%} to '
+        f"{highest:.0%} of all; training has {in_training}",
+        "keep more examples for validation, a tenth say, or cross-validate",
+        {"lowest": lowest, "highest": highest, "examples": examples, "in_training": in_training},
     )

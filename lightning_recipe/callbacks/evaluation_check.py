@@ -13,7 +13,7 @@ from lightning_recipe.callbacks import _monitored as settings
 from lightning_recipe.callbacks import _thresholds as thresholds
 from lightning_recipe.callbacks import _units as units
 from lightning_recipe.callbacks._evaluated_weights import Weights
-from lightning_recipe.callbacks._metric_names import is_a_share
+from lightning_recipe.callbacks._metric_names import is_a_share, is_of_training
 from lightning_recipe.finding import Section
 from lightning_recipe.record.step import Need
 from lightning_recipe.trial.rehearsal import CannotRehearseError, rehearsal
@@ -51,9 +51,9 @@ class EvaluationCheck(Check):
 
     `advice` if a root, a perplexity or a macro accuracy is averaged and little is lost; if ``overfit_batches`` is on;
     if validation is cut short; if the training loss is monitored though validation logs one; if an accuracy that is
-    monitored has improved by less than its standard error; if a short last batch weighs as much as the others, of few,
-    in a mean that is taken by hand; if validation runs with an average of the weights that is
-    still near the initialisation.
+    monitored has improved by less than its standard error, or one is of few examples though training has many; if a
+    short last batch weighs as much as the others, of few, in a mean that is taken by hand; if validation runs with an
+    average of the weights that is still near the initialisation.
 
     Args:
         strict: Stop the run when something failed.
@@ -106,7 +106,7 @@ class EvaluationCheck(Check):
         self._trained: set[str] = set()
         self._mixed: dict[str, int] = {}
         self._lists: tuple[dict[str, kept.Kept], dict[str, kept.Kept]] | None = None  # at the first and the latest look
-        self._values: dict[str, list[float]] = {}  # of accuracies that are monitored
+        self._values: dict[str, list[float]] = {}  # of accuracies
 
     def before_training(self, run: Run) -> Iterator[Finding]:
         """Read the settings."""
@@ -170,8 +170,8 @@ class EvaluationCheck(Check):
         yield from (self.found(outcome, name) for outcome, name in outcomes if outcome)
 
     def _note_values(self, run: Run) -> None:
-        for name in {one.name for one in settings.monitored(run.trainer) if is_a_share(one.name)}:
-            if (value := run.trainer.callback_metrics.get(name)) is not None:
+        for name, value in run.trainer.callback_metrics.items():
+            if is_a_share(name) and not is_of_training(name):
                 self._values.setdefault(name, []).append(float(value))
 
     def _of_short_batches(self, run: Run) -> Iterator[Finding]:
@@ -206,9 +206,13 @@ class EvaluationCheck(Check):
                 found.append(self.found(outcome))
             self._note_values(run)
             found += self._of_short_batches(run)
-            examples = sized_len(getattr(next(iter(run.val_loaders), None), "dataset", None))
-            for name, values in self._values.items():
-                if examples and (outcome := settings.too_few(name, values, examples)):
+            examples, in_training = (
+                sized_len(getattr(next(iter(of), None), "dataset", None)) or 0 for of in (run.val_loaders, run.loaders)
+            )
+            chosen_by = {one.name for one in settings.monitored(run.trainer)}
+            for name, values in self._values.items() if examples else ():
+                improved = settings.too_few(name, values, examples) if name in chosen_by else None
+                if outcome := improved or settings.of_few(name, values[-1], examples, in_training):
                     found.append(self.found(outcome, name))
         yield from found
         if not found and not self.findings:

@@ -837,6 +837,21 @@ def test_an_improvement_below_the_standard_error_is_advice(fit):
     assert finding.evidence["standard_error"] == pytest.approx(0.0625, rel=0.01)
 
 
+@pytest.mark.parametrize(("size", "said"), [(14, ["too_few_examples"]), (64, [])])
+def test_an_accuracy_of_few_examples_though_there_are_many(fit, size, said):
+    class Split(TooFew):
+        def configure_callbacks(self):
+            return []
+
+        def train_dataloader(self):
+            return DataLoader(self.data(1600, 1), 128)
+
+        def val_dataloader(self):
+            return DataLoader(self.data(size, 2), 32)
+
+    assert [f.code.partition("/")[2] for f in found(fit, Split()) if f.status is Status.ADVICE] == said
+
+
 def test_a_number_that_is_drawn_is_not_judged_by_its_parts(fit):
     class AgainstNoise(Healthy):
         """The share of pairs of an example and noise that are told apart."""
