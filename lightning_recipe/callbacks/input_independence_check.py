@@ -8,6 +8,7 @@ import torch
 
 from lightning_recipe.callback import Check
 from lightning_recipe.callbacks import _inputs_verdict as verdict
+from lightning_recipe.callbacks._drawn import idle_draw
 from lightning_recipe.callbacks._giveaways import giveaways
 from lightning_recipe.callbacks._interchanged import tried, worth
 from lightning_recipe.callbacks._masks import inverted, takers
@@ -57,6 +58,7 @@ class InputIndependenceCheck(Check):
       difference.
     - `advice` for one input of several without effect at any look.
     - `advice` if what is made of the input depends on random numbers far more than on the input, at both looks.
+    - `advice` for what the step draws and the network is given, such as the time of a diffusion, likewise.
     - `advice` for a column of a table that orders the examples exactly as their target does: it gives the target away.
 
     The evidence is by how much the loss rises when an input is interchanged between examples.
@@ -81,7 +83,7 @@ class InputIndependenceCheck(Check):
         - Outputs that begin at zero, inputs that are the same in all examples.
 
     Cost:
-        A copy of the module and at most 15 steps on it, without backward, at two validations.
+        A copy of the module and at most 20 steps on it, without backward, at two validations.
 
     Pictures:
         - `zeros`: The loss of both fits, with `fit_steps`.
@@ -168,7 +170,7 @@ class InputIndependenceCheck(Check):
         try:
             with rehearsal(run) as again:
                 trial = tried(again, step.batch)
-                positions = idle_positions(again, step.batch)
+                positions = idle_positions(again, step.batch) or idle_draw(again, step.batch)
                 early = verdict.of_all(trial) is not None and run.step < EARLY * run.horizon
                 if early and _may_come_to_see(again, step.batch):
                     self._reason = f"at step {run.step} nothing that enters had an effect, which is early"

@@ -351,9 +351,36 @@ class OneExampleEach(Program):
         return DataLoader(TensorDataset(*self.data), 1)
 
 
+class Diffusion(Program):
+    """Takes noise away, of which the time, drawn in the step, says how much there is."""
+
+    data = (X,)
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(FEATURES + 1, 16), nn.ReLU(), nn.Linear(16, FEATURES))
+
+    def forward(self, x, time):
+        return self.net(torch.cat([x, self.scaled(time)[:, None]], 1))
+
+    def scaled(self, time):
+        return time / 100
+
+    def training_step(self, batch, batch_idx):
+        time, noise = torch.randint(100, (len(batch[0]),)), torch.randn_like(batch[0])
+        share = time[:, None] / 100
+        return F.mse_loss(self((1 - share).sqrt() * batch[0] + share.sqrt() * noise, time), noise)
+
+
+class TimeInVain(Diffusion):
+    def scaled(self, time):
+        return (time // 100).float()
+
+
 @pytest.mark.parametrize(
     ("program", "expected"),
     [
+        (Diffusion, PASSED),
         (Healthy, PASSED),
         (Program, PASSED),
         (Autoencoder, PASSED),
@@ -613,6 +640,10 @@ def test_one_of_several_is_ignored(fit):
     assert (finding.status, finding.code, finding.subject) == (Status.ADVICE, SoftmaxOfOneGate.code, "batch[1]")
     assert finding.evidence["worth batch[0]"] > 0.01
     assert math.isclose(finding.evidence["worth batch[1]"], 0, abs_tol=1e-6)
+
+
+def test_what_is_drawn_for_the_network_is_ignored(fit):
+    assert found(fit, TimeInVain()) == [(Status.ADVICE, "one_input_ignored", "time")]
 
 
 # -- what gives the target away
