@@ -20,6 +20,8 @@ VARIANCE = 8.0
 kind it is within a factor of 3, of raw bytes in place of normalised ones it is 60 squared."""
 SCALES = 1000.0
 """Times as large a standard deviation of one feature as of another, where the larger is above `LARGE`."""
+SHARE, DROWNED = 0.01, 1e-4
+"""Shares of a sum of losses: what may be of others than the one that is all of it, and what is nothing next to it."""
 LARGE = 100.0
 """A standard deviation from which on weights of the usual size answer with numbers that no activation is made for."""
 TINY = 1000.0
@@ -226,8 +228,31 @@ def target_scale(calls: list[LossCall]) -> tuple[str, float, float]:
             if math.isfinite(deviation) and deviation > found[1]:
                 vary = target.numel() >= FEW and deviation > ROUNDING * most and not call.target_from_net
                 size = float(given.double().square().mean().sqrt()) if vary and isinstance(given, Tensor) else 0.0
-                found = (f"{call.name} in {call.where}" if call.where else call.name, deviation, size / deviation)
+                found = (_named(call), deviation, size / deviation)
     return found
+
+
+def drowned(calls: list[LossCall], where: str, loss: Tensor | None) -> list[str]:
+    """Other losses, with their values, beside one that is all of the sum: of which they are not a hundredth together.
+
+    Args:
+        calls: Of loss functions.
+        where: The one, as `target_scale` calls it.
+        loss: The sum.
+
+    Example:
+        >>> drowned([], "mse_loss", torch.tensor(1.0))
+        []
+
+    """
+    values = {_named(call): float(call.value.double().mean()) for call in calls if not call.target_from_net}
+    if loss is None or loss.numel() != 1 or not abs(float(loss) - values.get(where, 0.0)) < SHARE * abs(float(loss)):
+        return []
+    return [f"{name} ({v:.3g})" for name, v in values.items() if name != where and 0 < v < DROWNED * float(loss)]
+
+
+def _named(call: LossCall) -> str:
+    return f"{call.name} in {call.where}" if call.where else call.name
 
 
 def is_finite(values: Tensor) -> bool:

@@ -57,23 +57,26 @@ def of_scale(train: Entered, batch: Any) -> Iterator[tuple[Outcome, str]]:
         yield outcome, trained[0].name
 
 
-def of_targets(calls: list[LossCall]) -> Iterator[tuple[Outcome, str]]:
+def of_targets(calls: list[LossCall], loss: Tensor | None) -> Iterator[tuple[Outcome, str]]:
     """Targets of numbers that are far larger than what a network puts out at first, or far smaller.
 
     Args:
         calls: Of loss functions, in the first step.
+        loss: The whole loss.
 
     """
     where, deviation, times = scale.target_scale(calls)
     tiny = times > scale.TINY
     if tiny or deviation > scale.LARGE:
+        drowned = scale.drowned(calls, where, loss)
         first = f"predictions are {times:.2g}x as large at first, and any step of the last layer moves them further"
+        beside = f", which leave no weight to {' and '.join(drowned)}" if drowned else ""
         yield (
             Outcome(
-                Status.WARNING if tiny else Status.ADVICE,
+                Status.WARNING if tiny or drowned else Status.ADVICE,
                 "target_scale",
                 f"targets of {where} have a standard deviation of {deviation:.3g}, "
-                + (first if tiny else "and so have its first gradients"),
+                + (first if tiny else f"and so have its first gradients{beside}"),
                 "standardise the targets, and scale predictions back for what is reported",
                 {"std": deviation, "times": times},
             ),

@@ -44,7 +44,8 @@ class NormalizationCheck(Check):
     - all examples of a batch are the same, or all tokens have the same place when places are embedded.
 
     Targets of a squared or absolute error, also by hand: `warning` if what the network puts out at first is 1,000 times
-    as large as they vary, `advice` if they have a standard deviation above 100.
+    as large as they vary, or they have a standard deviation above 100 and leave nothing to other losses of the sum;
+    `advice` if they have this deviation alone.
 
     Args:
         strict: Stop the run when something failed.
@@ -130,7 +131,7 @@ class NormalizationCheck(Check):
     def first_step(self, run: Run, step: Step) -> Iterator[Finding]:  # noqa: ARG002
         """Look at the targets beside what the network puts out."""
         by_hand = None if step.loss_calls else likely(step)
-        for outcome, where in verdict.of_targets([by_hand] if by_hand is not None else step.loss_calls):
+        for outcome, where in verdict.of_targets([by_hand] if by_hand else step.loss_calls, step.loss):
             yield self.found(outcome, where)
 
     def sampled_step(self, run: Run, step: Step) -> Iterator[Finding]:

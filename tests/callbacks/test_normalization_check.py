@@ -378,6 +378,19 @@ def test_advises_on_targets_of_a_wild_scale(fit):
     assert findings[0].evidence["std"] > 1e4
 
 
+@pytest.mark.parametrize(("weight", "status"), [(1.0, Status.WARNING), (1e-8, Status.ADVICE)])
+def test_targets_of_a_wild_scale_beside_another_loss(fit, weight, status):
+    class TwoTasks(Program):
+        def loss(self, x, y):
+            out = self.net(x)[:, 0]
+            return weight * F.mse_loss(out, y) + F.binary_cross_entropy_with_logits(out, (y > 0).float())
+
+    x, _ = table()
+    findings = found(fit, TwoTasks(mlp(6), (x, 3e4 * x[:, 0])))
+    assert [(f.status, f.code) for f in findings] == [(status, "NormalizationCheck/target_scale")]
+    assert ("binary_cross_entropy_with_logits" in findings[0].message) == (status is Status.WARNING)
+
+
 @pytest.mark.parametrize("by_hand", [False, True])
 @pytest.mark.parametrize(("scale", "told"), [(1e-5, ["target_scale"]), (1e-2, []), (0.0, [])])
 def test_tiny_targets_are_an_alarm(fit, by_hand, scale, told):
