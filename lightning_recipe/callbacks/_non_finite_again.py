@@ -18,6 +18,12 @@ if TYPE_CHECKING:
 
     from lightning_recipe.trial.rehearsal import Rehearsal
 
+OVERFLOW = math.log(torch.finfo(torch.float32).max)
+"""Of what the exponential is infinite."""
+NEAR = 0.5
+"""Share of it, from which on it is what will overflow as the network becomes surer: softmax and sigmoid by hand begin
+with a few units, weights that diverge go through any number at once."""
+
 
 class Traced:
     """What running a batch again has shown.
@@ -26,11 +32,19 @@ class Traced:
         loss: By the weights kept.
         origin: Where numbers stopped being finite, if they did.
         by_inputs: Whether they stay finite once what is not finite in the batch is 0.
+        exponential: An exponential that is about to overflow, and of which number, if they stay finite.
 
     """
 
-    def __init__(self, loss: float, origin: Origin | None, *, by_inputs: bool) -> None:
-        self.loss, self.origin, self.by_inputs = loss, origin, by_inputs
+    def __init__(
+        self,
+        loss: float,
+        origin: Origin | None,
+        *,
+        by_inputs: bool,
+        exponential: tuple[Origin, float] | None = None,
+    ) -> None:
+        self.loss, self.origin, self.by_inputs, self.exponential = loss, origin, by_inputs, exponential
 
 
 def traced(again: Rehearsal, batch: Any, weights: dict[str, Tensor], *, cleaned: bool) -> Traced:
@@ -41,25 +55,26 @@ def traced(again: Rehearsal, batch: Any, weights: dict[str, Tensor], *, cleaned:
             state[name].copy_(tensor)
     if cleaned:
         filled = mapped(batch, Tensor, lambda t: torch.nan_to_num(t, 0, 0, 0) if t.is_floating_point() else t)
-        loss, origin = _once(again, filled)
+        loss, origin, _ = _once(again, filled)
         if origin is None and math.isfinite(loss):
             return Traced(loss, None, by_inputs=True)
-    loss, origin = _once(again, batch)
-    return Traced(loss, origin, by_inputs=False)
+    loss, origin, exponential = _once(again, batch)
+    about_to = origin is None and exponential is not None and exponential[1] > NEAR * OVERFLOW
+    return Traced(loss, origin, by_inputs=False, exponential=exponential if about_to else None)
 
 
-def _once(again: Rehearsal, batch: Any) -> tuple[float, Origin | None]:
+def _once(again: Rehearsal, batch: Any) -> tuple[float, Origin | None, tuple[Origin, float] | None]:
     with tracing(again.module) as trace:
         loss = again.step(batch).loss
     if loss is None:
-        return math.nan, trace.first
+        return math.nan, trace.first, None
     value = float(loss.sum())
     if not math.isfinite(value) or not loss.requires_grad:
-        return value, trace.first
+        return value, trace.first, None
     origin = trace.backward(loss)
     overflown = trace.infinite  # what is divided by it is 0 going forward, and NaN going back
     hidden = origin is not None and overflown is not None and overflown.function in EXPONENTIALS
-    return value, overflown if hidden else origin
+    return value, overflown if hidden else origin, trace.exponential
 
 
 @torch.no_grad()

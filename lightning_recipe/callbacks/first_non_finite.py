@@ -41,8 +41,9 @@ class FirstNonFinite(Check):
     The loss of each step is looked at: on the CPU at once, on an accelerator by a copy that stays there and is read now
     and then. Weights are kept at looks, while they are finite. When the loss or a weight is not, the batch is run again
     on a copy with the weights kept last: `failed`, with the first function whose output or gradient isn't finite while
-    what goes in is, and its usual cause. If that stays finite, the weights have diverged since; if there is no batch at
-    hand, as a rule on an accelerator, the step alone is told. The batch is written to the run's folder.
+    what goes in is, and its usual cause. If that stays finite, an exponential that is near its end is named, else the
+    weights have diverged since; without a batch, as on accelerators, the step alone. The batch is written to the run's
+    folder.
 
     Args:
         keep_examples: Whether the batch may be written, as ``first_non_finite.safetensors``, or ``.npz`` where
@@ -50,16 +51,15 @@ class FirstNonFinite(Check):
         strict: Stop the run when something failed.
 
     Source:
-        A. Karpathy, A Recipe for Training Neural Networks (2019): "neural net training fails silently". The rules by
-        function are those of PyTorch's documentation, "Autograd mechanics": gradients of non-differentiable functions.
+        A. Karpathy, A Recipe for Training Neural Networks (2019): "neural net training fails silently". PyTorch's
+        documentation, "Autograd mechanics": gradients of non-differentiable functions.
 
     Legitimate:
         - Steps that a GradScaler, or the module itself, passes over: weights stay finite.
         - NaN in metrics, in masked targets, and in what reaches no weight; masks of -infinity.
 
     Cost:
-        Reading three numbers each step, 2 microseconds on the CPU and a copy on an accelerator; at each look a copy
-        of the weights.
+        Reading three numbers each step, 2 microseconds on the CPU; at each look a copy of the weights.
 
     Example:
         >>> FirstNonFinite(keep_examples=False).keep_examples
@@ -198,8 +198,8 @@ class FirstNonFinite(Check):
     # -- where it began
 
     def _traced(self, run: Run, step: int, batch: Any, bad: list[str], *, loss_is_finite: bool) -> Finding:
-        what = "gradients are" if loss_is_finite else "the loss is"
-        said = f"{what} NaN or infinite at step {step}, and with it {len(bad)} parameters"
+        said = f"{'gradients are' if loss_is_finite else 'the loss is'} NaN or infinite at step {step}, and with it "
+        said += f"{len(bad)} parameters"
         numbers: dict[str, Any] = {"at": step, "parameters": len(bad)}
         if self._at_start:
             return self.failed(
@@ -209,8 +209,7 @@ class FirstNonFinite(Check):
                 fix="see how it is initialised, or what was loaded",
                 **numbers,
             )
-        floating = {name: t for name, t in tensors(batch, "batch") if t.is_floating_point()}
-        entered = [name for name, t in floating.items() if not bool(torch.isfinite(t).all())]
+        entered = [name for name, t in tensors(batch, "batch") if t.is_floating_point() and not t.isfinite().all()]
         trace, missing = self._run_again(run, batch, cleaned=bool(entered))
         if entered and (trace is None or trace.by_inputs):
             return self.failed(
@@ -226,7 +225,10 @@ class FirstNonFinite(Check):
                 fix="Trainer(detect_anomaly=True) for a run that begins shortly before, from a checkpoint",
                 **numbers,
             )
-        origin = trace.origin
+        origin, begins = trace.origin, "it begins with"
+        if trace.exponential is not None:
+            origin, number = trace.exponential
+            begins = f"by the weights kept last an exponential is of {number:.3g}, and most likely it begins with"
         if origin is None or (usual := cause(origin))[0] == TOO_LARGE:
             of = f"a loss of {trace.loss:.4g}" if origin is None else f"the first overflow in {origin}"
             return self.failed(
@@ -237,7 +239,7 @@ class FirstNonFinite(Check):
                 **numbers,
             )
         return self.failed(
-            f"{said}: it begins with {origin}: {usual[0]}",
+            f"{said}: {begins} {origin}: {usual[0]}",
             code="gradient" if origin.backward else "operation",
             subject=origin.module,
             fix=usual[1],

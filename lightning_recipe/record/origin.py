@@ -72,6 +72,7 @@ class Tracing(TorchFunctionMode):
     Attributes:
         nan: The first function that gave NaN.
         infinite: The first that gave an infinity, but for those that do on purpose.
+        exponential: The exponential of the largest number, and this number.
 
     """
 
@@ -79,6 +80,7 @@ class Tracing(TorchFunctionMode):
         super().__init__()
         self.nan: Origin | None = None
         self.infinite: Origin | None = None
+        self.exponential: tuple[Origin, float] | None = None
         self.within: list[str] = []
         self._made: dict[Any, Origin] = {}  # by node of the autograd graph
 
@@ -101,6 +103,10 @@ class Tracing(TorchFunctionMode):
         if not made:
             return output
         place = Origin(name, self.within[-1] if self.within else "", line())
+        if name == "exp" and given and given[0].numel():
+            largest = float(given[0].max())
+            if largest > (self.exponential[1] if self.exponential else 0.0):
+                self.exponential = place, largest
         self._made |= {tensor.grad_fn: place for tensor in made if tensor.grad_fn is not None}
         given_infinite = any(isinstance(value, float) and math.isinf(value) for value in args)
         if not (self.nan or name in _ON_PURPOSE or given_infinite or any(state.nan for state in was)):

@@ -254,6 +254,29 @@ def test_the_gradient_is_named(fit, name):
     assert "test_first_non_finite.py:" in finding.message
 
 
+def test_an_exponential_that_overflows_as_the_network_becomes_surer(fit):
+    class Surer(Healthy):
+        """The weights of the last look are finite, and so is what comes of them."""
+
+        def training_step(self, batch, batch_idx):
+            scale = 50 + 1.5 * self.scale
+            logits = self(batch[0])
+            p = softmax_by_hand(scale * nn.functional.normalize(logits, dim=1))
+            return -p[torch.arange(len(p)), batch[1]].log().mean() - self.scale * 1e3
+
+        def __init__(self):
+            super().__init__()
+            self.scale = nn.Parameter(torch.zeros(()))
+
+        def configure_optimizers(self):
+            rest = [p for p in self.parameters() if p is not self.scale]
+            return torch.optim.Adam([{"params": rest, "lr": 1e-3}, {"params": [self.scale], "lr": 1.0}])
+
+    (finding,) = judged(fit, Surer(), max_epochs=8)
+    assert (finding.status, finding.code) == (Status.FAILED, "FirstNonFinite/operation"), finding
+    assert "exp in" in finding.message
+
+
 def test_a_gradient_that_goes_back_to_the_first_layer_only(fit):
     class Distances(Healthy):
         """Of rows to one another; in one batch two rows are the same."""
