@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from lightning_recipe.losses.floor import Floor
+from lightning_recipe.record.step import Need
 from lightning_recipe.trial.answers import Answers
 from lightning_recipe.trial.calming import without_dropout
 from lightning_recipe.trial.rehearsal import CannotRehearseError, rehearsal
@@ -21,6 +22,8 @@ likelihood of standardised numbers that is 1.2 nats, an R2 of 0.9."""
 ENDLESS = 100.0
 """Times ``1 + |the first loss|`` that a constant lies below 0 only where the loss falls in proportion to outputs; a
 likelihood falls by their logarithm."""
+DRAWN = {"multinomial", "bernoulli", "binomial", "normal", "poisson"}
+"""Functions by which ``torch.distributions`` draw what no gradient goes through, by parameters that a network gives."""
 _LESS = 1e-3  # relative difference from which on free answers are better than a constant
 
 
@@ -38,6 +41,8 @@ def asked(run: Run, batch: Any, step: Step | None) -> Floor | str:
     try:
         with rehearsal(run) as again:
             without_dropout(again.module)
+            if any(event.name in DRAWN for event in again.step(batch, needs=Need.WIRING).events):
+                return "no lowest loss is known: the step draws from what the network puts out, as from a policy"
             answers = Answers(again, batch)
             constant = answers.constant()
             if step is not None and step.loss is not None and constant < -ENDLESS * (1 + abs(float(step.loss.mean()))):

@@ -4,6 +4,7 @@ import pytest
 import torch
 from handwritten import LOSSES, ByHand, elbo, gaussian, info_nce, log_cosh
 from patients import Healthy
+from torch.distributions import Categorical, Normal
 
 from lightning_recipe import OverfitOneBatch, Status
 from lightning_recipe.callbacks import overfit_one_batch
@@ -88,3 +89,16 @@ def test_a_policy_gradient_has_no_lowest_loss(fit):
 
     finding = judged(fit, Slowly(advantage_actor_critic))
     assert finding.status in {Status.SKIPPED, Status.PASSED}, finding
+
+
+@pytest.mark.parametrize("distribution", [Categorical, lambda logits: Normal(logits, 1.0)])
+def test_a_policy_that_acts_within_the_step_has_none(fit, distribution):
+    def reinforce(out, x, y):
+        policy = distribution(logits=out) if distribution is Categorical else distribution(out)
+        action = policy.sample()
+        reward = torch.cos(action.reshape(len(x), -1).float().sum(1) + x[:, 0])
+        return -((reward - reward.mean()) * policy.log_prob(action).reshape(len(x), -1).sum(1)).mean()
+
+    finding = judged(fit, ByHand(reinforce))
+    assert finding.status is Status.SKIPPED, finding
+    assert "as from a policy" in finding.message
