@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,6 +26,8 @@ LARGE = 100.0
 """A standard deviation from which on weights of the usual size answer with numbers that no activation is made for."""
 TINY = 1000.0
 """Times as large predictions as their targets vary, before anything is learnt."""
+LEFT = 2.0
+"""Mean square of an error, as a multiple of the best constant's, above which predictions are far from their targets."""
 ROUNDING = 1e-6
 """Standard deviation of numbers that are all the same, as a share of them."""
 APART = 10.0
@@ -209,26 +211,44 @@ def are_all_alike(values: Tensor) -> bool:
     return values.ndim > 1 and len(values) >= FEW and values.stride(0) != 0 and bool((values == values[:1]).all())
 
 
-def target_scale(calls: list[LossCall]) -> tuple[str, float, float]:
-    """The loss of numbers whose targets have the largest standard deviation, and this deviation.
+class Targets(NamedTuple):
+    """Those of a loss of numbers.
 
-    Returns:
-        Where, the deviation, and how many times larger predictions are; 0 where targets are few, or all the same.
+    Attributes:
+        where: Which.
+        std: Their standard deviation.
+        times: How many times larger predictions are; 0 where targets are few, or all the same.
+        left: The mean square of the error, as a multiple of the targets' variance.
 
     Example:
-        >>> target_scale([])
-        ('', 0.0, 0.0)
+        >>> Targets().where
+        ''
 
     """
-    found = ("", 0.0, 0.0)
+
+    where: str = ""
+    std: float = 0.0
+    times: float = 0.0
+    left: float = 0.0
+
+
+def target_scale(calls: list[LossCall]) -> Targets:
+    """The loss of numbers whose targets have the largest standard deviation.
+
+    Example:
+        >>> target_scale([]).std
+        0.0
+
+    """
+    found = Targets()
     for call in calls:
         target, given = call.arguments.get("target"), call.arguments.get("input")
         if TABLE[call.name].family is Family.NUMBERS and isinstance(target, Tensor) and target.numel() > 1:
             deviation, most = float(target.double().std()), float(target.double().abs().max())
-            if math.isfinite(deviation) and deviation > found[1]:
+            if math.isfinite(deviation) and deviation > found.std:
                 vary = target.numel() >= FEW and deviation > ROUNDING * most and not call.target_from_net
                 size = float(given.double().square().mean().sqrt()) if vary and isinstance(given, Tensor) else 0.0
-                found = (_named(call), deviation, size / deviation)
+                found = Targets(_named(call), deviation, size / deviation, _left(given, target))
     return found
 
 
@@ -253,6 +273,12 @@ def drowned(calls: list[LossCall], where: str, loss: Tensor | None) -> list[str]
 
 def _named(call: LossCall) -> str:
     return f"{call.name} in {call.where}" if call.where else call.name
+
+
+def _left(given: Any, target: Tensor) -> float:
+    if not isinstance(given, Tensor) or given.shape != target.shape:
+        return 0.0
+    return float((given.double() - target).square().mean() / target.double().var().clamp(min=1e-30))
 
 
 def is_finite(values: Tensor) -> bool:

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from lightning_recipe.record.step import LossCall
     from lightning_recipe.trial.entries import Entered, Entry
 
 NORMS = (_BatchNorm, nn.LayerNorm, nn.GroupNorm, nn.modules.instancenorm._InstanceNorm)  # noqa: SLF001
@@ -57,30 +56,36 @@ def of_scale(train: Entered, batch: Any) -> Iterator[tuple[Outcome, str]]:
         yield outcome, trained[0].name
 
 
-def of_targets(calls: list[LossCall], loss: Tensor | None) -> Iterator[tuple[Outcome, str]]:
+def of_targets(
+    found: scale.Targets, drowned: list[str] | None = None, *, left: float = 0.0
+) -> Iterator[tuple[Outcome, str]]:
     """Targets of numbers that are far larger than what a network puts out at first, or far smaller.
 
     Args:
-        calls: Of loss functions, in the first step.
-        loss: The whole loss.
+        found: Those of the first step.
+        drowned: Other losses that they leave no weight to.
+        left: The mean square of the error at the end of training, as a multiple of the targets' variance.
 
     """
-    where, deviation, times = scale.target_scale(calls)
-    tiny = times > scale.TINY
-    if tiny or deviation > scale.LARGE:
-        drowned = scale.drowned(calls, where, loss)
-        first = f"predictions are {times:.2g}x as large at first, and any step of the last layer moves them further"
-        beside = f", which leave no weight to {' and '.join(drowned)}" if drowned else ""
+    tiny, never = found.times > scale.TINY, left > scale.LEFT
+    if tiny or found.std > scale.LARGE:
+        said = "and so have its first gradients"
+        said += f", which leave no weight to {' and '.join(drowned)}" if drowned else ""
+        if tiny:
+            said = (
+                f"predictions are {found.times:.2g}x as large at first: any step of the last layer moves them further"
+            )
+        elif never:
+            said = f"and predictions never get near them: the error is {left:.2g}x that of one number for all"
         yield (
             Outcome(
-                Status.WARNING if tiny or drowned else Status.ADVICE,
+                Status.WARNING if tiny or never or drowned else Status.ADVICE,
                 "target_scale",
-                f"targets of {where} have a standard deviation of {deviation:.3g}, "
-                + (first if tiny else f"and so have its first gradients{beside}"),
+                f"targets of {found.where} have a standard deviation of {found.std:.3g}, {said}",
                 "standardise the targets, and scale predictions back for what is reported",
-                {"std": deviation, "times": times},
+                {"std": found.std, "times": found.times, "left": left},
             ),
-            where,
+            found.where,
         )
 
 

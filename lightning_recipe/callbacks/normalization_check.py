@@ -23,8 +23,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from lightning_recipe.finding import Finding
-    from lightning_recipe.record.step import Step
+    from lightning_recipe.record.step import LossCall, Step
     from lightning_recipe.run import Run
+
+
+STEPS = 200
+"""Steps of training before which it is not said that predictions have not come near large targets."""
 
 
 class NormalizationCheck(Check):
@@ -44,8 +48,8 @@ class NormalizationCheck(Check):
     - all examples of a batch are the same, or all tokens have the same place when places are embedded.
 
     Targets of a squared or absolute error, also by hand: `warning` if what the network puts out at first is 1,000 times
-    as large as they vary, or they have a standard deviation above 100 and leave nothing to other losses of the sum;
-    `advice` if they have this deviation alone.
+    as large as they vary, or they have a standard deviation above 100 and leave nothing to other losses of the sum, or
+    predictions are still twice as far off at the end as their mean would be; `advice` if they only have this deviation.
 
     Args:
         strict: Stop the run when something failed.
@@ -103,6 +107,7 @@ class NormalizationCheck(Check):
         self._train: dict[str, Tensor] | None = None  # what entered, by layer; the copy is not kept
         self._val: dict[str, Tensor] | None = None
         self._channels, self._compared, self._largest = Channels(), False, 0.0
+        self._targets, self._left = scale.Targets(), list[float]()
 
     def before_training(self, run: Run) -> Iterator[Finding]:
         """Look at what enters of the first batch, with the weights that training begins with."""
@@ -130,15 +135,20 @@ class NormalizationCheck(Check):
 
     def first_step(self, run: Run, step: Step) -> Iterator[Finding]:  # noqa: ARG002
         """Look at the targets beside what the network puts out."""
-        by_hand = None if step.loss_calls else likely(step)
-        for outcome, where in verdict.of_targets([by_hand] if by_hand else step.loss_calls, step.loss):
+        calls = _calls(step)
+        self._targets = scale.target_scale(calls)
+        drowned = scale.drowned(calls, self._targets.where, step.loss)
+        for outcome, where in verdict.of_targets(self._targets, drowned):
             yield self.found(outcome, where)
 
     def sampled_step(self, run: Run, step: Step) -> Iterator[Finding]:
-        """Look at the channels of more images, until there are enough."""
+        """Look at the channels of more images, until there are enough, and at what is left of large targets."""
         self._channels.look(step.inputs, training=True)
         yield from self._of_channels()
-        if self._compared and not self._channels.waits:
+        far = self._targets.std > scale.LARGE
+        if far:
+            self._left = [*self._left[-1:], scale.target_scale(_calls(step)).left]
+        if self._compared and not self._channels.waits and not far:
             self.done = True
             yield from self.end(run)
 
@@ -176,8 +186,11 @@ class NormalizationCheck(Check):
             return False
         return any(entry.name == name and scale.is_drawn(values, entry.values) for entry in other.entries)
 
-    def end(self, run: Run) -> Iterator[Finding]:  # noqa: ARG002
+    def end(self, run: Run) -> Iterator[Finding]:
         """There is no silence; a run without validation has nothing to compare with."""
+        if run.step >= STEPS and len(self._left) > 1 and min(self._left) > scale.LEFT:
+            for outcome, where in verdict.of_targets(self._targets, left=min(self._left)):
+                yield self.found(outcome, where)
         if not self.findings:
             yield self.passed("what enters has the scale that the first layers expect", largest=self._largest)
         self._train = self._val = None
@@ -185,6 +198,11 @@ class NormalizationCheck(Check):
     def _entered(self, run: Run, batch: Any, method: str, seed: int = 0) -> Entered:
         with rehearsal(run) as again:
             return entered(again, batch, method, seed)
+
+
+def _calls(step: Step) -> list[LossCall]:
+    by_hand = None if step.loss_calls else likely(step)
+    return step.loss_calls if by_hand is None else [by_hand]
 
 
 def _values(seen: Entered) -> dict[str, Tensor]:

@@ -391,6 +391,32 @@ def test_targets_of_a_wild_scale_beside_another_loss(fit, weight, status):
     assert ("binary_cross_entropy_with_logits" in findings[0].message) == (status is Status.WARNING)
 
 
+class Prices(Program):
+    """Large numbers; what they have to do with the input is drowned in noise."""
+
+    def __init__(self, mean, lr):
+        x, _ = table()
+        y = mean + 3e4 * torch.randn(64, generator=RNG)
+        super().__init__(mlp(6), (x, y))
+        self.lr = lr
+
+    def loss(self, x, y):
+        return F.mse_loss(self.net(x)[:, 0], y)
+
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters(), self.lr)
+
+
+@pytest.mark.parametrize(
+    ("mean", "lr", "status"), [(0, 1e-3, "advice"), (3e5, 300.0, "advice"), (3e5, 1e-3, "warning")]
+)
+def test_prices_that_predictions_never_reach(fit, mean, lr, status):
+    check = NormalizationCheck()
+    fit(Prices(mean, lr), [check], logger=False, max_epochs=51)
+    told = [finding for finding in check.findings if finding.code == "NormalizationCheck/target_scale"]
+    assert [finding.status for finding in told] == [status]
+
+
 @pytest.mark.parametrize("by_hand", [False, True])
 @pytest.mark.parametrize(("scale", "told"), [(1e-5, ["target_scale"]), (1e-2, []), (0.0, [])])
 def test_tiny_targets_are_an_alarm(fit, by_hand, scale, told):
