@@ -27,6 +27,9 @@ NAMES = re.compile(
     r"mask|observed|measured|valid|present|available|weight|(^|[^a-z])(known|seen|has)([^a-z]|$)", re.IGNORECASE
 )
 """What masks of missing targets are called."""
+EVENTS = re.compile(r"event|censor|observed|status|dead|death|died|fail|churn|delta", re.IGNORECASE)
+TIMES = re.compile(r"time|duration|surviv|days|months|years|(^|[^a-z])t([^a-z]|$)", re.IGNORECASE)
+"""What is known to have happened by a time is called, and this time."""
 ROUNDING = 1e-6
 """What single precision leaves of a gradient that is 0, at a loss of about 1."""
 JUMP = 0.02
@@ -69,8 +72,31 @@ def _fills(mask: Tensor, target: Tensor, *, named: bool) -> bool:
     return one_value and inside and len(left.unique()) > 1
 
 
+def censored(batch: Any) -> Iterator[tuple[str, str, Tensor, Tensor]]:
+    """Flags by whose names something has happened at a time, or had not yet when it was last seen.
+
+    Yields:
+        The paths of flag and time, and both.
+
+    Example:
+        >>> batch = {"duration": torch.rand(32), "event": torch.arange(32) % 2}
+        >>> [(flag, time) for flag, time, _, _ in censored(batch)]
+        [('event', 'duration')]
+
+    """
+    entries = [(path, t) for path, t in tensors(batch) if t.ndim and t.numel() >= FEW]
+    for path, flag in entries:
+        if EVENTS.search(path) and set(flag.unique().tolist()) == {0, 1}:
+            for other, time in entries:
+                of_times = TIMES.search(other) and other != path and time.is_floating_point()
+                if of_times and time.shape == flag.shape and bool((time > 0).all()):
+                    yield path, other, flag, time
+
+
 def never_read(again: Rehearsal, batch: Any) -> Iterator[tuple[str, Outcome]]:
     """Masks of missing targets that the loss does not depend on, while it depends on what was filled in.
+
+    So it is with flags of what has not happened yet, while it depends on the time.
 
     Args:
         again: Runs the step with other batches.
@@ -80,7 +106,8 @@ def never_read(again: Rehearsal, batch: Any) -> Iterator[tuple[str, Outcome]]:
         The path of the mask, and the verdict.
 
     """
-    candidates = list(masks(batch))
+    candidates = [*masks(batch), *censored(batch)]
+    flags = {path for path, *_ in censored(batch)}
     if not candidates:
         return
     try:
@@ -90,7 +117,7 @@ def never_read(again: Rehearsal, batch: Any) -> Iterator[tuple[str, Outcome]]:
     for path, other, mask, target in candidates:
         missing = mask == 0
         places = missing.reshape(missing.shape + (1,) * (target.ndim - mask.ndim))
-        other_target = torch.where(places, _another(target, missing), target)
+        other_target = target.roll(1, 0) if path in flags else torch.where(places, _another(target, missing), target)
         batches = _with(batch, mask, mask == 0), _with(batch, target, other_target)
         try:
             without, filled = (again.step(changed, needs=Need.OUTPUTS) for changed in batches)
@@ -99,20 +126,23 @@ def never_read(again: Rehearsal, batch: Any) -> Iterator[tuple[str, Outcome]]:
         if before.outputs != filled.outputs or before.loss is None or without.loss is None or filled.loss is None:
             continue  # it enters the network: what the loss makes of it is not known
         moved = float((filled.loss - before.loss).abs().mean() / before.loss.abs().mean().clamp(min=1e-12))
-        known = target.is_floating_point() and _knows(again, batch, before.loss, target, places)
+        known = path not in flags and target.is_floating_point()
+        known = known and _knows(again, batch, before.loss, target, places)
         if torch.equal(before.loss, without.loss) and moved > MOVED and not known:
-            share, value = float(missing.double().mean()), float(target[missing].flatten()[0])
-            yield (
-                path,
-                Outcome(
-                    Status.WARNING,
-                    "entry_never_read",
-                    f"the loss is the same whatever {path} holds, while {other} is {value:g} wherever {path} is 0, "
-                    f"{share:.0%} of it: what was filled in for missing targets is learnt",
-                    f"multiply the losses with {path}, and divide their sum by its sum",
-                    {"share": share},
-                ),
-            )
+            yield path, _never_read(path, other, target[missing], float(missing.double().mean()), flag=path in flags)
+
+
+def _never_read(path: str, other: str, filled: Tensor, share: float, *, flag: bool) -> Outcome:
+    """The verdict on a mask, or on a flag of what has not happened yet."""
+    if flag:
+        said = f"and takes each {other} for when it happened, also where it may be when an example was last seen"
+        fix = f"a likelihood that counts the survival up to {other} alone where {path} says that nothing happened"
+    else:
+        value = float(filled.flatten()[0])
+        said = f"while {other} is {value:g} wherever {path} is 0, {share:.0%} of it: what was filled in is learnt"
+        fix = f"multiply the losses with {path}, and divide their sum by its sum"
+    said = f"the loss is the same whatever {path} holds, {said}"
+    return Outcome(Status.WARNING, "entry_never_read", said, fix, {"share": share})
 
 
 def _knows(again: Rehearsal, batch: Any, loss: Tensor, target: Tensor, places: Tensor) -> bool:

@@ -451,6 +451,23 @@ def test_a_mask_that_the_loss_reads(found):
     assert found(mlp(), loss, data) == {}
 
 
+def weibull(out, batch, observed):
+    scaled = batch["time"] * (-out[:, 0]).exp()
+    return (scaled.square() - observed * (2 * scaled.log() - batch["time"].log())).mean()
+
+
+def survival():
+    return rows(time=numbers().exp(), event=(ids() > 1).float(), hour=numbers().exp())
+
+
+def test_times_with_what_has_happened(found):
+    assert found(mlp(1), lambda out, b: weibull(out, b, b["event"]), survival()) == {}
+
+
+def test_events_of_another_kind_beside_numbers(found):
+    assert found(mlp(1), lambda out, b: F.mse_loss(out[:, 0], b["y"]), survival() | {"y": numbers()}) == {}
+
+
 def test_a_flag_that_is_made_of_the_targets(found):
     rain = numbers().clamp(min=0)
     assert found(mlp(1), lambda out, b: F.mse_loss(out[:, 0], b["y"]), rows(y=rain, rained=rain > 0)) == {}
@@ -883,6 +900,16 @@ def test_a_tag_that_is_the_padding_of_tags_too(found, flat):
     told = found(Words(), loss, tagged(1, 10 * WORDS))
     assert [(code, finding.status) for code, finding in told.items()] == [("ignore_index_is_a_class", Status.WARNING)]
     assert 0.1 < told["ignore_index_is_a_class"].evidence["share"] < 0.4
+
+
+def test_times_without_what_has_happened(found):
+    assert list(found(mlp(1), lambda out, b: weibull(out, b, 1.0), survival())) == ["entry_never_read"]
+
+    def cox(out, batch):
+        order = batch["time"].argsort(descending=True)
+        return (out[order, 0].logcumsumexp(0) - out[order, 0]).mean()
+
+    assert list(found(mlp(1), cox, survival())) == ["entry_never_read"]
 
 
 @pytest.mark.parametrize("error", [lambda e: e.pow(2), lambda e: e.abs(), lambda e: e * e])
