@@ -96,6 +96,8 @@ def out_of_range(weights_of: WeightsOf, graph: list[Node]) -> Iterator[tuple[Nod
             share = float(((labels - 1).abs() > 0.5).double().mean())  # noqa: PLR2004 - smoothing adds a little
             if share > SHARE:
                 yield node, _several(share)
+        if (counts := _of_rates(weights_of, node)) is not None:
+            yield node, counts
     for pair in pairs(graph):
         low, high = _range(pair.made_by)
         if math.isinf(low) and math.isinf(high):
@@ -154,6 +156,36 @@ def _no_shares(weights_of: WeightsOf, node: Node) -> Outcome | None:
         "without end",
         "scale them to 0 and 1, or leave those that mean something else out with a mask",
         {"outside": outside, "low": low, "high": high},
+    )
+
+
+def _of_rates(weights_of: WeightsOf, node: Node) -> Outcome | None:
+    """Rates of counts that are taken for their logarithms, ``exp(rate) - count * rate``: none is below 1."""
+    grown, times = node.parents if node.kind == "Sub" and len(node.parents) == 2 else (None, None)  # noqa: PLR2004
+    if grown is None or times is None or grown.kind != "Exp" or times.kind != "Mul":
+        return None
+    sides = [i for i, parent in enumerate(times.parents) if parent is not None]
+    rate = grown.source()
+    if rate is None or len(sides) != 1 or times.source(sides[0]) != rate or RANGES.get(rate.kind, (-1.0,))[0] < 0:
+        return None
+    saved = times.saved("other" if sides == [0] else "self")
+    counts = _counted(weights_of, node, saved) if isinstance(saved, Tensor) else torch.zeros(0)
+    if counts.numel() < 2 or float(counts.min()) < 0:  # noqa: PLR2004
+        return None
+    free, mean = float((counts - torch.xlogy(counts, counts)).mean()), float(counts.mean())
+    small = counts.clamp(min=1)
+    held, constant = float((small - counts * small.log()).mean()), mean - mean * math.log(max(mean, 1e-12))
+    outside = float((counts < 1).double().mean())
+    if held - free <= SHARE * (constant - free) or outside <= SHARE:
+        return None
+    function = rate.kind.lower()
+    return Outcome(
+        Status.FAILED,
+        "out_of_range",
+        f"what {function} gives is taken for the logarithm of a rate, which is then never below 1, while {outside:.0%} "
+        f"of the counts are: the loss can't fall below {held:.3g}, a constant alone reaches {constant:.3g}",
+        f"log_input=False, or take the {function} off the output",
+        {"outside": outside, "lowest": held, "constant": constant},
     )
 
 

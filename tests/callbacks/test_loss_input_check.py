@@ -299,6 +299,15 @@ def quantised(out, batch):
 
 
 LEGITIMATE |= {
+    "counts by log rates": (mlp(1), lambda out, b: F.poisson_nll_loss(out[:, 0], b["count"].float())),
+    "counts by rates": (
+        mlp(1, nn.Softplus()),
+        lambda out, b: F.poisson_nll_loss(out[:, 0], b["count"].float(), log_input=False),
+    ),
+    "large counts by roots of rates": (
+        mlp(1, nn.Softplus()),
+        lambda out, b: F.poisson_nll_loss(out[:, 0], b["count"].float() + 9),
+    ),
     "better than a reference": (
         mlp(1),
         lambda out, b: F.mse_loss(out[:, 0], b["time"]) - F.mse_loss(b["w"], b["time"]),
@@ -752,6 +761,18 @@ DISEASES = {
             images(y=ids(6, 7, classes=2) * (numbers(6, 7) > 0), valid=numbers(6, 7) > 0),
         ),
     },
+}
+DISEASES["out_of_range"] |= {
+    "rates for their logarithms": (
+        mlp(1, nn.Softplus()),
+        lambda out, b: nn.PoissonNLLLoss()(out[:, 0], b["n"]),
+        rows(n=torch.poisson(torch.full((4 * ROWS,), 0.7), generator=drawn())),
+    ),
+    "rates for their logarithms, by hand": (
+        mlp(1, nn.ReLU()),
+        lambda out, b: (out[:, 0].exp() - b["n"] * out[:, 0]).mean(),
+        rows(n=torch.poisson(torch.full((4 * ROWS,), 0.7), generator=drawn())),
+    ),
 }
 DISEASES["term_without_gradient"] = {
     "decisions": (
