@@ -10,7 +10,7 @@ import numpy as np
 from lightning_recipe.finding import Outcome, Status, listed
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping
 
     from numpy.typing import NDArray
 
@@ -24,14 +24,6 @@ OTHER_LABEL = 0.01
 """Share of examples with another label than their twin, from which on it is no slip of an annotator."""
 ENOUGH = 64
 """Examples without which nothing is said of them."""
-BATCHES = 8
-"""Batches without which nothing is said of their order."""
-SORTED = 0.8
-"""How much of the way from chance to certainty neighbours of the same class are in sorted data."""
-IMBALANCED = 0.9
-"""What neighbours are of the same class by chance from which on there is nothing to tell."""
-SERIES = 0.5
-"""Correlation of features with those of the next example, on average, from which on they are a series."""
 MANY = 10
 """Examples for each class without which a class may be missing by chance."""
 TABLE = 64
@@ -136,97 +128,6 @@ def _of_rare_classes(examples: Examples) -> bool:
     classes, counts = np.unique(labels[first], return_counts=True)
     rare = classes[counts < counts.mean()]
     return bool(np.isin(copies, rare).mean() > MEANT)
-
-
-def in_order(examples: Examples) -> Iterator[Outcome]:
-    """Neighbours of the same class, where no sampler put them together; `advice` if classes come again, as in time.
-
-    Example:
-        >>> x, batch = np.arange(100), np.arange(100) // 10
-        >>> [o.status.value for o in in_order(Examples(x, x // 30, batch, x > 0))]
-        ['warning']
-        >>> list(in_order(Examples(x, x % 2, batch, x > 0)))
-        []
-
-    """
-    labels = examples.labels
-    if labels is None or examples.batch[-1] + 1 < BATCHES or len(labels) < ENOUGH:
-        return
-    classes, counts = np.unique(labels, return_counts=True)
-    chance = float(((counts / len(labels)) ** 2).sum())
-    within = np.diff(examples.batch) == 0
-    alike = float((np.diff(labels) == 0)[within].mean()) if within.any() else 0.0
-    if chance > IMBALANCED or alike < chance + SORTED * (1 - chance):
-        return
-    blocks = int((np.diff(labels) != 0).sum()) + 1
-    yield Outcome(
-        Status.WARNING if blocks == len(classes) else Status.ADVICE,
-        "sorted",
-        f"{alike:.0%} of the training examples that follow one another in a batch have the same label, {chance:.0%} "
-        f"would by chance: {len(classes)} classes come in {blocks} blocks, and are not shuffled",
-        "shuffle=True in the training DataLoader, or shuffle data that can't be drawn at random",
-        {"alike": alike, "by_chance": chance, "classes": len(classes), "blocks": blocks},
-    )
-
-
-def by_class(examples: Examples) -> Iterator[Outcome]:
-    """The same of a whole epoch of a stream, which may hold scenes or sessions of one class: only if none comes again.
-
-    Example:
-        >>> x, batch = np.arange(100), np.arange(100) // 10
-        >>> [[o.code for o in by_class(Examples(x, y, batch, x > 0))] for y in (x // 30, x // 30 % 3)]
-        [['sorted'], []]
-
-    """
-    return (o for o in in_order(examples) if o.status is Status.WARNING and o.evidence["classes"] > 2)  # noqa: PLR2004
-
-
-def by_number(numbers: Sequence[NDArray[np.float64]], alike: float) -> Iterator[Outcome]:
-    """Targets that only rise, or only fall; `advice` along a series, whose neighbours are alike in all they have.
-
-    Args:
-        numbers: The targets of each batch, in their order.
-        alike: Correlation of an example's features with those of the next one.
-
-    Example:
-        >>> rising = list(np.arange(160.0).reshape(16, 10))
-        >>> [o.status.value for alike in (0.1, 0.9) for o in by_number(rising, alike)]
-        ['warning', 'advice']
-        >>> list(by_number([*rising, np.zeros(10)], 0.1))
-        []
-
-    """
-    if len(numbers) < BATCHES:
-        return
-    every = np.concatenate(numbers)
-    steps = np.diff(every)
-    if len(np.unique(every)) < ENOUGH // 2 or not (bool((steps >= 0).all()) or bool((steps <= 0).all())):
-        return
-    within = float(np.mean([batch.std() for batch in numbers]) / every.std())
-    yield Outcome(
-        Status.WARNING if alike < SERIES else Status.ADVICE,
-        "sorted",
-        f"the {len(every)} training examples come in the order of their targets, from {every[0]:.3g} to "
-        f"{every[-1]:.3g}, and are not shuffled: those of a batch differ by {within:.2g} of what all do",
-        "shuffle=True in the training DataLoader, or a sampler that draws at random",
-        {"examples": len(every), "within": within, "alike": alike},
-    )
-
-
-def again(first: Sequence[NDArray[np.int64]], second: Sequence[NDArray[np.int64]]) -> Iterator[Outcome]:
-    """The first batches of two epochs, the same in the same order."""
-    pairs = list(zip(first, second, strict=False))
-    if len(pairs) < BATCHES or len({batch.tobytes() for batch, _ in pairs}) < BATCHES:
-        return
-    if all(np.array_equal(a, b) for a, b in pairs):
-        yield Outcome(
-            Status.ADVICE,
-            "same_order",
-            f"the first {len(pairs)} training batches of an epoch hold the same examples in the same order as in the "
-            "epoch before",
-            "shuffle=True in the training DataLoader, unless a state is carried from batch to batch",
-            {"batches": len(pairs)},
-        )
 
 
 def never(labels: NDArray[np.int64], classes: int) -> Iterator[Outcome]:

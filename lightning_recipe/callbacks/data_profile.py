@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from lightning_recipe.callback import Check
+from lightning_recipe.callbacks import _data_order as order
 from lightning_recipe.callbacks import _data_verdict as verdict
 from lightning_recipe.callbacks._data_seen import VALUES, Glance, Seen, add, glance
 from lightning_recipe.callbacks._data_source import by_index, drawn, entered, is_stream, label_of, number_of
@@ -206,12 +207,12 @@ class DataProfile(Check):
         stored, once, unshuffled, each = drawn(run)
         found = list(verdict.other_label(examples)) if stored and not seen.apart else []
         found += verdict.duplicates(examples, sure=by_index(run.loaders[0].dataset)) if once and not seen.apart else []
-        order = list(verdict.again(*(self._combined(epoch)[:AGAIN] for epoch in (0, 1))))
-        if (unshuffled or (each and order)) and not run.limited:
-            found += list(verdict.in_order(examples)) or verdict.by_number(*self._numbers())
-            found += order if unshuffled else []
+        repeated = list(order.again(*(self._combined(epoch)[:AGAIN] for epoch in (0, 1))))
+        if (unshuffled or (each and repeated)) and not run.limited:
+            found += list(order.in_order(examples)) or order.by_number(*self._numbers())
+            found += repeated if unshuffled else []
         if is_stream(run) and run.trainer.current_epoch > self._first and not run.limited:
-            found += verdict.by_class(examples)
+            found += order.by_class(examples)
         whole = math.isfinite(run.batches_per_epoch) and seen.epochs.count(0) == run.batches_per_epoch
         if whole and not run.limited and self._classes and examples.labels is not None:
             found += verdict.never(examples.labels, self._classes)

@@ -23,6 +23,7 @@ from torch.utils.data import (
 )
 
 from lightning_recipe import DataProfile, Status
+from lightning_recipe.callbacks import _data_order as order
 from lightning_recipe.callbacks import _data_verdict as verdict
 from lightning_recipe.callbacks._data_seen import Seen, add, fingerprints, glance
 
@@ -148,12 +149,12 @@ def test_several_annotators_and_texts_beside_an_input():
 def test_rare_classes_fill_batches_by_chance():
     labels, batch = np.zeros(512, int), np.arange(512) // 8
     labels[::100] = 1
-    assert not list(verdict.in_order(verdict.Examples(labels, labels, batch, labels == 0)))
+    assert not list(order.in_order(verdict.Examples(labels, labels, batch, labels == 0)))
 
 
 def test_states_that_come_again_in_time_are_advice():
     labels = np.arange(512) // 40 % 3
-    (outcome,) = verdict.in_order(verdict.Examples(labels, labels, np.arange(512) // 8, labels == 0))
+    (outcome,) = order.in_order(verdict.Examples(labels, labels, np.arange(512) // 8, labels == 0))
     assert outcome.status is Status.ADVICE
 
 
