@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 import numpy as np
+from torch.optim.lr_scheduler import LambdaLR
 
 from lightning_recipe.callbacks._schedule_verdict import Path, Plan, length_of
 from lightning_recipe.schedule import LONGEST
@@ -50,6 +51,7 @@ def plan_of(run: Run, schedule: Schedule, own: list[Followed]) -> Plan:
         error=schedule.error,
         may_end_earlier=run.may_end_earlier,
         limited=run.limited,
+        base=float(max(own[0].scheduler.base_lrs)) if len(own) == 1 and isinstance(own[0].scheduler, LambdaLR) else 0.0,
     )
 
 

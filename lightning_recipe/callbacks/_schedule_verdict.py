@@ -28,6 +28,8 @@ BEYOND = 1.1
 """Times its last rate to which a rate would rise behind the end of the run."""
 STEPS = 200
 """Steps that a run must have if a schedule is made for steps: of fewer it may be epochs, and the run a short trial."""
+SAME, SMALL = (0.3, 3.0), 0.05
+"""What the factor of a LambdaLR is of the optimiser's rate if it is the rate itself, and how small it is then."""
 LONGER = 1.1
 """Lengths of a cosine up to which the run may go on: it has risen to 2 % of its peak again."""
 SHORTER = 0.9
@@ -104,6 +106,7 @@ class Plan:
         error: What it raises.
         may_end_earlier: Whether something other than its length may end the run.
         limited: Whether the run is shorter than an epoch of its data, for a trial.
+        base: The rate that the factor of a LambdaLR is multiplied with; 0 for others.
 
     """
 
@@ -118,6 +121,7 @@ class Plan:
     error: str = ""
     may_end_earlier: bool = False
     limited: bool = False
+    base: float = 0.0
 
 
 def judge(plan: Plan) -> Outcome:
@@ -206,6 +210,28 @@ def judge(plan: Plan) -> Outcome:
     elif np.ptp(path.within) == 0:
         way = f"stays at {path.last:.3g}"
     return Outcome(Status.PASSED, "passed", f"{way} in {path.end:.0f} steps", evidence=seen)
+
+
+def factor(plan: Plan) -> Outcome | None:
+    """A `warning` if a LambdaLR is given the rate itself, which it multiplies with that of the optimiser.
+
+    Example:
+        >>> path = Path.of([0, 100], [[9e-6], [8e-6]], end=100)
+        >>> factor(Plan(path, base=3e-3)).code, factor(Plan(path, base=1.0))
+        ('practically_zero', None)
+
+    """
+    path, base = plan.path, plan.base
+    if not base or not SAME[0] < path.peak / base**2 < SAME[1] or path.peak > SMALL * base:
+        return None
+    return Outcome(
+        Status.WARNING,
+        "practically_zero",
+        f"never lets the rate exceed {path.peak:.3g}, {path.peak / base:.2g} of the {base:g} that the optimiser was "
+        "given: LambdaLR multiplies the two",
+        f"have its function return a factor of {base:g}, 1 at its peak, and not the rate",
+        {"first": path.first, "peak": path.peak, "last": path.last, "base": base},
+    )
 
 
 def zero_from(path: Path) -> float:

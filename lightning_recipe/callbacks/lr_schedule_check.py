@@ -11,7 +11,7 @@ import numpy as np
 from lightning_recipe.callback import Check
 from lightning_recipe.callbacks._schedule_followed import Followed, plateau_mode
 from lightning_recipe.callbacks._schedule_plan import plan_of, unknown
-from lightning_recipe.callbacks._schedule_verdict import judge
+from lightning_recipe.callbacks._schedule_verdict import factor, judge
 from lightning_recipe.figures.canvas import pixels
 from lightning_recipe.figures.schedules import rates_over_steps
 from lightning_recipe.finding import Section
@@ -122,7 +122,8 @@ class LRScheduleCheck(Check):
                 if reason := unknown(run, schedule):
                     yield self.skipped(f"{name}: {reason}", subject=name)
                 else:
-                    yield self._say(name, judge(plan_of(run, schedule, own)))
+                    plan = plan_of(run, schedule, own)
+                    yield self._say(name, factor(plan) or judge(plan))
         if drawn and loggers.is_written(run.trainer):
             self.draw(run, "rate", pixels(rates_over_steps(drawn, run.horizon)))
 

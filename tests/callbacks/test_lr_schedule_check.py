@@ -444,6 +444,21 @@ def test_it_is_not_practically_zero_from_three_quarters_on():
     assert judge(Plan(path(lambda s: float(s % 50 == 0)))).code == "passed", "it comes back"
 
 
+def test_a_factor_that_is_the_rate_itself(fit):
+    def rate_itself(optimizer):
+        return lrs.LambdaLR(optimizer, lambda epoch: 1e-3 * 0.9**epoch)
+
+    def of_one(optimizer):
+        optimizer.param_groups[0]["lr"] = 1.0
+        return rate_itself(optimizer)
+
+    (finding,) = judged(fit, Planned(rate_itself))
+    assert (finding.status, finding.code) == (Status.WARNING, "LRScheduleCheck/practically_zero")
+    assert "LambdaLR multiplies" in finding.message
+    for schedule in (of_one, lambda o: lrs.LambdaLR(o, lambda epoch: 0.1), lambda o: lrs.ConstantLR(o, 0.01, 1000)):
+        assert names(judged(fit, Planned(schedule))) == ["passed"]
+
+
 def test_a_frozen_group_is_not_judged():
     rates = [[0.0, 1 - step / 100] for step in range(101)]
     assert judge(Plan(Path.of(range(101), rates, 100))).evidence["peak"] == 1
