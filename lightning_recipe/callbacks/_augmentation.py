@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lightning_recipe.callbacks import _flips as flips
+from lightning_recipe.callbacks._moved import named
 from lightning_recipe.finding import Outcome, Status
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def left_behind(draws: Draws, image: Turned, probe: Callable[[str], float]) -> l
                 Outcome(
                     Status.WARNING,
                     "target_not_flipped",
-                    f"images are {image.how} in some draws of an example, and the target{_named(name)}{told} is the "
+                    f"images are {image.how} in some draws of an example, and the target{named(name)}{told} is the "
                     "same in all",
                     "change the target with the image: mirror masks, boxes and points, change the sign of positions",
                     {"examples": len(pairs), "correlation": correlation},
@@ -116,7 +117,7 @@ def of_validation(draws: Draws, *, shared: bool) -> Outcome | None:
     return Outcome(
         Status.WARNING if shared else Status.ADVICE,
         "validation_augmented",
-        f"validation examples{_named(changed[0])} differ each time that they are read, while their labels stay"
+        f"validation examples{named(changed[0])} differ each time that they are read, while their labels stay"
         + (": training and validation have the same transform" if shared else ""),
         "validate on examples without random augmentation, or scores go up and down with it",
         {"examples": len(draws)},
@@ -125,7 +126,3 @@ def of_validation(draws: Draws, *, shared: bool) -> Outcome | None:
 
 def _same(one: Tensor, other: Tensor) -> bool:
     return one.shape == other.shape and torch.equal(one.nan_to_num(), other.nan_to_num())
-
-
-def _named(name: str) -> str:
-    return f" `{name}`" if name and not name.isdigit() else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import permutations
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -19,10 +20,15 @@ FAR = 0.1
 """Share of the width or height by which two draws are apart, at least: less is a jitter that labels may stand."""
 SHARED = 0.5
 """Share of the width and height that both hold, at least."""
+PLACES = 64
+"""Places at which a mask is tried, of at least 64."""
 EQUAL = 1e-4
 """Difference of what both hold, over its standard deviation, that is rounding."""
 RUN = 3.0
 """Frames that follow one another with the same label, on average: a class among as many as there are frames has one."""
+
+
+Leaves = dict[str, Tensor]
 
 
 class Shift(NamedTuple):
@@ -95,11 +101,55 @@ def left_where_they_are(draws: Draws) -> Iterator[Outcome]:
                 yield Outcome(
                     Status.WARNING,
                     "target_not_moved",
-                    f"draws of an example are moved by up to {far} places, and the target"
-                    f"{f' `{target}`' if target and not target.isdigit() else ''} is the same in all",
+                    f"draws of an example are moved by up to {far} places, and the target{named(target)} is the same "
+                    "in all",
                     "move, roll or crop masks and labels of frames by the same random numbers as the input",
                     {"examples": len(pairs), "places": far},
                 )
+
+
+def moved_otherwise(draws: Draws) -> Iterator[Outcome]:
+    """A `warning` for each mask that moves between draws by another way than its image, to the last value."""
+    for name, target in permutations(draws[0][0], 2):
+        if flips.as_image(draws[0][0][name]) is None or flips.as_image(draws[0][0][target]) is None:
+            continue
+        ways = [way for times in draws for now in times[1:] if (way := _ways(times[0], now, name, target)) is not None]
+        if len(ways) > 1:
+            (image, mask), *_ = ways
+            yield Outcome(
+                Status.WARNING,
+                "target_not_moved",
+                f"draws of an example move by other ways than their target{named(target)}: by {image.down} down "
+                f"and {image.right} to the right, and by {mask.down} and {mask.right}",
+                "draw the place of a crop once, and cut both by it",
+                {"draws": len(ways), "places": max(abs(image.down), abs(image.right))},
+            )
+
+
+def _ways(first: Leaves, other: Leaves, name: str, target: str) -> tuple[Shift, Shift] | None:
+    """How an image was moved between two draws, and how its mask, if by another way: at one of the likeliest places."""
+    if any(path not in leaves for path in (name, target) for leaves in (first, other)):
+        return None
+    one, image = (flips.as_image(leaves[name]) for leaves in (first, other))
+    before, now = (flips.as_image(leaves[target]) for leaves in (first, other))
+    if one is None or image is None or before is None or now is None or len(before) > 1 or before.shape != now.shape:
+        return None
+    if len(before.unique()) > flips.CLASSES or one.shape[1:] != before.shape[1:] or not (by := shift(one, image)):
+        return None
+    moved = not torch.equal(before, now) and not torch.equal(by.of(before)[0], by.of(now)[1])
+    if not moved:
+        return None
+    height, width = before.shape[-2:]
+    size = (2 * height, 2 * width)
+    a, b = (torch.fft.rfft2((x.double() - x.double().mean())[0], s=size) for x in (before, now))
+    places = torch.fft.irfft2(b * a.conj(), s=size).flatten().topk(PLACES).indices.tolist()
+    for down, right in (divmod(place, 2 * width) for place in places):
+        found = Shift(down - 2 * height * (down > height), right - 2 * width * (right > width))
+        if max(abs(found.down) / height, abs(found.right) / width) <= 1 - SHARED:
+            both = found.of(before)[0], found.of(now)[1]
+            if torch.equal(*both) and bool((both[0] != both[0].flatten()[0]).any()):
+                return by, found
+    return None
 
 
 def _pair(times: list[dict[str, Tensor]], name: str) -> tuple[list[dict[str, Tensor]], dict[str, Tensor], Shift] | None:
@@ -109,6 +159,11 @@ def _pair(times: list[dict[str, Tensor]], name: str) -> tuple[list[dict[str, Ten
         if images[0] is not None and image is not None and (by := shift(images[0], image)):
             return times, now, by
     return None
+
+
+def named(target: str) -> str:
+    """The name of a target in a sentence; a place in a tuple has none."""
+    return f" `{target}`" if target and not target.isdigit() else ""
 
 
 def has_place(leaf: Tensor, image: Tensor, by: Shift) -> bool:

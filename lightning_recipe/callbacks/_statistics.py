@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
 
 from lightning_recipe.callbacks._modes import has_parameters, learns, matters
 
@@ -107,7 +108,7 @@ class Statistics:
                 old += [event] * first.mean.equal(norm.running_mean)
         return never, old
 
-    def adrift(self, step: Step, root: nn.Module, fresh: set[str]) -> dict[str, float]:
+    def adrift(self, step: Step, root: nn.Module, fresh: set[str]) -> dict[str, tuple[float, bool]]:
         """BatchNorms in training mode in a network that doesn't learn, and how far their means have moved.
 
         Args:
@@ -116,18 +117,22 @@ class Statistics:
             fresh: Names of the BatchNorms that had no statistics when training began.
 
         Returns:
-            By name, the median over the channels in standard deviations, if more than `DRIFT`.
+            By name, the median over the channels in standard deviations, and whether the network drops anything, too;
+            if it is more than `DRIFT`, or it does.
 
         """
         found = {}
+        drops = [e.name for e in step.events if isinstance(e.module, _DropoutNd) and e.training and e.module.p > 0]
         for norm, event in _called(step):
             first = self._first.get(norm)
             if not event.training or not event.name or event.name in fresh or first is None:
                 continue
-            if first.weight.equal(norm.weight.detach()) and not learns(step, _around(root, event.name)):
+            network = _around(root, event.name)
+            if first.weight.equal(norm.weight.detach()) and not learns(step, network):
+                noisy = any(name.startswith(f"{network}.") for name in drops)
                 moved = (norm.running_mean - first.mean).abs() / (first.var + norm.eps).sqrt()
-                if (drift := float(moved.median())) > DRIFT:
-                    found[event.name] = drift
+                if (drift := float(moved.median())) > DRIFT or noisy:
+                    found[event.name] = drift, noisy
         return found
 
 

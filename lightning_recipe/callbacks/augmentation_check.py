@@ -171,6 +171,7 @@ class AugmentationCheck(Check):
 
             found += [self.found(outcome) for outcome in draws_of.left_behind(draws, image, probe)]
         found += map(self.found, moved.left_where_they_are(draws))
+        found += map(self.found, moved.moved_otherwise(draws))
         if held_out and (outcome := draws_of.of_validation(held_out, shared=_same_transform(run))):
             found.append(self.found(outcome))
         others = (run.module, getattr(run.trainer, "datamodule", None))

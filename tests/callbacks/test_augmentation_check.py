@@ -86,6 +86,10 @@ def test_flipped_images_with_legitimate_targets(fit, target):
 SOUNDS = torch.rand(64, 12, 32, generator=RNG)
 ONSETS = torch.randint(4, 20, (64,), generator=RNG)
 FRAMES = torch.stack([(torch.arange(32) >= on) & (torch.arange(32) < on + 8) for on in ONSETS]).float()
+DISCS = [
+    ((torch.arange(24)[:, None] - 9 - i % 7).square() + (torch.arange(24) - 8 - i % 5).square() < 16).long()
+    for i in range(64)
+]
 WIDE = torch.nn.functional.pad(torch.rand(64, 3, 12, 12, generator=RNG), (6, 6, 6, 6))
 
 
@@ -523,6 +527,18 @@ def test_targets_left_behind(fit, target, flip):
 def test_targets_that_stay_where_they_are(fit, data):
     (finding,) = found(fit, data)
     assert (finding.status, finding.code) == (Status.WARNING, "AugmentationCheck/target_not_moved")
+
+
+def elsewhere(i, _):
+    y, x = torch.randint(12, (2,)).tolist()
+    return {"mask": DISCS[i][y : y + 12, x : x + 12]}
+
+
+def test_targets_that_are_cropped_elsewhere(fit):
+    (finding,) = found(fit, Cropped(elsewhere))
+    assert (finding.status, finding.code) == (Status.WARNING, "AugmentationCheck/target_not_moved")
+    with_it = Cropped(lambda i, at: {"mask": DISCS[i][at[0] : at[0] + 12, at[1] : at[1] + 12]})
+    assert found(fit, with_it)[0].status is Status.PASSED
 
 
 def test_pictures_with_channels_last(fit):

@@ -643,6 +643,21 @@ def test_a_frozen_network_takes_statistics(fit, module):
     assert finding.evidence["drift"] > 0.1
 
 
+def test_a_frozen_network_that_drops(fit):
+    class Dropping(FrozenButTraining):
+        """Its statistics hardly move."""
+
+        def __init__(self):
+            super().__init__()
+            self.backbone.append(nn.Dropout(0.2))
+            self.backbone[1].momentum = 1e-4
+
+    (finding,) = judged(fit, Dropping())
+    assert (finding.status, finding.code, finding.subject) == (Status.ADVICE, FrozenButTraining.code, "backbone.1")
+    assert "dropout is active" in finding.message
+    assert finding.evidence["drift"] < 0.1
+
+
 class Bernoulli(Healthy):
     def forward(self, x):
         h = self.net[:3](x)
