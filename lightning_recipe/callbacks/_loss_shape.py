@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from lightning_recipe.callbacks._cuts import CUTS
 from lightning_recipe.finding import Outcome, Status
 from lightning_recipe.losses.table import TABLE
 from lightning_recipe.record.tensors import tensors
@@ -53,9 +55,39 @@ def pairs_by_hand(step: Step, graph: list[Node]) -> Iterator[tuple[str, Outcome]
             of_batch = len(given) == 1 and (
                 given[0] == short or given[0] in shapes
             )  # one of two columns may be made of it
-            if of_batch and (short[0], *short) not in wanted:
+            of_net = not given and _is_target(step, *event.inputs)
+            if (of_batch or of_net) and (short[0], *short) not in wanted:
                 weighted = event.name in WEIGHS and any(maker and _is_loss(maker) for maker in made)
-                yield event.where, _broadcast(*event.spread, weights=weighted)
+                outcome = _broadcast(*event.spread, weights=weighted)
+                yield event.where, replace(outcome, status=Status.WARNING) if of_net else outcome
+
+
+def _is_target(step: Step, one: int, other: int) -> bool:
+    """Whether one of two tensors is a target that the network had a part in: by what was drawn, or without gradients.
+
+    They come from different calls of layers: else all are compared with all of the same, as for a ranking.
+    """
+    (layers, cut), (others, other_cut) = _layers(step, one), _layers(step, other)
+    return cut != other_cut and layers.isdisjoint(others)
+
+
+def _layers(step: Step, number: int) -> tuple[set[int], bool]:
+    """The last calls of layers with parameters behind a tensor, and whether no gradient goes back to any of them."""
+    found: set[int] = set()
+    waiting, seen, open_ = [(number, False)], set(), False
+    while waiting:
+        current, cut = waiting.pop()
+        maker = step.producer(current)
+        if maker is None or (current, cut) in seen:
+            continue
+        seen.add((current, cut))
+        cut = cut or maker.name in CUTS or (maker.kind == "module" and bool(maker.where))
+        if maker.module is not None and next(maker.module.parameters(), None) is not None:
+            found.add(current)
+            open_ = open_ or not cut
+        else:
+            waiting += [(given, cut) for given in maker.inputs]
+    return found, not open_
 
 
 def _is_loss(maker: Event) -> bool:
@@ -97,7 +129,9 @@ def classes_of_graph(graph: list[Node]) -> Iterator[tuple[Node, Outcome]]:
             behind = node.source(1)
         if node.kind == "Mul" and behind is not None and behind.kind == "LogSoftmax" and len(behind.shape) > 1:
             dim = _one_hot(node, behind)
-            if dim is not None and dim != behind.dim:
+            if dim == 0 and behind.dim:
+                yield node, _over_examples(behind)
+            elif dim is not None and dim != behind.dim:
                 yield node, _normalised(behind, f"is multiplied with targets whose classes are dimension {dim}")
         elif node.kind == "LogSoftmax" and (mixed := _mixed(node)) is not None:
             yield node, mixed
@@ -159,6 +193,17 @@ def _broadcast(one: Shape, other: Shape, *, weights: bool = False) -> Outcome:
         f"{one} against {other} is broadcast: {told}",
         f"give both the same shape: {fix}",
         {"examples": size},
+    )
+
+
+def _over_examples(behind: Node) -> Outcome:
+    return Outcome(
+        Status.FAILED,
+        "classes_in_wrong_dimension",
+        f"the targets of {behind.shape} sum to 1 over dimension 0, the examples, while log_softmax is taken over "
+        f"dimension {behind.dim}, the classes",
+        f"take the softmax of the targets over dimension {behind.dim}",
+        {"dim": 0.0},
     )
 
 

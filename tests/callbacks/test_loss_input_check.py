@@ -933,6 +933,47 @@ def test_times_without_what_has_happened(found):
     assert list(found(mlp(1), cox, survival())) == ["entry_never_read"]
 
 
+class ActorCritic(Program):
+    """Two heads; what is done is drawn from the one, and the other one says what that is worth."""
+
+    def __init__(self, advantage):
+        super().__init__(nn.ModuleList([mlp(4), mlp(1)]), None)
+        self.advantage = advantage
+
+    def training_step(self, batch, batch_idx):
+        policy = torch.distributions.Categorical(logits=self.net[0](batch["x"]))
+        action, value = policy.sample(), self.net[1](batch["x"])
+        reward = batch["x"].gather(1, action[:, None])[:, 0]
+        advantage = self.advantage(reward, value, self.net[1])
+        return advantage.square().mean() - (policy.log_prob(action) * advantage.detach()).mean()
+
+
+@pytest.mark.parametrize(
+    ("advantage", "told"),
+    [
+        (lambda r, v, net: r - v, ["broadcast"]),
+        (lambda r, v, net: v - (r + 0.9 * net(torch.ones(len(r), WIDTH)).detach().squeeze(1)), ["broadcast"]),
+        (lambda r, v, net: r - v.squeeze(1), []),
+        (lambda r, v, net: v - v.detach().squeeze(1), []),
+        (lambda r, v, net: v - v.squeeze(1), []),
+        (lambda r, v, net: r[:, None] - v.squeeze(1)[None], []),
+    ],
+)
+def test_what_is_worth_how_much(fit, advantage, told):
+    check = LossInputCheck()
+    data = [{"x": x} for x in torch.randn(4 * ROWS, WIDTH, generator=drawn())]
+    fit(ActorCritic(advantage), [check], train=DataLoader(data, ROWS), logger=False, max_steps=4, limit_val_batches=0)
+    alarms = [finding for finding in check.findings if finding.is_alarm]
+    assert [finding.code.partition("/")[2] for finding in alarms] == told
+    assert all(finding.status is Status.WARNING for finding in alarms)
+
+
+def test_targets_over_the_examples(found):
+    teacher = torch.randn(WIDTH, CLASSES, generator=drawn(1))
+    loss = lambda out, b: F.kl_div(out.log_softmax(1), (b["x"] @ teacher).softmax(0), reduction="batchmean")  # noqa: E731
+    assert "targets" in found(mlp(), loss, rows())["classes_in_wrong_dimension"].message
+
+
 @pytest.mark.parametrize("error", [lambda e: e.pow(2), lambda e: e.abs(), lambda e: e * e])
 @pytest.mark.parametrize("difference", [lambda a, b: a - b, lambda a, b: b - a])
 def test_classes_that_are_taken_for_numbers_by_hand(fit, error, difference):
