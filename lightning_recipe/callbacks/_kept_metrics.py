@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
     from lightning_recipe.run import Run
 
-MATTERS = 0.05
-"""Share of an epoch's mean that the last batch has too much, from which on it is told."""
 HOOKS = ("on_validation_epoch_end", "on_validation_end")
 RUNNING = ("torchmetrics.aggregation", "torchmetrics.wrappers")
 """Where metrics are that are kept over epochs on purpose, such as the best value so far."""
@@ -126,38 +124,15 @@ def _reported(module: nn.Module, name: str, *words: str) -> bool:
     return adds and any(name in names and names.issuperset(words) for names in logging)
 
 
-def unweighted(lists: dict[str, Kept], module: nn.Module, batches: int, batch_size: int, last: int) -> list[str]:
-    """Lists of one number for each batch whose mean is logged, where the last batch is so short that it matters.
+def unweighted(lists: dict[str, Kept], module: nn.Module) -> list[str]:
+    """Lists of one number for each batch whose mean is logged.
 
     Args:
         lists: After the first batch of a validation.
         module: Whose they are.
-        batches: In an epoch of validation.
-        batch_size: Of all but the last.
-        last: Its size.
 
     """
-    if (1 - last / batch_size) / batches < MATTERS:
-        return []
     return [name for name, kept in lists.items() if kept.single and _reported(module, name, "mean")]
-
-
-def mean_of_means(name: str, batch_size: int, last: int) -> Outcome:
-    """`advice`: all batches weigh as much.
-
-    Example:
-        >>> mean_of_means("losses", 400, 40).evidence
-        {'batch_size': 400, 'last': 40}
-
-    """
-    return Outcome(
-        Status.ADVICE,
-        "mean_of_means",
-        f"self.{name} keeps one number for each validation batch, and their mean is logged: the {last} examples "
-        f"of the last batch weigh as much as {batch_size} others",
-        "keep the numbers of examples, weigh batches by their size, or self.log in validation_step, which does",
-        {"batch_size": batch_size, "last": last},
-    )
 
 
 def is_of_an_epoch(metric: Metric) -> bool:

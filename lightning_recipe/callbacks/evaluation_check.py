@@ -14,6 +14,7 @@ from lightning_recipe.callbacks import _thresholds as thresholds
 from lightning_recipe.callbacks import _units as units
 from lightning_recipe.callbacks._evaluated_weights import Weights
 from lightning_recipe.callbacks._metric_names import is_a_share, is_of_training
+from lightning_recipe.callbacks._short_batch import Short, mean_of_means, of_one_weight
 from lightning_recipe.finding import Section
 from lightning_recipe.record.step import Need
 from lightning_recipe.trial.rehearsal import CannotRehearseError, rehearsal
@@ -52,8 +53,8 @@ class EvaluationCheck(Check):
     `advice` if a root, a perplexity or a macro accuracy is averaged and little is lost; if ``overfit_batches`` is on;
     if validation is cut short; if the training loss is monitored though validation logs one; if an accuracy that is
     monitored has improved by less than its standard error, or one is of few examples though training has many; if a
-    short last batch weighs as much as the others, of few, in a mean that is taken by hand; if validation runs with an
-    average of the weights that is still near the initialisation.
+    short last batch weighs as much as the others, of few, in a mean that is taken by hand, or by a ``batch_size=`` that
+    is none; if validation runs with an average of the weights that is still near the initialisation.
 
     Args:
         strict: Stop the run when something failed.
@@ -100,6 +101,7 @@ class EvaluationCheck(Check):
         self._used: set[str] = set()  # modules in validation
         self._unit: units.Unit | None = None  # of what training compares
         self._seen: Seen | None = None
+        self._alike: dict[str, int] = {}  # numbers for which all batches weigh as much
         self._reason = "no validation while the model was trained"
         self._open = True  # whether the logged numbers are still to be judged
         self._before: dict[str, int] = {}
@@ -155,6 +157,8 @@ class EvaluationCheck(Check):
                 alone = 1 in {run.trainer.num_val_batches[0], step.batch_size} or settings.of_one_example(loader)
                 suspects = [] if alone else list(averaged.suspects(seen))
                 suspects = [one for one in suspects if not kept.computes(run.module, one.owner)]
+                if Short.of(run) is not None and not alone:
+                    self._alike = of_one_weight(again, step.batch, seen)
                 parts = averaged.in_parts(again, step.batch, seen) if suspects else {}
                 mixed = list(units.mixed_units(again, step.batch, seen, self._unit)) if self._unit else []
         except CannotRehearseError as error:
@@ -173,17 +177,6 @@ class EvaluationCheck(Check):
         for name, value in run.trainer.callback_metrics.items():
             if is_a_share(name) and not is_of_training(name):
                 self._values.setdefault(name, []).append(float(value))
-
-    def _of_short_batches(self, run: Run) -> Iterator[Finding]:
-        """See whether the last batch of the one loader is short, and weighs as much as the others."""
-        loader, lists = run.val_loaders[0], self._lists[0] if self._lists else {}
-        size, batches = getattr(loader, "batch_size", None), sized_len(loader)
-        examples = sized_len(getattr(loader, "dataset", None))
-        if size and examples and batches == run.trainer.num_val_batches[0] and len(run.val_loaders) == 1:
-            last = examples - (batches - 1) * size
-            if 0 < last < size and sized_len(getattr(loader, "sampler", None)) == examples:
-                for name in kept.unweighted(lists, run.module, batches, size, last):
-                    yield self.found(kept.mean_of_means(name, size, last), name)
 
     def end(self, run: Run) -> Iterator[Finding]:
         """See what was never logged or reset; there is no silence."""
@@ -205,7 +198,10 @@ class EvaluationCheck(Check):
             if outcome := self._weights.verdict(run) or behind:
                 found.append(self.found(outcome))
             self._note_values(run)
-            found += self._of_short_batches(run)
+            if (short := Short.of(run)) is not None:
+                by_hand = kept.unweighted(self._lists[0], run.module) if self._lists else []
+                found += [self.found(mean_of_means(name, short), name) for name in by_hand]
+                found += [self.found(mean_of_means(name, short, by), name) for name, by in self._alike.items()]
             examples, in_training = (
                 sized_len(getattr(next(iter(of), None), "dataset", None)) or 0 for of in (run.val_loaders, run.loaders)
             )

@@ -67,6 +67,7 @@ class Logged(NamedTuple):
         value: As it was given: a tensor, a number, a metric.
         on_epoch: Whether it was asked to be reduced over the epoch; None is Lightning's default.
         mean: Whether the batches' values are averaged, which is the default.
+        batch_size: What a batch was said to weigh in this mean; None if Lightning is to see.
 
     Example:
         >>> Logged("val_loss", 0.5, on_epoch=None, mean=True).name
@@ -78,6 +79,7 @@ class Logged(NamedTuple):
     value: Any
     on_epoch: bool | None
     mean: bool
+    batch_size: int | None = None
 
 
 class Heard(NamedTuple):
@@ -327,10 +329,11 @@ def _log(  # noqa: PLR0913, PLR0917 - those of Lightning, in its order
     on_epoch: bool | None = None,  # noqa: FBT001
     reduce_fx: Any = "mean",
     *_: Any,
+    batch_size: int | None = None,
     **__: Any,
 ) -> None:
     """In the place of ``self.log``."""
-    logged.append(Logged(name, value, on_epoch, reduce_fx in {"mean", "avg", torch.mean}))
+    logged.append(Logged(name, value, on_epoch, reduce_fx in {"mean", "avg", torch.mean}, batch_size))
 
 
 def _log_dict(logged: list[Logged], values: Mapping[str, Any], *args: Any, **kwargs: Any) -> None:

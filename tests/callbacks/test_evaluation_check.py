@@ -566,6 +566,28 @@ def test_a_short_batch_that_weighs_as_much_is_advice(fit):
     assert finding.evidence == {"batch_size": 16, "last": 8}
 
 
+class OneWeight(MeanByHand):
+    """Says that all batches are as large."""
+
+    weight = staticmethod(len)  # of a pair
+
+    def validation_step(self, batch, batch_idx):
+        x, y = batch
+        self.log("val_loss", self.loss(self(x), y), batch_size=self.weight(batch))
+
+    def on_validation_epoch_end(self):
+        pass
+
+
+def test_a_weight_that_is_no_number_of_examples_is_advice(fit):
+    (finding,) = found(fit, OneWeight())
+    assert (finding.status, finding.code) == (Status.ADVICE, "EvaluationCheck/mean_of_means")
+    assert finding.subject == "val_loss"
+    right, even, alone = OneWeight(), OneWeight(), OneWeight()
+    right.weight, even.examples, alone.examples = lambda batch: 3 * len(batch[1]), 48, 12
+    assert [f.status for module in (right, even, alone) for f in found(fit, module)] == [Status.PASSED] * 3
+
+
 def test_the_worst_that_counts_as_the_best(fit):
     finding = next(f for f in found(fit, patients.WorstIsBest()) if f.is_alarm)
     assert (finding.status, finding.code, finding.subject) == (
