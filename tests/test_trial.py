@@ -202,12 +202,10 @@ def test_work_ends_a_fit_with_one_more_step_that_is_looked_into():
     assert (steps, fit.cut_short) == (17, True), "as few would tell nothing"
     steps, fit = ended(Budget(20, 1.0, 1.4, fewest=15), [1.0], work=0.1)
     assert (steps, fit.cut_short) == (4, True), "there is no work for as many as tell something"
-    steps, fit = ended(Budget(20, 1.0, 1.4, wanted=15), [1.0], work=0.1)
-    assert (steps, fit.cut_short) == (4, True), "there is no work for as many as are wanted"
-    steps, fit = ended(Budget(20, 1.0, 1.5, wanted=15), [1.0], work=0.1)
-    assert (steps, fit.cut_short) == (12, True), "there would be"
     steps, fit = ended(Budget(20, 1.0, 1.4, falls=lambda fit: True), [1.0], work=0.1)
     assert (steps, fit.cut_short) == (15, True), "it is on its way, and has the work of others"
+    steps, fit = ended(Budget(30, 1.0, 9.0, falls=lambda fit: len(fit.losses) < 20), [1.0], work=0.1)
+    assert (steps, fit.cut_short) == (20, True), "it was on its way"
     steps, fit = ended(Budget(20, 1.0, 9.0, falls=lambda fit: True), [1.0], work=0.1)
     assert (steps, fit.cut_short) == (20, False), "it is on its way, and gets to its end"
     steps, fit = ended(Budget(20, 9.0, 9.0, ends=0.0), [1.0], work=0.1)

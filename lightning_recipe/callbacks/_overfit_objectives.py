@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+import functools
+from typing import TYPE_CHECKING, Any
 
 from lightning_recipe.callbacks._overfit_by_hand import way
-from lightning_recipe.callbacks._overfit_progress import FEW_STEPS, Trial
+from lightning_recipe.callbacks._overfit_fits import Fits
+from lightning_recipe.callbacks._overfit_progress import Trial
 from lightning_recipe.callbacks._overfit_verdict import outcome
 from lightning_recipe.finding import Outcome, Status, listed
 from lightning_recipe.trial.answers import Answers
 from lightning_recipe.trial.calming import without_dropout
 from lightning_recipe.trial.objectives import Alone, objectives
 from lightning_recipe.trial.rehearsal import CannotRehearseError, rehearsal
-from lightning_recipe.trial.short_fit import Budget
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from torch import nn
 
+    from lightning_recipe.callbacks._overfit_fits import Allowed
     from lightning_recipe.losses.floor import Floor
     from lightning_recipe.run import Run
     from lightning_recipe.trial.objectives import Objective
@@ -26,25 +28,6 @@ if TYPE_CHECKING:
 OF_ITS_OWN = {"memorised", "still_falling", "on_its_way", "learning_rate_too_low", "weights_do_not_change"}
 """What is told of an objective: what one set of weights reaches while the others are held is a proof, what it does not
 reach is none. A discriminator may be slow, small, or bounded on purpose, so that the generator keeps up."""
-
-
-class Allowed(NamedTuple):
-    """What the fits of all objectives may take.
-
-    Attributes:
-        steps: Of each fit.
-        work: Nominal seconds of all, see ``trial/work.py``.
-        ends: Value of ``time.monotonic()`` after which they end in any case.
-        tolerance: Share of the way that may be left.
-        adam: Learning rates of Adam's fits.
-
-    """
-
-    steps: int
-    work: float
-    ends: float
-    tolerance: float
-    adam: tuple[float, ...]
 
 
 def each_of(run: Run, few: Any) -> tuple[list[Objective], Any]:
@@ -80,7 +63,12 @@ def judged(
         floor = _way(run, batch, of)
         if isinstance(floor, Outcome):
             return floor, None
-        trial = _fitted(run, batch, Trial(allowed.tolerance, asked=floor), of, allowed, advance)
+        trial = Trial(allowed.tolerance, asked=floor, examples=run.examples_in(batch))
+        with rehearsal(run) as again:
+            make = functools.partial(Alone(again, of, run.peak_rates).fit, advance=advance)
+            fits = Fits(run, allowed, make, batch)
+            fits.fit(trial)
+            fits.others(trial)
     except CannotRehearseError as reason:
         return _skipped("unknown_floor", f"{of.subject}: the lowest loss is not known: {reason}"), None
     return careful(outcome(trial, run.module)), trial
@@ -124,22 +112,6 @@ def _way(run: Run, batch: Any, of: Objective) -> Floor | Outcome:
 
 def _parameters(module: nn.Module) -> set[int]:
     return set(map(id, module.parameters()))
-
-
-def _fitted(  # noqa: PLR0913, PLR0917
-    run: Run, batch: Any, trial: Trial, of: Objective, allowed: Allowed, advance: Callable[[], object]
-) -> Trial:
-    trial.examples = run.examples_in(batch)
-    with rehearsal(run) as again:
-        alone = Alone(again, of, run.peak_rates)
-        for adam, share in ((None, 1 / 2), *zip(allowed.adam, (1 / 2, 1), strict=True)):
-            if trial.fits and trial.is_settled():
-                break
-            left = trial.work_left(allowed.work)
-            fewest = min(FEW_STEPS, allowed.steps)
-            budget = Budget(allowed.steps, share * left, left, allowed.ends, fewest, trial.is_over, trial.goes_on)
-            trial.fits.append(alone.fit(batch, budget, adam=adam, advance=advance))
-    return trial
 
 
 def careful(found: Outcome) -> Outcome:

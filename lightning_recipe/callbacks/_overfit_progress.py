@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import torch
-
+from lightning_recipe.callbacks._overfit_terms import has_only_known_terms, weights
 from lightning_recipe.losses.floor import Floor, floor
+from lightning_recipe.trial.course import COUNTED
 
 if TYPE_CHECKING:
     from lightning_recipe.trial.short_fit import Fit
@@ -23,19 +23,25 @@ NEARLY = 0.25
 HALF = 0.5
 """Share of the way that may be left to a fit that is still falling for more steps to be worth while: it gets them, and
 where Adam gets there, the user's optimiser is not accused."""
+UNDER_WAY = 2 / 3
+"""Share of the way that may be left to a fit that is still falling when its work is over: what does not look at its
+inputs can't know more than a constant."""
 CONSTANT = 0.9
 """Share of the way that is left to a fit which knows hardly more than a constant."""
 FEW_STEPS = 100
 """Steps that tell too little when no more were allowed: 20 go by until the learning rate is at its peak, and
 healthy small nets need 50 to 150 to memorise 8 examples at 1e-3."""
+ENOUGH_STEPS = 50
+"""Steps in which a fit may show that it gets there, though not that it does not."""
 WANTED_STEPS = 200
 """Steps for which there should be work, or else fewer examples are taken."""
 UNKNOWN_STEPS = 300
 """Steps for a loss whose floor isn't known: enough to see whether it all but vanishes."""
+FAST = 1e-3
+"""Rate from which on Adam is not expected to get there later than with another one."""
 DRAWS = 8
 """Probed steps over which losses with random numbers in them are averaged."""
 _QUARTERS = 8  # probed steps from which on a fit is looked at by quarters
-_EQUAL = 1e-3  # relative; half precision
 
 
 @dataclass
@@ -57,6 +63,8 @@ class Trial:
         unknown: Why that has been asked in vain.
         slower: A fit by the user's optimiser at a smaller rate, if its own was too high.
         affine: Whether the network is one affine map; asked of those that are stuck.
+        alone: Whether there was no work left for Adam.
+        held: Whether each step found the state that the first did.
 
     """
 
@@ -68,6 +76,8 @@ class Trial:
     unknown: str = ""
     slower: Fit | None = None
     affine: bool = False
+    alone: bool = False
+    held: bool = False
     _floors: list[Floor] | None = None
 
     def floors(self, fit: Fit) -> list[Floor]:
@@ -145,7 +155,7 @@ class Trial:
     def is_noisy(self, fit: Fit) -> bool:
         """Whether two steps with equal weights differed by more than what may be left of the way."""
         floors, values = self.floors(fit), next(iter(self._values(fit).values()), [])
-        noise = NOISE * max(abs(fit.losses[0]), 1e-12)
+        noise = _rounding(fit)
         if floors and len(values) == len(floors):
             noise = max(noise, self.tolerance * min(self._scales(values)))
         return fit.noise > noise
@@ -161,10 +171,11 @@ class Trial:
     def is_over(self, fit: Fit) -> bool:
         """Whether more steps could tell nothing more: the floor is reached, or not known and not near either.
 
-        A fit whose floor isn't known ends at once while nobody has asked for it.
+        A fit whose floor isn't known ends while nobody has asked for it, as soon as it is known what a step costs.
         """
-        enough = UNKNOWN_STEPS if self.unknown else 1
-        return self.is_reached(fit) or (len(fit.losses) >= enough and not self.floors(fit))
+        steps, left = len(fit.losses), self.distances(fit)[-1]
+        enough = COUNTED + 1 if not self.unknown else UNKNOWN_STEPS if left < HALF else FEW_STEPS
+        return self.is_reached(fit) or (steps >= enough and not self.floors(fit))
 
     def is_reached(self, fit: Fit) -> bool:
         """Whether the last two probed steps were at the floor."""
@@ -206,13 +217,21 @@ class Trial:
         return bool(self.floors(fit)) and self.is_falling(fit) and not near and left[-1] < HALF * left[0]
 
     def falls(self, fit: Fit) -> bool:
-        """Whether the fit knows more than a constant, and was still getting nearer: it may have the work of others."""
-        return self.is_falling(fit) and self.left(fit) < CONSTANT
+        """Whether the fit needs more work to tell whether it gets there, and others would not come further by it."""
+        left, fast = self.left(fit), "Adam" in fit.optimizer and fit.rate >= FAST
+        there = left <= HALF and self.is_nearly_there(fit) and not self.is_noisy(fit)
+        return (fast or left < CONSTANT) and not there and bool(self.floors(fit)) and self.is_falling(fit)
+
+    def is_under_way(self, fit: Fit) -> bool:
+        """Whether the fit has left a constant behind, and was still getting nearer when its work was over."""
+        known = fit.cut_short and bool(self.floors(fit)) and not self.is_noisy(fit)
+        return known and self.is_falling(fit) and self.left(fit) <= UNDER_WAY
 
     def is_too_short(self, fit: Fit) -> bool:
         """Whether the fit had too few steps to tell anything."""
         few = len(fit.losses) < FEW_STEPS and math.isfinite(fit.losses[-1])
-        return few and not self.is_nearly_there(fit) and (fit.cut_short or not self.is_falling(fit))
+        there = self.is_nearly_there(fit) or self.is_under_way(fit)
+        return few and not there and (fit.cut_short or not self.is_falling(fit))
 
     def is_settled(self) -> bool:
         """Whether another optimiser could tell nothing more."""
@@ -220,13 +239,22 @@ class Trial:
         return (
             not has_begun(fit)
             or self.is_reached(fit)
-            or (len(self.fits) == 1 and self.is_nearly_there(fit))
+            or (len(self.fits) == 1 and (self.is_nearly_there(fit) or self.is_under_way(fit)))
             or not self.floors(fit)
             or has_no_gradient(fit)
             or not self.has_only_known_terms(fit)
             or self.is_too_short(fit)
             or fit.out_of_time
         )
+
+
+def keeps_a_state(fit: Fit) -> bool:
+    """Whether the loss depends on what earlier steps left, such as a queue of negatives, which bounds it then."""
+    return fit.state_moved and fit.noise > _rounding(fit)
+
+
+def _rounding(fit: Fit) -> float:
+    return NOISE * max(abs(fit.losses[0]), 1e-12)
 
 
 def _averaged(left: list[float]) -> list[float]:
@@ -258,34 +286,3 @@ def has_begun(fit: Fit) -> bool:
 def has_no_gradient(fit: Fit) -> bool:
     """Whether no parameter got any gradient, from the first step to the last."""
     return bool(fit.grads) and not any(fit.grads.values()) and not fit.weights_moved
-
-
-def has_only_known_terms(fit: Fit) -> bool:
-    """Whether the loss is a sum of the loss functions seen, each with a constant positive weight.
-
-    What else is in it (a penalty, a divergence) may keep them from their floors.
-    """
-    return _weighted(fit)[0]
-
-
-def weights(fit: Fit) -> list[float]:
-    """By what the values of the loss functions are multiplied before the step adds them; empty if that isn't known."""
-    known, found = _weighted(fit)
-    return found if known else []
-
-
-def _weighted(fit: Fit) -> tuple[bool, list[float]]:
-    """Whether weights explain the losses, and the weights if they are the only ones that do."""
-    values = torch.tensor([v for v in fit.calls.values() if len(v) == len(next(iter(fit.calls.values())))]).double()
-    total = torch.tensor([fit.losses[step] for step in fit.calls]).double()
-    if values.shape[0] != total.shape[0] or values.shape[1] == 0:
-        return False, []
-    finite = values.isfinite().all(1) & total.isfinite()
-    values, total = values[finite], total[finite]
-    if not len(total):
-        return True, []
-    found = torch.linalg.lstsq(values, total[:, None], driver="gelsd")
-    residual = (values @ found.solution)[:, 0] - total
-    known = bool((residual.abs() <= _EQUAL * total.abs().max()).all() and (found.solution >= -_EQUAL).all())
-    unique = int(torch.linalg.matrix_rank(values, rtol=_EQUAL)) == values.shape[1]
-    return known, found.solution[:, 0].tolist() if unique else []

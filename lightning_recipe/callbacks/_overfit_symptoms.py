@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+    from lightning_recipe.losses.floor import Floor
     from lightning_recipe.run import Run
     from lightning_recipe.trial.short_fit import Fit
 
@@ -101,6 +102,15 @@ def cause(fit: Fit, pl_module: nn.Module) -> str:
         return f"enlarge the model: it has {trainable} trainable parameters for {targets} targets"
     see = "LossInputCheck tells what enters the loss, the picture of labels and predictions what is compared"
     return f"enlarge the model; if that does not help: {see}"
+
+
+def held(fit: Fit, asked: Floor | None) -> str:
+    """A layer that the loss comes from, and that the module's own code keeps as it is for now, as DINO's last one."""
+    for layer in asked.layers if asked is not None else ():
+        own = [gradient for name, gradient in fit.grads.items() if name.startswith(f"{layer}.")]
+        if own and not any(own) and any(fit.grads.values()):
+            return layer
+    return ""
 
 
 def modules(names: list[str]) -> str:

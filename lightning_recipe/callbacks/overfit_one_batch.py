@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import time
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from lightning_recipe.callback import Check
 from lightning_recipe.callbacks import _overfit_obstacles as obstacles
-from lightning_recipe.callbacks._overfit_by_hand import asked
-from lightning_recipe.callbacks._overfit_objectives import Allowed, each_of, judged
+from lightning_recipe.callbacks._overfit_fits import Allowed, Fits
+from lightning_recipe.callbacks._overfit_objectives import each_of, judged
 from lightning_recipe.callbacks._overfit_pictures import pictures
-from lightning_recipe.callbacks._overfit_progress import FEW_STEPS, WANTED_STEPS, Trial, has_begun
+from lightning_recipe.callbacks._overfit_progress import has_begun
 from lightning_recipe.callbacks._overfit_symptoms import is_affine
 from lightning_recipe.callbacks._overfit_verdict import outcome
 from lightning_recipe.figures import experiments
@@ -23,20 +24,19 @@ from lightning_recipe.trial.course import LONGER
 from lightning_recipe.trial.first_examples import first_examples
 from lightning_recipe.trial.isolation import is_out_of_memory, memory_given_back
 from lightning_recipe.trial.rehearsal import CannotRehearseError
-from lightning_recipe.trial.short_fit import Budget, short_fit
+from lightning_recipe.trial.short_fit import short_fit
 from lightning_recipe.trial.work import NET
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from lightning_recipe.callbacks._overfit_progress import Trial
     from lightning_recipe.finding import Finding
     from lightning_recipe.run import Run
     from lightning_recipe.trial.objectives import Objective
 
 ADAM = (3e-4, 1e-3)
 """Learning rates of the second arm. "Adam is safe ... with a learning rate of 3e-4" (the recipe, section 3)."""
-SLOWER = 3.0
-"""Times smaller a rate is that tells one at its edge from one that is too high."""
 FEWEST_EXAMPLES = 2
 """Examples where steps are expensive: "as little as two" (section 2)."""
 
@@ -184,24 +184,15 @@ class OverfitOneBatch(Check):
         if (found := outcome(trial, run.module)).code in {"stuck", "too_slow"}:
             trial.affine = is_affine(run)
             found = outcome(trial, run.module)
-        yield self.found(self._slower(run, trial) if found.code == "optimiser_unstable" else found)
+        yield self.found(found)
         if has_begun(trial.fits[0]) and loggers.is_written(run.trainer):
             for name, picture in pictures(trial).items():
                 self.draw(run, name, pixels(picture))
 
-    def _slower(self, run: Run, trial: Trial) -> Outcome:
-        """Try a smaller rate before the user's is blamed: few examples may be too steep for one that suits many."""
-        few = first_examples(run.batch, trial.examples or self.max_examples)
-        work, ends = self.max_seconds / NET / 2, time.monotonic() + self.max_seconds
-        budget = Budget(self.max_steps, work, work, ends, min(FEW_STEPS, self.max_steps), trial.is_over)
-        trial.slower = short_fit(run.trainer, run.module, few, budget, slower=SLOWER)
-        return outcome(trial, run.module)
-
     def _examine_each(self, run: Run, each: list[Objective], examples: Any) -> Iterator[Finding]:
         """The objectives of several optimisers, each by itself."""
-        ends = time.monotonic() + self.max_seconds
         curves: dict[str, list[float]] = {}
-        allowed = Allowed(self.max_steps, self.max_seconds / NET / len(each), ends, self.tolerance, ADAM)
+        allowed = self._allowed(len(each))
         with terminal.progress(run.trainer, "OverfitOneBatch", LONGER * self.max_steps * len(each)) as advance:
             for one in each:
                 try:
@@ -215,46 +206,26 @@ class OverfitOneBatch(Check):
 
     def attempt(self, run: Run) -> Trial:
         """Fit by as many optimisers as are needed; on the whole batch if its first examples alone raise."""
-        trainer, batch, few = run.trainer, run.batch, first_examples(run.batch, self.max_examples)
-        ends = time.monotonic() + self.max_seconds
-        with terminal.progress(trainer, "OverfitOneBatch", LONGER * self.max_steps * (1 + len(ADAM))) as advance:
-
-            def fit(trial: Trial, examples: Any, share: float, adam: float | None = None, wanted: int = 0) -> Trial:
-                left = trial.work_left(self.max_seconds / NET)
-                budget = Budget(
-                    self.max_steps, share * left, left, ends, min(FEW_STEPS, self.max_steps),
-                    trial.is_over, trial.goes_on, trial.falls, min(wanted, self.max_steps),
-                )  # fmt: skip
-                trial.fits.append(short_fit(trainer, run.module, examples, budget, adam=adam, advance=advance))
-                return trial
-
-            def own(examples: Any, wanted: int = 0) -> Trial:
-                trial = fit(Trial(self.tolerance), examples, 1 / 2, wanted=wanted)
-                (first,) = trial.fits
-                if trial.floors(first) or not has_begun(first):
-                    return trial
-                known = asked(run, examples, first.first)  # the fit ended at once
-                if isinstance(known, str):
-                    return fit(Trial(self.tolerance, unknown=known), examples, 1 / 2, wanted=wanted)
-                return fit(Trial(self.tolerance, asked=known), examples, 1 / 2, wanted=wanted)
-
+        batch, few = run.batch, first_examples(run.batch, self.max_examples)
+        with terminal.progress(run.trainer, "OverfitOneBatch", LONGER * self.max_steps * (1 + len(ADAM))) as advance:
+            make = functools.partial(short_fit, run.trainer, run.module, advance=advance)
             try:
-                trial = own(few, WANTED_STEPS)
-                fewer = first_examples(few, FEWEST_EXAMPLES)
-                if fewer is not few and trial.fits[0].cut_short and len(trial.fits[0].losses) < FEW_STEPS:
-                    trial, few = own(fewer), fewer
+                fits = Fits(run, self._allowed(), make, few)
+                trial = fits.own(first_examples(few, FEWEST_EXAMPLES))
             except Exception as error:
                 if few is batch or is_out_of_memory(error):
                     raise
-                few = batch  # the module's code relies on the size of its batches
-                trial = own(few)
-            trial.examples = run.examples_in(batch) if few is batch else leading_size(few)
-            for lr, share in zip(ADAM, (1 / 2, 1), strict=True):
-                if trial.is_settled() or (
-                    trial.is_falling(trial.fits[0]) and trial.work_left(self.max_seconds / NET) == 0
-                ):
-                    break
-                fit(trial, few, share, lr)
-        now, peaks = (itertools.chain.from_iterable(rates) for rates in (run.rates, run.peak_rates))
-        trial.warms_up = any(rate < peak / 2 for rate, peak in zip(now, peaks, strict=True))
+                fits = Fits(run, self._allowed(), make, batch)  # the module's code relies on the size of its batches
+                trial = fits.own(batch)
+            whole = fits.examples is batch
+            trial.examples = run.examples_in(batch) if whole else leading_size(fits.examples)
+            fits.others(trial)
+            now, peaks = (itertools.chain.from_iterable(rates) for rates in (run.rates, run.peak_rates))
+            trial.warms_up = any(rate < peak / 2 for rate, peak in zip(now, peaks, strict=True))
+            if outcome(trial, run.module).code == "optimiser_unstable":
+                trial.slower = fits.slower(trial)
         return trial
+
+    def _allowed(self, parts: int = 1) -> Allowed:
+        ends = time.monotonic() + self.max_seconds
+        return Allowed(self.max_steps, self.max_seconds / NET / parts, ends, self.tolerance, ADAM)

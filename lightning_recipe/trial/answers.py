@@ -34,6 +34,8 @@ SECONDS = 10.0
 """Nominal seconds for the steps of one descent, see ``trial/work.py``; 60 of a small network take a tenth of one."""
 _NOISE = 1e-5  # relative difference between two draws that rounding may leave
 _FREE_STEPS, _CONSTANT_STEPS = 100, 60  # of a descent with free answers, and with one row for all
+_FEWEST = 40  # with free answers, where steps are expensive
+_AT_REST, _HARDLY = 15, 1e-3  # a descent is over after as many steps in which it hardly fell
 _COUNTED = 1  # the step whose work is counted: by then, what depends on no answer is known
 _THERE_AND_BACK = 3  # times the work of a forward pass, with backward
 _FASTER, _SLOWER = 1.3, 0.5  # 1.2 in the paper, which has more steps
@@ -139,7 +141,7 @@ class Answers:
         def cost(values: dict[Any, Tensor]) -> Tensor:
             return self._mean(lambda place, _: values[place], self.draws)
 
-        return descended(cost, dict(self.own), _FREE_STEPS)[0]
+        return descended(cost, dict(self.own), _FREE_STEPS, _FEWEST)[0]
 
     def cost(self, answer: Callable[[Place, Tensor], Tensor]) -> float:
         """The loss of other answers.
@@ -268,7 +270,7 @@ class Answers:
 
 
 def descended(
-    cost: Callable[[dict[Any, Tensor]], Tensor], start: dict[Any, Tensor], steps: int
+    cost: Callable[[dict[Any, Tensor]], Tensor], start: dict[Any, Tensor], steps: int, fewest: int | None = None
 ) -> tuple[float, dict[Any, Tensor]]:
     """The lowest cost found by iRprop-, and the values there.
 
@@ -278,7 +280,8 @@ def descended(
     Args:
         cost: Of values; always the same for the same.
         start: The first values.
-        steps: How often the cost is asked.
+        steps: How often the cost is asked, unless it is at rest earlier.
+        fewest: How often if that is too expensive.
 
     Raises:
         CannotRehearseError: If the cost of the first values raises it, or steps are expensive.
@@ -298,6 +301,7 @@ def descended(
     }
     before = {key: torch.zeros_like(value).detach() for key, value in values.items()}
     best, at = math.inf, values
+    affordable, lowest = math.inf, list[float]()  # so far
     for step in range(steps):
         work = Work()
         try:
@@ -307,7 +311,8 @@ def descended(
             if best == math.inf:
                 raise
             loss = torch.tensor(math.nan)
-        if steps * _THERE_AND_BACK * work.seconds > SECONDS:
+        affordable = min(affordable, SECONDS / max(_THERE_AND_BACK * work.seconds, 1e-9))
+        if affordable < (fewest or steps):
             msg = f"its steps are too expensive to be run again {steps} times: {work.seconds:.2g} s of work, counted"
             raise CannotRehearseError(msg)
         if not (loss.isfinite() and loss.requires_grad):  # code that mends a loss puts a number in its place
@@ -318,6 +323,9 @@ def descended(
             continue
         if float(loss) < best:
             best, at = float(loss), values
+        lowest.append(best)
+        if step >= affordable or _rests(lowest):
+            break
         gradients = torch.autograd.grad(loss, list(values.values()), allow_unused=True)
         moved = {}
         for (key, value), gradient in zip(values.items(), gradients, strict=True):
@@ -328,6 +336,10 @@ def descended(
             moved[key] = (value.detach() - sizes[key] * before[key].sign()).requires_grad_()
         values = moved
     return best, {key: value.detach() for key, value in at.items()}
+
+
+def _rests(lowest: list[float]) -> bool:
+    return len(lowest) > 2 * _AT_REST and lowest[-1 - _AT_REST] - lowest[-1] < _HARDLY * abs(lowest[-1])
 
 
 def _too_slow() -> CannotRehearseError:

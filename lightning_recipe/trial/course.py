@@ -1,18 +1,24 @@
-"""The course of a short fit: its learning rates, and its end."""
+"""The course of a short fit: its learning rates, the state that its steps find, and its end."""
 
 from __future__ import annotations
 
 import itertools
 import math
 import time
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.nn.modules.batchnorm import _NormBase
 
 from lightning_recipe.schedule import rate
+from lightning_recipe.trial.replay import put_back
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import nn
     from torch.optim import Optimizer
 
     from lightning_recipe.trial.short_fit import Budget, Fit
@@ -73,13 +79,58 @@ class Ramp:
                 group["lr"] = torch.full_like(lr, new) if isinstance(lr, Tensor) else new
 
 
+class State:
+    """What a module keeps from step to step besides what it learns: a queue, hidden states, weights that follow.
+
+    Args:
+        module: The module.
+        learnt: The parameters that are optimised.
+        held: Whether each step is to find what the first one found.
+
+    Example:
+        >>> norm = torch.nn.BatchNorm1d(2)
+        >>> state = State(norm, list(norm.parameters()), held=True)
+        >>> state.put_back()
+        >>> _ = norm(torch.ones(3, 2))
+        >>> state.put_back()
+        >>> norm.num_batches_tracked.item()
+        0
+
+    """
+
+    def __init__(self, module: nn.Module, learnt: Sequence[Tensor], *, held: bool) -> None:
+        self._module, self._held, self._stack = module, held, ExitStack()
+        ids = set(map(id, learnt))
+        following = [p for p in module.parameters() if id(p) not in ids]
+        self._following = [(p, p.detach().clone()) for p in following] if held else []
+        # running statistics take no part in training's loss
+        kept = [b for part in module.modules() if not isinstance(part, _NormBase) for b in part.buffers(recurse=False)]
+        self._before = [(t, t._version) for t in (*following, *kept) if not t.is_inference()]  # noqa: SLF001
+        self._buffers = set(map(id, module.buffers()))
+
+    def end(self) -> bool:
+        """The last step is over: whether any has changed it."""
+        self._stack.close()
+        anew = set(map(id, self._module.buffers())) != self._buffers
+        return anew or any(tensor._version != version for tensor, version in self._before)  # noqa: SLF001
+
+    def put_back(self) -> None:
+        """Begin a step: if `held`, with the state that the first one began with."""
+        if self._held:
+            self._stack.close()
+            for parameter, before in self._following:
+                if not torch.equal(parameter, before):
+                    parameter.data.copy_(before)
+            self._stack.enter_context(put_back(*self._module.modules()))
+
+
 class Stopping:
     """Says when a fit ends: by its steps and by their work. The clock is a safety net."""
 
     def __init__(self, fit: Fit, budget: Budget) -> None:
         self._fit, self._budget = fit, budget
         self._work = budget.work
-        self._ending = False
+        self._ending = self._beyond = False
 
     def looks_at(self, number: int) -> bool:
         """Whether to probe the step that begins: it may be the last."""
@@ -93,13 +144,15 @@ class Stopping:
         """Whether the step that ends was the last."""
         fit, budget = self._fit, self._budget
         if number == COUNTED:
-            enough = max(budget.fewest, budget.wanted) * fit.work <= budget.most
-            self._work = max(self._work, budget.fewest * fit.work) if enough else 0.0
+            fewest = budget.fewest * fit.work
+            self._work = max(self._work, fewest) if fewest <= budget.most else 0.0
         if self._ending and 0 < self._work < budget.most and not fit.out_of_time and budget.falls(fit):
-            self._work, self._ending, fit.cut_short = budget.most, False, False
+            self._work, self._ending, self._beyond, fit.cut_short = budget.most, False, True, False
         over = self._ending
-        if probed:
+        if probed or number == COUNTED:
             over |= budget.over(fit) or not math.isfinite(fit.losses[-1])
+        if self._beyond and probed and not (over or fit.longer or budget.falls(fit)):
+            over = fit.cut_short = True
         if probed and number + 1 >= budget.steps:
             over |= number + 1 == LONGER * budget.steps or not budget.goes_on(fit)
             if not over:

@@ -17,7 +17,7 @@ from lightning_recipe.run import Run
 from lightning_recipe.trial.calming import with_local_statistics, without_dropout
 from lightning_recipe.trial.compiled import with_unseen_losses
 from lightning_recipe.trial.copies import copied_with
-from lightning_recipe.trial.course import LONGER, LOOP, Ramp, Stopping
+from lightning_recipe.trial.course import LONGER, LOOP, Ramp, State, Stopping
 from lightning_recipe.trial.inner_trainer import Repeats, adopt, inner_trainer, interrupts_passed_on, quiet
 from lightning_recipe.trial.isolation import eager, isolated, untouched
 from lightning_recipe.trial.rng import untouched_generators
@@ -52,6 +52,8 @@ class Fit:
         lr_overridden: Whether the module's own code set another learning rate than the short fit did.
         longer: Whether it was given more steps.
         work: Of a step, in nominal seconds, see ``trial/work.py``; 0 before it has been counted.
+        rate: The highest learning rate.
+        state_moved: Whether steps changed a state that they keep: buffers but running statistics, weights that follow.
         cut_short: Whether the work allowed was done before the steps were over.
         out_of_time: Whether the safety net ended it: nothing is known of what is not seen by then.
 
@@ -69,6 +71,8 @@ class Fit:
     lr_overridden: bool = False
     longer: bool = False
     work: float = 0.0
+    rate: float = 0.0
+    state_moved: bool = False
     cut_short: bool = False
     out_of_time: bool = False
 
@@ -87,10 +91,9 @@ class Budget:
         most: Nominal seconds if it goes on, or if `fewest` steps need them.
         ends: Value of ``time.monotonic()`` after which it ends in any case: a safety net.
         fewest: Steps below which it tells nothing.
-        over: Asked after each probed step whether to stop.
+        over: Asked after each probed step, and when the work of one is known, whether to stop.
         goes_on: Asked when the steps are over, and after each probed step from then on, whether to go on.
-        falls: Asked when `work` is done whether it deserves `most`.
-        wanted: It ends at once if there is no work for as many steps.
+        falls: Asked when `work` is done, and after each probed step from then on, whether it deserves `most`.
 
     """
 
@@ -102,7 +105,6 @@ class Budget:
     over: Callable[[Fit], bool] = _no
     goes_on: Callable[[Fit], bool] = _no
     falls: Callable[[Fit], bool] = _no
-    wanted: int = 0
 
 
 def short_fit(  # noqa: PLR0913 - an experiment has these parts
@@ -113,6 +115,7 @@ def short_fit(  # noqa: PLR0913 - an experiment has these parts
     *,
     adam: float | None = None,
     slower: float = 1.0,
+    held: bool = False,
     advance: Callable[[], object] = lambda: None,
 ) -> Fit:
     """Fit a copy of `pl_module` on repeats of `batch`: dropout, weight decay and schedules off, the peak learning rate.
@@ -126,6 +129,7 @@ def short_fit(  # noqa: PLR0913 - an experiment has these parts
         budget: When to stop.
         adam: Train by Adam with this learning rate; by default, with the user's own optimiser.
         slower: Times smaller its rates are.
+        held: Put back before each step what it keeps: each finds the state that the first did.
         advance: Called after each step.
 
     Returns:
@@ -143,21 +147,21 @@ def short_fit(  # noqa: PLR0913 - an experiment has these parts
         )
         originals = dict(zip(map(id, _held(optimizers)), _held(trainer.optimizers), strict=True))
         peaks = [[rate / slower for rate in rates] for rates in Run(trainer).peak_rates]
-        fit = Fit(in_words(optimizers[0], peaks[0]))
         if adam is not None:
             optimizers = [adam_like(optimizer, adam) for optimizer in optimizers]
             peaks = [[adam] * len(optimizer.param_groups) for optimizer in optimizers]
             for scheduler in schedulers:
                 scheduler.optimizer = optimizers[0]
-            fit = Fit(in_words(optimizers[0], peaks[0]))
+        fit = Fit(in_words(optimizers[0], peaks[0]), rate=max(peaks[0]))
         for group in (group for optimizer in optimizers for group in optimizer.param_groups):
             if isinstance(group.get("weight_decay"), int | float):
                 group["weight_decay"] = 0.0
         inner = inner_trainer(trainer, folder)
         ramp = Ramp(optimizers, peaks, budget.steps, force=adam is not None)
         data = trainer.datamodule  # type: ignore[attr-defined]
-        inner.callbacks = [_Recorder(fit, ramp, Stopping(fit, budget), data, advance, originals)]  # type: ignore[attr-defined]
-        adopt(with_local_statistics(without_dropout(module)), (optimizers, schedulers) if schedulers else optimizers)
+        state = State(with_local_statistics(without_dropout(module)), ramp.parameters, held=held)
+        inner.callbacks = [_Recorder(fit, ramp, Stopping(fit, budget), data, advance, originals, state)]  # type: ignore[attr-defined]
+        adopt(module, (optimizers, schedulers) if schedulers else optimizers)
         with eager(module), interrupts_passed_on():
             inner.fit(module, train_dataloaders=Repeats(batch, LONGER * budget.steps))
     return fit
@@ -174,8 +178,9 @@ class _Recorder(Callback):
         data: Any,
         advance: Callable[[], object],
         originals: dict[int, Tensor],
+        state: State,
     ) -> None:
-        self._originals = originals
+        self._originals, self._state = originals, state
         self._fit, self._ramp, self._stopping, self._data, self._advance = fit, ramp, stopping, data, advance
         self._probe: Probe | None = None
         self._work = ExitStack()
@@ -187,6 +192,7 @@ class _Recorder(Callback):
         self._fit.left_out = [n for n, p in pl_module.named_parameters() if p.requires_grad and id(p) not in held]
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
+        self._state.put_back()
         self._ramp.begin(batch_idx)
         due = batch_idx < 2 or batch_idx % PROBE_EVERY == 0  # noqa: PLR2004 - two equal steps, see RAMP
         if self._stopping.looks_at(batch_idx) or due or not pl_module.automatic_optimization:
@@ -227,7 +233,7 @@ class _Recorder(Callback):
         self._work.close()
         trainer.datamodule = None  # type: ignore[attr-defined]
         self._fit.weights_moved = any(not torch.equal(self._originals[id(p)], p) for p in self._ramp.parameters)
-        self._fit.lr_overridden = self._ramp.overridden
+        self._fit.lr_overridden, self._fit.state_moved = self._ramp.overridden, self._state.end()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:  # noqa: ARG002
         self._work.close()

@@ -7,7 +7,7 @@ from patients import Healthy
 from torch.distributions import Categorical, Normal
 
 from lightning_recipe import OverfitOneBatch, Status
-from lightning_recipe.callbacks import overfit_one_batch
+from lightning_recipe.callbacks import _overfit_fits
 
 
 def judged(fit, module, **settings):
@@ -55,7 +55,7 @@ def test_new_draws_need_not_be_memorised(fit):
 @pytest.mark.parametrize(("module", "times"), [(Healthy(), 0), (ByHand(log_cosh), 1)])
 def test_only_a_step_whose_floor_is_not_known_is_asked(fit, monkeypatch, module, times):
     asked = []
-    monkeypatch.setattr(overfit_one_batch, "asked", lambda *_: asked.append(1) or "nobody knows")
+    monkeypatch.setattr(_overfit_fits, "asked", lambda *_: asked.append(1) or "nobody knows")
     judged(fit, module)
     assert len(asked) == times
 

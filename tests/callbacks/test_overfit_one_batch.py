@@ -420,7 +420,6 @@ class OutOfMemory(Healthy):
     ("kind", "said"),
     [
         (Noisy, "random"),
-        (Penalised, "other terms"),
         (Policy, "random"),
         (Distilled, "not known"),
         (Linear, "one layer"),
@@ -439,8 +438,49 @@ def test_what_has_no_known_floor_is_skipped(fit, kind, said):
     assert said in finding.message
 
 
-def test_a_loss_of_many_calls_is_asked(fit):
+class Blind(Penalised):
+    def forward(self, x):
+        return super().forward(0 * x)
+
+
+def test_other_terms_and_losses_of_many_calls_are_asked(fit):
     assert judged(fit, Contrastive(), max_epochs=1).status == "passed"
+    penalised = judged(fit, Penalised(), max_epochs=1)
+    assert penalised.status == "passed", penalised.message
+    assert penalised.evidence["measured"] < penalised.evidence["constant"]
+    assert judged(fit, Blind(), max_epochs=1).status == "failed"
+
+
+class Queue(Healthy):
+    """Compares each example with those of earlier steps, as MoCo does: of repeats, with itself."""
+
+    detached, rate = False, 0.1
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("queue", F.normalize(torch.randn(64, CLASSES), dim=1))
+
+    def training_step(self, batch, batch_idx):
+        out = F.normalize(self(batch[0] if not self.detached else 0 * batch[0]), dim=1)
+        key = F.normalize(batch[0][:, :CLASSES], dim=1)
+        negatives = self.queue.clone()
+        self.queue = torch.cat([self.queue[len(key) :], key])
+        logits = torch.cat([(out * key).sum(1, keepdim=True), out @ negatives.T], 1) / 0.2
+        return F.cross_entropy(logits, torch.zeros(len(out), dtype=torch.long))
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), self.rate, momentum=0.9)
+
+
+class BlindQueue(Queue):
+    detached = True
+
+
+def test_what_a_step_keeps_is_held(fit):
+    found = judged(fit, Queue(), OverfitOneBatch(max_seconds=600))
+    assert found.status == "passed", found.message
+    assert found.evidence["measured"] < found.evidence["constant"] < found.evidence["start"]
+    assert judged(fit, BlindQueue(), OverfitOneBatch(max_seconds=600)).status == "skipped"
 
 
 def test_a_resumed_run_is_skipped(fit, tmp_path):
@@ -467,7 +507,7 @@ def test_the_seconds_are_a_safety_net(fit):
 
 
 def test_a_step_is_too_expensive_by_its_work(fit):
-    finding = judged(fit, Healthy(), OverfitOneBatch(max_seconds=2))
+    finding = judged(fit, Healthy(), OverfitOneBatch(max_seconds=0.5))
     assert (finding.code, finding.evidence["steps"]) == ("OverfitOneBatch/too_expensive", 4)
     assert finding.status == "skipped"
     assert 1e-3 < finding.evidence["step_seconds"] < 1e-2

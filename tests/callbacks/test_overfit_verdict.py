@@ -9,7 +9,8 @@ from torch.nn import functional as F
 
 from lightning_recipe.callbacks._overfit_progress import Trial
 from lightning_recipe.callbacks._overfit_symptoms import cause
-from lightning_recipe.callbacks._overfit_verdict import TEXTS, outcome
+from lightning_recipe.callbacks._overfit_texts import TEXTS
+from lightning_recipe.callbacks._overfit_verdict import outcome
 from lightning_recipe.losses.floor import Floor
 from lightning_recipe.record.step import LossCall, NetCall, Step
 from lightning_recipe.trial.short_fit import Fit
@@ -62,6 +63,8 @@ SAME = loss_call(F.cross_entropy, torch.ones(8, 4), Y)
 MANY = loss_call(F.mse_loss, LOGITS.flip(0), LOGITS)
 PENALISED = fit(FLAT)
 PENALISED.losses = [loss + i / 10 for i, loss in enumerate(FLAT)]
+LESS_PENALISED = fit(falling(0.3))
+LESS_PENALISED.losses = PENALISED.losses
 
 CASES = [
     ("no_step", "skipped", [fit([])]),
@@ -75,6 +78,11 @@ CASES = [
     ("unknown_floor", "skipped", [by_hand(FLAT)]),
     ("noisy", "skipped", [fit(FLAT, noise=0.5)]),
     ("other_terms", "skipped", [PENALISED]),
+    ("beside_other_terms", "passed", [LESS_PENALISED]),
+    ("still_falling", "passed", [fit(falling(0.6), cut_short=True)]),
+    ("still_falling", "passed", [fit(falling(0.6)[::3], cut_short=True)]),
+    ("too_expensive", "skipped", [fit(falling(0.8)[::3], cut_short=True)]),
+    ("on_its_way", "passed", [fit(falling(0.8), cut_short=True), ADAM]),
     ("too_few_steps", "skipped", [fit(FLAT[:50])]),
     ("rates_of_its_own", "passed", [fit(FLAT, lr_overridden=True), ADAM]),
     ("on_its_way", "passed", [fit(falling(0.4)), ADAM]),
@@ -86,7 +94,8 @@ CASES = [
     ("weights_do_not_change", "failed", [fit(FLAT, weights_moved=False), ADAM]),
     ("examples_unknown", "skipped", [fit(FLAT, inputs=torch.randn(30, 3)), STUCK]),
     ("still_falling", "passed", [fit(falling(0.2))]),
-    ("work_over", "skipped", [fit(falling(0.6), cut_short=True), STUCK]),
+    ("work_over", "skipped", [fit(falling(0.8), cut_short=True), STUCK]),
+    ("work_over", "skipped", [fit([5 * loss for loss in falling(0.22)], cut_short=True), STUCK]),  # above a constant
     ("time_over", "skipped", [fit(falling(0.6), out_of_time=True), STUCK]),
     ("time_over", "skipped", [fit(FLAT), fit(FLAT, out_of_time=True)]),
     ("too_expensive", "skipped", [fit(FLAT[:4], cut_short=True, work=0.2)]),
