@@ -84,8 +84,11 @@ class Fits:
         fit.cut_short |= ENOUGH_STEPS * fit.work > FALLING * work
         if has_begun(fit) and not trial.floors(fit) and not fit.cut_short:
             known = asked(self._run, self.examples, fit.first)  # the fit ended at once
-            in_vain = isinstance(known, str)
-            trial = Trial(self._allowed.tolerance, asked=None if in_vain else known, unknown=known if in_vain else "")
+            trial = Trial(self._allowed.tolerance)
+            if isinstance(known, str):
+                trial.unknown = known
+            else:
+                trial.asked = known
             self.fit(trial)
         return self._acquitted(trial) or trial
 
@@ -103,7 +106,7 @@ class Fits:
             if trial.alone or few * own.work > left:
                 trial.alone = True
                 return
-            fit = self.fit(trial, work=left / (len(rates) - number), most=left, fewest=FEW_STEPS, adam=rate)
+            fit = self.fit(trial, work=left / (len(rates) - number), most=left, adam=rate)
             left -= fit.work * len(fit.losses)
             if fit.cut_short and len(fit.losses) < few:  # an update costs more than the user's
                 trial.fits.pop()
@@ -112,9 +115,7 @@ class Fits:
     def slower(self, trial: Trial) -> Fit:
         """Fit by the user's optimiser at a smaller rate: few examples may be too steep for one that suits many."""
         half = self._allowed.work / 2
-        return self.fit(
-            Trial(trial.tolerance, asked=trial.asked), trial.is_over, most=half, fewest=FEW_STEPS, slower=SLOWER
-        )
+        return self.fit(Trial(trial.tolerance, asked=trial.asked), trial.is_over, most=half, slower=SLOWER)
 
     def fit(
         self,
@@ -123,7 +124,6 @@ class Fits:
         *,
         work: float | None = None,
         most: float | None = None,
-        fewest: int = ENOUGH_STEPS,
         **how: Any,
     ) -> Fit:
         """One more of `trial`."""
@@ -140,7 +140,7 @@ class Fits:
             allowed / 2 if work is None else work,
             FALLING * allowed if most is None else most,
             self._allowed.ends,
-            min(fewest, steps),
+            min(ENOUGH_STEPS, steps),
             over or trial.is_over,
             trial.goes_on,
             falls,

@@ -88,7 +88,7 @@ class Budget:
     Attributes:
         steps: How many it may take; `LONGER` times as many if it goes on.
         work: Nominal seconds that its steps may take together, see ``trial/work.py``.
-        most: Nominal seconds if it goes on, or if `fewest` steps need them.
+        most: Nominal seconds if it goes on, or if twice the `fewest` steps need them.
         ends: Value of ``time.monotonic()`` after which it ends in any case: a safety net.
         fewest: Steps below which it tells nothing.
         over: Asked after each probed step, and when the work of one is known, whether to stop.
