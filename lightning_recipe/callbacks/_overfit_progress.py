@@ -219,8 +219,7 @@ class Trial:
     def falls(self, fit: Fit) -> bool:
         """Whether the fit needs more work to tell whether it gets there, and others would not come further by it."""
         left, fast = self.left(fit), "Adam" in fit.optimizer and fit.rate >= FAST
-        there = left <= HALF and self.is_nearly_there(fit) and not self.is_noisy(fit)
-        return (fast or left < CONSTANT) and not there and bool(self.floors(fit)) and self.is_falling(fit)
+        return left > HALF and (fast or left < CONSTANT) and bool(self.floors(fit)) and self.is_falling(fit)
 
     def is_under_way(self, fit: Fit) -> bool:
         """Whether the fit has left a constant behind, and was still getting nearer when its work was over."""

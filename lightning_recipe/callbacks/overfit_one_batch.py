@@ -56,7 +56,9 @@ class OverfitOneBatch(Check):
       `advice` where it gets there at a third of its rate;
     - falling when the steps were over: `passed` with less than a quarter of the way left. With less than half, the fit
       goes on for up to three times the steps, and passes if at its pace as many again would do. Else `warning`, with
-      the rate, or `skipped` if its work was cut short;
+      the rate;
+    - falling when its work was over: `passed` with less than two thirds of the way left, which takes more than a
+      constant, or where Adam gets there by as much work at three times the rate. Else `skipped`;
     - stuck: `failed`, with what is known about why; `warning` where there are several targets for each example,
       which not every good model can tell apart.
 
@@ -64,7 +66,9 @@ class OverfitOneBatch(Check):
     row for all examples (the constant) and with one for each (the floor, found in 100 steps; half of ``1 + |constant|``
     below the constant where there is none, as of a density). Only fits that hardly get below the constant are told, as
     a `warning`, or `failed` where Adam gets there. Of steps that draw random numbers a mean over 8 counts, and half of
-    the way is enough.
+    the way is enough. Where steps keep a state that the loss depends on, as a queue of negatives, a fit in which each
+    step finds the state of the first may show what is possible; where there are other terms in the loss, half of the
+    way of the loss functions seen, or the whole step, asked.
 
     Where several optimisers have a loss each, each is fitted by itself, with what the others train held, and random
     numbers, too: of a GAN the discriminator, which can tell real examples from fakes that stay the same. A generator's
@@ -80,8 +84,8 @@ class OverfitOneBatch(Check):
             way behind it, and is still falling.
         max_seconds: A safety net, after which all is `skipped` that isn't decided. A twentieth of it bounds the work of
             all fits, in seconds of a nominal machine: a step is counted, not timed, so that a verdict does not depend
-            on how busy the machine is. Half of the work is for the user's optimiser, unless it goes on. `skipped` is
-            a module of which 100 steps are more work than that.
+            on how busy the machine is. Half of the work is for the user's optimiser, and up to twice all of it while it
+            is falling. `skipped` is a module of which 50 steps are more work than that.
         tolerance: Share of the way that may be left, 0 to 1: 0.02 is a cross entropy of 0.05 over ten classes,
             or an R2 of 0.98.
         strict: Stop the run when it failed.
