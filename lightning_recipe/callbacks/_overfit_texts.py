@@ -39,7 +39,9 @@ TEXTS = {
         "LossInputCheck tells whether the loss compares each example with all",
     ),
     "unknown_floor": _Text("{unknown}; {went}"),
-    "free_answers_only": _Text("{went}{lowest}; a network that knows more than a constant need not reach them"),
+    "free_answers_only": _Text(
+        "{went}, with {left} of the way left{lowest}; a network that knows more than a constant need not reach them"
+    ),
     "layer_held": _Text(
         "{held} gets no gradient in this step, without which no fit shows what it can learn; {went}{lowest}"
     ),
