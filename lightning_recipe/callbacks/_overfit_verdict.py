@@ -61,7 +61,8 @@ def _decided(trial: Trial, pl_module: nn.Module) -> tuple[Status, str, Fit]:
     noisy = trial.is_noisy(own)
     nearest = min(trial.fits, key=trial.left)
     ahead = trial.left(nearest) < progress.HALF * trial.left(own)
-    if trial.is_reached(best) or (ahead and trial.is_nearly_there(nearest)):
+    above = own.cut_short and trial.is_falling(own) and trial.left(nearest) > progress.UNDER_WAY
+    if (trial.is_reached(best) or (ahead and trial.is_nearly_there(nearest))) and not above:
         return *_of_the_optimiser(trial), nearest
     if noisy or progress.keeps_a_state(own):
         return Status.SKIPPED, "noisy", own

@@ -65,6 +65,7 @@ PENALISED = fit(FLAT)
 PENALISED.losses = [loss + i / 10 for i, loss in enumerate(FLAT)]
 LESS_PENALISED = fit(falling(0.3))
 LESS_PENALISED.losses = PENALISED.losses
+HARDLY_A_CONSTANT = fit([4 * loss for loss in falling(0.2)], cut_short=True)
 
 CASES = [
     ("no_step", "skipped", [fit([])]),
@@ -83,6 +84,7 @@ CASES = [
     ("still_falling", "passed", [fit(falling(0.6)[::3], cut_short=True)]),
     ("too_expensive", "skipped", [fit(falling(0.8)[::3], cut_short=True)]),
     ("on_its_way", "passed", [fit(falling(0.8), cut_short=True), ADAM]),
+    ("work_over", "skipped", [fit([3 * loss for loss in falling(0.8)], cut_short=True), HARDLY_A_CONSTANT]),
     ("too_few_steps", "skipped", [fit(FLAT[:50])]),
     ("rates_of_its_own", "passed", [fit(FLAT, lr_overridden=True), ADAM]),
     ("on_its_way", "passed", [fit(falling(0.4)), ADAM]),
