@@ -198,8 +198,10 @@ def test_a_fit_that_is_on_its_way_goes_on_but_not_for_ever():
 def test_work_ends_a_fit_with_one_more_step_that_is_looked_into():
     steps, fit = ended(Budget(20, 1.0, 9.0), [1.0], work=0.1)
     assert (steps, fit.cut_short, fit.out_of_time) == (12, True, False)
-    steps, fit = ended(Budget(20, 1.0, 9.0, fewest=8), [1.0], work=0.1)
-    assert (steps, fit.cut_short) == (18, True), "as few would tell nothing"
+    steps, fit = ended(Budget(20, 1.0, 9.0, fewest=15, wanted=15), [1.0], work=0.1)
+    assert (steps, fit.cut_short) == (17, True), "fewer would not tell all"
+    steps, fit = ended(Budget(20, 1.0, 1.4, fewest=10, wanted=15), [1.0], work=0.1)
+    assert (steps, fit.cut_short) == (15, True), "as many as there is work for"
     steps, fit = ended(Budget(20, 1.0, 1.4, fewest=15), [1.0], work=0.1)
     assert (steps, fit.cut_short) == (4, True), "there is no work for as many as tell something"
     steps, fit = ended(Budget(20, 1.0, 1.4, falls=lambda fit: True), [1.0], work=0.1)

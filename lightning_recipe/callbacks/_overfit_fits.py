@@ -28,8 +28,10 @@ if TYPE_CHECKING:
 FALLING = 2
 """Times the work that is allowed, for a fit that is still falling, and would not fall faster by Adam."""
 SLOWER = 3.0
-"""Times smaller a rate is that tells one at its edge from one that is too high; and times larger one that tells what a
-fit would do that is falling slowly."""
+"""Times smaller a rate is that tells one at its edge from one that is too high."""
+FASTER, FASTEST = 3.0, 10.0
+"""Times larger a rate is that tells what a fit would do that falls slowly; the second where it is above a constant yet,
+as while the output moves to targets that are far from 0."""
 
 
 class Allowed(NamedTuple):
@@ -99,14 +101,15 @@ class Fits:
         rates = self._allowed.adam
         if own.cut_short and trial.is_falling(own):
             left = max(left, trial.work_left(1.5 * self._allowed.work))
-            rates = (max(FAST, SLOWER * own.rate if "Adam" in own.optimizer else 0.0),)
+            faster = FASTEST if trial.left(own) > 1 else FASTER
+            rates = (max(FAST, faster * own.rate if "Adam" in own.optimizer else 0.0),)
         for number, rate in enumerate(rates):
             if trial.is_settled():
                 return
             if trial.alone or few * own.work > left:
                 trial.alone = True
                 return
-            fit = self.fit(trial, work=left / (len(rates) - number), most=left, adam=rate)
+            fit = self.fit(trial, work=left / (len(rates) - number), most=left, fewest=FEW_STEPS, adam=rate)
             left -= fit.work * len(fit.losses)
             if fit.cut_short and len(fit.losses) < few:  # an update costs more than the user's
                 trial.fits.pop()
@@ -124,6 +127,7 @@ class Fits:
         *,
         work: float | None = None,
         most: float | None = None,
+        fewest: int = ENOUGH_STEPS,
         **how: Any,
     ) -> Fit:
         """One more of `trial`."""
@@ -140,7 +144,8 @@ class Fits:
             allowed / 2 if work is None else work,
             FALLING * allowed if most is None else most,
             self._allowed.ends,
-            min(ENOUGH_STEPS, steps),
+            min(fewest, steps),
+            min(FEW_STEPS, steps),
             over or trial.is_over,
             trial.goes_on,
             falls,

@@ -144,8 +144,8 @@ class Stopping:
         """Whether the step that ends was the last."""
         fit, budget = self._fit, self._budget
         if number == COUNTED:
-            fewest = budget.fewest * fit.work
-            self._work = max(self._work, min(2 * fewest, budget.most)) if fewest <= budget.most else 0.0
+            enough = budget.fewest * fit.work <= budget.most
+            self._work = max(self._work, min(budget.wanted * fit.work, budget.most)) if enough else 0.0
         if self._ending and 0 < self._work < budget.most and not fit.out_of_time and budget.falls(fit):
             self._work, self._ending, self._beyond, fit.cut_short = budget.most, False, True, False
         over = self._ending

@@ -88,9 +88,10 @@ class Budget:
     Attributes:
         steps: How many it may take; `LONGER` times as many if it goes on.
         work: Nominal seconds that its steps may take together, see ``trial/work.py``.
-        most: Nominal seconds if it goes on, or if twice the `fewest` steps need them.
+        most: Nominal seconds if it goes on, or if the steps that are `wanted` need them.
         ends: Value of ``time.monotonic()`` after which it ends in any case: a safety net.
-        fewest: Steps below which it tells nothing.
+        fewest: Steps below which it tells nothing: it ends at once if there is no work for as many.
+        wanted: Steps below which it does not tell all.
         over: Asked after each probed step, and when the work of one is known, whether to stop.
         goes_on: Asked when the steps are over, and after each probed step from then on, whether to go on.
         falls: Asked when `work` is done, and after each probed step from then on, whether it deserves `most`.
@@ -102,6 +103,7 @@ class Budget:
     most: float
     ends: float = math.inf
     fewest: int = 0
+    wanted: int = 0
     over: Callable[[Fit], bool] = _no
     goes_on: Callable[[Fit], bool] = _no
     falls: Callable[[Fit], bool] = _no
