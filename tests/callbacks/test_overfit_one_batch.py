@@ -420,7 +420,7 @@ class OutOfMemory(Healthy):
     ("kind", "said"),
     [
         (Noisy, "random"),
-        (Policy, "random"),
+        (Policy, "policy"),
         (Distilled, "not known"),
         (Linear, "one layer"),
         (LinearProbe, "one layer"),
