@@ -9,6 +9,7 @@ import torch
 
 from lightning_recipe.callback import Check
 from lightning_recipe.callbacks import _augmentation as draws_of
+from lightning_recipe.callbacks import _augmented_in_step as in_step
 from lightning_recipe.callbacks import _flips as flips
 from lightning_recipe.callbacks import _mixed_before as mixed_before
 from lightning_recipe.callbacks import _mixing as mixing
@@ -17,6 +18,7 @@ from lightning_recipe.callbacks._constant_seed import seeded_alike
 from lightning_recipe.callbacks._lost_transform import lost
 from lightning_recipe.finding import Section
 from lightning_recipe.record.step import Need
+from lightning_recipe.trial.rehearsal import CannotRehearseError, rehearsal
 from lightning_recipe.trial.reread import CannotRereadError, read_again, rewritten
 from lightning_recipe.trial.stored import parts_of
 
@@ -40,7 +42,8 @@ LOOKS = 6
 class AugmentationCheck(Check):
     """Judges random augmentation, by reading a few examples again and again.
 
-    They are read from a copy of the data set, in random streams of their own. `warning` if:
+    They are read from a copy of the data set, in random streams of their own. Where the module itself may augment
+    images, in ``on_after_batch_transfer`` or its step, the first step is run again on a copy. `warning` if:
 
     - images are mirrored or turned in some draws of an example, and a target with a place is the same in all: a mask
       of the image's size, boxes, points by their name, or a number that what changes its sign in the mirror predicts,
@@ -77,7 +80,8 @@ class AugmentationCheck(Check):
     Cost:
         24 examples each of training and validation are read, of training 4 more, and 16 more each where it has a
         transform and where it gives seeds, and 150 of validation where images are mirrored and the target is a number
-        that is not. At two steps, of those that mix at six, up to 256 examples are compared.
+        that is not. Of images that the module may augment, 3 more steps on a copy, 6 if it does. At two steps, of those
+        that mix at six, up to 256 examples are compared.
 
     Example:
         >>> import contextlib, io
@@ -118,6 +122,14 @@ class AugmentationCheck(Check):
         """Read once both loaders are known."""
         if run.loaders and not self._read:
             yield from self._judge(run)
+
+    def first_step(self, run: Run, step: Step) -> Iterator[Finding]:
+        """See whether the module turns or moves images by itself, and their targets with them."""
+        if in_step.may_be_augmented(run, step):
+            with suppress(CannotRehearseError), rehearsal(run) as again:
+                for outcome in in_step.left_behind(again, run, step.batch):
+                    self._clean = None
+                    yield self.found(outcome)
 
     def sampled_step(self, run: Run, step: Step) -> Iterator[Finding]:  # noqa: ARG002
         """See how inputs and labels were mixed."""

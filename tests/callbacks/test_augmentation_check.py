@@ -529,6 +529,45 @@ def test_targets_that_stay_where_they_are(fit, data):
     assert (finding.status, finding.code) == (Status.WARNING, "AugmentationCheck/target_not_moved")
 
 
+class OnTheDevice(L.LightningModule):
+    """Turns images and masks in the hook for that, or within the step."""
+
+    hook, masks, inputs = True, True, True
+
+    def __init__(self):
+        super().__init__()
+        self.net = torch.nn.Conv2d(3, 3, 3, padding=1)
+
+    def turned(self, batch):
+        quarters = int(torch.randint(4, ()))
+        image, mask = (x.rot90(quarters, (-2, -1)) for x in (batch["image"], batch["mask"]))
+        return {"image": image if self.inputs else batch["image"], "mask": mask if self.masks else batch["mask"]}
+
+    def on_after_batch_transfer(self, batch, dataloader_idx):
+        return self.turned(batch) if self.hook and self.trainer.training else batch
+
+    def training_step(self, batch, batch_idx):
+        batch = batch if self.hook else self.turned(batch)
+        return torch.nn.functional.cross_entropy(self.net(batch["image"]), batch["mask"])
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+    def train_dataloader(self):
+        return DataLoader([{"image": IMAGES[i], "mask": MASKS[i]} for i in range(64)], 8)
+
+
+@pytest.mark.parametrize("hook", [True, False])
+@pytest.mark.parametrize("inputs", [True, False])
+@pytest.mark.parametrize("masks", [True, False])
+def test_images_that_the_module_turns(fit, hook, inputs, masks):
+    module, check = OnTheDevice(), AugmentationCheck()
+    module.hook, module.inputs, module.masks = hook, inputs, masks
+    fit(module, [check], logger=False, max_steps=2, limit_val_batches=0)
+    alarms = [f.code.partition("/")[2] for f in check.findings if f.is_alarm]
+    assert alarms == (["target_not_flipped"] if inputs and not masks else [])
+
+
 def elsewhere(i, _):
     y, x = torch.randint(12, (2,)).tolist()
     return {"mask": DISCS[i][y : y + 12, x : x + 12]}

@@ -1,0 +1,93 @@
+"""Draws of a batch that the module augments itself: in ``on_after_batch_transfer``, or in its step."""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lightning_recipe.callbacks import _augmentation as draws_of
+from lightning_recipe.callbacks import _moved as moved
+from lightning_recipe.losses.by_hand import likely
+from lightning_recipe.record.copies import snapshot
+from lightning_recipe.record.step import Need
+from lightning_recipe.record.tensors import same, tensors
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from lightning_recipe.callbacks._augmentation import Draws
+    from lightning_recipe.finding import Outcome
+    from lightning_recipe.record.step import Step
+    from lightning_recipe.run import Run
+    from lightning_recipe.trial.rehearsal import Rehearsal
+
+TIMES = 6
+"""Draws; the probability that one of four quarter turns is all that comes is 1 in 1,000."""
+SAME = 3
+"""Draws that are all the same where nothing is drawn."""
+FEW = 4
+"""Examples that are looked at."""
+HOOK = "on_after_batch_transfer"
+
+
+def may_be_augmented(run: Run, step: Step) -> bool:
+    """Whether images entered, and there is a hook, or a target of their size."""
+    sizes = {t.shape[-2:] for t in step.inputs.values() if t.ndim == 4 and len(t) >= FEW}  # noqa: PLR2004
+    target = _target(step)
+    return bool(sizes) and target is not None and (run.overrides(HOOK) or target.shape[-2:] in sizes)
+
+
+def left_behind(again: Rehearsal, run: Run, batch: Any) -> Iterator[Outcome]:
+    """Targets with a place that do not go with images that the module turns, mirrors or moves.
+
+    The hook is called on a batch that it was called on before: draws are compared with one another.
+    """
+    draws = _draws(again, batch, hook=run.overrides(HOOK))
+    if not draws:
+        return
+    if image := draws_of.turned(draws):
+        yield from draws_of.left_behind(draws, image, lambda _: 0.0)
+    yield from moved.left_where_they_are(draws)
+    yield from moved.moved_otherwise(draws)
+
+
+def _draws(again: Rehearsal, batch: Any, *, hook: bool) -> Draws:
+    draws: Draws = [[] for _ in range(FEW)]
+    for seed in range(TIMES):
+        given = snapshot(batch)
+        if hook:
+            random.seed(seed)
+            np.random.seed(seed)  # noqa: NPY002 - the stream that hooks draw from
+            torch.manual_seed(seed)
+            try:
+                given = getattr(type(again.module), HOOK)(again.module, given, 0)  # a copy has Lightning's
+            except Exception:  # noqa: BLE001 - it may not stand being called on what it has made
+                return []
+        step = again.step(given, needs=Need.INPUTS | Need.LOSSES, seed=seed)
+        target = _target(step)
+        if target is None:
+            return []
+        known = (path for path, tensor in tensors(given, "batch") if same(tensor, target))
+        found = {name: t for name, t in step.inputs.items() if t.ndim == 4 and len(t) >= FEW}  # noqa: PLR2004
+        found[next(known, "of the loss")] = target
+        for times, i in zip(draws, range(FEW), strict=True):
+            times.append({name: tensor[i].detach().cpu() for name, tensor in found.items()})
+        if seed == SAME - 1 and all(_are_same(times[0], other) for times in draws for other in times):
+            return []
+    return draws
+
+
+def _are_same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    """Whether two draws are the same."""
+    return one.keys() == other.keys() and all(same(tensor, other[name]) for name, tensor in one.items())
+
+
+def _target(step: Step) -> Tensor | None:
+    """What the loss compares with, a row for each example."""
+    call = step.loss_calls[0] if step.loss_calls else likely(step)
+    target = None if call is None else call.arguments.get("target")
+    return target if isinstance(target, Tensor) and target.ndim and len(target) >= FEW else None
