@@ -58,7 +58,7 @@ def near_copies(train: list[Part], val: list[Part]) -> Outcome | None:
     """
     if not 0 < sum(len(part.indices) for part in train) <= ROWS or sum(len(part.indices) for part in val) < PROBES // 4:
         return None
-    one, other = _gathered(train), _gathered(val)
+    one, other = gathered(train), gathered(val)
     inputs = [name for name in one.keys() & other.keys() if _is_input(one[name], other[name])]
     if not inputs:
         return None
@@ -86,7 +86,7 @@ def near_copies(train: list[Part], val: list[Part]) -> Outcome | None:
     )
 
 
-def _gathered(parts: list[Part]) -> dict[str, NDArray[Any]]:
+def gathered(parts: list[Part]) -> dict[str, NDArray[Any]]:
     """Arrays of what is stored, of all parts, by name."""
     each = [
         {n: a[np.asarray(p.indices)] for n, a in columns(p.source).items() if isinstance(a, np.ndarray) and a.ndim}

@@ -16,6 +16,7 @@ from lightning_recipe.callbacks import _times as times
 from lightning_recipe.callbacks._came_by import CameBy, common
 from lightning_recipe.callbacks._data_source import target_of
 from lightning_recipe.callbacks._groups_in_batches import Passing, ids_in
+from lightning_recipe.callbacks._near_texts import near_texts
 from lightning_recipe.finding import Section
 from lightning_recipe.record.step import Need
 from lightning_recipe.trial.stored import Part, distinct, parts_of
@@ -41,7 +42,8 @@ class SplitCheck(Check):
     - more than a share of the validation examples are in training, with the same inputs and targets;
     - the examples of a subject, patient or session were dealt out to both by chance, where their ids are stored under
       such a name, as a column, a key or an attribute of the data set, or come by in the batch;
-    - training holds slightly changed copies of most validation examples, in stored arrays of numbers;
+    - training holds slightly changed copies of most validation examples, in stored arrays of numbers, or of a third of
+      its texts, in stored arrays of tokens;
     - most windows of a series lie between windows of training that share most of their values; `advice` of tokens;
     - an attribute such as `transform` is set through the validation subset, while the training subset is one of the
       same data set, which then has lost its augmentation.
@@ -202,7 +204,8 @@ class SplitCheck(Check):
         if not found and not run.limited:
             pairs = filter(None, (windows.neighbours(train, val) for val in vals if val))
             told = list(filter(None, map(windows.overlapping, pairs)))
-            told = told or list(filter(None, (copies.near_copies(train, val) for val in vals if val)))
+            for look in (copies.near_copies, near_texts):
+                told = told or list(filter(None, (look(train, val) for val in vals if val)))
             found += map(self.found, told)
         yield from found
         if any(own) and not found:
