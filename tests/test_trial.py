@@ -13,7 +13,7 @@ from torch.utils.data import TensorDataset
 from lightning_recipe.record.probe import Probe
 from lightning_recipe.trial.calming import with_local_statistics, without_dropout
 from lightning_recipe.trial.copies import copied, copied_with
-from lightning_recipe.trial.course import LONGER, RAMP, Ramp, Stopping
+from lightning_recipe.trial.course import LONGER, RAMP, Ramp, State, Stopping
 from lightning_recipe.trial.isolation import eager, is_out_of_memory, isolated, obstacle
 from lightning_recipe.trial.short_fit import Budget, Fit, short_fit
 
@@ -168,6 +168,34 @@ def test_compiled_modules_run_uncompiled():
     with eager(net):
         net(torch.zeros(1, 2))
     assert not calls
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_what_a_step_keeps_is_put_back_where_it_is_held(held):
+    net = nn.ModuleDict({"learns": nn.Linear(1, 1), "follows": nn.Linear(1, 1), "norm": nn.BatchNorm1d(1)})
+    net.register_buffer("queue", torch.zeros(1))
+    net.hidden = torch.zeros(1)
+    before = net["follows"].weight.item()
+    state = State(net, list(net["learns"].parameters()), held=held)
+    for _ in range(3):
+        state.put_back()
+        assert not held or (net.queue.item(), net.hidden.item(), net["follows"].weight.item()) == (0, 0, before)
+        with torch.no_grad():
+            net["follows"].weight += 1
+            net["learns"].weight.fill_(2)
+            net.queue += 1
+        net.hidden = net.hidden + 1
+    assert state.end()
+    assert net["learns"].weight.item() == 2
+    assert net.queue.item() == (0 if held else 3)
+
+
+def test_running_statistics_are_no_state():
+    norm = nn.BatchNorm1d(1)
+    state = State(norm, list(norm.parameters()), held=False)
+    state.put_back()
+    norm(torch.ones(2, 1))
+    assert not state.end()
 
 
 def ended(budget, losses, *, probed=True, work=0.0):

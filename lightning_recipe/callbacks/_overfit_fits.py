@@ -92,7 +92,10 @@ class Fits:
             else:
                 trial.asked = known
             self.fit(trial)
-        return self._acquitted(trial) or trial
+        try:
+            return self._acquitted(trial) or trial
+        except Exception:  # noqa: BLE001 - then the first look stands
+            return trial
 
     def others(self, trial: Trial) -> None:
         """Fit by Adam: where the user's optimiser was falling when its work was over, with a larger rate only."""
