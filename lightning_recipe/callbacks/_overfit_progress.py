@@ -272,9 +272,10 @@ def _scale(found: Floor, start: float) -> float:
 
 
 def pace(fit: Fit) -> tuple[float, int]:
-    """By how much the loss fell over the last quarter of the fit, and in how many steps."""
+    """By how much the loss is less over the last quarter of the fit than over the one before, and their steps."""
     quarter = max(1, len(fit.losses) // 4)
-    return (fit.losses[-1 - quarter] - fit.losses[-1] if len(fit.losses) > 1 else 0.0), quarter
+    last, before = fit.losses[-quarter:], fit.losses[-2 * quarter : -quarter]
+    return (sum(before) / len(before) - sum(last) / len(last) if before else 0.0), quarter
 
 
 def has_begun(fit: Fit) -> bool:
