@@ -13,9 +13,9 @@ from torch.utils.data import TensorDataset
 from lightning_recipe.record.probe import Probe
 from lightning_recipe.trial.calming import with_local_statistics, without_dropout
 from lightning_recipe.trial.copies import copied, copied_with
-from lightning_recipe.trial.course import LONGER, RAMP, Ramp, State, Stopping
+from lightning_recipe.trial.course import LONGER, RAMP, Budget, Ramp, State, Stopping
 from lightning_recipe.trial.isolation import eager, is_out_of_memory, isolated, obstacle
-from lightning_recipe.trial.short_fit import Budget, Fit, short_fit
+from lightning_recipe.trial.short_fit import Fit, short_fit
 
 
 def draws():

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lightning_recipe.callbacks._overfit_by_hand import asked
 from lightning_recipe.callbacks._overfit_progress import (
     CONSTANT,
-    ENOUGH_STEPS,
-    FAST,
     FEW_STEPS,
-    WANTED_STEPS,
+    HALF,
     Trial,
     has_begun,
     has_no_gradient,
@@ -18,13 +17,22 @@ from lightning_recipe.callbacks._overfit_progress import (
 )
 from lightning_recipe.callbacks._overfit_verdict import outcome
 from lightning_recipe.finding import Status
-from lightning_recipe.trial.short_fit import Budget, Fit
+from lightning_recipe.trial.course import COUNTED, Budget
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from lightning_recipe.run import Run
+    from lightning_recipe.trial.short_fit import Fit
 
+ENOUGH_STEPS = 50
+"""Steps in which a fit may show that it gets there, though not that it does not."""
+WANTED_STEPS = 200
+"""Steps for which there should be work, or else fewer examples are taken."""
+UNKNOWN_STEPS = 300
+"""Steps for a loss whose floor isn't known: enough to see whether it all but vanishes."""
+FAST = 1e-3
+"""Rate from which on Adam is not expected to get there later than with another one."""
 FALLING = 2
 """Times the work that is allowed, for a fit that is still falling, and would not fall faster by Adam."""
 SLOWER = 3.0
@@ -79,7 +87,7 @@ class Fits:
             return self.examples is not fewer and wanted * fit.work > work
 
         trial = Trial(self._allowed.tolerance)
-        fit = self.fit(trial, lambda one: is_expensive(one) or trial.is_over(one))
+        fit = self.fit(trial, lambda one: is_expensive(one) or _is_over(trial, one))
         if is_expensive(fit):
             trial, self.examples = Trial(self._allowed.tolerance), fewer
             fit = self.fit(trial)
@@ -107,7 +115,7 @@ class Fits:
             faster = FASTEST if trial.left(own) > 1 else FASTER
             rates = (max(FAST, faster * own.rate if "Adam" in own.optimizer else 0.0),)
         for number, rate in enumerate(rates):
-            if trial.is_settled():
+            if _is_settled(trial):
                 return
             if trial.alone or few * own.work > left:
                 trial.alone = True
@@ -121,7 +129,7 @@ class Fits:
     def slower(self, trial: Trial) -> Fit:
         """Fit by the user's optimiser at a smaller rate: few examples may be too steep for one that suits many."""
         half = self._allowed.work / 2
-        return self.fit(Trial(trial.tolerance, asked=trial.asked), trial.is_over, most=half, slower=SLOWER)
+        return self.fit(Trial(trial.tolerance, asked=trial.asked), most=half, slower=SLOWER)
 
     def fit(
         self,
@@ -138,7 +146,7 @@ class Fits:
         lent: list[Fit] = []
 
         def falls(fit: Fit) -> bool:
-            more = trial.falls(fit)
+            more = _falls(trial, fit)
             lent.extend([fit] * (more and trial.left(fit) >= CONSTANT))
             return more
 
@@ -149,8 +157,8 @@ class Fits:
             self._allowed.ends,
             min(fewest, steps),
             min(FEW_STEPS, steps),
-            over or trial.is_over,
-            trial.goes_on,
+            over or partial(_is_over, trial),
+            partial(_goes_on, trial),
             falls,
         )
         fit = self._make(self.examples, budget, **how)
@@ -177,3 +185,41 @@ class Fits:
 
     def _passes(self, trial: Trial) -> bool:
         return outcome(trial, self._run.module).status is Status.PASSED
+
+
+def _is_over(trial: Trial, fit: Fit) -> bool:
+    """Whether more steps could tell nothing more: the floor is reached, or not known and not near either.
+
+    A fit whose floor isn't known ends while nobody has asked for it, as soon as it is known what a step costs.
+    """
+    steps, left = len(fit.losses), trial.distances(fit)[-1]
+    enough = COUNTED + 1 if not trial.unknown else UNKNOWN_STEPS if left < HALF else FEW_STEPS
+    return trial.is_reached(fit) or (steps >= enough and not trial.floors(fit))
+
+
+def _goes_on(trial: Trial, fit: Fit) -> bool:
+    """Whether the fit is on its way, and needs more steps to tell whether it gets there."""
+    left = trial.distances(fit)
+    near = trial.is_reached(fit) if fit.longer else trial.is_nearly_there(fit)
+    return bool(trial.floors(fit)) and trial.is_falling(fit) and not near and left[-1] < HALF * left[0]
+
+
+def _falls(trial: Trial, fit: Fit) -> bool:
+    """Whether the fit needs more work to tell whether it gets there, and others would not come further by it."""
+    left, fast = trial.left(fit), "Adam" in fit.optimizer and fit.rate >= FAST
+    return left > HALF and (fast or left < CONSTANT) and bool(trial.floors(fit)) and trial.is_falling(fit)
+
+
+def _is_settled(trial: Trial) -> bool:
+    """Whether another optimiser could tell nothing more."""
+    fit = trial.fits[-1]
+    return (
+        not has_begun(fit)
+        or trial.is_reached(fit)
+        or (len(trial.fits) == 1 and (trial.is_nearly_there(fit) or trial.is_under_way(fit)))
+        or not trial.floors(fit)
+        or has_no_gradient(fit)
+        or not trial.has_only_known_terms(fit)
+        or trial.is_too_short(fit)
+        or fit.out_of_time
+    )

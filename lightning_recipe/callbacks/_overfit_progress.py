@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from lightning_recipe.callbacks._overfit_terms import has_only_known_terms, weights
 from lightning_recipe.losses.floor import Floor, floor
-from lightning_recipe.trial.course import COUNTED
 
 if TYPE_CHECKING:
     from lightning_recipe.trial.short_fit import Fit
@@ -31,14 +30,6 @@ CONSTANT = 0.9
 FEW_STEPS = 100
 """Steps that tell too little when no more were allowed: 20 go by until the learning rate is at its peak, and
 healthy small nets need 50 to 150 to memorise 8 examples at 1e-3."""
-ENOUGH_STEPS = 50
-"""Steps in which a fit may show that it gets there, though not that it does not."""
-WANTED_STEPS = 200
-"""Steps for which there should be work, or else fewer examples are taken."""
-UNKNOWN_STEPS = 300
-"""Steps for a loss whose floor isn't known: enough to see whether it all but vanishes."""
-FAST = 1e-3
-"""Rate from which on Adam is not expected to get there later than with another one."""
 DRAWS = 8
 """Probed steps over which losses with random numbers in them are averaged."""
 _QUARTERS = 8  # probed steps from which on a fit is looked at by quarters
@@ -168,15 +159,6 @@ class Trial:
         """What is left of the way at the end."""
         return self.distances(fit)[-1]
 
-    def is_over(self, fit: Fit) -> bool:
-        """Whether more steps could tell nothing more: the floor is reached, or not known and not near either.
-
-        A fit whose floor isn't known ends while nobody has asked for it, as soon as it is known what a step costs.
-        """
-        steps, left = len(fit.losses), self.distances(fit)[-1]
-        enough = COUNTED + 1 if not self.unknown else UNKNOWN_STEPS if left < HALF else FEW_STEPS
-        return self.is_reached(fit) or (steps >= enough and not self.floors(fit))
-
     def is_reached(self, fit: Fit) -> bool:
         """Whether the last two probed steps were at the floor."""
         left, noisy = self.distances(fit), self.is_noisy(fit)
@@ -208,18 +190,8 @@ class Trial:
         if fit.longer:
             quarter = max(1, len(left) // 4)
             return self.is_falling(fit) and left[-1] <= (left[-1 - quarter] - left[-1]) * len(left) / quarter
-        return self.is_falling(fit) and left[-1] <= NEARLY * left[0]
-
-    def goes_on(self, fit: Fit) -> bool:
-        """Whether the fit is on its way, and needs more steps to tell whether it gets there."""
-        left = self.distances(fit)
-        near = self.is_reached(fit) if fit.longer else self.is_nearly_there(fit)
-        return bool(self.floors(fit)) and self.is_falling(fit) and not near and left[-1] < HALF * left[0]
-
-    def falls(self, fit: Fit) -> bool:
-        """Whether the fit needs more work to tell whether it gets there, and others would not come further by it."""
-        left, fast = self.left(fit), "Adam" in fit.optimizer and fit.rate >= FAST
-        return left > HALF and (fast or left < CONSTANT) and bool(self.floors(fit)) and self.is_falling(fit)
+        above = fit.cut_short and left[-1] > CONSTANT
+        return self.is_falling(fit) and left[-1] <= NEARLY * left[0] and not above
 
     def is_under_way(self, fit: Fit) -> bool:
         """Whether the fit has left a constant behind, and was still getting nearer when its work was over."""
@@ -231,20 +203,6 @@ class Trial:
         few = len(fit.losses) < FEW_STEPS and math.isfinite(fit.losses[-1])
         there = self.is_nearly_there(fit) or self.is_under_way(fit)
         return few and not there and (fit.cut_short or not self.is_falling(fit))
-
-    def is_settled(self) -> bool:
-        """Whether another optimiser could tell nothing more."""
-        fit = self.fits[-1]
-        return (
-            not has_begun(fit)
-            or self.is_reached(fit)
-            or (len(self.fits) == 1 and (self.is_nearly_there(fit) or self.is_under_way(fit)))
-            or not self.floors(fit)
-            or has_no_gradient(fit)
-            or not self.has_only_known_terms(fit)
-            or self.is_too_short(fit)
-            or fit.out_of_time
-        )
 
 
 def keeps_a_state(fit: Fit) -> bool:

@@ -148,7 +148,7 @@ def _of_free_answers(trial: Trial) -> tuple[Status, str]:
 def _of_more_steps(trial: Trial, fit: Fit) -> tuple[Status, str]:
     """No fit is there yet, and `fit` is the nearest of those that were getting nearer."""
     own = trial.fits[0]
-    if trial.is_nearly_there(own) and not (own.cut_short and trial.left(own) > progress.CONSTANT):
+    if trial.is_nearly_there(own):
         return Status.PASSED, "still_falling"
     if fit.cut_short or own.cut_short:
         return Status.SKIPPED, "work_over"

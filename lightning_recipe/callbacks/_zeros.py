@@ -11,8 +11,9 @@ from torch import Tensor
 from lightning_recipe.callbacks._interchanged import differing, tried
 from lightning_recipe.finding import Outcome, Status
 from lightning_recipe.record.tensors import mapped
+from lightning_recipe.trial.course import Budget
 from lightning_recipe.trial.rehearsal import rehearsal
-from lightning_recipe.trial.short_fit import Budget, short_fit
+from lightning_recipe.trial.short_fit import short_fit
 
 if TYPE_CHECKING:
     from typing import Any

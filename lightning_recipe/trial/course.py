@@ -6,6 +6,7 @@ import itertools
 import math
 import time
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,12 +17,12 @@ from lightning_recipe.schedule import rate
 from lightning_recipe.trial.replay import put_back
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from torch import nn
     from torch.optim import Optimizer
 
-    from lightning_recipe.trial.short_fit import Budget, Fit
+    from lightning_recipe.trial.short_fit import Fit
 
 RAMP = 20
 """Steps in which the learning rate rises to its peak. The first is taken at 0: two equal steps tell about noise."""
@@ -122,6 +123,38 @@ class State:
                 if not torch.equal(parameter, before):
                     parameter.data.copy_(before)
             self._stack.enter_context(put_back(*self._module.modules()))
+
+
+def _no(_: Fit) -> bool:
+    return False
+
+
+@dataclass(frozen=True)
+class Budget:
+    """When a short fit ends.
+
+    Attributes:
+        steps: How many it may take; `LONGER` times as many if it goes on.
+        work: Nominal seconds that its steps may take together, see ``trial/work.py``.
+        most: Nominal seconds if it goes on, or if the steps that are `wanted` need them.
+        ends: Value of ``time.monotonic()`` after which it ends in any case: a safety net.
+        fewest: Steps below which it tells nothing: it ends at once if there is no work for as many.
+        wanted: Steps below which it does not tell all.
+        over: Asked after each probed step, and when the work of one is known, whether to stop.
+        goes_on: Asked when the steps are over, and after each probed step from then on, whether to go on.
+        falls: Asked when `work` is done, and after each probed step from then on, whether it deserves `most`.
+
+    """
+
+    steps: int
+    work: float
+    most: float
+    ends: float = math.inf
+    fewest: int = 0
+    wanted: int = 0
+    over: Callable[[Fit], bool] = _no
+    goes_on: Callable[[Fit], bool] = _no
+    falls: Callable[[Fit], bool] = _no
 
 
 class Stopping:

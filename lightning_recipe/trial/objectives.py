@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from lightning_recipe.run import Run
-    from lightning_recipe.trial.short_fit import Budget
+    from lightning_recipe.trial.course import Budget
 
 _EQUAL = 1e-6  # relative difference of the same loss, computed twice
 

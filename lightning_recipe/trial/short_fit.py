@@ -17,7 +17,7 @@ from lightning_recipe.run import Run
 from lightning_recipe.trial.calming import with_local_statistics, without_dropout
 from lightning_recipe.trial.compiled import with_unseen_losses
 from lightning_recipe.trial.copies import copied_with
-from lightning_recipe.trial.course import LONGER, LOOP, Ramp, State, Stopping
+from lightning_recipe.trial.course import LONGER, LOOP, Budget, Ramp, State, Stopping
 from lightning_recipe.trial.inner_trainer import Repeats, adopt, inner_trainer, interrupts_passed_on, quiet
 from lightning_recipe.trial.isolation import eager, isolated, untouched
 from lightning_recipe.trial.rng import untouched_generators
@@ -75,38 +75,6 @@ class Fit:
     state_moved: bool = False
     cut_short: bool = False
     out_of_time: bool = False
-
-
-def _no(_: Fit) -> bool:
-    return False
-
-
-@dataclass(frozen=True)
-class Budget:
-    """When a short fit ends.
-
-    Attributes:
-        steps: How many it may take; `LONGER` times as many if it goes on.
-        work: Nominal seconds that its steps may take together, see ``trial/work.py``.
-        most: Nominal seconds if it goes on, or if the steps that are `wanted` need them.
-        ends: Value of ``time.monotonic()`` after which it ends in any case: a safety net.
-        fewest: Steps below which it tells nothing: it ends at once if there is no work for as many.
-        wanted: Steps below which it does not tell all.
-        over: Asked after each probed step, and when the work of one is known, whether to stop.
-        goes_on: Asked when the steps are over, and after each probed step from then on, whether to go on.
-        falls: Asked when `work` is done, and after each probed step from then on, whether it deserves `most`.
-
-    """
-
-    steps: int
-    work: float
-    most: float
-    ends: float = math.inf
-    fewest: int = 0
-    wanted: int = 0
-    over: Callable[[Fit], bool] = _no
-    goes_on: Callable[[Fit], bool] = _no
-    falls: Callable[[Fit], bool] = _no
 
 
 def short_fit(  # noqa: PLR0913 - an experiment has these parts
