@@ -150,11 +150,12 @@ def judge(plan: Plan) -> Outcome:
             seen | {"fails": plan.fails, "end": path.end},
         )
     if other is not None and fits and (again or ends_at >= UNCHANGED):
+        wrong = f"it rises again after {length} of {count}" if again else f"the run ends at {ends_at:.0%} of its peak"
         return Outcome(
             Status.WARNING,
             "wrong_interval",
-            f"is stepped by {plan.by}s, but made for {switched}s: the run ends at {ends_at:.0%} of its peak; stepped "
-            f"by {switched}s it would end at {other.at(1.0):.0%}",
+            f"is stepped by {plan.by}s, but made for {switched}s: {wrong}; stepped by {switched}s it would end at "
+            f"{other.at(1.0):.0%}",
             switch,
             seen | {"ends_at": ends_at, "would_end_at": other.at(1.0)},
         )
