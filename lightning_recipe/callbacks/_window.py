@@ -68,7 +68,7 @@ def held_value(step: Step) -> Held | None:
         if window.ndim not in {2, 3} or len(window) < EXAMPLES[window.is_floating_point()]:
             continue
         whole = any(_equal(window, tensor) for tensor in batch)
-        for target in _targets(step, batch):
+        for target in targets_of(step, batch):
             separate = any(_equal(target, tensor) for tensor in batch)
             fits = len(target) == len(window) and (separate or not whole)
             if fits and (held := _overlap(window, target)) and (held[1] > 1 or not _is_table(window)):
@@ -76,7 +76,7 @@ def held_value(step: Step) -> Held | None:
     return None
 
 
-def _targets(step: Step, batch: list[Tensor]) -> list[Tensor]:
+def targets_of(step: Step, batch: list[Tensor]) -> list[Tensor]:
     """The targets of losses of numbers and classes; of others what in the batch did not enter, one for each example."""
     calls = [call for call in step.loss_calls if TABLE[call.name].answers and not call.target_from_net]
     if step.loss_calls:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from lightning_recipe.callback import Check
 from lightning_recipe.callbacks._carried import carried as of_examples
 from lightning_recipe.callbacks._causality_verdict import Sight, of_shift, of_sight, sight
+from lightning_recipe.callbacks._looks_ahead import looks_ahead
 from lightning_recipe.callbacks._next_step import Reading, presumed, readings
 from lightning_recipe.callbacks._window import held_value
 from lightning_recipe.dependencies.backprop import UndecidedError
@@ -49,7 +50,7 @@ class CausalityCheck(Check):
       nothing later: the target was not shifted: `failed`;
     - tokens that are to be said two steps ahead: `failed` where the batch's labels are one step ahead already, else
       `warning`; one step back: `warning`;
-    - a window that ends with the value to forecast: `warning`;
+    - a window that ends with the value to forecast, or a feature of it that is computed of later values: `warning`;
     - a recurrent state, of a layer of torch or by hand, that is carried from batch to batch where the batches are
       shuffled: `warning`;
     - all else is `skipped`: an input that is to be restored, targets that are no shifted input, sequences that enter
@@ -170,6 +171,15 @@ class CausalityCheck(Check):
                 subject=held.name,
                 fix="end the window one step before the first target",
                 steps=held.steps,
+            )
+        if ahead := looks_ahead(step):
+            return self.warning(
+                f"feature {ahead.feature} of {ahead.name} is computed of feature {ahead.of} up to {ahead.steps} steps "
+                f"later, in all {ahead.examples} examples: at its end that is what is to be forecast",
+                code="window_holds_value",
+                subject=ahead.name,
+                fix='compute it of values before its time: without center=True, mode="same", np.gradient or shift(-1)',
+                steps=ahead.steps,
             )
         return self.skipped("the targets are not what entered the network, some steps later")
 

@@ -626,6 +626,42 @@ class Features(WindowTooLong):
         return TensorDataset(series[:, :12], series[:, 11:14, 1])
 
 
+class Computed(WindowTooLong):
+    """A series, and a feature that is computed of it."""
+
+    def __init__(self, of):
+        super().__init__()
+        self.of = of
+        self.net = nn.Sequential(nn.Flatten(), nn.Linear(24, 1))
+
+    def data(self, n, seed):
+        y = torch.randn(n, 15, generator=torch.Generator().manual_seed(seed)).cumsum(1)
+        feature = self.of(y)
+        return TensorDataset(torch.stack([y[:, 2:14], feature[:, 2:14]], 2), y[:, 14:])
+
+
+def rolled(by):
+    return lambda y: y.roll(by, 1)
+
+
+@pytest.mark.parametrize(
+    ("of", "told"),
+    [
+        (lambda y: (rolled(-1)(y) + y + rolled(1)(y)) / 3, True),
+        (lambda y: (rolled(-1)(y) - rolled(1)(y)) / 2, True),
+        (lambda y: (rolled(2)(y) + y + rolled(1)(y)) / 3, False),
+        (lambda y: y - rolled(1)(y), False),
+        (rolled(1), False),
+        (lambda y: 3 * y + 1, False),
+        (torch.sign, False),
+        (torch.randn_like, False),
+    ],
+    ids=["centred mean", "central difference", "trailing mean", "difference", "lag", "unit", "sign", "another"],
+)
+def test_features_that_look_ahead(fit, of, told):
+    assert judged(fit, Computed(of)).code == (WindowTooLong.code if told else "CausalityCheck/skipped")
+
+
 class LastToken(EndOfText):
     def __init__(self):
         super().__init__()

@@ -1,0 +1,131 @@
+"""Features of a window that hold later values of the series to forecast: centred means, central differences."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from lightning_recipe.callbacks._window import targets_of
+from lightning_recipe.record.tensors import tensors
+
+if TYPE_CHECKING:
+    from lightning_recipe.record.step import Step
+
+REACHES = (1, 2, 3, 6, 12)
+"""Steps to both sides that are tried: a mean of up to 25 steps, a Gaussian of a width of 3."""
+ROWS, MOST = 4, 4096
+"""Equations for each weight that is fitted, at least, and in all, at most."""
+FEATURES = 32
+"""That are looked at."""
+EXACT, APART = 1e-4, 1e-2
+"""What a fit leaves, over the standard deviation: of a feature that is computed of these values, in 32 bits; and at
+least of one that is not."""
+MATTERS = 0.05
+"""Share of the weights that later values have, at least."""
+OWN = 1.25
+"""Times the error, at most, with which the target goes on as the series in the window does; 1.4 of a random walk is two
+steps ahead."""
+LAGS = 3
+
+
+@dataclass(frozen=True)
+class Ahead:
+    """A feature that knows what comes.
+
+    Attributes:
+        name: Where the window enters.
+        feature: Its place among the features.
+        of: The place of the series to forecast.
+        steps: How far it looks ahead.
+        examples: By which this is told.
+
+    """
+
+    name: str
+    feature: int
+    of: int
+    steps: int
+    examples: int
+
+
+def looks_ahead(step: Step) -> Ahead | None:
+    """A feature that is the same weighted sum of values before and after its time, in all windows of (N, L, C) numbers.
+
+    That it is no sum of earlier values alone leaves out smooth series, of which the past tells everything; that the
+    target goes on as the series does, features that come later than it, such as lags.
+
+    Args:
+        step: Its inputs, losses and batch are read.
+
+    Example:
+        >>> from torch import nn
+        >>> from lightning_recipe.record.step import NetCall, Step
+        >>> y = torch.randn(64, 21, generator=torch.Generator().manual_seed(0)).cumsum(1)
+        >>> centred, late = y.unfold(1, 3, 1).mean(-1), y.unfold(1, 3, 1).mean(-1)[:, :-1]
+        >>> for features in ((y[:, 1:-1], centred), (y[:, 2:-1], late)):
+        ...     x = torch.stack(features, 2)
+        ...     call = NetCall("net", nn.Linear(2, 1), (), {}, {"net.x": x})
+        ...     ahead = looks_ahead(Step([x, y[:, -1]], net_calls=[call]))
+        ...     print(ahead and ahead.feature)
+        1
+        None
+
+    """
+    batch = [tensor for _, tensor in tensors(step.batch) if tensor.ndim]
+    for name, window in step.inputs.items():
+        if window.ndim != 3 or not window.is_floating_point() or window.shape[2] < 2:  # noqa: PLR2004
+            continue
+        values = window[..., :FEATURES].detach().double().cpu()
+        if not values.isfinite().all():
+            continue
+        for target in targets_of(step, batch):
+            if len(target) != len(window) or not target.is_floating_point() or target[0].numel() != 1:
+                continue
+            found = _found(values, target.detach().double().cpu().reshape(-1))
+            if found is not None:
+                return Ahead(name, *found, len(window))
+    return None
+
+
+def _found(values: Tensor, target: Tensor) -> tuple[int, int, int] | None:
+    for own in range(values.shape[2]):
+        if not _goes_on(values[..., own], target):
+            continue
+        for feature in range(values.shape[2]):
+            for reach in REACHES if feature != own else ():
+                if _is_ahead(values[..., feature], values[..., own], reach):
+                    return feature, own, reach
+    return None
+
+
+def _goes_on(series: Tensor, target: Tensor) -> bool:
+    """Whether the target follows on a series as its own values follow one another."""
+    if series.shape[1] <= LAGS + 1:
+        return False
+    rows = series.unfold(1, LAGS + 1, 1)
+    weights, left = _fit(rows[..., :-1].reshape(-1, LAGS), rows[..., -1].flatten())
+    told = torch.cat([series[:, -LAGS:], torch.ones(len(series), 1)], 1) @ weights
+    error, spread = float((told - target).square().mean().sqrt()), float(target.std())
+    return bool(spread > 0 and left > EXACT and error < OWN * left * float(series.std()) and error < spread)
+
+
+def _is_ahead(feature: Tensor, series: Tensor, reach: int) -> bool:
+    if series.shape[1] <= 2 * reach:
+        return False
+    inner = feature[:, reach : feature.shape[1] - reach].flatten()[:MOST]
+    rows = series.unfold(1, 2 * reach + 1, 1).reshape(-1, 2 * reach + 1)[:MOST]
+    if len(rows) < ROWS * (2 * reach + 1) or not float(inner.std()) > 0:
+        return False
+    weights, left = _fit(rows, inner)
+    later = weights[reach + 1 : -1].abs().sum() / weights[:-1].abs().sum().clamp(min=1e-30)
+    return left < EXACT and float(later) > MATTERS and _fit(rows[:, : reach + 1], inner)[1] > APART
+
+
+def _fit(rows: Tensor, values: Tensor) -> tuple[Tensor, float]:
+    """Weights of a linear fit, the last of them a constant, and what it leaves, over the standard deviation."""
+    given = torch.cat([rows, torch.ones(len(rows), 1, dtype=rows.dtype)], 1)
+    weights: Tensor = torch.linalg.lstsq(given, values[:, None], driver="gelsd").solution[:, 0]
+    return weights, float((given @ weights - values).square().mean().sqrt() / values.std().clamp(min=1e-30))
