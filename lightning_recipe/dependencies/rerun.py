@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.utils.parametrize import ParametrizationList
 
 from lightning_recipe.dependencies.backprop import SEED, Part, Rows, layouts
 from lightning_recipe.record.tensors import Cloneable, children, mapped, tensors
@@ -135,8 +138,12 @@ class Rerun:
 
         def after(module: nn.Module, _: Any, output: Any) -> None:
             inside = running.pop()
+            if isinstance(module, ParametrizationList):  # it makes weights
+                return
             floating = ((names[id(module)], t) for _, t in tensors(output) if t.is_floating_point() and t.numel())
-            own = [(name, t) for name, t in floating if self.layouts(t.shape)]
+            own = [
+                (name, t) for name, t in floating if any(r.dim != _channels(module, t) for r in self.layouts(t.shape))
+            ]
             running[-1] += own if own and next(module.parameters(), None) is not None else inside
 
         handles = [m.register_forward_pre_hook(before) for m in self.module.modules()]
@@ -342,3 +349,10 @@ def calm(module: nn.Module) -> int:
 
 def _close(a: Tensor, b: Tensor) -> bool:
     return a.shape == b.shape and torch.allclose(a, b, rtol=1e-3, atol=1e-5 * max(1.0, a.abs().max().item()))
+
+
+def _channels(module: nn.Module, output: Tensor) -> int | None:
+    """The dimension of what comes out of a layer that its own weights make, of whatever size."""
+    if isinstance(module, _ConvNd | _BatchNorm):
+        return min(1, output.ndim - 1)
+    return output.ndim - 1 if isinstance(module, nn.Linear) else None
