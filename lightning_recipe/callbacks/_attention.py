@@ -1,4 +1,4 @@
-"""Whether the rows of an attention that is written by hand look at one place from the beginning."""
+"""Whether the rows of an attention, of torch or by hand, look at one place from the beginning."""
 
 from __future__ import annotations
 
@@ -25,6 +25,10 @@ ROWS = 64
 SHARP = 0.9
 """Largest weight of a row, on average, from which on the softmax hands next to no gradient on. With weights as they are
 drawn that of transformers is 0.1 to 0.6."""
+SOFTMAX, WHOLE = {"Softmax", "SafeSoftmax"}, "ScaledDotProduct"
+CALLED = {"softmax", "scaled_dot_product_attention"}
+EXAMPLES = 8
+"""Whose weights are computed where torch keeps none."""
 BETWEEN = {"NativeDropout", "Mul", "Where"}
 """What may come between the softmax and the product: dropout, a mask."""
 
@@ -41,17 +45,42 @@ def largest_weights(loss: Tensor) -> list[float]:
     found = []
     for raw in operations([loss]):
         node = Node(raw)
-        weights = node.source() if node.kind == "Bmm" else None
-        while weights is not None and weights.kind in BETWEEN:
-            weights = weights.source()
-        if weights is None or weights.kind != "Softmax" or weights.dim != len(weights.shape) - 1:
+        rows = _of_torch(node) if node.kind.startswith(WHOLE) else _by_hand(node)
+        if rows is None:
             continue
-        rows = weights.saved("result")
-        rows = rows.flatten(0, -2) if rows is not None else torch.zeros(0, 1)
         rows = rows[(rows > 0).sum(1) >= PLACES]
         if len(rows) >= ROWS:
             found.append(float(rows.amax(1).float().mean()))
     return found
+
+
+def _by_hand(node: Node) -> Tensor | None:
+    """The weights of a softmax that goes into a product."""
+    weights = node.source() if node.kind == "Bmm" else None
+    while weights is not None and weights.kind in BETWEEN:
+        weights = weights.source()
+    if weights is None or weights.kind not in SOFTMAX or weights.dim != len(weights.shape) - 1:
+        return None
+    rows = weights.saved("result")
+    return None if rows is None else rows.flatten(0, -2)
+
+
+@torch.no_grad()
+def _of_torch(node: Node) -> Tensor | None:
+    """Those of ``scaled_dot_product_attention``, of some examples, computed of what it keeps."""
+    query, key, scale = node.saved("query"), node.saved("key"), node.saved("scale")
+    if query is None or key is None or query.ndim != key.ndim or query.shape[:-2] != key.shape[:-2]:
+        return None
+    scores = query[:EXAMPLES] @ key[:EXAMPLES].mT * (query.shape[-1] ** -0.5 if scale is None else scale)
+    mask = node.saved("attn_mask")
+    mask = node.saved("attn_bias") if mask is None else mask
+    if node.saved("is_causal"):
+        scores = scores.masked_fill(torch.ones_like(scores, dtype=torch.bool).triu(1), -torch.inf)
+    elif mask is not None:
+        mask = mask.expand(*query.shape[:-1], key.shape[-2])[:EXAMPLES]
+        scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype is torch.bool else scores + mask
+    rows: Tensor = scores.softmax(-1).flatten(0, -2).nan_to_num()
+    return rows
 
 
 def at_one_place(run: Run, step: Step) -> Outcome | None:
@@ -62,8 +91,8 @@ def at_one_place(run: Run, step: Step) -> Outcome | None:
         step: One of its first.
 
     """
-    softmax = (event.name == "softmax" or isinstance(event.module, nn.Softmax) for event in step.events)
-    if not any(softmax):
+    modules = (nn.Softmax, nn.MultiheadAttention)
+    if not any(event.name in CALLED or isinstance(event.module, modules) for event in step.events):
         return None
     try:
         with rehearsal(run) as again:

@@ -48,8 +48,8 @@ class ActivationMonitor(Check):
       is smaller than that of the last by more than `factor`, or what the last puts out is larger by as much, and the
       loss is, after 100 steps, what it was. Or outputs grow by as much from the beginning, to a standard deviation
       above 100, and the loss began more than ten times too high;
-    - `attention_at_one_place`: the largest weight of a row, on average, is above 0.9 in half of the attentions that are
-      written by hand, with weights as they were drawn.
+    - `attention_at_one_place`: the largest weight of a row, on average, is above 0.9 in half of the attentions, with
+      weights as they were drawn.
 
     Args:
         zeros: Share of zeros, 0 to 1, in what an activation puts out.

@@ -1,3 +1,5 @@
+from typing import ClassVar
+
 import lightning.pytorch as L
 import patients
 import pytest
@@ -355,6 +357,31 @@ class Hidden(patients.ByAttention):
         return self.leave(((q @ k.mT / 8).masked_fill(hidden, float("-inf")).softmax(-1) @ v).mean(1))
 
 
+class ByTorch(patients.ByAttention):
+    """The same by ``scaled_dot_product_attention``."""
+
+    scale: float | None = None
+    settings: ClassVar = {}
+
+    def forward(self, x):
+        q, k, v = self.qkv(self.norm(self.enter(x[..., None]) + self.places))[:, None].chunk(3, -1)
+        seen = F.scaled_dot_product_attention(q, k, v, scale=self.scale, **self.settings)
+        return self.leave(seen[:, 0].mean(1))
+
+
+class Multihead(nn.Module):
+    """In one of torch's layers, with dropout or without."""
+
+    def __init__(self, dropout=0.1):
+        super().__init__()
+        self.enter, self.leave = nn.Linear(1, 64), nn.Linear(64, CLASSES)
+        self.places = nn.Parameter(torch.randn(FEATURES, 64))
+        self.attend = nn.TransformerEncoderLayer(64, 1, 64, dropout, batch_first=True)
+
+    def forward(self, x):
+        return self.leave(self.attend(self.enter(x[..., None]) + self.places).mean(1))
+
+
 class Pooled(nn.Module):
     """A softmax that weighs nothing, but is sharp: of what is classified."""
 
@@ -366,7 +393,7 @@ class Pooled(nn.Module):
         return self.leave((50 * self.enter(x)).softmax(1))
 
 
-@pytest.mark.parametrize("net", [patients.ByAttention, Hidden, Pooled])
+@pytest.mark.parametrize("net", [patients.ByAttention, Hidden, Pooled, ByTorch, Multihead, lambda: Multihead(0.0)])
 def test_attention_that_looks_at_several_places(fit, net):
     assert not [f for f in judged(fit, Lit(net()), steps=16) if f.code == patients.LooksAtOnePlace.code]
 
@@ -383,6 +410,26 @@ def test_attention_that_looks_at_one_place(fit):
     (finding,) = judged(fit, patients.LooksAtOnePlace(), steps=16)
     assert (finding.status, finding.code) == (Status.WARNING, patients.LooksAtOnePlace.code)
     assert finding.evidence["largest"] > 0.9
+
+
+@pytest.mark.parametrize("settings", [{}, {"is_causal": True}, {"attn_mask": torch.ones(FEATURES, FEATURES).bool()}])
+def test_torchs_attention_that_looks_at_one_place(fit, settings):
+    net = ByTorch()
+    net.scale, net.settings = 8.0, settings
+    (finding,) = judged(fit, Lit(net), steps=16)
+    assert (finding.status, finding.code) == (Status.WARNING, patients.LooksAtOnePlace.code)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_a_layer_of_torch_that_looks_at_one_place(fit, dropout):
+    net = Multihead(dropout)
+
+    def sharpen(module, given):
+        return (8 * given[0],)
+
+    net.attend.register_forward_pre_hook(sharpen)
+    (finding,) = judged(fit, Lit(net), steps=16)
+    assert (finding.status, finding.code) == (Status.WARNING, patients.LooksAtOnePlace.code)
 
 
 class Cell(nn.Module):
