@@ -105,8 +105,9 @@ class OverfitOneBatch(Check):
           are not. Allow for them with `tolerance`.
 
     Cost:
-        About a twentieth of `max_seconds` on an idle machine, once, before the first step; less as soon as the loss is
-        there. A second copy of the module and of its optimiser's state is in memory for as long.
+        About a twentieth of `max_seconds` on an idle machine, once, before the first step, and up to three times that
+        where steps are expensive and the loss is still falling; less as soon as it is there. A second copy of the
+        module and of its optimiser's state is in memory for as long.
         The trial's steps are the module's own: a step that writes files writes them in the trial, too, and one that
         counts in a global variable, a class attribute or the data module counts the trial's steps. Leave the check out
         of such runs.
