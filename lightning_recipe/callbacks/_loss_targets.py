@@ -26,6 +26,8 @@ LENGTHS = 3
 """Different lengths, at least: what ends at one place in all rows is no padding."""
 PADDED = 0.25
 """Share of the counted targets that is padding."""
+EACH = 5
+"""Targets of yes and of no, at least, that are compared with their weights."""
 TARGETS = 50
 """Seen, at least."""
 ERRORS = 3
@@ -233,6 +235,8 @@ class Targets:
                 yield where, found
             if call.name == BCE_WITH_LOGITS and (found := _pos_weight(call, counts)) is not None:
                 yield where, found
+            if len(self._latest) == 1 and (found := _negatives_left_out(call)) is not None:
+                yield where, found
             of_integers = TABLE[call.name].family is Family.NUMBERS and self._integers[where]
             width = call.arguments["input"].numel() // call.arguments["target"].numel() if of_integers else 0
             if of_integers and (found := ids(call.name, width, counts)) is not None:
@@ -287,6 +291,24 @@ def growing(weight: dict[float, float], counts: Mapping[float, int]) -> Outcome 
         f"{weight[most] / weight[least]:.3g}x that of class {least:g}",
         "weights that fall with the frequency, such as total / (classes * counts), in the order of the classes",
         {"correlation": correlation, "slope": slope},
+    )
+
+
+def _negatives_left_out(call: LossCall) -> Outcome | None:
+    """Weights of a binary cross entropy that are 0 wherever the target is, as the target itself is."""
+    weight, target = call.arguments.get("weight"), call.arguments.get("target")
+    if not isinstance(weight, Tensor) or not isinstance(target, Tensor) or weight.shape != target.shape:
+        return None
+    no, yes, counts = target == 0, target == 1, weight != 0
+    enough = min(int(no.sum()), int(yes.sum())) >= EACH and TABLE[call.name].answers is Family.YES_NO
+    if not enough or bool((counts & no).any()) or not bool(counts.any()):
+        return None
+    return Outcome(
+        Status.WARNING,
+        "negatives_left_out",
+        f"the weight is 0 wherever the target is, at {int(no.sum())} of {target.numel()}: yes to all has no loss",
+        "pos_weight=, if positives are to count more; the third argument of the function is the weight",
+        {"left_out": int(no.sum()), "targets": target.numel()},
     )
 
 

@@ -60,9 +60,10 @@ class LossInputCheck(Check):
       give leaves more than a tenth of the loss that a constant would have.
 
     `warning`: more than a quarter of the targets that count are one value at the ends of rows; a class is left out by
-    ``ignore_index``; class weights grow with the frequency of the classes; all targets are the same; the number of a
-    class is compared with several outputs; a term of the loss has no gradient, although it is computed from what the
-    network puts out; an entry of the batch is 0 where targets are filled in, and the loss is the
+    ``ignore_index``; class weights grow with the frequency of the classes; the weight of each target is 0 wherever it
+    is; all targets are the same; the number of a class is compared with several outputs; a term of the loss has no
+    gradient, although it is computed from what the network puts out; an entry of the batch is 0 where targets are
+    filled in, and the loss is the
     same whatever it holds. `advice`: integers that may be names of classes are taken for numbers.
 
     Args:
@@ -110,7 +111,7 @@ class LossInputCheck(Check):
             ("InitLossCheck/not_finite", "FirstNonFinite/*", "OverfitOneBatch/*", "PredictionDynamicsLogger/*"),
         )
         | dict.fromkeys(
-            ("weights_grow_with_frequency", "entry_never_read", "padding_scored"),
+            ("weights_grow_with_frequency", "entry_never_read", "padding_scored", "negatives_left_out"),
             ("PredictionDynamicsLogger/collapsed", "InputIndependenceCheck/*"),
         )
         | {"target_constant": ("OverfitOneBatch/*", "InputIndependenceCheck/*", "DataProfile/*", *_KIND)}

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 Kind = TypeVar("Kind")
 _TORCH = str(Path(torch.__file__).parent) + os.sep
 _RECORD = str(Path(__file__).parent) + os.sep
+_LIGHTNING = ("lightning.pytorch.core.", "pytorch_lightning.core.")
 _WRAPPER = str(Path(__file__).with_name("probe.py"))
 
 
@@ -51,6 +52,20 @@ def line() -> str:
     while frame is not None and frame.f_code.co_filename.startswith((_TORCH, _RECORD)):
         frame = frame.f_back
     return _place(frame) if frame is not None else ""
+
+
+def by_lightning() -> bool:
+    """Whether a method of Lightning's own module called, as ``self.log`` does, with nothing but torch in between.
+
+    Example:
+        >>> by_lightning()
+        False
+
+    """
+    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001
+    while frame is not None and frame.f_code.co_filename.startswith((_TORCH, _RECORD)):
+        frame = frame.f_back
+    return frame is not None and frame.f_globals.get("__name__", "").startswith(_LIGHTNING)
 
 
 def running(*functions: Callable[..., Any]) -> bool:

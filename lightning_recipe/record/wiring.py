@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from lightning_recipe.losses.table import LOSSES
 from lightning_recipe.record.bounds import NAMES, Bounds
-from lightning_recipe.record.caller import line, method_of, running
+from lightning_recipe.record.caller import by_lightning, line, method_of, running
 from lightning_recipe.record.clips import clips
 from lightning_recipe.record.events import Event, Kind
 from lightning_recipe.record.modules import within_unseen
@@ -199,6 +199,8 @@ class Wiring:
                 self._outside(layer)
             if function is F.batch_norm and (norm := method_of(_BatchNorm)) is not None:
                 self._note("module", "", [], None, norm, line(), training=norm.training)  # of a copy kept in a list
+            if name == "detach" and by_lightning():  # of what is logged
+                return None
             return _given(found) if known else None
 
     def after(

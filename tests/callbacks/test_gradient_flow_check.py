@@ -1170,6 +1170,18 @@ def test_two_looks_are_not_enough(fit):
     assert [f.status for f in judged(fit, Detached(), max_steps=3)] == [Status.PASSED]
 
 
+def test_losses_that_are_logged_and_made_anew(fit):
+    class MadeAnew(Healthy):
+        def training_step(self, batch, batch_idx):
+            losses = [self.loss(self(batch[0]), batch[1]), self(batch[0]).square().mean()]
+            self.log("first", losses[0])
+            return torch.tensor(losses, requires_grad=True).mean()
+
+    (finding,) = judged(fit, MadeAnew())
+    assert (finding.status, finding.code) == (Status.WARNING, "GradientFlowCheck/no_gradient")
+    assert "tensor (test_gradient_flow_check.py:" in finding.message
+
+
 def test_without_a_loss_there_is_no_gradient(fit):
     class Lossless(Healthy):
         def training_step(self, batch, batch_idx):

@@ -885,6 +885,17 @@ def test_pos_weight_the_other_way_round(found):
     assert list(found(mlp(1), loss, data, steps=8)) == ["weights_grow_with_frequency"]
 
 
+@pytest.mark.parametrize(("weigh", "told"), [(lambda y: y, ["negatives_left_out"]), (lambda y: 1 + y, [])])
+def test_a_weight_that_is_the_target(found, weigh, told):
+    y = (torch.arange(8 * ROWS) % 3 == 0).float()
+    data = {"x": torch.randn(len(y), WIDTH, generator=drawn()), "y": y}
+
+    def loss(out, b):
+        return F.binary_cross_entropy_with_logits(out[:, 0], b["y"], weigh(b["y"]))
+
+    assert list(found(mlp(1), loss, data, steps=8)) == told
+
+
 def test_fakes_beside_labels_that_are_all_zero(found):
     """A GAN on normal examples alone, for anomalies: the batch's labels are all 0, as the targets of fakes are."""
     data = {"x": torch.randn(8 * ROWS, WIDTH, generator=drawn()), "label": torch.zeros(8 * ROWS)}
