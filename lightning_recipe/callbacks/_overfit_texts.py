@@ -53,6 +53,7 @@ TEXTS = {
     "too_few_steps": _Text("too few steps to judge, when max_steps were over: {went}"),
     "rates_of_its_own": _Text("{own} overfits {examples} slowly ({path}) at rates that its own code sets; {other}"),
     "on_its_way": _Text(_SLOW),
+    "hovers": _Text("{own} comes near to overfitting {examples} ({path}), and stays there; {other}"),
     "optimiser_slow": _Text(_SLOW, "a larger learning rate, or Adam to begin with"),
     "learning_rate_too_low": _Text(_CANNOT, f"the loss hardly moves: raise the learning rate; {_SAFE}"),
     "optimiser_unstable": _Text(_CANNOT, f"lower the learning rate; {_SAFE}"),

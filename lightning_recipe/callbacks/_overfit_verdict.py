@@ -128,6 +128,8 @@ def _of_the_optimiser(trial: Trial) -> tuple[Status, str]:
     if trial.is_falling(own):
         near = left[-1] < progress.HALF * left[0] or own.cut_short
         return (Status.PASSED, "on_its_way") if near else (Status.WARNING, "optimiser_slow")
+    if max(left[-len(left) // 4 :]) <= progress.NEAR:
+        return Status.PASSED, "hovers"
     _, path = trial.held_back_by(own)
     below = min(path[0], 1.0) if len(trial.floors(own)) > 1 else path[0]  # of several, one stays with its constant
     still = path[-1] > progress.CONSTANT * below and max(path) < 1.1 * path[0]

@@ -31,6 +31,9 @@ def falling(share):
     return [START * (1 - (1 - share) * i / 149) for i in range(150)]
 
 
+HOVERING = [*falling(0.05)[::2], *(START * (0.06 + 0.02 * (i % 2)) for i in range(75))]
+
+
 def loss_call(function, prediction, target):
     arguments = {"input": prediction, "target": target}
     return LossCall(
@@ -92,6 +95,7 @@ CASES = [
     ("learning_rate_too_low", "failed", [fit(FLAT), ADAM]),
     ("learning_rate_too_low", "failed", [fit(FLAT), fit(falling(0.2))]),  # Adam nearly gets there
     ("optimiser_unstable", "failed", [fit(JUMPING), ADAM]),
+    ("hovers", "passed", [fit(HOVERING), ADAM]),
     ("parameters_left_out", "failed", [fit(FLAT, left_out=["0.weight"]), ADAM]),
     ("weights_do_not_change", "failed", [fit(FLAT, weights_moved=False), ADAM]),
     ("examples_unknown", "skipped", [fit(FLAT, inputs=torch.randn(30, 3)), STUCK]),
