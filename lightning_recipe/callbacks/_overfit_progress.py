@@ -23,8 +23,8 @@ HALF = 0.5
 """Share of the way that may be left to a fit that is still falling for more steps to be worth while: it gets them, and
 where Adam gets there, the user's optimiser is not accused."""
 NEAR = 0.1
-"""Share of the way that may be left, in all of the last quarter, to a fit that only hovers: a constant rate of Adam keeps
-an absolute error, whose gradient does not fall with it, at 0.02 to 0.08 of the first."""
+"""Share of the way that may be left, in all of the last quarter, to a fit that only hovers: a constant rate of Adam
+keeps an absolute error, whose gradient does not fall with it, at 0.02 to 0.08 of the first."""
 UNDER_WAY = 2 / 3
 """Share of the way that may be left to a fit that is still falling when its work is over: what does not look at its
 inputs can't know more than a constant."""
