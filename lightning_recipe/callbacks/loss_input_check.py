@@ -60,11 +60,11 @@ class LossInputCheck(Check):
       give leaves more than a tenth of the loss that a constant would have.
 
     `warning`: more than a quarter of the targets that count are one value at the ends of rows; a class is left out by
-    ``ignore_index``; class weights grow with the frequency of the classes; the weight of each target is 0 wherever it
-    is; all targets are the same; the number of a class is compared with several outputs; a term of the loss has no
-    gradient, although it is computed from what the network puts out; an entry of the batch is 0 where targets are
-    filled in, and the loss is the
-    same whatever it holds. `advice`: integers that may be names of classes are taken for numbers.
+    ``ignore_index``, also of words amid others; class weights grow with their frequency; the weight of each
+    target is 0 wherever it is; all targets are the same; the number of a class is compared with several outputs; a term
+    of the loss has no gradient, although it is computed from what the network puts out, or compares the batch with
+    itself; the loss is the same whatever an entry of the batch holds that is 0 where targets are filled in, or tells
+    whether something has happened by a time. `advice`: integers that may be names of classes are taken for numbers.
 
     Args:
         strict: Stop the run when something failed.
