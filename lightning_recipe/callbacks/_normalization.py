@@ -18,6 +18,8 @@ BYTE = 255
 VARIANCE = 8.0
 """Times as large a variance as a BatchNorm has seen, from which the input is another one: of photographs of another
 kind it is within a factor of 3, of raw bytes in place of normalised ones it is 60 squared."""
+SCALED = 1e-4
+"""Times the variance from which down inputs were divided once too often, as by 255: no image is as dark."""
 SCALES = 1000.0
 """Times as large a standard deviation of one feature as of another, where the larger is above `LARGE`."""
 SHARE, DROWNED = 0.01, 1e-4

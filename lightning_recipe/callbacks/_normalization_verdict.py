@@ -187,13 +187,16 @@ def _scales_differ(entry: Entry, large: int, small: int, ratio: float) -> Outcom
 def _pretrained(norm: Entry, first: Entry) -> Outcome | None:
     ratio, distance = scale.surprise(norm.module, norm.values)
     unscaled = float(first.values.min()) >= 0 and float(first.values.max()) <= 1
-    if ratio <= scale.VARIANCE and not (ratio < 1 / scale.VARIANCE and unscaled):
+    tiny = ratio < scale.SCALED or (ratio < 1 / scale.VARIANCE and unscaled)
+    if ratio <= scale.VARIANCE and not tiny:
         return None
+    gets = (
+        f"the network gets {_described(first.values)}" if unscaled or not tiny else f"it gets {_described(norm.values)}"
+    )
     return Outcome(
         Status.WARNING,
         "unlike_pretraining",
-        f"{norm.name} gets {ratio:.2g}x the variance that it saw when it was trained; the network "
-        f"gets {_described(first.values)}",
+        f"{norm.name} gets {ratio:.2g}x the variance that it saw when it was trained; {gets}",
         "normalise the inputs as those were that the weights were trained on",
         {"variance_ratio": ratio, "mean_distance": distance},
     )

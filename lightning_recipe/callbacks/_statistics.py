@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
-from lightning_recipe.callbacks._modes import has_parameters, learns, matters
+from lightning_recipe.callbacks._modes import has_parameters, learns
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -63,7 +63,7 @@ def is_untouched(norm: nn.Module) -> bool:
         (True, False)
 
     """
-    return isinstance(norm, _BatchNorm) and matters(norm) and norm.running_var is not None and not has_seen_data(norm)
+    return isinstance(norm, _BatchNorm) and norm.running_var is not None and not has_seen_data(norm)
 
 
 class Statistics:
@@ -147,7 +147,7 @@ def of_last_batch(step: Step) -> dict[str, float]:
 
 def _is_judged(norm: nn.Module | None) -> TypeGuard[_Tracking]:
     """Whether it is a BatchNorm with weights and statistics."""
-    if not isinstance(norm, _BatchNorm) or not norm.affine or not matters(norm):
+    if not isinstance(norm, _BatchNorm) or not norm.affine:
         return False
     return norm.running_mean is not None and not nn.parameter.is_lazy(norm.running_mean)
 

@@ -227,6 +227,8 @@ class ModeCheck(Check):
             return
         fix = "copy the buffers to an averaged model, too, not only its parameters; or train in training mode"
         never, old = self._statistics.left_behind(step)
+        if never and all(getattr(event.module, "momentum", None) == 0 for event in never):
+            fix = "momentum=0.1, the default: torch's is the share of the new batch, and 0 keeps them as they are"
         if never:
             yield self.failed(
                 f"the statistics of {len(never)} BatchNorms are still the initial ones after {run.step} steps, while "

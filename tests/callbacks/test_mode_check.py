@@ -643,6 +643,18 @@ def test_a_frozen_network_takes_statistics(fit, module):
     assert finding.evidence["drift"] > 0.1
 
 
+def test_a_momentum_of_zero(fit):
+    class Zero(Healthy):
+        def __init__(self):
+            super().__init__()
+            self.net[1].momentum = 0.0
+
+    assert isinstance(Zero().net[1], nn.BatchNorm1d)
+    found = [f for f in judged(fit, Zero(), max_epochs=8) if f.is_alarm]
+    assert [(f.status, f.code) for f in found] == [(Status.FAILED, "ModeCheck/statistics_never_updated")]
+    assert "momentum=0.1" in found[0].fix
+
+
 def test_a_frozen_network_that_drops(fit):
     class Dropping(FrozenButTraining):
         """Its statistics hardly move."""

@@ -311,6 +311,15 @@ def dim():
     return x.clamp(max=254), y
 
 
+class WithoutGradient(Program):
+    """What enters first is not seen: it is called without gradients."""
+
+    def loss(self, x, y):
+        with torch.no_grad():
+            x = self.net[:-1](x / 255**2)
+        return F.cross_entropy(self.net[-1](x), y)
+
+
 DISEASED = {
     "raw bytes, convolution": (lambda: Program(conv(), images()), "raw_bytes"),
     "raw bytes, MLP": (lambda: Program(mlp(64), images()), "raw_bytes"),
@@ -321,6 +330,7 @@ DISEASED = {
         lambda: Program(pretrained(), (images()[0] / 2550 + 0.4, images()[1])),
         "unlike_pretraining",
     ),
+    "pretrained, scaled twice, in no_grad": (lambda: WithoutGradient(pretrained(), images()), "unlike_pretraining"),
     "pretrained, fine-tuned": (lambda: Program(pretrained(frozen=False), images()), "unlike_pretraining"),
     "a column of amounts": (lambda: Program(mlp(6), income()), "scales_differ"),
     "training only, with noise": (lambda: OnlyInTrainingWithNoise(conv(), images()), "validation_differs"),
