@@ -190,13 +190,11 @@ def _pretrained(norm: Entry, first: Entry) -> Outcome | None:
     tiny = ratio < scale.SCALED or (ratio < 1 / scale.VARIANCE and unscaled)
     if ratio <= scale.VARIANCE and not tiny:
         return None
-    gets = (
-        f"the network gets {_described(first.values)}" if unscaled or not tiny else f"it gets {_described(norm.values)}"
-    )
+    who, values = ("the network", first.values) if unscaled or not tiny else ("it", norm.values)
     return Outcome(
         Status.WARNING,
         "unlike_pretraining",
-        f"{norm.name} gets {ratio:.2g}x the variance that it saw when it was trained; {gets}",
+        f"{norm.name} gets {ratio:.2g}x the variance that it saw when it was trained; {who} gets {_described(values)}",
         "normalise the inputs as those were that the weights were trained on",
         {"variance_ratio": ratio, "mean_distance": distance},
     )
