@@ -11,7 +11,15 @@ from lightning_recipe.callback import Check
 from lightning_recipe.callbacks import _data_order as order
 from lightning_recipe.callbacks import _data_verdict as verdict
 from lightning_recipe.callbacks._data_seen import VALUES, Glance, Seen, add, glance
-from lightning_recipe.callbacks._data_source import by_index, drawn, entered, is_stream, label_of, number_of
+from lightning_recipe.callbacks._data_source import (
+    by_index,
+    drawn,
+    entered,
+    is_stream,
+    label_of,
+    number_of,
+    too_few_weights,
+)
 from lightning_recipe.figures.canvas import pixels
 from lightning_recipe.figures.profile import profile_card
 from lightning_recipe.finding import Section
@@ -54,7 +62,8 @@ class DataProfile(Check):
     - more than 5 % of the examples are exact duplicates though each index is drawn once; `advice` if most examples come
       more than once, as in a data set that says it is longer than it is, or only those of rare classes do;
     - examples come class by class, or in the order of the numbers that are to be predicted, and no sampler put them
-      together, or one that does so in each epoch, or as a stream; `advice` if classes come again, or along a series.
+      together, or one that does so in each epoch, or as a stream; `advice` if classes come again, or along a series;
+    - a WeightedRandomSampler has fewer weights than there are examples, as one for each class.
 
     `advice` if a class never occurs in a whole epoch, examples come in the same order in each epoch, features that the
     network is given never change, or values are NaN or infinite.
@@ -124,6 +133,16 @@ class DataProfile(Check):
         if run.resumed:
             self.done = True
             yield self.skipped("the run goes on from a checkpoint: its first epoch has passed")
+            return
+        for weights, examples in filter(None, map(too_few_weights, run.loaders)):
+            yield self.warning(
+                f"the WeightedRandomSampler has {weights} weights for {examples} examples: no other than the first "
+                f"{weights} is ever drawn",
+                code="weights_of_classes",
+                fix="a weight for each example: weight_of_class[labels]",
+                weights=weights,
+                examples=examples,
+            )
 
     def every_batch(self, run: Run, stage: str, batch: Any) -> None:
         """Look at a batch if it is time to; what comes out stays on its device until the next look."""

@@ -273,6 +273,11 @@ def test_sorted_by_any_sampler_that_keeps_the_order(fit, sampler, module):
     assert alarms(found(fit, DataLoader(train, 32, sampler=sampler), module())) == {"sorted"}
 
 
+def test_a_weight_for_each_class(fit):
+    sampler = WeightedRandomSampler(torch.ones(CLASSES), 256)
+    assert "weights_of_classes" in alarms(found(fit, DataLoader(DATA, 32, sampler=sampler)))
+
+
 class Shards(Stream):
     """A file for each class, drawn in another order in each epoch, and read to its end."""
 

@@ -406,7 +406,7 @@ class Prices(Program):
 
     def __init__(self, mean, lr):
         x, _ = table()
-        y = mean + 3e4 * torch.randn(64, generator=RNG)
+        y = mean + 3e4 * torch.randn(64, generator=torch.Generator().manual_seed(1))
         super().__init__(mlp(6), (x, y))
         self.lr = lr
 
@@ -417,9 +417,7 @@ class Prices(Program):
         return torch.optim.Adam(self.parameters(), self.lr)
 
 
-@pytest.mark.parametrize(
-    ("mean", "lr", "status"), [(0, 1e-3, "advice"), (3e5, 300.0, "advice"), (3e5, 1e-3, "warning")]
-)
+@pytest.mark.parametrize(("mean", "lr", "status"), [(0, 1e-3, "advice"), (3e5, 10.0, "advice"), (3e5, 1e-3, "warning")])
 def test_prices_that_predictions_never_reach(fit, mean, lr, status):
     check = NormalizationCheck()
     fit(Prices(mean, lr), [check], logger=False, max_epochs=51)
