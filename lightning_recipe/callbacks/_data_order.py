@@ -1,10 +1,12 @@
-"""Whether the data come in an order: by class, by number, or the same in each epoch: pure decisions."""
+"""Whether the data come in an order: by class, by number, the same in each epoch, or only a few: pure decisions."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from lightning.fabric.utilities.data import sized_len
+from torch.utils.data import WeightedRandomSampler
 
 from lightning_recipe.callbacks._data_verdict import ENOUGH
 from lightning_recipe.finding import Outcome, Status
@@ -116,4 +118,26 @@ def again(first: Sequence[NDArray[np.int64]], second: Sequence[NDArray[np.int64]
             "epoch before",
             "shuffle=True in the training DataLoader, unless a state is carried from batch to batch",
             {"batches": len(pairs)},
+        )
+
+
+def too_few_weights(loader: Any) -> Iterator[Outcome]:
+    """A WeightedRandomSampler with fewer weights than there are examples, as one for each class.
+
+    Example:
+        >>> from torch.utils.data import DataLoader
+        >>> loaders = [DataLoader(range(9), sampler=WeightedRandomSampler([1.0] * n, 9)) for n in (3, 9)]
+        >>> [[outcome.evidence for outcome in too_few_weights(loader)] for loader in loaders]
+        [[{'weights': 3, 'examples': 9}], []]
+
+    """
+    sampler, examples = getattr(loader, "sampler", None), sized_len(getattr(loader, "dataset", None))
+    if isinstance(sampler, WeightedRandomSampler) and examples and (weights := len(sampler.weights)) < examples:
+        yield Outcome(
+            Status.WARNING,
+            "weights_of_classes",
+            f"the WeightedRandomSampler has {weights} weights for {examples} examples: no other than the first {weights} "
+            "is ever drawn",
+            "a weight for each example: weight_of_class[labels]",
+            {"weights": weights, "examples": examples},
         )

@@ -9,15 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.data import (
-    BatchSampler,
-    ConcatDataset,
-    IterableDataset,
-    RandomSampler,
-    SequentialSampler,
-    Subset,
-    WeightedRandomSampler,
-)
+from torch.utils.data import BatchSampler, ConcatDataset, IterableDataset, RandomSampler, SequentialSampler, Subset
 
 from lightning_recipe.losses.by_hand import EQUAL, likely
 from lightning_recipe.losses.table import TABLE, Family
@@ -181,21 +173,6 @@ def drawn(run: Run) -> tuple[bool, bool, bool, bool]:
     unshuffled = type(sampler) is SequentialSampler
     at_random = type(sampler) is RandomSampler and not sampler.replacement and sampler.num_samples <= len(data)
     return True, (unshuffled or at_random) and not _repeats(loader), unshuffled, sampler is not None
-
-
-def too_few_weights(loader: Any) -> tuple[int, int] | None:
-    """How many weights a WeightedRandomSampler has, and examples there are; None if it has one for each.
-
-    Example:
-        >>> from torch.utils.data import DataLoader, WeightedRandomSampler
-        >>> [too_few_weights(DataLoader(range(9), sampler=WeightedRandomSampler([1.0] * n, 9))) for n in (3, 9)]
-        [(3, 9), None]
-
-    """
-    sampler, data = getattr(loader, "sampler", None), getattr(loader, "dataset", None)
-    if not isinstance(sampler, WeightedRandomSampler) or not hasattr(data, "__len__"):
-        return None
-    return (len(sampler.weights), len(data)) if len(sampler.weights) < len(data) else None
 
 
 def is_stream(run: Run) -> bool:

@@ -11,15 +11,7 @@ from lightning_recipe.callback import Check
 from lightning_recipe.callbacks import _data_order as order
 from lightning_recipe.callbacks import _data_verdict as verdict
 from lightning_recipe.callbacks._data_seen import VALUES, Glance, Seen, add, glance
-from lightning_recipe.callbacks._data_source import (
-    by_index,
-    drawn,
-    entered,
-    is_stream,
-    label_of,
-    number_of,
-    too_few_weights,
-)
+from lightning_recipe.callbacks._data_source import by_index, drawn, entered, is_stream, label_of, number_of
 from lightning_recipe.figures.canvas import pixels
 from lightning_recipe.figures.profile import profile_card
 from lightning_recipe.finding import Section
@@ -134,15 +126,7 @@ class DataProfile(Check):
             self.done = True
             yield self.skipped("the run goes on from a checkpoint: its first epoch has passed")
             return
-        for weights, examples in filter(None, map(too_few_weights, run.loaders)):
-            yield self.warning(
-                f"the WeightedRandomSampler has {weights} weights for {examples} examples: no other than the first "
-                f"{weights} is ever drawn",
-                code="weights_of_classes",
-                fix="a weight for each example: weight_of_class[labels]",
-                weights=weights,
-                examples=examples,
-            )
+        yield from (self.found(outcome) for loader in run.loaders for outcome in order.too_few_weights(loader))
 
     def every_batch(self, run: Run, stage: str, batch: Any) -> None:
         """Look at a batch if it is time to; what comes out stays on its device until the next look."""
