@@ -136,8 +136,8 @@ def too_few_weights(loader: Any) -> Iterator[Outcome]:
         yield Outcome(
             Status.WARNING,
             "weights_of_classes",
-            f"the WeightedRandomSampler has {weights} weights for {examples} examples: no other than the first {weights} "
-            "is ever drawn",
+            f"the WeightedRandomSampler has {weights} weights for {examples} examples: only the first {weights} "
+            "are ever drawn",
             "a weight for each example: weight_of_class[labels]",
             {"weights": weights, "examples": examples},
         )
