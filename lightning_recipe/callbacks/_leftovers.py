@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from lightning_recipe.callbacks._moments import Moment
     from lightning_recipe.run import Run
 
+OFTEN = 4
+"""Steps, all of which have to miss a gradient that others have: a part may be trained now and then."""
 IN_A_ROW = 2
 """Steps in a row that have to use an old gradient: who clears at every second step means to."""
 
@@ -25,6 +27,7 @@ class Leftovers:
         steps: How many steps each parameter took, those without a backward in between counted once.
         emptied: How many of them found no gradient in any parameter of their optimiser, some of which had one until
             they were cleared after backward.
+        lost: How many of them found no gradient in it, though one had come since the step before, and was cleared.
 
     Example:
         >>> from lightning_recipe.callbacks._moments import Moment
@@ -42,6 +45,10 @@ class Leftovers:
         self.in_a_row: Counter[str] = Counter()
         self.steps: Counter[str] = Counter()
         self.emptied: Counter[str] = Counter()
+        self.lost: Counter[str] = Counter()
+        self._unused: set[str] = set()  # cleared between two backwards, before a step used it
+        self._between: set[str] = set()  # cleared after a backward, until another one comes
+        self._went_back = False  # since the latest step
         self._cleared: set[str] = set()  # since the latest backward
         self._used: dict[str, float] = {}  # by the latest step, with no backward since
         self._kept: set[str] = set()  # was still there, unchanged, when the first backward since began
@@ -55,16 +62,21 @@ class Leftovers:
                 if name not in self._used:  # else an optimiser steps within another's step
                     self.steps[name] += 1
                     self.emptied[name] += bool(emptied)
+                    self.lost[name] += name in self._unused and not norms.get(name, 0)
                     kept = name in self._kept and norms.get(name, 0) > 0
                     self.in_a_row[name] = self.in_a_row[name] + 1 if kept else 0
             self._kept -= set(parameters)
+            self._unused -= set(parameters)
+            self._between, self._went_back = set(), False
             self._used |= {name: norms.get(name, 0) for name in parameters}
         elif kind == "backward":
             self._kept = {name for name in self._kept if norms.get(name, 0) > 0}
             self._kept |= {name for name, norm in self._used.items() if 0 < norm == norms.get(name)}
-            self._used, self._cleared = {}, set()
+            self._unused |= self._between
+            self._used, self._cleared, self._between, self._went_back = {}, set(), set(), True
         elif kind == "zero_grad":
             self._cleared |= set(parameters)
+            self._between |= {name for name in parameters if self._went_back and not self._used.get(name)}
         else:  # clipped, after Lightning had told that the step begins; or cleared
             self._used = {name: norms.get(name, 0) for name in self._used}
 
@@ -96,4 +108,15 @@ def cleared_too_soon(leftovers: Leftovers) -> Iterator[Outcome]:
             f"of {listed(emptied)} found none",
             "call zero_grad() before backward or after the step, not between the two",
             {"parameters": len(emptied)},
+        )
+        return
+    lost = [name for name, count in leftovers.lost.items() if count == leftovers.steps[name] >= OFTEN]
+    if lost:
+        yield Outcome(
+            Status.WARNING,
+            "cleared_before_step",
+            f"gradients of {listed(lost)} are cleared before they are used, between two backwards: all "
+            f"{leftovers.steps[lost[0]]} steps found none",
+            "call zero_grad() once, before the first backward",
+            {"parameters": len(lost)},
         )

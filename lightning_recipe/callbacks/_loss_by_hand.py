@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from lightning_recipe.callbacks import _loss_scale, _loss_targets
+from lightning_recipe.callbacks import _loss_scale, _loss_targets, _loss_weights
 from lightning_recipe.record.loss_graph import PRODUCTS, RESHAPES
 from lightning_recipe.record.tensors import tensors
 
@@ -59,11 +59,11 @@ class Written:
 
     def verdicts(self) -> Iterator[Outcome]:
         """What is worth telling."""
-        if (growing := _loss_targets.growing(self.weights, self.counts)) is not None:
+        if (growing := _loss_weights.growing(self.weights, self.counts)) is not None:
             yield growing
         if self.name and self.integers and (ids := _loss_targets.ids(self.name, self.width, self.counts)) is not None:
             yield ids
-        if self.looks and len(self.counts) == 1 and self.counts.total() >= _loss_targets.TARGETS:
+        if self.looks and len(self.counts) == 1 and self.counts.total() >= _loss_weights.TARGETS:
             yield _loss_targets.constant(next(iter(self.counts)), self.looks)
 
 

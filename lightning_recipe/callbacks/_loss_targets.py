@@ -1,21 +1,22 @@
-"""What the targets of a loss look like: padding, classes left out, weights, constants, class ids as numbers."""
+"""What the targets of a loss look like: padding, classes left out, constants, class ids as numbers."""
 
 from __future__ import annotations
 
-import math
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from lightning_recipe.callbacks import _loss_weights as weights
+from lightning_recipe.callbacks._loss_weights import TARGETS
 from lightning_recipe.finding import Outcome, Status
 from lightning_recipe.losses.table import BCE_WITH_LOGITS, CROSS_ENTROPY, NLL, TABLE, Family
 from lightning_recipe.losses.targets import NAMES
 from lightning_recipe.record.tensors import tensors
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
     from lightning_recipe.record.loss_graph import Node, WeightsOf
     from lightning_recipe.record.step import LossCall, Step
@@ -26,18 +27,10 @@ LENGTHS = 3
 """Different lengths, at least: what ends at one place in all rows is no padding."""
 PADDED = 0.25
 """Share of the counted targets that is padding."""
-EACH = 5
-"""Targets of yes and of no, at least, that are compared with their weights."""
-TARGETS = 50
-"""Seen, at least."""
-ERRORS = 3
-"""Standard errors by which frequencies have to differ."""
 MOST = 100
 """Classes, at most: what has more values are numbers."""
 VOCABULARY = 2
 """Times as many words as classes there are, at least, where classes are no words themselves."""
-WITHIN = math.log(2.5)
-"""How far weights may be from the frequencies, or a ratio from 1, to be taken for them."""
 
 
 def padding(weights_of: WeightsOf, graph: list[Node], step: Step) -> Iterator[tuple[Node, Outcome]]:
@@ -231,11 +224,11 @@ class Targets:
         """What is worth telling, by the line of the loss function."""
         for where, call in self._latest.items():
             counts = self._counts[where]
-            if call.name in {CROSS_ENTROPY, NLL} and (found := _class_weights(call, counts)) is not None:
+            if call.name in {CROSS_ENTROPY, NLL} and (found := weights.of_classes(call, counts)) is not None:
                 yield where, found
-            if call.name == BCE_WITH_LOGITS and (found := _pos_weight(call, counts)) is not None:
+            if call.name == BCE_WITH_LOGITS and (found := weights.of_positives(call, counts)) is not None:
                 yield where, found
-            if len(self._latest) == 1 and (found := _negatives_left_out(call)) is not None:
+            if len(self._latest) == 1 and (found := weights.negatives_left_out(call)) is not None:
                 yield where, found
             of_integers = TABLE[call.name].family is Family.NUMBERS and self._integers[where]
             width = call.arguments["input"].numel() // call.arguments["target"].numel() if of_integers else 0
@@ -257,77 +250,6 @@ def counted(values: Tensor) -> Counter[float]:
 def equal(one: Tensor, other: Tensor) -> bool:
     """Whether all elements are the same, whatever their shapes."""
     return torch.allclose(one.detach().flatten().float(), other.flatten().float(), atol=1e-4)
-
-
-def _class_weights(call: LossCall, counts: Counter[float]) -> Outcome | None:
-    weight, ignored = call.arguments.get("weight"), float(call.arguments.get("ignore_index", -100))
-    if not isinstance(weight, Tensor) or call.arguments["target"].is_floating_point():
-        return None
-    return growing({float(c): w for c, w in enumerate(weight.tolist()) if c != ignored}, counts)
-
-
-def growing(weight: dict[float, float], counts: Mapping[float, int]) -> Outcome | None:
-    """Weights of classes that follow their frequencies in place of the inverse."""
-    seen = [c for c in weight if counts.get(c) and weight[c] > 0]
-    if len(seen) < 2 or sum(counts.values()) < TARGETS:  # noqa: PLR2004
-        return None
-    by_weight = torch.tensor([math.log(weight[c]) for c in seen], dtype=torch.float64)
-    by_count = torch.tensor([math.log(counts[c]) for c in seen], dtype=torch.float64)
-    by_weight, by_count = by_weight - by_weight.mean(), by_count - by_count.mean()
-    most, least = max(seen, key=lambda c: counts[c]), min(seen, key=lambda c: counts[c])
-    error = math.sqrt(1 / counts[most] + 1 / counts[least])  # of the logarithm of their ratio
-    uneven = min(float(by_weight.max() - by_weight.min()), float(by_count.max() - by_count.min()) - ERRORS * error)
-    if uneven < math.log(1.5):
-        return None
-    correlation = float(by_weight @ by_count / (by_weight.norm() * by_count.norm()))
-    slope = float(by_weight @ by_count / by_count.square().sum())
-    if correlation < 0.8 or slope < 1 / 4:  # noqa: PLR2004
-        return None
-    share = counts[most] / sum(counts[c] for c in seen)
-    return Outcome(
-        Status.WARNING,
-        "weights_grow_with_frequency",
-        f"the more frequent a class, the larger its weight: class {most:g}, {share:.0%} of the targets, has "
-        f"{weight[most] / weight[least]:.3g}x that of class {least:g}",
-        "weights that fall with the frequency, such as total / (classes * counts), in the order of the classes",
-        {"correlation": correlation, "slope": slope},
-    )
-
-
-def _negatives_left_out(call: LossCall) -> Outcome | None:
-    """Weights of a binary cross entropy that are 0 wherever the target is, as the target itself is."""
-    weight, target = call.arguments.get("weight"), call.arguments.get("target")
-    if not isinstance(weight, Tensor) or not isinstance(target, Tensor) or weight.shape != target.shape:
-        return None
-    no, yes, counts = target == 0, target == 1, weight != 0
-    enough = min(int(no.sum()), int(yes.sum())) >= EACH and TABLE[call.name].answers is Family.YES_NO
-    if not enough or bool((counts & no).any()) or not bool(counts.any()):
-        return None
-    return Outcome(
-        Status.WARNING,
-        "negatives_left_out",
-        f"the weight is 0 wherever the target is, at {int(no.sum())} of {target.numel()}: yes to all has no loss",
-        "pos_weight=, if positives are to count more; the third argument of the function is the weight",
-        {"left_out": int(no.sum()), "targets": target.numel()},
-    )
-
-
-def _pos_weight(call: LossCall, counts: Counter[float]) -> Outcome | None:
-    weight = call.arguments.get("pos_weight")
-    if not isinstance(weight, Tensor) or weight.numel() != 1 or not set(counts) <= {0.0, 1.0}:
-        return None
-    if min(counts[0.0], counts[1.0]) < 5 or sum(counts.values()) < TARGETS:  # noqa: PLR2004
-        return None
-    odds, given = math.log(counts[1.0] / counts[0.0]), math.log(max(float(weight), 1e-12))
-    if abs(odds) < WITHIN or abs(given) < WITHIN / 2 or abs(given - odds) > WITHIN:
-        return None
-    return Outcome(
-        Status.WARNING,
-        "weights_grow_with_frequency",
-        f"pos_weight is {float(weight):.3g}, while there are {math.exp(-odds):.3g} negatives for each positive",
-        f"pos_weight={math.exp(-odds):.3g}: negatives by positives",
-        {"given": float(weight), "balanced": math.exp(-odds)},
-    )
 
 
 def ids(name: str, width: int, counts: Counter[float]) -> Outcome | None:

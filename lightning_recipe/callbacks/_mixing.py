@@ -168,10 +168,11 @@ def _labels(step: Step, found: Mixed, y: Tensor) -> Share | None:
         return Share(inputs, 1.0)
     first = 0 if torch.equal(known[0], y) else 1
     weight = _weight(step, first) if len(known) == 2 else None  # noqa: PLR2004
-    if weight is None:
-        return None
-    agree = (known[1 - first][: len(own)] == other)[told]
-    return Share(inputs, weight, float(agree.double().mean()))
+    others = known[1 - first]
+    if weight is None and (len(known) > 2 or not torch.equal(others.sort().values, y.sort().values)):  # noqa: PLR2004
+        return None  # it may be of another task
+    agree = (others[: len(own)] == other)[told]
+    return Share(inputs, math.nan if weight is None else weight, float(agree.double().mean()))
 
 
 def _soft(targets: Tensor, own: Tensor, other: Tensor, told: Tensor, inputs: float) -> Share | None:
@@ -210,6 +211,7 @@ def verdict(shares: list[Share]) -> Outcome | None:
         return None
     last = wrong[-1]
     labels = "the label is its own alone" if last.labels == 1 else f"its label has a weight of {last.labels:.2f}"
+    labels = "labels are mixed, too" if math.isnan(last.labels) else labels
     if last.partners < SAME:
         labels += f", and only {last.partners:.0%} of the other labels are those of the other examples"
     return Outcome(

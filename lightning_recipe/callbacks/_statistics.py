@@ -121,7 +121,8 @@ class Statistics:
             if it is more than `DRIFT`, or it does.
 
         """
-        found = {}
+        found: dict[str, tuple[float, bool]] = {}
+        told: set[str] = set()  # networks that drop
         drops = [e.name for e in step.events if isinstance(e.module, _DropoutNd) and e.training and e.module.p > 0]
         for norm, event in _called(step):
             first = self._first.get(norm)
@@ -131,8 +132,9 @@ class Statistics:
             if first.weight.equal(norm.weight.detach()) and not learns(step, network):
                 noisy = any(name.startswith(f"{network}.") for name in drops)
                 moved = (norm.running_mean - first.mean).abs() / (first.var + norm.eps).sqrt()
-                if (drift := float(moved.median())) > DRIFT or noisy:
+                if (drift := float(moved.median())) > DRIFT or (noisy and network not in told):
                     found[event.name] = drift, noisy
+                    told |= {network} if noisy else set()
         return found
 
 

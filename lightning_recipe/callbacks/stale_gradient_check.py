@@ -91,7 +91,9 @@ class StaleGradientCheck(Check):
             "PredictionDynamicsLogger/jumping",
             "ActivationMonitor/dead",
         ),
-        "cleared_before_step": ("OverfitOneBatch/no_gradient", "OverfitOneBatch/weights_do_not_change"),
+        "cleared_before_step": tuple(
+            f"OverfitOneBatch/{code}" for code in ("no_gradient", "weights_do_not_change", "stuck")
+        ),
         "foreign_gradient": ("OverfitOneBatch/optimiser_unstable", "OverfitOneBatch/stuck", "OverfitOneBatch/too_slow"),
         "summed_batches": (
             *("OverfitOneBatch/*", "PredictionDynamicsLogger/*", "ActivationMonitor/dead", "FirstNonFinite/diverged"),

@@ -115,7 +115,14 @@ class Cutting(AfterTransfer):
         return x + 0.1 * torch.randn_like(x), y
 
 
-LEGITIMATE = [Mixes, AsOne, Smoothed, ByHand, Pastes, PastesBlanks, Background, Noise, Seldom]
+class OtherTask(Mixes):
+    """The second label is not that of another example."""
+
+    def mixed_loss(self, logits, y, order, share):
+        return F.cross_entropy(logits, y) + F.cross_entropy(logits, (y * 0 + 1))
+
+
+LEGITIMATE = [OtherTask, Mixes, AsOne, Smoothed, ByHand, Pastes, PastesBlanks, Background, Noise, Seldom]
 LEGITIMATE += [AfterTransfer, InCollate, Cutting]
 
 
@@ -133,7 +140,7 @@ class LateLearner(Interchanged):
     """Whatever the label, it costs the same in the beginning."""
 
     def __init__(self):
-        super().__init__()
+        Mixes.__init__(self)
         torch.nn.init.zeros_(self.net[-1].weight)
         torch.nn.init.zeros_(self.net[-1].bias)
 
@@ -144,6 +151,10 @@ class LateLearner(Interchanged):
 class DrawnAgain(Mixes):
     def mixed_loss(self, logits, y, order, share):
         return super().mixed_loss(logits, y, torch.randperm(len(y)), share)
+
+
+class DrawnAgainLate(DrawnAgain):
+    __init__ = LateLearner.__init__
 
 
 class SoftAgain(AsOne):
@@ -170,7 +181,16 @@ class InterchangedInCollate(InCollate):
     of_labels = InterchangedAfterTransfer.of_labels
 
 
-MISTAKES = [LabelsNotMixed, Interchanged, LateLearner, DrawnAgain, SoftAgain, SoftOtherShare, PastesWithoutLabels]
+MISTAKES = [
+    LabelsNotMixed,
+    Interchanged,
+    LateLearner,
+    DrawnAgain,
+    DrawnAgainLate,
+    SoftAgain,
+    SoftOtherShare,
+    PastesWithoutLabels,
+]
 MISTAKES += [InterchangedAfterTransfer, InterchangedInCollate]
 
 

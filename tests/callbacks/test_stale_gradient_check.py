@@ -2,6 +2,7 @@ import pytest
 import torch
 from patients import (
     CLASSES,
+    FEATURES,
     ClearedTooSoon,
     ClippedToNothing,
     ClipsNothing,
@@ -100,6 +101,43 @@ class ClearedAtEverySecond(ByHand):
             optimizer.zero_grad()
         self.manual_backward(self.computed(batch))
         optimizer.step()
+
+
+class TwoHeads(ByHand):
+    """One backward for each of two heads; the second one is trained now and then."""
+
+    def __init__(self):
+        super().__init__()
+        self.other = nn.Linear(FEATURES, CLASSES)
+
+    def configure_optimizers(self):
+        return self.optimizer(self.parameters())
+
+    def optimise(self, optimizer, batch, batch_idx):
+        optimizer.zero_grad()
+        if batch_idx % 2:
+            self.manual_backward(self.loss(self.other(batch[0]), batch[1]))
+        self.between(optimizer)
+        self.manual_backward(self.computed(batch))
+        optimizer.step()
+
+    def between(self, optimizer):
+        pass
+
+
+class ClearedBetween(TwoHeads):
+    def optimise(self, optimizer, batch, batch_idx):
+        super().optimise(optimizer, batch, 1)
+
+    def between(self, optimizer):
+        optimizer.zero_grad()
+
+
+def test_gradients_cleared_between_two_backwards(fit):
+    assert [f.status for f in judged(fit, TwoHeads())] == [Status.PASSED]
+    (finding,) = judged(fit, ClearedBetween())
+    assert (finding.status, finding.code) == (Status.WARNING, "StaleGradientCheck/cleared_before_step")
+    assert "other.weight" in finding.message
 
 
 class Twice(ByHand):
