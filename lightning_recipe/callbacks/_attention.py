@@ -71,13 +71,16 @@ def _of_torch(node: Node) -> Tensor | None:
     query, key, scale = node.saved("query"), node.saved("key"), node.saved("scale")
     if query is None or key is None or query.ndim != key.ndim or query.shape[:-2] != key.shape[:-2]:
         return None
-    scores = query[:EXAMPLES] @ key[:EXAMPLES].mT * (query.shape[-1] ** -0.5 if scale is None else scale)
+    length, keys = query.shape[-2], key.shape[-2]
+    looking = torch.arange(0, length, -(-length // ROWS), device=query.device)  # all of a long text take gigabytes
+    scores = query[:EXAMPLES, ..., looking, :] @ key[:EXAMPLES].mT
+    scores = scores * (query.shape[-1] ** -0.5 if scale is None else scale)
     mask = node.saved("attn_mask")
     mask = node.saved("attn_bias") if mask is None else mask
     if node.saved("is_causal"):
-        scores = scores.masked_fill(torch.ones_like(scores, dtype=torch.bool).triu(1), -torch.inf)
+        scores = scores.masked_fill(torch.arange(keys, device=query.device) > looking[:, None], -torch.inf)
     elif mask is not None:
-        mask = mask.expand(*query.shape[:-1], key.shape[-2])[:EXAMPLES]
+        mask = mask.expand(*query.shape[:-1], keys)[:EXAMPLES, ..., looking, :]
         scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype is torch.bool else scores + mask
     rows: Tensor = scores.softmax(-1).flatten(0, -2).nan_to_num()
     return rows

@@ -6,7 +6,6 @@ import random
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from lightning_recipe.callbacks import _augmentation as draws_of
@@ -15,6 +14,7 @@ from lightning_recipe.losses.by_hand import likely
 from lightning_recipe.record.copies import snapshot
 from lightning_recipe.record.step import Need
 from lightning_recipe.record.tensors import same, tensors
+from lightning_recipe.trial.rng import seed_torch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -62,7 +62,7 @@ def _draws(again: Rehearsal, batch: Any, *, hook: bool) -> Draws:
         if hook:
             random.seed(seed)
             np.random.seed(seed)  # noqa: NPY002 - the stream that hooks draw from
-            torch.manual_seed(seed)
+            seed_torch(seed)  # not torch.manual_seed, which leaves a trace
             try:
                 given = getattr(type(again.module), HOOK)(again.module, given, 0)  # a copy has Lightning's
             except Exception:  # noqa: BLE001 - it may not stand being called on what it has made

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from torch.optim import SGD, Adam
 
 from lightning_recipe import ActivationMonitor, Status
+from lightning_recipe.callbacks._attention import largest_weights
 from lightning_recipe.figures.canvas import pixels
 from lightning_recipe.figures.depth import across_depth
 
@@ -418,6 +419,15 @@ def test_torchs_attention_that_looks_at_one_place(fit, settings):
     net.scale, net.settings = 8.0, settings
     (finding,) = judged(fit, Lit(net), steps=16)
     assert (finding.status, finding.code) == (Status.WARNING, patients.LooksAtOnePlace.code)
+
+
+@pytest.mark.parametrize("settings", [{}, {"is_causal": True}, {"attn_mask": torch.ones(300, 300).tril().bool()}])
+def test_some_rows_of_a_long_attention_tell(settings):
+    q = torch.randn(1, 2, 300, 8, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    for scale, at_one_place in ((8.0, True), (None, False)):
+        seen = F.scaled_dot_product_attention(q, q.detach().flip(2), q, scale=scale, **settings)
+        (largest,) = largest_weights(seen.sum())
+        assert (largest > 0.9) is at_one_place
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
