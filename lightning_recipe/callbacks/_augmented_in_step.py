@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import random
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from torch import Tensor
 
 from lightning_recipe.callbacks import _augmentation as draws_of
 from lightning_recipe.callbacks import _moved as moved
+from lightning_recipe.callbacks._mixed_before import hooks_first
 from lightning_recipe.losses.by_hand import likely
 from lightning_recipe.record.copies import snapshot
 from lightning_recipe.record.step import Need
 from lightning_recipe.record.tensors import same, tensors
-from lightning_recipe.trial.rng import seed_torch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,7 +44,8 @@ def left_behind(again: Rehearsal, run: Run, batch: Any) -> Iterator[Outcome]:
 
     The hook is called on a batch that it was called on before: draws are compared with one another.
     """
-    draws = _draws(again, batch, hook=run.overrides(HOOK))
+    hooks = [HOOK] if run.overrides(HOOK) else []
+    draws = _draws(again, batch, hooks_first(again.module, run, lambda: snapshot(batch), hooks))
     if not draws:
         return
     if image := draws_of.turned(draws):
@@ -55,23 +54,14 @@ def left_behind(again: Rehearsal, run: Run, batch: Any) -> Iterator[Outcome]:
     yield from moved.moved_otherwise(draws)
 
 
-def _draws(again: Rehearsal, batch: Any, *, hook: bool) -> Draws:
+def _draws(again: Rehearsal, batch: Any, given: list[Any]) -> Draws:
     draws: Draws = [[] for _ in range(FEW)]
     for seed in range(TIMES):
-        given = snapshot(batch)
-        if hook:
-            random.seed(seed)
-            np.random.seed(seed)  # noqa: NPY002 - the stream that hooks draw from
-            seed_torch(seed)  # not torch.manual_seed, which leaves a trace
-            try:
-                given = getattr(type(again.module), HOOK)(again.module, given, 0)  # a copy has Lightning's
-            except Exception:  # noqa: BLE001 - it may not stand being called on what it has made
-                return []
-        step = again.step(given, needs=Need.INPUTS | Need.LOSSES, seed=seed)
+        step = again.step(batch, needs=Need.INPUTS | Need.LOSSES, seed=seed)
         target = _target(step)
         if target is None:
             return []
-        known = (path for path, tensor in tensors(given, "batch") if same(tensor, target))
+        known = (path for path, tensor in tensors(given[0], "batch") if same(tensor, target))
         found = {name: t for name, t in step.inputs.items() if t.ndim == 4 and len(t) >= FEW}  # noqa: PLR2004
         found[next(known, "of the loss")] = target
         for times, i in zip(draws, range(FEW), strict=True):

@@ -52,25 +52,38 @@ def shares(run: Run) -> list[Share]:
         examples = [example for (example,) in read_again(source, chosen)]
         plain = _there(run, default_collate(examples))
         with rehearsal(run) as again:
-            _mix_first(again.module, run, lambda: collate(examples), hooks)
+            hooks_first(again.module, run, lambda: collate(examples), hooks)
             looks = [again.step(plain, needs=Need.INPUTS | Need.LOSSES, seed=seed) for seed in range(DRAWS)]
     except (CannotRereadError, CannotRehearseError, TypeError, RuntimeError, KeyError):
         return []
     return [share for step in looks if (share := share_of(step)) is not None]
 
 
-def _mix_first(module: LightningModule, run: Run, collate: Callable[[], Any], hooks: list[str]) -> None:
-    """Let the step of a copy do what is done to a batch before it."""
-    step = module.training_step
+def hooks_first(module: LightningModule, run: Run, collate: Callable[[], Any], hooks: list[str]) -> list[Any]:
+    """Let the step of a copy do what is done to a batch before it.
+
+    Args:
+        module: The copy, whose own hooks are Lightning's.
+        run: Of the module.
+        collate: Makes the batch that hooks are given, in place of the step's own.
+        hooks: Names of the module's.
+
+    Returns:
+        What the step was given last.
+
+    """
+    step, given = module.training_step, [None]
 
     @functools.wraps(step)
     def training_step(_: Any, *args: Any) -> Any:
         batch = _there(run, collate())
         for hook in hooks:
             batch = MethodType(getattr(type(run.module), hook), module)(batch, 0)
+        given[0] = batch
         return step(batch, *args)
 
     module.training_step = training_step  # type: ignore[method-assign]
+    return given
 
 
 def _there(run: Run, batch: Any) -> Any:

@@ -56,7 +56,7 @@ def near_copies(train: list[Part], val: list[Part]) -> Outcome | None:
         <Status.WARNING: 'warning'>
 
     """
-    if not 0 < sum(len(part.indices) for part in train) <= ROWS or sum(len(part.indices) for part in val) < PROBES // 4:
+    if not are_compared(train, val):
         return None
     one, other = gathered(train), gathered(val)
     inputs = [name for name in one.keys() & other.keys() if _is_input(one[name], other[name])]
@@ -84,6 +84,12 @@ def near_copies(train: list[Part], val: list[Part]) -> Outcome | None:
         "split before you augment or oversample, and keep the copies, frames and views of one example on one side",
         {"share": share, "copies": float(np.median(count[count > 0]))},
     )
+
+
+def are_compared(train: list[Part], val: list[Part]) -> bool:
+    """Whether there are enough examples of validation, and not too many of training."""
+    size, held_out = (sum(len(part.indices) for part in parts) for parts in (train, val))
+    return 0 < size <= ROWS and held_out >= PROBES // 4
 
 
 def gathered(parts: list[Part]) -> dict[str, NDArray[Any]]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lightning_recipe.callbacks._near_copies import PROBES, ROWS, gathered
+from lightning_recipe.callbacks._near_copies import PROBES, are_compared, gathered
 from lightning_recipe.finding import Outcome, Status
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def near_texts(train: list[Part], val: list[Part]) -> Outcome | None:
         'near_copies'
 
     """
-    if not 0 < sum(len(part.indices) for part in train) <= ROWS or sum(len(part.indices) for part in val) < PROBES // 4:
+    if not are_compared(train, val):
         return None
     one, other = gathered(train), gathered(val)
     names = [name for name in one.keys() & other.keys() if _is_text(one[name], other[name])]

@@ -193,7 +193,13 @@ class _Closed(_StandIn):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         before, after = self._closed
-        if kwargs or len(args) != 1 or type(args[0]) is not Tensor or (version := before(args[0])) is None:
+        version = None
+        if not kwargs and len(args) == 1 and type(args[0]) is Tensor:
+            try:
+                version = before(args[0])
+            except Exception as error:  # noqa: BLE001 - the user's step must go on
+                self._failed(error)
+        if version is None:
             return super().__call__(*args, **kwargs)
         output = None
         try:
