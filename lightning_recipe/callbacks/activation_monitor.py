@@ -76,7 +76,7 @@ class ActivationMonitor(Check):
 
     Cost:
         At each look, five numbers of what each layer puts out, and the norms of gradients and weights, on their device;
-        the first step once more, where there is a softmax in it.
+        the first step once more, where there is a softmax or an attention in it.
 
     Pictures:
         - `depth`: Standard deviation of what each layer puts out, and its gradient, from first layer to last, at

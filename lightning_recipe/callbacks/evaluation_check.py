@@ -70,7 +70,8 @@ class EvaluationCheck(Check):
         - Names that say nothing of their direction.
 
     Cost:
-        A copy of the module and a validation step on it; two steps' time more for a metric that may be no mean.
+        A copy of the module and a validation step on it; two steps' time more for a metric that may be no mean, half a
+        step's where numbers are logged with a ``batch_size``.
 
     Example:
         >>> import contextlib, io
