@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lightning_recipe.callbacks._cuts import CUTS
 from lightning_recipe.finding import Outcome, Status
@@ -18,13 +18,30 @@ if TYPE_CHECKING:
     from lightning_recipe.record.step import Step
     from lightning_recipe.trial.rehearsal import Rehearsal
 
-SUMS = {"add", "iadd", "add_", "radd", "sub", "rsub", "isub", "sub_", "stack"}
+SUMS = {"add", "iadd", "add_", "radd", "sub", "rsub", "isub", "sub_", "stack", "hstack", "cat", "lerp"}
 """What puts terms together; of those stacked, the sum or mean is taken."""
 DIFFERENCES = {"sub", "rsub", "subtract", "sub_", "isub", "cosine_similarity", "pairwise_distance", "dist", "cdist"}
-SCALES = {"mul", "imul", "mul_", "rmul", "div", "truediv", "itruediv", "neg", "sum", "mean"}
+SCALES = {"mul", "imul", "mul_", "rmul", "div", "truediv", "itruediv", "neg", "sum", "mean", "dot", "matmul"}
+RESHAPES = {"reshape", "view", "squeeze", "unsqueeze", "getitem", "flatten"}
+"""What a term, or several that were stacked, may go through."""
 
 
-def untrained(step: Step) -> Iterator[tuple[str, Outcome]]:
+class Terms(NamedTuple):
+    """What a loss is the sum of.
+
+    Attributes:
+        made: The event that made each tensor.
+        whole: The terms that train something.
+        without: Those that do not, and whether they have a gradient, for what no optimiser holds.
+
+    """
+
+    made: dict[int, Event]
+    whole: list[int]
+    without: dict[int, bool]
+
+
+def untrained(step: Step, left: set[int]) -> Iterator[tuple[str, Outcome]]:
     """Terms that have no gradient, beside others that have.
 
     A term that is made of another one as well, as in ``surrogate + (value - surrogate).detach()``, shows another value
@@ -32,21 +49,24 @@ def untrained(step: Step) -> Iterator[tuple[str, Outcome]]:
 
     Args:
         step: Its events, and the loss with its graph.
+        left: The ids of the parameters that no optimiser holds.
 
     Yields:
         The line that cuts the term off, and the verdict.
 
     """
-    made, whole, without = _of(step)
-    for term in without:
+    made, whole, without = _of(step, left)
+    for term, has_gradient in without.items():
         before = list(_before(made, [term]))
-        if (cut := _cut(made, before)) is not None and not any(set(event.outputs) & set(whole) for event in before):
+        cut = _cut(made, before) or (None if has_gradient else _switched_off(before))
+        if cut is not None and not any(set(event.outputs) & set(whole) for event in before):
+            name, where = cut
             yield (
-                cut.where,
+                where,
                 Outcome(
                     Status.WARNING,
                     "term_without_gradient",
-                    f"a term of the loss trains nothing: {cut.name} cuts it off from the network",
+                    f"a term of the loss trains nothing: {name} cuts it off from the network",
                     "compute it from what the network puts out, such as probabilities in place of argmax or of a "
                     "threshold, and without detach or no_grad; or leave it out of the loss, and log it",
                     {"terms": len(whole) + len(without)},
@@ -68,11 +88,11 @@ def of_batch(again: Rehearsal, batch: Any, step: Step) -> Iterator[tuple[str, Ou
         The line that compares them, and the verdict.
 
     """
-    made, _, without = _of(step)
+    made, _, without = _of(step, set())
     if all(term in made for term in without):
         return
     try:
-        made, _, without = _of(step := again.step(batch, needs=Need.WIRING | Need.BATCH))
+        made, _, without = _of(step := again.step(batch, needs=Need.WIRING | Need.BATCH), set())
     except CannotRehearseError:
         return
     taken = {event.inputs[-1] for event in step.events if event.name in {"sub", "sub_", "isub"} and event.inputs}
@@ -97,33 +117,75 @@ def _compares(event: Event) -> bool:
     return event.kind == "loss" or (event.same and (event.kind == "module" or event.name in DIFFERENCES))
 
 
-def _of(step: Step) -> tuple[dict[int, Event], list[int], list[int]]:
-    """The event that made each tensor, and the terms of the loss: with a gradient, and without."""
+def _of(step: Step, left: set[int]) -> Terms:
+    """The terms of a step's loss; a gradient for nothing but these leaves counts for nothing."""
     made: dict[int, Event] = {}  # by what came out: to ask the step for each takes its length each time
     for event in step.events:
         for number in set(event.outputs) - set(event.inputs):
             made.setdefault(number, event)
     last = next((event for event in step.events if event.kind in {"backward", "returned"} and event.inputs), None)
     if last is None or step.loss is None or step.loss.grad_fn is None:
-        return made, [], []
-    return made, *_terms(made, last.inputs[0], Node(step.loss.grad_fn))
-
-
-def _terms(made: dict[int, Event], number: int, node: Node) -> tuple[list[int], list[int]]:
-    """The tensors that a loss is the sum of: those with a gradient, and those without."""
-    event, parents = made.get(number), node.parents
-    if event is None or event.kind != "function" or event.name not in SUMS | SCALES:
-        return [number], []
-    if len(event.inputs) == 1 and len(parents) - parents.count(None) == 1:
-        return _terms(made, event.inputs[0], next(parent for parent in parents if parent is not None))
-    if event.name not in SUMS or len(event.inputs) != len(parents):
-        return [number], []
+        return Terms(made, [], {})
     whole: list[int] = []
-    without: list[int] = []
-    for given, parent in zip(event.inputs, parents, strict=True):
-        inside = ([], [given]) if parent is None else _terms(made, given, parent)
-        whole, without = whole + inside[0], without + inside[1]
-    return whole, without
+    without: dict[int, bool] = {}
+    for number, node in _terms(made, last.inputs[0], Node(step.loss.grad_fn)):
+        if node is not None and not _leaves(node) <= left:
+            whole.append(number)
+        else:
+            without[number] = node is not None
+    return Terms(made, whole, without)
+
+
+def _terms(made: dict[int, Event], number: int, node: Node | None) -> Iterator[tuple[int, Node | None]]:
+    """The tensors that a loss is the sum of, with their nodes; None for those that have no gradient."""
+    event, parents = made.get(number), [] if node is None else node.parents
+    known = [parent for parent in parents if parent is not None]
+    given = () if event is None or event.kind != "function" else event.inputs
+    name = "" if event is None else event.name
+    if name in SUMS | SCALES | RESHAPES and len(given) == len(known) == 1:
+        yield from _terms(made, given[0], known[0])
+    elif name in SUMS and len(given) == len(parents) and known:
+        for one, parent in zip(given, parents, strict=True):
+            yield from _terms(made, one, parent)
+    elif name in SCALES and len(given) == len(parents) == 2:  # noqa: PLR2004
+        yield from _scaled(made, number, node, list(zip(given, parents, strict=True)))
+    else:
+        yield number, node
+
+
+def _scaled(
+    made: dict[int, Event], number: int, node: Node | None, factors: list[tuple[int, Node | None]]
+) -> Iterator[tuple[int, Node | None]]:
+    """The terms in a product: those of one factor, where the other one is a weight, fixed or learnt."""
+    of_net = [any(map(_is_trained, _before(made, [factor]))) for factor, _ in factors]
+    fixed = [parent is None for _, parent in factors]
+    for this, other in ((0, 1), (1, 0)):
+        if of_net[this] and not of_net[other] and (not fixed[this] or _is_comparison(made, factors[this][0])):
+            yield from _terms(made, *factors[this])
+            return
+    for this, other in ((0, 1), (1, 0)):
+        if fixed[other] and not fixed[this]:
+            yield from _terms(made, *factors[this])
+            return
+    yield number, node
+
+
+def _is_comparison(made: dict[int, Event], number: int) -> bool:
+    """Whether a loss function had a part in a tensor: then it is no weight."""
+    return any(event.kind == "loss" for event in _before(made, [number]))
+
+
+def _leaves(node: Node) -> set[int]:
+    """The ids of the tensors that a gradient goes back to."""
+    waiting, seen, found = [node.raw], {node.raw}, set[int]()
+    while waiting:
+        raw = waiting.pop()
+        if hasattr(raw, "variable"):
+            found.add(id(raw.variable))
+        parents = {parent for parent, _ in raw.next_functions if parent is not None} - seen
+        waiting += parents
+        seen |= parents
+    return found
 
 
 def _before(made: dict[int, Event], numbers: Iterable[int]) -> Iterator[Event]:
@@ -137,13 +199,20 @@ def _before(made: dict[int, Event], numbers: Iterable[int]) -> Iterator[Event]:
             seen.update(event.inputs)
 
 
-def _cut(made: dict[int, Event], before: list[Event]) -> Event | None:
-    """The last event that no gradient comes back from, behind modules that are trained."""
+def _cut(made: dict[int, Event], before: list[Event]) -> tuple[str, str] | None:
+    """The last event that no gradient comes back from, behind modules that are trained, and its line."""
     for event in before:
         off = event.kind == "module" and event.where
         if (event.name in CUTS or off) and any(map(_is_trained, [event, *_before(made, event.inputs)])):
-            return event
+            return event.name, event.where
     return None
+
+
+def _switched_off(before: list[Event]) -> tuple[str, str] | None:
+    """Where functions were called without gradients on what modules put out that are trained."""
+    of_net = any(_is_trained(event) and event.training for event in before)
+    where = next((event.where for event in before if event.where and event.kind != "module"), "")
+    return ("no_grad", where) if of_net and where else None
 
 
 def _is_trained(event: Event) -> bool:

@@ -125,19 +125,20 @@ class LossInputCheck(Check):
         self._why_not = "no loss was seen that the network has a part in"
         try:
             with torch.enable_grad(), rehearsal(run) as again:  # a generator of batches may have left it off
-                found = self._tried(again, run)
+                found = self._tried(again, run.batch)
             yield from self._told(found)
         except CannotRehearseError as reason:
             self._why_not = str(reason)
 
-    def _tried(self, again: Rehearsal, run: Run) -> list[tuple[str, Outcome]]:
-        batch = run.batch
+    def _tried(self, again: Rehearsal, batch: Any) -> list[tuple[str, Outcome]]:
         graph, step = _rehearsed(again, batch)
         self._judged = bool(graph)
-        alone = len(run.trainer.optimizers) == 1
-        found, self._written = _of_graph(graph, step, alone=alone)
+        held = {id(p) for o in again.optimizers for group in o.param_groups for p in group["params"]}
+        left = {id(p) for p in again.module.parameters()} - held if held else set()
+        read = functools.partial(_of_graph, left=left, alone=len(again.optimizers) == 1)
+        found, self._written = read(graph, step)
         if found or self._written:
-            found, self._written = _of_graph(*_rehearsed(again, batch, lines=True), alone=alone)
+            found, self._written = read(*_rehearsed(again, batch, lines=True))
         found += [*_of_calls(step), *_loss_trials.never_read(again, batch)]
         found += [_placed(*verdict) for verdict in _loss_terms.of_batch(again, batch, step)]
         if not found and (outcome := _loss_trials.constant(again, step, graph)) is not None:
@@ -189,7 +190,7 @@ def _rehearsed(again: Rehearsal, batch: Any, *, lines: bool = False) -> tuple[li
 
 
 def _of_graph(
-    graph: list[Node], step: Step, *, alone: bool
+    graph: list[Node], step: Step, *, left: set[int], alone: bool
 ) -> tuple[list[tuple[str, Outcome]], list[_loss_by_hand.Written]]:
     """Verdicts by the line of the loss that they are about, and targets that are to be followed."""
     if step.loss is None or not graph:
@@ -201,7 +202,7 @@ def _of_graph(
     if alone:  # else it may be the score that an adversary gives
         found += _loss_by_hand.without_end(weights_of, graph, step)
     placed = [(node.where, outcome) for node, outcome in found]
-    placed += [*_loss_shape.pairs_by_hand(step, graph), *_loss_terms.untrained(step)]
+    placed += [*_loss_shape.pairs_by_hand(step, graph), *_loss_terms.untrained(step, left)]
     return [_placed(*verdict) for verdict in placed], list(_loss_by_hand.written(weights_of, graph, step))
 
 

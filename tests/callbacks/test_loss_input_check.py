@@ -1003,3 +1003,97 @@ def test_the_probabilities_of_a_teacher_in_the_place_of_the_input(found):
 
     told = found(mlp(), loss, rows())
     assert [(code, finding.status) for code, finding in told.items()] == [("kl_arguments_interchanged", Status.ADVICE)]
+
+
+class Distilled(Program):
+    """A student, and a teacher that is left alone."""
+
+    def __init__(self, loss, *, manual=False):
+        super().__init__(nn.ModuleDict({"student": mlp(), "teacher": mlp()}), loss, manual=manual)
+        self.net["teacher"].requires_grad_(requires_grad=False)
+        self.weights = nn.Parameter(torch.zeros(2))
+
+    def forward(self, batch):
+        return self.net["student"](batch["x"]), self.net["teacher"](batch["x"])
+
+
+def divergence(student, teacher):
+    return F.kl_div((student / 4).log_softmax(1), (teacher / 4).softmax(1), reduction="batchmean") * 16
+
+
+def hard(out, batch):
+    return F.cross_entropy(out[0], batch["y"])
+
+
+def by_terms(make):
+    """A loss of the labels, and one of the teacher's answers, which are put together in different ways."""
+    return lambda out, batch: make(hard(out, batch), divergence(out[0].detach(), out[1]))
+
+
+def without_gradients(out, batch):
+    with torch.no_grad():
+        soft = divergence(*out)
+    return hard(out, batch) + soft
+
+
+FROM_TEACHER = {
+    "divergence": lambda out, b: 0.3 * hard(out, b) + 0.7 * divergence(*out),
+    "of the teacher": lambda out, b: 0.3 * hard(out, b) + 0.7 * divergence(out[0], out[1].detach()),
+    "weights by how sure it is": lambda out, b: (
+        hard(out, b) + divergence(*out) * (out[0].detach().softmax(1).amax() / 2 + out[1].softmax(1).amax().item())
+    ),
+    "a balance of both": lambda out, b: hard(out, b) * divergence(*out).detach() + divergence(*out),
+    "a number that is logged": lambda out, b: [hard(out, b), divergence(out[0].detach(), out[1])][0],
+}
+TEACHER_IN_VAIN = {
+    "sum": by_terms(lambda hard, soft: 0.3 * hard + 0.7 * soft),
+    "squares": lambda out, b: hard(out, b) + F.mse_loss(out[1], out[0].data),
+    "without gradients": without_gradients,
+    "stacked, with weights": by_terms(lambda hard, soft: torch.stack([hard, soft]) @ torch.tensor([0.3, 0.7])),
+    "between the two": by_terms(lambda hard, soft: torch.lerp(hard, soft, 0.5)),
+    "one after the other": by_terms(lambda hard, soft: torch.cat([hard.view(1), soft.view(1)]).mean()),
+}
+
+
+@pytest.mark.parametrize("name", FROM_TEACHER)
+def test_what_is_learnt_from_a_teacher(found, name):
+    assert found(Distilled(FROM_TEACHER[name]), None, rows(y=ids())) == {}
+
+
+@pytest.mark.parametrize("name", TEACHER_IN_VAIN)
+@pytest.mark.parametrize("manual", [False, True], ids=["automatic", "by hand"])
+def test_a_student_that_is_detached(found, name, manual):
+    told = found(Distilled(TEACHER_IN_VAIN[name], manual=manual), None, rows(y=ids()))
+    assert [(code, finding.status) for code, finding in told.items()] == [("term_without_gradient", Status.WARNING)]
+
+
+def test_a_student_that_is_detached_with_learnt_weights(found):
+    class Weighed(Distilled):
+        def training_step(self, batch, batch_idx):
+            out = self(batch)
+            losses = torch.stack([hard(out, batch), divergence(out[0].detach(), out[1])])
+            return (losses * torch.exp(-self.weights) + self.weights).sum()
+
+    assert list(found(Weighed(None), None, rows(y=ids()))) == ["term_without_gradient"]
+
+
+def test_a_multiplier_that_is_learnt(found):
+    class Constrained(Distilled):
+        def training_step(self, batch, batch_idx):
+            out, weight = self(batch), self.weights[0].exp()
+            soft = divergence(*out)
+            return hard(out, batch) + weight.detach() * soft - weight * (soft - 0.1).detach()
+
+    assert found(Constrained(None), None, rows(y=ids())) == {}
+
+
+def test_a_teacher_that_gets_the_gradient_of_the_student(found):
+    class Changed(Distilled):
+        def __init__(self, loss):
+            super().__init__(loss)
+            self.net["teacher"].requires_grad_(requires_grad=True)
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.net["student"].parameters(), lr=1e-3)
+
+    assert "term_without_gradient" in found(Changed(TEACHER_IN_VAIN["sum"]), None, rows(y=ids()))
