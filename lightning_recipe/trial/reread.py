@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 import random
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from itertools import chain
 from pathlib import PurePath
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -37,6 +38,9 @@ ROUNDING = 1e-5
 """Difference of two sums, over their size, that is rounding."""
 _COLUMNS = 8
 """Arrays in a list at most that hold a row of each example; more are one for each."""
+_ROWS, _FARTHER = 32, 1.5
+"""Rows by which it is told whether the square of a distance grows from reading to reading, and at least how many times:
+it is the same of numbers drawn anew, twice as large of those that are added up."""
 _LONG = 200  # from here on a list of plain values is copied without looking at each
 _PLAIN = {str, bytes, int, float, bool, type(None), tuple}
 _SHARED = (type, ModuleType, BuiltinFunctionType, torch.dtype, torch.device, str, bytes, int, float, PurePath, range)
@@ -105,37 +109,77 @@ def rewritten(source: Any, indices: Sequence[int]) -> list[str]:
     """
     with _copied(source) as duplicate:
         sums = [_sums(duplicate)]
-        for _ in range(2):
+        for _ in range(3):
             for index in indices:
                 duplicate[index]
             sums.append(_sums(duplicate))
-    before, once, twice = sums
-    shared = [path for path in before if before[path].shape == once[path].shape == twice[path].shape]
-    return [
-        path
-        for path in shared
-        if (_differ(before[path], once[path]) & _differ(once[path], twice[path]) & (before[path] != 0)).any()
-    ]
+    before, once, twice, thrice = sums
+    again = [key for key in before if _differs_each_time(*(one.get(key) for one in (before, once, twice)))]
+    filled = [key for key in once if key not in before]
+    again += [key for key in filled if _differs_each_time(*(one.get(key) for one in (once, twice, thrice)))]
+    return list(dict.fromkeys(path for path, _ in again if _stays(path, again, once, twice, thrice)))
 
 
-def _sums(source: Any) -> dict[str, NDArray[np.float64]]:
-    """The sum of each row of what has several dimensions, by its path; of each array, of those in a list."""
-    found: dict[str, NDArray[np.float64]] = {}
+class _Sum(NamedTuple):
+    """What lies in a data set: the sum of each row, and the very array, if it lies in a cache."""
+
+    rows: NDArray[np.float64]
+    array: Any = None
+
+
+_Sums = dict[tuple[str, Any], _Sum]
+"""By the path of what something lies in, and its place there if that is a cache."""
+
+
+def _sums(source: Any) -> _Sums:
+    """The sum of each row of what has several dimensions; of each array, of those in a list; of all in a cache."""
+    found: _Sums = {}
     seen: set[int] = set()
-    waiting = [("", source)]
+    waiting: list[tuple[str, Any, Any]] = [("", None, source)]
     while waiting:
-        path, value = waiting.pop()
+        path, place, value = waiting.pop()
         if id(value) in seen or isinstance(value, _SHARED) or value is None:
             continue
         seen.add(id(value))
         if isinstance(value, list | tuple) and len(value) > _COLUMNS and all(map(_is_real, value)):
-            found[path] = np.array([float(np.asarray(one, np.float64).sum()) for one in value])
+            found[path, None] = _Sum(np.array([float(np.asarray(one, np.float64).sum()) for one in value]))
         elif _is_real(value):
-            if value.ndim > 1:
-                found[path] = np.asarray(value.reshape(len(value), -1).sum(1), np.float64)
+            if value.ndim > 1 or (place is not None and len(value) > _COLUMNS):
+                rows = value.reshape(len(value), -1) if place is None else value.reshape(-1, value.shape[-1])
+                summed = rows.sum(1) if value.ndim > 1 else value
+                found[path, place] = _Sum(np.array(summed, np.float64), None if place is None else value)
+        elif place is not None or _is_cache(value):
+            waiting += [(path, (place, name), child) for name, child in children(value)]
         else:
-            waiting += [(f"{path}.{name}".strip("."), child) for name, child in children(value)]
+            waiting += [(f"{path}.{name}".strip("."), None, child) for name, child in children(value)]
     return found
+
+
+def _is_cache(value: Any) -> bool:
+    """Whether examples are kept there by their index, maybe only those that were read by now."""
+    if isinstance(value, Mapping):
+        return any(isinstance(key, int) for key in value)
+    return isinstance(value, list) and len(value) > _COLUMNS
+
+
+def _differs_each_time(first: _Sum | None, then: _Sum | None, later: _Sum | None) -> bool:
+    """Whether some rows that are not 0 become others, and others again."""
+    if first is None or then is None or later is None or not first.rows.shape == then.rows.shape == later.rows.shape:
+        return False
+    a, b, c = first.rows, then.rows, later.rows
+    return bool((_differ(a, b) & _differ(b, c) & (a != 0)).any())
+
+
+def _stays(path: str, changed: Sequence[tuple[str, Any]], *times: _Sums) -> bool:
+    """Whether what changes in a cache goes on from what was there: the same arrays, or others ever farther away.
+
+    What was read last, which is kept for people to look at, goes nowhere.
+    """
+    kept = [[one[key] for one in times] for key in changed if key[0] == path and all(key in one for one in times)]
+    if all(first.array is then.array for first, then, _ in kept):
+        return True
+    moved = [sum(float(((one[i].rows - one[0].rows) ** 2).sum()) for one in kept) for i in (1, 2)]
+    return sum(len(first.rows) for first, *_ in kept) >= _ROWS and moved[1] > _FARTHER * moved[0]
 
 
 def _is_real(value: Any) -> bool:

@@ -273,6 +273,41 @@ class Keeps(Dataset):
         return {"image": self.images[index], "label": CLASSES[index]}
 
 
+class Lazy(Dataset):
+    """Keeps what it read once, by index, and does something with it."""
+
+    def __init__(self, cache, use):
+        self.cache, self.use = cache, use
+
+    def __len__(self):
+        return len(IMAGES)
+
+    def __getitem__(self, index):
+        if isinstance(self.cache, dict) and index not in self.cache:
+            self.cache[index] = IMAGES[index].clone(), CLASSES[index]
+        elif isinstance(self.cache, list) and self.cache[index] is None:
+            self.cache[index] = IMAGES[index].numpy().copy()
+        return {"image": self.use(self, index), "label": CLASSES[index]}
+
+
+def writes_back(data, index):
+    image, label = data.cache[index]
+    data.cache[index] = image + 0.1 * torch.randn(image.shape), label
+    return data.cache[index][0]
+
+
+class Remembers(Lazy):
+    """Keeps the last view of each image, to show it."""
+
+    def __init__(self):
+        super().__init__({}, None)
+        self.last = {}
+
+    def __getitem__(self, index):
+        self.last[index] = IMAGES[index] + 0.1 * torch.randn(IMAGES[index].shape)
+        return {"image": self.last[index], "label": CLASSES[index]}
+
+
 class Caches(Keeps):
     """What was drawn once stays."""
 
@@ -292,6 +327,10 @@ class Caches(Keeps):
         Keeps(lambda x: x.clamp_(max=0.5)),
         Keeps(lambda x: x.copy_(x.flip(-1))),
         Keeps(lambda x: x + torch.rand(())),
+        Lazy({}, lambda self, i: self.cache[i][0] + torch.rand(3, 12, 12)),
+        Lazy({}, lambda self, i: self.cache[i][0].clamp_(max=0.5)),
+        Lazy([None] * 64, lambda self, i: 2 * self.cache[i]),
+        Remembers(),
     ],
 )
 def test_what_data_sets_may_do_to_what_they_keep(fit, data):
@@ -484,12 +523,17 @@ def test_a_transform_without_effect(fit, data):
         Keeps(lambda x: x.div_(255)),
         Keeps(lambda x: x.__imul__(0.5), list(IMAGES.numpy())),
         Subset(Keeps(lambda x: x.sub_(0.5)), range(8, 40)),
+        Lazy({}, lambda self, i: self.cache[i][0].add_(0.1 * torch.randn(3, 12, 12))),
+        Lazy([None] * 64, lambda self, i: self.cache[i].__imul__(0.9)),
+        Lazy({}, writes_back),
     ],
 )
 def test_a_data_set_that_changes_with_each_reading(fit, data):
     (finding,) = found(fit, data)
     assert (finding.status, finding.code) == (Status.WARNING, "AugmentationCheck/written_into")
-    assert finding.subject == ("dataset.images" if isinstance(data, Subset) else "images")
+    assert finding.subject == (
+        "cache" if isinstance(data, Lazy) else "dataset.images" if isinstance(data, Subset) else "images"
+    )
 
 
 def test_workers_read_copies(fit):
