@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
@@ -100,6 +100,7 @@ class AugmentationCheck(Check):
     sentence = 9
     why = "a target that does not move with its image tells the network to predict the middle"
     needs = Need.INPUTS | Need.LOSSES
+    explains: ClassVar = {"written_into": ("DataProfile/drifts",)}
 
     def __init__(self, *, examples: int = 4, strict: bool = False) -> None:
         super().__init__(strict=strict)

@@ -12,6 +12,7 @@ from lightning_recipe.callbacks import _data_order as order
 from lightning_recipe.callbacks import _data_verdict as verdict
 from lightning_recipe.callbacks._data_seen import VALUES, Glance, Seen, add, glance
 from lightning_recipe.callbacks._data_source import by_index, drawn, entered, is_stream, label_of, number_of
+from lightning_recipe.callbacks._kept_data import Kept
 from lightning_recipe.figures.canvas import pixels
 from lightning_recipe.figures.profile import profile_card
 from lightning_recipe.finding import Section
@@ -34,6 +35,8 @@ MEASURED = 16
 """Batches whose ranges are measured."""
 SOME = 32
 """Batches from which on what is found is told before the epoch is over."""
+EPOCHS = 3
+"""Epochs over which it is watched whether what the data set keeps stays what it was."""
 AGAIN = 16
 """Batches of the second epoch that are compared with those of the first."""
 MOST = 2**26
@@ -55,7 +58,9 @@ class DataProfile(Check):
       more than once, as in a data set that says it is longer than it is, or only those of rare classes do;
     - examples come class by class, or in the order of the numbers that are to be predicted, and no sampler put them
       together, or one that does so in each epoch, or as a stream; `advice` if classes come again, or along a series;
-    - a WeightedRandomSampler has fewer weights than there are examples, as one for each class.
+    - a WeightedRandomSampler has fewer weights than there are examples, as one for each class;
+    - rows that the data set keeps, or batches that a list holds, change in each epoch into something else that is like
+      what they were: what is done to them, in the data set or the step, is done in place, and adds up.
 
     `advice` if a class never occurs in a whole epoch, examples come in the same order in each epoch, features that the
     network is given never change, or values are NaN or infinite.
@@ -72,6 +77,7 @@ class DataProfile(Check):
         - Samplers that draw with replacement, weigh classes or build batches; data sets that are concatenated with
           themselves, streams: their duplicates and order are meant.
         - Short or discrete features, blank images and silence: these are equal by chance, and not compared.
+        - Data that are replaced, moved about, changed once, or trained; arrays of other sizes than what enters.
         - Soft labels, graphs, values that are missing and masked.
 
     Cost:
@@ -116,6 +122,9 @@ class DataProfile(Check):
         self._label: str | None = None
         self._target: str | None = None
         self._entered: set[str] = set()
+        self._kept_data: Kept | None = None
+        self._sizes: set[int] = set()
+        self._epoch, self._said = trainer.current_epoch, False
         self._classes = 0
         self._spent = self._kept = self._judged = 0
         self._first, self._passed = trainer.current_epoch, [0, 0]  # batches of the first two epochs that passed by
@@ -126,6 +135,7 @@ class DataProfile(Check):
             self.done = True
             yield self.skipped("the run goes on from a checkpoint: its first epoch has passed")
             return
+        self._kept_data = Kept(run.loaders[0]) if len(run.loaders) == 1 else None
         yield from (self.found(outcome) for loader in run.loaders for outcome in order.too_few_weights(loader))
 
     def every_batch(self, run: Run, stage: str, batch: Any) -> None:
@@ -152,24 +162,37 @@ class DataProfile(Check):
         self._label, self._classes = label_of(step, examples)
         self._target = number_of(step, examples)
         self._entered = entered(step, examples)
+        self._sizes = {t[0].numel() for path, t in tensors(step.batch, "batch") if path in self._entered}
         yield from ()
 
     def sampled_step(self, run: Run, step: Step) -> Iterator[Finding]:  # noqa: ARG002
         """Fetch what waits; judge whenever there is twice as much, and once for all in the second epoch."""
         self._fetch()
         epoch = run.trainer.current_epoch - self._first
-        if epoch > 1 or (epoch == 1 and self._passed[1] >= AGAIN):
+        if self._said:
+            pass
+        elif epoch > 1 or (epoch == 1 and self._passed[1] >= AGAIN):
             yield from self._told(run)
-            self.done, self._seen = True, Seen()
         elif len(self._seen.sizes) >= max(SOME, 2 * self._judged):
             self._judged = len(self._seen.sizes)
             yield from (finding for finding in self._judge(run) if finding.is_alarm)
+        if run.trainer.current_epoch > self._epoch:
+            self._epoch = run.trainer.current_epoch
+            yield from self._drifts()
+        self.done = self._said and epoch >= EPOCHS
 
     def end(self, run: Run) -> Iterator[Finding]:
         """Say what there is to say, at the end of a short run."""
         self._fetch()
-        yield from self._told(run)
-        self._seen = Seen()
+        yield from self._drifts()
+        if not self._said:
+            yield from self._told(run)
+
+    def _drifts(self) -> Iterator[Finding]:
+        """Look at what the data set keeps, once an epoch."""
+        if self._kept_data is not None:
+            self._kept_data.look()
+            yield from (self.found(outcome, path) for outcome, path in self._kept_data.drifts(self._sizes))
 
     def _fetch(self) -> None:
         for one in self._waiting:
@@ -179,7 +202,8 @@ class DataProfile(Check):
     def _told(self, run: Run) -> Iterator[Finding]:
         found = list(self._judge(run))
         yield from found
-        examples = self._examples()
+        examples, ranges = self._examples(), self._seen.ranges
+        self._said, self._seen = True, Seen()
         if not len(examples.inputs):
             yield self.skipped("no batch holds a row for each example")
             return
@@ -195,11 +219,11 @@ class DataProfile(Check):
             rich = examples.inputs[examples.rich]
             numbers["duplicates"] = len(rich) - len(np.unique(rich))
             said += f", {numbers['duplicates']:.0f} duplicates"
-        for path, seen in list(self._seen.ranges.items())[:2]:
+        for path, seen in list(ranges.items())[:2]:
             spread = f"{seen.low.min():.3g} to {seen.high.max():.3g}, mean {seen.mean.mean():.3g}"
             said += f"; {path} {spread}, std {seen.std.mean():.3g}"
         if loggers.is_written(run.trainer):
-            self.draw(run, "data", pixels(profile_card(values, counts, self._seen.ranges)))
+            self.draw(run, "data", pixels(profile_card(values, counts, ranges)))
         if not any(finding.is_alarm for finding in found):
             yield self.passed(said, code="", subject="", **numbers)
 

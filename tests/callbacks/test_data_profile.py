@@ -297,6 +297,85 @@ def test_sorted_by_whole_numbers(fit):
     assert alarms(found(fit, DataLoader(TensorDataset(x, (100 * y).long()), 32), Numbers())) == {"sorted"}
 
 
+class Batches:
+    """Batches that lie ready, or are made of rows of a tensor; something is done to what is kept at each epoch."""
+
+    def __init__(self, change=lambda x: None):
+        self.x, self.y = (t.clone() for t in data(512).tensors)
+        self.change = change
+
+    def __len__(self):
+        return 16
+
+    def __iter__(self):
+        self.change(self.x)
+        return iter(list(zip(self.x.split(32), self.y.split(32), strict=True)))
+
+
+LEFT_ALONE = {
+    "nothing": lambda x: None,
+    "made anew": lambda x: x.normal_(),
+    "shuffled": lambda x: x.copy_(x[torch.randperm(len(x))]),
+    "mirrored": lambda x: x.copy_(x.flip(1)),
+    "clamped": lambda x: x.clamp_(-1, 1),
+}
+
+
+@pytest.mark.parametrize("change", LEFT_ALONE)
+def test_what_data_may_do_from_epoch_to_epoch(fit, change):
+    assert alarms(found(fit, Batches(LEFT_ALONE[change]), max_epochs=5)) == set()
+
+
+class Harder(Dataset):
+    """Random augmentation, that grows from epoch to epoch by plan."""
+
+    def __init__(self):
+        self.x, self.y = data(512).tensors
+        self.drawn = 0
+
+    def __len__(self):
+        return len(self.x)
+
+    def __getitem__(self, index):
+        self.drawn += 1
+        return self.x[index] + 1e-3 * self.drawn * torch.randn(self.x.shape[1]), self.y[index]
+
+
+def test_a_curriculum_is_no_drift(fit):
+    assert alarms(found(fit, DataLoader(Harder(), 32, shuffle=True), max_epochs=5)) == set()
+
+
+class Centres(Healthy):
+    """Takes the mean off in place, of a copy that the DataLoader has made."""
+
+    def training_step(self, batch, batch_idx):
+        batch[0].sub_(0.1)
+        return super().training_step(batch, batch_idx)
+
+
+def test_a_step_may_change_its_own_batch(fit):
+    assert alarms(found(fit, DataLoader(data(512), 32, shuffle=True), Centres(), max_epochs=5)) == set()
+
+
+ADDING_UP = {
+    "noise": lambda x: x.add_(0.1 * torch.randn_like(x)),
+    "shift": lambda x: x.add_(0.1),
+    "scale": lambda x: x.mul_(0.9),
+    "all together": lambda x: x.sub_(x.mean()).div_(3),
+}
+
+
+@pytest.mark.parametrize("change", ADDING_UP)
+def test_what_is_done_in_place_adds_up(fit, change):
+    codes = found(fit, Batches(ADDING_UP[change]), max_epochs=5)
+    assert alarms(codes) == {"drifts"}
+    assert codes["drifts"].evidence["apart"] > 0
+
+
+def test_a_step_that_changes_batches_that_are_kept(fit):
+    assert alarms(found(fit, Batches(), Centres(), max_epochs=5)) == {"drifts"}
+
+
 def alarms(codes):
     return {code for code, finding in codes.items() if finding.is_alarm}
 
