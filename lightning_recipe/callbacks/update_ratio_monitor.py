@@ -10,6 +10,7 @@ from torch import nn
 
 from lightning_recipe.callback import Check
 from lightning_recipe.callbacks import _update_ratios as ratios
+from lightning_recipe.callbacks._eps import damped, damping
 from lightning_recipe.callbacks._loss_course import Course
 from lightning_recipe.callbacks._untrained import Unmoved, is_as_drawn
 from lightning_recipe.callbacks._update_ratios import AT_LEAST, PLATEAU, Layer, Look
@@ -43,6 +44,9 @@ class UpdateRatioMonitor(Check):
     - `too_small`: it is below `smallest`, and so small that all steps of the run together are less than a tenth of the
       weights, while the loss stands still. A hundredth of that for weights that have learnt something before.
       `advice` where it is only some layers, with a thousandth of the rate of others, that stay as they were drawn;
+    - `eps_outweighs`: the `eps` of an Adam or RMSprop is more than ten times what it is added to, the root of the
+      squared gradients, in nine of ten elements, and updates are below `smallest`, a hundredth of what the rate asks
+      for. `advice` if all steps of the run together are more than a tenth of the weights, and the loss falls a little;
     - `weight_decay_outweighs`: decay is most of what moves the weights, which shrank, and what was learnt is lost; or
       next to nothing is left of them, by a penalty in the loss;
     - `rounded_away`: 16-bit weights of which more than 90 % of the elements have a gradient and stay as they are;
@@ -70,6 +74,7 @@ class UpdateRatioMonitor(Check):
     Legitimate:
         - Layers that begin at zero, as of LoRA: their first updates are large against what they are.
         - Fine-tuning with rates of 1e-5: updates are small, and the loss falls. Converged training.
+        - An `eps` of 1e-3, or of 1, with a rate to go with it, or gradients as large.
         - Frozen parts; groups with a rate of 0.
 
     Cost:
@@ -98,6 +103,10 @@ class UpdateRatioMonitor(Check):
             "InputIndependenceCheck/input_ignored",
         ),
         "too_small": ("PredictionDynamicsLogger/frozen", "Baselines/*"),
+        "eps_outweighs": (
+            *("PredictionDynamicsLogger/frozen", "OverfitOneBatch/learning_rate_too_low"),
+            *("OverfitOneBatch/optimiser_slow", "UpdateRatioMonitor/too_small", "Baselines/*"),
+        ),
         "weight_decay_outweighs": ("PredictionDynamicsLogger/*", "ActivationMonitor/*", "Baselines/*"),
         "rounded_away": (
             *("PredictionDynamicsLogger/frozen", "OverfitOneBatch/learning_rate_too_low"),
@@ -146,7 +155,8 @@ class UpdateRatioMonitor(Check):
         decay = ratios.decay_outweighs(looks, course) or ratios.shrunk(looks, course)
         for outcome in (
             decay or ratios.too_large(looks, course, self.largest),
-            self._rounded_away(run)
+            damped(looks, course, damping(run.trainer.optimizers), smallest, run.horizon)
+            or self._rounded_away(run)
             or ratios.group_too_small(looks, course, lambda name: is_as_drawn(parameters[name]), run.horizon)
             or ratios.too_small(looks, course, smallest, run.horizon),
             ratios.never_moves(looks),

@@ -114,6 +114,22 @@ def test_what_trains_passes(fit, net, optimizer):
     assert only_passed(judged(fit, Lit(net(), optimizer)))
 
 
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        lambda p: RMSprop(p, 0.5, eps=1.0, momentum=0.9),
+        lambda p: RMSprop(p, 1e-3, eps=1e-3),
+        lambda p: Adam(p, 1.0, eps=1.0),
+        lambda p: Adam(p, 3e-3, eps=1e-3),
+        lambda p: AdamW(p, 1e-3, eps=1e-6),
+    ],
+)
+@pytest.mark.parametrize("random_labels", [False, True])
+def test_an_eps_with_a_rate_to_go_with_it_passes(fit, optimizer, random_labels):
+    findings = judged(fit, Lit(mlp(), optimizer), train=healthy_data(random_labels=random_labels))
+    assert "UpdateRatioMonitor/eps_outweighs" not in [f.code for f in findings]
+
+
 @pytest.mark.parametrize("optimizer", [lambda p: Adam(p, 1e-3), lambda p: SGD(p, 0.03), lambda p: AdamW(p, 0.01)])
 def test_a_loss_that_can_not_fall_is_not_the_fault_of_the_updates(fit, optimizer):
     assert only_passed(judged(fit, Lit(mlp(), optimizer), train=healthy_data(random_labels=True)))
@@ -281,6 +297,17 @@ def test_updates_that_hardly_move_the_weights(fit, net, optimizer):
     finding = found(judged(fit, Lit(net(), optimizer)), "too_small")
     assert 0 < finding.evidence["ratio"] < 1e-4
     assert finding.evidence["loss"] == pytest.approx(finding.evidence["loss_first"], rel=0.2)
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [lambda p: Adam(p, 1e-3, eps=1.0), lambda p: AdamW(p, 1e-3, eps=10.0), lambda p: RMSprop(p, 1e-3, eps=1.0)],
+)
+@pytest.mark.parametrize("net", [mlp, Transformer])
+def test_an_eps_that_outweighs_the_gradients(fit, net, optimizer):
+    (finding,) = [f for f in judged(fit, Lit(net(), optimizer)) if f.is_alarm]
+    assert finding.code == "UpdateRatioMonitor/eps_outweighs"
+    assert finding.evidence["slower"] > 10
 
 
 @pytest.mark.parametrize(
