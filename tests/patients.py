@@ -675,6 +675,18 @@ class WindowTooLong(Patient):
         return TensorDataset(series[:, 1:], series[:, -1:])
 
 
+class ScaledAhead(WindowTooLong):
+    """Each window is standardised together with the value to forecast."""
+
+    code = "CausalityCheck/window_scaled_ahead"
+
+    def data(self, n, seed):
+        series, _ = super().data(n, seed).tensors
+        series = torch.cat([series, super().data(n, seed + 100).tensors[1]], 1)
+        series = (series - series.mean(1, keepdim=True)) / series.std(1, keepdim=True)
+        return TensorDataset(series[:, :-1], series[:, -1:])
+
+
 # -- modes
 
 
@@ -1056,6 +1068,20 @@ class HardlyMoves(Watched):
 
     def configure_optimizers(self):
         return torch.optim.Adam(self.parameters(), lr=1e-6)
+
+
+class DividesByEps(Watched):
+    """An eps of 1, as RMSprop had in TensorFlow's Inception, whose rate was a thousand times as high."""
+
+    code = "UpdateRatioMonitor/eps_outweighs"
+    also = ("OverfitOneBatch/optimiser_slow", "OverfitOneBatch/learning_rate_too_low", "UpdateRatioMonitor/too_small")
+
+    def __init__(self):
+        super().__init__()
+        self.net[1] = nn.Identity()
+
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters(), lr=1e-3, eps=1.0)
 
 
 class DecaysAway(Watched):
@@ -2089,6 +2115,21 @@ class MissingValues(Patient):
         x, y = super().data(n, seed).tensors
         lost = torch.rand(x.shape, generator=torch.Generator().manual_seed(seed)) < 0.01
         return TensorDataset(x.masked_fill(lost, torch.nan), y)
+
+
+class NormalizedAgain(Patient):
+    """Batches lie ready in a list, and the step divides them by their range, in place."""
+
+    code = "DataProfile/drifts"
+    steps: ClassVar = {"max_epochs": 4}
+
+    def train_dataloader(self):
+        x, y = self.data(512, 1).tensors
+        return list(zip((3 * x).split(32), y.split(32), strict=True))
+
+    def training_step(self, batch, batch_idx):
+        batch[0].div_(3)
+        return super().training_step(batch, batch_idx)
 
 
 class HalfOfLogits(Patient):

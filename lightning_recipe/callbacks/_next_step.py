@@ -197,7 +197,8 @@ def _wrong(state: Tensor, gradient: Tensor, target: Tensor, counted: Tensor) -> 
         error, slope = state[..., v] - target[..., c], gradient[..., v]
         wrong[f"{name}, by sign"] = ((slope * error <= 0) & (slope != 0)).any(-1)
         steepness = (slope * error)[counted].sum() / error[counted].square().sum()
-        wrong[f"{name}, squared"] = ((slope - steepness * error).abs() > EQUAL * slope.abs()).any(-1)
+        alike = (slope - steepness * error).abs() <= EQUAL * slope.abs()  # not of what entered itself, without an error
+        wrong[f"{name}, squared"] = ~alike.all(-1)
         if binary:  # logits of yes and no
             wrong[f"{name}, yes or no"] = ((slope * (0.5 - target[..., c]) <= 0) & (slope != 0)).any(-1)
     return wrong

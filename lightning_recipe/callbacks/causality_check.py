@@ -9,6 +9,7 @@ from lightning_recipe.callbacks._carried import carried as of_examples
 from lightning_recipe.callbacks._causality_verdict import Sight, of_shift, of_sight, sight
 from lightning_recipe.callbacks._looks_ahead import looks_ahead
 from lightning_recipe.callbacks._next_step import Reading, presumed, readings
+from lightning_recipe.callbacks._scaled_ahead import scaled_ahead
 from lightning_recipe.callbacks._window import held_value
 from lightning_recipe.dependencies.backprop import UndecidedError
 from lightning_recipe.dependencies.over_time import first_changed
@@ -51,6 +52,8 @@ class CausalityCheck(Check):
     - tokens that are to be said two steps ahead: `failed` where the batch's labels are one step ahead already, else
       `warning`; one step back: `warning`;
     - a window that ends with the value to forecast, or a feature of it that is computed of later values: `warning`;
+    - a window that, together with the values to forecast, has mean 0 and standard deviation 1 in each example, or a
+      lowest value of 0 and a highest of 1, and has not by itself: `warning`;
     - a recurrent state, of a layer of torch or by hand, that is carried from batch to batch where the batches are
       shuffled: `warning`;
     - all else is `skipped`: an input that is to be restored, targets that are no shifted input, sequences that enter
@@ -71,7 +74,8 @@ class CausalityCheck(Check):
         - Encoder and decoder: asked is what enters as the shifted target. Where the target itself enters as well,
           nothing is judged.
         - What is known from both sides, but for the target itself.
-        - Statistics of a window by which it is scaled, before any layer with parameters, and norm layers.
+        - Statistics of a window alone by which it and its target are scaled, before any layer with parameters, and norm
+          layers.
 
     Cost:
         After the first step one more step, at most five where something is kept for each example, and, for next-step
@@ -180,6 +184,16 @@ class CausalityCheck(Check):
                 subject=ahead.name,
                 fix='compute it of values before its time: without center=True, mode="same", np.gradient or shift(-1)',
                 steps=ahead.steps,
+            )
+        if scaled := scaled_ahead(step):
+            return self.warning(
+                f"{scaled.name} and the values to forecast have {scaled.how} together, in all {scaled.examples} "
+                "examples, and the window alone has not: what is to come was used to scale it, and can be told from it",
+                code="window_scaled_ahead",
+                subject=scaled.name,
+                fix="scale both by the mean and standard deviation of the window alone, or of the data of training",
+                alone=scaled.alone,
+                examples=scaled.examples,
             )
         return self.skipped("the targets are not what entered the network, some steps later")
 

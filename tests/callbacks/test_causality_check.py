@@ -662,6 +662,99 @@ def test_features_that_look_ahead(fit, of, told):
     assert judged(fit, Computed(of)).code == (WindowTooLong.code if told else "CausalityCheck/skipped")
 
 
+class Scaled(WindowTooLong):
+    """Series of several features, scaled by statistics of some steps, of which the first is forecast for some steps.
+
+    Args:
+        by: From series (N, T, C) and the length of the window to series.
+        horizon: Steps to forecast.
+        forecast: From series after the window to the target.
+        enter: From window to what enters.
+
+    """
+
+    def __init__(self, by, horizon=3, forecast=lambda future: future[..., 0], enter=lambda window: window):
+        super().__init__()
+        self.by, self.horizon, self.forecast, self.enter = by, horizon, forecast, enter
+        self.net = nn.Sequential(nn.Flatten(), nn.LazyLinear(horizon))
+
+    def training_step(self, batch, batch_idx):
+        return F.mse_loss(self(batch[0]).reshape(batch[1].shape), batch[1])
+
+    def data(self, n, seed):
+        series = torch.randn(n, 12 + self.horizon, 2, generator=torch.Generator().manual_seed(seed)).cumsum(1)
+        series = self.by(5 + series, 12)
+        return TensorDataset(self.enter(series[:, :12]), self.forecast(series[:, 12:]))
+
+
+def standardised(series, steps):
+    some = series[:, :steps]
+    return (series - some.mean(1, keepdim=True)) / (some.std(1, keepdim=True) + 1e-5)
+
+
+def brought_to_range(series, steps):
+    low, high = (end(series[:, :steps], 1, keepdim=True) for end in (torch.amin, torch.amax))
+    return (series - low) / (high - low)
+
+
+BY_THE_WINDOW = {
+    "standardised": lambda: Scaled(standardised),
+    "brought to a range": lambda: Scaled(brought_to_range),
+    "one step": lambda: Scaled(standardised, 1),
+    "not at all": lambda: Scaled(lambda series, _: series),
+    "as a whole": lambda: Scaled(lambda series, _: (series - series.mean()) / series.std()),
+    "on and off": lambda: Scaled(lambda series, _: (series > 5).float()),
+    "the window comes back": lambda: Scaled(standardised, 12, lambda future: torch.zeros_like(future[..., 0])),
+}
+
+
+@pytest.mark.parametrize("scaled", BY_THE_WINDOW)
+def test_windows_that_are_scaled_by_themselves(fit, scaled):
+    assert judged(fit, BY_THE_WINDOW[scaled]()).status is Status.SKIPPED
+
+
+class Restores(Scaled):
+    """An autoencoder of standardised windows."""
+
+    def __init__(self):
+        super().__init__(standardised, 0)
+        self.net = nn.Sequential(nn.Flatten(), nn.Linear(24, 24))
+
+    def data(self, n, seed):
+        (x, _) = super().data(n, seed).tensors
+        return TensorDataset(x, x.clone())
+
+
+def test_a_window_that_is_to_be_restored_is_scaled_by_itself(fit):
+    assert judged(fit, Restores()).status is Status.SKIPPED
+
+
+def with_what_comes(by):
+    return lambda series, _: by(series, series.shape[1])
+
+
+AHEAD = {
+    "standardised": lambda: Scaled(with_what_comes(standardised)),
+    "one step": lambda: Scaled(with_what_comes(standardised), 1),
+    "brought to a range": lambda: Scaled(with_what_comes(brought_to_range)),
+    "all features": lambda: AllFeatures(with_what_comes(standardised), 4, lambda future: future),
+    "channels first": lambda: Scaled(with_what_comes(standardised), enter=lambda window: window.mT),
+    "a single feature": lambda: Scaled(with_what_comes(standardised), enter=lambda window: window[..., 0]),
+}
+
+
+class AllFeatures(Scaled):
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.net = nn.Sequential(nn.Flatten(), nn.LazyLinear(8))
+
+
+@pytest.mark.parametrize("scaled", AHEAD)
+def test_windows_that_are_scaled_with_what_comes(fit, scaled):
+    finding = judged(fit, AHEAD[scaled]())
+    assert (finding.status, finding.code) == (Status.WARNING, "CausalityCheck/window_scaled_ahead")
+
+
 class LastToken(EndOfText):
     def __init__(self):
         super().__init__()
