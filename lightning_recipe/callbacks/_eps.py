@@ -12,7 +12,7 @@ from lightning_recipe.callbacks._update_ratios import AT_LEAST, HALF, SHORT
 from lightning_recipe.finding import Outcome, Status
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from torch.optim import Optimizer
 
@@ -23,7 +23,7 @@ EPS = 1e-6
 """Numbers up to which none is worth a look."""
 ELEMENTS = 1024
 """Of a weight that are looked at."""
-SHARE, TIMES = 0.9, 100.0
+SHARE, TIMES = 0.9, 10.0
 """Share of the elements, and times that it makes updates smaller, from which on it is what an optimiser divides by.
 1e-3 with gradients of 1e-3, as of published RMSprops and Adams, makes them half as large."""
 
@@ -45,7 +45,14 @@ class Damped(NamedTuple):
     slower: float
 
 
-def damped(looks: Sequence[Look], course: Course, by: Damped | None, smallest: float, horizon: float) -> Outcome | None:
+def damped(  # noqa: PLR0913, PLR0917 - the circumstances
+    looks: Sequence[Look],
+    course: Course,
+    by: Damped | None,
+    smallest: float,
+    horizon: float,
+    is_as_drawn: Callable[[], bool],
+) -> Outcome | None:
     """A number that was to keep a division finite is what updates are divided by, and hardly moves the weights.
 
     Args:
@@ -54,16 +61,18 @@ def damped(looks: Sequence[Look], course: Course, by: Damped | None, smallest: f
         by: What the optimiser divides by.
         smallest: See :class:`UpdateRatioMonitor`.
         horizon: Steps of the run.
+        is_as_drawn: Whether no weight had learnt something before; asked last.
 
     """
     look = looks[-1]
     if by is None or by.share < SHARE or by.slower < TIMES or look.step < AT_LEAST or not course.points:
         return None
-    if not look.ratio < smallest or course.is_below(HALF):
-        return None
     hardly = look.ratio * max(horizon, look.step) < SHORT
+    little = hardly or (course.stands_still and look.ratio < smallest)
+    if course.is_below(HALF) or not little or not is_as_drawn():
+        return None
     return Outcome(
-        Status.WARNING if hardly or course.stands_still else Status.ADVICE,
+        Status.WARNING,
         "eps_outweighs",
         f"eps={by.eps:g} outweighs what the optimiser divides updates by, the root of the squared gradients "
         f"({by.root:.1g}): an update is {look.ratio:.1g}x the weights, {by.slower:.2g} times less than its rate asks "
@@ -93,14 +102,14 @@ def damping(optimizers: Iterable[Optimizer]) -> Damped | None:
             for parameter in group["params"] if isinstance(eps, float) and eps > EPS else ():
                 state = optimizer.state.get(parameter, {})
                 moment = state.get("exp_avg_sq", state.get("square_avg"))
-                if parameter.ndim > 1 and isinstance(moment, Tensor) and moment.shape == parameter.shape:
+                if parameter.ndim > 1 and type(moment) is Tensor and moment.shape == parameter.shape:
                     count = float(state.get("step", math.inf)) if "exp_avg_sq" in state else math.inf
                     known = 1 - group["betas"][1] ** count if "betas" in group else 1.0
                     few = moment.detach().flatten()[:: -(-moment.numel() // ELEMENTS)]
-                    roots.append((few.float() / max(known, 1e-12)).sqrt().cpu())
+                    roots.append((few.float() / max(known, 1e-12)).sqrt())
                     largest = max(largest, eps)
     if not roots:
         return None
-    every = torch.cat(roots)
+    every = torch.cat([one.to(roots[0].device) for one in roots]).cpu()
     root = float(every.median())
     return Damped(largest, root, float((every < largest / 10).float().mean()), (root + largest) / max(root, 1e-30))

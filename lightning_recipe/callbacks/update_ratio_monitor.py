@@ -45,8 +45,8 @@ class UpdateRatioMonitor(Check):
       weights, while the loss stands still. A hundredth of that for weights that have learnt something before.
       `advice` where it is only some layers, with a thousandth of the rate of others, that stay as they were drawn;
     - `eps_outweighs`: the `eps` of an Adam or RMSprop is more than ten times what it is added to, the root of the
-      squared gradients, in nine of ten elements, and updates are below `smallest`, a hundredth of what the rate asks
-      for. `advice` if all steps of the run together are more than a tenth of the weights, and the loss falls a little;
+      squared gradients, in nine of ten elements of weights that were drawn, and all steps of the run together are less
+      than a tenth of the weights, or the loss stands still and updates are below `smallest`;
     - `weight_decay_outweighs`: decay is most of what moves the weights, which shrank, and what was learnt is lost; or
       next to nothing is left of them, by a penalty in the loss;
     - `rounded_away`: 16-bit weights of which more than 90 % of the elements have a gradient and stay as they are;
@@ -155,7 +155,14 @@ class UpdateRatioMonitor(Check):
         decay = ratios.decay_outweighs(looks, course) or ratios.shrunk(looks, course)
         for outcome in (
             decay or ratios.too_large(looks, course, self.largest),
-            damped(looks, course, damping(run.trainer.optimizers), smallest, run.horizon)
+            damped(
+                looks,
+                course,
+                damping(run.trainer.optimizers),
+                self.smallest,
+                run.horizon,
+                lambda: self._as_drawn(run, look),
+            )
             or self._rounded_away(run)
             or ratios.group_too_small(looks, course, lambda name: is_as_drawn(parameters[name]), run.horizon)
             or ratios.too_small(looks, course, smallest, run.horizon),
