@@ -99,7 +99,9 @@ def damping(optimizers: Iterable[Optimizer]) -> Damped | None:
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             eps = group.get("eps")
-            for parameter in group["params"] if isinstance(eps, float) and eps > EPS else ():
+            if not isinstance(eps, float | int) or eps <= EPS:
+                continue
+            for parameter in group["params"]:
                 state = optimizer.state.get(parameter, {})
                 moment = state.get("exp_avg_sq", state.get("square_avg"))
                 if parameter.ndim > 1 and type(moment) is Tensor and moment.shape == parameter.shape:

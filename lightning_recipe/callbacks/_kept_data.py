@@ -141,4 +141,5 @@ def _goes_on(before: NDArray[np.float64], now: NDArray[np.float64]) -> NDArray[n
     sums = abs(before.sum(1) - now.sum(1)) > ROUNDING * np.maximum(abs(before).sum(1), abs(now).sum(1))
     a, b = (rows - rows.mean(1, keepdims=True) for rows in (before, now))
     alike = (a * b).sum(1) >= ITSELF * np.sqrt((a**2).sum(1) * (b**2).sum(1))
-    return sums & alike & before.any(1)
+    goes_on: NDArray[np.bool_] = sums & alike & before.any(1)
+    return goes_on

@@ -301,7 +301,7 @@ def test_updates_that_hardly_move_the_weights(fit, net, optimizer):
 
 @pytest.mark.parametrize(
     "optimizer",
-    [lambda p: Adam(p, 1e-3, eps=1.0), lambda p: AdamW(p, 1e-3, eps=10.0), lambda p: RMSprop(p, 1e-3, eps=1.0)],
+    [lambda p: Adam(p, 1e-3, eps=1.0), lambda p: AdamW(p, 1e-3, eps=10), lambda p: RMSprop(p, 1e-3, eps=1.0)],
 )
 @pytest.mark.parametrize("net", [mlp, Transformer])
 def test_an_eps_that_outweighs_the_gradients(fit, net, optimizer):
