@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lightning_recipe.finding import Status
 from lightning_recipe.losses.table import TABLE, Family, Takes
-from lightning_recipe.record.loss_graph import of_unit_vectors
+from lightning_recipe.record.scalar_products import of_unit_vectors
 from lightning_recipe.record.tensors import tensors
 from lightning_recipe.trial.calming import without_dropout
 from lightning_recipe.trial.rehearsal import CannotRehearseError, rehearsal

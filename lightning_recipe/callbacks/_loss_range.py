@@ -99,7 +99,7 @@ def out_of_range(weights_of: WeightsOf, graph: list[Node]) -> Iterator[tuple[Nod
         if (counts := _of_rates(weights_of, node)) is not None:
             yield node, counts
     for pair in pairs(graph):
-        low, high = _range(pair.made_by)
+        low, high = range_of(pair.made_by)
         if math.isinf(low) and math.isinf(high):
             continue
         target = _counted(weights_of, pair.node, pair.target)
@@ -199,7 +199,8 @@ def _several(share: float) -> Outcome:
     )
 
 
-def _range(node: Node) -> tuple[float, float]:
+def range_of(node: Node) -> tuple[float, float]:
+    """What comes out of an operation, whatever goes in."""
     if node.kind in CLAMPS:
         low, high = (node.saved(name) for name in CLAMPS[node.kind])
         return -math.inf if low is None else float(low), math.inf if high is None else float(high)

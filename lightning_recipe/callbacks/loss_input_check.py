@@ -10,6 +10,7 @@ import torch
 
 from lightning_recipe.callback import Check
 from lightning_recipe.callbacks import (
+    _logit_range,
     _loss_by_hand,
     _loss_range,
     _loss_scale,
@@ -17,8 +18,9 @@ from lightning_recipe.callbacks import (
     _loss_targets,
     _loss_terms,
     _loss_trials,
+    _masked_targets,
 )
-from lightning_recipe.finding import Outcome, Section
+from lightning_recipe.finding import Outcome, Section, Status
 from lightning_recipe.record.loss_graph import nodes, weights
 from lightning_recipe.record.step import Need
 from lightning_recipe.trial.rehearsal import CannotRehearseError, rehearsal
@@ -57,7 +59,12 @@ class LossInputCheck(Check):
       or no gradient at the last layers, and the same value with other weights;
     - a softmax is taken over another dimension than that of the classes, or ``view`` stands for ``permute`` before it;
     - the last operation (sigmoid, tanh, ReLU, a clamp) can't give more than a tenth of the targets, and what it can
-      give leaves more than a tenth of the loss that a constant would have.
+      give leaves more than a tenth of the loss that a constant would have;
+    - logits are bounded, as cosines that were multiplied with a temperature in place of divided by it: even as far
+      apart as can be, they leave the loss within a tenth of that of a uniform guess. `warning` from a tenth of this way
+      on that is out of reach, as for tanh, or cosines with the weights of classes;
+    - no gradient gets past a mask to any of the logits that are to be largest: `warning` where that shows by their
+      values only, or by pairs of two views of which the true ones have no gradient.
 
     `warning`: more than a quarter of the targets that count are one value at the ends of rows; a class is left out by
     ``ignore_index``, also of words amid others; class weights grow with their frequency; the weight of each
@@ -79,6 +86,8 @@ class LossInputCheck(Check):
         - Soft targets, and targets that the network computes. Losses that compare all with all on purpose: somebody
           makes ready for it, with ``unsqueeze`` or ``None``.
         - Targets that a mask or a weight leaves out.
+        - Cosines divided by a temperature, also by a large one, or times a scale that is learnt. True pairs that only
+          the denominator leaves out.
 
     Cost:
         The first step once more, and two or three times more where an entry may be a mask. Then the targets of four
@@ -102,7 +111,8 @@ class LossInputCheck(Check):
     why = "a loss computes something whatever it is given: nothing raises when it is not what it was made for"
     needs = Need.LOSSES
     explains: ClassVar = (
-        dict.fromkeys(("probabilities", "broadcast", "out_of_range"), _KIND)
+        dict.fromkeys(("probabilities", "broadcast", "out_of_range", "logits_too_close"), _KIND)
+        | {"target_masked": ("FirstNonFinite/*", "InitLossCheck/not_finite", "OverfitOneBatch/*", *_KIND)}
         | {"logits_as_probabilities": ("FirstNonFinite/*", *_KIND)}
         | dict.fromkeys(("classes_in_wrong_dimension", "labels_as_numbers"), _KIND)
         | {"constant_loss": ("OverfitOneBatch/*", "InputIndependenceCheck/*", "LossInputCheck/target_constant", *_KIND)}
@@ -178,7 +188,8 @@ class LossInputCheck(Check):
             )
 
     def _told(self, found: Any) -> Iterator[Finding]:
-        for (where, _), outcome in {(where, outcome.code): outcome for where, outcome in found}.items():
+        worst_last = sorted(found, key=lambda one: one[1].status is Status.FAILED)
+        for (where, _), outcome in {(where, outcome.code): outcome for where, outcome in worst_last}.items():
             yield self.found(outcome, where)
 
 
@@ -199,6 +210,7 @@ def _of_graph(
     found = [*_loss_scale.of_graph(graph), *_loss_shape.classes_of_graph(graph)]
     found += [*_loss_range.out_of_range(weights_of, graph), *_loss_targets.left_out(graph, step)]
     found += _loss_targets.padding(weights_of, graph, step)
+    found += [*_logit_range.too_close(weights_of, graph), *_masked_targets.masked(weights_of, graph)]
     if alone:  # else it may be the score that an adversary gives
         found += _loss_by_hand.without_end(weights_of, graph, step)
     placed = [(node.where, outcome) for node, outcome in found]
@@ -208,7 +220,8 @@ def _of_graph(
 
 def _of_calls(step: Step) -> Iterator[tuple[str, Outcome]]:
     for call in step.loss_calls:
-        for outcome in (_loss_shape.pairs_of_call(call), _loss_scale.of_call(call, step.batch)):
+        of_shape, of_scale = _loss_shape.pairs_of_call(call), _loss_scale.of_call(call, step.batch)
+        for outcome in (of_shape, of_scale, _masked_targets.same_for_all(call, step.batch)):
             if outcome is not None:
                 yield _placed(call.where, outcome)
 

@@ -156,29 +156,6 @@ def nodes(loss: Tensor) -> Iterator[Node]:
                 waiting.extend(parent for parent, _ in raw.next_functions if parent is not None)
 
 
-def of_unit_vectors(loss: Tensor) -> bool:
-    """Whether a loss is computed from products, or distances, of unit vectors: cosines, times a scale.
-
-    Example:
-        >>> layer, x = torch.nn.Linear(2, 3), torch.ones(4, 2)
-        >>> unit = torch.nn.functional.normalize
-        >>> logits = 30 * unit(layer(x)) @ unit(torch.ones(3, 5, requires_grad=True), dim=0)
-        >>> of_unit_vectors(logits.sum()), of_unit_vectors(layer(x).sum())
-        (True, False)
-
-    """
-    return any(sum(_is_unit(node.source(i)) for i in range(len(node.parents))) > 1 for node in nodes(loss))
-
-
-def _is_unit(node: Node | None) -> bool:
-    """Whether something was divided by its norm, as by ``normalize``, and at most multiplied by a number."""
-    if node is not None and node.kind == "Mul" and None in node.parents:
-        node = node.source(node.parents.index(None) ^ 1)
-    by = node.source(1) if node is not None and node.kind == "Div" else None
-    by = by.source() if by is not None and by.kind in {"ClampMin", "Clamp", "Add"} else by
-    return by is not None and by.kind in {"LinalgVectorNorm", "Norm", "Sqrt"}
-
-
 WeightsOf = Callable[[Node], Tensor | None]
 """`weights`, of a known loss."""
 

@@ -212,6 +212,16 @@ class Tanh(Numbers):
         return super().forward(x).tanh()
 
 
+class TimesTemperature(Program):
+    def forward(self, x):
+        return 0.07 * F.linear(F.normalize(self.body(x)), F.normalize(self.head.weight))
+
+
+class TargetMasked(Program):
+    def loss(self, out, batch):
+        return self.cross_entropy(out.masked_fill(F.one_hot(batch[1], CLASSES).bool(), -1e4), batch[1])
+
+
 class OverExamples(Program):
     def loss(self, out, batch):
         return self.likelihood(out.log_softmax(0), batch[1])
@@ -526,7 +536,8 @@ DISEASES = {
         "kl_arguments_interchanged": (Interchanged,), "logarithms_as_target": (LogarithmsAsTarget,),
         "weights_grow_with_frequency": (Frequent,), "ignore_index_is_a_class": (Ignored,),
         "labels_as_numbers": (LabelsAsNumbers,), "target_constant": (OneTarget,), "entry_never_read": (NeverRead,),
-        "term_without_gradient": (Decided,), "padding_scored": (Padded,),
+        "term_without_gradient": (Decided,), "padding_scored": (Padded,), "logits_too_close": (TimesTemperature,),
+        "target_masked": (TargetMasked,),
     },
     "LossClipCheck": {"clipped": (Clipped,)},
     "GradientFlowCheck": {

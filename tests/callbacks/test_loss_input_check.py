@@ -1097,3 +1097,161 @@ def test_a_teacher_that_gets_the_gradient_of_the_student(found):
             return torch.optim.SGD(self.net["student"].parameters(), lr=1e-3)
 
     assert "term_without_gradient" in found(Changed(TEACHER_IN_VAIN["sum"]), None, rows(y=ids()))
+
+
+class Pairs(Program):
+    """Two encoders, whose outputs of the same place in the batch belong together."""
+
+    def __init__(self, loss):
+        super().__init__(nn.ModuleList([mlp(8), mlp(8)]), loss)
+        self.log_scale = nn.Parameter(torch.tensor(2.0))
+        self.register_buffer("queue", F.normalize(torch.randn(8, 4 * ROWS), dim=0))
+
+    def training_step(self, batch, batch_idx):
+        return self.loss(self, *(F.normalize(net(batch["x"]), dim=1) for net in self.net))
+
+
+OWN = torch.eye(ROWS, dtype=torch.bool)
+OF_TWO = torch.eye(2 * ROWS, dtype=torch.bool)
+
+
+def both_ways(logits):
+    return F.cross_entropy(logits, torch.arange(ROWS)) + F.cross_entropy(logits.T, torch.arange(ROWS))
+
+
+def of_two_views(u, v, scale=10.0, targets=None):
+    both = torch.cat([u, v])
+    logits = (scale * both @ both.T).masked_fill(OF_TWO, -1e9)
+    return F.cross_entropy(logits, torch.arange(2 * ROWS).roll(ROWS) if targets is None else targets)
+
+
+def with_queue(u, v, queue, scale):
+    logits = scale * torch.cat([(u * v.detach()).sum(1, keepdim=True), u @ queue], 1)
+    return F.cross_entropy(logits, torch.zeros(ROWS, dtype=torch.long))
+
+
+def supervised(u, v, scale):
+    logits = scale * torch.cat([u, v]) @ torch.cat([u, v]).T
+    logits = logits - logits.max(1, keepdim=True).values.detach()
+    others, same = (~OF_TWO).float(), OWN.float().repeat(2, 2) * ~OF_TWO
+    return -(same * (logits - (logits.exp() * others).sum(1, keepdim=True).log())).sum(1).mean()
+
+
+def by_exponentials(u, v, mask):
+    each = (10 * u @ v.T).exp() * mask
+    return (each.sum(1).log() - each.diag().clamp(min=1e-9).log()).mean()
+
+
+def by_sigmoids(u, v, scale, shift=None):
+    logits = scale * (u @ v.T)
+    return F.binary_cross_entropy_with_logits(logits if shift is None else logits + shift, OWN.float())
+
+
+OF_PAIRS = {
+    "divided": lambda m, u, v: both_ways(u @ v.T / 0.07),
+    "a large temperature": lambda m, u, v: both_ways(u @ v.T),
+    "learnt": lambda m, u, v: both_ways(m.log_scale.exp() * u @ v.T),
+    "learnt, from a small one on": lambda m, u, v: both_ways((m.log_scale - 6).exp() * u @ v.T),
+    "not of unit length": lambda m, u, v: both_ways(0.07 * (u * m.log_scale) @ v.T),
+    "two views": lambda m, u, v: of_two_views(u, v),
+    "queue": lambda m, u, v: with_queue(u, v, m.queue, 14),
+    "supervised": lambda m, u, v: supervised(u, v, 10),
+    "exponentials": lambda m, u, v: by_exponentials(u, v, 1.0),
+    "sigmoids": lambda m, u, v: by_sigmoids(u, v, 10, -10),
+    "true pairs left out of the denominator": lambda m, u, v: (
+        (10 * u @ v.T).masked_fill(OWN, -1e9).logsumexp(1) - 10 * (u @ v.T).diag()
+    ).mean(),
+    "true pairs elsewhere": lambda m, u, v: (
+        (10 * u @ v.T).masked_fill(OWN, -1e9).logsumexp(1) - 10 * (u * v).sum(1)
+    ).mean(),
+    "true pairs by their distance": lambda m, u, v: (u - v).square().sum(1).mean() + (10 * u @ v.T)[~OWN].logsumexp(0),
+    "some others left out": lambda m, u, v: both_ways((10 * u @ v.T).masked_fill(OWN.roll(1, 0), -1e9)),
+    "orthogonal": lambda m, u, v: ((u @ v.T).square() * ~OWN).mean() + (1 - (u * v).sum(1)).mean(),
+}
+TOO_CLOSE = {
+    "both ways": lambda m, u, v: both_ways(u @ v.T * 0.07),
+    "before the product": lambda m, u, v: both_ways(0.07 * u @ v.T),
+    "divided by the scale": lambda m, u, v: both_ways(u @ v.T / 14),
+    "two views": lambda m, u, v: of_two_views(u, v, 0.07),
+    "queue": lambda m, u, v: with_queue(u, v, m.queue, 0.07),
+    "supervised": lambda m, u, v: supervised(u, v, 0.07),
+    "cosine similarity": lambda m, u, v: both_ways(0.07 * F.cosine_similarity(u[:, None], v[None], dim=2)),
+    "by hand": lambda m, u, v: ((0.07 * u @ v.T).logsumexp(1) - 0.07 * (u @ v.T).diag()).mean(),
+    "by hand, with exponentials": lambda m, u, v: (
+        -((u @ v.T * 0.1).exp().diag() / (u @ v.T * 0.1).exp().sum(1)).log().mean()
+    ),
+    "einsum": lambda m, u, v: both_ways(torch.einsum("nd,md->nm", u, v) * 0.07),
+    "sigmoids": lambda m, u, v: by_sigmoids(u, v, 0.07),
+}
+MASKED = {
+    "both ways": lambda m, u, v: both_ways((u @ v.T / 0.07).masked_fill(OWN, -1e9)),
+    "infinite": lambda m, u, v: both_ways((u @ v.T / 0.07).masked_fill(OWN, -torch.inf)),
+    "times zero": lambda m, u, v: both_ways(u @ v.T / 0.07 * ~OWN),
+    "where": lambda m, u, v: both_ways(torch.where(OWN, torch.tensor(-1e4), m.log_scale.exp() * u @ v.T)),
+    "each view with itself": lambda m, u, v: of_two_views(u, v, targets=torch.arange(2 * ROWS)),
+    "queue": lambda m, u, v: with_queue(u, u * 1, m.queue, 14),
+    "a diagonal": lambda m, u, v: -(u @ v.T / 0.1).masked_fill(OWN, -1e4).log_softmax(1).diag().mean(),
+    "one-hot": lambda m, u, v: -((u @ v.T / 0.1).masked_fill(OWN, -1e4).log_softmax(1) * OWN.float()).sum(1).mean(),
+    "exponentials": lambda m, u, v: by_exponentials(u, v, ~OWN),
+    "sigmoids": lambda m, u, v: by_sigmoids(u, v, (~OWN).float() * 10),
+}
+
+
+@pytest.mark.parametrize("name", OF_PAIRS)
+def test_pairs_that_belong_together(found, name):
+    assert found(Pairs(OF_PAIRS[name]), None, rows()) == {}
+
+
+@pytest.mark.parametrize("name", TOO_CLOSE)
+def test_cosines_times_a_temperature(found, name):
+    told = found(Pairs(TOO_CLOSE[name]), None, rows())
+    assert [(code, finding.status) for code, finding in told.items()] == [("logits_too_close", Status.FAILED)]
+    assert told["logits_too_close"].evidence["apart"] == pytest.approx(2 * (0.1 if "expo" in name else 0.07), rel=0.05)
+
+
+@pytest.mark.parametrize("name", MASKED)
+def test_true_pairs_behind_a_mask(found, name):
+    told = found(Pairs(MASKED[name]), None, rows())
+    assert list(told) == ["target_masked"]
+    assert told["target_masked"].is_alarm
+
+
+class OfUnitWeights(nn.Module):
+    """Cosines with the weights of the classes."""
+
+    def __init__(self, scale):
+        super().__init__()
+        self.body, self.weight, self.scale = mlp(8), nn.Parameter(torch.randn(CLASSES, 8)), scale
+
+    def forward(self, x):
+        return self.scale * F.linear(F.normalize(self.body(x)), F.normalize(self.weight))
+
+
+@pytest.mark.parametrize(
+    ("net", "told"),
+    [
+        (OfUnitWeights(16), None),
+        (OfUnitWeights(1), Status.WARNING),
+        (OfUnitWeights(1 / 16), Status.FAILED),
+        (mlp(CLASSES, nn.Tanh()), Status.WARNING),
+        (mlp(CLASSES, nn.Hardtanh()), Status.WARNING),
+        (mlp(CLASSES, nn.Hardtanh(-20, 20)), None),
+    ],
+)
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda out, b: F.cross_entropy(out, b["y"]),
+        lambda out, b: F.cross_entropy(out, b["y"], label_smoothing=0.1),
+        lambda out, b: -(F.one_hot(b["y"], CLASSES) * out.log_softmax(1)).sum(1).mean(),
+    ],
+)
+def test_bounded_logits(found, net, told, loss):
+    assert [finding.status for finding in found(net, loss, rows(y=ids())).values()] == ([told] if told else [])
+
+
+def test_bounded_logits_of_targets_that_ask_for_no_more(found):
+    loss = lambda out, b: F.cross_entropy(out, soft(b) / 4 + 0.75 / CLASSES)  # noqa: E731
+    assert found(mlp(CLASSES, nn.Tanh()), loss, rows(y=ids())) == {}
+    yes = lambda out, b: F.binary_cross_entropy_with_logits(out, 0.3 + 0.4 * b["y"])  # noqa: E731
+    assert found(mlp(1, nn.Tanh()), yes, rows(y=ids(1, classes=2))) == {}
