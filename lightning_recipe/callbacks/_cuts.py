@@ -22,8 +22,6 @@ CUTS |= {"int", "gt", "lt", "ge", "le", "eq", "bool", "multinomial", "bernoulli"
 """Functions that no gradient comes back from."""
 NUMBERS = {"item", "tolist", "numpy", "detach", "data", "tensor", "float", "cpu"}
 """Functions by which a loss leaves the graph."""
-LEAVING = {"item", "tolist", "numpy", "array"}
-"""Functions that make numbers of tensors."""
 MASKS = {"mul", "mul_", "imul", "rmul", "masked_fill", "masked_fill_", "where"}
 """Functions that may put zeros in the place of everything."""
 SHAPED = {"view_as", "reshape_as", "expand_as", "type_as"}
@@ -48,8 +46,6 @@ def disconnected(step: Step, parameters: Mapping[str, Tensor], marks: Marks) -> 
         calls, where = all_masked(step, zero) if zero else ([], "")
         how = f"{where} leaves nothing of what they put out"
     own = {f"{call.name}.{key}": p for call in calls if call.module for key, p in call.module.named_parameters()}
-    if not own:
-        yield from _as_numbers(step, waiting, marks)
     if not own or not (zeros or marks.stay(own)):
         return
     modules = list(dict.fromkeys(call.name for call in calls))
@@ -66,40 +62,6 @@ def disconnected(step: Step, parameters: Mapping[str, Tensor], marks: Marks) -> 
         ),
         ", ".join(modules),
     )
-
-
-def _as_numbers(step: Step, waiting: set[int], marks: Marks) -> Iterator[tuple[Outcome, str]]:
-    """Modules all of whose outputs leave torch: whatever is made of the numbers, they learn nothing from it."""
-    left = _left(step)
-    found: list[str] = []
-    own: dict[str, Tensor] = {}
-    for call in step.events:
-        parameters = {} if call.module is None or call.where else dict(call.module.named_parameters())
-        if parameters and left.issuperset(call.outputs) and waiting.issuperset(map(id, parameters.values())):
-            found.append(call.name)
-            own |= {f"{call.name}.{key}": parameter for key, parameter in parameters.items()}
-    if found and marks.stay(own):
-        leaving = next(event for event in step.events if event.name in LEAVING and left.intersection(event.inputs))
-        yield (
-            Outcome(
-                Status.ADVICE,
-                "no_gradient",
-                f"no gradient reaches {listed(found)}: all that is made of it leaves the graph by {leaving.name} "
-                f"({leaving.where})",
-                "stay in torch between it and the loss; if it is to stay as it is, requires_grad_(False) says so",
-                {"parameters": sum(parameter.numel() for parameter in own.values())},
-            ),
-            ", ".join(found),
-        )
-
-
-def _left(step: Step) -> set[int]:
-    """The tensors of which all that is made leaves torch as numbers, seen from the end of the step."""
-    left: dict[int, bool] = {}
-    for event in reversed(step.events):
-        ends = all(left.get(number, False) for number in event.outputs) if event.outputs else event.name in LEAVING
-        left |= {number: left.get(number, True) and ends for number in event.inputs}
-    return {number for number, leaves in left.items() if leaves}
 
 
 def _calls(step: Step, parameters: dict[str, Tensor]) -> bool:

@@ -9,6 +9,7 @@ from lightning_recipe.callbacks._affine import affine
 from lightning_recipe.callbacks._copies import Units, same_modules, stepped_twice
 from lightning_recipe.callbacks._cuts import disconnected
 from lightning_recipe.callbacks._left_out import MadeAnew, without_optimiser
+from lightning_recipe.callbacks._numbers import Numbers
 from lightning_recipe.callbacks._untrained import Marks
 from lightning_recipe.finding import Section
 from lightning_recipe.record.step import Need
@@ -37,8 +38,10 @@ class GradientFlowCheck(Check):
     - `made_anew`: modules that are made in each step, get a gradient, and are gone: `warning`.
     - `no_gradient`: modules that were called, and that modules which get a gradient build on, while none reaches their
       own parameters, which an optimiser steps, or zeros only, behind a mask: `warning` if these are as they were drawn,
-      and `advice` if they have learnt something before, as for a frozen part, or if all that is made of them becomes
-      numbers, as by ``numpy``. `warning`, too, if the loss has no gradient for any of them.
+      and `advice` if they have learnt something before, as for a frozen part. If all that is made of them becomes
+      numbers, as by ``numpy``, `failed` where they are as they were drawn, and the loss, of the step run again on a
+      copy, is another one with other parameters; else `advice`. `warning`, too, if the loss has no gradient for any of
+      them.
     - `in_two_optimisers`: parameters that two optimisers step for one backward, or that one holds twice: `warning`;
       that two step, each for its own loss: `advice`.
     - `one_module_many_times`: one module that is several entries of a list: `warning` if all are called with the same
@@ -65,7 +68,8 @@ class GradientFlowCheck(Check):
         - Affine models that are wide in no place, or side by side: factorisations, autoencoders of two layers, DLinear.
 
     Cost:
-        The order of calls and the graph at each look, less than a second step takes.
+        The order of calls and the graph at each look, less than a second step takes. Three steps on a copy, once, where
+        outputs become numbers.
 
     Example:
         >>> GradientFlowCheck().patience
@@ -85,7 +89,7 @@ class GradientFlowCheck(Check):
     def before_training(self, run: Run) -> Iterator[Finding]:
         """Begin anew with each fit."""
         self._marks, self._units, self._made_anew = Marks(), Units(run.module), MadeAnew()
-        self._seen = False
+        self._numbers, self._seen = Numbers(self.patience), False
         yield from ()
 
     def sampled_step(self, run: Run, step: Step) -> Iterator[Finding]:
@@ -106,7 +110,8 @@ class GradientFlowCheck(Check):
             yield from affine(step, registered, held)
             if run.step <= EARLY:
                 yield from self._units.look(step, {name: p for name, p in parameters.items() if id(p) in held})
-        yield from disconnected(step, parameters, self._marks)
+        cuts = list(disconnected(step, parameters, self._marks))
+        yield from cuts or self._numbers.look(run, step, parameters, self._marks)
         yield from same_modules(run.module, step)
         yield from stepped_twice(run.trainer.optimizers, step, registered)
 

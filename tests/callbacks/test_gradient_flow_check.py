@@ -909,10 +909,63 @@ class ByNumpy(Net):
         return self.head(torch.from_numpy(self.body(x).detach().numpy()))
 
 
-@pytest.mark.parametrize("module", [Anew, ByNumpy])
-def test_what_goes_through_numbers_is_advice(fit, module):
+class ByNumbers(Net):
+    """Single numbers, in a step that optimises by hand, of a batch that is a dictionary."""
+
+    automatic_optimization = False
+
+    def training_step(self, batch, batch_idx):
+        batch = {"x": batch[0], "y": batch[1]}
+        rows = [[value.item() for value in row] for row in self.body(batch["x"])]
+        optimizer = self.optimizers()
+        optimizer.zero_grad()
+        self.manual_backward(self.loss(self.head(torch.tensor(rows)), batch["y"]))
+        optimizer.step()
+
+
+@pytest.mark.parametrize("module", [Anew, ByNumpy, ByNumbers])
+def test_what_goes_through_numbers(fit, module):
     (finding,) = judged(fit, module())
-    assert (finding.status, finding.code, finding.subject) == (Status.ADVICE, NO_GRADIENT, "body.0, body.2")
+    assert (finding.status, finding.code, finding.subject) == (Status.FAILED, NO_GRADIENT, "body.0, body.2")
+
+
+class LearntByNumpy(ByNumpy):
+    """The body has learnt something before."""
+
+    def __init__(self):
+        super().__init__()
+        with torch.no_grad():
+            self.body[0].weight += torch.ones(64, 1) @ torch.ones(1, FEATURES)
+
+
+class ShownByNumpy(Net):
+    """What becomes a number is shown, and nothing else is made of it."""
+
+    def forward(self, x):
+        self.shown = self.body(x).detach().numpy().mean()
+        return self.loss_of(x)
+
+    def loss_of(self, x):
+        return self.head(x.repeat(1, 6)[:, : self.width])
+
+
+@pytest.mark.parametrize("module", [LearntByNumpy, ShownByNumpy])
+def test_what_goes_through_numbers_and_may_be_meant_is_advice(fit, module):
+    (finding,) = judged(fit, module())
+    assert (finding.status, finding.code) == (Status.ADVICE, NO_GRADIENT)
+
+
+class InTurns(ByNumpy):
+    """The body is trained, too, in every second step."""
+
+    def training_step(self, batch, batch_idx):
+        if batch_idx % 2:
+            return super().training_step(batch, batch_idx)
+        return self.body(batch[0]).square().mean()
+
+
+def test_what_goes_through_numbers_and_is_trained_in_other_steps(fit):
+    assert [f.status for f in judged(fit, InTurns(), max_steps=64)] == [Status.PASSED]
 
 
 class Masked(Net):
