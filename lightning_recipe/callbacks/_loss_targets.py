@@ -29,6 +29,8 @@ PADDED = 0.25
 """Share of the counted targets that is padding."""
 MOST = 100
 """Classes, at most: what has more values are numbers."""
+AMID = 5
+"""Words amid others, at least, that are left out though they are given."""
 VOCABULARY = 2
 """Times as many words as classes there are, at least, where classes are no words themselves."""
 
@@ -134,21 +136,23 @@ def _constant_at(at_ends: Tensor, entered: Tensor) -> bool:
 def left_out(graph: list[Node], step: Step) -> Iterator[tuple[Node, Outcome]]:
     """Losses that leave out a class which occurs: of examples, of words amid others, and as `advice` of pixels.
 
-    Pixels may have no label. Nor may words: the first and the last class may stand for none, and what is to be said of
-    a few words only, out of the vocabulary that they are from, is left alone.
+    Pixels may have no label. Nor may words: the first and the last class may stand for none, unless the network is
+    given that word as well, amid others; and what is to be said of a few words only, out of the vocabulary that they
+    are from, is left alone.
     """
     for node in graph:
         ignored, target = node.saved("ignore_index"), node.saved("target")
         if not isinstance(ignored, int) or not isinstance(target, Tensor):
             continue
-        classes, what = node.saved("self").shape[1], "examples"
+        classes, what, heard = node.saved("self").shape[1], "examples", 0.0
         share = float((target == ignored).double().mean())
         if target.ndim > 2 and min(target.shape[1:]) > 1:  # noqa: PLR2004 - words are (N, 1, T) to torch
             what = "pixels"
         elif target.ndim != 1 or len(target) != step.batch_size:
-            what, share = "words", _amid_others(target, ignored, classes, step)
+            heard = _also_given(target, ignored, step)
+            what, share = "words", max(heard, _amid_others(target, ignored, classes, step))
         if 0 <= ignored < classes and share > 1 / (4 * classes):
-            sure = what == "examples" or (what == "words" and 0 < ignored < classes - 1)
+            sure = what == "examples" or heard > 0 or (what == "words" and 0 < ignored < classes - 1)
             yield (
                 node,
                 Outcome(
@@ -179,6 +183,30 @@ def _amid_others(target: Tensor, ignored: int, classes: int, step: Step) -> floa
             within = counts.view(entry.shape).long()
             within = (within.cumsum(1) > 0) & (within.flip(1).cumsum(1) > 0).flip(1)
             return float((within & ~counts.view(entry.shape)).sum() / within.sum().clamp(min=1))
+    return 0.0
+
+
+def _also_given(target: Tensor, ignored: int, step: Step) -> float:
+    """Share of the words amid others that are left out, though the network is given them, as the next one or the same.
+
+    Of words that were not asked for it is given others, which are no target.
+    """
+    rows = step.batch_size or 0
+    if rows < ROWS or target.numel() % rows or (length := target.numel() // rows) < 3:  # noqa: PLR2004
+        return 0.0
+    words = target.reshape(rows, length)
+    counts = (words != ignored).long()
+    within = (counts.cumsum(1) > 0) & (counts.flip(1).cumsum(1) > 0).flip(1)
+    left = within & (words == ignored)
+    for name, entered in step.inputs.items():
+        if NAMES.search(name) or entered.is_floating_point() or entered.ndim != 2 or len(entered) != rows:  # noqa: PLR2004
+            continue
+        for shift in (0, 1):
+            given = entered[:, shift : shift + length]
+            same = given == words[:, : given.shape[1]]
+            asked = within[:, : given.shape[1]]
+            if int(left[:, : given.shape[1]].sum()) >= AMID and bool(same[asked].all()):
+                return float(left.sum() / within.sum())
     return 0.0
 
 

@@ -934,6 +934,42 @@ def test_a_tag_that_is_the_padding_of_tags_too(found, flat):
     assert 0.1 < told["ignore_index_is_a_class"].evidence["share"] < 0.4
 
 
+def spoken(place):
+    """Words and the next ones; 0 is one of them, and the padding, or padding alone."""
+    x = (
+        padded()
+        if place == "at the ends"
+        else tokens(x=torch.randint(WORDS, (4 * ROWS, LENGTH), generator=drawn()))["x"]
+    )
+    return {"x": x.where(torch.arange(LENGTH) < LENGTH - 1, 0) if place == "both" else x}
+
+
+def next_word(out, batch):
+    return F.cross_entropy(out[:, :-1].flatten(0, 1), batch["x"][:, 1:].flatten(), ignore_index=0)
+
+
+def next_word_along_time(out, batch):
+    return F.cross_entropy(out[:, :-1].transpose(1, 2), batch["x"][:, 1:], ignore_index=0)
+
+
+@pytest.mark.parametrize("loss", [next_word, next_word_along_time])
+@pytest.mark.parametrize(("place", "told"), [("at the ends", []), ("amid others", [True]), ("both", [True])])
+def test_the_first_word_may_be_one_of_the_language(found, loss, place, told):
+    found_here = found(Sequence(), loss, spoken(place))
+    assert list(found_here) == ["ignore_index_is_a_class"] * len(told)
+    assert [finding.is_alarm for finding in found_here.values()] == told
+
+
+def test_words_that_are_asked_for_by_their_own_number(found):
+    """What is to be guessed is replaced with the number of padding, which labels of all others have."""
+
+    def loss(out, batch):
+        return F.cross_entropy(out.transpose(1, 2), batch["y"], ignore_index=0)
+
+    x, asked = tokens()["x"], torch.rand(4 * ROWS, LENGTH, generator=drawn()) < 0.3
+    assert found(Sequence(), loss, {"x": x.masked_fill(asked, 0), "y": x.masked_fill(~asked, 0)}) == {}
+
+
 def test_times_without_what_has_happened(found):
     assert list(found(mlp(1), lambda out, b: weibull(out, b, 1.0), survival())) == ["entry_never_read"]
 
