@@ -110,7 +110,8 @@ def cut_off(step: Step, waiting: set[int]) -> tuple[list[Event], str]:
 def _before(step: Step, calls: list[Event], trained: set[int], cuts: set[str]) -> tuple[list[Event], str]:
     """Of some calls those that others with trained parameters build on, and the first function of `cuts` on the way.
 
-    They build on what goes into them, and, behind a cut, on what theirs is multiplied with; a parameter that is no
+    They build on what goes into them, and, behind a cut, as is the call itself without gradients, on what theirs is
+    multiplied with; a parameter that is no
     module's builds on what a function is given beside it, unless that has been compared with something before.
     """
     carried = _made_of(step, trained)
@@ -125,7 +126,7 @@ def _before(step: Step, calls: list[Event], trained: set[int], cuts: set[str]) -
                 compared = compared or event.kind == "loss" or event.name in {"sub", "rsub"}
                 cut = behind[number] or (f"{event.name} ({event.where})" if event.name in cuts else "")
                 met = (
-                    behind[number]
+                    (behind[number] or call.where)
                     and event.name in PRODUCTS
                     and any(n in carried and n not in behind for n in event.inputs)
                 )

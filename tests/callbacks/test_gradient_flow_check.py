@@ -862,6 +862,15 @@ class TwoTowers(Net):
         return super().forward(x) * (self.one(x) * self.other(x).detach()).sum(1, keepdim=True)
 
 
+class TwoTowersOfWhichOneIsOff(TwoTowers):
+    """The other one is called without gradients."""
+
+    def forward(self, x):
+        with torch.set_grad_enabled(mode=False):
+            other = self.other(x)
+        return self.head(self.body(x)) * (self.one(x) * other).sum(1, keepdim=True)
+
+
 class TwoTowersInOne(TwoTowers):
     """The scores of all pairs, in the way of contrastive learning."""
 
@@ -895,6 +904,7 @@ class Anew(Net):
         (Argmax, "body.0, body.2", "argmax"),
         (TwoTowers, "other.0", "detach"),
         (TwoTowersInOne, "other.0", "detach"),
+        (TwoTowersOfWhichOneIsOff, "other.0", "without"),
     ],
 )
 def test_a_graph_that_is_cut(fit, module, subject, where):
