@@ -28,7 +28,7 @@ LAST_BATCH_ONLY = 0.9
 """Momentum from which on the last batch is nine tenths of a running statistic; in Keras and JAX this is the share that
 is kept, and 0.99 the usual value."""
 DRIFT = 0.1
-"""Standard deviations by which the running means of a frozen network may move."""
+"""Standard deviations by which the running means of a frozen network may move, and share by which these may change."""
 
 
 class Seen(NamedTuple):
@@ -109,7 +109,7 @@ class Statistics:
         return never, old
 
     def adrift(self, step: Step, root: nn.Module, fresh: set[str]) -> dict[str, tuple[float, bool]]:
-        """BatchNorms in training mode in a network that doesn't learn, and how far their means have moved.
+        """BatchNorms in training mode in a network that doesn't learn, and how far their statistics have moved.
 
         Args:
             step: A training step.
@@ -131,8 +131,11 @@ class Statistics:
             network = _around(root, event.name)
             if first.weight.equal(norm.weight.detach()) and not learns(step, network):
                 noisy = any(name.startswith(f"{network}.") for name in drops)
-                moved = (norm.running_mean - first.mean).abs() / (first.var + norm.eps).sqrt()
-                if (drift := float(moved.median())) > DRIFT or (noisy and network not in told):
+                scale = (first.var + norm.eps).sqrt()
+                moved = (norm.running_mean - first.mean).abs() / scale
+                grown = ((norm.running_var + norm.eps).sqrt() / scale - 1).abs()
+                drift = max(float(moved.median()), float(grown.median()))
+                if drift > DRIFT or (noisy and network not in told):
                     found[event.name] = drift, noisy
                     told |= {network} if noisy else set()
         return found

@@ -169,8 +169,8 @@ class ModeCheck(Check):
     def _taken_in_training(self, run: Run, step: Step) -> Iterator[Finding]:
         for name, (drift, noisy) in self._statistics.adrift(step, run.module, self._fresh).items():
             yield self.advice(
-                f"the running means of {name} have moved by {drift:.2g} standard deviations, while the network around "
-                f"it is frozen{', and dropout is active in it' if noisy else ''}",
+                f"the running statistics of {name} have moved by {drift:.2g} standard deviations, while the network "
+                f"around it is frozen{', and dropout is active in it' if noisy else ''}",
                 code="frozen_drifts",
                 subject=name,
                 fix="put a frozen network into eval mode, in on_train_epoch_start: weights that stay do not stop it",

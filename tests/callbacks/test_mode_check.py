@@ -636,7 +636,14 @@ class WithoutGradient(NotInOptimiser):
         return self.net(x)
 
 
-@pytest.mark.parametrize("module", [FrozenButTraining, NotInOptimiser, WithoutGradient])
+class FrozenBehindNoise(FrozenOnTheSameData):
+    """The means stay where they are, and only the spread grows."""
+
+    def forward(self, x):
+        return super().forward(x + 1.5 * torch.randn_like(x) if self.training else x)
+
+
+@pytest.mark.parametrize("module", [FrozenButTraining, NotInOptimiser, WithoutGradient, FrozenBehindNoise])
 def test_a_frozen_network_takes_statistics(fit, module):
     (finding,) = judged(fit, module())
     assert (finding.status, finding.code, finding.subject) == (Status.ADVICE, FrozenButTraining.code, "backbone.1")
