@@ -9,6 +9,7 @@ from lightning_recipe.callbacks import _normalization as scale
 from lightning_recipe.callbacks import _normalization_verdict as verdict
 from lightning_recipe.callbacks._channels import Channels
 from lightning_recipe.callbacks._places import of_places
+from lightning_recipe.callbacks._standardised import of_features
 from lightning_recipe.finding import Section
 from lightning_recipe.losses.by_hand import likely
 from lightning_recipe.record.step import Need
@@ -42,7 +43,8 @@ class NormalizationCheck(Check):
     - such images enter a trained network that says which mean it expects, as those of timm do;
     - features of a table have standard deviations that differ by a factor of 1,000, the larger above 100;
     - training and validation are normalised differently: standard deviations that differ by a factor of 10, or of 2
-      where the one has negative numbers and the other goes from 0 to 1, or to 255;
+      where the one has negative numbers and the other goes from 0 to 1, or to 255; or a feature is standardised in one
+      of them, and in the other 10 times as wide, or twice as wide and far from 0;
     - images of validation have the first and the third channel in each other's place, as BGR and RGB;
     - each batch has mean 0 and standard deviation 1 by itself: single examples then depend on the others;
     - all examples of a batch are the same, or all tokens have the same place when places are embedded.
@@ -174,6 +176,9 @@ class NormalizationCheck(Check):
             for name in [name for name in self._train if name in self._val]:
                 both = self._train[name], self._val[name]
                 outcomes = list(verdict.of_both(name, *both, whole=run.batches_per_epoch == 1))
+                if not any(outcome.code == "validation_differs" for outcome in outcomes):
+                    features = of_features(name, *both, run.module.get_submodule(name))
+                    outcomes = outcomes if features is None else [features]
                 if outcomes and not self._is_noise(run, name, both[0]):
                     yield from [self.found(outcome, name) for outcome in outcomes]
             self._train = self._val = None

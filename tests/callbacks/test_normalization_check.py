@@ -184,7 +184,70 @@ class Padded(Program):
         return torch.where(short[:, None], torch.full_like(x, -2000.0), x)
 
 
+def spectra(n=64):
+    """Standardised decibels, in six channels of 20 frames."""
+    return torch.randn(n, 6, 20, generator=RNG), torch.arange(n) % 2
+
+
+def conv1d():
+    return nn.Sequential(nn.Conv1d(6, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(4, 2))
+
+
+def shops(n=64):
+    x, y = table(n)
+    return x.exp() / 2 - 1, y
+
+
+def events(n=64):
+    x, y = table(n)
+    return torch.where(torch.rand(x.shape, generator=RNG) < 0.05, 60 * x, x), y
+
+
+def counted(low, high):
+    x, y = table()
+    rows = torch.linspace(low, high, len(x))[torch.randperm(len(x), generator=RNG)]
+    return torch.cat([x[:, :5], (rows[:, None] - 1000) / 580], 1), y
+
+
+def years(first, n):
+    x, y = table()
+    return torch.cat([x[:, :5], first + (torch.arange(len(x)) % n)[:, None] - 2017.0], 1), y
+
+
+def silent():
+    """Short recordings, filled up."""
+    x, y = spectra()
+    return torch.where(torch.arange(20) < 8, x, torch.tensor(-5.0)), y
+
+
+class Gains(Program):
+    def prepare(self, x):
+        return x * (0.5 + torch.rand(len(x), 1, 1)) if self.training else x
+
+
+class Named(Program):
+    """Two inputs, in a dictionary, each with a layer of its own."""
+
+    def __init__(self, first, second):
+        super().__init__(None, table())
+        self.first, self.second = nn.Linear(6, 4), nn.Conv1d(6, 4, 3)
+        self.of_val = first, second
+
+    def loss(self, x, y):
+        batch = {"table": x, "spectrum": x[..., None] * torch.ones(20) + torch.linspace(-1, 1, 20)}
+        if not self.training:
+            batch = {"table": self.of_val[0](batch["table"]), "spectrum": self.of_val[1](batch["spectrum"])}
+        return F.cross_entropy(self.first(batch["table"]) + self.second(batch["spectrum"]).mean(2), y)
+
+
+def column(change, i=3):
+    """Of a table in validation, one that is not standardised."""
+    x, y = table()
+    return torch.cat([x[:, :i], change(x[:, i : i + 1]), x[:, i + 1 :]], 1), y
+
+
 HEALTHY = {
+    "two inputs": lambda: Named(lambda x: x * 1.2, lambda x: x + 0.5),
     "normalised images": lambda: Program(conv(), normalised(images())),
     "normalised inside": lambda: Inside(conv(), images()),
     "a BatchNorm first": lambda: Program(nn.Sequential(nn.BatchNorm2d(1), conv()), images()),
@@ -217,6 +280,13 @@ HEALTHY = {
     "all hues in training": lambda: AllHues(conv(channels=3), sunsets(), sunsets()),
     "histories filled up in training": lambda: Padded(mlp(6), table()),
     "a trend, split in time": lambda: Program(mlp(6), table(), (table()[0].abs() / 4 + 0.8, table()[1])),
+    "the first hours of a later year": lambda: Program(conv1d(), spectra(), (spectra()[0] / 8 + 4, table()[1])),
+    "a shop that sells ten times as much": lambda: Program(mlp(6), shops(), (shops()[0] * 6 + 1, table()[1])),
+    "rare events of large size": lambda: Program(mlp(6), table(), events()),
+    "a column of counters": lambda: Program(mlp(6), counted(0, 2000), counted(2000, 2064)),
+    "years": lambda: Program(mlp(6), years(2015, 5), years(2020, 1)),
+    "another gain in training": lambda: Gains(conv1d(), spectra(), (spectra()[0] * 1.6, table()[1])),
+    "padded with silence": lambda: Program(conv1d(), spectra(), silent()),
     "another season in validation": lambda: Program(mlp(6), table(), (table()[0] * 1.5 + 1, table()[1])),
 }
 
@@ -339,6 +409,41 @@ DISEASED = {
     "another order, normalised": (lambda: seen(lambda x: x.flip(1), as_published), "channel_order"),
     "another scale in validation": (
         lambda: Program(mlp(6), table(), (table()[0] * 100, table()[1])),
+        "validation_differs",
+    ),
+    "decibels in validation": (
+        lambda: Program(conv1d(), spectra(), (spectra()[0] * 8 - 38, table()[1])),
+        "validation_differs",
+    ),
+    "decibels in training": (
+        lambda: Program(conv1d(), (spectra()[0] * 8 - 38, table()[1]), spectra()),
+        "validation_differs",
+    ),
+    "one image channel, not between 0 and 1": (
+        lambda: Program(conv(), normalised(images()), normalised(images(), -300.0, 12.0)),
+        "validation_differs",
+    ),
+    "ages in validation": (lambda: Program(mlp(6), table(), column(lambda x: 12 * x + 40)), "validation_differs"),
+    "incomes in validation": (
+        lambda: Program(mlp(6), table(), column(lambda x: 3e4 * x.exp())),
+        "validation_differs",
+    ),
+    "temperatures in training": (
+        lambda: Program(mlp(6), column(lambda x: 20 * x + 9), table()),
+        "validation_differs",
+    ),
+    "one of six channels": (
+        lambda: Program(
+            conv1d(),
+            spectra(),
+            (spectra()[0] * torch.tensor([1, 1, 20, 1, 1, 1])[:, None], table()[1]),
+        ),
+        "validation_differs",
+    ),
+    "the first of two inputs": (lambda: Named(lambda x: 5 * x + 30, lambda x: x), "validation_differs"),
+    "the second of two inputs": (lambda: Named(lambda x: x, lambda x: 5 * x + 30), "validation_differs"),
+    "divided twice in validation": (
+        lambda: Program(conv(), (images()[0] / 255, images()[1]), (images()[0] / 255**2, images()[1])),
         "validation_differs",
     ),
     "statistics of the batch": (lambda: BatchStatistics(conv(), images()), "statistics_of_the_batch"),
