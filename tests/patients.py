@@ -1491,6 +1491,39 @@ class PositionsInVain(Patient):
         return TensorDataset(x[..., None], y)
 
 
+class FirstForLast(Patient):
+    """The first output of a recurrent network is taken, which has seen nothing of the sequence but its first place."""
+
+    code = "InputIndependenceCheck/places_unread"
+    subject = "x"
+    also = ("OverfitOneBatch/too_slow", "OverfitOneBatch/stuck")
+
+    def __init__(self):
+        super().__init__()
+        self.rnn, self.net = nn.GRU(1, 16, batch_first=True), nn.Linear(16, CLASSES)
+
+    def forward(self, x):
+        return self.net(self.rnn(x)[0][:, 0])
+
+    def data(self, n, seed):
+        x, y = super().data(n, seed).tensors
+        return TensorDataset(x[..., None], y)
+
+
+class ReachesNotFar(FirstForLast):
+    """The last output of two convolutions of width 3 is taken, which has seen 5 of 12 places."""
+
+    code = "InputIndependenceCheck/places_out_of_reach"
+    also = ()
+
+    def __init__(self):
+        super().__init__()
+        self.rnn = nn.Sequential(nn.Conv1d(1, 16, 3), nn.ReLU(), nn.Conv1d(16, 16, 3), nn.ReLU())
+
+    def forward(self, x):
+        return self.net(self.rnn(x.transpose(1, 2))[..., -1])
+
+
 class SoftmaxOfOneGate(Patient):
     """A gate over a single number is always 1: what it is computed from has no effect."""
 

@@ -30,6 +30,8 @@ LEARNS = 0.005
 """Share of what the constant is ahead, likewise: steps may be small, and of one size."""
 EXACT = 0.1
 """Standard error, as a share of the constant's loss, from which on nobody can say that nothing is gained."""
+BEYOND_CHANCE = 10
+"""Standard errors that a simple model is ahead by, from which on a loss that falls must close the gap, too."""
 CONSTANTS = {
     Family.CLASSES: "the class frequencies of training for every example",
     Family.YES_NO: "the share of positives in training for every example",
@@ -113,10 +115,11 @@ def no_better(looks: Sequence[Look], *, weighted: bool) -> list[Outcome]:
         )
         return [Outcome(Status.ADVICE, "no_better_than_constant", said, fix, evidence(now))]
     name = "" if weighted else now.best_simple
-    learns = _learns(looks) and not now.of_answers
-    if name not in half_way(looks).shown or learns or _closes(looks, name):
+    if name not in half_way(looks).shown or _closes(looks, name):
         return []
     lead = now.behind(name)
+    if _learns(looks) and not now.of_answers and lead.mean <= BEYOND_CHANCE * lead.error:
+        return []
     size = f"{lead.mean:.2g} ± {lead.error:.1g}"
     if now.of_answers:
         size = f"{100 * lead.mean:.2g} ± {100 * lead.error:.1g} points"

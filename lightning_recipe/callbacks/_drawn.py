@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
-from lightning_recipe.callbacks._interchanged import compared, firsts, interchanged
+from lightning_recipe.callbacks._interchanged import Interchanging, compared, firsts
 from lightning_recipe.finding import Outcome, Status
-from lightning_recipe.record.modules import by_parameter
 from lightning_recipe.record.step import Need
-from lightning_recipe.record.tensors import mapped, same, tensors
+from lightning_recipe.record.tensors import same
 
 if TYPE_CHECKING:
-    from torch import nn
-
-    from lightning_recipe.record.step import NetCall
     from lightning_recipe.trial.rehearsal import Rehearsal
 
 
@@ -46,7 +41,7 @@ def idle_draw(again: Rehearsal, batch: Any) -> tuple[Outcome, str] | None:
         each = tensor.layout is torch.strided and tensor.ndim and len(tensor) == size
         if not each or name not in others or same(tensor, firsts(tensor)) or same(tensor, others[name]):
             continue
-        with _Interchanging(again.module, call, name) as interchanging:
+        with Interchanging(again.module, call, name) as interchanging:
             effect = compared(step, again.step(batch, needs=Need.INPUTS))
         if effect.outputs == 0 and interchanging.done:
             outcome = Outcome(
@@ -58,27 +53,3 @@ def idle_draw(again: Rehearsal, batch: Any) -> tuple[Outcome, str] | None:
             )
             return outcome, name
     return None
-
-
-class _Interchanging:
-    """Interchanges an argument of a module between examples, at each of its calls."""
-
-    def __init__(self, root: nn.Module, call: NetCall, name: str) -> None:
-        self._module, self._path = root.get_submodule(call.name), name.removeprefix(f"{call.name}.")
-        self.done = False
-
-    def __enter__(self) -> Self:
-        self._handle = self._module.register_forward_pre_hook(self._change, with_kwargs=True)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._handle.remove()
-
-    def _change(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        chosen = dict(tensors(by_parameter(module, args, kwargs))).get(self._path)
-
-        def other(tensor: Tensor) -> Tensor:
-            self.done |= tensor is chosen
-            return interchanged(tensor) if tensor is chosen else tensor
-
-        return mapped((args, kwargs), Tensor, other)

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
 
 from lightning_recipe.losses.targets import is_target
+from lightning_recipe.record.modules import by_parameter
 from lightning_recipe.record.step import Need
 from lightning_recipe.record.tensors import leading_size, mapped, tensors
 from lightning_recipe.trial.rehearsal import CannotRehearseError
 
 if TYPE_CHECKING:
-    from lightning_recipe.record.step import Step
+    from collections.abc import Callable
+
+    from torch import nn
+
+    from lightning_recipe.record.step import NetCall, Step
     from lightning_recipe.trial.rehearsal import Rehearsal
 
 FEWEST = 4
@@ -147,6 +152,38 @@ def interchanged(tensor: Tensor) -> Tensor:
 def firsts(tensor: Tensor) -> Tensor:
     """All examples have the values of the first: this also shows where a sum goes over all of them."""
     return tensor[:1].expand_as(tensor).clone()
+
+
+class Interchanging:
+    """Interchanges an argument of a module between examples, or changes it otherwise, at each of its calls.
+
+    Attributes:
+        done: Whether it was there.
+
+    """
+
+    def __init__(
+        self, root: nn.Module, call: NetCall, name: str, change: Callable[[Tensor], Tensor] = interchanged
+    ) -> None:
+        self._module, self._path = root.get_submodule(call.name), name.removeprefix(f"{call.name}.")
+        self._made_of = change
+        self.done = False
+
+    def __enter__(self) -> Self:
+        self._handle = self._module.register_forward_pre_hook(self._change, with_kwargs=True)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._handle.remove()
+
+    def _change(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        chosen = dict(tensors(by_parameter(module, args, kwargs))).get(self._path)
+
+        def other(tensor: Tensor) -> Tensor:
+            self.done |= tensor is chosen
+            return self._made_of(tensor) if tensor is chosen else tensor
+
+        return mapped((args, kwargs), Tensor, other)
 
 
 def compared(before: Step, after: Step, size: int = 0) -> Effect:

@@ -12,6 +12,7 @@ from lightning_recipe.callbacks._drawn import idle_draw
 from lightning_recipe.callbacks._giveaways import giveaways
 from lightning_recipe.callbacks._interchanged import tried, worth
 from lightning_recipe.callbacks._masks import inverted, takers
+from lightning_recipe.callbacks._places_unread import unread
 from lightning_recipe.callbacks._positions import idle as idle_positions
 from lightning_recipe.callbacks._zeros import fitted
 from lightning_recipe.callbacks._zeros import judge as on_zeros
@@ -56,6 +57,8 @@ class InputIndependenceCheck(Check):
       all hold the same value, and leaves out those that don't.
     - `warning` if positions are embedded, of places or by mistake of examples, and the order of the places makes no
       difference.
+    - `warning` if layers compute with all places of a sequence, and the later half or more of them has no effect, as
+      where the first output of a recurrent network is taken for the last; `advice` if it is the earlier half.
     - `advice` for one input of several without effect at any look.
     - `advice` if what is made of the input depends on random numbers far more than on the input, at both looks.
     - `advice` for what the step draws and the network is given, such as the time of a diffusion, likewise.
@@ -81,9 +84,10 @@ class InputIndependenceCheck(Check):
     Legitimate:
         - Unconditional models, contrastive pairs, autoencoders, language models.
         - Outputs that begin at zero, inputs that are the same in all examples.
+        - Places that are cut off, masked, or padding.
 
     Cost:
-        A copy of the module and at most 20 steps on it, without backward, at two validations.
+        A copy of the module and at most 30 steps on it, without backward, at two validations.
 
     Pictures:
         - `zeros`: The loss of both fits, with `fit_steps`.
@@ -107,6 +111,7 @@ class InputIndependenceCheck(Check):
     needs = Need.INPUTS
     explains: ClassVar = {
         "positions_without_effect": ("OverfitOneBatch/too_slow", "OverfitOneBatch/stuck", "Baselines/*"),
+        "places_unread": ("OverfitOneBatch/*", "Baselines/*", "PredictionDynamicsLogger/*"),
         "mask_inverted": ("OverfitOneBatch/*", "PredictionDynamicsLogger/*", "Baselines/*", "InputIndependenceCheck/*"),
         "input_ignored": (
             "OverfitOneBatch/*",
@@ -170,7 +175,9 @@ class InputIndependenceCheck(Check):
         try:
             with rehearsal(run) as again:
                 trial = tried(again, step.batch)
-                positions = idle_positions(again, step.batch) or idle_draw(again, step.batch)
+                positions = (
+                    idle_positions(again, step.batch) or unread(again, step.batch) or idle_draw(again, step.batch)
+                )
                 early = verdict.of_all(trial) is not None and run.step < EARLY * run.horizon
                 if early and _may_come_to_see(again, step.batch):
                     self._reason = f"at step {run.step} nothing that enters had an effect, which is early"

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset, WeightedRandomSampler
 
 from lightning_recipe import Baselines, Status
+from lightning_recipe.callbacks import _baselines_verdict
 
 LONG = {"max_epochs": 8}
 
@@ -448,6 +449,20 @@ def test_a_forecast_behind_the_previous_value(fit):
     (finding,) = found(fit, Behind(), val=DataLoader(Forecast().data(256, 2), 64))
     assert finding.code == "Baselines/worse_than_simple_model"
     assert finding.evidence["model"] > finding.evidence["previous_value"]
+
+
+def test_a_loss_that_falls_must_come_nearer_to_what_is_far_ahead(fit, monkeypatch):
+    class Slow(Forecast):
+        rate = 2e-5
+
+        def forward(self, x):
+            return 0.5 * x[:, -1:] + self.net(x)
+
+    settings = {"val": DataLoader(Forecast().data(256, 2), 64), "max_epochs": 6}
+    (finding,) = found(fit, Slow(), **settings)
+    assert finding.code == "Baselines/worse_than_simple_model"
+    monkeypatch.setattr(_baselines_verdict, "BEYOND_CHANCE", torch.inf)
+    assert quiet(fit, Slow(), **settings).evidence["model"] > 2 * finding.evidence["previous_value"]
 
 
 # -- a human's score, people's data, pictures
