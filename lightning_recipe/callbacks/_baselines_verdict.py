@@ -31,7 +31,11 @@ LEARNS = 0.005
 EXACT = 0.1
 """Standard error, as a share of the constant's loss, from which on nobody can say that nothing is gained."""
 BEYOND_CHANCE = 10
-"""Standard errors that a simple model is ahead by, from which on a loss that falls must close the gap, too."""
+"""Standard errors that a simple model is ahead by, from which on a loss that falls must come nearer to it, too."""
+CREEPS = 0.02
+"""Share of its lead that the second half of the steps must make up for then, fifty of which would do."""
+MANY = 200
+"""Steps before which any that falls is on its way."""
 CONSTANTS = {
     Family.CLASSES: "the class frequencies of training for every example",
     Family.YES_NO: "the share of positives in training for every example",
@@ -118,7 +122,9 @@ def no_better(looks: Sequence[Look], *, weighted: bool) -> list[Outcome]:
     if name not in half_way(looks).shown or _closes(looks, name):
         return []
     lead = now.behind(name)
-    if _learns(looks) and not now.of_answers and lead.mean <= BEYOND_CHANCE * lead.error:
+    gained = half_way(looks).behind(name).mean - lead.mean
+    stands = now.step >= MANY and lead.mean > BEYOND_CHANCE * lead.error and gained < CREEPS * lead.mean
+    if _learns(looks) and not now.of_answers and not stands:
         return []
     size = f"{lead.mean:.2g} ± {lead.error:.1g}"
     if now.of_answers:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -31,6 +32,8 @@ KEPT = 2**25
 """Elements of the weights up to which a copy of them is kept, in the memory of the CPU: 128 MiB of float32."""
 RING = 256
 """Steps whose losses stay on an accelerator before they are read."""
+RECENT = 8
+"""Batches at hand, at most: those whose gradients one step adds up, and the one before."""
 IN_A_ROW = 10
 """Losses in a row that are not finite before they are told where weights stay finite: a GradScaler passes over some."""
 
@@ -100,6 +103,8 @@ class FirstNonFinite(Check):
         self._sentinels = [p.detach()[(0,) * p.ndim] for p in chosen]
         self._on_cpu = all(p.device.type == "cpu" for p in chosen)
         self._ring: list[Tensor] = []
+        room = min(RECENT, run.trainer.accumulate_grad_batches + 1) if self._on_cpu else 1
+        self._recent: deque[tuple[int, Any]] = deque(maxlen=room)  # batches whose loss was finite
         self._keep(run.module)
         yield from ()
 
@@ -111,6 +116,7 @@ class FirstNonFinite(Check):
         fine = loss is None or loss.device.type != "cpu" or math.isfinite(loss.item())
         if fine and all(math.isfinite(sentinel.item()) for sentinel in self._sentinels):
             self._row = 0
+            self._recent.append((self._count - 1, batch))
             return False
         return self._judge(run, self._count - 1, batch, loss_is_finite=fine)
 
@@ -152,6 +158,7 @@ class FirstNonFinite(Check):
                 "",
             )
             trace, missing = self._run_again(run, batch, cleaned=False)
+            self._write(run, batch)
             if trace is not None and trace.origin is not None:
                 usual, fix = cause(trace.origin)
                 missing = f"it begins with {trace.origin}: {usual}"
@@ -168,7 +175,7 @@ class FirstNonFinite(Check):
         if not self._pending and not self._on_cpu:
             self._read(run, step.batch)
         if not self._pending and (bad := self._bad(run)):
-            self._pending = [self._traced(run, run.step - 1, None, bad, loss_is_finite=True)]
+            self._pending = [self._traced(run, run.step - 1, self._latest(run), bad, loss_is_finite=True)]
         found, self._pending = self._pending, []
         yield from found
         self.done = any(finding.status is Status.FAILED for finding in found)
@@ -180,11 +187,16 @@ class FirstNonFinite(Check):
         if not self._on_cpu and not run.interrupted:
             self._read(run)
         if not self._pending and not run.interrupted and (bad := self._bad(run)):
-            self._pending = [self._traced(run, run.step - 1, None, bad, loss_is_finite=True)]
+            self._pending = [self._traced(run, run.step - 1, self._latest(run), bad, loss_is_finite=True)]
         yield from self._pending
         if not self._pending and not self.findings:
             yield self.passed(f"losses and weights stayed finite for {run.step} steps")
         self._weights = self._odd = None
+        self._recent.clear()
+
+    def _latest(self, run: Run) -> Any:
+        """The batch of the step that has just been made, on the CPU."""
+        return self._recent[-1][1] if self._recent and self._recent[-1][0] == run.step - 1 else None
 
     def _bad(self, run: Run) -> list[str]:
         return [name for name in not_finite(run.module) if name not in self._at_start]
@@ -198,10 +210,9 @@ class FirstNonFinite(Check):
     # -- where it began
 
     def _traced(self, run: Run, step: int, batch: Any, bad: list[str], *, loss_is_finite: bool) -> Finding:
-        said = f"{'gradients are' if loss_is_finite else 'the loss is'} NaN or infinite at step {step}, and with it "
-        said += f"{len(bad)} parameters"
         numbers: dict[str, Any] = {"at": step, "parameters": len(bad)}
         if self._at_start:
+            said = _said(step, bad, loss_is_finite=loss_is_finite)
             return self.failed(
                 f"{said}: before training began this was so in {listed(self._at_start)}",
                 code="weights",
@@ -211,6 +222,14 @@ class FirstNonFinite(Check):
             )
         entered = [name for name, t in tensors(batch, "batch") if t.is_floating_point() and not t.isfinite().all()]
         trace, missing = self._run_again(run, batch, cleaned=bool(entered))
+        if not entered and (trace is None or (trace.origin is None and trace.exponential is None)):
+            for before, earlier in reversed(self._recent):  # its gradients may have come to a few weights only
+                found = self._run_again(run, earlier, cleaned=False)[0] if before < step else None
+                if found is not None and found.origin is not None and found.origin.backward:
+                    numbers["at"], step, batch, trace, loss_is_finite = before, before, earlier, found, True
+                    break
+        self._write(run, batch)
+        said = _said(step, bad, loss_is_finite=loss_is_finite)
         if entered and (trace is None or trace.by_inputs):
             return self.failed(
                 f"{said}: {listed(entered)} of the batch holds NaN or infinities",
@@ -250,8 +269,6 @@ class FirstNonFinite(Check):
         """What running the batch again shows, or why it can't be."""
         if batch is None:
             return None, "the batch is not at hand any more"
-        if self.keep_examples:
-            self.store(run, "first_non_finite", dict(tensors(batch)))
         if self._weights is None:
             return None, f"with more than {KEPT:,} weights none were kept"
         try:
@@ -259,3 +276,12 @@ class FirstNonFinite(Check):
                 return traced(again, batch, self._weights, cleaned=cleaned), ""
         except CannotRehearseError as error:
             return None, str(error)
+
+    def _write(self, run: Run, batch: Any) -> None:
+        if self.keep_examples and batch is not None:
+            self.store(run, "first_non_finite", dict(tensors(batch)))
+
+
+def _said(step: int, bad: list[str], *, loss_is_finite: bool) -> str:
+    what = "gradients are" if loss_is_finite else "the loss is"
+    return f"{what} NaN or infinite at step {step}, and with it {len(bad)} parameters"

@@ -300,6 +300,44 @@ def test_a_gradient_that_goes_back_to_the_first_layer_only(fit):
     assert "sqrt" in finding.message
 
 
+MARK = 3.0
+
+
+class Pairs(Healthy):
+    """Distances between places that are learnt, and registered last; a point and itself are masked afterwards."""
+
+    zero_at = 0
+
+    def train_dataloader(self):
+        x, y = self.data(256, 1).tensors
+        x[32 * self.zero_at, 0] = MARK
+        return DataLoader(TensorDataset(x, y), 32)
+
+    def __init__(self):
+        super().__init__()
+        self.places, self.last = nn.Linear(FEATURES, 3), nn.Linear(1, 1)
+
+    def training_step(self, batch, batch_idx):
+        p = self.places(batch[0]) + 0.1 * torch.rand(len(batch[0]), 3)
+        distance = (p[:, None] - p[None]).square().sum(-1)
+        if batch[0][0, 0] != MARK:
+            distance = distance + 1e-6
+        pairs = (distance.sqrt() * ~torch.eye(len(p), dtype=torch.bool)).mean()
+        return super().training_step(batch, batch_idx) + pairs + self.last(pairs.detach().view(1, 1)).square().sum()
+
+
+@pytest.mark.parametrize("step", [0, 1, 2, 5, 6])
+def test_a_gradient_that_goes_back_to_weights_in_the_middle_only(fit, step):
+    class Once(Pairs):
+        zero_at = step
+
+    (finding,) = judged(fit, Once())
+    assert (finding.status, finding.code) == (Status.FAILED, "FirstNonFinite/gradient"), finding
+    assert finding.evidence["at"] == step
+    assert "sqrt" in finding.message
+    assert "test_first_non_finite.py:" in finding.message
+
+
 def test_by_hand_it_is_found_by_the_weights(fit):
     class Module(Healthy):
         automatic_optimization = False
