@@ -24,10 +24,14 @@ NUMBERS = {"item", "tolist", "numpy", "detach", "data", "tensor", "float", "cpu"
 """Functions by which a loss leaves the graph."""
 MASKS = {"mul", "mul_", "imul", "rmul", "masked_fill", "masked_fill_", "where"}
 """Functions that may put zeros in the place of everything."""
+FLAT = {"round", "floor", "ceil", "sign", "trunc"}
+"""Functions whose derivative is 0."""
 SHAPED = {"view_as", "reshape_as", "expand_as", "type_as"}
 """Functions that take the shape of their second argument, or its type."""
 PRODUCTS = {"mul", "rmul", "matmul", "mm", "bmm", "einsum", "dot", "cosine_similarity"}
 """Functions in which two networks answer together, as in a score of a user and an item; a target is subtracted."""
+PICKS = {"getitem", "gather", "index_select", "take_along_dim", "where"}
+"""Functions in which one network chooses among what another one puts out."""
 
 
 def disconnected(step: Step, parameters: Mapping[str, Tensor], marks: Marks) -> Iterator[tuple[Outcome, str]]:
@@ -111,7 +115,7 @@ def _before(step: Step, calls: list[Event], trained: set[int], cuts: set[str]) -
     """Of some calls those that others with trained parameters build on, and the first function of `cuts` on the way.
 
     They build on what goes into them, and, behind a cut, as is the call itself without gradients, on what theirs is
-    multiplied with; a parameter that is no
+    multiplied with, or what it chooses; a parameter that is no
     module's builds on what a function is given beside it, unless that has been compared with something before.
     """
     carried = _made_of(step, trained)
@@ -127,7 +131,7 @@ def _before(step: Step, calls: list[Event], trained: set[int], cuts: set[str]) -
                 cut = behind[number] or (f"{event.name} ({event.where})" if event.name in cuts else "")
                 met = (
                     (behind[number] or call.where)
-                    and event.name in PRODUCTS
+                    and event.name in PRODUCTS | PICKS
                     and any(n in carried and n not in behind for n in event.inputs)
                 )
                 if event.name in PRODUCTS and not compared:
@@ -162,7 +166,9 @@ def _made_of(step: Step, trained: set[int]) -> set[int]:
 
 
 def all_masked(step: Step, zero: set[int]) -> tuple[list[Event], str]:
-    """Calls before a mask that leaves nothing: all before a module with a gradient that isn't zero have one of zeros.
+    """Calls before a mask that leaves nothing, or before what is flat, such as ``round``.
+
+    All before a module with a gradient that isn't zero have one of zeros.
 
     Args:
         step: What was recorded.
@@ -172,6 +178,9 @@ def all_masked(step: Step, zero: set[int]) -> tuple[list[Event], str]:
     trained = {id(leaf) for leaf in step.leaves} - zero
     calls = [e for e in step.events if e.module is not None and any(p.requires_grad for p in e.module.parameters())]
     without = [call for call in calls if call.module is not None and zero.issuperset(map(id, call.module.parameters()))]
+    flat = [(call, cut) for call in without if (cut := _before(step, [call], trained, FLAT)[1])]
+    if flat:
+        return [call for call, _ in flat], flat[0][1]
     found, where = _before(step, without, trained, MASKS)
     others, _ = _before(step, [call for call in calls if call not in without], trained, MASKS)
     return (found, where) if where and not others else ([], "")

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 Range = tuple[float, float]
 
 FREE: Range = (-math.inf, math.inf)
+BOUNDED = {"Tanh", "Relu", "Softplus", "Exp"}
+"""Operations that logits come out of; what is said of probabilities is said elsewhere."""
 NOTHING = 0.9
 """Share of the way from a uniform guess to the right answers that is out of reach: nothing can be learnt."""
 SHARE = 0.1
@@ -39,6 +41,8 @@ INTO = {
     "Sum": {"Log", "Div"},
 }
 """What takes a softmax, or a part of one, and what that goes into if it is one of a loss, if not anything."""
+SATURATED = 50.0
+"""Logit from which on a sigmoid is 0 or 1."""
 STEPS = 50
 """By which logits between bounds are found."""
 FAR = -1e3
@@ -101,7 +105,7 @@ def _of_classes(weights_of: WeightsOf, after: dict[Node, list[Node]], node: Node
         if weight is None or not weight.any() or bool((weight > 0).any()):
             return None
         free, lowest = of_targets(-weight.double().movedim(taken.dim, -1).flatten(0, -2), high - low, lowest)
-    return _verdict(taken.logits, high - low, (free, lowest, math.log(classes)), f"over {classes} classes")
+    return _verdict(taken.logits, (low, high), (free, lowest, math.log(classes)), f"over {classes} classes")
 
 
 def of_targets(weight: Tensor, apart: float, sure: float) -> tuple[float, float]:
@@ -137,32 +141,37 @@ def _of_yes_no(weights_of: WeightsOf, node: Node) -> Outcome | None:
         return None
     low, high = bounds(logits)
     shifted = _past(logits, {"Mul", "Div", "Neg", "Clamp"} | RESHAPES)  # by a constant: then they have no bounds
-    weight = weights_of(node) if not math.isinf(high - low) and shifted and shifted.kind not in {"Add", "Sub"} else None
+    free = math.isinf(low) and math.isinf(high)
+    weight = weights_of(node) if not free and shifted and shifted.kind not in {"Add", "Sub"} else None
     if weight is None:
         return None
     counts = weight != 0 if weight.shape == target.shape else torch.ones_like(target, dtype=torch.bool)
     target = target[counts].double()
     if not target.numel() or bool(((target < 0) | (target > 1)).any()):
         return None
-    best = torch.logit(target).clamp(low, high)
+    best = torch.logit(target).clamp(max(low, -SATURATED), min(high, SATURATED))
     lowest = float((torch.nn.functional.softplus(best) - target * best).mean())
-    free = float((torch.special.entr(target) + torch.special.entr(1 - target)).mean())
-    return _verdict(logits, high - low, (free, lowest, math.log(2)), "of a yes or no")
+    reached = float((torch.special.entr(target) + torch.special.entr(1 - target)).mean())
+    return _verdict(logits, (low, high), (reached, lowest, math.log(2)), "of a yes or no")
 
 
-def _verdict(logits: Node, width: float, losses: tuple[float, float, float], over: str) -> Outcome | None:
+def _verdict(logits: Node, between: Range, losses: tuple[float, float, float], over: str) -> Outcome | None:
     free, lowest, guess = losses
-    share = (lowest - free) / (guess - free) if guess > free else 0.0
+    width, share = between[1] - between[0], (lowest - free) / (guess - free) if guess > free else 0.0
     if share <= (SHARE if not _of_two_networks(logits) else PAIRS if width < AS_THEY_ARE else math.inf):
         return None
+    end = f"below {between[0]:g}" if math.isinf(between[1]) else f"above {between[1]:g}"
+    said = f"never {end}" if math.isinf(width) else f"at most {width:.3g} apart"
     return Outcome(
         Status.FAILED if share > NOTHING else Status.WARNING,
         "logits_too_close",
-        f"logits are at most {width:.3g} apart, whatever the network puts out: {over} the loss can't fall below "
-        f"{lowest:.3g}, where a uniform guess has {guess:.3g}",
-        "divide by the temperature in place of multiplying with it; cosines and tanh want a scale of 10 to 100, or one "
-        "that is learnt",
-        {"apart": width, "lowest": lowest, "guess": guess},
+        f"logits are {said}, whatever the network puts out: {over} the loss can't fall below {lowest:.3g}, where a "
+        f"uniform guess has {guess:.3g}",
+        "take the last activation off the output"
+        if math.isinf(width)
+        else "divide by the temperature in place of multiplying with it; cosines and tanh want a scale of 10 to 100, "
+        "or one that is learnt",
+        {"share": share, "lowest": lowest, "guess": guess} | ({} if math.isinf(width) else {"apart": width}),
     )
 
 
@@ -239,8 +248,8 @@ def bounds(node: Node | None) -> Range:
     known = [parent for parent in node.parents if parent is not None]
     if node.kind == "Div" and is_unit(node):
         return -1.0, 1.0
-    if node.kind == "Tanh":
-        return RANGES["Tanh"]
+    if node.kind in BOUNDED:
+        return RANGES[node.kind]
     if node.kind in {"Mm", "Bmm", "Sum"}:
         length = _of_cosines(node)
         return -length, length

@@ -31,6 +31,9 @@ WANT_LOGITS = {
 """The nodes of losses that take logits, and what they apply to them. By hand, -log(sigmoid(x)) is softplus(-x)."""
 OF_BOTH_SIGNS = {"Softplus", "LogSigmoid"}
 """Those that are applied to logits and to negative ones."""
+OF_MARGINS = {"Relu": {"Rsub", "Sub", "Add"}, "ClampMin": {"Rsub", "Sub", "Add"}, "Clamp": {"Rsub", "Sub", "Add"}}
+OF_MARGINS |= {"LogSigmoid": set(), "Softplus": {"Neg"}, "Exp": {"Neg"}}
+"""Losses of a margin, and what may stand between them and the product with the target's sign."""
 POOLS = {"Mean", "Max", "Amax", "Min", "Amin", "AvgPool2D", "AdaptiveAvgPool2D", "MaxPool2DWithIndices"}
 """What leaves probabilities between 0 and 1."""
 SHIFTS = {"Add", "Sub", "Rsub", "Clamp", "ClampMin", "ClampMax"}
@@ -79,6 +82,8 @@ def _of_squashes(node: Node) -> Outcome | None:
 
 
 def _of_node(node: Node) -> Outcome | None:
+    if (share := _no_signs_by_hand(node)) > 0:
+        return _no_signs("a loss of margins", share)
     made_by = _behind(node)
     kind = made_by.kind if made_by is not None else ""
     if node.kind in COMPARED and _is_one(made_by):
@@ -102,6 +107,22 @@ def _of_node(node: Node) -> Outcome | None:
         if of_probabilities and behind is not None and behind.is_raw and isinstance(values, Tensor):
             return _clamped(float(((values < 0) | (values > 1)).float().mean()))
     return None
+
+
+def _no_signs_by_hand(node: Node) -> float:
+    """Share of zeros in targets that a margin is multiplied with: ``relu(1 - y * x)``, ``logsigmoid(y * x)``."""
+    past = OF_MARGINS.get(node.kind)
+    product = _behind(node, past) if past is not None else None
+    if product is None or product.kind != "Mul" or product.parents.count(None) != 1:
+        return 0.0
+    if past and (above := node.source()) is not None and above == product:  # a mask, before an activation
+        return 0.0
+    side = product.parents.index(None)
+    target, made_by = product.saved("other" if side else "self"), product.source(1 - side)
+    if not isinstance(target, Tensor) or target.numel() < FEW or made_by is None or not made_by.is_raw:
+        return 0.0
+    of_yes_no = bool(((target == 0) | (target == 1)).all()) and bool((target == 1).any())
+    return float((target == 0).double().mean()) if of_yes_no else 0.0
 
 
 def of_call(call: LossCall, batch: Any = None) -> Outcome | None:

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from torch import nn
+
 from lightning_recipe.callbacks._cuts import CUTS
 from lightning_recipe.finding import Outcome, Status
+from lightning_recipe.record.loss_graph import RESHAPES as NODES
 from lightning_recipe.record.loss_graph import Node
 from lightning_recipe.record.step import Need
 from lightning_recipe.trial.rehearsal import CannotRehearseError
@@ -129,7 +132,7 @@ def _of(step: Step, left: set[int]) -> Terms:
     whole: list[int] = []
     without: dict[int, bool] = {}
     for number, node in _terms(made, last.inputs[0], Node(step.loss.grad_fn)):
-        if node is not None and not _leaves(node) <= left:
+        if node is not None and not _leaves(node) <= left and not _is_new(node):
             whole.append(number)
         else:
             without[number] = node is not None
@@ -186,6 +189,16 @@ def _leaves(node: Node) -> set[int]:
         waiting += parents
         seen |= parents
     return found
+
+
+def _is_new(node: Node) -> bool:
+    """Whether a term is nothing but a tensor that is no parameter, of numbers that were computed before."""
+    while (
+        node.kind in {"Mean", "Sum", "Mul", "Div", "Neg"} | NODES and len(node.parents) - node.parents.count(None) == 1
+    ):
+        node = next(parent for parent in node.parents if parent is not None)
+    leaf = getattr(node.raw, "variable", None)
+    return leaf is not None and not isinstance(leaf, nn.Parameter)
 
 
 def _before(made: dict[int, Event], numbers: Iterable[int]) -> Iterator[Event]:

@@ -180,8 +180,12 @@ def constant(again: Rehearsal, step: Step, graph: list[Node]) -> Outcome | None:
     if loss is None or not last or not loss.isfinite().all() or step.clips:  # a clamp is a cause of its own
         return None
     edges = [torch.autograd.graph.GradientEdge(node.raw, 0) for node in last]
-    gradients = torch.autograd.grad(loss.sum(), edges, allow_unused=True)
-    if any(gradient is not None and float(gradient.abs().max()) > ROUNDING for gradient in gradients):
+    weights = [node.raw.variable for node in {source for node in last for source in _sources(node)}]
+    for ends in (edges, weights):  # of two calls that cancel each other weights get none
+        gradients = torch.autograd.grad(loss.sum(), ends, allow_unused=True, retain_graph=True) if ends else ()
+        if all(gradient is None or float(gradient.abs().max()) <= ROUNDING for gradient in gradients) and ends:
+            break
+    else:
         return None
     again.move_weights()
     try:
@@ -198,3 +202,11 @@ def constant(again: Rehearsal, step: Step, graph: list[Node]) -> Outcome | None:
         "see what of the predictions the loss reads",
         {"loss": float(loss.mean())},
     )
+
+
+def _sources(node: Node) -> Iterator[Node]:
+    """The parameters that a layer was called with."""
+    for argument in range(len(node.parents)):
+        source = node.source(argument)
+        if source is not None and source.kind == "AccumulateGrad":
+            yield source

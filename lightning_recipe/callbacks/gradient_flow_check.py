@@ -10,6 +10,7 @@ from lightning_recipe.callbacks._copies import Units, same_modules, stepped_twic
 from lightning_recipe.callbacks._cuts import disconnected
 from lightning_recipe.callbacks._left_out import MadeAnew, without_optimiser
 from lightning_recipe.callbacks._numbers import Numbers
+from lightning_recipe.callbacks._sampled import sampled
 from lightning_recipe.callbacks._untrained import Marks
 from lightning_recipe.finding import Section
 from lightning_recipe.record.step import Need
@@ -37,11 +38,13 @@ class GradientFlowCheck(Check):
       was frozen by leaving it out.
     - `made_anew`: modules that are made in each step, get a gradient, and are gone: `warning`.
     - `no_gradient`: modules that were called, and that modules which get a gradient build on, while none reaches their
-      own parameters, which an optimiser steps, or zeros only, behind a mask: `warning` if these are as they were drawn,
-      and `advice` if they have learnt something before, as for a frozen part. If all that is made of them becomes
-      numbers, as by ``numpy``, `failed` where they are as they were drawn, and the loss, of the step run again on a
-      copy, is another one with other parameters; else `advice`. `warning`, too, if the loss has no gradient for any of
-      them.
+      own parameters, which an optimiser steps, or zeros only, behind a mask or ``round``: `warning` if these are as
+      they were drawn, and `advice` if they have learnt something before, as for a frozen part. If all that is made of
+      them becomes numbers, as by ``numpy``, `failed` where they are as they were drawn, and the loss, of the step run
+      again on a copy, is another one with other parameters; else `advice`. `warning`, too, if the loss has no gradient
+      for any of them.
+    - `drawn_without_gradient`: normal numbers are drawn by what one module puts out, as by ``sample`` in place of
+      ``rsample``, and another one goes on with them, without their likelihood: `warning`.
     - `in_two_optimisers`: parameters that two optimisers step for one backward, or that one holds twice: `warning`;
       that two step, each for its own loss: `advice`.
     - `one_module_many_times`: one module that is several entries of a list: `warning` if all are called with the same
@@ -112,6 +115,7 @@ class GradientFlowCheck(Check):
                 yield from self._units.look(step, {name: p for name, p in parameters.items() if id(p) in held})
         cuts = list(disconnected(step, parameters, self._marks))
         yield from cuts or self._numbers.look(run, step, parameters, self._marks)
+        yield from sampled(step)
         yield from same_modules(run.module, step)
         yield from stepped_twice(run.trainer.optimizers, step, registered)
 

@@ -895,9 +895,30 @@ class Anew(Net):
         return self.head(torch.tensor(self.body(x).tolist()))
 
 
+class Routed(Net):
+    """The first of two experts, or the other one, whose answers are not weighted."""
+
+    def __init__(self):
+        super().__init__()
+        self.router, self.other = nn.Linear(FEATURES, 2), nn.Linear(FEATURES, CLASSES)
+
+    def forward(self, x):
+        answers = torch.stack([super().forward(x), self.other(x)], 1)
+        return answers[torch.arange(len(x)), self.router(x).argmax(1)]
+
+
+class Rounded(Net):
+    """A gate that is 0 or 1."""
+
+    def forward(self, x):
+        return self.head(self.body(x).sigmoid().round() * x.repeat(1, 6)[:, : self.width])
+
+
 @pytest.mark.parametrize(
     ("module", "subject", "where"),
     [
+        (Routed, "router", "argmax"),
+        (Rounded, "body.0, body.2", "round"),
         (Detached, "net.0, net.1", "detach"),
         (NoGrad, "body.0, body.2", "without"),
         (NoGradBeforeAWeight, "body.0, body.2", "without"),
@@ -976,6 +997,71 @@ class InTurns(ByNumpy):
 
 def test_what_goes_through_numbers_and_is_trained_in_other_steps(fit):
     assert [f.status for f in judged(fit, InTurns(), max_steps=64)] == [Status.PASSED]
+
+
+class Draws(Net):
+    """Encodes, draws, and decodes; the loss has the divergence of what it draws from."""
+
+    def __init__(self):
+        super().__init__()
+        self.mean_and_scale, self.decoder = nn.Linear(64, 16), nn.Linear(8, FEATURES)
+
+    def training_step(self, batch, batch_idx):
+        mean, scale = self.mean_and_scale(self.body(batch[0])).chunk(2, 1)
+        drawn_by = torch.distributions.Normal(mean, F.softplus(scale) + 1e-3)
+        return self.loss_of(batch[0], drawn_by) + 0.01 * self.divergence(drawn_by)
+
+    def loss_of(self, x, drawn_by):
+        return F.mse_loss(self.decoder(self.draw(drawn_by)), x)
+
+    def divergence(self, drawn_by):
+        return torch.distributions.kl_divergence(drawn_by, torch.distributions.Normal(0.0, 1.0)).mean()
+
+    def draw(self, drawn_by):
+        return drawn_by.rsample()
+
+    def trained(self):
+        return [p for name, p in self.named_parameters() if not name.startswith("head")]
+
+
+class Acts(Draws):
+    """What is drawn is an action, whose likelihood is in the loss, and a critic sees it."""
+
+    def loss_of(self, x, drawn_by):
+        action = drawn_by.sample()
+        worth = self.decoder(action)
+        likely = drawn_by.log_prob(action).mean(1)
+        return (worth - x).square().mean() - (likely * worth.detach().mean(1)).mean()
+
+
+class ActsBefore(Draws):
+    """The critic is asked without gradients."""
+
+    def loss_of(self, x, drawn_by):
+        with torch.no_grad():
+            worth = self.decoder(drawn_by.sample())
+        return (self.decoder(drawn_by.rsample()) - worth - x).square().mean()
+
+
+class DrawsWithoutGradient(Draws):
+    def draw(self, drawn_by):
+        return drawn_by.sample()
+
+
+class DrawsWithoutGradientByHand(ByHand, DrawsWithoutGradient):
+    def draw(self, drawn_by):
+        return torch.normal(drawn_by.loc, drawn_by.scale) * 1.0
+
+
+@pytest.mark.parametrize("module", [Draws, Acts, ActsBefore])
+def test_draws_with_a_gradient_or_a_likelihood(fit, module):
+    assert [f.status for f in judged(fit, module())] == [Status.PASSED]
+
+
+@pytest.mark.parametrize("module", [DrawsWithoutGradient, DrawsWithoutGradientByHand])
+def test_draws_without_gradient(fit, module):
+    (finding,) = judged(fit, module())
+    assert (finding.status, finding.code) == (Status.WARNING, "GradientFlowCheck/drawn_without_gradient")
 
 
 class Masked(Net):

@@ -335,6 +335,21 @@ LEGITIMATE |= {
 }
 
 
+LEGITIMATE |= {
+    "hinge by hand": (mlp(1), lambda out, b: (1 - out[:, 0] * (2 * b["yes"] - 1)).relu().mean()),
+    "masked hinge by hand": (
+        mlp(1),
+        lambda out, b: ((1 - out[:, 0] * (2 * b["yes"] - 1)).relu() * (b["some"] >= 0)).mean(),
+    ),
+    "a mask before an activation": (mlp(1), lambda out, b: ((out[:, 0] * b["few"]).relu() - b["w"]).square().mean()),
+    "triplets": (mlp(), lambda out, b: F.triplet_margin_loss(out, out.roll(1, 0), out.roll(2, 0))),
+    "few of the answers are no": (
+        mlp(1, nn.ReLU()),
+        lambda out, b: F.binary_cross_entropy_with_logits(out[:, 0], 1 - b["few"] * b["yes"]),
+    ),
+}
+
+
 def everything():
     some = torch.where(numbers() > 0, numbers().sigmoid(), -1.0)
     rare = torch.where(torch.rand(4 * ROWS, generator=drawn()) < 0.7, 0, ids())
@@ -813,6 +828,32 @@ DISEASES["term_without_gradient"] = {
         tokens(y=ids(LENGTH, classes=4)),
     ),
 }
+DISEASES["term_without_gradient"] |= {
+    "a tensor made anew of numbers": (
+        mlp(),
+        lambda out, b: (
+            F.cross_entropy(out, b["y"]) + torch.tensor([o.square().mean() for o in out], requires_grad=True).mean()
+        ),
+        rows(y=ids()),
+    )
+}
+DISEASES["constant_loss"] |= {
+    "no signs, by hand": (
+        mlp(1),
+        lambda out, b: (1 - out[:, 0] * b["y"]).relu().mean(),
+        rows(y=ids(classes=2).float()),
+    ),
+    "no signs, logistic": (
+        Sequence(1),
+        lambda out, b: -F.logsigmoid(b["y"] * out[:, -1, 0]).mean(),
+        tokens(y=ids(classes=2).float()),
+    ),
+    "the other one twice": (
+        conv(5, nn.Flatten()),
+        lambda out, b: F.triplet_margin_loss(out, out.roll(1, 0), out.roll(1, 0)),
+        images(),
+    ),
+}
 CASES = [(code, name) for code, cases in DISEASES.items() for name in cases]
 
 
@@ -1284,6 +1325,12 @@ class OfUnitWeights(nn.Module):
 )
 def test_bounded_logits(found, net, told, loss):
     assert [finding.status for finding in found(net, loss, rows(y=ids())).values()] == ([told] if told else [])
+
+
+def test_logits_that_never_say_no(found):
+    loss = lambda out, b: F.binary_cross_entropy_with_logits(out, b["y"])  # noqa: E731
+    told = found(mlp(1, nn.ReLU()), loss, rows(y=ids(1, classes=2).float()))
+    assert [(code, finding.status) for code, finding in told.items()] == [("logits_too_close", Status.WARNING)]
 
 
 def test_bounded_logits_of_targets_that_ask_for_no_more(found):
