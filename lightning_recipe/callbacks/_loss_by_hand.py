@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lightning_recipe.callbacks import _loss_scale, _loss_targets, _loss_weights
 from lightning_recipe.record.loss_graph import PRODUCTS, RESHAPES
-from lightning_recipe.record.tensors import tensors
+from lightning_recipe.record.tensors import dense
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,7 +52,7 @@ class Written:
 
     def look(self, batch: object) -> None:
         """Count the values of another batch."""
-        for path, entry in tensors(batch):
+        for path, entry in dense(batch):
             if path == self.entry:
                 self.counts.update(_loss_targets.counted(entry))
                 self.looks += 1
@@ -90,11 +90,11 @@ def written(weights_of: WeightsOf, graph: list[Node], step: Step) -> Iterator[Wr
 
 
 def _entries(step: Step) -> list[tuple[str, Tensor]]:
-    return [(path, t) for path, t in tensors(step.batch) if t.numel() and t.ndim and not t.is_complex()]
+    return [(path, t) for path, t in dense(step.batch) if t.numel() and t.ndim and not t.is_complex()]
 
 
 def _outputs(step: Step) -> list[Tensor]:
-    return [t.detach() for call in step.net_calls for _, t in tensors(call.output) if t.is_floating_point()]
+    return [t.detach() for call in step.net_calls for _, t in dense(call.output) if t.is_floating_point()]
 
 
 def _entry(entries: list[tuple[str, Tensor]], target: Tensor) -> str:

@@ -12,7 +12,7 @@ from torch import Tensor
 from lightning_recipe.finding import Outcome, Status
 from lightning_recipe.losses.table import CROSS_ENTROPY, KL, NLL, OF_SIGNS
 from lightning_recipe.record.loss_graph import CLAMPS
-from lightning_recipe.record.tensors import tensors
+from lightning_recipe.record.tensors import dense
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -147,7 +147,7 @@ def of_call(call: LossCall, batch: Any = None) -> Outcome | None:
             return _interchanged("probabilities, its target logarithms")
         return _no_logarithm("softmax") if call.name != CROSS_ENTROPY else _equal_to_probabilities(call, prediction)
     if call.name == KL and isinstance(target, Tensor):
-        given = [t for _, t in tensors(batch) if t.shape == prediction.shape and t.is_floating_point()]
+        given = [t for _, t in dense(batch) if t.shape == prediction.shape and t.is_floating_point()]
         if call.target_from_net and any(torch.allclose(prediction.exp(), t.float(), atol=CLOSE) for t in given):
             what = "the logarithm of an entry of the batch, its target what the network puts out"
             return replace(_interchanged(what), status=Status.WARNING)  # the reverse divergence, if it is meant

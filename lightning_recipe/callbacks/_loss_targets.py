@@ -13,7 +13,7 @@ from lightning_recipe.callbacks._loss_weights import TARGETS
 from lightning_recipe.finding import Outcome, Status
 from lightning_recipe.losses.table import BCE_WITH_LOGITS, CROSS_ENTROPY, NLL, TABLE, Family
 from lightning_recipe.losses.targets import NAMES
-from lightning_recipe.record.tensors import tensors
+from lightning_recipe.record.tensors import dense
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -174,7 +174,7 @@ def _amid_others(target: Tensor, ignored: int, classes: int, step: Step) -> floa
     The rows are those of an entry of the batch, which has the same labels wherever they count.
     """
     counts = target.flatten() != ignored
-    for _, entry in tensors(step.batch):
+    for _, entry in dense(step.batch):
         if entry.ndim != 2 or entry.numel() != target.numel() or len(entry) != step.batch_size:  # noqa: PLR2004
             continue
         entered = [t for name, t in step.inputs.items() if t.shape[:2] == entry.shape and not NAMES.search(name)]
@@ -239,7 +239,7 @@ class Targets:
         if not isinstance(target, Tensor) or call.target_from_net or not target.numel():
             return
         self._counts[call.where].update(counted(target))
-        same = [t for _, t in tensors(batch) if t.numel() == target.numel() and equal(t, target)]
+        same = [t for _, t in dense(batch) if t.numel() == target.numel() and equal(t, target)]
         self._from_batch[call.where] = bool(same) and self._from_batch.get(call.where, True)
         self._integers[call.where] = any(not t.is_floating_point() for t in same)
         self._latest[call.where], self._looks[call.where] = call, self._looks[call.where] + 1

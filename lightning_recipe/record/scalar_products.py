@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from lightning_recipe.record.loss_graph import RESHAPES, Node, nodes
@@ -18,7 +19,6 @@ def of_unit_vectors(loss: Tensor) -> bool:
     """Whether a loss is computed from products, or distances, of unit vectors: cosines, times a scale.
 
     Example:
-        >>> import torch
         >>> layer, x = torch.nn.Linear(2, 3), torch.ones(4, 2)
         >>> unit = torch.nn.functional.normalize
         >>> logits = 30 * unit(layer(x)) @ unit(torch.ones(3, 5, requires_grad=True), dim=0)
@@ -49,10 +49,9 @@ def sides(node: Node) -> tuple[list[Node | None], list[Tensor | None]]:
     """The two sides of a product of vectors, by ``matmul`` or by hand, and their values, vectors in the last dimension.
 
     Returns:
-        For each side what made it, None if it is a constant; nothing if it is no such product.
+        For each side what made it, None if it is a constant; nothing if it is no such product, or a sparse one.
 
     Example:
-        >>> import torch
         >>> layer, x = torch.nn.Linear(2, 3), torch.ones(4, 2)
         >>> made_by, values = sides(Node((layer(x) @ layer(x).detach().T).grad_fn))
         >>> [node and node.kind for node in made_by], [tuple(value.shape) for value in values if value is not None]
@@ -60,7 +59,10 @@ def sides(node: Node) -> tuple[list[Node | None], list[Tensor | None]]:
 
     """
     if node.kind in {"Mm", "Bmm"}:
-        one, other = node.saved("self"), node.saved("mat2")
+        values = [node.saved("self"), node.saved("mat2")]
+        if any(isinstance(value, Tensor) and value.layout is not torch.strided for value in values):
+            return [], []
+        one, other = values
         return [node.source(i) for i in range(2)], [one, other.mT if isinstance(other, Tensor) else None]
     product, dims = node.parents[0] if node.kind == "Sum" else None, node.saved("dim")
     if product is None or product.kind != "Mul" or not dims or len(dims) != 1 or len({*product.parents}) == 1:

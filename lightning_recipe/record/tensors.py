@@ -65,6 +65,20 @@ def tensors(structure: Any, path: str = "", depth: int = 0) -> Iterator[tuple[st
             yield from tensors(value, path + step, depth + 1)
 
 
+def dense(structure: Any) -> Iterator[tuple[str, Tensor]]:
+    """The same, but for sparse ones, which can hardly be compared or indexed.
+
+    Example:
+        >>> import torch
+        >>> [path for path, _ in dense({"x": torch.zeros(2), "graph": torch.eye(2).to_sparse()})]
+        ['x']
+
+    """
+    for path, tensor in tensors(structure):
+        if tensor.layout is torch.strided:
+            yield path, tensor
+
+
 def children(structure: Any) -> list[tuple[Any, Any]]:
     """What lies directly in `structure`, under its name or index: items, entries, fields, attributes.
 

@@ -1293,6 +1293,19 @@ def test_true_pairs_behind_a_mask(found, name):
     assert told["target_masked"].is_alarm
 
 
+def test_a_sparse_entry_beside_labels(fit):
+    class Graph(Program):
+        def training_step(self, batch, batch_idx):
+            return F.cross_entropy(batch["graph"] @ self.net(batch["x"]), batch["y"])
+
+    check = LossInputCheck()
+    graph = {"graph": torch.eye(4 * ROWS).to_sparse(), "known": (ids() > 1).float(), **rows(y=ids())}
+    data = DataLoader([graph] * 4, batch_size=None)
+    module = Graph(mlp(), None)
+    fit(module, [check], train=data, logger=False, max_steps=4, limit_val_batches=0)
+    assert [finding.status for finding in check.findings] == [Status.PASSED]
+
+
 class OfUnitWeights(nn.Module):
     """Cosines with the weights of the classes."""
 
