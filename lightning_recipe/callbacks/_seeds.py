@@ -70,6 +70,25 @@ def seeds_all_alike(worker_init: Any) -> bool:
     return bool(names & SEEDING) and not names & TELLS_APART and not used
 
 
+def tells_workers_apart(source: Any) -> bool:
+    """Whether the code of a data set, or of what it holds, knows something that differs between workers.
+
+    Example:
+        >>> tells_workers_apart([1, 2]), tells_workers_apart(_OfAWorker())
+        (False, True)
+
+    """
+    kinds = {type(value) for value in (source, *getattr(source, "__dict__", {}).values())}
+    functions = [f for kind in kinds for above in kind.__mro__ for f in vars(above).values()]
+    codes = [f.__code__ for f in functions if isinstance(f, FunctionType)]
+    return any(not TELLS_APART.isdisjoint(code.co_names) for code in codes)
+
+
+class _OfAWorker:
+    def __getitem__(self, index: int) -> Any:
+        return torch.utils.data.get_worker_info()
+
+
 def apart(one: float, other: float) -> float:
     """How far two losses are apart, over the larger; 0 where both are no numbers.
 

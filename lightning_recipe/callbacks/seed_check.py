@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from lightning_recipe.callback import Check
-from lightning_recipe.callbacks._seeds import apart, is_seeded, seeds_all_alike, streams
+from lightning_recipe.callbacks._seeds import apart, is_seeded, seeds_all_alike, streams, tells_workers_apart
 from lightning_recipe.finding import Section
 from lightning_recipe.record.step import Need
 from lightning_recipe.trial.rehearsal import CannotRehearseError, rehearsal
+from lightning_recipe.trial.reread import CannotRereadError, drawn_from
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,7 +35,8 @@ class SeedCheck(Check):
     - no seed was set, by ``seed_everything`` or ``torch.manual_seed``;
     - the first step, run twice on a copy from the same state and in the same random streams, gives losses that differ
       by more than rounding;
-    - all workers of a DataLoader are given the same seed by its ``worker_init_fn``, so that they draw the same numbers.
+    - all workers of a DataLoader are given the same seed by its ``worker_init_fn``, or the same generator by the data
+      set, which draws from it and does not set it back, so that they draw the same numbers.
       Torch gives each one of its own, for numpy, too.
 
     Args:
@@ -52,7 +55,7 @@ class SeedCheck(Check):
 
     Cost:
         A copy of the module, and three steps on it; up to nine where losses differ by little, and another copy where
-        they differ by more.
+        they differ by more. Where there are workers, an example is read twice from a copy of the data set.
 
     Example:
         >>> import contextlib, io, lightning
@@ -160,6 +163,20 @@ class SeedCheck(Check):
                     workers=workers,
                 )
                 return
+            data = getattr(loader, "dataset", None)
+            if workers > 1 and loader.worker_init_fn is None and not tells_workers_apart(data):
+                with suppress(CannotRereadError):
+                    for path in drawn_from(data, 0)[:1]:
+                        yield self.advice(
+                            f"{type(data).__name__}.{path} is copied to each of {workers} workers, which draw the same "
+                            "numbers from it" + ("" if loader.persistent_workers else ", the same again in each epoch"),
+                            code="workers_alike",
+                            subject=path,
+                            fix="draw from torch, random or np.random, which torch seeds in each worker; or make the "
+                            "generator in a worker_init_fn, of torch.initial_seed()",
+                            workers=workers,
+                        )
+                        return
 
     def _loss(self, again: Rehearsal, batch: Any, seed: int = 0) -> float:
         loss = again.step(batch, seed=seed).loss

@@ -23,7 +23,7 @@ from lightning_recipe.finding import in_short
 from lightning_recipe.record.tensors import children
 from lightning_recipe.trial.inner_trainer import quiet
 from lightning_recipe.trial.isolation import isolated
-from lightning_recipe.trial.rng import GENERATORS, untouched_generators
+from lightning_recipe.trial.rng import GENERATORS, state, untouched_generators
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -118,6 +118,57 @@ def rewritten(source: Any, indices: Sequence[int]) -> list[str]:
     filled = [key for key in once if key not in before]
     again += [key for key in filled if _differs_each_time(*(one.get(key) for one in (once, twice, thrice)))]
     return list(dict.fromkeys(path for path, _ in again if _stays(path, again, once, twice, thrice)))
+
+
+def drawn_from(source: Any, index: int) -> list[str]:
+    """The generators of its own that a data set draws from when it is read, and does not set back.
+
+    Args:
+        source: A data set of the map style.
+        index: Of an example, which is read twice.
+
+    Returns:
+        Their paths in the data set.
+
+    Raises:
+        CannotRereadError: As of :func:`read_again`.
+
+    Example:
+        >>> class Data(torch.utils.data.TensorDataset):
+        ...     rng = None
+        ...     def __getitem__(self, index):
+        ...         return self.tensors[0][index] + self.rng.random()
+        >>> data = Data(torch.ones(2, 3))
+        >>> data.rng = random.Random(1)
+        >>> drawn_from(data, 0)
+        ['rng']
+
+    """
+    with _copied(source) as duplicate:
+        held = _generators(duplicate)
+        states = [[state(generator) for generator in held.values()]]
+        for _ in range(2):
+            duplicate[index]
+            states.append([state(generator) for generator in held.values()])
+    return [path for path, *seen in zip(held, *states, strict=True) if len(set(seen)) == len(seen)]
+
+
+def _generators(source: Any) -> dict[str, Any]:
+    """The generators that a data set holds."""
+    found: dict[str, Any] = {}
+    seen: set[int] = set()
+    waiting = [("", source)]
+    while waiting:
+        path, value = waiting.pop()
+        if id(value) in seen or isinstance(value, _SHARED) or value is None or len(seen) > OBJECTS:
+            continue
+        seen.add(id(value))
+        if type(value) in GENERATORS:
+            found[path] = value
+        elif not isinstance(value, Tensor | np.ndarray):
+            inside = vars(value).items() if isinstance(value, torch.nn.Module) else children(value)
+            waiting += [(f"{path}.{name}".strip("."), child) for name, child in inside]
+    return found
 
 
 class _Sum(NamedTuple):

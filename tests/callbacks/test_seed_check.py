@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from patients import DrawsFromOutside, Healthy, NoSeed, SeedsInTheStep, WorkersAlike
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from lightning_recipe import SeedCheck, Status
 from lightning_recipe.callbacks._seeds import seeds_all_alike
@@ -154,6 +154,60 @@ def test_a_single_worker_shares_nothing(fit):
     assert found(fit, Healthy(), train=train) == PASSED
 
 
+class Draws(Dataset):
+    """Noise from a generator of its own."""
+
+    def __init__(self, rng=None):
+        self.x, self.y = Healthy().data(64, 1).tensors
+        self.rng = rng or np.random.default_rng(0)
+
+    def __len__(self):
+        return len(self.x)
+
+    def __getitem__(self, index):
+        return self.x[index] + self.rng.random(), self.y[index]
+
+
+class OfItsIndex(Draws):
+    """Sets its generator by the index, each time."""
+
+    def __getitem__(self, index):
+        self.rng.seed(index)
+        return super().__getitem__(index)
+
+
+class OfItsWorker(Draws):
+    """Makes another generator in each worker."""
+
+    def __getitem__(self, index):
+        if info := torch.utils.data.get_worker_info():
+            self.rng = np.random.default_rng(info.seed)
+        return super().__getitem__(index)
+
+
+class Holds(Draws):
+    """Has a generator, and draws from numpy's stream."""
+
+    def __getitem__(self, index):
+        return self.x[index] + np.random.rand(), self.y[index]  # noqa: NPY002 - which torch seeds
+
+
+@pytest.mark.parametrize(
+    "train",
+    [
+        lambda: DataLoader(OfItsIndex(random.Random(0)), 32, num_workers=2),
+        lambda: DataLoader(OfItsWorker(), 32, num_workers=2),
+        lambda: DataLoader(Holds(), 32, num_workers=2),
+        lambda: DataLoader(Draws(), 32, num_workers=2, worker_init_fn=by_number),
+        lambda: DataLoader(Draws(), 32, num_workers=1),
+        lambda: DataLoader(Draws(), 32),
+    ],
+    ids=["by the index", "by the worker", "of numpy", "worker_init_fn", "one worker", "no worker"],
+)
+def test_generators_of_data_sets(fit, train):
+    assert found(fit, Healthy(), train=train()) == PASSED
+
+
 # -- mistakes
 
 
@@ -182,3 +236,10 @@ def test_a_step_that_can_not_be_repeated(fit, program):
 
 def test_workers_that_draw_the_same(fit):
     assert found(fit, WorkersAlike()) == [(Status.ADVICE, "workers_alike")]
+
+
+@pytest.mark.parametrize("rng", [np.random.default_rng(0), random.Random(0), np.random.RandomState(0)])
+@pytest.mark.parametrize("part", [lambda data: data, lambda data: Subset(data, range(40))])
+def test_a_generator_that_is_copied_to_workers(fit, rng, part):
+    train = DataLoader(part(Draws(rng)), 16, num_workers=2)
+    assert found(fit, Healthy(), train=train) == [(Status.ADVICE, "workers_alike")]
