@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_recipe.finding import Outcome, Status
+from lightning_recipe.record.loss_graph import nodes, weights
 from lightning_recipe.record.tensors import tensors
 
 if TYPE_CHECKING:
@@ -186,7 +187,13 @@ def _soft(targets: Tensor, own: Tensor, other: Tensor, told: Tensor, inputs: flo
 
 
 def _weight(step: Step, first: int) -> float | None:
-    """The weight of the one of two losses in their weighted mean; None if the loss is none, or they are too alike."""
+    """The weight of the one of two losses in their weighted mean; None if the loss is none, or they are too alike.
+
+    Where the step was run again, and its graph is there, it is read from that.
+    """
+    targets = [step.loss_calls[i].arguments["target"] for i in (first, 1 - first)]
+    if (known := _derivatives(step.loss, targets)) is not None:
+        return known[0] if abs(sum(known) - 1) < PURE else None
     mine, others = (
         call.value.detach().double().mean().cpu() for call in (step.loss_calls[first], step.loss_calls[1 - first])
     )
@@ -194,6 +201,19 @@ def _weight(step: Step, first: int) -> float | None:
         return None
     weight = float((step.loss.detach().double().cpu() - others) / (mine - others))
     return weight if -PURE <= weight <= 1 + PURE else None
+
+
+def _derivatives(loss: Tensor | None, targets: list[Tensor]) -> list[float] | None:
+    """Of a loss with respect to the two cross entropies that compare with these targets; None if they are not known."""
+    if loss is None or not loss.requires_grad:
+        return None
+    picking = [(node, node.picked) for node in nodes(loss) if node.kind.startswith("NllLoss")]
+    found = []
+    for target in targets:
+        own = [node for node, picked in picking if picked is not None and torch.equal(picked[0].cpu(), target.cpu())]
+        slope = weights(loss, own[0]) if len(own) == 1 else None
+        found.append(math.nan if slope is None else float(slope.sum()))
+    return found if not any(map(math.isnan, found)) else None
 
 
 def verdict(shares: list[Share]) -> Outcome | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -132,12 +133,15 @@ class AugmentationCheck(Check):
                     self._clean = None
                     yield self.found(outcome)
 
-    def sampled_step(self, run: Run, step: Step) -> Iterator[Finding]:  # noqa: ARG002
+    def sampled_step(self, run: Run, step: Step) -> Iterator[Finding]:
         """See how inputs and labels were mixed."""
         if self._looks == LOOKS:
             return
         self._looks += 1
-        if share := mixing.share_of(step):
+        share = mixing.share_of(step)
+        if share is not None and math.isnan(share.labels):
+            share = self._again(run, step) or share
+        if share is not None:
             self._shares.append(share)
         outcome = mixing.verdict(self._shares)
         if outcome:
@@ -146,6 +150,12 @@ class AugmentationCheck(Check):
         if outcome or self._looks == LOOKS or (self._looks > 1 and not self._shares):
             self._looks, self.needs = LOOKS, Need(0)
             yield from self._concluded()
+
+    def _again(self, run: Run, step: Step) -> mixing.Share | None:
+        """How a step mixes when it is run again, and what counts how much in its loss can be read from its graph."""
+        with suppress(CannotRehearseError), rehearsal(run) as again:
+            return mixing.share_of(again.step(step.batch, needs=self.needs))
+        return None
 
     def end(self, run: Run) -> Iterator[Finding]:
         """There is no silence."""

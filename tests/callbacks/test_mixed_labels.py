@@ -148,6 +148,17 @@ class LateLearner(Interchanged):
         return 0.2
 
 
+class NeverLearns(LateLearner):
+    """It costs the same to the end."""
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 1e-9)
+
+
+class NeverLearnsRightly(NeverLearns):
+    mixed_loss = Mixes.mixed_loss
+
+
 class DrawnAgain(Mixes):
     def mixed_loss(self, logits, y, order, share):
         return super().mixed_loss(logits, y, torch.randperm(len(y)), share)
@@ -185,6 +196,7 @@ MISTAKES = [
     LabelsNotMixed,
     Interchanged,
     LateLearner,
+    NeverLearns,
     DrawnAgain,
     DrawnAgainLate,
     SoftAgain,
@@ -192,6 +204,10 @@ MISTAKES = [
     PastesWithoutLabels,
 ]
 MISTAKES += [InterchangedAfterTransfer, InterchangedInCollate]
+
+
+def test_weights_of_losses_that_cost_the_same(fit):
+    assert [f.status for f in found(fit, NeverLearnsRightly())] == [Status.PASSED]
 
 
 @pytest.mark.parametrize("module", MISTAKES)
