@@ -12,9 +12,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lightning_recipe.record.tensors import holds, tensors
+from lightning_recipe.record.tensors import MAX_DEPTH, children, holds, tensors
+from lightning_recipe.trial.stored import digest
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
 ENTRIES = 8
@@ -25,6 +28,8 @@ CHANNELS = 12
 """Channels, of what is no table, that are measured one by one."""
 CHANGES = 8
 """Values of an example that differ from the one before, at least, in what is no blank image, silence, or short code."""
+CHARACTERS, LETTERS = 2**16, 8
+"""Of a text that are read, and of a word and the space behind it, at least, where there are no spaces."""
 BITS = 40.0
 """Information in the features of an example from which on two are not equal by chance, taken one by one."""
 VALUES = 2**15
@@ -112,6 +117,7 @@ class Glance:
     columns: dict[str, Tensor] = field(default_factory=dict)
     sample: dict[str, Tensor] = field(default_factory=dict)
     missing: dict[str, Tensor] = field(default_factory=dict)
+    texts: set[str] = field(default_factory=set)
     apart: bool = False
 
 
@@ -134,7 +140,14 @@ def glance(batch: Any, examples: int, epoch: int, *, measured: bool) -> Glance:
     made = Glance(epoch, examples)
     found = [(path, tensor.detach()) for path, tensor in tensors(batch, "batch")]
     rows = [(path, t) for path, t in found if t.ndim and len(t) == examples and t.layout is torch.strided]
-    made.apart = len(rows) < len(found) or len(rows) > ENTRIES or holds(batch, str) or holds(batch, np.ndarray)
+    read = list(texts(batch, examples))
+    made.apart = len(rows) < len(found) or len(rows) > ENTRIES or strings(batch) > len(read) * examples
+    made.apart |= holds(batch, np.ndarray)
+    for path, lines in read[:ENTRIES]:
+        numbers = [int.from_bytes(digest(line[:CHARACTERS].encode(errors="replace")), signed=True) for line in lines]
+        made.prints[path] = torch.tensor(numbers)
+        made.texts.add(path)
+        made.changes[path] = torch.tensor([max(len(line.split()) - 1, len(line) // LETTERS) for line in lines])
     for path, tensor in rows[:ENTRIES]:
         if tensor.is_complex() or tensor.is_quantized or not tensor.numel():
             continue
@@ -148,6 +161,35 @@ def glance(batch: Any, examples: int, epoch: int, *, measured: bool) -> Glance:
         if flat.shape[1] == 1 and tensor.dtype is not torch.uint8:
             made.values[path] = flat[:, 0] if tensor.is_floating_point() else flat[:, 0].long()
     return made
+
+
+def texts(structure: Any, examples: int, path: str = "batch", depth: int = 0) -> Iterator[tuple[str, list[str]]]:
+    """The lists that hold a text for each example.
+
+    Example:
+        >>> list(texts({"text": ["a", "b"], "label": torch.ones(2), "split": "train"}, 2))
+        [('batch.text', ['a', 'b'])]
+
+    """
+    if isinstance(structure, list | tuple) and structure and all(isinstance(one, str) for one in structure):
+        if len(structure) == examples:
+            yield path, list(structure)
+    elif depth < MAX_DEPTH:
+        for key, value in children(structure):
+            yield from texts(value, examples, path + (f"[{key}]" if isinstance(key, int) else f".{key}"), depth + 1)
+
+
+def strings(structure: Any, depth: int = 0) -> int:
+    """How many texts there are in all.
+
+    Example:
+        >>> strings({"text": ["a", "b"], "split": "train"})
+        3
+
+    """
+    if isinstance(structure, str):
+        return 1
+    return sum(strings(value, depth + 1) for _, value in children(structure)) if depth < MAX_DEPTH else 0
 
 
 def _measure(made: Glance, path: str, tensor: Tensor, flat: Tensor) -> None:
@@ -224,7 +266,11 @@ def add(seen: Seen, one: Glance) -> None:
         seen.alike[path].append(alike(one.sample[path].cpu().numpy()))
         if path not in seen.bits:
             seen.bits[path] = information(one.sample[path].cpu().numpy())
-    rich = [changes.cpu().numpy() >= CHANGES for path, changes in one.changes.items() if seen.bits.get(path, 0) >= BITS]
+    rich = [
+        changes.cpu().numpy() >= CHANGES
+        for path, changes in one.changes.items()
+        if seen.bits.get(path, 0) >= BITS or path in one.texts
+    ]
     seen.rich.append(np.any(rich, axis=0) if rich else np.zeros(one.size, bool))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from itertools import pairwise
+from types import FunctionType, MethodType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
 
 OBJECTS, ARRAYS = 20_000, 64
 """That are looked through, and arrays, or members of a list, that are watched."""
-OTHERS = (nn.Module, Optimizer, Trainer, LightningDataModule)
-"""What is trained, and what leads there, is not looked into."""
+OTHERS = (nn.Module, Optimizer, Trainer, LightningDataModule, ModuleType, FunctionType, MethodType, type)
+"""What is trained, and code, is not looked into, as it leads everywhere."""
 ROWS, VALUES = 16, 256
 """Of an array, evenly spaced."""
 SHARE = 0.25
@@ -120,12 +121,19 @@ def _arrays(source: Any) -> Iterator[tuple[str, Any]]:
             found += 1
             yield path, value
         elif not isinstance(value, Tensor | np.ndarray):
-            inside = children(value)
+            inside = _inside(value)
             if isinstance(value, list | tuple):
                 inside = inside[:: -(-len(inside) // ARRAYS) or 1]
             for name, child in inside:
                 step = f"[{name}]" if isinstance(name, int) else f".{name}"
                 waiting.append(((path + step).removeprefix("."), child))
+
+
+def _inside(value: Any) -> list[tuple[Any, Any]]:
+    try:
+        return children(value)
+    except Exception:  # noqa: BLE001 - an object that makes its attributes when they are asked for
+        return []
 
 
 def _rows(array: Any) -> NDArray[np.float64]:

@@ -50,8 +50,8 @@ IDS = 2**12
 class DataProfile(Check):
     """Describes the training data that pass through the first epoch, and judges what makes them hard to learn from.
 
-    Of each example a fingerprint of 64 bits and the label are kept, of each feature or channel its range. The label is
-    what the loss compares with, as far as it is an integer for each example. `warning` if:
+    Of each example a fingerprint of 64 bits, also of its texts, and the label are kept, of each feature or channel its
+    range. The label is what the loss compares with, as far as it is an integer for each example. `warning` if:
 
     - identical inputs have different labels, from 1 % of the examples on, below it is `advice`;
     - more than 5 % of the examples are exact duplicates though each index is drawn once; `advice` if most examples come

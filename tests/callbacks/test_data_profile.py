@@ -142,7 +142,10 @@ def test_several_annotators_and_texts_beside_an_input():
     annotated = np.where(np.arange(300) % 10 == 0, 1, x % 4)
     (outcome,) = verdict.other_label(verdict.Examples(x, annotated, x, rich))
     assert outcome.status is Status.ADVICE
-    assert glance({"x": torch.rand(4, 12), "question": ["what", "who", "why", "how"]}, 4, 0, measured=False).apart
+    asked = {"x": torch.rand(4, 12), "question": ["what", "who", "why", "how"]}
+    assert not (seen := glance(asked, 4, 0, measured=False)).apart
+    assert len(seen.prints["batch.question"].unique()) == 4
+    assert glance(asked | {"answers": [["a", "b"]] * 4}, 4, 0, measured=False).apart
     assert glance({"x": torch.rand(4, 12), "edge_index": torch.zeros(2, 9).long()}, 4, 0, measured=False).apart
 
 
@@ -326,6 +329,17 @@ def test_what_data_may_do_from_epoch_to_epoch(fit, change):
     assert alarms(found(fit, Batches(LEFT_ALONE[change]), max_epochs=5)) == set()
 
 
+class MakesItsAttributes:
+    def __getattr__(self, name):
+        raise OSError(name)
+
+
+def test_a_data_set_that_holds_all_kinds_of_things(fit):
+    train = data(64)
+    train.rng, train.library, train.function = np.random, MakesItsAttributes(), found
+    assert "internal_error" not in found(fit, DataLoader(train, 32, shuffle=True))
+
+
 class Harder(Dataset):
     """Random augmentation, that grows from epoch to epoch by plan."""
 
@@ -464,6 +478,62 @@ def test_half_of_the_labels_are_those_of_others(fit):
 
 
 # -- numbers
+
+
+class Reviews(Dataset):
+    """Texts and their classes; some are the same as others."""
+
+    def __init__(self, texts, labels):
+        self.texts, self.labels = texts, labels
+
+    def __len__(self):
+        return len(self.texts)
+
+    def __getitem__(self, index):
+        return {"text": self.texts[index], "label": self.labels[index]}
+
+
+class Words(Healthy):
+    """Counts letters."""
+
+    def training_step(self, batch, batch_idx):
+        x = torch.tensor([[text.count(letter) for letter in "abcdefghijkl"] for text in batch["text"]]).float()
+        return F.cross_entropy(self(x), batch["label"])
+
+
+def reviews(n, words, seed=0):
+    rng = np.random.default_rng(seed)
+    return [" ".join("".join(rng.choice(list("abcdefghijklmn"), 5)) for _ in range(words)) for _ in range(n)]
+
+
+def of_texts(fit, texts, labels):
+    return found(fit, DataLoader(Reviews(texts, labels), 32, shuffle=True), Words())
+
+
+def test_short_texts_come_again(fit):
+    assert not alarms(
+        of_texts(fit, ["thank you", "not good", "yes", "no"] * 64, [i // 4 % CLASSES for i in range(256)])
+    )
+
+
+def test_texts_that_differ(fit):
+    codes = of_texts(fit, reviews(256, 12), [i % CLASSES for i in range(256)])
+    assert alarms(codes) == set()
+    assert codes["passed"].evidence["duplicates"] == 0
+
+
+def test_texts_that_come_again(fit):
+    texts = reviews(200, 12)
+    codes = of_texts(fit, texts + texts[:50], [i % CLASSES for i in range(200)] + [i % CLASSES for i in range(50)])
+    assert alarms(codes) == {"duplicates"}
+
+
+def test_texts_with_two_labels(fit):
+    texts = reviews(200, 12)
+    codes = of_texts(
+        fit, texts + texts[:50], [i % CLASSES for i in range(200)] + [(i + 1) % CLASSES for i in range(50)]
+    )
+    assert "same_input_other_label" in alarms(codes)
 
 
 def test_numbers_are_those_of_all_examples(fit):
