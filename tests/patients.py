@@ -1166,6 +1166,21 @@ class AllOff(Patient):
         nn.init.constant_(self.net[1].bias, -30)
 
 
+class MostlyOff(Patient):
+    """Biases that are far below 0, of all units but a few."""
+
+    code = "ActivationMonitor/units_dead"
+    also = ("OverfitOneBatch/optimiser_slow",)
+    steps: ClassVar = {"max_steps": 78, "max_epochs": -1}
+
+    def __init__(self):
+        super().__init__()
+        nn.init.constant_(self.net[1].bias[10:], -30)
+
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters(), lr=1e-4)
+
+
 class AllFlat(Patient):
     """A hyperbolic tangent of inputs in another unit, in which they are thousands."""
 
@@ -1230,6 +1245,22 @@ class Growing(Deep):
         return torch.optim.SGD(self.parameters(), lr=1e-14)
 
 
+class Faint(Deep):
+    """Eight layers whose weights are drawn with a standard deviation of 0.01."""
+
+    also = (*Deep.also, "BatchMixingDetector/constant_output", "OverfitOneBatch/learning_rate_too_low")
+    activation = nn.ReLU
+
+    def __init__(self):
+        super().__init__()
+        for layer in self.net[::2]:
+            nn.init.normal_(layer.weight, std=0.01)
+            nn.init.zeros_(layer.bias)
+
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters(), lr=1e-3)
+
+
 class ByAttention(nn.Module):
     """Attention by hand, in which features are the places."""
 
@@ -1254,6 +1285,40 @@ class LooksAtOnePlace(Patient):
         super().__init__()
         self.net = ByAttention()
         self.net.power = 0.5
+
+
+class Padded(SaysNext):
+    """Classifies sequences of tokens, most of which is padding, by torch's attention, with a mask or without."""
+
+    masks = True
+    steps: ClassVar = {"max_epochs": 2}
+
+    def __init__(self):
+        super().__init__()
+        self.net, self.places = nn.Embedding(self.tokens + 1, 32, padding_idx=0), nn.Parameter(torch.randn(24, 32))
+        self.mix, self.head = nn.TransformerEncoderLayer(32, 2, 64, 0.0, batch_first=True), nn.Linear(32, 2)
+
+    def forward(self, tokens):
+        padded = tokens == 0
+        mixed = self.mix(self.net(tokens) + self.places, src_key_padding_mask=padded if self.masks else None)
+        there = ~padded[..., None]
+        return self.head((mixed * there).sum(1) / there.sum(1))
+
+    def step(self, batch):
+        return F.cross_entropy(self(batch[0]), batch[1])
+
+    def data(self, n, seed):
+        rng = torch.Generator().manual_seed(seed)
+        tokens = torch.randint(1, self.tokens + 1, (n, 24), generator=rng)
+        tokens[torch.arange(24) >= torch.randint(3, 12, (n, 1), generator=rng)] = 0
+        return TensorDataset(tokens, (tokens == 1).any(1).long())
+
+
+class LooksAtPadding(Padded):
+    """The mask of the padding was forgotten."""
+
+    code = "ActivationMonitor/attention_on_padding"
+    masks = False
 
 
 # -- losses that are clamped

@@ -1,19 +1,21 @@
-"""Whether the rows of an attention, of torch or by hand, look at one place from the beginning."""
+"""What the rows of an attention, of torch or by hand, look at from the beginning: one place, or padding."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from lightning_recipe.callbacks._padding import on_padding, padding
 from lightning_recipe.dependencies.operations import operations
 from lightning_recipe.finding import Outcome, Status
 from lightning_recipe.record.loss_graph import Node
+from lightning_recipe.trial.calming import without_dropout
 from lightning_recipe.trial.rehearsal import CannotRehearseError, rehearsal
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from collections.abc import Iterable, Sequence
 
     from lightning_recipe.record.step import Step
     from lightning_recipe.run import Run
@@ -33,40 +35,65 @@ BETWEEN = {"NativeDropout", "Mul", "Where"}
 """What may come between the softmax and the product: dropout, a mask."""
 
 
-def largest_weights(loss: Tensor) -> list[float]:
-    """The largest weight of a row, on average, of each attention that the loss was computed by.
+class Weights(NamedTuple):
+    """Of an attention, or of some examples and rows of one.
+
+    Attributes:
+        rows: Shape (N, ..., R, K): of rows that look, how much at each place.
+        looking: The places of those that look, shape (R,).
+        length: How many there are in all.
+        sequences: How many there are in all, times the number of heads if those are no dimension of their own.
+        whole: Whether nothing comes between these and what they weigh.
+
+    """
+
+    rows: Tensor
+    looking: Tensor
+    length: int
+    sequences: int
+    whole: bool
+
+
+def weights_of(loss: Tensor) -> list[Weights]:
+    """Those of each attention that the loss was computed by."""
+    nodes = (Node(raw) for raw in operations([loss]))
+    found = (_of_torch(node) if node.kind.startswith(WHOLE) else _by_hand(node) for node in nodes)
+    return [weights for weights in found if weights is not None]
+
+
+def largest_weights(attentions: Iterable[Weights]) -> list[float]:
+    """The largest weight of a row, on average, of each attention that has enough rows.
 
     Example:
         >>> q, own = torch.ones(2, 64, 8, requires_grad=True), 20 * torch.eye(64)
-        >>> [round(one, 1) for one in largest_weights(((q @ q.mT + own).softmax(-1) @ q).sum())]
+        >>> [round(one, 1) for one in largest_weights(weights_of(((q @ q.mT + own).softmax(-1) @ q).sum()))]
         [1.0]
 
     """
     found = []
-    for raw in operations([loss]):
-        node = Node(raw)
-        rows = _of_torch(node) if node.kind.startswith(WHOLE) else _by_hand(node)
-        if rows is None:
-            continue
+    for attention in attentions:
+        rows = attention.rows.flatten(0, -2)
         rows = rows[(rows > 0).sum(1) >= PLACES]
         if len(rows) >= ROWS:
             found.append(float(rows.amax(1).float().mean()))
     return found
 
 
-def _by_hand(node: Node) -> Tensor | None:
+def _by_hand(node: Node) -> Weights | None:
     """The weights of a softmax that goes into a product."""
-    weights = node.source() if node.kind == "Bmm" else None
+    weights, whole = node.source() if node.kind == "Bmm" else None, True
     while weights is not None and weights.kind in BETWEEN:
-        weights = weights.source()
+        weights, whole = weights.source(), False
     if weights is None or weights.kind not in SOFTMAX or weights.dim != len(weights.shape) - 1:
         return None
     rows = weights.saved("result")
-    return None if rows is None else rows.flatten(0, -2)
+    if rows is None or rows.ndim < 3:  # noqa: PLR2004
+        return None
+    return Weights(rows, torch.arange(rows.shape[-2], device=rows.device), rows.shape[-2], len(rows), whole)
 
 
 @torch.no_grad()
-def _of_torch(node: Node) -> Tensor | None:
+def _of_torch(node: Node) -> Weights | None:
     """Those of ``scaled_dot_product_attention``, of some examples, computed of what it keeps."""
     query, key, scale = node.saved("query"), node.saved("key"), node.saved("scale")
     if query is None or key is None or query.ndim != key.ndim or query.shape[:-2] != key.shape[:-2]:
@@ -82,27 +109,35 @@ def _of_torch(node: Node) -> Tensor | None:
     elif mask is not None:
         mask = mask.expand(*query.shape[:-1], keys)[:EXAMPLES, ..., looking, :]
         scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype is torch.bool else scores + mask
-    rows: Tensor = scores.softmax(-1).flatten(0, -2).nan_to_num()
-    return rows
+    return Weights(scores.softmax(-1).nan_to_num(), looking, length, len(query), whole=True)
 
 
-def at_one_place(run: Run, step: Step) -> Outcome | None:
-    """Whether half of the attentions do, with weights that have learnt nothing yet.
+def attended(run: Run, step: Step, *, drawn: bool) -> list[Outcome]:
+    """Attentions that look at one place with weights that have learnt nothing yet, or at padding.
 
     Args:
         run: Of which the step is run again on a copy.
         step: One of its first.
+        drawn: Whether weights are as they were drawn.
 
     """
     modules = (nn.Softmax, nn.MultiheadAttention)
     if not any(event.name in CALLED or isinstance(event.module, modules) for event in step.events):
-        return None
+        return []
     try:
         with rehearsal(run) as again:
+            without_dropout(again.module)
             loss = again.step(step.batch).loss
-            largest = [] if loss is None else largest_weights(loss)
+            attentions = [] if loss is None else weights_of(loss)
     except CannotRehearseError:
-        return None
+        return []
+    found = [at_one_place(largest_weights(attentions)) if drawn else None]
+    found += [on_padding(attentions, pad) for pad in padding(step.batch, run.module)][:1]
+    return [outcome for outcome in found if outcome is not None]
+
+
+def at_one_place(largest: Sequence[float]) -> Outcome | None:
+    """Whether half of the attentions do, by the largest weights of their rows."""
     sharp = [one for one in largest if one > SHARP]
     if not sharp or 2 * len(sharp) < len(largest):
         return None

@@ -20,6 +20,8 @@ CUT_OFF = (nn.ReLU, nn.ReLU6, nn.Threshold)
 """Put out zeros, and give no gradient for them."""
 BOUNDED = (nn.Tanh, nn.Sigmoid)
 """Have a slope that goes to zero on both sides."""
+OFF, SPARSE = 0.5, 0.9
+"""Share of the units that are off, and zeros among the others, below which these are not just rarely on, too."""
 STATES = 3.0
 """Times as steep as others have to be are the states of a loop that are flat from the beginning: slopes multiply."""
 LOOP = 8
@@ -93,6 +95,26 @@ def dead(activations: Activations, course: Course, zeros: float) -> Outcome | No
     )
 
 
+def units_off(activations: Activations, course: Course) -> Outcome | None:
+    """Most units of a ReLU are off for whole batches, while the others are not, and nothing is learnt."""
+    shares = {
+        name: n.off
+        for name, (kind, n) in activations.items()
+        if isinstance(kind, CUT_OFF) and OFF < n.off < 1 and n.zeros - n.off < SPARSE * (1 - n.off)
+    }
+    if not shares or not course.points or course.is_below(LEARNT):
+        return None
+    worst = max(shares.values())
+    return Outcome(
+        Status.WARNING,
+        "units_dead",
+        f"{worst:.0%} of the units of {listed(shares)} put out nothing but 0 for all examples of a batch, and get no "
+        f"gradient (loss {course})",
+        REVIVE,
+        {"units": worst, "activations": len(shares), **course.evidence},
+    )
+
+
 def cut(layers: Sequence[Depth], *, others: bool, course: Course) -> Outcome | None:
     """No gradient comes to most weights, though one comes to other parameters: as a rule, units on the way are off."""
     none = [layer.name for layer in layers if layer.gradient == 0]
@@ -162,6 +184,12 @@ def grown(layers: Sequence[Depth], factor: float) -> Depth | None:
     return most if most.std > max(LARGE, factor * first.std) and 0 < first.std <= middle.std else None
 
 
+def learnt_nothing(layers: Sequence[Depth], course: Course) -> bool:
+    """Whether the loss of a deep network did not fall in many steps."""
+    late = bool(course.points) and course.points[-1][0] - course.points[0][0] >= LONG - 1
+    return len(layers) >= DEPTH and late and not course.fell_to(NOTHING)
+
+
 def across(layers: Sequence[Depth], course: Course, factor: float, *, drawn: bool = False) -> Outcome | None:
     """Gradients shrink on their way back, or outputs grow on their way, by a large factor, and nothing is learnt.
 
@@ -175,8 +203,7 @@ def across(layers: Sequence[Depth], course: Course, factor: float, *, drawn: boo
     """
     if drawn and course.is_below(TENTH) and (most := grown(layers, factor)) is not None:
         return _exploding(layers, most, factor, f"and the loss began far too high ({course})", course)
-    late = bool(course.points) and course.points[-1][0] - course.points[0][0] >= LONG - 1
-    if len(layers) < DEPTH or not late or course.fell_to(NOTHING):
+    if not learnt_nothing(layers, course):
         return None
     first, middle, last = layers[0], layers[len(layers) // 2], layers[-1]
     if 0 < first.gradient < last.gradient / factor and first.gradient <= middle.gradient <= last.gradient:

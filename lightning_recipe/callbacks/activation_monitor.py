@@ -9,7 +9,8 @@ from torch import nn
 
 from lightning_recipe.callback import Check
 from lightning_recipe.callbacks import _signal as signal
-from lightning_recipe.callbacks._attention import at_one_place
+from lightning_recipe.callbacks._attention import attended
+from lightning_recipe.callbacks._faint import faint, spreads
 from lightning_recipe.callbacks._loss_course import Course
 from lightning_recipe.callbacks._signal import AT_LEAST, BOUNDED, CUT_OFF, LOOP, Depth, State
 from lightning_recipe.callbacks._untrained import is_as_drawn
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 DIFFERENCES = {"add", "sub", "rsub", "radd", "iadd", "isub", "add_", "sub_", "mul", "rmul", "neg"}
 """Functions that the argument of a hinge is made by."""
+TRIES = 6
+"""Looks, at most, at which the step is run again to see whether examples differ."""
 COLLECT = {"stack", "cat", "unsqueeze"}
 """Functions that keep the states of a loop for later."""
 FUNCTIONS: dict[str, nn.Module] = {"tanh": nn.Tanh(), "sigmoid": nn.Sigmoid()}
@@ -42,14 +45,20 @@ class ActivationMonitor(Check):
 
     - `dead`: a ReLU puts out nothing but zeros; or more than `zeros` of them, and the loss is above 0.7 of the first;
       or the gradient of most weights is exactly 0, as where ReLU is called as a function;
+    - `units_dead`: more than half of the units of a ReLU put out 0 for whole batches, while the others don't, and the
+      loss is above 0.7 of the first;
     - `saturated`: the mean slope of a tanh or sigmoid between two layers, or of a recurrent state, is below `slope` of
       the steepest, or of a state below three times that from the beginning, and the loss is above 0.7 of the first;
     - `vanishing`, `exploding`: in a network of at least four layers, the gradient of the first, in norms of its weight,
       is smaller than that of the last by more than `factor`, or what the last puts out is larger by as much, and the
-      loss is, after 100 steps, what it was. Or outputs grow by as much from the beginning, to a standard deviation
+      loss is, after 100 steps, what it was; or, as where weights were drawn too small, what the last puts out for
+      different examples differs less by as much. Or outputs grow by as much from the beginning, to a standard deviation
       above 100, and the loss began more than ten times too high;
     - `attention_at_one_place`: the largest weight of a row, on average, is above 0.9 in half of the attentions, with
-      weights as they were drawn.
+      weights as they were drawn;
+    - `attention_on_padding`: half of the attentions spend more than half of their weight on the padding of sequences,
+      told by an embedding's `padding_idx`, or by a token at the ends of sequences and nowhere else; `advice` from a
+      tenth on.
 
     Args:
         zeros: Share of zeros, 0 to 1, in what an activation puts out.
@@ -105,6 +114,7 @@ class ActivationMonitor(Check):
             *("InputIndependenceCheck/input_ignored", "BatchMixingDetector/constant_output", "Baselines/*"),
             *("OverfitOneBatch/cannot_tell_examples_apart", "OverfitOneBatch/no_gradient"),
         ),
+        "units_dead": ("PredictionDynamicsLogger/*", "Baselines/*"),
         "cut": ("PredictionDynamicsLogger/*", "UpdateRatioMonitor/too_small", "Baselines/*"),
         "saturated": (
             "PredictionDynamicsLogger/*",
@@ -113,6 +123,7 @@ class ActivationMonitor(Check):
             "Baselines/*",
         ),
         "attention_at_one_place": ("Baselines/*", "OverfitOneBatch/*"),
+        "attention_on_padding": ("Baselines/*",),
         "vanishing": ("PredictionDynamicsLogger/*", "UpdateRatioMonitor/too_small", "Baselines/*"),
         "exploding": ("PredictionDynamicsLogger/*", "Baselines/*", "InitLossCheck/too_high"),
     }
@@ -132,9 +143,10 @@ class ActivationMonitor(Check):
         self._course = Course()
         self._first: tuple[int, list[Depth]] | None = None
         self._last: tuple[int, list[Depth]] | None = None
-        self._given, self._flat = set[str](), set[str]()
+        self._given, self._flat, self._sparse = set[str](), set[str](), set[str]()
         self._grows = False
-        self._sharp: Outcome | None = None  # what is told of attention: at several looks, as all else
+        self._tries = 0
+        self._attention: list[Outcome] = []  # what is told of it: at several looks, as all else
         yield from ()
 
     def sampled_step(self, run: Run, step: Step) -> Iterator[Finding]:
@@ -147,8 +159,7 @@ class ActivationMonitor(Check):
             if self._first is None:
                 self._first = self._last
                 self._begin(run, step, kinds, layers)
-        if self._sharp is not None:
-            yield self.found(self._sharp)
+        yield from map(self.found, self._attention)
         norms = [norm for norm in step.gradients.values() if not math.isnan(norm)]
         if run.step < AT_LEAST or any(math.isinf(norm) for norm in norms):
             return
@@ -157,18 +168,34 @@ class ActivationMonitor(Check):
         off = signal.dead(judged, course, self.zeros) or signal.cut(layers, others=any(norms), course=course)
         flat = signal.saturated(judged, course, self.slope, self._flat)
         deep = signal.across(layers, course, self.factor, drawn=self._grows) if alone and not off else None
-        for outcome in (off, flat, deep):
+        if alone and not deep and (deep := self._faint(run, step, layers, off=off is not None)):
+            off = None  # where all examples look the same, units are off for all
+        dense = {name: seen for name, seen in judged.items() if name not in self._sparse}
+        units = None if off or deep else signal.units_off(dense, course)
+        for outcome in (off, units, flat, deep):
             if outcome is not None:
                 yield self.found(outcome)
 
     def _begin(self, run: Run, step: Step, kinds: signal.Activations, layers: list[Depth]) -> None:
         """See what is extreme at the first look: given, if the network had learnt something before, else as drawn."""
-        if self._learnt(run):
+        learnt = self._learnt(run)
+        self._attention = attended(run, step, drawn=not learnt)
+        if learnt:
             self._given = signal.extremes(kinds, self.zeros, self.slope)
+            self._sparse = {name for name, (_, numbers) in kinds.items() if numbers.off > 0}
         else:
             self._flat = signal.flat_states(kinds, signal.STATES * self.slope)
             self._grows = signal.grown(layers, self.factor) is not None
-            self._sharp = at_one_place(run, step)
+
+    def _faint(self, run: Run, step: Step, layers: list[Depth], *, off: bool) -> Outcome | None:
+        """See whether examples differ in what the last layer puts out, at a few looks, while the loss does not fall."""
+        if len(layers) < signal.DEPTH or not self._course.points or self._course.fell_to(signal.NOTHING):
+            return None
+        self._tries += 1
+        if self._tries > TRIES:
+            return None
+        late = not off and signal.learnt_nothing(layers, self._course)
+        return faint(spreads(run, step, [layer.name for layer in layers]), self._course, self.factor, late=late)
 
     def _learnt(self, run: Run) -> bool:
         """Whether the network had learnt something before: what is sparse then is so on purpose, or from training."""

@@ -19,6 +19,8 @@ _OPEN = (nn.TransformerEncoder, nn.TransformerEncoderLayer)
 """Are leaves if they were in eval mode when the step began."""
 _BOUNDED = (nn.Tanh, nn.Sigmoid, nn.RNNCellBase)
 """May be those of a cell."""
+_CUT_OFF = (nn.ReLU, nn.ReLU6, nn.Threshold)
+"""Have units that may be off."""
 
 
 class Leaves:
@@ -91,10 +93,14 @@ class Leaves:
             name = self._hooks.names[id(module)]
             if self._wiring is not None:
                 self._wiring.passed(name, module, given, version, output)
-            if self._reductions is not None:
-                self._reductions.output(name, output, recurs=isinstance(module, _BOUNDED))
+            self._reduce(name, module, output)
         finally:
             self._functions.resume()
+
+    def _reduce(self, name: str, module: nn.Module, output: Any) -> None:
+        if self._reductions is not None:
+            bounded, cut_off = isinstance(module, _BOUNDED), isinstance(module, _CUT_OFF)
+            self._reductions.output(name, output, recurs=bounded, units=cut_off)
 
     def _is_open(self, module: nn.Module) -> bool:
         return module.training and any(id(child) in self._hooks.names for child in module.children())
@@ -111,7 +117,6 @@ class Leaves:
                 name = self._hooks.names[id(module)]
                 if self._wiring is not None:
                     self._wiring.leave(name, module, output)
-                if self._reductions is not None:
-                    self._reductions.output(name, output, recurs=isinstance(module, _BOUNDED))
+                self._reduce(name, module, output)
         finally:
             self._functions.resume()

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 SHORT = 4
 """Bytes; numbers of fewer are short: their sums overflow, and small changes of them are rounded away."""
+EACH = 32
+"""Elements of a unit, by which it is told whether it is off."""
 
 _Numbers = tuple[dict[str, Reduced], dict[str, float], dict[str, Change], list[dict[str, float]]]
 
@@ -32,7 +34,7 @@ class Reductions:
         >>> _ = weight.data.sub_(0.5)
         >>> outputs, gradients, updates, _ = reductions.read()
         >>> outputs
-        {'relu': Reduced(zeros=0.5, mean=1.0, std=1.0, largest=2.0)}
+        {'relu': Reduced(zeros=0.5, mean=1.0, std=1.0, largest=2.0, off=nan)}
         >>> gradients, updates
         ({'weight': nan}, {'weight': Change(norm=1.0, before=2.0, rounded=0.0)})
 
@@ -46,13 +48,14 @@ class Reductions:
         self._held: list[dict[str, Tensor]] = []
 
     @torch.no_grad()
-    def output(self, name: str, output: Any, *, recurs: bool = False) -> None:
+    def output(self, name: str, output: Any, *, recurs: bool = False, units: bool = False) -> None:
         """Reduce the first floating tensor in what a leaf called `name` put out when it was first called.
 
         Args:
             name: The leaf.
             output: What it put out.
             recurs: Begin anew at its 2nd, 4th, 8th, ... call: a cell begins with a state of zeros, which says little.
+            units: Count those that are off.
 
         """
         self._called[name] += 1
@@ -61,7 +64,7 @@ class Reductions:
             return
         value = next((t for _, t in tensors(output) if t.is_floating_point() and t.numel()), None)
         if value is not None and value.layout is torch.strided:
-            self._outputs[name] = _reduced(value)
+            self._outputs[name] = _reduced(value, units=units)
 
     @torch.no_grad()
     def gradients(self, parameters: dict[str, Tensor]) -> None:
@@ -103,14 +106,19 @@ class Reductions:
         return outputs, gradients, updates, held
 
 
-def _reduced(value: Tensor) -> Tensor:
+def _reduced(value: Tensor, *, units: bool) -> Tensor:
     value = value.detach()
     if value.dtype.itemsize < SHORT:
         value = value.float()
     mean = value.mean()
     std = torch.linalg.vector_norm(value - mean) / math.sqrt(value.numel())  # std_mean takes ten times as long on a CPU
-    zeros = torch.count_nonzero(value == 0) / value.numel()
-    return torch.stack([zeros.to(mean), mean, std, value.max()]).float()
+    zero, off = value == 0, [mean.new_full((), math.nan)]
+    for dim in range(1, min(value.ndim, 2 + (value.ndim == 3)) if units else 1):  # noqa: PLR2004 - (N, T, C) or (N, C, T)
+        by_unit = zero.movedim(dim, 0).flatten(1)
+        if by_unit.shape[1] >= EACH:
+            off.append(by_unit.all(1).to(mean).mean())
+    zeros = torch.count_nonzero(zero) / value.numel()
+    return torch.stack([zeros.to(mean), mean, std, value.max(), torch.stack(off[1:] or off).max()]).float()
 
 
 def _rounded(now: Tensor, before: Tensor, moving: Tensor | None) -> Tensor:

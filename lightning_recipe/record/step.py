@@ -114,6 +114,8 @@ class Reduced(NamedTuple):
         mean: Over all elements.
         std: Standard deviation of all elements, without Bessel's correction.
         largest: Of all elements; NaN where nobody knows.
+        off: Share of the units, features or channels, of which all elements are 0, where there are many of each; NaN of
+            what is no ReLU.
 
     Example:
         >>> Reduced(zeros=0.5, mean=0.1, std=1.0).zeros
@@ -125,6 +127,7 @@ class Reduced(NamedTuple):
     mean: float
     std: float
     largest: float = math.nan
+    off: float = math.nan
 
 
 class Change(NamedTuple):

@@ -9,9 +9,10 @@ from programs import Offset, healthy_data, mlp
 from torch import nn
 from torch.nn import functional as F
 from torch.optim import SGD, Adam
+from torch.utils.data import TensorDataset
 
 from lightning_recipe import ActivationMonitor, Status
-from lightning_recipe.callbacks._attention import largest_weights
+from lightning_recipe.callbacks._attention import largest_weights, weights_of
 from lightning_recipe.figures.canvas import pixels
 from lightning_recipe.figures.depth import across_depth
 
@@ -208,6 +209,29 @@ def test_units_that_a_large_step_put_out(fit):
     assert finding.evidence["zeros"] > 0.9
 
 
+def with_units_off(net, first):
+    """All units of the first layer with a bias, from one on."""
+    layer = next(m for m in net.modules() if isinstance(m, nn.BatchNorm1d | nn.Linear))
+    nn.init.constant_(layer.bias[first:], -40)
+    return net
+
+
+def units_dead(findings):
+    return [f for f in findings if f.code == "ActivationMonitor/units_dead"]
+
+
+@pytest.mark.parametrize(("net", "first"), [(mlp, 10), (lambda: Convolutions(nn.BatchNorm1d), 6)])
+def test_units_that_are_off_one_by_one(fit, net, first):
+    (finding,) = units_dead(judged(fit, Lit(with_units_off(net(), first)), random_labels=True))
+    assert finding.status is Status.WARNING
+    assert finding.evidence["units"] >= 0.6
+
+
+def test_a_few_units_may_be_off(fit):
+    assert not units_dead(judged(fit, Lit(with_units_off(mlp(), 20)), random_labels=True))
+    assert not units_dead(judged(fit, Lit(with_units_off(mlp(), 6), lambda p: Adam(p, 3e-3))))  # learns nevertheless
+
+
 def test_an_output_that_is_off_is_no_hinge(fit):
     class Positive(Lit):
         """Puts out numbers that are not negative, from a start of its own."""
@@ -265,6 +289,51 @@ def test_units_at_their_bounds(fit):
 def test_gradients_that_vanish_on_their_way_back(fit, net):
     finding = found(judged(fit, Lit(net(), lambda p: SGD(p, 0.01)), steps=208), "vanishing")
     assert 0 < finding.evidence["ratio"] < 1e-3
+
+
+def drawn_small(net, std=0.01):
+    for layer in net.modules():
+        if isinstance(layer, nn.Linear | nn.Conv1d):
+            nn.init.normal_(layer.weight, std=std)
+    return net
+
+
+class Convolutions(nn.Sequential):
+    def __init__(self, norm=nn.Identity):
+        blocks = [layer for _ in range(5) for layer in (nn.Conv1d(16, 16, 3, padding=1), norm(16), nn.ReLU())]
+        ends = nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(16, CLASSES)
+        super().__init__(nn.Unflatten(1, (1, -1)), nn.Conv1d(1, 16, 3, padding=1), nn.ReLU(), *blocks, *ends)
+
+
+@pytest.mark.parametrize(
+    "net", [lambda: mlp(depth=8), lambda: mlp(nn.GELU, depth=8), Convolutions], ids=["mlp", "gelu", "convolutions"]
+)
+def test_weights_that_are_drawn_too_small(fit, net):
+    finding = found(judged(fit, Lit(drawn_small(net()), lambda p: Adam(p, 3e-4)), steps=108), "vanishing")
+    assert finding.evidence["ratio"] < 1e-3
+    assert "have a standard deviation of 0.0" in finding.message
+
+
+def with_a_head_of_zeros():
+    net = mlp(depth=5)
+    nn.init.zeros_(net[-1].weight)
+    return net
+
+
+@pytest.mark.parametrize(
+    "net",
+    [
+        lambda: drawn_small(mlp()),
+        lambda: drawn_small(Residual()),
+        lambda: drawn_small(Convolutions(nn.BatchNorm1d)),
+        with_a_head_of_zeros,
+        lambda: drawn_small(mlp(depth=4), 0.1),
+    ],
+    ids=["shallow", "residual", "norm layers", "a head of zeros", "a little"],
+)
+def test_weights_that_may_be_small(fit, net):
+    findings = judged(fit, Lit(net()), steps=208, random_labels=True)
+    assert "ActivationMonitor/vanishing" not in [f.code for f in findings]
 
 
 def test_outputs_that_explode_on_their_way(fit):
@@ -426,7 +495,7 @@ def test_some_rows_of_a_long_attention_tell(settings):
     q = torch.randn(1, 2, 300, 8, generator=torch.Generator().manual_seed(0)).requires_grad_()
     for scale, at_one_place in ((8.0, True), (None, False)):
         seen = F.scaled_dot_product_attention(q, q.detach().flip(2), q, scale=scale, **settings)
-        (largest,) = largest_weights(seen.sum())
+        (largest,) = largest_weights(weights_of(seen.sum()))
         assert (largest > 0.9) is at_one_place
 
 
@@ -462,3 +531,85 @@ def test_a_cell_by_hand(fit):
     assert not [f for f in judged(fit, Lit(Cell(1.0)), random_labels=True) if f.code == "ActivationMonitor/saturated"]
     told = [f.code for f in judged(fit, Lit(Cell(30.0)), random_labels=True)]
     assert "ActivationMonitor/saturated" in told
+
+
+class ByHand(patients.Padded):
+    """The same by hand, or by a function of torch."""
+
+    causal, function = False, False
+
+    def __init__(self):
+        super().__init__()
+        self.mix = nn.Linear(32, 96)
+
+    def forward(self, tokens):
+        padded = tokens == 0
+        parts = self.mix(self.net(tokens) + self.places).chunk(3, -1)
+        q, k, v = (part.unflatten(-1, (2, 16)).transpose(1, 2) for part in parts)
+        seen = torch.ones(24, 24).bool().tril() if self.causal else torch.ones(24, 24).bool()
+        seen = seen & ~(padded[:, None, None] & torch.tensor(self.masks))
+        if self.function:
+            mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
+        else:
+            mixed = (q @ k.mT / 4).masked_fill(~seen, -1e9).softmax(-1) @ v
+        there = ~padded[..., None]
+        return self.head((mixed.transpose(1, 2).flatten(2) * there).sum(1) / there.sum(1))
+
+
+def on_padding(fit, kind, **attributes):
+    """Alarms and advice on what attention looks at."""
+    made = type("Made", (kind,), attributes)()
+    monitor = ActivationMonitor()
+    fit(made, [monitor], train=made.train_dataloader(), max_steps=8, max_epochs=-1, logger=False, limit_val_batches=0)
+    return [f for f in monitor.findings if f.code == patients.LooksAtPadding.code]
+
+
+@pytest.mark.parametrize("kind", [patients.Padded, ByHand])
+@pytest.mark.parametrize("function", [False, True])
+def test_padding_that_is_masked(fit, kind, function):
+    assert not on_padding(fit, kind, function=function)
+
+
+@pytest.mark.parametrize("function", [False, True])
+def test_what_comes_before_the_padding_need_not_be_masked(fit, function):
+    assert not on_padding(fit, ByHand, causal=True, masks=False, function=function)
+
+
+def short(self, n, seed):
+    """A little padding, and sequences of which none is padded."""
+    x, y = patients.Padded.data(self, n, seed).tensors
+    x = torch.where(x == 0, 1 + torch.arange(24) % 9, x)
+    if seed == 1:
+        x[::2, -1] = 0
+    return TensorDataset(x, y)
+
+
+def of_one_length(self, n, seed):
+    """All end with the same token, which may be a separator."""
+    x, y = short(self, n, 0).tensors
+    x[:, -1] = 9
+    return TensorDataset(x, y)
+
+
+@pytest.mark.parametrize("data", [short, of_one_length])
+def test_sequences_with_little_padding(fit, data):
+    assert not on_padding(fit, ByHand, masks=False, data=data)
+
+
+@pytest.mark.parametrize(
+    ("kind", "function"), [(patients.Padded, False), (ByHand, False), (ByHand, True)], ids=["torch", "hand", "function"]
+)
+def test_padding_that_is_not_masked(fit, kind, function):
+    (finding,) = on_padding(fit, kind, masks=False, function=function)
+    assert finding.status is Status.WARNING
+    assert finding.evidence["share"] == pytest.approx(finding.evidence["padded"], abs=0.15)
+
+
+def test_padding_that_no_embedding_tells_of(fit):
+    class Plain(ByHand):
+        def __init__(self):
+            super().__init__()
+            self.net = nn.Embedding(10, 32)
+
+    assert on_padding(fit, Plain, masks=False)
+    assert not on_padding(fit, Plain, masks=True)
