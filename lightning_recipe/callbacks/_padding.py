@@ -19,8 +19,8 @@ LENGTH, EXAMPLES = 4, 4
 """Of sequences, and how many, at least."""
 PADDED = 0.5
 """Share of the sequences that are padded, at least; all of them may be."""
-MOST, MUCH = 0.5, 0.1
-"""Share of the weight that goes to padding, from which on it is a `warning`, and `advice`."""
+ALL, MOST, MUCH = 0.99, 0.5, 0.1
+"""Share of the weight that goes to padding, from which on a mask is inverted, it is a `warning`, and `advice`."""
 
 
 def padding(batch: Any, module: nn.Module) -> Iterator[Tensor]:
@@ -66,7 +66,9 @@ def on_padding(attentions: Sequence[Weights], pad: Tensor) -> Outcome | None:
         "attention_on_padding",
         f"{len(hit)} of {len(shares)} attentions spend {max(hit):.0%} of their weight on padding, {padded:.0%} of the "
         "padded sequences",
-        "give it a mask of the padding: key_padding_mask=tokens == pad, or minus infinity added to those scores",
+        "invert the mask: it leaves out what there is to read, and keeps the padding"
+        if max(hit) > ALL
+        else "give it a mask of the padding: key_padding_mask=tokens == pad, or minus infinity added to those scores",
         {"share": max(hit), "padded": padded, "attentions": len(hit)},
     )
 

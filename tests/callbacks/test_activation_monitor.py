@@ -605,6 +605,18 @@ def test_padding_that_is_not_masked(fit, kind, function):
     assert finding.evidence["share"] == pytest.approx(finding.evidence["padded"], abs=0.15)
 
 
+def test_a_mask_that_is_the_wrong_way_round(fit):
+    class Inverted(ByHand):
+        def forward(self, tokens):
+            (q, k, v), padded = self.mix(self.net(tokens) + self.places).chunk(3, -1), tokens == 0
+            mixed = (q @ k.mT / 4).masked_fill(~padded[:, None], -1e9).softmax(-1) @ v
+            return self.head((mixed * ~padded[..., None]).sum(1))
+
+    (finding,) = on_padding(fit, Inverted)
+    assert finding.evidence["share"] > 0.99
+    assert finding.fix.startswith("invert")
+
+
 def test_padding_that_no_embedding_tells_of(fit):
     class Plain(ByHand):
         def __init__(self):
