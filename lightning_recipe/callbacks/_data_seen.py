@@ -140,14 +140,7 @@ def glance(batch: Any, examples: int, epoch: int, *, measured: bool) -> Glance:
     made = Glance(epoch, examples)
     found = [(path, tensor.detach()) for path, tensor in tensors(batch, "batch")]
     rows = [(path, t) for path, t in found if t.ndim and len(t) == examples and t.layout is torch.strided]
-    read = list(texts(batch, examples))
-    made.apart = len(rows) < len(found) or len(rows) > ENTRIES or strings(batch) > len(read) * examples
-    made.apart |= holds(batch, np.ndarray)
-    for path, lines in read[:ENTRIES]:
-        numbers = [int.from_bytes(digest(line[:CHARACTERS].encode(errors="replace")), signed=True) for line in lines]
-        made.prints[path] = torch.tensor(numbers)
-        made.texts.add(path)
-        made.changes[path] = torch.tensor([max(len(line.split()) - 1, len(line) // LETTERS) for line in lines])
+    made.apart = len(rows) < len(found) or len(rows) > ENTRIES or holds(batch, str) or holds(batch, np.ndarray)
     for path, tensor in rows[:ENTRIES]:
         if tensor.is_complex() or tensor.is_quantized or not tensor.numel():
             continue
@@ -160,7 +153,18 @@ def glance(batch: Any, examples: int, epoch: int, *, measured: bool) -> Glance:
                 _measure(made, path, tensor, flat)
         if flat.shape[1] == 1 and tensor.dtype is not torch.uint8:
             made.values[path] = flat[:, 0] if tensor.is_floating_point() else flat[:, 0].long()
+    if made.apart and (read := list(texts(batch, examples))):
+        for path, lines in read[:ENTRIES]:
+            made.prints[path] = torch.tensor([int.from_bytes(_of_text(line), signed=True) for line in lines])
+            made.changes[path] = torch.tensor([max(len(line.split()) - 1, len(line) // LETTERS) for line in lines])
+            made.texts.add(path)
+        others = strings(batch) > len(read) * examples or holds(batch, np.ndarray)
+        made.apart = others or len(rows) < len(found) or len(rows) > ENTRIES
     return made
+
+
+def _of_text(line: str) -> bytes:
+    return digest(line[:CHARACTERS].encode(errors="replace"))
 
 
 def texts(structure: Any, examples: int, path: str = "batch", depth: int = 0) -> Iterator[tuple[str, list[str]]]:
