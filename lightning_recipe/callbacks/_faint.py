@@ -46,6 +46,16 @@ class Layer(NamedTuple):
     inputs: int
 
 
+def drawn_small(run: Run, step: Step, names: Sequence[str]) -> bool:
+    """Whether most of the layers between the first and the last have weights that are too small, by their norms."""
+    sizes = []
+    for name in names[1:-1]:
+        for key, weight in run.module.get_submodule(name).named_parameters(name, recurse=False):
+            if weight.ndim > 1 and key in step.updates:
+                sizes.append(step.updates[key].before * math.sqrt(weight[0].numel() / weight.numel()))
+    return 2 * sum(size < SMALL for size in sizes) > len(sizes)
+
+
 def spreads(run: Run, step: Step, names: Sequence[str]) -> list[Layer]:
     """What layers put out when the step is run again on a copy, in the order of their calls; empty if it can't be."""
     found: dict[str, Layer] = {}

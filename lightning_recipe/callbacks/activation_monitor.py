@@ -10,7 +10,7 @@ from torch import nn
 from lightning_recipe.callback import Check
 from lightning_recipe.callbacks import _signal as signal
 from lightning_recipe.callbacks._attention import attended
-from lightning_recipe.callbacks._faint import faint, spreads
+from lightning_recipe.callbacks._faint import drawn_small, faint, spreads
 from lightning_recipe.callbacks._loss_course import Course
 from lightning_recipe.callbacks._signal import AT_LEAST, BOUNDED, CUT_OFF, LOOP, Depth, State
 from lightning_recipe.callbacks._untrained import is_as_drawn
@@ -85,7 +85,8 @@ class ActivationMonitor(Check):
 
     Cost:
         At each look, five numbers of what each layer puts out, and the norms of gradients and weights, on their device;
-        the first step once more, where there is a softmax or an attention in it.
+        the first step once more, where there is a softmax or an attention in it, and up to six more of a deep network
+        with small weights whose loss does not fall.
 
     Pictures:
         - `depth`: Standard deviation of what each layer puts out, and its gradient, from first layer to last, at
@@ -191,11 +192,12 @@ class ActivationMonitor(Check):
         """See whether examples differ in what the last layer puts out, at a few looks, while the loss does not fall."""
         if len(layers) < signal.DEPTH or not self._course.points or self._course.fell_to(signal.NOTHING):
             return None
-        self._tries += 1
-        if self._tries > TRIES:
-            return None
+        names = [layer.name for layer in layers]
         late = not off and signal.learnt_nothing(layers, self._course)
-        return faint(spreads(run, step, [layer.name for layer in layers]), self._course, self.factor, late=late)
+        if self._tries == TRIES or not (late or drawn_small(run, step, names)):
+            return None
+        self._tries += 1
+        return faint(spreads(run, step, names), self._course, self.factor, late=late)
 
     def _learnt(self, run: Run) -> bool:
         """Whether the network had learnt something before: what is sparse then is so on purpose, or from training."""
