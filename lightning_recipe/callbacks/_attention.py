@@ -122,7 +122,9 @@ def attended(run: Run, step: Step, *, drawn: bool) -> list[Outcome]:
 
     """
     modules = (nn.Softmax, nn.MultiheadAttention)
-    if not any(event.name in CALLED or isinstance(event.module, modules) for event in step.events):
+    pads = list(padding(step.batch, run.module))[:1]
+    attends = any(event.name in CALLED or isinstance(event.module, modules) for event in step.events)
+    if not attends or not (drawn or pads):
         return []
     try:
         with rehearsal(run) as again:
@@ -132,7 +134,7 @@ def attended(run: Run, step: Step, *, drawn: bool) -> list[Outcome]:
     except CannotRehearseError:
         return []
     found = [at_one_place(largest_weights(attentions)) if drawn else None]
-    found += [on_padding(attentions, pad) for pad in padding(step.batch, run.module)][:1]
+    found += [on_padding(attentions, pad) for pad in pads]
     return [outcome for outcome in found if outcome is not None]
 
 
