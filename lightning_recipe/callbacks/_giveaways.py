@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lightning_recipe.callbacks._inputs_verdict import TELLS, most
 from lightning_recipe.finding import Outcome, Status
-from lightning_recipe.record.tensors import tensors
+from lightning_recipe.record.tensors import dense
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -61,17 +61,17 @@ def giveaways(batch: Any, trial: Trial) -> Iterator[Giveaway]:
         trial: What was tried with it.
 
     """
-    entries = dict(tensors(batch, "batch"))
+    entries = dict(dense(batch, "batch"))
     for path, effects in trial.targets.items():
-        target = entries[path]
-        if target.numel() != len(target) or most([effects]) < TELLS or not target.isfinite().all():
+        target = entries.get(path)
+        if target is None or target.numel() != len(target) or most([effects]) < TELLS or not target.isfinite().all():
             continue
         target = target.flatten()
         if _bits(target) < BITS:
             continue
         order = target.argsort()
         apart = target[order].diff() != 0
-        for name in trial.inputs:
+        for name in trial.inputs.keys() & entries.keys():
             table = entries[name]
             if table.ndim != 2 or table.shape[1] < 2 or table.dtype is torch.bool:  # noqa: PLR2004
                 continue

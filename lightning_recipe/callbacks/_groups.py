@@ -12,7 +12,7 @@ from torch.utils.data import Dataset, Subset
 
 from lightning_recipe.finding import Outcome, Status
 from lightning_recipe.record.outputs import without_parameters
-from lightning_recipe.record.tensors import tensors
+from lightning_recipe.record.tensors import dense
 from lightning_recipe.trial.stored import Part, columns
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class Known(NamedTuple):
         sizes |= {t.shape[-1] for call in step.net_calls for t in without_parameters(call.output) if t.ndim > 1}
         own = (p for one in module.modules() for p in one.parameters(recurse=False) if not _is_layer(one))
         answered = any(isinstance(call.arguments.get("target"), Tensor) for call in step.loss_calls)
-        spare = [] if answered else [tensor for _, tensor in tensors(step.batch)]
+        spare = [] if answered else [tensor for _, tensor in dense(step.batch)]
         return cls(_integers(step.inputs.values()), _integers(spare), sizes | {len(p) for p in own if p.ndim})
 
     def uses(self, ids: set[Any]) -> bool:

@@ -12,7 +12,7 @@ from torch import Tensor
 from lightning_recipe.losses.targets import is_target
 from lightning_recipe.record.modules import by_parameter
 from lightning_recipe.record.step import Need
-from lightning_recipe.record.tensors import leading_size, mapped, tensors
+from lightning_recipe.record.tensors import leading_size, mapped, same, tensors, with_rows
 from lightning_recipe.trial.rehearsal import CannotRehearseError
 
 if TYPE_CHECKING:
@@ -127,11 +127,7 @@ def differing(batch: Any) -> dict[str, Tensor]:
     return {
         path: tensor
         for path, tensor in tensors(batch, "batch")
-        if size >= FEWEST
-        and tensor.layout is torch.strided
-        and tensor.ndim
-        and len(tensor) == size
-        and not torch.equal(tensor, firsts(tensor))
+        if size >= FEWEST and tensor.ndim and len(tensor) == size and not same(tensor, firsts(tensor))
     }
 
 
@@ -146,12 +142,14 @@ def interchanged(tensor: Tensor) -> Tensor:
     order = torch.randperm(len(tensor), generator=torch.Generator().manual_seed(0))
     places = torch.empty_like(order)
     places[order] = order.roll(1)  # a single cycle: none keeps its own
-    return tensor[places.to(tensor.device)]
+    return with_rows(tensor, places)
 
 
 def firsts(tensor: Tensor) -> Tensor:
     """All examples have the values of the first: this also shows where a sum goes over all of them."""
-    return tensor[:1].expand_as(tensor).clone()
+    if tensor.layout is torch.strided:
+        return tensor[:1].expand_as(tensor).clone()
+    return with_rows(tensor, torch.zeros(len(tensor), dtype=torch.long))
 
 
 class Interchanging:
@@ -190,12 +188,12 @@ def compared(before: Step, after: Step, size: int = 0) -> Effect:
     """The effect that is seen in two records of a step, on the making of an input of so many numbers."""
     old, new = _number(before.loss), _number(after.loss)
     changed = abs(new - old) / abs(old) if old else math.nan
-    same = len(before.net_calls) == len(after.net_calls)
-    pairs = zip(before.net_calls, after.net_calls, strict=True) if same else ()
+    as_many = len(before.net_calls) == len(after.net_calls)
+    pairs = zip(before.net_calls, after.net_calls, strict=True) if as_many else ()
     outputs = [_change(a.output, b.output) for a, b in pairs] or [math.nan]
     largest = max((one for one in outputs if not math.isnan(one)), default=math.nan)
     enters = before.inputs.keys() != after.inputs.keys() or any(
-        not torch.equal(tensor, after.inputs[name]) for name, tensor in before.inputs.items() if _is_dense(tensor)
+        not same(tensor, after.inputs[name]) for name, tensor in before.inputs.items()
     )
     return Effect(changed, largest, outputs[-1], enters, new - old, _remade(before, after, size))
 
@@ -231,13 +229,8 @@ def _number(loss: Tensor | None) -> float:
     return float(loss.detach().sum()) if loss is not None else math.nan
 
 
-def _is_dense(tensor: Tensor) -> bool:
-    return tensor.layout is torch.strided
-
-
 def _is_target(tensor: Tensor, step: Step) -> bool:
-    dense = {name: value for name, value in step.inputs.items() if _is_dense(value)}
-    entered = (n for n, value in dense.items() if value.shape == tensor.shape and torch.equal(value, tensor))
+    entered = (name for name, value in step.inputs.items() if same(value, tensor))
     return any(is_target(name, tensor, step) for name in entered)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_recipe.callbacks._window import targets_of
-from lightning_recipe.record.tensors import tensors
+from lightning_recipe.record.tensors import dense
 
 if TYPE_CHECKING:
     from lightning_recipe.record.step import Step
@@ -74,7 +74,7 @@ def looks_ahead(step: Step) -> Ahead | None:
         None
 
     """
-    batch = [tensor for _, tensor in tensors(step.batch) if tensor.ndim]
+    batch = [tensor for _, tensor in dense(step.batch) if tensor.ndim]
     for name, window in step.inputs.items():
         if window.ndim != 3 or not window.is_floating_point() or window.shape[2] < 2:  # noqa: PLR2004
             continue

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lightning_recipe.finding import Outcome, Status
-from lightning_recipe.record.tensors import tensors
+from lightning_recipe.record.tensors import dense
 
 if TYPE_CHECKING:
     from torch import nn
@@ -68,7 +68,7 @@ def inverted(again: Rehearsal, batch: Any) -> tuple[str, Outcome] | None:
             stack.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
         again.step(batch)
     for mask in seen:
-        for path, tensor in tensors(batch, "batch"):
+        for path, tensor in dense(batch, "batch"):
             left_out = _of_places(mask.left_out, tensor)
             if left_out is not None and (value := _only_value(left_out, tensor)) is not None:
                 kept = float((~left_out).double().mean())

@@ -9,7 +9,7 @@ import torch
 
 from lightning_recipe.dependencies.over_time import Chart
 from lightning_recipe.dependencies.sequences import Layout, layouts
-from lightning_recipe.record.tensors import tensors
+from lightning_recipe.record.tensors import dense
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -239,7 +239,7 @@ def is_in(batch: Any, given: Tensor, shift: int) -> bool:
     given = given.squeeze(-1) if given.ndim == 3 else given  # noqa: PLR2004 - one number at each step
     length = given.shape[1] - abs(shift)
     there = given[:, max(0, shift) :][:, :length]
-    for _, tensor in tensors(batch):
+    for _, tensor in dense(batch):
         for values in (tensor, tensor.mT) if tensor.shape in {given.shape, given.mT.shape} else ():
             if values.shape == given.shape and values.device == given.device:
                 here = values[:, max(0, -shift) :][:, :length]

@@ -13,7 +13,7 @@ from lightning_recipe.callbacks import _normalization as scale
 from lightning_recipe.callbacks._statistics import has_seen_data
 from lightning_recipe.callbacks._untrained import is_as_drawn
 from lightning_recipe.finding import Outcome, Status
-from lightning_recipe.record.tensors import tensors
+from lightning_recipe.record.tensors import dense
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,7 +34,7 @@ def of_scale(train: Entered, batch: Any) -> Iterator[tuple[Outcome, str]]:
         batch: What the step was given.
 
     """
-    given = [tensor for _, tensor in tensors(batch)]
+    given = [tensor for _, tensor in dense(batch)]
     entries = [entry for entry in train.entries if scale.is_finite(entry.values)]
     calls = Counter(event.name for event in train.step.events if event.kind == "module")  # a decoder begins with zeros
     alike = [entry for entry in entries if scale.are_all_alike(entry.values) and calls[entry.name] == 1]

@@ -16,7 +16,7 @@ from lightning_recipe.callbacks._interchanged import NEEDS, Interchanging, compa
 from lightning_recipe.dependencies.sequences import layouts
 from lightning_recipe.finding import Outcome, Status
 from lightning_recipe.record.modules import is_leaf
-from lightning_recipe.record.tensors import leading_size, tensors
+from lightning_recipe.record.tensors import dense, leading_size, tensors
 from lightning_recipe.trial.rehearsal import CannotRehearseError
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ def _judged(again: Rehearsal, batch: Any, before: Step, method: str, which: tupl
 def _left_out(rows: Tensor, call: NetCall, batch: Any, places: slice) -> bool:
     """Whether a mask of the places, which may be a channel of theirs, or their number in the batch, says so."""
     size, length = rows.shape[:2]
-    for _, tensor in [*tensors(batch), *call.inputs.items()]:
+    for _, tensor in [*dense(batch), *call.inputs.items()]:
         shape = tuple(tensor.shape)
         if tensor.layout is not torch.strided or not tensor.numel():
             continue

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from lightning_recipe.callbacks._window import targets_of
-from lightning_recipe.record.tensors import tensors
+from lightning_recipe.record.tensors import dense
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -66,7 +66,7 @@ def scaled_ahead(step: Step) -> Scaled | None:
         None
 
     """
-    batch = [tensor for _, tensor in tensors(step.batch) if tensor.ndim]
+    batch = [tensor for _, tensor in dense(step.batch) if tensor.ndim]
     for name, window in step.inputs.items():
         if window.ndim not in {2, 3} or not window.is_floating_point() or len(window) < EXAMPLES:
             continue

@@ -14,7 +14,7 @@ from lightning_recipe.callbacks._bias_wiring import giver
 from lightning_recipe.callbacks._metric_names import words
 from lightning_recipe.finding import Outcome, Status
 from lightning_recipe.losses.table import TABLE, Family
-from lightning_recipe.record.tensors import tensors
+from lightning_recipe.record.tensors import dense
 from lightning_recipe.trial.rehearsal import CannotRehearseError
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class Unit(NamedTuple):
         target = call.arguments["target"]
         event = next((event for event in step.events if event.kind == "loss" and event.name == call.name), None)
         modules = {made.name for number in (event.inputs if event else ()) if (made := giver(step, number)) is not None}
-        entries = [path for path, tensor in tensors(step.batch, "batch") if _holds(tensor, target)]
+        entries = [path for path, tensor in dense(step.batch, "batch") if _holds(tensor, target)]
         if len(modules) != 1 or len(entries) != 1 or len(target) < FEWEST:
             return None
         return cls(modules.pop(), entries[0], float(target.double().mean()), float(target.double().std()))
@@ -85,7 +85,7 @@ def mixed_units(again: Rehearsal, batch: Any, seen: Seen, unit: Unit) -> Iterato
         unit: Of training.
 
     """
-    target = dict(tensors(batch, "batch")).get(unit.path)
+    target = dict(dense(batch, "batch")).get(unit.path)
     own = {name: value for name, value in _values(seen).items() if not SPREADS.keys().isdisjoint(words(name))}
     calls = [event for event in seen.step.events if event.kind == "module" and event.name == unit.module]
     if target is None or not own or len(calls) != 1 or not unit.is_that_of(target):

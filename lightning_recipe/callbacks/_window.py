@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from lightning_recipe.losses.table import TABLE
-from lightning_recipe.record.tensors import tensors
+from lightning_recipe.record.tensors import dense, same
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -63,8 +63,8 @@ def held_value(step: Step) -> Held | None:
         True
 
     """
-    batch = [tensor for _, tensor in tensors(step.batch) if tensor.ndim]
-    for name, window in step.inputs.items():
+    batch = [tensor for _, tensor in dense(step.batch) if tensor.ndim]
+    for name, window in dense(step.inputs):
         if window.ndim not in {2, 3} or len(window) < EXAMPLES[window.is_floating_point()]:
             continue
         whole = any(_equal(window, tensor) for tensor in batch)
@@ -91,8 +91,8 @@ def _overlap(window: Tensor, target: Tensor) -> tuple[int, int] | None:
     series = window.unsqueeze(-1) if window.ndim == 2 else window  # noqa: PLR2004
     future = target.reshape(len(target), -1, 1) if target.ndim < 3 else target  # noqa: PLR2004
     horizon, length = future.shape[1], series.shape[1]
-    same = series.is_floating_point() == future.is_floating_point()
-    if not same or future.ndim != 3 or horizon >= length - 1:  # noqa: PLR2004 - a target for each step of the window
+    alike = series.is_floating_point() == future.is_floating_point()
+    if not alike or future.ndim != 3 or horizon >= length - 1:  # noqa: PLR2004 - a target for each step of the window
         return None
     first = future[:, 0].flatten(1)[:, 0]
     if (first == first.mode().values).float().mean() > VARIED:
@@ -116,4 +116,5 @@ def _is_table(rows: Tensor) -> bool:
 
 def _equal(a: Tensor, b: Tensor) -> bool:
     """Whether two tensors hold the same values, in whatever shape."""
-    return a.numel() == b.numel() and a.device == b.device and torch.equal(a.flatten(), b.flatten().to(a.dtype))
+    dense = a.layout is b.layout is torch.strided and a.numel() == b.numel()
+    return dense and same(a.flatten(), b.flatten().to(a.dtype))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from lightning_recipe.dependencies.backprop import UndecidedError, layouts
-from lightning_recipe.record.tensors import leading_size, mapped, tensors
+from lightning_recipe.record.tensors import dense, leading_size, mapped, same, tensors
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -47,7 +47,7 @@ class Batch:
     def owns(self, tensor: Tensor) -> bool:
         """Whether `tensor` is one of the batch, as the DataLoader made it: rows are examples, if there are any."""
         alike = [t for t in self.content if t.shape == tensor.shape and t.device == tensor.device]
-        return any(torch.equal(t, tensor.to(t.dtype)) for t in alike)
+        return any(same(t, tensor.to(t.dtype)) for t in alike)
 
 
 def batch_of(run: Run, content: Any, call: NetCall) -> Batch:
@@ -116,7 +116,7 @@ def graphs_of(content: Any) -> tuple[Tensor, ...]:
         (tensor([0, 0, 0, 1, 1]),)
 
     """
-    found = [(path, t.cpu()) for path, t in tensors(content)]
+    found = [(path, t.cpu()) for path, t in dense(content)]
     lengths = {len(t) for _, t in found if t.is_floating_point() and t.ndim}
     pairs = [t for _, t in found if t.dtype == torch.int64 and t.ndim == 2 and len(t) == 2 and t.numel()]  # noqa: PLR2004
     vectors = [t for _, t in found if t.dtype == torch.int64 and t.ndim == 1 and t.numel()]

@@ -175,7 +175,7 @@ class Rerun:
         return duplicate
 
     def _varied(self, tensor: Tensor) -> Tensor:
-        belongs = id(tensor) not in self.shared and tensor.layout is torch.strided
+        belongs = id(tensor) not in self.shared and tensor.layout is torch.strided and not tensor.is_nested
         rows = self.rows(tensor.shape) if belongs else None
         if rows is not None and self._order is not None:
             tensor = rows.reordered(tensor, self._order, self.batch_size)

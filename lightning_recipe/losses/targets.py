@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from lightning_recipe.losses.table import BCE_WITH_LOGITS, CROSS_ENTROPY, MSE, TABLE, Family, Takes
 from lightning_recipe.record.outputs import without_parameters
 from lightning_recipe.record.step import LossCall
-from lightning_recipe.record.tensors import same, tensors
+from lightning_recipe.record.tensors import dense, same
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -87,8 +87,8 @@ def is_target(name: str, tensor: Tensor, step: Step) -> bool:
     if re.fullmatch(r"(labels?|targets?)(, call \d+)?", last):
         return True
     targets = [call.arguments.get("target") for call in step.loss_calls]
-    same = (t for t in targets if isinstance(t, Tensor) and t.shape == tensor.shape and t.dtype == tensor.dtype)
-    return bool(NAMES.search(last)) and any(torch.equal(t.to(tensor.device), tensor) for t in same)
+    alike = (t for t in targets if isinstance(t, Tensor) and t.shape == tensor.shape and t.dtype == tensor.dtype)
+    return bool(NAMES.search(last)) and any(same(t.to(tensor.device), tensor) for t in alike)
 
 
 def of_loss(call: LossCall, examples: int) -> Answers | None:
@@ -146,7 +146,7 @@ def target_of_batch(step: Step, examples: int) -> Tensor | None:
     listed = _filled(step.batch, examples)
     if listed is not None:
         return listed
-    whole = {path: tensor for path, tensor in tensors(step.batch) if tensor.ndim and len(tensor) == examples}
+    whole = {path: tensor for path, tensor in dense(step.batch) if tensor.ndim and len(tensor) == examples}
     others = {
         path: tensor
         for path, tensor in whole.items()
@@ -238,7 +238,7 @@ def prediction_of(target: Tensor, output: Tensor) -> Tensor | None:
 
 def _filled(batch: object, examples: int) -> Tensor | None:
     """Lists of boxes or keypoints, one for each example, as a tensor filled up with NaN."""
-    found = [t.detach().float() for path, t in tensors(batch) if SHAPES.search(path) and t.ndim == 2]  # noqa: PLR2004
+    found = [t.detach().float() for path, t in dense(batch) if SHAPES.search(path) and t.ndim == 2]  # noqa: PLR2004
     most = max(map(len, found), default=0)
     if len(found) != examples or len({t.shape[1] for t in found}) != 1 or not most:
         return None

@@ -60,13 +60,15 @@ def cut(tensor: Tensor, keep: int | None = None) -> Tensor:
 
 
 def first_rows(tensor: Tensor, count: int) -> Tensor:
-    """The first `count` rows, also of sparse tensors, which can't be sliced.
+    """The first `count` rows, also of sparse and nested tensors, which can't be sliced.
 
     Example:
         >>> first_rows(torch.eye(4).to_sparse(), 2).shape
         torch.Size([2, 4])
 
     """
+    if tensor.is_nested:
+        return torch.nested.as_nested_tensor(list(tensor.unbind()[:count]), layout=tensor.layout)
     if not str(tensor.layout).startswith("torch.sparse"):
         return tensor[:count]
     first: Tensor = tensor.to_sparse_coo().narrow_copy(0, 0, min(count, len(tensor)))

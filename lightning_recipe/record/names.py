@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from lightning_recipe.record.tensors import children, tensors
+from lightning_recipe.record.tensors import children, dense
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,7 +32,7 @@ def column_names(batch: Any, table: Tensor) -> list[str]:
     names = [str(i) for i in range(min(table.shape[1], MAX_COLUMNS))]
     entries = {
         path.rpartition(".")[2]: tensor.detach().flatten().to(table)
-        for path, tensor in tensors(batch)
+        for path, tensor in dense(batch)
         if tensor.numel() == len(table) and not path.endswith("]") and not tensor.is_complex()
     }
     for i, column in enumerate(table.T[: len(names)]):

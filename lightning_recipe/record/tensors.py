@@ -42,7 +42,7 @@ def tensors(structure: Any, path: str = "", depth: int = 0) -> Iterator[tuple[st
     Args:
         structure: Anything. Tuples, lists, mappings, dataclasses, objects with ``to_dict`` (graphs) and
             plain objects with attributes are entered; all else holds no tensors. Nested tensors, whose examples have
-            shapes of their own, are left out.
+            shapes of their own, and quantised ones, with which next to nothing can be computed, are left out.
         path: What the paths start with.
         depth: How deep `structure` itself lies.
 
@@ -57,7 +57,7 @@ def tensors(structure: Any, path: str = "", depth: int = 0) -> Iterator[tuple[st
 
     """
     if isinstance(structure, Tensor):
-        if not structure.is_nested:
+        if not structure.is_nested and not structure.is_quantized:
             yield path, structure
     elif depth < MAX_DEPTH:
         for key, value in children(structure):
@@ -65,18 +65,16 @@ def tensors(structure: Any, path: str = "", depth: int = 0) -> Iterator[tuple[st
             yield from tensors(value, path + step, depth + 1)
 
 
-def dense(structure: Any) -> Iterator[tuple[str, Tensor]]:
-    """The same, but for sparse ones, which can hardly be compared or indexed.
+def dense(structure: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:
+    """The same without the sparse ones, with which half of the functions can't compute.
 
     Example:
         >>> import torch
-        >>> [path for path, _ in dense({"x": torch.zeros(2), "graph": torch.eye(2).to_sparse()})]
-        ['x']
+        >>> [path for path, _ in dense({"x": torch.eye(2), "edges": torch.eye(2).to_sparse()}, "batch")]
+        ['batch.x']
 
     """
-    for path, tensor in tensors(structure):
-        if tensor.layout is torch.strided:
-            yield path, tensor
+    return ((name, tensor) for name, tensor in tensors(structure, path) if tensor.layout is torch.strided)
 
 
 def children(structure: Any) -> list[tuple[Any, Any]]:
@@ -108,16 +106,66 @@ def _attributes(structure: Any) -> list[tuple[str, Any]]:
 
 
 def same(a: Tensor, b: Tensor) -> bool:
-    """Whether two dense tensors have the same shape and values, on the same device; sparse ones can't be compared.
+    """Whether two tensors have the same shape and values, in the same layout, on the same device.
 
     Example:
         >>> import torch
         >>> same(torch.ones(2), torch.ones(2)), same(torch.ones(2), torch.ones(2, 1))
         (True, False)
+        >>> same(torch.eye(2).to_sparse(), torch.eye(2).to_sparse()), same(torch.eye(2).to_sparse(), torch.eye(2))
+        (True, False)
 
     """
-    dense = a.layout is b.layout is torch.strided
-    return dense and a.device == b.device and a.shape == b.shape and torch.equal(a, b)
+    if a.layout is not b.layout or a.device != b.device or a.shape != b.shape:
+        return False
+    parts = zip(_parts(a), _parts(b), strict=True)
+    return all(one.shape == other.shape and torch.equal(one, other) for one, other in parts)
+
+
+def _parts(tensor: Tensor) -> tuple[Tensor, ...]:
+    """What a tensor consists of: a sparse one has dense values and indices."""
+    if tensor.layout is torch.strided:
+        return (tensor,)
+    if tensor.layout is torch.sparse_coo:
+        coalesced = tensor.detach().coalesce()
+        return coalesced.indices(), coalesced.values()
+    if tensor.layout in {torch.sparse_csr, torch.sparse_bsr}:
+        return tensor.crow_indices(), tensor.col_indices(), tensor.values()
+    return tensor.ccol_indices(), tensor.row_indices(), tensor.values()
+
+
+def is_compressed(tensor: Tensor) -> bool:
+    """Whether a sparse tensor is of a layout that ``copy.deepcopy`` can't copy, as by rows; it can be cloned.
+
+    Example:
+        >>> import torch
+        >>> is_compressed(torch.eye(2).to_sparse_csr()), is_compressed(torch.eye(2).to_sparse())
+        (True, False)
+
+    """
+    return tensor.layout in {torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc}
+
+
+def with_rows(tensor: Tensor, rows: Tensor) -> Tensor:
+    """The rows of these numbers, of a sparse or nested tensor, too, in its layout.
+
+    Example:
+        >>> import torch
+        >>> with_rows(torch.eye(2).to_sparse(), torch.tensor([1, 0])).to_dense()
+        tensor([[0., 1.],
+                [1., 0.]])
+
+    """
+    if tensor.is_nested:
+        parts = tensor.unbind()
+        return torch.nested.as_nested_tensor([parts[i] for i in rows.tolist()], layout=tensor.layout)
+    rows = rows.to(tensor.device)
+    if tensor.layout is torch.strided:
+        return tensor[rows]
+    if tensor.layout is torch.sparse_coo:
+        return tensor.index_select(0, rows)
+    taken: Tensor = tensor.to_sparse_coo().index_select(0, rows)
+    return taken.to_sparse(layout=tensor.layout)
 
 
 def mapped(structure: Any, kinds: type | tuple[type, ...], function: Callable[[Any], Any]) -> Any:

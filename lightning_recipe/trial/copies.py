@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from lightning_recipe.record.copies import cloned
 from lightning_recipe.record.probe import original
-from lightning_recipe.record.tensors import tensors
+from lightning_recipe.record.tensors import is_compressed, tensors
 from lightning_recipe.run import copied_optimizer
 from lightning_recipe.trial.shared_code import shares_code
 
@@ -64,7 +64,7 @@ def copied(pl_module: LightningModule, memo: dict[int, Any] | None = None) -> Li
         duplicate = copy.deepcopy(pl_module, memo)
     except RuntimeError:  # results of computations in objects, such as distributions; searching these may take long
         values = (value for module in pl_module.modules() for value in vars(module).values())
-        results = {id(t): t for value in values for _, t in tensors(value) if t.grad_fn is not None}
+        results = {id(t): t for value in values for _, t in tensors(value) if t.grad_fn is not None or is_compressed(t)}
         memo.clear()
         memo |= known | {key: cloned(t) for key, t in results.items()}
         duplicate = copy.deepcopy(pl_module, memo)

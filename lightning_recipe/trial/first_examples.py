@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import is_dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from lightning_recipe.record.copies import first_rows
-from lightning_recipe.record.tensors import Cloneable, children, leading_size, mapped, tensors
+from lightning_recipe.record.tensors import Cloneable, children, leading_size, mapped, tensors, with_rows
 
 _CUT = (Cloneable, list, tuple)  # the first are tensors and TensorDicts
 
@@ -53,7 +54,10 @@ def examples_between(batch: Any, start: int, stop: int) -> Any:
     def between(value: Any) -> Any:
         if isinstance(value, Tensor):
             kept = first_of(value, stop, size)
-            return kept[start:] if start and kept is not value else kept
+            if not start or kept is value:
+                return kept
+            dense = kept.layout is torch.strided and not kept.is_nested
+            return kept[start:] if dense else with_rows(kept, torch.arange(start, kept.size(0)))
         if isinstance(value, Cloneable) or len(value) == size:
             return value[start:stop]
         values = [mapped(inside, _CUT, between) for inside in value]
@@ -74,12 +78,12 @@ def first_of(tensor: Tensor, count: int, size: int) -> Tensor:
         (torch.Size([2, 3]), torch.Size([3]))
 
     """
-    return first_rows(tensor, count) if tensor.ndim and tensor.shape[0] == size else tensor
+    return first_rows(tensor, count) if tensor.ndim and tensor.size(0) == size else tensor
 
 
 def _has_examples(structure: Any, size: int) -> bool:
     if isinstance(structure, Tensor):
-        return structure.ndim == 0 or structure.shape[0] == size
+        return structure.ndim == 0 or structure.size(0) == size
     if isinstance(structure, list | tuple):
         return all(_has_examples(value, size) for value in structure) or len(structure) == size
     if isinstance(structure, Mapping) or is_dataclass(structure):

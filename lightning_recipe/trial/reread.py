@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_recipe.finding import in_short
-from lightning_recipe.record.tensors import children
+from lightning_recipe.record.tensors import children, is_compressed
 from lightning_recipe.trial.inner_trainer import quiet
 from lightning_recipe.trial.isolation import isolated
 from lightning_recipe.trial.rng import GENERATORS, state, untouched_generators
@@ -285,7 +285,9 @@ def _prepared(source: Any) -> dict[int, Any]:
         if isinstance(value, Trainer | LightningModule | LightningDataModule | DataLoader):
             msg = f"the data set holds the {type(value).__name__}"
             raise CannotRereadError(msg)
-        if isinstance(value, (list, dict)) and len(value) > _LONG and _is_plain(value):
+        if isinstance(value, Tensor) and is_compressed(value):
+            memo[id(value)] = value.clone()
+        elif isinstance(value, (list, dict)) and len(value) > _LONG and _is_plain(value):
             memo[id(value)] = copy.copy(value)
         else:
             waiting += _inside(value)
