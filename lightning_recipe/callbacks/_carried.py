@@ -125,8 +125,10 @@ def _step(again: Rehearsal, batch: Any, kept: Kept, size: int) -> tuple[float, K
 
     module.__dict__["training_step"] = watched
     try:
+        again.index = 1  # with the first batch of an epoch a state may begin anew
         loss = again.step(batch).loss
     finally:
+        again.index = 0
         del module.__dict__["training_step"]
     left = {place: value for place, value in left.items() if _has_rows(value, size)}
     return (float("nan") if loss is None else float(loss.detach().sum())), left

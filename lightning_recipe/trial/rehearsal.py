@@ -109,6 +109,7 @@ class Rehearsal:
         heard: What it was about to do to gradients, in order.
         losses: What it called backward on, in order.
         of: Which of these make its loss, of one that calls backward several times.
+        index: The number that a batch is said to have in its epoch.
 
     """
 
@@ -126,6 +127,7 @@ class Rehearsal:
         self.optimizers, self.heard = optimizers, heard
         self.losses: list[Tensor] = []
         self.of: tuple[int, ...] = (0,)
+        self.index = 0
         self._trainer, self._several_loaders = trainer, several_loaders
         self._generators = [(generator, state(generator)) for generator in (*generators, *held_by(module))]
         self.logged: list[Logged] = []
@@ -194,7 +196,10 @@ class Rehearsal:
                 handle = module.get_submodule(name).register_forward_hook(_answering(answer))
                 stack.callback(handle.remove)
             step = getattr(module, method)
-            args = [mapped(batch, COPIED, _own), *[0] * is_param_in_hook_signature(step, "batch_idx", min_args=2)]
+            args = [
+                mapped(batch, COPIED, _own),
+                *[self.index] * is_param_in_hook_signature(step, "batch_idx", min_args=2),
+            ]
             args += [0] * (method != "training_step" and self._several_loaders)  # the loader's index
             if observers is not None and Need.BATCH in needs:
                 observers.follow(args[0])

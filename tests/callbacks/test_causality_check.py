@@ -904,7 +904,37 @@ def test_what_is_kept_and_is_no_state_of_an_example(fit, program):
     assert judged(fit, program(), max_steps=2).code != CarriesState.code
 
 
-@pytest.mark.parametrize("program", [Memory, InPlace])
+class OfEachStage(Memory):
+    """In a dictionary, and anew with the first batch of an epoch."""
+
+    def __init__(self):
+        super().__init__()
+        del self.memory
+        self.memory = {"train": None, "val": None}
+
+    def training_step(self, batch, batch_idx):
+        self.number = batch_idx
+        return super().training_step(batch, batch_idx)
+
+    def begin(self, tokens):
+        return torch.zeros(len(tokens), self.width) if self.number == 0 else self.memory["train"]
+
+    def keep(self, h, tokens):
+        return {**self.memory, "train": h}
+
+
+class AnewWithEach(OfEachStage):
+    """What is left is not used: it is for those who look at it."""
+
+    def begin(self, tokens):
+        return torch.zeros(len(tokens), self.width)
+
+
+def test_a_state_that_is_left_for_somebody_to_look_at(fit):
+    assert judged(fit, AnewWithEach(), max_steps=2).code != CarriesState.code
+
+
+@pytest.mark.parametrize("program", [Memory, InPlace, OfEachStage])
 def test_a_state_by_hand_that_is_carried_over_shuffled_batches(fit, program):
     check = CausalityCheck()
     fit(program(), [check], logger=False, max_steps=1, limit_val_batches=0)
