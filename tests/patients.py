@@ -1199,6 +1199,21 @@ class AllFlat(Patient):
         return torch.optim.Adam(self.parameters(), lr=1e-4)
 
 
+class DrawnTooLarge(Patient):
+    """Weights are drawn with a standard deviation of 1, the default of normal_: the units are at their bounds."""
+
+    code = "ActivationMonitor/saturated_as_drawn"
+    also = ("OverfitOneBatch/optimiser_slow", "OverfitOneBatch/too_slow", "InitLossCheck/too_high")
+    steps: ClassVar = {"max_steps": 78, "max_epochs": -1}
+
+    def __init__(self):
+        super().__init__()
+        layers = [module for n in (FEATURES, 48, 48) for module in (nn.Linear(n, 48), nn.Tanh())]
+        for layer in layers[::2]:
+            nn.init.normal_(layer.weight)
+        self.net = nn.Sequential(*layers, nn.Linear(48, CLASSES))
+
+
 class Deep(Patient):
     """Eight layers of sigmoids."""
 

@@ -24,6 +24,9 @@ OFF, SPARSE = 0.5, 0.9
 """Share of the units that are off, and zeros among the others, below which these are not just rarely on, too."""
 STATES = 3.0
 """Times as steep as others have to be are the states of a loop that are flat from the beginning: slopes multiply."""
+DRAWN = 0.2
+"""Share of the steepest slope, below which a hidden activation is flat by the weights that were drawn: with those of
+nn.Linear, or xavier's, it is above a half."""
 LOOP = 8
 """Calls in a step that make a loop."""
 LARGE = 100.0
@@ -172,6 +175,34 @@ def saturated(activations: Activations, course: Course, least: float, states: Co
         f"expected), which is what comes back of a gradient (loss {course})",
         "scale what enters to a standard deviation of about 1, and initialise the layer before it smaller",
         {"slope": lowest, "activations": len(flat), **course.evidence},
+    )
+
+
+def drawn_flat(activations: Activations, step: int, layers: Mapping[str, int]) -> Outcome | None:
+    """Hidden tanh and sigmoid, two at least and most of all, that are rather flat: of a network that was just drawn.
+
+    One may be so by what enters. States of loops are not meant.
+
+    Args:
+        activations: At a look.
+        step: Of it.
+        layers: After how many each is called.
+
+    """
+    bounded = {n: slope(kind, seen) for n, (kind, seen) in activations.items() if type(kind) in BOUNDED}
+    flat = {name: value for name, value in bounded.items() if value < DRAWN}
+    count, every = (sum(layers[name] for name in names) for names in (flat, bounded))
+    if count < 2 or 2 * count <= every:  # noqa: PLR2004
+        return None
+    mean = sum(flat.values()) / len(flat)
+    return Outcome(
+        Status.WARNING,
+        "saturated_as_drawn",
+        f"{listed(flat)} put out their bounds from the beginning, and still do at step {step}: the mean slope is "
+        f"{mean:.2g} of the steepest (above 0.5 expected of weights that were just drawn)",
+        "draw the weights before them smaller, with a standard deviation of about 1/sqrt(inputs), as "
+        "nn.init.xavier_normal_ does; nn.init.normal_ alone has 1",
+        {"slope": mean, "activations": count},
     )
 
 

@@ -49,6 +49,8 @@ class ActivationMonitor(Check):
       loss is above 0.7 of the first;
     - `saturated`: the mean slope of a tanh or sigmoid between two layers, or of a recurrent state, is below `slope` of
       the steepest, or of a state below three times that from the beginning, and the loss is above 0.7 of the first;
+    - `saturated_as_drawn`: most of the hidden tanh and sigmoid, and two at least, have a mean slope below 0.2 of the
+      steepest from the first look on, with weights as they were drawn, whatever the loss does;
     - `vanishing`, `exploding`: in a network of at least four layers, the gradient of the first, in norms of its weight,
       is smaller than that of the last by more than `factor`, or what the last puts out is larger by as much, and the
       loss is, after 100 steps, what it was; or, as where weights were drawn too small, what the last puts out for
@@ -78,6 +80,7 @@ class ActivationMonitor(Check):
     Legitimate:
         - Units that are sparse on purpose, in sparse autoencoders and mixtures of experts, while the loss falls.
         - Networks that were trained before, whose units may be sparse or flat from the beginning.
+        - A single hidden layer that is flat by large inputs, as where features are hashed.
         - Gates, and sigmoids at the output: only what goes into another layer is judged.
         - Hinges, as of margins in the loss, which are 0 for all that has been learnt.
         - GELU, SiLU and others that are never quite flat; zeros of dropout, masks and padding.
@@ -123,6 +126,10 @@ class ActivationMonitor(Check):
             "ActivationMonitor/vanishing",
             "Baselines/*",
         ),
+        "saturated_as_drawn": (
+            *("ActivationMonitor/saturated", "ActivationMonitor/vanishing", "ActivationMonitor/exploding"),
+            *("Baselines/*", "OverfitOneBatch/*", "PredictionDynamicsLogger/*", "UpdateRatioMonitor/too_small"),
+        ),
         "attention_at_one_place": ("Baselines/*", "OverfitOneBatch/*"),
         "attention_on_padding": ("Baselines/*",),
         "vanishing": ("PredictionDynamicsLogger/*", "UpdateRatioMonitor/too_small", "Baselines/*"),
@@ -145,7 +152,7 @@ class ActivationMonitor(Check):
         self._first: tuple[int, list[Depth]] | None = None
         self._last: tuple[int, list[Depth]] | None = None
         self._given, self._flat, self._sparse = set[str](), set[str](), set[str]()
-        self._grows = False
+        self._grows = self._stuck = False
         self._tries = 0
         self._attention: list[Outcome] = []  # what is told of it: at several looks, as all else
         yield from ()
@@ -161,6 +168,8 @@ class ActivationMonitor(Check):
                 self._first = self._last
                 self._begin(run, step, kinds, layers)
         yield from map(self.found, self._attention)
+        if self._stuck and (drawn := signal.drawn_flat(kinds, run.step, layers_before(step))) is not None:
+            yield self.found(drawn)
         norms = [norm for norm in step.gradients.values() if not math.isnan(norm)]
         if run.step < AT_LEAST or any(math.isinf(norm) for norm in norms):
             return
@@ -187,6 +196,7 @@ class ActivationMonitor(Check):
         else:
             self._flat = signal.flat_states(kinds, signal.STATES * self.slope)
             self._grows = signal.grown(layers, self.factor) is not None
+            self._stuck = signal.drawn_flat(kinds, run.step, layers_before(step)) is not None
 
     def _faint(self, run: Run, step: Step, layers: list[Depth], *, off: bool) -> Outcome | None:
         """See whether examples differ in what the last layer puts out, at a few looks, while the loss does not fall."""
@@ -254,6 +264,15 @@ def activations(step: Step) -> dict[str, tuple[nn.Module, Reduced]]:
         elif isinstance(kind, nn.RNNBase | nn.RNNCellBase) and signal.is_bounded(kind):
             found[key] = (State(), step.outputs[key])
     return found | _called_as_functions(step)
+
+
+def layers_before(step: Step) -> dict[str, int]:
+    """After how many layers each function and module is called: a function by one name after several."""
+    before = {
+        key: {made.name for call in calls for number in call.inputs if (made := step.producer(number)) is not None}
+        for key, calls in step.repeated().items()
+    }
+    return {key: max(1, len(names)) for key, names in before.items()}
 
 
 def _takers(step: Step, event: Event) -> list[Event]:

@@ -285,6 +285,92 @@ def test_units_at_their_bounds(fit):
     assert finding.evidence["slope"] < 0.05
 
 
+def wide(net, std=1.0, skip=0):
+    for layer in [module for module in net.modules() if isinstance(module, nn.Linear)][skip:-1]:
+        nn.init.normal_(layer.weight, std=std)
+    return net
+
+
+class Squashed(nn.Module):
+    """Tanh as a gate of a residual path, and over scores: what they go into is no layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.enter, self.leave = nn.Linear(FEATURES, 32), nn.Linear(32, CLASSES)
+        self.gates = nn.ModuleList(nn.Linear(32, 32) for _ in range(3))
+        self.tanh = nn.Tanh()
+
+    def forward(self, x):
+        x = self.enter(x)
+        for gate in self.gates:
+            x = x + 0.1 * x * self.tanh(gate(x))
+        return self.leave(x)
+
+
+class Bounds(nn.Module):
+    """One hidden layer is made binary, the others are as usual."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = mlp(nn.Tanh, depth=4)
+
+    def forward(self, x):
+        for i, module in enumerate(self.net):
+            x = module(30 * x if i == 3 else x)
+        return x
+
+
+class TwoViews(nn.Module):
+    """One hidden layer sees two halves of the input."""
+
+    def __init__(self):
+        super().__init__()
+        self.look, self.leave = nn.Linear(FEATURES // 2, 32), nn.Linear(32, CLASSES)
+        nn.init.normal_(self.look.weight, std=9.0)
+
+    def forward(self, x):
+        return sum(self.leave(torch.tanh(self.look(half))) for half in x.chunk(2, 1))
+
+
+USUAL = {
+    "torch's own": lambda: mlp(nn.Tanh, depth=5),
+    "xavier with the gain of tanh": lambda: wide(mlp(nn.Tanh, depth=5), (5 / 3) * 32**-0.5),
+    "normalised before": lambda: nn.Sequential(
+        *(m for _ in range(3) for m in (nn.Linear(FEATURES, FEATURES), nn.LayerNorm(FEATURES), nn.Tanh())),
+        nn.Linear(FEATURES, CLASSES),
+    ),
+    "a single hidden layer": lambda: wide(mlp(nn.Tanh, depth=1)),
+    "a single one, twice": TwoViews,
+    "the first of four": lambda: wide(mlp(nn.Tanh, depth=5), 9.0, skip=3),
+    "binary codes": Bounds,
+    "gates": lambda: wide(Squashed()),
+    "ReLU": lambda: wide(mlp(nn.ReLU, depth=4), 0.3),
+    "states of a loop": lambda: Loop("module", 30.0),
+}
+
+
+@pytest.mark.parametrize("name", USUAL)
+def test_weights_that_are_drawn_as_usual(fit, name):
+    assert "ActivationMonitor/saturated_as_drawn" not in {f.code for f in judged(fit, Lit(USUAL[name]()))}
+
+
+LARGE = {
+    "tanh": lambda: wide(mlp(nn.Tanh, depth=5)),
+    "functions": lambda: wide(Functional(torch.tanh, 3)),
+    "sigmoid": lambda: wide(mlp(nn.Sigmoid, depth=5), 4.0),
+    "uniform": lambda: mlp(nn.Tanh, depth=4).apply(
+        lambda m: nn.init.uniform_(m.weight, -2, 2) if isinstance(m, nn.Linear) else None
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_weights_that_are_drawn_too_large(fit, name):
+    finding = found(judged(fit, Lit(LARGE[name]())), "saturated_as_drawn")
+    assert finding.status is Status.WARNING
+    assert finding.evidence["slope"] < 0.2
+
+
 @pytest.mark.parametrize("net", [lambda: Functional(torch.sigmoid, 8), lambda: mlp(nn.Sigmoid, depth=7)])
 def test_gradients_that_vanish_on_their_way_back(fit, net):
     finding = found(judged(fit, Lit(net(), lambda p: SGD(p, 0.01)), steps=208), "vanishing")
