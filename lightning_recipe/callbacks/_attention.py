@@ -61,6 +61,30 @@ def weights_of(loss: Tensor) -> list[Weights]:
     return [weights for weights in found if weights is not None]
 
 
+def pooling(loss: Tensor, places: int) -> list[Weights]:
+    """The weights of a softmax over so many places that what stands there is multiplied with, to be summed up.
+
+    Args:
+        loss: That was computed by it.
+        places: Of a sequence.
+
+    Example:
+        >>> h = torch.ones(8, 5, 4, requires_grad=True)
+        >>> [w.rows.shape for w in pooling((h[..., :1].softmax(1) * h).sum(1).sum(), 5)]
+        [torch.Size([8, 1, 5])]
+
+    """
+    found = []
+    for node in (Node(raw) for raw in operations([loss])):
+        of_vectors = node.kind == "Bmm" or (node.kind == "Mul" and len(node.shape) == 3)  # noqa: PLR2004
+        for one in [node.source(i) for i in (0, 1)] if of_vectors else []:
+            rows = one.saved("result") if one is not None and one.kind in SOFTMAX and one.dim == 1 else None
+            if rows is not None and rows.ndim in {2, 3} and rows.shape[1] == places:
+                rows = rows.unsqueeze(1) if rows.ndim == 2 else rows.mT  # noqa: PLR2004
+                found.append(Weights(rows, torch.arange(rows.shape[1], device=rows.device), 1, len(rows), whole=True))
+    return found
+
+
 def largest_weights(attentions: Iterable[Weights]) -> list[float]:
     """The largest weight of a row, on average, of each attention that has enough rows.
 
@@ -134,7 +158,7 @@ def attended(run: Run, step: Step, *, drawn: bool) -> list[Outcome]:
     except CannotRehearseError:
         return []
     found = [at_one_place(largest_weights(attentions)) if drawn else None]
-    found += [on_padding(attentions, pad) for pad in pads]
+    found += [on_padding([*attentions, *([] if loss is None else pooling(loss, pad.shape[1]))], pad) for pad in pads]
     return [outcome for outcome in found if outcome is not None]
 
 

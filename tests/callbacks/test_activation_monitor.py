@@ -703,6 +703,55 @@ def test_a_mask_that_is_the_wrong_way_round(fit):
     assert finding.fix.startswith("invert")
 
 
+POOLS = {
+    "a number for each": lambda s, h: (s.softmax(1)[..., None] * h).sum(1),
+    "a column": lambda s, h: (h * s[..., None].softmax(1)).sum(1),
+    "a product": lambda s, h: (s[:, None].softmax(-1) @ h)[:, 0],
+    "einsum": lambda s, h: torch.einsum("nl,nld->nd", s.softmax(-1), h),
+    "einsum, two heads": lambda s, h: torch.einsum("nlh,nld->nhd", torch.stack([s, 2 * s], 2).softmax(1), h).sum(1),
+}
+
+
+class Pooled(patients.Padded):
+    """One score for each token, by which they are averaged."""
+
+    pool, way = staticmethod(POOLS["a column"]), "right"
+
+    def __init__(self):
+        super().__init__()
+        self.mix = nn.Linear(32, 1)
+
+    def forward(self, tokens):
+        h = torch.tanh(self.net(tokens) + self.places)
+        hidden = {"right": tokens == 0, "inverted": tokens != 0, "none": tokens < 0}[self.way]
+        return self.head(self.pool(self.mix(h)[..., 0].masked_fill(hidden, -1e9), h))
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_pooling_by_attention(fit, pool):
+    assert not on_padding(fit, Pooled, pool=staticmethod(POOLS[pool]))
+    (inverted,) = on_padding(fit, Pooled, pool=staticmethod(POOLS[pool]), way="inverted")
+    assert (inverted.status, inverted.fix[:6]) == (Status.WARNING, "invert")
+    (unmasked,) = on_padding(fit, Pooled, pool=staticmethod(POOLS[pool]), way="none")
+    assert unmasked.evidence["share"] == pytest.approx(unmasked.evidence["padded"], abs=0.15)
+
+
+def test_a_softmax_that_pools_no_places(fit):
+    class Gates(Pooled):
+        """Of 24 features."""
+
+        def __init__(self):
+            super().__init__()
+            self.gates = nn.Linear(32, 24)
+
+        def forward(self, tokens):
+            there = (tokens != 0)[..., None]
+            h = (torch.tanh(self.net(tokens) + self.places) * there).sum(1) / there.sum(1)
+            return self.head(nn.functional.pad(self.gates(h).softmax(1) * h[:, :24], (0, 8)))
+
+    assert not on_padding(fit, Gates)
+
+
 def test_padding_that_no_embedding_tells_of(fit):
     class Plain(ByHand):
         def __init__(self):
