@@ -295,7 +295,11 @@ class RecipeCallback(Callback):
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:  # noqa: ARG002
         """Keep the findings; not in `state_dict`, which would forbid two callbacks of a class."""
-        checkpoint.setdefault(STATE, []).append(self.ledger.state_dict())
+        watch = Watch.of(trainer)
+        if watch is None:
+            checkpoint.setdefault(STATE, []).append(self.ledger.state_dict())
+        elif watch.host is self:
+            checkpoint[STATE] = [member.ledger.state_dict() for member in watch.members]
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:  # noqa: ARG002
         """Go on with the findings of a checkpoint that was written with the same callbacks."""
@@ -333,6 +337,23 @@ class RecipeCallback(Callback):
                 if name not in vars(self) and getattr(type(self), name) is getattr(RecipeCallback, name):
                     vars(self)[name] = None
 
+    @property
+    def has_own_hooks(self) -> bool:
+        """Whether Lightning must enter it by itself: a user's subclass overrides a hook, or someone has wrapped one.
+
+        Example:
+            >>> from lightning_recipe import OverfitOneBatch
+            >>> class Greeting(OverfitOneBatch):
+            ...     def on_train_epoch_end(self, trainer, pl_module):
+            ...         print("hello")
+            >>> OverfitOneBatch().has_own_hooks, Greeting().has_own_hooks
+            (False, True)
+
+        """
+        hooks = [name for name, hook in vars(Callback).items() if callable(hook) and name[0] != "_" and name != "setup"]
+        inherited = all(getattr(type(self), name) is getattr(RecipeCallback, name) for name in hooks)
+        return not inherited or any(vars(self).get(name) is not None for name in hooks)
+
 
 class Check(RecipeCallback):
     """A callback that judges.
@@ -360,4 +381,6 @@ def findings(trainer: Trainer) -> list[Finding]:
 
 
 def _of_the_recipe(trainer: Trainer) -> list[RecipeCallback]:
+    if watch := Watch.of(trainer):
+        return watch.members
     return [callback for callback in trainer.callbacks if isinstance(callback, RecipeCallback)]  # type: ignore[attr-defined]

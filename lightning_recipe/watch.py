@@ -12,6 +12,7 @@ from weakref import WeakKeyDictionary
 
 from torch import Tensor
 
+from lightning_recipe.aside import Aside
 from lightning_recipe.looks import epochs, is_among
 from lightning_recipe.record.probe import Probe
 from lightning_recipe.record.step import Need, Step
@@ -71,6 +72,7 @@ class Watch:
         self._count: float = 0  # batches until the next look, at least
         self._sum: Tensor | None = None  # of the training loss
         self._added = 0
+        self._aside: Aside | None = None
 
     @staticmethod
     def of(trainer: Trainer) -> Watch | None:
@@ -97,6 +99,7 @@ class Watch:
         if self._probe is not None:
             self._probe.detach()  # it waits for a step that never came
         self._probe = None
+        self._put_back()
         _WATCHES.pop(self.run.trainer, None)
 
     # -- training
@@ -180,6 +183,8 @@ class Watch:
         run, self._began = self.run, True
         for callback in self.members:
             callback.rest(run.trainer, (*_BACKWARD, *_VALIDATION) if callback is self.host else STEP_HOOKS)
+        resting = [callback for callback in self.members if callback is not self.host and not callback.has_own_hooks]
+        self._aside = Aside(run.trainer, resting)
         run.batch, run.resumed, run.step = batch, run.trainer.global_step > 0, run.batches_that_stepped
         with self._time_given_back():
             self.reporter.ask("before_training", self._taking("before_training"))
@@ -269,11 +274,17 @@ class Watch:
 
     def ends(self, error: BaseException | None = None) -> None:
         """Ask all for their last word, also when an exception ended training."""
+        self._put_back()
         self.run.step, self.run.interrupted = self.run.batches_that_stepped, error is not None
         self.run.loss = self._mean_loss()
         self.reporter.ask("end", self._taking("end"))
         for callback in self.members:
             callback.done = True
+
+    def _put_back(self) -> None:
+        if self._aside is not None:
+            self._aside.put_back()
+        self._aside = None
 
     # -- one record for all
 

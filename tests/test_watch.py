@@ -3,7 +3,9 @@
 import itertools
 import time
 from collections import Counter
+from contextlib import nullcontext
 
+import lightning.pytorch as L
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback, Timer
@@ -13,14 +15,18 @@ from patients import Healthy
 
 from lightning_recipe import (
     BatchMixingDetector,
+    BiasCheck,
     Check,
     FailedCheckError,
     InitLossCheck,
+    LRScheduleCheck,
     OverfitOneBatch,
     Section,
+    SeedCheck,
     VisualizeInputs,
     recipe,
 )
+from lightning_recipe.callback import STATE
 from lightning_recipe.looks import epochs, next_step
 from lightning_recipe.record.probe import Probe
 from lightning_recipe.watch import _WATCHES, STEP_HOOKS
@@ -276,6 +282,61 @@ def test_rest_ends_with_the_next_fit(fit, kind):
         fit(BoringModel(), [callback], max_steps=3)
         assert callback.on_train_batch_start is None
         assert len(callback.findings) == 1
+
+
+class Mine(Callback):
+    """Keeps which callbacks the trainer has in the first epoch's steps, and does something at a step or at the end."""
+
+    def __init__(self, at_step=lambda trainer: None):
+        self.at_step, self.seen = at_step, []
+
+    def on_train_batch_end(self, trainer, *_):
+        self.seen = [type(callback).__name__ for callback in trainer.callbacks]
+        self.at_step(trainer)
+
+
+@pytest.mark.parametrize("error", [None, ValueError, KeyboardInterrupt])
+def test_who_rests_is_out_of_the_list_until_the_run_is_over(fit, error):
+    class Own(SeedCheck):
+        def on_train_epoch_start(self, trainer, pl_module):
+            super().on_train_epoch_start(trainer, pl_module)
+
+    def stop(trainer):
+        if error:
+            raise error
+
+    wrapped = BiasCheck()
+    wrapped.on_train_end = lambda trainer, pl_module: None
+    mine, checks = Mine(stop), [InitLossCheck(), Own(), LRScheduleCheck(), wrapped]
+    trainer = L.Trainer(callbacks=[checks[0], mine, *checks[1:]], barebones=True, max_steps=2, accelerator="cpu")
+    given, before = trainer.callbacks, list(trainer.callbacks)
+    with pytest.raises((error, SystemExit)) if error else nullcontext():
+        trainer.fit(BoringModel())
+    assert mine.seen == ["InitLossCheck", "Mine", "Own", "BiasCheck"]
+    assert trainer.callbacks is given
+    assert given == before
+    assert all(check.findings for check in checks)
+
+
+def test_who_comes_or_goes_meanwhile_has_come_or_gone(fit):
+    late = Callback()
+
+    def change(trainer):
+        trainer.callbacks = [callback for callback in trainer.callbacks if callback is not mine] + [late]
+
+    mine, checks = Mine(change), [InitLossCheck(), LRScheduleCheck()]
+    assert fit(BoringModel(), [*checks, mine], max_steps=3).callbacks[:3] == [*checks, late]
+
+
+def test_checkpoints_hold_findings_of_those_who_rest(fit, tmp_path):
+    mine = Mine(lambda trainer: trainer.save_checkpoint(tmp_path / "mid.ckpt"))
+    checks = [InitLossCheck(), LRScheduleCheck()]
+    fit(BoringModel(), [*checks, mine], max_steps=3)
+    states = torch.load(tmp_path / "mid.ckpt", weights_only=False)[STATE]
+    again = [InitLossCheck(), LRScheduleCheck()]
+    for state, check, other in zip(states, checks, again, strict=True):
+        other.ledger.load_state_dict(state, type(check).__name__)
+    assert [other.findings[0].code for other in again] == [check.findings[0].code for check in checks]
 
 
 # -- strict

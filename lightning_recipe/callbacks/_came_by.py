@@ -65,7 +65,7 @@ class CameBy:
         rows = [tensor for tensor in found if tensor.ndim and tensor.layout is torch.strided and tensor.numel()]
         examples = len(rows[0]) if rows else 0
         plain = len(rows) == len(found) <= ENTRIES and all(len(t) == examples and not t.is_complex() for t in rows)
-        self.readable &= plain and not holds(batch, str) and not holds(batch, np.ndarray)
+        self.readable &= plain and not holds(batch, str, np.ndarray)
         self.count += examples or 1
         if not self.readable or not examples:
             return

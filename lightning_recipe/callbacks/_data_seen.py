@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -140,7 +141,7 @@ def glance(batch: Any, examples: int, epoch: int, *, measured: bool) -> Glance:
     made = Glance(epoch, examples)
     found = [(path, tensor.detach()) for path, tensor in tensors(batch, "batch")]
     rows = [(path, t) for path, t in found if t.ndim and len(t) == examples and t.layout is torch.strided]
-    made.apart = len(rows) < len(found) or len(rows) > ENTRIES or holds(batch, str) or holds(batch, np.ndarray)
+    made.apart = len(rows) < len(found) or len(rows) > ENTRIES or holds(batch, str, np.ndarray)
     for path, tensor in rows[:ENTRIES]:
         if tensor.is_complex() or tensor.is_quantized or not tensor.numel():
             continue
@@ -243,10 +244,14 @@ def fingerprints(rows: Tensor) -> Tensor:
     words = rows.long()
     if rows.dtype is torch.int64:  # what differs in the highest bits only would have hardly any left in a product
         words = _folded(_folded(words) * -7046029254386353131)
-    place = torch.arange(1, rows.shape[1] + 1, device=rows.device) * -7046029254386353131
+    return _folded((words * _places(rows.shape[1], rows.device)).sum(1))
+
+
+@lru_cache(maxsize=2 * ENTRIES)  # else half of what a label or a short row costs
+def _places(count: int, device: torch.device) -> Tensor:
+    place = torch.arange(1, count + 1, device=device) * -7046029254386353131
     place = (place ^ (place >> 29)) * -4658895280553007687
-    place = (place ^ (place >> 32)) | 1
-    return _folded((words * place).sum(1))
+    return (place ^ (place >> 32)) | 1
 
 
 def _folded(words: Tensor) -> Tensor:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from lightning_recipe.run import Run
 
 DENSE = 64
-"""Batches at the beginning of which each is looked at; then every 2nd, 4th, ... whenever there are twice as many."""
+"""Batches at the beginning of which each is looked at; then every 4th, 8th, ... whenever there are twice as many."""
 MEASURED = 16
 """Batches whose ranges are measured."""
 SOME = 32
@@ -146,7 +146,7 @@ class DataProfile(Check):
         if epoch > 1:
             return
         index, self._passed[epoch] = self._passed[epoch], self._passed[epoch] + 1
-        gap = 1 << max(0, (index // DENSE).bit_length() - 1 + (index >= DENSE))
+        gap = 1 if index < DENSE else 2 << (index // DENSE).bit_length()
         if index % gap or (epoch and index >= AGAIN) or self._spent >= MOST or self._kept >= KEPT:
             return
         examples = run.examples_in(batch)

@@ -233,15 +233,15 @@ def _objects(structure: Any, kinds: tuple[type, ...], depth: int = 0) -> Iterato
         yield structure
 
 
-def holds(structure: Any, kind: type) -> bool:
-    """Whether something of a kind lies in `structure`, as far as `tensors` enters it.
+def holds(structure: Any, *kinds: type) -> bool:
+    """Whether something of these kinds lies in `structure`, as far as `tensors` enters it.
 
     Example:
         >>> holds({"x": [iter("ab")]}, Iterator)
         True
 
     """
-    return _holds(structure, (kind,), 0)
+    return _holds(structure, kinds, 0)
 
 
 def _holds(structure: Any, kinds: tuple[type, ...], depth: int) -> bool:
