@@ -46,6 +46,7 @@ class Reporter:
 
     def __init__(self, run: Run, publisher: Publisher, members: list[RecipeCallback]) -> None:
         self.run, self.publisher, self.members = run, publisher, members
+        self._news: list[RecipeCallback] = []  # whose findings are not in the report yet
 
     @property
     def findings(self) -> list[Finding]:
@@ -66,15 +67,23 @@ class Reporter:
                 found.extend(getattr(callback, moment)(self.run, *step))
             except Exception as error:  # noqa: BLE001 - a check must never end the run by accident
                 found.append(callback.internal_error(error))
-            told = self.enter(callback, found)
+            told = self._keep(callback, found)
+            if any(finding.is_alarm for finding in told):
+                self._write()  # nothing that comes after it can lose it
             failed += [f for f in told if f.status is Status.FAILED and callback.strict]
+        self._write()
         if any(callback.strict for callback in callbacks):
             elsewhere = self.run.trainer.strategy.reduce_boolean_decision(bool(failed), all=False)
             if elsewhere:
                 raise FailedCheckError(failed)
 
     def enter(self, callback: RecipeCallback, found: Sequence[Finding]) -> list[Finding]:
-        """Keep what a callback has found at one look, and tell what is new."""
+        """Keep what a callback has found at one look, tell what is new, and write it to the report."""
+        told = self._keep(callback, found)
+        self._write()
+        return told
+
+    def _keep(self, callback: RecipeCallback, found: Sequence[Finding]) -> list[Finding]:
         told = callback.ledger.look([replace(finding, step=self.run.step) for finding in found])
         explained = causes(everything := self.findings)
         for finding in told:
@@ -83,8 +92,14 @@ class Reporter:
                 roots = [everything[j] for j, symptoms in explained.items() if any(one is finding for one in symptoms)]
                 self.publisher.arrived(finding, explained.get(i, []), roots[0] if roots else None)
         if told:
-            self.publisher.write(everything, {callback.tag("findings"): callback.findings}, self.run.step)
+            self._news.append(callback)
         return told
+
+    def _write(self) -> None:
+        if self._news:
+            cards = {callback.tag("findings"): callback.findings for callback in self._news}
+            self.publisher.write(self.findings, cards, self.run.step)
+        self._news = []
 
     def close(self, error: BaseException | None = None) -> None:
         """Print the closing table; there is no silence."""

@@ -1,6 +1,8 @@
 import copy
+import gc
 import pickle
 import random
+import weakref
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from lightning_recipe.record.probe import Probe
 from lightning_recipe.trial.calming import with_local_statistics, without_dropout
 from lightning_recipe.trial.copies import copied, copied_with
 from lightning_recipe.trial.course import LONGER, RAMP, Budget, Ramp, State, Stopping
-from lightning_recipe.trial.isolation import eager, is_out_of_memory, isolated, obstacle
+from lightning_recipe.trial.isolation import eager, is_out_of_memory, isolated, memory_given_back, obstacle
 from lightning_recipe.trial.short_fit import Fit, short_fit
 
 
@@ -298,3 +300,30 @@ def test_a_short_fit_that_raises_leaves_no_trace(fit):
     run = {}
     fit(Fragile(), [Try()], max_steps=1, logger=False)
     assert run
+
+
+# -- memory
+
+
+class Knot:
+    """Refers to itself."""
+
+    def __init__(self):
+        self.itself = self
+
+
+def test_cycles_of_an_experiment_are_freed():
+    with memory_given_back(torch.device("cpu")):
+        knot = weakref.ref(Knot())
+    assert knot() is None
+
+
+@pytest.mark.parametrize("frozen", [0, 5])
+def test_what_the_user_has_frozen_is_not_thawed(monkeypatch, frozen):
+    called = []
+    monkeypatch.setattr(gc, "get_freeze_count", lambda: frozen)
+    for name in ("freeze", "collect", "unfreeze"):
+        monkeypatch.setattr(gc, name, lambda name=name: called.append(name))
+    with pytest.raises(ZeroDivisionError), memory_given_back(torch.device("cpu")):
+        1 / 0  # noqa: B018
+    assert called == (["collect"] if frozen else ["freeze", "collect", "unfreeze"])

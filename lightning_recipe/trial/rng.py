@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 import pickle
 import random
@@ -28,9 +29,16 @@ class _Searched(NamedTuple):
     places: list[str]
 
 
+_MODULES: list[Any] = []
+"""What was imported when it was last searched."""
 _SEARCHED: dict[int, _Searched] = {}
-"""Global variables of installed modules, by the id of their dictionary."""
-_INSTALLED = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}", os.path.dirname(os.__file__) + os.sep)  # noqa: PTH120
+"""Global variables of those of them that are installed, by the id of their dictionary."""
+_OWN: list[dict[str, Any]] = []
+"""Global variables of all others."""
+_INSTALLED = (
+    *(f"{os.sep}{folder}{os.sep}" for folder in ("site-packages", "dist-packages")),
+    *(os.path.dirname(file) + os.sep for file in (os.__file__, os.path.dirname(__file__))),  # noqa: PTH120 - the package
+)
 
 
 def state(generator: Any) -> bytes:
@@ -133,19 +141,33 @@ def named() -> list[Any]:
     """The RNG objects that are global variables of any imported module, such as ``rng`` at the top of a script.
 
     Installed packages are searched once, which takes longer than many a step; from then on only names are looked at
-    that held None or an RNG object, and modules that got other names.
+    that held None or an RNG object, and modules that are new or got other names.
     """
-    values: list[Any] = []
-    for module in list(sys.modules.values()):
-        names = getattr(module, "__dict__", {})
-        known = _SEARCHED.get(id(names))
-        if known is None or known.names is not names or known.size != len(names):
+    modules = list(sys.modules.values())
+    if len(modules) != len(_MODULES) or not all(map(operator.is_, modules, _MODULES)):
+        _sort(modules)
+    values = [value for names in _OWN for value in list(names.values()) if type(value) in GENERATORS]
+    for names, size, places in list(_SEARCHED.values()):
+        if len(names) != size:
             values += names.values()
-            if _is_installed(names):
-                _SEARCHED[id(names)] = _search(names)
-        elif known.places:
-            values += [names.get(place) for place in known.places]
+            _SEARCHED[id(names)] = _search(names)
+        elif places:
+            values += [names.get(place) for place in places]
     return list({id(value): value for value in values if type(value) in GENERATORS}.values())
+
+
+def _sort(modules: list[Any]) -> None:
+    """Tell installed modules from the user's; what was searched already is not searched again."""
+    known = dict(_SEARCHED)
+    _MODULES[:] = modules
+    _OWN.clear()
+    _SEARCHED.clear()
+    for module in modules:
+        names = getattr(module, "__dict__", {})
+        if _is_installed(names):
+            _SEARCHED[id(names)] = known.get(id(names)) or _search(names)
+        else:
+            _OWN.append(names)
 
 
 def _is_installed(names: dict[str, Any]) -> bool:
