@@ -1,13 +1,15 @@
 """Whatever breaks in the middle of a check: the run is the user's, and as it would have been."""
 
-import os
-import re
-import subprocess
+import hashlib
+import multiprocessing
+import resource
 import sys
+import warnings
 
 import lightning.pytorch as L
 import pytest
 import torch
+from conftest import QUIET
 from ends import assert_same, module_state, process, quick, streams, traces
 from lightning.pytorch.loggers import TensorBoardLogger
 from patients import Healthy
@@ -144,48 +146,38 @@ def test_a_folder_that_can_not_be_written_is_lightnings_to_refuse(fit, tmp_path,
         fit(Healthy(), callbacks, logger=TensorBoardLogger(tmp_path / "logs"))
 
 
-FULL = """
-import resource, sys, warnings
-import torch
-from lightning.pytorch import Trainer, seed_everything
-from lightning.pytorch.loggers import TensorBoardLogger
-from ends import quick, traces
-from conftest import QUIET
-from patients import Healthy
-
-torch.set_num_threads(1)
-folder, with_recipe = sys.argv[1], sys.argv[2] == "True"
-resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))  # bytes of a file: room for curves, not for pictures
-seed_everything(3, verbose=False)
-module = Healthy()
-with warnings.catch_warnings(record=True) as caught:
-    warnings.simplefilter("always")
-    trainer = Trainer(
-        max_epochs=3, accelerator="cpu", logger=TensorBoardLogger(folder), log_every_n_steps=1, default_root_dir=folder,
-        callbacks=quick() if with_recipe else [], **QUIET,
-    )
-    trainer.fit(module)
-import hashlib
-end = traces(trainer, module)
-end.pop("loops")
-print("END", hashlib.sha256(repr(end).encode()).hexdigest())
-print("WARNINGS", sum("lightning_recipe" in str(w.message) for w in caught))
-"""
+def fit_with_little_room(folder, callbacks, answer):
+    """Where a file may have 8 KB, which is room for curves, not for pictures."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))
+    L.seed_everything(3, verbose=False)
+    module = Healthy()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        trainer = L.Trainer(
+            max_epochs=3, accelerator="cpu", logger=TensorBoardLogger(folder), log_every_n_steps=1,
+            default_root_dir=folder, callbacks=callbacks, **QUIET,
+        )  # fmt: skip
+        trainer.fit(module)
+    end = traces(trainer, module)
+    end.pop("loops")
+    seen = hashlib.sha256(repr(end).encode()).hexdigest(), sum("lightning_recipe" in str(w.message) for w in caught)
+    answer.send(seen)
 
 
 def test_a_full_disk_costs_one_warning(tmp_path):
     """The user's curves still find room; the thread that writes TensorBoard's files dies of a picture that does not."""
     ends, counts = [], []
-    for with_recipe in (False, True):
-        path = os.pathsep.join(sys.path)
-        done = subprocess.run(  # noqa: S603
-            [sys.executable, "-c", FULL, str(tmp_path / str(with_recipe)), str(with_recipe)],
-            capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path}, timeout=300, check=False,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr[-3000:]
-        ends.append(re.search("END (.*)", done.stdout)[1])
-        counts.append(int(re.search("WARNINGS (.*)", done.stdout)[1]))
-        curves = EventAccumulator(str(next(tmp_path.glob(f"{with_recipe}/*/*"))), {"scalars": 0}).Reload()
+    fork = multiprocessing.get_context("fork")  # the limit holds to the end of a process
+    for name, callbacks in (("bare", []), ("recipe", quick())):
+        here, there = fork.Pipe(duplex=False)
+        fitting = fork.Process(target=fit_with_little_room, args=(tmp_path / name, callbacks, there))
+        fitting.start()
+        there.close()
+        end, count = here.recv()
+        fitting.join()
+        ends.append(end)
+        counts.append(count)
+        curves = EventAccumulator(str(next(tmp_path.glob(f"{name}/*/*"))), {"scalars": 0}).Reload()
         assert len(curves.Scalars("train_loss")) > 1
     assert ends[0] == ends[1]
     assert counts == [0, 1]
