@@ -30,6 +30,8 @@ SHAPED = {"view_as", "reshape_as", "expand_as", "type_as"}
 """Functions that take the shape of their second argument, or its type."""
 PRODUCTS = {"mul", "rmul", "matmul", "mm", "bmm", "einsum", "dot", "cosine_similarity"}
 """Functions in which two networks answer together, as in a score of a user and an item; a target is subtracted."""
+TOGETHER = {"add", "iadd", "radd", "stack", "cat"}
+"""Functions that put together what several networks answer, before it is compared with anything."""
 PICKS = {"getitem", "gather", "index_select", "take_along_dim", "where"}
 """Functions in which one network chooses among what another one puts out."""
 
@@ -115,7 +117,7 @@ def _before(step: Step, calls: list[Event], trained: set[int], cuts: set[str]) -
     """Of some calls those that others with trained parameters build on, and the first function of `cuts` on the way.
 
     They build on what goes into them, and, behind a cut, as is the call itself without gradients, on what theirs is
-    multiplied with, or what it chooses; a parameter that is no
+    multiplied with or added to, or what it chooses; a parameter that is no
     module's builds on what a function is given beside it, unless that has been compared with something before.
     """
     carried = _made_of(step, trained)
@@ -131,7 +133,7 @@ def _before(step: Step, calls: list[Event], trained: set[int], cuts: set[str]) -
                 cut = behind[number] or (f"{event.name} ({event.where})" if event.name in cuts else "")
                 met = (
                     (behind[number] or call.where)
-                    and event.name in PRODUCTS | PICKS
+                    and event.name in PRODUCTS | PICKS | (set() if compared else TOGETHER)
                     and any(n in carried and n not in behind for n in event.inputs)
                 )
                 if event.name in PRODUCTS and not compared:

@@ -146,6 +146,11 @@ def of_call(call: LossCall, batch: Any = None) -> Outcome | None:
         if call.name == KL and isinstance(target, Tensor) and _are_logarithms(target):
             return _interchanged("probabilities, its target logarithms")
         return _no_logarithm("softmax") if call.name != CROSS_ENTROPY else _equal_to_probabilities(call, prediction)
+    of_shares = call.name in {CROSS_ENTROPY, KL} and not call.arguments.get("log_target")
+    if of_shares and isinstance(target, Tensor) and target.is_floating_point() and target.numel():
+        least = float(target.min())
+        if least < -ALONE and not _are_logarithms(target, dim):
+            return _no_probabilities(call.name, least)
     if call.name == KL and isinstance(target, Tensor):
         given = [t for _, t in dense(batch) if t.shape == prediction.shape and t.is_floating_point()]
         if call.target_from_net and any(torch.allclose(prediction.exp(), t.float(), atol=CLOSE) for t in given):
@@ -236,8 +241,8 @@ def are_probabilities(values: Tensor, dim: int) -> bool:
     return bool(values.min() >= 0 and (sums - 1).abs().max() < ALONE and values.max() > values.min())
 
 
-def _are_logarithms(values: Tensor) -> bool:
-    return are_probabilities(values.double().exp(), -1)
+def _are_logarithms(values: Tensor, dim: int = -1) -> bool:
+    return are_probabilities(values.double().exp(), dim)
 
 
 def _divergence(call: LossCall, prediction: Tensor, target: Tensor) -> Outcome | None:
@@ -329,6 +334,17 @@ def logits(largest: float, wanted: str, function: str) -> Outcome:
         f"what a layer puts out, up to {largest:.3g}, enters a loss that wants {wanted}: it falls without end",
         f"apply {function} to it first",
         {"largest": largest},
+    )
+
+
+def _no_probabilities(name: str, least: float) -> Outcome:
+    return Outcome(
+        Status.FAILED,
+        "logits_as_probabilities",
+        f"the targets of {name} go down to {least:.3g}: they are no probabilities, as what a teacher puts out before "
+        "its softmax",
+        "the softmax of the targets, of the same temperature as that of the predictions",
+        {"least": least},
     )
 
 

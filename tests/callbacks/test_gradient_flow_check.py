@@ -907,6 +907,24 @@ class Routed(Net):
         return answers[torch.arange(len(x)), self.router(x).argmax(1)]
 
 
+class Summed(Net):
+    """Two networks answer together, of which one is detached."""
+
+    def __init__(self):
+        super().__init__()
+        self.other = nn.Sequential(nn.Linear(FEATURES, 16), nn.Tanh(), nn.Linear(16, CLASSES))
+
+    def forward(self, x):
+        return super().forward(x) + self.other(x).detach()
+
+
+class Averaged(Summed):
+    def forward(self, x):
+        with torch.no_grad():
+            other = self.other(x)
+        return torch.stack([Net.forward(self, x), other]).mean(0)
+
+
 class Rounded(Net):
     """A gate that is 0 or 1."""
 
@@ -919,6 +937,8 @@ class Rounded(Net):
     [
         (Routed, "router", "argmax"),
         (Rounded, "body.0, body.2", "round"),
+        (Summed, "other.0, other.2", "detach"),
+        (Averaged, "other.0, other.2", "without"),
         (Detached, "net.0, net.1", "detach"),
         (NoGrad, "body.0, body.2", "without"),
         (NoGradBeforeAWeight, "body.0, body.2", "without"),

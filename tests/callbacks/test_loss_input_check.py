@@ -854,6 +854,14 @@ DISEASES["constant_loss"] |= {
         images(),
     ),
 }
+DISEASES["logits_as_probabilities"] |= {
+    "of a teacher": (mlp(), lambda out, b: F.cross_entropy(out, 2 * b["x"][:, :CLASSES]), rows()),
+    "of a teacher, kl": (
+        mlp(CLASSES, nn.LogSoftmax(1)),
+        lambda out, b: F.kl_div(out, 1 + b["x"][:, :CLASSES], reduction="batchmean").nan_to_num() + out.mean(),
+        rows(),
+    ),
+}
 CASES = [(code, name) for code, cases in DISEASES.items() for name in cases]
 
 
