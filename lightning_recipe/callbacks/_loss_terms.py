@@ -25,6 +25,8 @@ SUMS = {"add", "iadd", "add_", "radd", "sub", "rsub", "isub", "sub_", "stack", "
 """What puts terms together; of those stacked, the sum or mean is taken."""
 DIFFERENCES = {"sub", "rsub", "subtract", "sub_", "isub", "cosine_similarity", "pairwise_distance", "dist", "cdist"}
 SCALES = {"mul", "imul", "mul_", "rmul", "div", "truediv", "itruediv", "neg", "sum", "mean", "dot", "matmul"}
+PARTS = {"getitem", "narrow", "roll", "select"}
+"""Functions that give a part of a tensor."""
 RESHAPES = {"reshape", "view", "squeeze", "unsqueeze", "getitem", "flatten"}
 """What a term, or several that were stacked, may go through."""
 
@@ -101,7 +103,7 @@ def of_batch(again: Rehearsal, batch: Any, step: Step) -> Iterator[tuple[str, Ou
     taken = {event.inputs[-1] for event in step.events if event.name in {"sub", "sub_", "isub"} and event.inputs}
     for term in without:
         before = [] if term in taken else list(_before(made, [term]))
-        compared = next((event for event in before if len(event.inputs) > 1 and _compares(event)), None)
+        compared = next((event for event in before if _compares(event) or _is_of_neighbours(made, event)), None)
         if compared is not None and not any(map(_is_trained, before)):
             yield (
                 compared.where or next(event.where for event in before if event.where),
@@ -110,14 +112,22 @@ def of_batch(again: Rehearsal, batch: Any, step: Step) -> Iterator[tuple[str, Ou
                     "term_without_gradient",
                     f"a term of the loss trains nothing: {compared.name or 'it'} compares "
                     + ("the same numbers of the batch with each other" if compared.same else "the batch with itself"),
-                    "compare what the network puts out with the target",
+                    "compare what the network puts out with the target, or take the differences of that",
                     {"terms": len(without)},
                 ),
             )
 
 
 def _compares(event: Event) -> bool:
-    return event.kind == "loss" or (event.same and (event.kind == "module" or event.name in DIFFERENCES))
+    of_same = event.same and (event.kind == "module" or event.name in DIFFERENCES)
+    return len(event.inputs) > 1 and (event.kind == "loss" or of_same)
+
+
+def _is_of_neighbours(made: dict[int, Event], event: Event) -> bool:
+    """Whether it is the difference of two parts of one tensor, as in a total variation."""
+    parts = [part for number in event.inputs if (part := made.get(number)) is not None and part.name in PARTS]
+    apart = event.name in DIFFERENCES and len(parts) == len(event.inputs) == 2  # noqa: PLR2004
+    return event.name == "diff" or (apart and parts[0].inputs[:1] == parts[1].inputs[:1])
 
 
 def _of(step: Step, left: set[int]) -> Terms:

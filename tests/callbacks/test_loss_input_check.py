@@ -343,6 +343,14 @@ LEGITIMATE |= {
     ),
     "a mask before an activation": (mlp(1), lambda out, b: ((out[:, 0] * b["few"]).relu() - b["w"]).square().mean()),
     "triplets": (mlp(), lambda out, b: F.triplet_margin_loss(out, out.roll(1, 0), out.roll(2, 0))),
+    "how rough the output is": (
+        mlp(),
+        lambda out, b: F.cross_entropy(out, b["y"]) + 0.1 * (out[:, 1:] - out[:, :-1]).abs().mean(),
+    ),
+    "in units of how rough the target is": (
+        mlp(WIDTH),
+        lambda out, b: (out - b["x"]).abs().mean() / (b["x"][:, 1:] - b["x"][:, :-1]).abs().mean(),
+    ),
     "few of the answers are no": (
         mlp(1, nn.ReLU()),
         lambda out, b: F.binary_cross_entropy_with_logits(out[:, 0], 1 - b["few"] * b["yes"]),
@@ -836,6 +844,18 @@ DISEASES["term_without_gradient"] |= {
         ),
         rows(y=ids()),
     )
+}
+DISEASES["term_without_gradient"] |= {
+    "how rough the target is": (
+        mlp(WIDTH),
+        lambda out, b: (out - b["y"]).square().mean() + 0.3 * (b["y"][:, 1:] - b["y"][:, :-1]).abs().mean(),
+        rows(y=numbers(WIDTH)),
+    ),
+    "how rough the target is, over time": (
+        Sequence(1),
+        lambda out, b: sum([F.l1_loss(out[..., 0], b["y"]), b["y"].diff(dim=1).square().mean()]),
+        tokens(y=numbers(LENGTH)),
+    ),
 }
 DISEASES["constant_loss"] |= {
     "no signs, by hand": (
