@@ -151,36 +151,38 @@ def _of(step: Step, left: set[int]) -> Terms:
 
 def _terms(made: dict[int, Event], number: int, node: Node | None) -> Iterator[tuple[int, Node | None]]:
     """The tensors that a loss is the sum of, with their nodes; None for those that have no gradient."""
-    event, parents = made.get(number), [] if node is None else node.parents
-    known = [parent for parent in parents if parent is not None]
-    given = () if event is None or event.kind != "function" else event.inputs
-    name = "" if event is None else event.name
-    if name in SUMS | SCALES | RESHAPES and len(given) == len(known) == 1:
-        yield from _terms(made, given[0], known[0])
-    elif name in SUMS and len(given) == len(parents) and known:
-        for one, parent in zip(given, parents, strict=True):
-            yield from _terms(made, one, parent)
-    elif name in SCALES and len(given) == len(parents) == 2:  # noqa: PLR2004
-        yield from _scaled(made, number, node, list(zip(given, parents, strict=True)))
-    else:
-        yield number, node
+    waiting = [(number, node)]
+    while waiting:
+        number, node = waiting.pop()
+        event, parents = made.get(number), [] if node is None else node.parents
+        known = [parent for parent in parents if parent is not None]
+        given = () if event is None or event.kind != "function" else event.inputs
+        name = "" if event is None else event.name
+        if name in SUMS | SCALES | RESHAPES and len(given) == len(known) == 1:
+            waiting.append((given[0], known[0]))
+        elif name in SUMS and len(given) == len(parents) and known:
+            waiting += reversed(list(zip(given, parents, strict=True)))
+        elif name in SCALES and len(given) == len(parents) == 2:  # noqa: PLR2004
+            term = _scaled(made, list(zip(given, parents, strict=True)))
+            if term is None:
+                yield number, node
+            else:
+                waiting.append(term)
+        else:
+            yield number, node
 
 
-def _scaled(
-    made: dict[int, Event], number: int, node: Node | None, factors: list[tuple[int, Node | None]]
-) -> Iterator[tuple[int, Node | None]]:
-    """The terms in a product: those of one factor, where the other one is a weight, fixed or learnt."""
+def _scaled(made: dict[int, Event], factors: list[tuple[int, Node | None]]) -> tuple[int, Node | None] | None:
+    """The factor of a product that is a term, or several, if the other one is a weight, fixed or learnt."""
     of_net = [any(map(_is_trained, _before(made, [factor]))) for factor, _ in factors]
     fixed = [parent is None for _, parent in factors]
     for this, other in ((0, 1), (1, 0)):
         if of_net[this] and not of_net[other] and (not fixed[this] or _is_comparison(made, factors[this][0])):
-            yield from _terms(made, *factors[this])
-            return
+            return factors[this]
     for this, other in ((0, 1), (1, 0)):
         if fixed[other] and not fixed[this]:
-            yield from _terms(made, *factors[this])
-            return
-    yield number, node
+            return factors[this]
+    return None
 
 
 def _is_comparison(made: dict[int, Event], number: int) -> bool:

@@ -1182,6 +1182,16 @@ def test_a_student_that_is_detached_with_learnt_weights(found):
     assert list(found(Weighed(None), None, rows(y=ids()))) == ["term_without_gradient"]
 
 
+def test_a_loss_of_very_many_terms(found):
+    def loss(out, batch):
+        total, error = torch.zeros(()), (out[:, 0] - batch["time"]).square().mean()
+        for _ in range(1100):
+            total = total + error
+        return total + out[:, 0].detach().square().mean()
+
+    assert list(found(mlp(1), loss, rows(time=numbers()), steps=1)) == ["term_without_gradient"]
+
+
 def test_a_multiplier_that_is_learnt(found):
     class Constrained(Distilled):
         def training_step(self, batch, batch_idx):
