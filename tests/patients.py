@@ -1540,6 +1540,28 @@ class KeepsPadding(Patient):
         return TensorDataset(ids.masked_fill(torch.arange(8) >= torch.randint(3, 7, (n, 1), generator=rng), 0), y)
 
 
+class EmptyCode(Patient):
+    """The term that holds codes near 0 is a sum, the error a mean: codes hold nothing of their images."""
+
+    code = "InputIndependenceCheck/same_for_all"
+    also = ("InputIndependenceCheck/input_ignored", "OverfitOneBatch/stuck", "OverfitOneBatch/too_slow")
+    steps: ClassVar = {"max_epochs": 6}
+
+    def __init__(self):
+        super().__init__()
+        self.encoder = nn.Sequential(nn.Linear(FEATURES, 32), nn.ReLU(), nn.Linear(32, 8))
+        self.net = nn.Sequential(nn.Linear(4, 32), nn.ReLU(), nn.Linear(32, FEATURES))
+
+    def training_step(self, batch, batch_idx):
+        mean, log_var = self.encoder(batch[0]).chunk(2, 1)
+        code = mean + (0.5 * log_var).exp() * torch.randn_like(mean) if self.training else mean
+        kl = 0.5 * (mean.square() + log_var.exp() - 1 - log_var).sum(1).mean()
+        return F.mse_loss(self.net(code), batch[0]) + 5 * kl
+
+    def validation_step(self, batch, batch_idx):
+        self.training_step(batch, batch_idx)
+
+
 class GivesAway(Patient):
     """A column of the table was made from the label."""
 

@@ -44,7 +44,7 @@ class Measured(NamedTuple):
 
     Attributes:
         loss: As the loss function has it, without reduction.
-        error: Of classes and yes or no the share that is wrong, else the loss.
+        error: Of classes and yes or no the share that is wrong, else the loss, as of shares between no and yes.
 
     """
 
@@ -77,10 +77,20 @@ def measured(call: LossCall, prediction: Tensor, examples: int) -> Measured:
     kind, wrong = TABLE[call.name].answers, values
     if kind is Family.CLASSES:
         wrong = (prediction.argmax(1) != (target.argmax(1) if target.is_floating_point() else target)).double()
-    elif kind is Family.YES_NO:
+    elif kind is Family.YES_NO and not is_graded(call):
         half = 0.0 if TABLE[call.name].takes is Takes.LOGITS else 0.5
         wrong = ((prediction > half) != (target > 0.5)).double()  # noqa: PLR2004
     return Measured(*(_means(by_example(part, counted, call, examples)) for part in (values, wrong)))
+
+
+def is_graded(call: LossCall) -> bool:
+    """Whether the answer is neither yes nor no, but a share, as the grey values of images: nothing is right or wrong.
+
+    Two values are those of smoothed labels.
+    """
+    target = call.arguments["target"]
+    of_yes_no = TABLE[call.name].answers is Family.YES_NO and target.is_floating_point()
+    return of_yes_no and len(target.unique()) > 2  # noqa: PLR2004
 
 
 def _means(sums: Sums) -> Tensor:
@@ -166,7 +176,9 @@ class Look:
 
     def add(self, call: LossCall, features: Tensor, last: Tensor, examples: int) -> None:
         """Measure a batch."""
+        graded = is_graded(call)
         given, self.kind = call.arguments["input"], TABLE[call.name].answers or self.kind
+        self.kind = Family.NUMBERS if graded else self.kind
         self.seen.add(call, examples)
         target = call.arguments["target"]
         if self.kind is Family.CLASSES and given.ndim == 2 and target.ndim == 1:  # noqa: PLR2004
@@ -177,7 +189,7 @@ class Look:
             self.losses.setdefault(name, []).append(costs.loss)
             if name != OTHERS:
                 self.errors.setdefault(name, []).append(costs.error)
-        if self.simple is not None and features.shape == (len(given), self.simple.width):
+        if self.simple is not None and not graded and features.shape == (len(given), self.simple.width):
             for name, model in self.simple.models.items():
                 answers = _as_prediction(call, model(features, last))
                 self.errors.setdefault(name, []).append(measured(call, answers, examples).error)

@@ -8,6 +8,8 @@ import torch
 
 from lightning_recipe.callback import Check
 from lightning_recipe.callbacks import _inputs_verdict as verdict
+from lightning_recipe.callbacks._collapsed import made_of
+from lightning_recipe.callbacks._collapsed import judge as on_made
 from lightning_recipe.callbacks._drawn import idle_draw
 from lightning_recipe.callbacks._giveaways import giveaways
 from lightning_recipe.callbacks._interchanged import tried, worth
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
     from lightning.pytorch import LightningModule, Trainer
 
+    from lightning_recipe.callbacks._collapsed import Made
     from lightning_recipe.callbacks._giveaways import Giveaway
     from lightning_recipe.callbacks._interchanged import Trial
     from lightning_recipe.finding import Finding
@@ -55,6 +58,8 @@ class InputIndependenceCheck(Check):
       other weights would see it, only in the second half of the run.
     - `failed` if a mask of padding, as nn.MultiheadAttention and the models of transformers take it, keeps places that
       all hold the same value, and leaves out those that don't.
+    - `warning` if the input is the target, too, and what is made of it is the same for all examples at two looks, the
+      latest in the second half of the run: only what enters the network is interchanged then.
     - `warning` if positions are embedded, of places or by mistake of examples, and the order of the places makes no
       difference.
     - `warning` if layers compute with all places of a sequence, and the later half or more of them has no effect, as
@@ -110,6 +115,7 @@ class InputIndependenceCheck(Check):
     why = "a network that sees its input does better than one that does not: anything else is not wired up"
     needs = Need.INPUTS
     explains: ClassVar = {
+        "same_for_all": ("OverfitOneBatch/*", "PredictionDynamicsLogger/*", "Baselines/*"),
         "positions_without_effect": ("OverfitOneBatch/too_slow", "OverfitOneBatch/stuck", "Baselines/*"),
         "places_unread": ("OverfitOneBatch/*", "Baselines/*", "PredictionDynamicsLogger/*"),
         "mask_inverted": ("OverfitOneBatch/*", "PredictionDynamicsLogger/*", "Baselines/*", "InputIndependenceCheck/*"),
@@ -135,6 +141,7 @@ class InputIndependenceCheck(Check):
         self._trials: list[Trial] = []
         self._given_away: list[set[Giveaway]] = []
         self._idle: list[tuple[Outcome, str] | None] = []
+        self._made: list[Made | None] = []
         self._reason = "there was no validation after training began"
 
     def before_training(self, run: Run) -> Iterator[Finding]:
@@ -182,6 +189,7 @@ class InputIndependenceCheck(Check):
                 if early and _may_come_to_see(again, step.batch):
                     self._reason = f"at step {run.step} nothing that enters had an effect, which is early"
                     return
+                made = made_of(again, step.batch, trial)
         except CannotRehearseError as error:
             self._reason = str(error)
             return
@@ -191,6 +199,11 @@ class InputIndependenceCheck(Check):
         self._trials.append(trial)
         self._idle.append(positions)
         self._given_away.append(set(giveaways(step.batch, trial)))
+        self._made.append(made)
+        if made is not None and run.step < EARLY * run.horizon:  # it may yet come to tell them apart, or no longer do
+            for kept in (self._trials, self._idle, self._given_away, self._made):
+                del kept[:-1]
+            return
         if len(self._trials) == LOOKS:
             self.done = True
             yield from self._judged(*self._trials, by_hand=not run.module.automatic_optimization)
@@ -199,6 +212,9 @@ class InputIndependenceCheck(Check):
         ignored = verdict.of_all(now)
         if ignored is not None and verdict.of_all(before) is not None:
             yield self.found(ignored)
+            return
+        if len(self._made) > 1 and (same := on_made(*self._made)) is not None:
+            yield self.found(same)
             return
         if len(self._trials) > 1 and (lost := verdict.drowned(before, now)) is not None:
             yield self.found(lost)

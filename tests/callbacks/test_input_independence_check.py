@@ -377,6 +377,128 @@ class TimeInVain(Diffusion):
         return (time // 100).float()
 
 
+class Flow(Autoencoder):
+    """The likelihood of what enters: each example has its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Linear(FEATURES, FEATURES)
+
+    def training_step(self, batch, batch_idx):
+        return self.net(batch[0]).square().mean() / 2 - self.net.weight.slogdet().logabsdet / FEATURES
+
+
+class Residual(Autoencoder):
+    """Adds little to what it was given, and is better for it."""
+
+    def training_step(self, batch, batch_idx):
+        given = batch[0] + 0.3 * torch.randn_like(batch[0])
+        return F.mse_loss(given + self.net(given), batch[0])
+
+
+class Reconstructs(Autoencoder):
+    """Parts of the input are left out."""
+
+    data = (X.repeat(25, 1),)
+
+    def training_step(self, batch, batch_idx):
+        kept = torch.rand_like(batch[0]) < 0.5
+        return (self.net(batch[0] * kept) - batch[0]).square()[~kept].mean()
+
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters(), lr=1e-2)
+
+
+class LearnsLate(Autoencoder):
+    """Its answers begin as good as equal."""
+
+    data = (X.repeat(25, 1),)
+
+    def __init__(self):
+        super().__init__()
+        with torch.no_grad():
+            self.net[2].weight.mul_(1e-3)
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.3)
+
+
+class Annealed(Variational):
+    """The weight of the second term is small."""
+
+    data = (X.repeat(25, 1),)
+
+    def training_step(self, batch, batch_idx):
+        mean, log_var = self.encoder(batch[0]).chunk(2, 1)
+        code = mean + (0.5 * log_var).exp() * torch.randn_like(mean)
+        kl = 0.5 * (mean.square() + log_var.exp() - 1 - log_var).sum(1).mean()
+        return F.mse_loss(self.decoder(code), batch[0]) + 0.01 * min(1, self.global_step / 100) * kl
+
+
+@pytest.mark.parametrize("program", [Flow, Residual, Reconstructs, LearnsLate, Annealed])
+def test_what_is_made_of_the_input_differs(fit, program):
+    assert found(fit, program(), max_epochs=5) == PASSED
+
+
+class CodeOfNothing(Autoencoder):
+    """Reconstruction is a mean over the numbers of an example, the other term a sum; validation draws nothing."""
+
+    data = (X.repeat(25, 1),)
+
+    def __init__(self):
+        super().__init__()
+        self.encoder, self.decoder = nn.Linear(FEATURES, 8), nn.Linear(4, FEATURES)
+
+    def distance(self, made, x):
+        return F.mse_loss(made, x)
+
+    def training_step(self, batch, batch_idx):
+        mean, log_var = self.encoder(batch[0]).chunk(2, 1)
+        code = mean + (0.5 * log_var).exp() * torch.randn_like(mean) if self.training else mean
+        kl = 0.5 * (mean.square() + log_var.exp() - 1 - log_var).sum(1).mean()
+        return self.distance(self.decoder(code), batch[0]) + 4 * kl
+
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters(), lr=3e-2)
+
+
+class CodeOfNothingByHand(CodeOfNothing):
+    def distance(self, made, x):
+        return ((made - x) ** 2 + 1e-6).sqrt().mean()
+
+
+class CodeOfNothingInside(CodeOfNothing):
+    """Images, one module for all, which computes its loss; and their labels, which are not read."""
+
+    data = (X.repeat(25, 1).reshape(-1, 1, 2, 4).sigmoid(), Y.repeat(25))
+
+    class Whole(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.encoder = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(64, 8))
+            self.decoder = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 8), nn.Unflatten(1, (1, 2, 4)))
+
+        def forward(self, x):
+            mean, log_var = self.encoder(x).chunk(2, 1)
+            code = mean + (0.5 * log_var).exp() * torch.randn_like(mean) if self.training else mean
+            kl = 0.5 * (mean.square() + log_var.exp() - 1 - log_var).sum(1).mean()
+            made = self.decoder(code)
+            return made, F.binary_cross_entropy_with_logits(made, x) + 4 * kl
+
+    def __init__(self):
+        super().__init__()
+        self.whole = self.Whole()
+
+    def training_step(self, batch, batch_idx):
+        return self.whole(batch[0])[1]
+
+
+@pytest.mark.parametrize("program", [CodeOfNothing, CodeOfNothingByHand, CodeOfNothingInside])
+def test_the_same_is_made_of_all(fit, program):
+    (told,) = found(fit, program(), max_epochs=8)
+    assert told[:2] in {(Status.WARNING, "same_for_all"), (Status.FAILED, "input_ignored")}  # to the last digit
+
+
 @pytest.mark.parametrize(
     ("program", "expected"),
     [
@@ -427,7 +549,7 @@ def test_rounding_in_16_bits_is_no_evidence(fit):
 def test_codes_that_hold_nothing_of_the_input(fit):
     check = InputIndependenceCheck()
     fit(Collapsed(), [check], logger=False, max_epochs=2)
-    assert [(f.status, f.code) for f in check.findings] == [(Status.ADVICE, "InputIndependenceCheck/input_ignored")]
+    assert [(f.status, f.code) for f in check.findings] == [(Status.WARNING, "InputIndependenceCheck/same_for_all")]
     assert check.findings[0].evidence["share"] < 0.05
 
 
