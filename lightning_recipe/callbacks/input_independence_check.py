@@ -8,8 +8,8 @@ import torch
 
 from lightning_recipe.callback import Check
 from lightning_recipe.callbacks import _inputs_verdict as verdict
-from lightning_recipe.callbacks._collapsed import made_of
 from lightning_recipe.callbacks._collapsed import judge as on_made
+from lightning_recipe.callbacks._collapsed import made_of
 from lightning_recipe.callbacks._drawn import idle_draw
 from lightning_recipe.callbacks._giveaways import giveaways
 from lightning_recipe.callbacks._interchanged import tried, worth
