@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from lightning_recipe.finding import Outcome, Status
 from lightning_recipe.record.loss_graph import CLAMPS
@@ -27,12 +28,18 @@ RANGES = {
     "Exp": (0.0, math.inf),
 }
 """What comes out of operations, whatever goes in."""
+SQUARES = {"Pow", "Abs", "Mul", *LOSSES}
+ABSOLUTE = {"Abs", "Maximum"}
+SCALED = {"Mul", "Div", "Neg"}
+LINEAR = {"Mul", "Div", "Add", "Sub"}
 OF_SHARES = {"BinaryCrossEntropy", "BinaryCrossEntropyWithLogits"}
 TOLERANCE = 1e-3
 """Of rounding in half precision."""
 SHARE = 0.1
 """Of the targets that may lie outside, and of the best constant's loss that may be out of reach: what is left of normal
 numbers that were scaled to be within a bound at 1.3 standard deviations."""
+MANY, HALF = 0.2, 0.05
+"""The same from which on somebody is warned: of a bound at one standard deviation a batch may show no more."""
 
 
 class Pair(NamedTuple):
@@ -43,6 +50,7 @@ class Pair(NamedTuple):
         made_by: What made the prediction, past reshapes.
         target: What it is compared with.
         power: That of the error in the loss.
+        sure: Whether it is known to be that.
 
     """
 
@@ -50,10 +58,11 @@ class Pair(NamedTuple):
     made_by: Node
     target: Tensor
     power: float
+    sure: bool = True
 
 
 def pairs(graph: list[Node]) -> Iterator[Pair]:
-    """Predictions and what they are compared with, by a loss function or by hand: differences that are squared."""
+    """Predictions and what they are compared with, by a loss function or by hand: differences that something is made of."""
     for node in graph:
         if node.kind in LOSSES:
             sides = [i for i, parent in enumerate(node.parents) if parent is not None]
@@ -61,18 +70,54 @@ def pairs(graph: list[Node]) -> Iterator[Pair]:
             target = node.saved("target" if sides == [0] else "self")
             if made_by is not None and isinstance(target, Tensor):
                 yield Pair(node, made_by, target, LOSSES[node.kind])
-        elif node.kind in {"Pow", "Abs"} or (node.kind == "Mul" and len({*node.parents}) == 1):
-            error, difference = node.parents[0], node.saved("self")
-            if error is not None and error.kind == "Sub" and isinstance(difference, Tensor):
-                sides = [i for i, parent in enumerate(error.parents) if parent is not None]
-                made_by = error.source(sides[0]) if len(sides) == 1 else None
-                values = made_by.saved("result") if made_by is not None else None
-                if made_by is not None and isinstance(values, Tensor) and values.numel() == difference.numel():
-                    direct = error.parents[sides[0]] == made_by or values.ndim <= difference.ndim + 1
-                    sign = 1 if sides[0] == 0 else -1
-                    if direct:
-                        target = values.reshape(difference.shape) - sign * difference
-                        yield Pair(node, made_by, target, 1.0 if node.kind == "Abs" else 2.0)
+            continue
+        for error, difference in _differences(node):
+            sides = [i for i, parent in enumerate(error.parents) if parent is not None]
+            made_by = error.source(sides[0]) if len(sides) == 1 else None
+            values = _result(made_by) if made_by is not None else None
+            if made_by is not None and isinstance(values, Tensor) and values.numel() == difference.numel():
+                direct = error.parents[sides[0]] == made_by or values.ndim <= difference.ndim + 1
+                sign = 1 if sides[0] == 0 else -1
+                if direct:
+                    target = values.reshape(difference.shape) - sign * difference
+                    yield Pair(node, made_by, target, 1.0 if node.kind in ABSOLUTE else 2.0, sure=node.kind in SQUARES)
+
+
+def _differences(node: Node) -> Iterator[tuple[Node, Tensor]]:
+    """Subtractions whose results a node was given, at most times a number, with these results.
+
+    Whatever is made of an error by hand, such as its hyperbolic cosine, is given the error, and keeps it.
+    """
+    if node.kind in LINEAR and len({*node.parents}) > 1:
+        return
+    for argument, name in enumerate(("self", "other")[: len(node.parents)]):
+        error, given, scale = node.parents[argument], node.saved(name), 1.0
+        if not isinstance(given, Tensor):
+            continue
+        while error is not None and error.kind in SCALED:
+            known = [error.saved(kept) for kept in ("self", "other")]
+            by = next((float(t) for t in known if isinstance(t, Tensor) and t.numel() == 1), None)
+            if error.kind == "Neg":
+                by = -1.0
+            if not by:
+                break
+            scale *= 1 / by if error.kind == "Div" else by
+            error = next((parent for parent in error.parents if parent is not None), None)
+        if error is not None and error.kind == "Sub":
+            yield error, given / scale
+
+
+def _result(node: Node) -> Tensor | None:
+    """What came out of an operation, which may keep what went in instead."""
+    result, given = node.saved("result"), node.saved("self")
+    if isinstance(result, Tensor) or not isinstance(given, Tensor):
+        return result if isinstance(result, Tensor) else None
+    if node.kind == "Softplus":
+        return F.softplus(given, float(node.saved("beta")), float(node.saved("threshold")))
+    if node.kind == "Hardsigmoid":
+        return F.hardsigmoid(given)
+    low, high = range_of(node)
+    return given.clamp(low, high) if node.kind in CLAMPS and low <= high else None
 
 
 def out_of_range(weights_of: WeightsOf, graph: list[Node]) -> Iterator[tuple[Node, Outcome]]:
@@ -109,20 +154,27 @@ def out_of_range(weights_of: WeightsOf, graph: list[Node]) -> Iterator[tuple[Nod
         outside = float((held != target).double().mean())
         best = float((target - held).abs().pow(pair.power).mean())
         constant = float((target - target.mean()).abs().pow(pair.power).mean())
-        if outside > SHARE and best > SHARE * constant > 0:
+        hard = outside > SHARE and best > SHARE * constant > 0 and pair.sure
+        if hard or (outside > MANY and best > HALF * constant > 0):
             function = pair.made_by.kind.lower()
             yield (
                 pair.node,
                 Outcome(
-                    Status.FAILED,
+                    Status.FAILED if hard else Status.WARNING,
                     "out_of_range",
                     f"{function} gives {_interval(low, high)}, while {outside:.0%} of the targets lie outside, from "
-                    f"{float(target.min()):.3g} to {float(target.max()):.3g}: the loss can't fall below {best:.3g}, a "
-                    f"constant alone reaches {constant:.3g}",
+                    f"{float(target.min()):.3g} to {float(target.max()):.3g}: {_errors(pair)} can't fall below "
+                    f"{best:.3g}, a constant alone reaches {constant:.3g}",
                     f"take the {function} off the output, or scale the targets to its range",
                     {"outside": outside, "lowest": best, "constant": constant},
                 ),
             )
+
+
+def _errors(pair: Pair) -> str:
+    if pair.node.kind in LOSSES:
+        return "the loss"
+    return "the absolute error" if pair.power == 1 else "the squared error"
 
 
 def _counts(weights_of: WeightsOf, node: Node, target: Tensor) -> Tensor:

@@ -797,6 +797,77 @@ DISEASES["out_of_range"] |= {
         rows(n=torch.poisson(torch.full((4 * ROWS,), 0.7), generator=drawn())),
     ),
 }
+DISEASES["out_of_range"] |= {
+    "pseudo-Huber by hand": (
+        mlp(1, nn.Tanh()),
+        lambda out, b: (0.25 * ((1 + ((out[:, 0] - b["y"]) / 0.5) ** 2).sqrt() - 1)).mean(),
+        rows(y=2 * numbers()),
+    ),
+    "a squared error of what softplus gives": (
+        mlp(1, nn.Softplus()),
+        lambda out, b: (out[:, 0] - b["y"]).square().sum() / ROWS,
+        rows(y=numbers()),
+    ),
+    "clamped": (
+        mlp(1),
+        lambda out, b: ((b["y"] - out[:, 0].clamp(0, 1)) ** 2 + 1e-6).sqrt().mean(),
+        rows(y=2 * numbers()),
+    ),
+    "shares of one": (
+        mlp(CLASSES, nn.Softmax(1)),
+        lambda out, b: ((out - b["y"]) * 3).abs().mean(),
+        rows(y=numbers(CLASSES)),
+    ),
+}
+BY_ANOTHER_ERROR = {
+    "log-cosh": (mlp(1, nn.Tanh()), lambda out, b: (out[:, 0] - b["y"]).cosh().log().mean(), rows(y=2 * numbers())),
+    "pinball": (
+        mlp(1, nn.ReLU()),
+        lambda out, b: torch.maximum(0.9 * (b["y"] - out[:, 0]), -0.1 * (b["y"] - out[:, 0])).mean(),
+        rows(y=numbers()),
+    ),
+    "a norm": (
+        Sequence(1, nn.Sigmoid()),
+        lambda out, b: torch.linalg.vector_norm(out[..., 0] - b["y"], dim=1).mean(),
+        tokens(y=numbers(LENGTH)),
+    ),
+    "at one standard deviation": (
+        mlp(1, nn.Tanh()),
+        lambda out, b: F.mse_loss(out[:, 0], b["y"]),
+        rows(y=1.25 * (numbers() / numbers().std()).clamp(-1.5, 1.5)),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BY_ANOTHER_ERROR)
+def test_what_is_out_of_range_by_another_error(found, name):
+    told = found(*BY_ANOTHER_ERROR[name])
+    assert list(told) == ["out_of_range"]
+    assert told["out_of_range"].is_alarm
+
+
+IN_RANGE = {
+    "counts by hand": (mlp(1, nn.Softplus()), lambda out, b: (out[:, 0] - b["y"]).cosh().log().mean(), "exp"),
+    "shares": (mlp(1, nn.Sigmoid()), lambda out, b: ((out[:, 0] - b["y"]) ** 2 + 1e-6).sqrt().mean(), "sigmoid"),
+    "scaled to fit": (mlp(1, nn.Tanh()), lambda out, b: (out[:, 0] - b["y"] / 1.5).cosh().log().mean(), "clone"),
+    "scaled up": (mlp(1, nn.Tanh()), lambda out, b: (4 * out[:, 0] - b["y"]).cosh().log().mean(), "clone"),
+    "weighed by a gate": (mlp(1, nn.Sigmoid()), lambda out, b: ((out[:, 0] - 0.5) * b["y"]).mean(), "clone"),
+    "beside it": (mlp(1), lambda out, b: (out[:, 0] + out[:, 0].tanh() - b["y"]).cosh().log().mean(), "clone"),
+    "left out": (
+        mlp(1, nn.ReLU()),
+        lambda out, b: ((out[:, 0] - b["y"]).cosh().log() * (b["y"] > 0)).sum() / (b["y"] > 0).sum(),
+        "clone",
+    ),
+    "one-sided": (mlp(1, nn.ReLU()), lambda out, b: (b["y"] - out[:, 0]).relu().square().mean(), "clone"),
+}
+
+
+@pytest.mark.parametrize("name", IN_RANGE)
+def test_what_is_in_range_by_another_error(found, name):
+    net, loss, change = IN_RANGE[name]
+    assert "out_of_range" not in found(net, loss, rows(y=getattr(numbers(), change)()))
+
+
 DISEASES["term_without_gradient"] = {
     "decisions": (
         mlp(1),
