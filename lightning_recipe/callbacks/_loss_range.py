@@ -62,7 +62,7 @@ class Pair(NamedTuple):
 
 
 def pairs(graph: list[Node]) -> Iterator[Pair]:
-    """Predictions and what they are compared with, by a loss function or by hand: differences that something is made of."""
+    """Predictions and what they are compared with: by a loss function, or by hand as differences."""
     for node in graph:
         if node.kind in LOSSES:
             sides = [i for i, parent in enumerate(node.parents) if parent is not None]

@@ -25,7 +25,7 @@ PURE = 0.02
 """Share of a partner below which an example is not mixed."""
 APART = 0.1
 """Difference of the shares of inputs and labels from which on they do not match: CutMix's box may be cut at an edge."""
-ALIKE = 0.05
+ALIKE = 0.2
 """Difference of two losses, over their size, without which their weights can't be told: an untrained network loses as
 much by any label, and a penalty may be added."""
 OTHER = 0.3
