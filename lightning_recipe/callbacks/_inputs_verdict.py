@@ -32,7 +32,7 @@ def of_all(trial: Trial) -> Outcome | None:
     what all modules put out can show it.
     """
     effects = [*trial.together, *(effect for found in trial.inputs.values() for effect in found)]
-    if not trial.together:
+    if not trial.together or not trial.whole:
         return None
     same = all(e.loss < SAME_LOSS and e.last < SAME_OUTPUT for e in effects)
     by_loss = same and most(trial.targets.values()) > TELLS

@@ -60,6 +60,8 @@ class Trial(NamedTuple):
         targets: Of each other entry, likewise.
         together: The effects of other values of all inputs at once.
         redrawn: The effect of other random numbers in place of other inputs, where an input is made again.
+        whole: Whether there is nothing else that may enter and differ: neither entries that could not be interchanged
+            nor words or edges of all examples in one row.
 
     """
 
@@ -67,6 +69,7 @@ class Trial(NamedTuple):
     targets: dict[str, list[Effect]]
     together: list[Effect]
     redrawn: Effect | None = None
+    whole: bool = True
 
 
 def tried(again: Rehearsal, batch: Any) -> Trial:
@@ -112,7 +115,8 @@ def tried(again: Rehearsal, batch: Any) -> Trial:
         redrawn = compared(
             step, again.step(batch, needs=NEEDS, method=method, seed=1), entries[next(iter(entering))].numel()
         )
-    return Trial(entering, others, together, redrawn)
+    left = entries.keys() - entering.keys() - others.keys()
+    return Trial(entering, others, together, redrawn, whole=not left and not _has_others(batch))
 
 
 def differing(batch: Any) -> dict[str, Tensor]:
@@ -129,6 +133,13 @@ def differing(batch: Any) -> dict[str, Tensor]:
         for path, tensor in tensors(batch, "batch")
         if size >= FEWEST and tensor.ndim and len(tensor) == size and not same(tensor, firsts(tensor))
     }
+
+
+def _has_others(batch: Any) -> bool:
+    """Whether a batch holds much that has no row for each example."""
+    size = leading_size(batch) or 0
+    apart = [t for _, t in tensors(batch) if t.layout is not torch.strided or (t.ndim and len(t) != size)]
+    return any(t.layout is not torch.strided or t.numel() >= size for t in apart)
 
 
 def interchanged(tensor: Tensor) -> Tensor:

@@ -196,6 +196,9 @@ class InputIndependenceCheck(Check):
         if not trial.inputs:
             self._reason = "nothing of the batch that differs between examples is seen to enter the network"
             return
+        if not trial.whole and verdict.of_all(trial._replace(whole=True)):
+            self._reason = "not all that may enter the network has a row for each example, to be interchanged"
+            return
         self._trials.append(trial)
         self._idle.append(positions)
         self._given_away.append(set(giveaways(step.batch, trial)))

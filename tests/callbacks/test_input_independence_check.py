@@ -351,6 +351,39 @@ class OneExampleEach(Program):
         return DataLoader(TensorDataset(*self.data), 1)
 
 
+class Bags(Program):
+    """Words of all examples in one row; the network is given the whole batch, and leaves the label alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.bag, self.net = nn.EmbeddingBag(FEATURES, 16), nn.Linear(16, 1)
+
+    def forward(self, batch):
+        return self.net(self.bag(batch["words"], batch["offsets"])).squeeze(1)
+
+    def training_step(self, batch, batch_idx):
+        return F.binary_cross_entropy_with_logits(self(batch), batch["toxic"])
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val", self.training_step(batch, batch_idx), batch_size=len(batch["toxic"]))
+
+    def train_dataloader(self):
+        return DataLoader(TensorDataset(*self.data), 16, collate_fn=self.together)
+
+    def val_dataloader(self):
+        return self.train_dataloader()
+
+    @staticmethod
+    def together(examples):
+        words = [x.argsort()[: 2 + int(y)] for x, y in examples]
+        offsets = torch.tensor([0, *map(len, words[:-1])]).cumsum(0)
+        return {
+            "words": torch.cat(words),
+            "offsets": offsets,
+            "toxic": torch.stack([(y > 0).float() for _, y in examples]),
+        }
+
+
 class Diffusion(Program):
     """Takes noise away, of which the time, drawn in the step, says how much there is."""
 
@@ -518,6 +551,7 @@ def test_the_same_is_made_of_all(fit, program):
         (Masked, PASSED),
         (LabelsUnused, PASSED),
         (OneExampleEach, SKIPPED),
+        (Bags, SKIPPED),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
