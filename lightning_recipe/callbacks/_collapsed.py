@@ -65,7 +65,7 @@ def made_of(again: Rehearsal, batch: Any, trial: Trial) -> Made | None:
         if len(effects) < 2 or not entry.is_floating_point() or not effects[1].loss > TELLS:  # noqa: PLR2004
             continue
         share = effects[0].remade / float((entry - interchanged(entry)).double().square().mean().sqrt())
-        if math.isnan(share):  # nothing has as many numbers
+        if not share > 0:  # nothing has as many numbers, or it is made of something else, as of a generator's noise
             continue
         worth = _worth(again, batch, entry) if share < ALIKE else None
         return Made(path, share, math.inf if worth is None else worth)

@@ -468,7 +468,18 @@ class Annealed(Variational):
         return F.mse_loss(self.decoder(code), batch[0]) + 0.01 * min(1, self.global_step / 100) * kl
 
 
-@pytest.mark.parametrize("program", [Flow, Residual, Reconstructs, LearnsLate, Annealed])
+class FromNoise(Autoencoder):
+    """What has as many numbers as the input is made of noise; a critic sees both."""
+
+    def __init__(self):
+        super().__init__()
+        self.critic = nn.Linear(FEATURES, 1)
+
+    def training_step(self, batch, batch_idx):
+        return self.critic(self.net(torch.randn_like(batch[0]))).mean() - self.critic(batch[0]).square().mean()
+
+
+@pytest.mark.parametrize("program", [FromNoise, Flow, Residual, Reconstructs, LearnsLate, Annealed])
 def test_what_is_made_of_the_input_differs(fit, program):
     assert found(fit, program(), max_epochs=5) == PASSED
 
