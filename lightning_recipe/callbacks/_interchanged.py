@@ -138,8 +138,7 @@ def differing(batch: Any) -> dict[str, Tensor]:
 def _has_others(batch: Any) -> bool:
     """Whether a batch holds much that has no row for each example."""
     size = leading_size(batch) or 0
-    apart = [t for _, t in tensors(batch) if t.layout is not torch.strided or (t.ndim and len(t) != size)]
-    return any(t.layout is not torch.strided or t.numel() >= size for t in apart)
+    return any(tensor.ndim and len(tensor) != size and tensor.numel() >= size for _, tensor in tensors(batch))
 
 
 def interchanged(tensor: Tensor) -> Tensor:
