@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lightning_recipe.callbacks._interchanged import differing, interchanged
 from lightning_recipe.finding import Outcome, Status
-from lightning_recipe.record.tensors import mapped
+from lightning_recipe.record.tensors import mapped, same
 from lightning_recipe.trial.entries import entered
 
 if TYPE_CHECKING:
@@ -62,7 +62,9 @@ def made_of(again: Rehearsal, batch: Any, trial: Trial) -> Made | None:
     """
     for path, entry in differing(batch).items():
         effects = trial.inputs.get(path, [])
-        if len(effects) < 2 or not entry.is_floating_point() or not effects[1].loss > TELLS:  # noqa: PLR2004
+        if len(effects) < 2 or entry.layout is not torch.strided or not entry.is_floating_point():  # noqa: PLR2004
+            continue
+        if not effects[1].loss > TELLS:
             continue
         share = effects[0].remade / float((entry - interchanged(entry)).double().square().mean().sqrt())
         if not share > 0:  # nothing has as many numbers, or it is made of something else, as of a generator's noise
@@ -78,7 +80,7 @@ def judge(before: Made | None, now: Made | None) -> Outcome | None:
     Example:
         >>> judge(Made("batch[0]", 0.001, 0.0), Made("batch[0]", 0.001, 0.0)).code
         'same_for_all'
-        >>> judge(Made("batch[0]", 0.001, 0.0), Made("batch[0]", 0.01, 0.0)) is None
+        >>> judge(Made("batch[0]", 0.001, 0.0), Made("batch[0]", 0.02, 0.0)) is None
         True
 
     """
@@ -104,7 +106,7 @@ def _worth(again: Rehearsal, batch: Any, entry: Tensor) -> float | None:
     loss = again.step(batch).loss
     variant = mapped(batch, Tensor, partial(_swapped, entry))
     before, after = ({one.name: one.values for one in entered(again, b).entries} for b in (batch, variant))
-    layers = [name for name, values in before.items() if name in after and not _is_equal(values, after[name])]
+    layers = [name for name, values in before.items() if name in after and not same(values, after[name])]
     if loss is None or not layers or any(len(before[name]) != len(entry) for name in layers):
         return None
     handles = [
@@ -134,7 +136,3 @@ def _give_others(
 
 def _swapped(entry: Tensor, value: Tensor) -> Tensor:
     return interchanged(value) if value is entry else value
-
-
-def _is_equal(one: Tensor, other: Tensor) -> bool:
-    return one.shape == other.shape and torch.equal(one, other)

@@ -34,7 +34,7 @@ class Reductions:
         >>> _ = weight.data.sub_(0.5)
         >>> outputs, gradients, updates, _ = reductions.read()
         >>> outputs
-        {'relu': Reduced(zeros=0.5, mean=1.0, std=1.0, largest=2.0, off=nan)}
+        {'relu': Reduced(zeros=0.5, mean=1.0, std=1.0, largest=2.0, off=0.0)}
         >>> gradients, updates
         ({'weight': nan}, {'weight': Change(norm=1.0, before=2.0, rounded=0.0)})
 
@@ -112,7 +112,7 @@ def _reduced(value: Tensor, *, units: bool) -> Tensor:
         value = value.float()
     mean = value.mean()
     std = torch.linalg.vector_norm(value - mean) / math.sqrt(value.numel())  # std_mean takes ten times as long on a CPU
-    zero, off = value == 0, [mean.new_full((), math.nan)]
+    zero, off = value == 0, [mean.new_zeros(())]
     for dim in range(1, min(value.ndim, 2 + (value.ndim == 3)) if units else 1):  # noqa: PLR2004 - (N, T, C) or (N, C, T)
         by_unit = zero.movedim(dim, 0).flatten(1)
         if by_unit.shape[1] >= EACH:

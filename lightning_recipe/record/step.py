@@ -114,8 +114,8 @@ class Reduced(NamedTuple):
         mean: Over all elements.
         std: Standard deviation of all elements, without Bessel's correction.
         largest: Of all elements; NaN where nobody knows.
-        off: Share of the units, features or channels, of which all elements are 0, where there are many of each; NaN of
-            what is no ReLU.
+        off: Share of the units, features or channels, of which all elements are 0, where there are many of each; 0 of
+            what is no ReLU. No NaN: looks are compared.
 
     Example:
         >>> Reduced(zeros=0.5, mean=0.1, std=1.0).zeros
@@ -127,7 +127,7 @@ class Reduced(NamedTuple):
     mean: float
     std: float
     largest: float = math.nan
-    off: float = math.nan
+    off: float = 0.0
 
 
 class Change(NamedTuple):
