@@ -118,12 +118,16 @@ class InputIndependenceCheck(Check):
         "same_for_all": ("OverfitOneBatch/*", "PredictionDynamicsLogger/*", "Baselines/*"),
         "positions_without_effect": ("OverfitOneBatch/too_slow", "OverfitOneBatch/stuck", "Baselines/*"),
         "places_unread": ("OverfitOneBatch/*", "Baselines/*", "PredictionDynamicsLogger/*"),
-        "mask_inverted": ("OverfitOneBatch/*", "PredictionDynamicsLogger/*", "Baselines/*", "InputIndependenceCheck/*"),
+        "mask_inverted": (
+            *("OverfitOneBatch/*", "PredictionDynamicsLogger/*", "Baselines/*", "InputIndependenceCheck/*"),
+            "ActivationMonitor/attention_on_padding",
+        ),
         "input_ignored": (
             "OverfitOneBatch/*",
             "BatchMixingDetector/constant_output",
             "PredictionDynamicsLogger/*",
             "ActivationMonitor/cut",
+            "ActivationMonitor/attention_on_padding",
             "Baselines/*",
         ),
     }
