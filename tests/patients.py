@@ -1522,6 +1522,7 @@ class KeepsPadding(Patient):
         "BatchMixingDetector/constant_output",
         "PredictionDynamicsLogger/frozen",
         "GradientFlowCheck/no_gradient",
+        "ActivationMonitor/attention_on_padding",
     )
 
     def __init__(self):
