@@ -117,8 +117,8 @@ def _before(step: Step, calls: list[Event], trained: set[int], cuts: set[str]) -
     """Of some calls those that others with trained parameters build on, and the first function of `cuts` on the way.
 
     They build on what goes into them, and, behind a cut, as is the call itself without gradients, on what theirs is
-    multiplied with or added to, or what it chooses; a parameter that is no
-    module's builds on what a function is given beside it, unless that has been compared with something before.
+    multiplied with or added to, or what it chooses; a parameter that is no module's builds on what a function is given
+    beside it, unless that has been compared with something before.
     """
     carried = _made_of(step, trained)
     after = _consumers(step)
