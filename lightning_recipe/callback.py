@@ -43,6 +43,7 @@ class RecipeCallback(Callback):
         val_batches: Batches of such a validation that are looked at, at most: the first, or evenly among all.
         strict: Whether a `failed` stops the run.
         done: Whether it has nothing more to look at in this fit.
+        streams: Whether it is shown each batch, if it asks for that; some need the first ones only.
         verbose: Whether findings that are no alarms are printed as they arrive, too.
 
     """
@@ -61,7 +62,7 @@ class RecipeCallback(Callback):
 
     def __init__(self) -> None:
         self.ledger = Ledger(self.patience)
-        self.done = False
+        self.done, self.streams = False, True
 
     @property
     def findings(self) -> list[Finding]:
@@ -207,7 +208,7 @@ class RecipeCallback(Callback):
         """Begin with no findings."""
         if stage == "fit":
             self.ledger = Ledger(self.patience, self.ledger.skip)
-            self.done = False
+            self.done, self.streams = False, True
             self.wake()
             Watch.join(trainer, self)
 

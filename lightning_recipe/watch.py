@@ -195,7 +195,7 @@ class Watch:
                 if not callback.findings:
                     self.reporter.enter(callback, [callback.skipped(reason)])
             self._first = []
-        self._streaming, self._listening = self._taking("every_batch"), self._taking("every_loss")
+        self._streaming, self._listening = self._streamed_to(), self._taking("every_loss")
         looking = [c for c in self._taking("sampled_step") if c.every_n_steps is not None]
         self._due = {callback: callback.next_look(run) for callback in looking}
 
@@ -207,7 +207,7 @@ class Watch:
         due = min([*self._due.values(), self.run.horizon]) if self._due else math.inf  # at the end some look once more
         self._count = due - self.run.batches_that_stepped - 1
         self.host.rest(self.run.trainer, _BACKWARD)
-        self._streaming = self._taking("every_batch")
+        self._streaming = self._streamed_to()
         if self._count <= 1 or self._streaming:
             self.host.wake(_TRAINING)
         else:
@@ -233,7 +233,7 @@ class Watch:
 
     def validation_starts(self) -> None:
         """Attend to the first steps."""
-        self._streaming = self._taking("every_batch")
+        self._streaming = self._streamed_to()
         if self._taking("validation") or self._streaming:
             self.host.wake(_VALIDATION)
 
@@ -290,6 +290,9 @@ class Watch:
 
     def _taking(self, moment: str) -> list[RecipeCallback]:
         return [callback for callback in self.members if not callback.done and callback.takes(moment)]
+
+    def _streamed_to(self) -> list[RecipeCallback]:
+        return [callback for callback in self._taking("every_batch") if callback.streams]
 
     def _open(self, asked: list[RecipeCallback], method: str) -> None:
         self._asked = asked

@@ -17,6 +17,7 @@ from lightning_recipe import (
     BatchMixingDetector,
     BiasCheck,
     Check,
+    DataProfile,
     FailedCheckError,
     InitLossCheck,
     LRScheduleCheck,
@@ -240,6 +241,12 @@ def test_with_nothing_left_to_look_at_nothing_is_entered(fit):
     fit(BoringModel(), callbacks, profiler=profiler, max_steps=20)
     for callback in callbacks:
         assert all(profiler.of(callback, hook) <= 2 for hook in STEP_HOOKS)
+
+
+def test_who_has_seen_enough_batches_is_shown_no_more(fit):
+    profiler, check = Entered(), DataProfile()
+    fit(BoringModel(), [check], profiler=profiler, max_epochs=4, limit_train_batches=64, limit_val_batches=0)
+    assert 64 < profiler.of(check, "on_train_batch_start") < 128, "the first epoch, some of the second, and looks"
 
 
 def test_hooks_of_a_subclass_are_always_entered(fit):

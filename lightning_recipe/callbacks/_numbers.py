@@ -83,10 +83,7 @@ def _depends(run: Run, step: Step, names: set[str]) -> bool:
     try:
         with torch.enable_grad(), rehearsal(run) as again:
             before, same = (again.step(step.batch).loss for _ in range(2))
-            with torch.no_grad():
-                for name, parameter in again.module.named_parameters():
-                    if name in names and parameter.is_floating_point():
-                        parameter.add_(torch.randn_like(parameter))
+            again.move_weights(names)
             other = again.step(step.batch).loss
     except CannotRehearseError:
         return False

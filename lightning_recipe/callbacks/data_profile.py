@@ -180,7 +180,7 @@ class DataProfile(Check):
         if run.trainer.current_epoch > self._epoch:
             self._epoch = run.trainer.current_epoch
             yield from self._drifts()
-        self.done = self._said and epoch >= EPOCHS
+        self.streams, self.done = not self._said, self._said and epoch >= EPOCHS
 
     def end(self, run: Run) -> Iterator[Finding]:
         """Say what there is to say, at the end of a short run."""

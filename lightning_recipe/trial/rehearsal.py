@@ -12,7 +12,7 @@ import functools
 import operator
 import random
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -225,10 +225,16 @@ class Rehearsal:
         return replace(seen, loss=returned if isinstance(returned, Tensor) else None)
 
     @torch.no_grad()
-    def move_weights(self) -> None:
-        """Have the copy compute with other weights: what a step does then, too, is not for what was learnt so far."""
-        for parameter in self.module.parameters():
-            if parameter.is_floating_point():
+    @torch.no_grad()
+    def move_weights(self, names: Container[str] | None = None) -> None:
+        """Have the copy compute with other weights: what a step does then, too, is not for what was learnt so far.
+
+        Args:
+            names: Of those that are to be others; by default all.
+
+        """
+        for name, parameter in self.module.named_parameters():
+            if parameter.is_floating_point() and (names is None or name in names):
                 parameter.add_(torch.randn_like(parameter))
 
 
