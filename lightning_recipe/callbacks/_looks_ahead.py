@@ -74,14 +74,13 @@ def looks_ahead(step: Step) -> Ahead | None:
         None
 
     """
-    batch = [tensor for _, tensor in dense(step.batch) if tensor.ndim]
-    for name, window in step.inputs.items():
+    for name, window in dense(step.inputs):
         if window.ndim != 3 or not window.is_floating_point() or window.shape[2] < 2:  # noqa: PLR2004
             continue
         values = window[..., :FEATURES].detach().double().cpu()
         if not values.isfinite().all():
             continue
-        for target in targets_of(step, batch):
+        for target in targets_of(step):
             if len(target) != len(window) or not target.is_floating_point() or target[0].numel() != 1:
                 continue
             found = _found(values, target.detach().double().cpu().reshape(-1))

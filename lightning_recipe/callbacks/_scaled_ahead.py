@@ -66,11 +66,10 @@ def scaled_ahead(step: Step) -> Scaled | None:
         None
 
     """
-    batch = [tensor for _, tensor in dense(step.batch) if tensor.ndim]
-    for name, window in step.inputs.items():
+    for name, window in dense(step.inputs):
         if window.ndim not in {2, 3} or not window.is_floating_point() or len(window) < EXAMPLES:
             continue
-        for target in targets_of(step, batch):
+        for target in targets_of(step):
             if not target.is_floating_point() or len(target) != len(window):
                 continue
             for series, future in _series(window.detach().double(), target.detach().double().to(window.device)):

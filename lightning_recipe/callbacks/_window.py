@@ -68,7 +68,7 @@ def held_value(step: Step) -> Held | None:
         if window.ndim not in {2, 3} or len(window) < EXAMPLES[window.is_floating_point()]:
             continue
         whole = any(_equal(window, tensor) for tensor in batch)
-        for target in targets_of(step, batch):
+        for target in targets_of(step):
             separate = any(_equal(target, tensor) for tensor in batch)
             fits = len(target) == len(window) and (separate or not whole)
             if fits and (held := _overlap(window, target)) and (held[1] > 1 or not _is_table(window)):
@@ -76,13 +76,14 @@ def held_value(step: Step) -> Held | None:
     return None
 
 
-def targets_of(step: Step, batch: list[Tensor]) -> list[Tensor]:
+def targets_of(step: Step) -> list[Tensor]:
     """The targets of losses of numbers and classes; of others what in the batch did not enter, one for each example."""
     calls = [call for call in step.loss_calls if TABLE[call.name].answers and not call.target_from_net]
     if step.loss_calls:
         found = [call.arguments.get("target") for call in calls]
         return [target for target in found if isinstance(target, torch.Tensor) and target.ndim]
     inputs = list(step.inputs.values())
+    batch = [tensor for _, tensor in dense(step.batch) if tensor.ndim]
     return [t for t in batch if t.numel() == len(t) and not any(_equal(t, entered) for entered in inputs)]
 
 
