@@ -73,6 +73,20 @@ class Words(Program):
     val_dataloader = train_dataloader
 
 
+class Amounts(Words):
+    """A number that is to be told from counts of words."""
+
+    def forward(self, x):
+        return super().forward(x)[:, 0]
+
+    def training_step(self, batch, batch_idx):
+        return F.mse_loss(self(batch["x"]), batch["y"])
+
+    def batched(self, rows):
+        batch = super().batched(rows)
+        return batch | {"y": batch["y"] - 1.0}
+
+
 class Sets(Words):
     """Ragged sets of vectors."""
 
@@ -91,7 +105,7 @@ class Sets(Words):
         return {"x": torch.nested.nested_tensor(ragged, layout=getattr(torch, self.kind)), "y": y}
 
 
-PROGRAMS = [(Graph, "coo"), (Graph, "csr"), (Words, "coo"), (Words, "csc")]
+PROGRAMS = [(Graph, "coo"), (Graph, "csr"), (Words, "coo"), (Words, "csc"), (Amounts, "coo"), (Amounts, "csr")]
 PROGRAMS += [(Sets, "strided"), (Sets, "jagged"), (Sets, "quantised")]
 
 
