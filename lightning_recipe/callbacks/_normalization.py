@@ -32,6 +32,13 @@ LEFT = 2.0
 """Mean square of an error, as a multiple of the best constant's, above which predictions are far from their targets."""
 ROUNDING = 1e-6
 """Standard deviation of numbers that are all the same, as a share of them."""
+NARROW = 0.02
+"""Spread between examples, as a share of the mean and by itself, of what is practically the same for all: the pixels of
+images that were divided by 255 twice, and then normalised, have a share of 0.005."""
+DARK = 2 / BYTE
+"""Largest value of images that were divided by 255 twice: two grey levels."""
+SHRUNK = 50.0
+"""Times as far apart the examples of a batch are as what enters of them, once it was divided twice."""
 APART = 10.0
 """Times as large a standard deviation in validation as in training, or the reverse."""
 NEAR = 0.1
@@ -58,6 +65,34 @@ def is_raw_bytes(values: Tensor, batch: list[Tensor]) -> bool:
     image = values.ndim > 3 or any(t.ndim > 3 and t.numel() == values.numel() for t in batch)  # noqa: PLR2004 - N, C, H, W
     low, high = float(values.min()), float(values.max())
     return image and low >= 0 and BYTE / 2 < high <= BYTE
+
+
+def shrunk(values: Tensor, batch: list[Tensor]) -> tuple[float, float]:
+    """How far apart examples are as they enter, and in the batch, if they are practically the same when they enter.
+
+    Args:
+        values: What enters a layer, of shape (N, ...).
+        batch: The batch's tensors; the one that enters is known by its size.
+
+    Returns:
+        Root mean squares of the differences to the mean over the examples, if what enters are images as dark as those
+        divided by 255 twice, or numbers that hardly differ though the batch's do; else zeros.
+
+    Example:
+        >>> image = torch.rand(8, 1, 4, 4)
+        >>> shrunk(image, [image])
+        (0.0, 0.0)
+        >>> shrunk((image / 255 - 0.5) / 0.25, [image])[0] < NARROW
+        True
+
+    """
+    given = next((t for t in batch if t.shape[:1] == values.shape[:1] and t.numel() == values.numel()), None)
+    if given is None or len(values) < FEW or not is_finite(given):
+        return 0.0, 0.0
+    spread, whole = (float((t.double() - t.double().mean(0)).square().mean().sqrt()) for t in (values, given))
+    dark = given.ndim > 3 and float(values.min()) >= 0 and float(values.max()) < DARK  # noqa: PLR2004 - N, C, H, W
+    same = spread < NARROW * min(1.0, abs(float(values.double().mean()))) and SHRUNK * spread < whole
+    return (spread, whole) if spread > 0 and (dark or same) else (0.0, 0.0)
 
 
 def surprise(norm: Any, values: Tensor) -> tuple[float, float]:
@@ -128,7 +163,8 @@ def scales(values: Tensor) -> tuple[int, int, float]:
 def apart(train: Tensor, val: Tensor) -> float:
     """How many times larger the standard deviation of the one is; 1 where the difference may be meant.
 
-    Less than `APART` may be augmentation, or another season; but not if one of both is between 0 and 1, or a byte, and
+    Less than `APART` may be augmentation, or another season, and twice as much of 16 examples with a few large
+    numbers, by chance; but not if one of both is between 0 and 1, or a byte, and
     the other one has negative numbers. Nor may it come from a few numbers far off, such as filled-in ones that were
     normalised with the rest: the middle two thirds are apart, too.
 
@@ -145,11 +181,12 @@ def apart(train: Tensor, val: Tensor) -> float:
         return 1.0
     ratio = max(deviations) / min(deviations)
     middles = [_middle(values) for values in (train, val)]
-    if min(middles) > 0 and max(middles) < APART * min(middles):
+    allowed = APART * (1 + 4 / math.sqrt(min(len(train), len(val))))
+    if min(middles) > 0 and max(middles) < allowed * min(middles):
         ratio = min(ratio, max(middles) / min(middles))
     lower, upper = sorted((train, val), key=lambda values: float(values.min()))
     shifted = float(lower.min()) < 0 and _is_raw(upper) and ratio > 2  # noqa: PLR2004
-    return ratio if ratio > APART or shifted else 1.0
+    return ratio if ratio > allowed or shifted else 1.0
 
 
 def _middle(values: Tensor) -> float:

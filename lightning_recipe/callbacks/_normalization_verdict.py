@@ -47,6 +47,10 @@ def of_scale(train: Entered, batch: Any) -> Iterator[tuple[Outcome, str]]:
         if scale.is_raw_bytes(entry.values, given):
             yield _raw_bytes(entry), entry.name
             return
+        spread, whole = scale.shrunk(entry.values, given)
+        if spread:
+            yield _shrunk(entry, spread, whole), entry.name
+            return
         if isinstance(entry.module, nn.Linear) and entry.values.ndim == 2:  # noqa: PLR2004 - a table
             large, small, ratio = scale.scales(entry.values)
             if ratio > scale.SCALES and float(entry.values[:, large].std()) > scale.LARGE:
@@ -168,6 +172,18 @@ def _raw_bytes(entry: Entry) -> Outcome:
         "divide by 255, subtract the mean, divide by the standard deviation: those of the data that pretrained weights "
         "were trained on, else of the training set",
         {"mean": mean, "max": high},
+    )
+
+
+def _shrunk(entry: Entry, spread: float, whole: float) -> Outcome:
+    return Outcome(
+        Status.WARNING,
+        "scaled_twice",
+        f"examples enter {entry.name} all but the same: {_described(entry.values)}; from one another they differ by "
+        f"{spread:.2g}, in the batch by {whole:.2g}",
+        "scale once, where the data are read or in the network, such as by 255; and normalise with the mean and "
+        "standard deviation of what was scaled",
+        {"spread": spread, "of_batch": whole},
     )
 
 

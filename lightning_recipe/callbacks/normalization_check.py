@@ -37,7 +37,7 @@ class NormalizationCheck(Check):
 
     A step is run once more on a copy, with the first training batch, and once with a validation batch. `warning` if:
 
-    - images enter as raw bytes, and the next layer is no norm;
+    - images enter as raw bytes, or divided once too often, and the next layer is no norm;
     - a BatchNorm that was trained before gets another input: a variance `scale.VARIANCE` times that of its statistics;
       or as many times smaller, by images between 0 and 1, which are not normalised;
     - such images enter a trained network that says which mean it expects, as those of timm do;
@@ -90,7 +90,7 @@ class NormalizationCheck(Check):
     needs = Need.INPUTS | Need.LOSSES
     explains: ClassVar = {
         **dict.fromkeys(
-            ("raw_bytes", "unlike_pretraining", "scales_differ"),
+            ("raw_bytes", "scaled_twice", "unlike_pretraining", "scales_differ"),
             (
                 *("InitLossCheck/too_high", "OverfitOneBatch/*", "ActivationMonitor/*", "PredictionDynamicsLogger/*"),
                 *("UpdateRatioMonitor/too_large", "InputIndependenceCheck/input_ignored", "Baselines/*"),

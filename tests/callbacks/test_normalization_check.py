@@ -12,6 +12,11 @@ from lightning_recipe import NormalizationCheck, Status
 RNG = torch.Generator().manual_seed(0)
 
 
+@pytest.fixture(autouse=True)
+def _the_same_numbers_in_any_order():
+    RNG.manual_seed(0)
+
+
 def images(n=64, channels=1, size=8):
     """Bytes, as floats, brighter where the label is 1."""
     y = torch.arange(n) % 2
@@ -23,8 +28,15 @@ def table(n=64):
     return x, (x[:, 0] > 0).long()
 
 
+def sounds(n=64):
+    """A hundredth of full scale."""
+    return (torch.randn(n, 64, generator=RNG) * 300).short()
+
+
 class Program(L.LightningModule):
     """A network on given data; what a subclass does to the batch is its own."""
+
+    batch_size = 16
 
     def __init__(self, net, train, val=None):
         super().__init__()
@@ -46,10 +58,10 @@ class Program(L.LightningModule):
         return torch.optim.SGD([p for p in self.parameters() if p.requires_grad], lr=1e-6)
 
     def train_dataloader(self):
-        return DataLoader(TensorDataset(*self.train_data), 16, shuffle=True)
+        return DataLoader(TensorDataset(*self.train_data), self.batch_size, shuffle=True)
 
     def val_dataloader(self):
-        return DataLoader(TensorDataset(*self.val_data), 16)
+        return DataLoader(TensorDataset(*self.val_data), self.batch_size)
 
 
 def mlp(features, *first):
@@ -93,6 +105,27 @@ class Inside(Program):
 
     def prepare(self, x):
         return x / 255 - 0.4
+
+
+class Twice(Program):
+    """What the data set has scaled is scaled once more, before it is normalised."""
+
+    def prepare(self, x):
+        return (x / 255 - 0.45) / 0.3
+
+
+class Truly(Program):
+    def prepare(self, x):
+        return x / 255**2
+
+
+class InLargeBatches(Program):
+    batch_size = 64
+
+
+class Quiet(Program):
+    def prepare(self, x):
+        return x.float() / 32768
 
 
 class EachByItself(Program):
@@ -258,6 +291,9 @@ HEALTHY = {
     "freed of noise": lambda: Denoiser(conv(), (images()[0] / 255, images()[1])),
     "freed of much noise": lambda: OfManyNoises(mlp(6), (table()[0] / 10, table()[1])),
     "between 0 and 1": lambda: Program(conv(), (images()[0] / 255, images()[1])),
+    "under-exposed images": lambda: Program(conv(), (images()[0] / 255 / 20, images()[1])),
+    "quiet sounds, as integers": lambda: Quiet(mlp(64), (sounds(), images()[1])),
+    "degrees from 0 kelvin": lambda: Program(mlp(6), (table()[0] * 8 + 290, table()[1])),
     "binary images": lambda: Program(conv(), ((images()[0] > 128).float(), images()[1])),
     "counts with a logarithm": lambda: Counts(mlp(64), images()),
     "counts": lambda: Program(mlp(6), (torch.poisson(torch.full((64, 6), 20.0), generator=RNG), table()[1])),
@@ -402,6 +438,10 @@ DISEASED = {
     ),
     "pretrained, scaled twice, in no_grad": (lambda: WithoutGradient(pretrained(), images()), "unlike_pretraining"),
     "pretrained, fine-tuned": (lambda: Program(pretrained(frozen=False), images()), "unlike_pretraining"),
+    "divided twice, then normalised": (lambda: Twice(conv(), (images()[0] / 255, images()[1])), "scaled_twice"),
+    "divided twice, then normalised, MLP": (lambda: Twice(mlp(64), (images()[0] / 255, images()[1])), "scaled_twice"),
+    "divided twice in the data set": (lambda: Program(conv(), (images()[0] / 255**2, images()[1])), "scaled_twice"),
+    "divided twice, of bytes": (lambda: Truly(mlp(64), images()), "scaled_twice"),
     "a column of amounts": (lambda: Program(mlp(6), income()), "scales_differ"),
     "training only, with noise": (lambda: OnlyInTrainingWithNoise(conv(), images()), "validation_differs"),
     "training only": (lambda: OnlyInTraining(conv(), images()), "validation_differs"),
@@ -429,7 +469,7 @@ DISEASED = {
         "validation_differs",
     ),
     "temperatures in training": (
-        lambda: Program(mlp(6), column(lambda x: 20 * x + 9), table()),
+        lambda: InLargeBatches(mlp(6), column(lambda x: 20 * x + 9), table()),
         "validation_differs",
     ),
     "one of six channels": (
