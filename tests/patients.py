@@ -731,6 +731,18 @@ class TrainsInValidation(Patient):
         super().validation_step(batch, batch_idx)
 
 
+class EvaluatesByHand(Patient):
+    """Scores held-out examples at the end of each epoch, and forgets eval()."""
+
+    code = "ModeCheck/train_between_epochs"
+
+    @torch.no_grad()
+    def on_train_epoch_end(self):
+        held_out = DataLoader(self.data(64, 3), 16)
+        right = [(self(x.to(self.device)).argmax(1) == y.to(self.device)).float().mean() for x, y in held_out]
+        self.log("test_accuracy", torch.stack(right).mean())
+
+
 class AlwaysDropping(Patient):
     """Dropout as a function, which drops in validation too unless it is told not to."""
 

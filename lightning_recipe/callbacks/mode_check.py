@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 from lightning_recipe.callback import Check
 from lightning_recipe.callbacks import _gap as gaps
 from lightning_recipe.callbacks import _modes as modes
+from lightning_recipe.callbacks._between_epochs import BetweenEpochs
 from lightning_recipe.callbacks._noise import noise
 from lightning_recipe.callbacks._statistics import Statistics, is_untouched, of_last_batch
 from lightning_recipe.finding import Section, listed
@@ -38,6 +39,8 @@ class ModeCheck(Check):
       is that was in training mode when the fit was set up. All of it has to be, at all of its calls, at two looks in a
       row; of BatchNorms only those count that had no statistics when training began.
     - Validation in training mode: `warning`, if dropout is active or BatchNorm learns from the validation data.
+    - Between epochs, three or more batches go through BatchNorms in training mode, the same number twice in a run with
+      one optimiser: `warning`. It is an evaluation by hand that forgot eval().
     - Dropout as a function that is told nothing of the mode, and so drops in validation, too: `warning`.
     - Validation that draws other random numbers, without dropout, moves what it logs by more than 1 %: `advice`, since
       a VAE or a diffusion model may do so on purpose. Tried on a copy.
@@ -90,7 +93,7 @@ class ModeCheck(Check):
         self._at_start = {name for name, module in pl_module.named_modules() if module.training}
         self._fresh: set[str] = set()
         self._in_eval: Counter[str] = Counter()
-        self._statistics = Statistics()
+        self._statistics, self._between = Statistics(), BetweenEpochs()
         self._first_loss = math.nan
         self._lost: list[tuple[float, float]] = []
         self._idle = 0  # times that nothing had been learnt
@@ -118,6 +121,7 @@ class ModeCheck(Check):
                     "when a model is loaded; Lightning doesn't when a fit begins",
                     modules=len(felt),
                 )
+        yield from self._evaluated(run, step)
         self._statistics.note(step)
         if run.step >= SETTLED:
             yield from self._left_behind(run, step)
@@ -127,6 +131,19 @@ class ModeCheck(Check):
             self._first_loss = min(float(step.loss.mean()), math.inf if calm is None else calm.calm)
         elif gaps.due(run, len(self._lost)) and run.module.training:
             yield from self._compare(run, step)
+
+    def _evaluated(self, run: Run, step: Step) -> Iterator[Finding]:
+        """Judge what is called between epochs, which is not watched, by what BatchNorms count."""
+        if len(run.trainer.optimizers) == 1 and (batches := self._between.note(run, step)):
+            yield self.warning(
+                f"between epochs {batches:.0f} batches go through {self._between.name or 'a BatchNorm'} in training "
+                "mode: it takes their statistics, too, and any dropout is active",
+                code="train_between_epochs",
+                subject=self._between.name,
+                fix="self.eval() before an evaluation in on_train_epoch_end or another hook, and self.train() after "
+                "it; or evaluate in validation_step, for which Lightning sets the mode",
+                batches=batches,
+            )
 
     def _compare(self, run: Run, step: Step) -> Iterator[Finding]:
         """Try what dropout and running statistics do to the loss of a batch, twice in a run."""
@@ -206,6 +223,7 @@ class ModeCheck(Check):
                 fix="dropout(..., training=self.training), or nn.Dropout as a module",
             )
         self._statistics.note(step)
+        self._between.leave(step)
         yield from self._left_behind(run, step)
         if not (self._drawn or dropping or run.trainer.sanity_checking or modes.drops(step)):
             self._drawn = True

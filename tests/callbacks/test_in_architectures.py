@@ -469,6 +469,15 @@ class TrainsInValidation(Program):
         super().validation_step(batch, batch_idx)
 
 
+class EvaluatedByHand(Program):
+    steps = 60
+
+    @torch.no_grad()
+    def on_train_epoch_end(self):
+        for _ in range(5):
+            self(self.data(32, 7)[0])
+
+
 class Dropping(Program):
     def forward(self, x):
         h = self.body(x)
@@ -552,12 +561,15 @@ DISEASES = {
     },
     "ModeCheck": {
         "eval_in_training": (PreviewInEval,), "train_in_validation": (TrainsInValidation,),
-        "dropout_in_validation": (Dropping,), "statistics_never_updated": (WithoutBuffers,),
+        "train_between_epochs": (EvaluatedByHand,), "dropout_in_validation": (Dropping,),
+        "statistics_never_updated": (WithoutBuffers,),
         "momentum_too_high": (Hasty,), "frozen_drifts": (Drifting,), "dropout_too_strong": (MostlyDropped,),
         "statistics_do_not_fit": (OtherUnits,), "noise_in_validation": (Noisy,),
     },
 }  # fmt: skip
-ONLY = dict.fromkeys([WithoutBuffers, Hasty, Drifting], NORMED) | dict.fromkeys([Affine, OtherUnits], NORMED[:1])
+ONLY = dict.fromkeys([WithoutBuffers, Hasty, Drifting, EvaluatedByHand], NORMED) | dict.fromkeys(
+    [Affine, OtherUnits], NORMED[:1]
+)
 HEALTHY = [Program, Steps, Numbers, YesNo, Weighted, Values]
 CASES = [
     pytest.param(check, code, program, kind, id=f"{check} {code} {program.__name__} {kind}")

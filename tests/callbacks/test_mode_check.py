@@ -8,6 +8,7 @@ from patients import (
     FEATURES,
     AlwaysDropping,
     AveragedWithoutBuffers,
+    EvaluatesByHand,
     FrozenButTraining,
     HastyStatistics,
     Healthy,
@@ -18,6 +19,7 @@ from patients import (
 )
 from torch import nn
 from torch.nn import functional as F
+from torch.optim.swa_utils import update_bn
 from torch.utils.data import DataLoader
 
 from lightning_recipe import ModeCheck, Status
@@ -336,6 +338,52 @@ class AveragedOfFrozenStatistics(Healthy):
         self.log("val_loss", self.loss(self.average(batch[0]), batch[1]))
 
 
+class Evaluates(EvaluatesByHand):
+    def on_train_epoch_end(self):
+        self.eval()
+        super().on_train_epoch_end()
+        self.train()
+
+
+class Previews(Healthy):
+    """As a generator draws a picture of the same noise after each epoch."""
+
+    def on_train_epoch_end(self):
+        with torch.no_grad():
+            self(torch.zeros(4, FEATURES, device=self.device))
+
+
+class TakesStatisticsAnew(Healthy):
+    """Precise statistics: those of the moving average are replaced by those of all examples."""
+
+    def on_train_epoch_end(self):
+        update_bn(self.train_dataloader(), self, self.device)
+
+
+class TwoViews(Healthy):
+    """From the second epoch on each batch is seen twice."""
+
+    def training_step(self, batch, batch_idx):
+        if self.current_epoch:
+            self(batch[0] + 0.1)
+        return super().training_step(batch, batch_idx)
+
+
+class NowAndThen(Healthy):
+    """Labels a batch in training mode at some steps."""
+
+    def training_step(self, batch, batch_idx):
+        if batch_idx % 3 == 0:
+            self(batch[0] + 0.1)
+        return super().training_step(batch, batch_idx)
+
+
+@pytest.mark.parametrize("module", [Evaluates, Previews, TakesStatisticsAnew, TwoViews, NowAndThen])
+def test_what_goes_on_between_epochs_may_be_meant(fit, module):
+    findings = judged(fit, module(), max_epochs=6)
+    assert [f.status for f in findings] == [Status.PASSED], findings
+
+
 @pytest.mark.parametrize(
     "module",
     [
@@ -519,6 +567,13 @@ def test_validation_in_training_mode(fit):
     (finding,) = judged(fit, TrainsInValidation())
     assert (finding.status, finding.code) == (Status.WARNING, TrainsInValidation.code)
     assert finding.evidence == {"modules": 2}
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_an_evaluation_by_hand_in_training_mode(fit, accumulate):
+    findings = judged(fit, EvaluatesByHand(), max_epochs=8, accumulate_grad_batches=accumulate)
+    assert [(f.status, f.code, f.subject) for f in findings] == [(Status.WARNING, EvaluatesByHand.code, "net.1")]
+    assert findings[0].evidence == {"batches": 4}
 
 
 @pytest.mark.parametrize("part", ["all", "net"])
