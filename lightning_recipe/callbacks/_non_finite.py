@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from lightning_recipe.losses.table import CROSS_ENTROPY, NLL
-from lightning_recipe.record.origin import ATTENTION
+from lightning_recipe.record.origin import ATTENTION, INVERSES
 
 if TYPE_CHECKING:
     from lightning_recipe.record.origin import Origin
@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 LOGARITHMS = {"log", "log2", "log10", "log1p", "xlogy"}
 ROOTS = {"sqrt", "rsqrt", "norm", "linalg_norm", "linalg_vector_norm", "linalgvectornorm", "cdist", "std"}
 DIVISIONS = {"div", "truediv", "rdiv", "rtruediv", "reciprocal", "divide", "true_divide"}
-INVERSES = {"acos", "asin", "arccos", "arcsin", "atanh", "arctanh"}
 EXPONENTIALS = {"exp", "exp2", "expm1", "pow", "sinh", "cosh"}
 ANY: set[str] = set()
 

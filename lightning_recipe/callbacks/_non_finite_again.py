@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.parameter import is_lazy
 
 from lightning_recipe.callbacks._non_finite import EXPONENTIALS
-from lightning_recipe.record.origin import Origin, tracing
+from lightning_recipe.record.origin import INVERSES, Origin, Tracing, tracing
 from lightning_recipe.record.tensors import mapped
 
 if TYPE_CHECKING:
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 OVERFLOW = math.log(torch.finfo(torch.float32).max)
 """Of what the exponential is infinite."""
+EDGE = 1e-3
+"""Distance from 0, or of arc functions from 1, from which down the next steps may well get there."""
 NEAR = 0.5
 """Share of it, from which on it is what will overflow as the network becomes surer: softmax and sigmoid by hand begin
 with a few units, weights that diverge go through any number at once."""
@@ -32,7 +34,8 @@ class Traced:
         loss: By the weights kept.
         origin: Where numbers stopped being finite, if they did.
         by_inputs: Whether they stay finite once what is not finite in the batch is 0.
-        exponential: An exponential that is about to overflow, and of which number, if they stay finite.
+        about_to: A function that is about to give what is not finite, and what it is given, if they stay finite: an
+            exponential of a large number, or what is infinite at 0 or 1 and comes next to it.
 
     """
 
@@ -42,9 +45,9 @@ class Traced:
         origin: Origin | None,
         *,
         by_inputs: bool,
-        exponential: tuple[Origin, float] | None = None,
+        about_to: tuple[Origin, str] | None = None,
     ) -> None:
-        self.loss, self.origin, self.by_inputs, self.exponential = loss, origin, by_inputs, exponential
+        self.loss, self.origin, self.by_inputs, self.about_to = loss, origin, by_inputs, about_to
 
 
 def traced(again: Rehearsal, batch: Any, weights: dict[str, Tensor], *, cleaned: bool) -> Traced:
@@ -58,23 +61,31 @@ def traced(again: Rehearsal, batch: Any, weights: dict[str, Tensor], *, cleaned:
         loss, origin, _ = _once(again, filled)
         if origin is None and math.isfinite(loss):
             return Traced(loss, None, by_inputs=True)
-    loss, origin, exponential = _once(again, batch)
-    about_to = origin is None and exponential is not None and exponential[1] > NEAR * OVERFLOW
-    return Traced(loss, origin, by_inputs=False, exponential=exponential if about_to else None)
+    loss, origin, trace = _once(again, batch)
+    return Traced(loss, origin, by_inputs=False, about_to=_about_to(trace) if origin is None else None)
 
 
-def _once(again: Rehearsal, batch: Any) -> tuple[float, Origin | None, tuple[Origin, float] | None]:
+def _about_to(trace: Tracing) -> tuple[Origin, str] | None:
+    if trace.exponential is not None and trace.exponential[1] > NEAR * OVERFLOW:
+        return trace.exponential[0], f"an exponential is of {trace.exponential[1]:.3g}"
+    if trace.nearest is not None and trace.nearest[1] < EDGE:
+        place, margin = trace.nearest
+        return place, f"{place.function} is given a number {margin:.2g} from {1 if place.function in INVERSES else 0}"
+    return None
+
+
+def _once(again: Rehearsal, batch: Any) -> tuple[float, Origin | None, Tracing]:
     with tracing(again.module) as trace:
         loss = again.step(batch).loss
     if loss is None:
-        return math.nan, trace.first, None
+        return math.nan, trace.first, trace
     value = float(loss.sum())
     if not math.isfinite(value) or not loss.requires_grad:
-        return value, trace.first, None
+        return value, trace.first, trace
     origin = trace.backward(loss)
     overflown = trace.infinite  # what is divided by it is 0 going forward, and NaN going back
     hidden = origin is not None and overflown is not None and overflown.function in EXPONENTIALS
-    return value, overflown if hidden else origin, trace.exponential
+    return value, overflown if hidden else origin, trace
 
 
 @torch.no_grad()

@@ -34,6 +34,8 @@ RING = 256
 """Steps whose losses stay on an accelerator before they are read."""
 RECENT = 8
 """Batches at hand, at most: those whose gradients one step adds up, and the one before."""
+GROWN = 2.0
+"""Times the first loss, from which on the last one before shows that training diverged."""
 IN_A_ROW = 10
 """Losses in a row that are not finite before they are told where weights stay finite: a GradScaler passes over some."""
 
@@ -44,9 +46,9 @@ class FirstNonFinite(Check):
     The loss of each step is looked at: on the CPU at once, on an accelerator by a copy that stays there and is read now
     and then. Weights are kept at looks, while they are finite. When the loss or a weight is not, the batch is run again
     on a copy with the weights kept last: `failed`, with the first function whose output or gradient isn't finite while
-    what goes in is, and its usual cause. If that stays finite, an exponential that is near its end is named, else the
-    weights have diverged since; without a batch, as on accelerators, the step alone. The batch is written to the run's
-    folder.
+    what goes in is, and its usual cause. If that stays finite, a function is named that comes next to where it is
+    infinite, or the weights have diverged since if the last loss was twice the first; else, and without a batch, as on
+    accelerators, the step alone. The batch is written to the run's folder.
 
     Args:
         keep_examples: Whether the batch may be written, as ``first_non_finite.safetensors``, or ``.npz`` where
@@ -95,7 +97,7 @@ class FirstNonFinite(Check):
         self._weights: dict[str, Tensor] | None = None
         self._pending: list[Finding] = []
         self._odd: tuple[int, Any] | None = None  # the latest step whose loss was not finite, and its batch
-        self._row = 0
+        self._row, self._first, self._last = 0, math.nan, math.nan  # losses that were finite
         self._at_start = not_finite(run.module)  # some are filled by the first step
         learning = {name: p for name, p in learned(run.module).items() if p.is_floating_point()}
         sound = [parameter for name, parameter in learning.items() if name not in self._at_start]
@@ -114,9 +116,10 @@ class FirstNonFinite(Check):
         self._count += 1
         if not self._on_cpu:
             return self._later(run, loss, batch)
-        fine = loss is None or loss.device.type != "cpu" or math.isfinite(loss.item())
+        value = 0.0 if loss is None or loss.device.type != "cpu" else loss.item()
+        fine = math.isfinite(value)
         if fine and all(math.isfinite(sentinel.item()) for sentinel in self._sentinels):
-            self._row = 0
+            self._saw(value)
             self._recent.append((self._count - 1, batch))
             return False
         return self._judge(run, self._count - 1, batch, loss_is_finite=fine)
@@ -140,8 +143,17 @@ class FirstNonFinite(Check):
         for i, value in enumerate(values):
             if not math.isfinite(value):
                 return self._judge(run, first + i, batch if i == len(values) - 1 else None, loss_is_finite=False)
-        self._row = 0
+            self._saw(value)
         return False
+
+    def _saw(self, loss: float) -> None:
+        self._row, self._last = 0, loss
+        self._first = loss if math.isnan(self._first) else self._first
+
+    @property
+    def _has_grown(self) -> bool:
+        """Whether the loss was far above where it began; or nothing is known of it."""
+        return not self._last < self._first + (GROWN - 1) * abs(self._first)
 
     def _judge(self, run: Run, step: int, batch: Any, *, loss_is_finite: bool) -> bool:
         """Whether weights, too, are not finite; if they are, somebody passes over such steps, or hasn't stepped yet."""
@@ -223,7 +235,7 @@ class FirstNonFinite(Check):
             )
         entered = [name for name, t in tensors(batch, "batch") if t.is_floating_point() and not t.isfinite().all()]
         trace, missing = self._run_again(run, batch, cleaned=bool(entered))
-        if not entered and (trace is None or (trace.origin is None and trace.exponential is None)):
+        if not entered and (trace is None or (trace.origin is None and trace.about_to is None)):
             for before, earlier in reversed(self._recent):  # its gradients may have come to a few weights only
                 found = self._run_again(run, earlier, cleaned=False)[0] if before < step else None
                 if found is not None and found.origin is not None and found.origin.backward:
@@ -246,9 +258,17 @@ class FirstNonFinite(Check):
                 **numbers,
             )
         origin, begins = trace.origin, "it begins with"
-        if trace.exponential is not None:
-            origin, number = trace.exponential
-            begins = f"by the weights kept last an exponential is of {number:.3g}, and most likely it begins with"
+        if trace.about_to is not None:
+            origin, given = trace.about_to
+            begins = f"by the weights kept last {given}, and most likely it begins with"
+        elif origin is None and not self._has_grown:
+            return self.failed(
+                f"{said}; where it began is not known: by the weights kept last the same batch has a loss of "
+                f"{trace.loss:.4g} and finite gradients, and the losses before didn't grow",
+                code="origin_unknown",
+                fix="Trainer(detect_anomaly=True) for a run that begins shortly before, from a checkpoint",
+                **numbers,
+            )
         if origin is None or (usual := cause(origin))[0] == TOO_LARGE:
             of = f"a loss of {trace.loss:.4g}" if origin is None else f"the first overflow in {origin}"
             return self.failed(

@@ -25,6 +25,10 @@ _ON_PURPOSE |= {"as_tensor", "triu", "tril", "get", "zeros", "ones", "empty", "e
 _ON_PURPOSE |= {"cat", "stack", "pad", "view", "reshape", "expand", "to", "detach", "getitem", "empty_strided"}
 """Functions that put an infinity, or what lies in memory, where somebody wants it, as the mask of attention."""
 
+INVERSES = {"acos", "asin", "arccos", "arcsin", "atanh", "arctanh"}
+_FROM_ZERO = {"log", "log2", "log10", "sqrt", "rsqrt", "reciprocal", "div", "truediv", "true_divide", "divide"}
+_HELD_OFF = {"AddBackward0", "ClampBackward0", "ClampMinBackward0", "MaximumBackward0", "ClampBackward1"}
+"""What somebody has put between a number and 0, such as an epsilon."""
 ATTENTION = {"softmax", "log_softmax", "scaled_dot_product_attention", "multi_head_attention_forward"}
 
 
@@ -73,6 +77,7 @@ class Tracing(TorchFunctionMode):
         nan: The first function that gave NaN.
         infinite: The first that gave an infinity, but for those that do on purpose.
         exponential: The exponential of the largest number, and this number.
+        nearest: The function that is given a number next to where its value or its slope is infinite, and how near.
 
     """
 
@@ -81,6 +86,7 @@ class Tracing(TorchFunctionMode):
         self.nan: Origin | None = None
         self.infinite: Origin | None = None
         self.exponential: tuple[Origin, float] | None = None
+        self.nearest: tuple[Origin, float] | None = None
         self.within: list[str] = []
         self._made: dict[Any, Origin] = {}  # by node of the autograd graph
 
@@ -107,6 +113,8 @@ class Tracing(TorchFunctionMode):
             largest = float(given[0].max())
             if largest > (self.exponential[1] if self.exponential else 0.0):
                 self.exponential = place, largest
+        elif (margin := _margin(name, given)) < (self.nearest[1] if self.nearest else math.inf):
+            self.nearest = place, margin
         self._made |= {tensor.grad_fn: place for tensor in made if tensor.grad_fn is not None}
         given_infinite = any(isinstance(value, float) and math.isinf(value) for value in args)
         if not (self.nan or name in _ON_PURPOSE or given_infinite or any(state.nan for state in was)):
@@ -195,6 +203,26 @@ def _state(tensor: Tensor) -> _State:
 
 def _floating(structure: Any) -> list[Tensor]:
     return [tensor for _, tensor in tensors(structure) if tensor.is_floating_point()]
+
+
+def _margin(name: str, given: list[Tensor]) -> float:
+    """How near what a function is given comes to where its value or its slope is infinite.
+
+    Example:
+        >>> _margin("acos", [torch.tensor([0.5, -0.75])]), _margin("div", [torch.ones(2), torch.tensor([0.5, 3.0])])
+        (0.25, 0.5)
+        >>> _margin("exp", [torch.zeros(2)])
+        inf
+
+    """
+    if not given or not given[-1].numel():
+        return math.inf
+    values = given[-1].detach()
+    if name in INVERSES:
+        return max(1 - float(values.abs().max()), 0.0)
+    if name in _FROM_ZERO and type(given[-1].grad_fn).__name__ not in _HELD_OFF:
+        return float(values.abs().min())
+    return math.inf
 
 
 @contextmanager

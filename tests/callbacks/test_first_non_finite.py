@@ -192,6 +192,41 @@ def test_weights_that_have_diverged(fit):
     assert (finding.status, finding.code) == (Status.FAILED, FarTooFast.code)
 
 
+class Approaches(Healthy):
+    """An angle that becomes ever smaller, until rounding takes its cosine beyond 1."""
+
+    def __init__(self):
+        super().__init__()
+        self.w = nn.Parameter(torch.zeros(()))
+
+    def training_step(self, batch, batch_idx):
+        return torch.acos(1 - 5e-4 + self.w)
+
+    def configure_optimizers(self):
+        return torch.optim.SGD([self.w], lr=3e-7)
+
+
+def test_what_comes_next_to_its_end_is_named(fit):
+    (finding,) = judged(fit, Approaches(), max_epochs=12)
+    assert (finding.status, finding.code) == (Status.FAILED, "FirstNonFinite/operation")
+    assert "most likely it begins with acos" in finding.message
+    assert "clamp" in finding.fix
+
+
+class OutOfNowhere(Healthy):
+    """A weight is set to NaN, while the loss falls."""
+
+    def on_before_optimizer_step(self, optimizer):
+        if self.global_step == 5:
+            self.net[0].weight.grad[0, 0] = torch.nan
+
+
+def test_it_is_not_said_that_training_diverged_where_the_loss_fell(fit):
+    (finding,) = judged(fit, OutOfNowhere())
+    assert (finding.status, finding.code) == (Status.FAILED, "FirstNonFinite/origin_unknown")
+    assert "not known" in finding.message
+
+
 def squares(logits, y):
     return (logits.square().sum(1) * 1e30).exp().mean()
 
