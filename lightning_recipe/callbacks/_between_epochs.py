@@ -77,7 +77,7 @@ class BetweenEpochs:
                 return 0.0
         epoch_loop = run.trainer.fit_loop.epoch_loop
         self._looks.append(
-            Seen(epoch_loop.total_batch_idx, run.trainer.current_epoch, int(self._norm.num_batches_tracked))
+            Seen(epoch_loop.total_batch_idx, run.trainer.current_epoch, int(self._norm.num_batches_tracked or 0))
         )
         found = between(self._looks)
         return found if found >= PREVIEWS else 0.0

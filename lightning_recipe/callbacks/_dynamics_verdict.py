@@ -44,9 +44,12 @@ def curves(numbers: dict[str, float], *, of_numbers: bool) -> dict[str, float]:
 
 
 def outcome(  # noqa: C901 - decisions in their order
-    fixed: FixedBatch, min_steps: int, min_moved: float, max_jitter: float
+    fixed: FixedBatch, min_steps: int, min_moved: float, max_jitter: float, *, adversaries: bool = False
 ) -> Outcome:
-    """The verdict; for the limits see :class:`PredictionDynamicsLogger`."""
+    """The verdict; for the limits see :class:`PredictionDynamicsLogger`.
+
+    Of `adversaries` one that is no better than a guess, and changes its mind, may be well matched.
+    """
     if len(fixed.looks) == 1:
         said = f"only one look at the predictions, at step {fixed.latest}: the run was too short"
         return Outcome(Status.SKIPPED, "one_look", said)
@@ -80,6 +83,10 @@ def outcome(  # noqa: C901 - decisions in their order
     nothing = f"no better than an uninformed guess (relative error {m['error']:.3g}, expected below {LEARNT})"
     if not math.isnan(m["loss_late"]):
         nothing += f", and the training loss has not fallen ({m['loss_start']:.3g}, then {m['loss_late']:.3g})"
+    if adversaries:
+        return say(
+            Status.SKIPPED, "adversaries", f"{moved}; several optimisers, and a well-matched adversary can't tell"
+        )
     if m["late_moved"] > most and not m["late_flips"] < FLIPS:
         return say(
             Status.WARNING,

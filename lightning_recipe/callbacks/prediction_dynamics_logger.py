@@ -83,7 +83,8 @@ class PredictionDynamicsLogger(RecipeCallback):
     Legitimate:
         - A rate that is low on purpose, to fine-tune: ``PredictionDynamicsLogger(min_steps=2000, min_moved=0.001)``.
         - A fixed batch of another domain, on which predictions may jump while training is fine: raise `max_jitter`.
-        - A loss that does not fall by design, as in reinforcement learning.
+        - A loss that does not fall by design, as in reinforcement learning; the score of an adversary, which may be no
+          better than a guess: with several optimisers only what is not finite is told.
 
     Cost:
         Once, a forward on a copy of the module; each look is a forward pass of at most `max_examples` examples, with
@@ -252,8 +253,10 @@ class PredictionDynamicsLogger(RecipeCallback):
             self._frames = []
             yield from self._trying(self._look, run, fixed)
         if (fixed := self._fixed) is not None:
-            yield self.judge(fixed)  # before pictures, in which the user's own `decode` may raise
+            adversaries = len(run.trainer.optimizers) > 1
+            yield self.judge(fixed, adversaries=adversaries)  # before pictures: the user's own `decode` may raise
 
-    def judge(self, fixed: FixedBatch) -> Finding:
+    def judge(self, fixed: FixedBatch, *, adversaries: bool = False) -> Finding:
         """The verdict on all looks together."""
-        return self.found(outcome(fixed, self.min_steps, self.min_moved, self.max_jitter))
+        limits = self.min_steps, self.min_moved, self.max_jitter
+        return self.found(outcome(fixed, *limits, adversaries=adversaries))

@@ -166,6 +166,27 @@ def test_frozen_parameters(fit):
     assert finding.evidence["moved"] == 0
 
 
+def test_an_adversary_may_change_its_mind(fit):
+    class Matched(RandomLabels):
+        rate = 10.0
+        automatic_optimization = False
+
+        def training_step(self, batch, batch_idx):
+            loss = super().training_step(batch, batch_idx)
+            for optimizer in self.optimizers():
+                optimizer.zero_grad()
+            self.manual_backward(loss)
+            for optimizer in self.optimizers():
+                optimizer.step()
+            return loss
+
+        def configure_optimizers(self):
+            return [torch.optim.Adam([p], lr=self.rate) for p in self.parameters()]
+
+    finding, _ = run(fit, Matched(), impatient(), **LONG)
+    assert (finding.status, finding.code) == (Status.SKIPPED, "PredictionDynamicsLogger/adversaries")
+
+
 def test_jumping(fit):
     class Fast(RandomLabels):
         rate = 10.0
