@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lightning_recipe.callbacks._interchanged import NEEDS
 from lightning_recipe.finding import Outcome, Status
+from lightning_recipe.record.added import Added
 from lightning_recipe.record.tensors import leading_size, mapped, tensors
 from lightning_recipe.trial.rehearsal import CannotRehearseError
 
@@ -21,14 +22,14 @@ FEWEST = 4
 """Places of a sequence, at least."""
 SAME = 1e-5
 """Change of the loss and of outputs, over the largest of them, that is rounding: of sums in another order."""
-Kind = Literal["examples", "places"]
+Kind = Literal["examples", "places", "added"]
 
 
 class Table(NamedTuple):
-    """An embedding that is given ids that count the examples, or the places.
+    """An embedding that is given ids that count the examples, or the places; or what is added to all at a place.
 
     Attributes:
-        name: Of the module.
+        name: Of the module, or the line.
         kind: Which.
         rows: It has.
         places: That it is asked for.
@@ -44,7 +45,8 @@ class Table(NamedTuple):
 def idle(again: Rehearsal, batch: Any) -> tuple[Outcome, str] | None:
     """A `warning` for a table of positions without effect, with its name.
 
-    Ids that count the places of a sequence, or the examples, are those of positions. Examples in which the places are
+    Ids that count the places of a sequence, or the examples, are those of positions; and what is added to the vectors
+    at a place, the same in all examples, is a table of them, learnt or computed. Examples in which the places are
     put into another order must lead to the same outputs and the same loss: queries that are counted, too, are not meant
     to tell an order. That all places are given one id is seen by NormalizationCheck.
 
@@ -79,6 +81,7 @@ def _tables(again: Rehearsal, batch: Any, method: str) -> tuple[Step, list[Table
                     given.setdefault(name, []).extend(t.detach() for t in args[:1] if isinstance(t, Tensor))
 
                 stack.callback(module.register_forward_hook(note).remove)
+        added = stack.enter_context(Added(leading_size(batch) or 0, FEWEST))
         step = again.step(batch, needs=NEEDS, method=method)
     size, found = leading_size(batch) or 0, []
     for name, ids in given.items():
@@ -87,7 +90,7 @@ def _tables(again: Rehearsal, batch: Any, method: str) -> tuple[Step, list[Table
             kinds = {_kind(i, size, int(rows)) for i in ids}  # type: ignore[arg-type]
             if len(kinds) == 1 and (kind := kinds.pop()) is not None:
                 found.append(Table(name, kind, int(rows), ids[0].shape[-1]))  # type: ignore[arg-type]
-    return step, found
+    return step, found + [Table(where, "added", places, places) for where, places in added.places.items()]
 
 
 def _kind(ids: Tensor, size: int, rows: int) -> Kind | None:
@@ -149,6 +152,15 @@ def _is_free(again: Rehearsal, batch: Any, before: Step, method: str, places: in
 
 
 def _told(table: Table) -> Outcome:
+    if table.kind == "added":
+        return Outcome(
+            Status.WARNING,
+            "positions_without_effect",
+            f"positions have no effect: in {table.name} something is added at each of {table.places} places, and the "
+            "order of the places makes no difference to what is put out",
+            "see that its rows differ from one another: the sine of 2 pi times a whole number is always 0",
+            {"places": table.places, "rows": table.rows},
+        )
     counted = "the places of a sequence" if table.kind == "places" else "the examples of a batch, not the places"
     return Outcome(
         Status.WARNING,

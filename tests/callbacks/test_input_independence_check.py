@@ -945,7 +945,45 @@ class NothingKnown(Places):
         return torch.optim.SGD(self.parameters(), lr=0.0)
 
 
-@pytest.mark.parametrize("program", [Places, OfOneKind, OfManyKinds, Queries, ByTime, NothingKnown])
+class Computed(PositionsInVain):
+    """Waves of the place, as in the first transformer."""
+
+    turns = 1 / WIDTH
+
+    def forward(self, x):
+        angle = 2 * math.pi * self.turns * torch.arange(x.shape[1])[:, None] * torch.arange(1, 9)
+        places = torch.cat([angle.sin(), angle.cos()], 1)
+        return self.net(torch.tanh(self.enter(x) + places).mean(1))
+
+
+class AddedAsZeros(Computed):
+    """As learnt positions begin."""
+
+    def __init__(self):
+        super().__init__()
+        self.table = nn.Parameter(torch.zeros(1, WIDTH, 16), requires_grad=False)
+
+    def forward(self, x):
+        return self.net(torch.tanh(self.enter(x) + self.table).mean(1))
+
+
+class AskedAsMany(Computed):
+    """A set is asked as many questions as it has members, each with its own place."""
+
+    def __init__(self):
+        super().__init__()
+        self.questions = nn.Parameter(torch.randn(WIDTH, 16))
+
+    def forward(self, x):
+        h = self.enter(x)
+        asked = h.mean(1, keepdim=True) + self.questions
+        return self.net(torch.tanh(asked @ h.transpose(1, 2) @ h).amax(1))
+
+
+@pytest.mark.parametrize(
+    "program",
+    [Places, OfOneKind, OfManyKinds, Queries, ByTime, NothingKnown, Computed, AddedAsZeros, AskedAsMany],
+)
 def test_what_is_looked_up_for_places_is_as_it_should_be(fit, program):
     check = InputIndependenceCheck()
     fit(program(), [check], logger=False, max_epochs=2)
@@ -967,6 +1005,32 @@ class OfTheExample(Places):
 
     def looked_up(self, x):
         return self.positions(torch.arange(len(x)))[:, None]
+
+
+class WholeTurns(Computed):
+    """The sine of whole turns is always 0."""
+
+    turns = 1
+
+
+class OnceForAll(Computed):
+    """A table of which nothing but the first row was ever written."""
+
+    def __init__(self):
+        super().__init__()
+        self.table = nn.Parameter(torch.randn(1, 1, 16).repeat(1, WIDTH, 1), requires_grad=False)
+
+    def forward(self, x):
+        return self.net(torch.tanh(self.enter(x) + self.table).mean(1))
+
+
+@pytest.mark.parametrize("program", [WholeTurns, OnceForAll])
+def test_positions_that_are_all_the_same(fit, program):
+    check = InputIndependenceCheck()
+    fit(program(), [check], logger=False, max_epochs=2)
+    alarms = [f for f in check.findings if f.is_alarm]
+    assert [(f.status, f.code) for f in alarms] == [(Status.WARNING, PositionsInVain.code)]
+    assert alarms[0].subject.startswith("test_input_independence_check.py:")
 
 
 @pytest.mark.parametrize("program", [PositionsInVain, Dropped, OfTheExample])
