@@ -752,6 +752,20 @@ class AlwaysDropping(Patient):
         return self.net[4](F.dropout(self.net[:3](x), 0.2))
 
 
+class NotRescaled(Patient):
+    """Dropout by hand that multiplies by a mask, and forgets to divide by the share that it keeps."""
+
+    code = "ModeCheck/dropout_not_scaled"
+
+    def __init__(self):
+        super().__init__()
+        self.net[3] = nn.Identity()
+
+    def forward(self, x):
+        h = self.net[:3](x)
+        return self.net[4](h * (torch.rand_like(h) < 0.5) if self.training else h)
+
+
 class AveragedWithoutBuffers(Patient):
     """An average of the weights is what is validated, and nobody copies the statistics of its BatchNorm."""
 

@@ -13,6 +13,7 @@ from lightning_recipe.callbacks import _modes as modes
 from lightning_recipe.callbacks._between_epochs import BetweenEpochs
 from lightning_recipe.callbacks._noise import noise
 from lightning_recipe.callbacks._statistics import Statistics, is_untouched, of_last_batch
+from lightning_recipe.callbacks._unscaled import unscaled
 from lightning_recipe.finding import Section, listed
 from lightning_recipe.record.step import Need
 
@@ -42,6 +43,7 @@ class ModeCheck(Check):
     - Between epochs, three or more batches go through BatchNorms in training mode, the same number twice in a run with
       one optimiser: `warning`. It is an evaluation by hand that forgot eval().
     - Dropout as a function that is told nothing of the mode, and so drops in validation, too: `warning`.
+    - Dropout by hand that does not divide by the share that is kept: `warning`, tried on a copy.
     - Validation that draws other random numbers, without dropout, moves what it logs by more than 1 %: `advice`, since
       a VAE or a diffusion model may do so on purpose. Tried on a copy.
     - A BatchNorm is used in eval mode that never was given statistics, while its weights change: `failed`; `warning`,
@@ -65,8 +67,8 @@ class ModeCheck(Check):
           to adapt them; a generator in training mode beside a discriminator in eval mode.
 
     Cost:
-        The order of calls at each look, less than a second step takes; twice in a run five steps on a copy, where
-        there is BatchNorm or strong dropout.
+        The order of calls at each look, less than a second step takes; two steps on a copy after the first one, and
+        twice in a run five, where there is BatchNorm or strong dropout.
 
     Example:
         >>> import contextlib, io
@@ -85,7 +87,9 @@ class ModeCheck(Check):
     sentence = 1
     why = "dropout and BatchNorm do something else in training than in use, and each needs its mode"
     needs = Need.WIRING | Need.GRADIENTS
-    explains: ClassVar = {"dropout_too_strong": ("Baselines/*", "PredictionDynamicsLogger/*")}
+    explains: ClassVar = dict.fromkeys(
+        ("dropout_too_strong", "dropout_not_scaled"), ("Baselines/*", "PredictionDynamicsLogger/*")
+    )
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """See which modules are in training mode before any hook of a user's could have changed it."""
@@ -129,6 +133,8 @@ class ModeCheck(Check):
         if run.step == 1 and step.loss is not None:
             calm = gaps.gap(run, step.batch) if gaps.strong_dropouts(step) else None  # which makes the loss larger
             self._first_loss = min(float(step.loss.mean()), math.inf if calm is None else calm.calm)
+        if run.step == 1 and run.module.training:
+            yield from self._by_hand(run, step)
         elif gaps.due(run, len(self._lost)) and run.module.training:
             yield from self._compare(run, step)
 
@@ -143,6 +149,18 @@ class ModeCheck(Check):
                 fix="self.eval() before an evaluation in on_train_epoch_end or another hook, and self.train() after "
                 "it; or evaluate in validation_step, for which Lightning sets the mode",
                 batches=batches,
+            )
+
+    def _by_hand(self, run: Run, step: Step) -> Iterator[Finding]:
+        if (found := unscaled(run, step.batch)) is not None:
+            name, kept = found
+            yield self.warning(
+                f"what enters {name} is multiplied by a mask that keeps {kept:.0%} in training, and by nothing in "
+                f"evaluation, where it is {1 / kept:.2g}x as large on average",
+                code="dropout_not_scaled",
+                subject=name,
+                fix="divide by the share that is kept, as nn.Dropout does, in training",
+                kept=kept,
             )
 
     def _compare(self, run: Run, step: Step) -> Iterator[Finding]:

@@ -225,7 +225,6 @@ class Rehearsal:
         return replace(seen, loss=returned if isinstance(returned, Tensor) else None)
 
     @torch.no_grad()
-    @torch.no_grad()
     def move_weights(self, names: Container[str] | None = None) -> None:
         """Have the copy compute with other weights: what a step does then, too, is not for what was learnt so far.
 

@@ -469,6 +469,12 @@ class TrainsInValidation(Program):
         super().validation_step(batch, batch_idx)
 
 
+class NotRescaled(Program):
+    def forward(self, x):
+        h = self.body(x)
+        return self.head(h * (torch.rand_like(h) > 0.4) if self.training else h)
+
+
 class EvaluatedByHand(Program):
     steps = 60
 
@@ -562,7 +568,7 @@ DISEASES = {
     "ModeCheck": {
         "eval_in_training": (PreviewInEval,), "train_in_validation": (TrainsInValidation,),
         "train_between_epochs": (EvaluatedByHand,), "dropout_in_validation": (Dropping,),
-        "statistics_never_updated": (WithoutBuffers,),
+        "dropout_not_scaled": (NotRescaled,), "statistics_never_updated": (WithoutBuffers,),
         "momentum_too_high": (Hasty,), "frozen_drifts": (Drifting,), "dropout_too_strong": (MostlyDropped,),
         "statistics_do_not_fit": (OtherUnits,), "noise_in_validation": (Noisy,),
     },

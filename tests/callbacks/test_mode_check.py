@@ -13,6 +13,7 @@ from patients import (
     HastyStatistics,
     Healthy,
     MostlyDropped,
+    NotRescaled,
     StatisticsOfOthers,
     StaysInEval,
     TrainsInValidation,
@@ -431,6 +432,101 @@ def test_adversaries_that_toggle(fit):
 def test_all_data_are_one_batch(fit):
     findings = judged(fit, HastyStatistics(), limit_train_batches=1, max_epochs=20)
     assert [f.status for f in findings] == [Status.PASSED]
+
+
+class Rescaled(NotRescaled):
+    """By hand, and scaled in training."""
+
+    def mask(self, h):
+        return (torch.rand_like(h) < 0.5) / 0.5
+
+    def forward(self, x):
+        h = self.net[:3](x)
+        return self.net[4](h * self.mask(h) if self.training else h)
+
+
+class RescaledInUse(Rescaled):
+    """As it was first described: by the share that is kept, in evaluation."""
+
+    def forward(self, x):
+        h = self.net[:3](x)
+        return self.net[4](h * (torch.rand_like(h) < 0.5) if self.training else h * 0.5)
+
+
+class PlacesMasked(Rescaled):
+    """Whole vectors are masked, as those of time steps of speech."""
+
+    def mask(self, h):
+        return torch.rand(len(h), 1) < 0.7
+
+
+class BranchDropped(Rescaled):
+    """Stochastic depth."""
+
+    def forward(self, x):
+        h = self.net[:3](x)
+        return self.net[4](h + h.tanh() * (torch.rand(len(h), 1) < 0.8) if self.training else h + h.tanh())
+
+
+class NoiseInTraining(Rescaled):
+    def forward(self, x):
+        h = self.net[:3](x)
+        return self.net[4](h + 0.1 * torch.randn_like(h) if self.training else h)
+
+
+class InputsMasked(Rescaled):
+    """Inputs are masked, to be robust to those that are missing."""
+
+    def forward(self, x):
+        return self.net(x * (torch.rand_like(x) < 0.8) if self.training else x)
+
+
+class ClippedInTraining(Rescaled):
+    """Activations are held below a bound in training only; nothing is dropped."""
+
+    def forward(self, x):
+        h = self.net[:3](x)
+        return self.net[4](h.clamp(max=1.0) if self.training else h)
+
+
+@pytest.mark.parametrize(
+    "module",
+    [Rescaled, RescaledInUse, PlacesMasked, BranchDropped, NoiseInTraining, InputsMasked, ClippedInTraining],
+)
+def test_what_is_done_in_training_only_may_be_meant(fit, module):
+    assert NotRescaled.code not in code(judged(fit, module()))
+
+
+class AsAModule(NotRescaled):
+    """A module of its own, after a first layer without a norm, and before another dropout of the same kind."""
+
+    class Drop(nn.Module):
+        def forward(self, h):
+            return h * torch.bernoulli(torch.full_like(h, 0.8)) if self.training else h
+
+    def __init__(self):
+        super().__init__()
+        middle = nn.Linear(32, 32)
+        self.net = nn.Sequential(
+            nn.Linear(FEATURES, 32), nn.ReLU(), self.Drop(), middle, nn.ReLU(), self.Drop(), nn.Linear(32, CLASSES)
+        )
+
+    def forward(self, x):
+        return self.net(x)
+
+
+class Zeroed(NotRescaled):
+    def forward(self, x):
+        h = self.net[:3](x)
+        return self.net[4](h.masked_fill(torch.rand(h.shape) < 0.3, 0) if self.training else h)
+
+
+@pytest.mark.parametrize(("module", "kept"), [(NotRescaled, 0.5), (AsAModule, 0.8), (Zeroed, 0.7)])
+def test_dropout_by_hand_that_is_not_rescaled(fit, module, kept):
+    (finding,) = [f for f in judged(fit, module()) if f.is_alarm]
+    assert (finding.status, finding.code) == (Status.WARNING, NotRescaled.code)
+    assert finding.subject == ("net.3" if module is AsAModule else "net.4")
+    assert finding.evidence["kept"] == pytest.approx(kept, abs=0.1)
 
 
 class StrongDropout(Healthy):
