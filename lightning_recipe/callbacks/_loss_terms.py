@@ -62,9 +62,9 @@ def untrained(step: Step, left: set[int]) -> Iterator[tuple[str, Outcome]]:
     """
     made, whole, without = _of(step, left)
     for term, has_gradient in without.items():
-        before = list(_before(made, [term]))
-        cut = _cut(made, before) or (None if has_gradient else _switched_off(before))
-        if cut is not None and not any(set(event.outputs) & set(whole) for event in before):
+        path = list(before(made, [term]))
+        cut = _cut(made, path) or (None if has_gradient else _switched_off(path))
+        if cut is not None and not any(set(event.outputs) & set(whole) for event in path):
             name, where = cut
             yield (
                 where,
@@ -102,11 +102,11 @@ def of_batch(again: Rehearsal, batch: Any, step: Step) -> Iterator[tuple[str, Ou
         return
     taken = {event.inputs[-1] for event in step.events if event.name in {"sub", "sub_", "isub"} and event.inputs}
     for term in without:
-        before = [] if term in taken else list(_before(made, [term]))
-        compared = next((event for event in before if _compares(event) or _is_of_neighbours(made, event)), None)
-        if compared is not None and not any(map(_is_trained, before)):
+        path = [] if term in taken else list(before(made, [term]))
+        compared = next((event for event in path if _compares(event) or _is_of_neighbours(made, event)), None)
+        if compared is not None and not any(map(_is_trained, path)):
             yield (
-                compared.where or next(event.where for event in before if event.where),
+                compared.where or next(event.where for event in path if event.where),
                 Outcome(
                     Status.WARNING,
                     "term_without_gradient",
@@ -174,7 +174,7 @@ def _terms(made: dict[int, Event], number: int, node: Node | None) -> Iterator[t
 
 def _scaled(made: dict[int, Event], factors: list[tuple[int, Node | None]]) -> tuple[int, Node | None] | None:
     """The factor of a product that is a term, or several, if the other one is a weight, fixed or learnt."""
-    of_net = [any(map(_is_trained, _before(made, [factor]))) for factor, _ in factors]
+    of_net = [any(map(_is_trained, before(made, [factor]))) for factor, _ in factors]
     fixed = [parent is None for _, parent in factors]
     for this, other in ((0, 1), (1, 0)):
         if of_net[this] and not of_net[other] and (not fixed[this] or _is_comparison(made, factors[this][0])):
@@ -187,7 +187,7 @@ def _scaled(made: dict[int, Event], factors: list[tuple[int, Node | None]]) -> t
 
 def _is_comparison(made: dict[int, Event], number: int) -> bool:
     """Whether a loss function had a part in a tensor: then it is no weight."""
-    return any(event.kind == "loss" for event in _before(made, [number]))
+    return any(event.kind == "loss" for event in before(made, [number]))
 
 
 def _leaves(node: Node) -> set[int]:
@@ -213,7 +213,7 @@ def _is_new(node: Node) -> bool:
     return leaf is not None and not isinstance(leaf, nn.Parameter)
 
 
-def _before(made: dict[int, Event], numbers: Iterable[int]) -> Iterator[Event]:
+def before(made: dict[int, Event], numbers: Iterable[int]) -> Iterator[Event]:
     """All events that tensors were computed by, the last first."""
     waiting = deque(numbers)
     seen = set(waiting)
@@ -224,19 +224,19 @@ def _before(made: dict[int, Event], numbers: Iterable[int]) -> Iterator[Event]:
             seen.update(event.inputs)
 
 
-def _cut(made: dict[int, Event], before: list[Event]) -> tuple[str, str] | None:
+def _cut(made: dict[int, Event], path: list[Event]) -> tuple[str, str] | None:
     """The last event that no gradient comes back from, behind modules that are trained, and its line."""
-    for event in before:
+    for event in path:
         off = event.kind == "module" and event.where
-        if (event.name in CUTS or off) and any(map(_is_trained, [event, *_before(made, event.inputs)])):
+        if (event.name in CUTS or off) and any(map(_is_trained, [event, *before(made, event.inputs)])):
             return event.name, event.where
     return None
 
 
-def _switched_off(before: list[Event]) -> tuple[str, str] | None:
+def _switched_off(path: list[Event]) -> tuple[str, str] | None:
     """Where functions were called without gradients on what modules put out that are trained."""
-    of_net = any(_is_trained(event) and event.training for event in before)
-    where = next((event.where for event in before if event.where and event.kind != "module"), "")
+    of_net = any(_is_trained(event) and event.training for event in path)
+    where = next((event.where for event in path if event.where and event.kind != "module"), "")
     return ("no_grad", where) if of_net and where else None
 
 

@@ -20,6 +20,7 @@ from lightning_recipe.callbacks import (
     _loss_trials,
     _masked_targets,
 )
+from lightning_recipe.callbacks._loss_of_itself import of_itself
 from lightning_recipe.finding import Outcome, Section, Status
 from lightning_recipe.record.loss_graph import nodes, weights
 from lightning_recipe.record.step import Need
@@ -67,11 +68,12 @@ class LossInputCheck(Check):
       values only, or by pairs of two views of which the true ones have no gradient.
 
     `warning`: more than a quarter of the targets that count are one value at the ends of rows; a class is left out by
-    ``ignore_index``, also of words amid others; class weights grow with their frequency; the weight of each
-    target is 0 wherever it is; all targets are the same; the number of a class is compared with several outputs; a term
-    of the loss has no gradient, although it is computed from what the network puts out, or compares the batch with
-    itself; the loss is the same whatever an entry of the batch holds that is 0 where targets are filled in, or tells
-    whether something has happened by a time. `advice`: integers that may be names of classes are taken for numbers.
+    ``ignore_index``, also of words amid others; class weights grow with their frequency; the weight of each target is 0
+    wherever it is; all targets are the same; the number of a class is compared with several outputs; a term of the loss
+    has no gradient, although it is computed from what the network puts out, or compares the batch with itself, or the
+    network, both views being the same; the loss is the same whatever an entry of the batch holds that is 0 where
+    targets are filled in, or tells whether something has happened by a time. `advice`: integers that may be names of
+    classes are taken for numbers.
 
     Args:
         strict: Stop the run when something failed.
@@ -115,6 +117,7 @@ class LossInputCheck(Check):
         | {"target_masked": ("FirstNonFinite/*", "InitLossCheck/not_finite", "OverfitOneBatch/*", *_KIND)}
         | {"logits_as_probabilities": ("FirstNonFinite/*", *_KIND)}
         | dict.fromkeys(("classes_in_wrong_dimension", "labels_as_numbers"), _KIND)
+        | {"compared_with_itself": ("LossInputCheck/constant_loss", "OverfitOneBatch/*", *_KIND)}
         | {"constant_loss": ("OverfitOneBatch/*", "InputIndependenceCheck/*", "LossInputCheck/target_constant", *_KIND)}
         | dict.fromkeys(
             ("logarithms_as_target", "kl_arguments_interchanged"),
@@ -153,6 +156,7 @@ class LossInputCheck(Check):
         found += [_placed(*verdict) for verdict in _loss_terms.of_batch(again, batch, step)]
         if not found and (outcome := _loss_trials.constant(again, step, graph)) is not None:
             found.append(("", outcome))
+        found += [_placed(*verdict) for verdict in of_itself(again, batch, step)]  # the last: weights are moved
         return found
 
     def first_step(self, run: Run, step: Step) -> Iterator[Finding]:  # noqa: ARG002

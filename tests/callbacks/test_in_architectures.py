@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import lightning_recipe
 from lightning_recipe import Status
+from lightning_recipe.trial.calming import without_dropout
 
 CLASSES, WIDTH, LENGTH, WORDS = 4, 32, 8, 20
 
@@ -275,6 +276,17 @@ class NeverRead(Numbers):
 class Decided(Program):
     def loss(self, out, batch):
         return self.cross_entropy(out, batch[1]) + 0.5 * (out.argmax(1) - batch[1]).abs().float().mean()
+
+
+class OneView(Program):
+    """Without dropout, by which two views of one example may differ on purpose."""
+
+    def __init__(self, kind):
+        super().__init__(kind)
+        without_dropout(self)
+
+    def loss(self, out, batch):
+        return self.cross_entropy(out, batch[1]) + 0.5 * (out - self(batch[0])).square().mean()
 
 
 class Padded(Program):
@@ -551,7 +563,8 @@ DISEASES = {
         "kl_arguments_interchanged": (Interchanged,), "logarithms_as_target": (LogarithmsAsTarget,),
         "weights_grow_with_frequency": (Frequent,), "ignore_index_is_a_class": (Ignored,),
         "labels_as_numbers": (LabelsAsNumbers,), "target_constant": (OneTarget,), "entry_never_read": (NeverRead,),
-        "term_without_gradient": (Decided,), "padding_scored": (Padded,), "logits_too_close": (TimesTemperature,),
+        "compared_with_itself": (OneView,), "term_without_gradient": (Decided,),
+        "padding_scored": (Padded,), "logits_too_close": (TimesTemperature,),
         "target_masked": (TargetMasked,),
     },
     "LossClipCheck": {"clipped": (Clipped,)},
