@@ -31,6 +31,7 @@ class Functions(TorchFunctionMode):
     Attributes:
         before_backward: Is called when backward is about to begin.
         in_backward: Whether backward is running; what it calls again, for activation checkpointing, is no event.
+        in_step: Whether an optimiser steps; what it computes, without gradients, is its own: a hundred functions.
         roots: What ``backward`` was called on.
         traced: Losses called in code that was compiled on its own, with their arguments.
 
@@ -50,7 +51,7 @@ class Functions(TorchFunctionMode):
         self.calls: Calls | None = None
         self.wiring: Wiring | None = None
         self.before_backward: Callable[[], None] = lambda: None
-        self.in_backward = False
+        self.in_backward = self.in_step = False
         self.roots: list[Tensor] = []
         self.traced: list[tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], Any]] = []
         self._pauses = 0
@@ -109,7 +110,7 @@ class Functions(TorchFunctionMode):
             if func in LOSSES:
                 self.traced.append((func, args, kwargs, output))
             return output
-        if self._pauses or self.in_backward:
+        if self._pauses or self.in_backward or (self.in_step and not torch.is_grad_enabled()):
             return func(*args, **kwargs)
         if func is Tensor.backward:
             return self._backward(func, args, kwargs)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor, nn
-from torch.optim.optimizer import register_optimizer_step_pre_hook
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from lightning_recipe.record.calls import Calls
 from lightning_recipe.record.copies import cloned
@@ -96,6 +96,13 @@ class Observers:
         if self._needs & _STEPPING:
             hook = register_optimizer_step_pre_hook(lambda optimizer, *_: self.note("optimizer step", optimizer))
             self._entered.callback(hook.remove)
+        if self._needs & _MODE:
+            for register, stepping in (
+                (register_optimizer_step_pre_hook, True),
+                (register_optimizer_step_post_hook, False),
+            ):
+                hook = register(lambda *_, stepping=stepping: setattr(self._functions, "in_step", stepping))
+                self._entered.callback(hook.remove)
         if not self._compiled:  # hooks and the mode would become part of a compiled step
             self._entered.callback(self._hooks.remove)
             self._lay()
