@@ -84,19 +84,19 @@ def shift(one: Tensor, other: Tensor) -> Shift | None:
 def left_where_they_are(draws: Draws) -> Iterator[Outcome]:
     """A `warning` for each target with a place that is the same in draws between which its image was moved."""
     for name in draws[0][0]:
-        pairs = [pair for times in draws if (pair := _pair(times, name)) is not None]
+        pairs = [found for times in draws if (found := pair(times, name)) is not None]
         if len(pairs) < 2:  # noqa: PLR2004
             continue
         for target in draws[0][0]:
             leaves = [(times[0].get(target), now.get(target)) for times, now, _ in pairs]
-            if target == name or any(a is None or b is None or not _same(a, b) for a, b in leaves):
+            if target == name or any(a is None or b is None or not same(a, b) for a, b in leaves):
                 continue
             firsts = [a for a, _ in leaves if a is not None]
             told = [
                 has_place(leaf, flips.as_image(times[0][name]), by)  # type: ignore[arg-type]
                 for leaf, (times, _, by) in zip(firsts, pairs, strict=True)
             ]
-            if sum(told) > 1 and not all(_same(firsts[0], other) for other in firsts):
+            if sum(told) > 1 and not all(same(firsts[0], other) for other in firsts):
                 far = max(max(abs(by.down), abs(by.right)) for _, _, by in pairs)
                 yield Outcome(
                     Status.WARNING,
@@ -152,7 +152,7 @@ def _ways(first: Leaves, other: Leaves, name: str, target: str) -> tuple[Shift, 
     return None
 
 
-def _pair(times: list[dict[str, Tensor]], name: str) -> tuple[list[dict[str, Tensor]], dict[str, Tensor], Shift] | None:
+def pair(times: list[dict[str, Tensor]], name: str) -> tuple[list[dict[str, Tensor]], dict[str, Tensor], Shift] | None:
     """All draws of an example, one of them that was moved from the first, and by how much."""
     images = [flips.as_image(leaves[name]) if name in leaves else None for leaves in times]
     for now, image in zip(times[1:], images[1:], strict=True):
@@ -204,5 +204,5 @@ def _run(rows: Tensor) -> float:
     return float(there.sum()) / max(1, int(begins.sum()))
 
 
-def _same(one: Tensor, other: Tensor) -> bool:
+def same(one: Tensor, other: Tensor) -> bool:
     return one.shape == other.shape and torch.equal(one.nan_to_num(), other.nan_to_num())

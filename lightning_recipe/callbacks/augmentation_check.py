@@ -16,6 +16,7 @@ from lightning_recipe.callbacks import _mixed_before as mixed_before
 from lightning_recipe.callbacks import _mixing as mixing
 from lightning_recipe.callbacks import _moved as moved
 from lightning_recipe.callbacks._constant_seed import seeded_alike
+from lightning_recipe.callbacks._coordinates import left_behind, moves_along
 from lightning_recipe.callbacks._lost_transform import lost
 from lightning_recipe.finding import Section
 from lightning_recipe.record.step import Need
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from lightning.pytorch import LightningModule, Trainer
+    from torch import Tensor
 
     from lightning_recipe.finding import Finding
     from lightning_recipe.record.step import Step
@@ -185,8 +187,8 @@ class AugmentationCheck(Check):
         except CannotRereadError:
             held_out = []
         found: list[Finding] = []
+        calm = bool(held_out) and not draws_of.differing(held_out)
         if image := draws_of.turned(draws):
-            calm = bool(held_out) and not draws_of.differing(held_out)
             turn = image  # for the closure
 
             def probe(name: str) -> float:
@@ -195,6 +197,12 @@ class AugmentationCheck(Check):
             found += [self.found(outcome) for outcome in draws_of.left_behind(draws, image, probe)]
         found += map(self.found, moved.left_where_they_are(draws))
         found += map(self.found, moved.moved_otherwise(draws))
+
+        def follows(name: str, target: str, by: moved.Shift) -> bool:
+            known = _told_apart(val[0], name, target) if calm else None
+            return known is not None and any(moves_along(known[0], column, by) for column in known[1].T)
+
+        found += map(self.found, left_behind(draws, follows))
         if held_out and (outcome := draws_of.of_validation(held_out, shared=_same_transform(run))):
             found.append(self.found(outcome))
         others = (run.module, getattr(run.trainer, "datamodule", None))
@@ -240,17 +248,24 @@ class AugmentationCheck(Check):
 
 def _turns_sign(source: Any, image: draws_of.Turned, name: str) -> float:
     """How well what changes its sign in the mirror predicts a target, on validation examples as they are."""
+    known = _told_apart(source, image.name, name)
+    return 0.0 if known is None else max(flips.turns_sign(known[0], column, image.how) for column in known[1].T)
+
+
+def _told_apart(source: Any, name: str, target: str) -> tuple[Tensor, Tensor] | None:
+    """Images of validation, of shape (N, C, H, W), and a target of each, of shape (N, D); None if they are too few."""
     chosen = sorted({i * len(source) // PROBED for i in range(PROBED)})
     try:
         examples = [flips.leaves(one) for (one,) in read_again(source, chosen)]
     except CannotRereadError:
-        return 0.0
-    images = [flips.as_image(one[image.name]) for one in examples if image.name in one and name in one]
-    targets = [one[name].flatten() for one in examples if image.name in one and name in one]
-    if len(targets) < flips.ENOUGH or any(x is None or x.shape != images[0].shape for x in images):  # type: ignore[union-attr]
-        return 0.0
-    pixels, values = torch.stack(images), torch.stack(targets)  # type: ignore[arg-type]
-    return max(flips.turns_sign(pixels, column, image.how) for column in values.T)
+        return None
+    both = [(flips.as_image(one[name]), one[target].flatten()) for one in examples if name in one and target in one]
+    images, targets = [x for x, _ in both if x is not None], [y for _, y in both]
+    if len(images) < flips.ENOUGH or len(images) < len(targets):
+        return None
+    if any(x.shape != images[0].shape for x in images) or any(y.shape != targets[0].shape for y in targets):
+        return None
+    return torch.stack(images), torch.stack(targets)
 
 
 def _same_transform(run: Run) -> bool:

@@ -144,6 +144,57 @@ def test_crops_with_legitimate_targets(fit):
     assert found(fit, Cropped(lambda i, _: {"whole": (WIDE[i, 0, :13, :13] > 0.5).long()}))[0].status is Status.PASSED
 
 
+class Spots(Dataset):
+    """Noisy images of a spot, of which a crop is taken, in the middle or anywhere, and what `target` says of them."""
+
+    def __init__(self, target, *, anywhere):
+        rng = torch.Generator().manual_seed(3)
+        self.target, self.anywhere = target, anywhere
+        self.at = 9 + 6 * torch.rand(200, 2, generator=rng)
+        self.turned = torch.randn(200, generator=rng)
+        y, x = torch.arange(24.0)[:, None], torch.arange(24.0)
+        down, right = (y - self.at[:, 0, None, None]), (x - self.at[:, 1, None, None])
+        spot = (-(down**2 + right**2) / 6).exp()
+        self.images = (
+            spot + self.turned[:, None, None] * right * spot / 4 + 0.1 * torch.randn(200, 24, 24, generator=rng)
+        )
+
+    def __len__(self):
+        return 200
+
+    def __getitem__(self, index):
+        y, x = torch.randint(9, (2,)).tolist() if self.anywhere else (4, 4)
+        return {"image": self.images[index, None, y : y + 16, x : x + 16], **self.target(self, index, (y, x))}
+
+
+FIXED = {
+    "a place that goes with it": lambda data, i, at: {"at": data.at[i] - torch.tensor(at)},
+    "which way it is turned": lambda data, i, _: {"angle": data.turned[i]},
+    "how bright it is": lambda data, i, _: {"light": data.images[i].mean()},
+    "two classes": lambda data, i, _: {"label": (data.turned[i] > 0).float()},
+    "joints, from the middle of the body": lambda data, i, _: {"joints": torch.stack([data.turned[i]] * 4)},
+}
+
+
+@pytest.mark.parametrize("target", FIXED)
+def test_crops_with_numbers_that_have_no_place(fit, target):
+    data = [Spots(FIXED[target], anywhere=anywhere) for anywhere in (True, False)]
+    assert found(fit, *data)[0].status is Status.PASSED
+
+
+@pytest.mark.parametrize("name", ["at", "keypoints"])
+def test_coordinates_that_stay_where_they_are(fit, name):
+    data = [Spots(lambda d, i, _: {name: d.at[i] - 4}, anywhere=anywhere) for anywhere in (True, False)]
+    (finding,) = found(fit, *data)
+    assert (finding.status, finding.code) == (Status.WARNING, "AugmentationCheck/target_not_moved")
+    assert f"`{name}`" in finding.message
+
+
+def test_boxes_that_stay_where_they_are(fit):
+    (finding,) = found(fit, Cropped(lambda i, _: {"boxes": BOXES[i]}))
+    assert (finding.status, finding.code) == (Status.WARNING, "AugmentationCheck/target_not_moved")
+
+
 def test_a_class_that_is_odd_in_a_mirror_has_no_place():
     y = (torch.arange(100) % 2).float()
     images = torch.rand(100, 1, 8, 8, generator=RNG) + y[:, None, None, None] * torch.linspace(-1, 1, 8)
