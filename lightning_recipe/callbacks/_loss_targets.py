@@ -11,7 +11,7 @@ from torch import Tensor
 from lightning_recipe.callbacks import _loss_weights as weights
 from lightning_recipe.callbacks._loss_weights import TARGETS
 from lightning_recipe.finding import Outcome, Status
-from lightning_recipe.losses.table import BCE_WITH_LOGITS, CROSS_ENTROPY, NLL, TABLE, Family
+from lightning_recipe.losses.table import CROSS_ENTROPY, NLL, TABLE, Family
 from lightning_recipe.losses.targets import NAMES
 from lightning_recipe.record.tensors import dense
 
@@ -232,6 +232,7 @@ class Targets:
         self._integers: dict[str, bool] = {}
         self._looks: Counter[str] = Counter()
         self._from_batch: dict[str, bool] = {}
+        self._positives: dict[str, tuple[Tensor, int]] = {}
 
     def look(self, call: LossCall, batch: object) -> None:
         """Go on with what another look saw of a loss function."""
@@ -239,6 +240,9 @@ class Targets:
         if not isinstance(target, Tensor) or call.target_from_net or not target.numel():
             return
         self._counts[call.where].update(counted(target))
+        if (found := weights.positives(call)) is not None:
+            yes, targets = self._positives.get(call.where, (0, 0))
+            self._positives[call.where] = found[0] + yes, found[1] + targets
         same = [t for _, t in dense(batch) if t.numel() == target.numel() and equal(t, target)]
         self._from_batch[call.where] = bool(same) and self._from_batch.get(call.where, True)
         self._integers[call.where] = any(not t.is_floating_point() for t in same)
@@ -254,7 +258,7 @@ class Targets:
             counts = self._counts[where]
             if call.name in {CROSS_ENTROPY, NLL} and (found := weights.of_classes(call, counts)) is not None:
                 yield where, found
-            if call.name == BCE_WITH_LOGITS and (found := weights.of_positives(call, counts)) is not None:
+            if where in self._positives and (found := weights.of_positives(call, *self._positives[where])) is not None:
                 yield where, found
             if len(self._latest) == 1 and (found := weights.negatives_left_out(call)) is not None:
                 yield where, found

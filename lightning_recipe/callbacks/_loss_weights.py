@@ -81,20 +81,55 @@ def negatives_left_out(call: LossCall) -> Outcome | None:
     )
 
 
-def of_positives(call: LossCall, counts: Counter[float]) -> Outcome | None:
-    """A ``pos_weight`` that is the ratio the other way round."""
-    weight = call.arguments.get("pos_weight")
-    if not isinstance(weight, Tensor) or weight.numel() != 1 or not set(counts) <= {0.0, 1.0}:
+def positives(call: LossCall) -> tuple[Tensor, int] | None:
+    """How many positives there are for each number of a ``pos_weight``, and how many targets; None without one.
+
+    Example:
+        >>> from torch.nn import functional as F
+        >>> from lightning_recipe.record.step import LossCall
+        >>> arguments = {"target": torch.tensor([[0.0, 1.0], [1.0, 1.0]]), "pos_weight": torch.tensor([1.0, 2.0])}
+        >>> call = LossCall("", F.binary_cross_entropy_with_logits, arguments, torch.tensor(0.0), 2, "", False)
+        >>> positives(call)
+        (tensor([1., 2.]), 2)
+
+    """
+    weight, target = call.arguments.get("pos_weight"), call.arguments.get("target")
+    if (
+        not isinstance(weight, Tensor)
+        or not isinstance(target, Tensor)
+        or not bool(((target == 0) | (target == 1)).all())
+    ):
         return None
-    if min(counts[0.0], counts[1.0]) < 5 or sum(counts.values()) < TARGETS:  # noqa: PLR2004
+    sizes = (1,) * (target.ndim - weight.ndim) + tuple(weight.shape)
+    others = [dim for dim, size in enumerate(sizes) if size == 1]
+    yes = target.detach().float().sum(others) if others else target.detach().float()
+    return yes.flatten().cpu(), target.numel() // weight.numel()
+
+
+def of_positives(call: LossCall, yes: Tensor, targets: int) -> Outcome | None:
+    """A ``pos_weight`` that is the ratio the other way round, for all labels of which there is enough of both.
+
+    Args:
+        call: The latest.
+        yes: How many positives there were at all looks, for each number of it.
+        targets: How many targets, for each.
+
+    """
+    enough = (yes >= EACH) & (targets - yes >= EACH)
+    if targets < TARGETS or int(enough.sum()) <= len(yes) / 2:
         return None
-    odds, given = math.log(counts[1.0] / counts[0.0]), math.log(max(float(weight), 1e-12))
-    if abs(odds) < WITHIN or abs(given) < WITHIN / 2 or abs(given - odds) > WITHIN:
+    weight = call.arguments["pos_weight"].detach().flatten().cpu()[enough]
+    odds, given = (yes / (targets - yes))[enough].log(), weight.clamp(min=1e-12).log()
+    uneven = (odds.abs() >= WITHIN) & (given.abs() >= WITHIN / 2)
+    if not bool(uneven.any()) or float((given - odds).abs().max()) > WITHIN:
         return None
+    worst = int((odds.abs() * uneven).argmax())
+    balanced = math.exp(-float(odds[worst]))
+    label = f" of label {int(enough.nonzero()[worst])}" if len(yes) > 1 else ""
     return Outcome(
         Status.WARNING,
         "weights_grow_with_frequency",
-        f"pos_weight is {float(weight):.3g}, while there are {math.exp(-odds):.3g} negatives for each positive",
-        f"pos_weight={math.exp(-odds):.3g}: negatives by positives",
-        {"given": float(weight), "balanced": math.exp(-odds)},
+        f"pos_weight{label} is {float(weight[worst]):.3g}, while there are {balanced:.3g} negatives for each positive",
+        f"pos_weight={balanced:.3g}: negatives by positives",
+        {"given": float(weight[worst]), "balanced": balanced},
     )

@@ -1025,6 +1025,34 @@ def test_pos_weight_the_other_way_round(found):
     assert list(found(mlp(1), loss, data, steps=8)) == ["weights_grow_with_frequency"]
 
 
+SHARES = torch.tensor([0.1, 0.15, 0.5, 0.9])
+OF_LABELS = {
+    "negatives by positives": ((1 - SHARES) / SHARES, []),
+    "its root": (((1 - SHARES) / SHARES).sqrt(), []),
+    "one for all": (torch.tensor(3.0), []),
+    "ones": (torch.ones(4), []),
+    "precision before recall": (torch.full((4,), 0.5), []),
+    "positives by negatives": (SHARES / (1 - SHARES), ["weights_grow_with_frequency"]),
+}
+
+
+@pytest.mark.parametrize("pixels", [False, True])
+@pytest.mark.parametrize("name", OF_LABELS)
+def test_pos_weights_of_several_labels(found, name, pixels):
+    weight, told = OF_LABELS[name]
+    y = (torch.rand(8 * ROWS, 4, generator=drawn()) < SHARES).float()
+    data = {"x": torch.randn(len(y), WIDTH, generator=drawn()), "y": y}
+    if pixels:
+        weight = weight.reshape(-1, 1, 1)
+        data["y"] = y[:, :, None, None].expand(-1, -1, 2, 2).clone()
+
+    def loss(out, b):
+        out = out[:, :, None, None].expand_as(b["y"]) if pixels else out
+        return F.binary_cross_entropy_with_logits(out, b["y"], pos_weight=weight)
+
+    assert list(found(mlp(4), loss, data, steps=8)) == told
+
+
 @pytest.mark.parametrize(("weigh", "told"), [(lambda y: y, ["negatives_left_out"]), (lambda y: 1 + y, [])])
 def test_a_weight_that_is_the_target(found, weigh, told):
     y = (torch.arange(8 * ROWS) % 3 == 0).float()
