@@ -62,7 +62,8 @@ class Numbers:
         drawn = self._times[subject] >= self._patience and all(map(is_as_drawn, all_own.values()))
         if drawn and subject not in self._depends:
             ids = set(map(id, all_own.values()))
-            self._depends[subject] = _depends(run, step, {n for n, p in parameters.items() if id(p) in ids})
+            own_names = {n for n, p in parameters.items() if id(p) in ids}
+            self._depends |= dependence(run, step, [own_names], [subject])
         sure = drawn and self._depends[subject]
         leaving = next(event for event in step.events if event.name in LEAVING and left.intersection(event.inputs))
         yield (
@@ -78,18 +79,30 @@ class Numbers:
         )
 
 
-def _depends(run: Run, step: Step, names: set[str]) -> bool:
-    """Whether the loss of a step is another one with other parameters of these names, and the same with the same."""
+def dependence(run: Run, step: Step, groups: list[set[str]], subjects: list[str]) -> dict[str, bool]:
+    """Whether the loss of a step is another one with other parameters, and the same with the same.
+
+    Args:
+        run: Whose module is copied.
+        step: That is run again.
+        groups: Names of the parameters that are moved together, one group after the other.
+        subjects: What to call each group.
+
+    """
+    depends = dict.fromkeys(subjects, False)
     try:
         with torch.enable_grad(), rehearsal(run) as again:
             before, same = (again.step(step.batch).loss for _ in range(2))
-            again.move_weights(names)
-            other = again.step(step.batch).loss
+            if before is None or same is None or not torch.equal(before, same):
+                return depends
+            for subject, names in zip(subjects, groups, strict=True):
+                again.move_weights(names)
+                other = again.step(step.batch).loss
+                depends[subject] = other is not None and not torch.allclose(before, other, rtol=1e-4)
+                before = before if other is None else other
     except CannotRehearseError:
-        return False
-    if before is None or same is None or other is None or not torch.equal(before, same):
-        return False
-    return not torch.allclose(before, other, rtol=1e-4)
+        pass
+    return depends
 
 
 def _left(step: Step) -> set[int]:

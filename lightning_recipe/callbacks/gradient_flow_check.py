@@ -11,6 +11,7 @@ from lightning_recipe.callbacks._cuts import disconnected
 from lightning_recipe.callbacks._left_out import MadeAnew, without_optimiser
 from lightning_recipe.callbacks._numbers import Numbers
 from lightning_recipe.callbacks._sampled import sampled
+from lightning_recipe.callbacks._unreached import Unreached
 from lightning_recipe.callbacks._untrained import Marks
 from lightning_recipe.finding import Section
 from lightning_recipe.record.step import Need
@@ -41,8 +42,9 @@ class GradientFlowCheck(Check):
       own parameters, which an optimiser steps, or zeros only, behind a mask or ``round``: `warning` if these are as
       they were drawn, and `advice` if they have learnt something before, as for a frozen part. If all that is made of
       them becomes numbers, as by ``numpy``, `failed` where they are as they were drawn, and the loss, of the step run
-      again on a copy, is another one with other parameters; else `advice`. `warning`, too, if the loss has no gradient
-      for any of them.
+      again on a copy, is another one with other parameters; else `advice`. So it is of parameters that a module itself
+      computes with, such as a temperature that is read with ``item``, after four looks. `warning`, too, if the loss has
+      no gradient for any of them.
     - `drawn_without_gradient`: normal numbers are drawn by what one module puts out, as by ``sample`` in place of
       ``rsample``, and another one goes on with them, without their likelihood: `warning`.
     - `in_two_optimisers`: parameters that two optimisers step for one backward, or that one holds twice: `warning`;
@@ -72,7 +74,7 @@ class GradientFlowCheck(Check):
 
     Cost:
         The order of calls and the graph at each look, less than a second step takes. Three steps on a copy, once, where
-        outputs become numbers.
+        outputs become numbers, or a parameter beside the layers has never got a gradient.
 
     Example:
         >>> GradientFlowCheck().patience
@@ -92,7 +94,7 @@ class GradientFlowCheck(Check):
     def before_training(self, run: Run) -> Iterator[Finding]:
         """Begin anew with each fit."""
         self._marks, self._units, self._made_anew = Marks(), Units(run.module), MadeAnew()
-        self._numbers, self._seen = Numbers(self.patience), False
+        self._numbers, self._unreached, self._seen = Numbers(self.patience), Unreached(), False
         yield from ()
 
     def sampled_step(self, run: Run, step: Step) -> Iterator[Finding]:
@@ -114,7 +116,8 @@ class GradientFlowCheck(Check):
             if run.step <= EARLY:
                 yield from self._units.look(step, {name: p for name, p in parameters.items() if id(p) in held})
         cuts = list(disconnected(step, parameters, self._marks))
-        yield from cuts or self._numbers.look(run, step, parameters, self._marks)
+        cuts = cuts or list(self._numbers.look(run, step, parameters, self._marks))
+        yield from cuts or self._unreached.look(run, step, parameters, self._marks)
         yield from sampled(step)
         yield from same_modules(run.module, step)
         yield from stepped_twice(run.trainer.optimizers, step, registered)

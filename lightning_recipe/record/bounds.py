@@ -104,4 +104,5 @@ class Bounds:
 
 
 def _is_number(bound: Any) -> bool:
-    return isinstance(bound, int | float) or (isinstance(bound, Tensor) and bound.numel() == 1)
+    constant = isinstance(bound, Tensor) and bound.numel() == 1 and not bound.requires_grad
+    return isinstance(bound, int | float) or constant

@@ -1019,6 +1019,124 @@ def test_what_goes_through_numbers_and_is_trained_in_other_steps(fit):
     assert [f.status for f in judged(fit, InTurns(), max_steps=64)] == [Status.PASSED]
 
 
+class Scaled(Net):
+    """A scale beside the layers, which is learnt."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(1.0))
+
+    def forward(self, x):
+        return self.head(self.body(x)) * self.factor()
+
+    def factor(self):
+        return self.scale
+
+
+class ScaledInTurns(Scaled):
+    """It is read as a number in most steps, and learnt in others."""
+
+    def training_step(self, batch, batch_idx):
+        loss = super().training_step(batch, batch_idx)
+        return loss + (self.scale - 2).square() if batch_idx % 5 == 4 else loss
+
+    def factor(self):
+        return self.scale.item()
+
+
+class ScaledWithItsOwnLoss(Scaled):
+    """As the temperature of a soft actor-critic: the loss of the network reads it, and another one trains it."""
+
+    def training_step(self, batch, batch_idx):
+        return super().training_step(batch, batch_idx) + (self.scale - 2).square()
+
+    def factor(self):
+        return self.scale.item()
+
+
+class ScaledByAnAverage(Scaled):
+    """Nothing but the step itself changes it."""
+
+    def factor(self):
+        self.scale.data += 1e-3
+        return self.scale.item()
+
+
+class ScaledAndFrozen(Scaled):
+    def __init__(self):
+        super().__init__()
+        self.scale.requires_grad = False
+
+    def factor(self):
+        return self.scale.item()
+
+
+class ScaleNotUsed(Scaled):
+    def factor(self):
+        return 1.0
+
+
+@pytest.mark.parametrize(
+    "module", [Scaled, ScaledInTurns, ScaledWithItsOwnLoss, ScaledByAnAverage, ScaledAndFrozen, ScaleNotUsed]
+)
+def test_a_parameter_beside_the_layers(fit, module):
+    assert [f.status for f in judged(fit, module(), max_steps=64, max_epochs=8)] == [Status.PASSED]
+
+
+class ScaleLearnt(Scaled):
+    """Biases of experts, say, that another run has learnt."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor([0.5, 1.0, 1.5, 2.0]))
+
+    def factor(self):
+        return self.scale.detach()
+
+
+def test_a_parameter_beside_the_layers_that_may_have_learnt_something(fit):
+    (finding,) = judged(fit, ScaleLearnt(), max_steps=64, max_epochs=8)
+    assert (finding.status, finding.code, finding.subject) == (Status.ADVICE, NO_GRADIENT, "scale")
+
+
+class ScaleAsANumber(Scaled):
+    def factor(self):
+        return self.scale.exp().item()
+
+
+class ScaleWithoutGradients(Scaled):
+    @torch.no_grad()
+    def factor(self):
+        return self.scale.exp()
+
+
+class Threshold(Scaled):
+    """Compared with, in a module that has a layer, too."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.ModuleDict({"layer": nn.Linear(self.width, CLASSES)})
+        self.head.scale, self.scale = self.scale, None
+
+    def forward(self, x):
+        body = self.body(x)
+        return self.head["layer"](body * (body > self.head.scale - 0.8))
+
+
+@pytest.mark.parametrize(
+    ("module", "subject"),
+    [
+        (ScaleAsANumber, "scale"),
+        (ScaleWithoutGradients, "scale"),
+        (type("ByHand", (ByHand, ScaleAsANumber), {}), "scale"),
+        (Threshold, "head.scale"),
+    ],
+)
+def test_a_parameter_beside_the_layers_without_gradient(fit, module, subject):
+    (finding,) = judged(fit, module())
+    assert (finding.status, finding.code, finding.subject) == (Status.FAILED, NO_GRADIENT, subject)
+
+
 class Draws(Net):
     """Encodes, draws, and decodes; the loss has the divergence of what it draws from."""
 

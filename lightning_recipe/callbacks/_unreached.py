@@ -1,0 +1,70 @@
+"""Parameters beside the layers, such as a temperature, that the loss depends on while no gradient reaches them."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from lightning_recipe.callbacks._numbers import dependence
+from lightning_recipe.callbacks._untrained import is_as_drawn
+from lightning_recipe.finding import Outcome, Status, listed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from torch import Tensor, nn
+
+    from lightning_recipe.callbacks._untrained import Marks
+    from lightning_recipe.record.step import Step
+    from lightning_recipe.run import Run
+
+LOOKS = 4
+"""Looks at which none had a gradient, before the step is run again: some are trained in every second step only."""
+MOST = 8
+"""Parameters that this is tried for; each takes a step on a copy."""
+
+
+class Unreached:
+    """Follows them over looks. No module's call tells of them: their owner computes with them itself."""
+
+    def __init__(self) -> None:
+        self._times, self._depends = dict[str, int](), dict[str, bool]()
+
+    def look(
+        self, run: Run, step: Step, parameters: Mapping[str, Tensor], marks: Marks
+    ) -> Iterator[tuple[Outcome, str]]:
+        """Those that an optimiser stepped, and never has a gradient of; `failed` if they are as they were drawn."""
+        if not step.gradients:  # they are accumulated
+            return
+        waiting = {n for n, norm in step.gradients.items() if math.isnan(norm) and n in parameters}
+        found = {name: p for name, p in _beside_trained(run.module, step) if name in waiting}
+        ever = {id(p) for optimizer in run.trainer.optimizers for p, state in optimizer.state.items() if state}
+        found = {n: p for n, p in found.items() if id(p) not in ever and marks.stay({n: p})}
+        self._times = {name: self._times.get(name, 0) + 1 for name in found}
+        due = [name for name, times in self._times.items() if times >= LOOKS]
+        if asked := [name for name in due if name not in self._depends][: MOST - len(self._depends)]:
+            self._depends |= dependence(run, step, [{name} for name in asked], asked)
+        for name in due:
+            if self._depends.get(name):
+                yield _outcome(name, found[name]), name
+
+
+def _beside_trained(root: nn.Module, step: Step) -> Iterator[tuple[str, Tensor]]:
+    """Parameters of modules that others are trained in: of a frozen network, none is."""
+    trained = {id(leaf) for leaf in step.leaves}
+    for path, module in root.named_modules():
+        if any(id(p) in trained for p in module.parameters()):
+            yield from ((n, p) for n, p in module.named_parameters(path, recurse=False) if p.requires_grad)
+
+
+def _outcome(name: str, parameter: Tensor) -> Outcome:
+    values = parameter.detach()
+    drawn = is_as_drawn(parameter) and (values.ndim > 1 or bool((values == values.flatten()[0]).all()))
+    return Outcome(
+        Status.FAILED if drawn else Status.ADVICE,
+        "no_gradient",
+        f"the loss depends on {listed([name])}, which an optimiser has, and no gradient reaches it: it stays as it is",
+        "no item, float, detach, data, no_grad or comparison between it and the loss; if it is to stay as it is, "
+        "requires_grad_(False) says so",
+        {"parameters": values.numel()},
+    )
