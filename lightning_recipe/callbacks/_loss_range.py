@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from lightning_recipe.finding import Outcome, Status
 from lightning_recipe.record.loss_graph import CLAMPS
+from lightning_recipe.record.tensors import dense
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,6 +33,9 @@ SQUARES = {"Pow", "Abs", "Mul", *LOSSES}
 ABSOLUTE = {"Abs", "Maximum"}
 SCALED = {"Mul", "Div", "Neg"}
 LINEAR = {"Mul", "Div", "Add", "Sub"}
+SHIFTED = {"Add", "Sub", "Rsub"}
+OF_NUMBERS = {torch.int64, torch.float64}
+"""As what autograd keeps numbers that are no tensors."""
 OF_SHARES = {"BinaryCrossEntropy", "BinaryCrossEntropyWithLogits"}
 TOLERANCE = 1e-3
 """Of rounding in half precision."""
@@ -42,12 +46,61 @@ MANY, HALF = 0.2, 0.05
 """The same from which on somebody is warned: of a bound at one standard deviation a batch may show no more."""
 
 
+class Answer(NamedTuple):
+    """What makes a prediction, at most times a constant, and with a constant added: ``1 + 4 * score.sigmoid()``.
+
+    Attributes:
+        made_by: The operation.
+        scale: The first constant.
+        shift: The other one; None where nobody knows.
+
+    """
+
+    made_by: Node
+    scale: float = 1.0
+    shift: float | None = 0.0
+
+    @property
+    def values(self) -> Tensor | None:
+        """What it gave, but for the shift."""
+        result = _result(self.made_by)
+        return None if result is None else self.scale * result.float()
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """What it gives, whatever goes in."""
+        ends = [self.scale * end + (self.shift or 0.0) for end in range_of(self.made_by)]
+        return min(ends), max(ends)
+
+    @property
+    def said(self) -> str:
+        """The operation and the constants."""
+        name = self.made_by.kind.lower()
+        name += f" times {self.scale:g}" if self.scale != 1 else ""
+        return f"{name}, plus {self.shift:g}," if self.shift else name
+
+    @property
+    def moved(self) -> bool:
+        """Whether there are such constants."""
+        return (self.scale, self.shift) != (1.0, 0.0)
+
+    def giving(self, prediction: Tensor) -> Answer | None:
+        """The same with its shift, if a constant is all that is between its values and a prediction."""
+        values = self.values
+        if self.shift is not None or values is None or values.numel() != prediction.numel():
+            return self if self.shift is not None else None
+        apart = prediction.flatten().sort().values.float() - values.flatten().sort().values  # in any order
+        shift = float(apart.mean())
+        same = float((apart - shift).abs().max()) <= TOLERANCE * max(1.0, abs(shift), abs(self.scale))
+        return self._replace(shift=round(shift, 4)) if same else None
+
+
 class Pair(NamedTuple):
     """A prediction that is compared with numbers.
 
     Attributes:
         node: The loss.
-        made_by: What made the prediction, past reshapes.
+        answer: What made the prediction, past reshapes.
         target: What it is compared with.
         power: That of the error in the loss.
         sure: Whether it is known to be that.
@@ -55,32 +108,82 @@ class Pair(NamedTuple):
     """
 
     node: Node
-    made_by: Node
+    answer: Answer
     target: Tensor
     power: float
     sure: bool = True
 
 
-def pairs(graph: list[Node]) -> Iterator[Pair]:
-    """Predictions and what they are compared with: by a loss function, or by hand as differences."""
+def pairs(graph: list[Node], batch: Any = None) -> Iterator[Pair]:
+    """Predictions and what they are compared with: by a loss function, or by hand as differences.
+
+    Args:
+        graph: The nodes of the loss, from what the last layers put out.
+        batch: Where targets are looked for that the graph does not tell.
+
+    """
     for node in graph:
         if node.kind in LOSSES:
             sides = [i for i, parent in enumerate(node.parents) if parent is not None]
-            made_by = node.source(sides[0]) if len(sides) == 1 else None
-            target = node.saved("target" if sides == [0] else "self")
-            if made_by is not None and isinstance(target, Tensor):
-                yield Pair(node, made_by, target, LOSSES[node.kind])
+            answer = _answer(node, sides[0]) if len(sides) == 1 else None
+            given, target = node.saved("self"), node.saved("target")
+            if answer is None or not isinstance(given, Tensor) or not isinstance(target, Tensor):
+                continue
+            given, target = (given, target) if sides == [0] else (target, given)
+            if (known := answer.giving(given)) is not None:
+                yield Pair(node, known, target, LOSSES[node.kind])
             continue
         for error, difference in _differences(node):
             sides = [i for i, parent in enumerate(error.parents) if parent is not None]
-            made_by = error.source(sides[0]) if len(sides) == 1 else None
-            values = _result(made_by) if made_by is not None else None
-            if made_by is not None and isinstance(values, Tensor) and values.numel() == difference.numel():
-                direct = error.parents[sides[0]] == made_by or values.ndim <= difference.ndim + 1
-                sign = 1 if sides[0] == 0 else -1
-                if direct:
-                    target = values.reshape(difference.shape) - sign * difference
-                    yield Pair(node, made_by, target, 1.0 if node.kind in ABSOLUTE else 2.0, sure=node.kind in SQUARES)
+            answer = _answer(error, sides[0]) if len(sides) == 1 else None
+            values = answer.values if answer is not None else None
+            if answer is None or values is None or values.numel() != difference.numel():
+                continue
+            direct = error.parents[sides[0]] == answer.made_by or values.ndim <= difference.ndim + 1
+            sign = 1 if sides[0] == 0 else -1
+            power = 1.0 if node.kind in ABSOLUTE else 2.0
+            if answer.shift is None:
+                entries = [t for _, t in dense(batch) if t.numel() == difference.numel() and not t.is_complex()]
+                targets = [entry.reshape(difference.shape) for entry in entries]
+            else:
+                targets = [values.reshape(difference.shape) - sign * difference] if direct else []
+            for target in targets:
+                if (known := answer.giving(target + sign * difference)) is not None:
+                    yield Pair(node, known, target, power, sure=node.kind in SQUARES)
+                    break
+
+
+def _answer(node: Node, argument: int) -> Answer | None:
+    """What made an argument of a node, past constants that are one number; tensors may be statistics that move on."""
+    made_by, scale, shift = node.source(argument), 1.0, False
+    while made_by is not None and made_by.kind in SCALED | SHIFTED:
+        sides = [i for i, parent in enumerate(made_by.parents) if parent is not None]
+        if len(sides) != 1:
+            break
+        if made_by.kind in SCALED:
+            by, constant = _factor(made_by), _constant(made_by)
+            is_tensor = constant is not None and constant.dtype not in OF_NUMBERS
+            if not by or is_tensor or (made_by.kind == "Div" and sides != [0]):
+                break
+            scale *= by
+        else:
+            shift = True
+            scale *= -1 if made_by.kind == "Rsub" or (made_by.kind == "Sub" and sides == [1]) else 1
+        made_by = made_by.source(sides[0])
+    return None if made_by is None else Answer(made_by, scale, None if shift else 0.0)
+
+
+def _constant(node: Node) -> Tensor | None:
+    """The one number that a node multiplies with or divides by, as autograd keeps it."""
+    known = [node.saved(kept) for kept in ("self", "other")]
+    return next((t for t in known if isinstance(t, Tensor) and t.numel() == 1), None)
+
+
+def _factor(node: Node) -> float | None:
+    """What a node multiplies with, if that is one number other than 0."""
+    constant = _constant(node)
+    by = -1.0 if node.kind == "Neg" else 0.0 if constant is None else float(constant)
+    return (1 / by if node.kind == "Div" else by) if by else None
 
 
 def _differences(node: Node) -> Iterator[tuple[Node, Tensor]]:
@@ -95,13 +198,10 @@ def _differences(node: Node) -> Iterator[tuple[Node, Tensor]]:
         if not isinstance(given, Tensor):
             continue
         while error is not None and error.kind in SCALED:
-            known = [error.saved(kept) for kept in ("self", "other")]
-            by = next((float(t) for t in known if isinstance(t, Tensor) and t.numel() == 1), None)
-            if error.kind == "Neg":
-                by = -1.0
+            by = _factor(error)
             if not by:
                 break
-            scale *= 1 / by if error.kind == "Div" else by
+            scale *= by
             error = next((parent for parent in error.parents if parent is not None), None)
         if error is not None and error.kind == "Sub":
             yield error, given / scale
@@ -120,12 +220,13 @@ def _result(node: Node) -> Tensor | None:
     return given.clamp(low, high) if node.kind in CLAMPS and low <= high else None
 
 
-def out_of_range(weights_of: WeightsOf, graph: list[Node]) -> Iterator[tuple[Node, Outcome]]:
+def out_of_range(weights_of: WeightsOf, graph: list[Node], batch: Any = None) -> Iterator[tuple[Node, Outcome]]:
     """Losses that stay above what free answers would reach, because of the range of the operation before them.
 
     Args:
         weights_of: How much each element of what a node gave counts in the loss.
         graph: The nodes of the loss, from what the last layers put out.
+        batch: What the step was given.
 
     Yields:
         The node of the loss, and the verdict.
@@ -143,8 +244,8 @@ def out_of_range(weights_of: WeightsOf, graph: list[Node]) -> Iterator[tuple[Nod
                 yield node, _several(share)
         if (counts := _of_rates(weights_of, node)) is not None:
             yield node, counts
-    for pair in pairs(graph):
-        low, high = range_of(pair.made_by)
+    for pair in pairs(graph, batch):
+        low, high = pair.answer.bounds
         if math.isinf(low) and math.isinf(high):
             continue
         target = _counted(weights_of, pair.node, pair.target)
@@ -156,16 +257,18 @@ def out_of_range(weights_of: WeightsOf, graph: list[Node]) -> Iterator[tuple[Nod
         constant = float((target - target.mean()).abs().pow(pair.power).mean())
         hard = outside > SHARE and best > SHARE * constant > 0 and pair.sure
         if hard or (outside > MANY and best > HALF * constant > 0):
-            function = pair.made_by.kind.lower()
+            function = pair.answer.made_by.kind.lower()
             yield (
                 pair.node,
                 Outcome(
                     Status.FAILED if hard else Status.WARNING,
                     "out_of_range",
-                    f"{function} gives {_interval(low, high)}, while {outside:.0%} of the targets lie outside, from "
-                    f"{float(target.min()):.3g} to {float(target.max()):.3g}: {_errors(pair)} can't fall below "
+                    f"{pair.answer.said} gives {_interval(low, high)}, while {outside:.0%} of the targets lie outside, "
+                    f"from {float(target.min()):.3g} to {float(target.max()):.3g}: {_errors(pair)} can't fall below "
                     f"{best:.3g}, a constant alone reaches {constant:.3g}",
-                    f"take the {function} off the output, or scale the targets to its range",
+                    f"another scale and shift of the {function}, or none of it"
+                    if pair.answer.moved
+                    else f"take the {function} off the output, or scale the targets to its range",
                     {"outside": outside, "lowest": best, "constant": constant},
                 ),
             )

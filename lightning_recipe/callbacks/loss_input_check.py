@@ -59,8 +59,8 @@ class LossInputCheck(Check):
     - the loss is the same whatever the network puts out: a softmax over one output, labels of 0 where signs are wanted,
       or no gradient at the last layers, and the same value with other weights;
     - a softmax is taken over another dimension than that of the classes, or ``view`` stands for ``permute`` before it;
-    - the last operation (sigmoid, tanh, ReLU, a clamp) can't give more than a tenth of the targets, and what it can
-      give leaves more than a tenth of the loss that a constant would have;
+    - the last operation (sigmoid, tanh, ReLU, a clamp), also times a constant and with one added, can't give more than
+      a tenth of the targets, and what it can give leaves more than a tenth of the loss that a constant would have;
     - logits are bounded, as cosines that were multiplied with a temperature in place of divided by it: even as far
       apart as can be, they leave the loss within a tenth of that of a uniform guess. `warning` from a tenth of this way
       on that is out of reach, as for tanh, or cosines with the weights of classes;
@@ -212,7 +212,7 @@ def _of_graph(
         return [], []
     weights_of = functools.cache(functools.partial(weights, step.loss))  # each goes back through the graph
     found = [*_loss_scale.of_graph(graph), *_loss_shape.classes_of_graph(graph)]
-    found += [*_loss_range.out_of_range(weights_of, graph), *_loss_targets.left_out(graph, step)]
+    found += [*_loss_range.out_of_range(weights_of, graph, step.batch), *_loss_targets.left_out(graph, step)]
     found += _loss_targets.padding(weights_of, graph, step)
     found += [*_logit_range.too_close(weights_of, graph), *_masked_targets.masked(weights_of, graph)]
     if alone:  # else it may be the score that an adversary gives

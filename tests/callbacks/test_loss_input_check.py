@@ -819,6 +819,30 @@ DISEASES["out_of_range"] |= {
         rows(y=numbers(CLASSES)),
     ),
 }
+DISEASES["out_of_range"] |= {  # ratings of 1 to 5
+    "times 4, by hand": (
+        mlp(1, nn.Sigmoid()),
+        lambda out, b: ((4 * out[:, 0] - b["r"]) ** 2).mean(),
+        rows(r=1 + ids(classes=5)),
+    ),
+    "times 3.0 and plus 1, by hand": (
+        mlp(1, nn.Sigmoid()),
+        lambda out, b: (b["r"] - (1 + (4.0 - 1.0) * out).squeeze(1)).abs().mean(),
+        rows(r=1.0 + ids(classes=5)),
+    ),
+    "halved tanh": (
+        mlp(1, nn.Tanh()),
+        lambda out, b: F.mse_loss(1 - out[:, 0] / 2, b["y"]),
+        rows(y=1 + numbers()),
+    ),
+    "as pixels": (conv(3, nn.Tanh()), lambda out, b: F.l1_loss(127.5 * out + 127.5, b["x"]), images()),
+    "softplus plus 1": (mlp(1, nn.Softplus()), lambda out, b: F.mse_loss(out[:, 0] + 1, b["y"]), rows(y=numbers())),
+    "clamped and shifted": (
+        mlp(1),
+        lambda out, b: F.smooth_l1_loss(b["y"], out[:, 0].clamp(0, 1) - 2),
+        rows(y=numbers()),
+    ),
+}
 BY_ANOTHER_ERROR = {
     "log-cosh": (mlp(1, nn.Tanh()), lambda out, b: (out[:, 0] - b["y"]).cosh().log().mean(), rows(y=2 * numbers())),
     "pinball": (
@@ -860,6 +884,51 @@ IN_RANGE = {
     ),
     "one-sided": (mlp(1, nn.ReLU()), lambda out, b: (b["y"] - out[:, 0]).relu().square().mean(), "clone"),
 }
+
+
+def _with(value, *, learnt):
+    """A network whose last layer is followed by a scale that is a tensor."""
+    net = mlp(1, nn.Tanh())
+    scale = torch.tensor(value)
+    net.register_parameter("scale", nn.Parameter(scale)) if learnt else net.register_buffer("scale", scale)
+    net.register_forward_hook(lambda module, _, out: 2 + module.scale * out)
+    return net
+
+
+SCALED = {  # ratings of 1 to 5, but for the last ones
+    "sigmoid": (mlp(1, nn.Sigmoid()), lambda out, b: ((1 + 4 * out[:, 0] - b["r"]) ** 2).mean(), {}),
+    "tanh": (mlp(1, nn.Tanh()), lambda out, b: F.mse_loss(3 - 2 * out[:, 0], b["r"].float()), {}),
+    "clamp": (mlp(1), lambda out, b: ((out[:, 0].clamp(0, 1) * 4 + 1 - b["r"]) ** 2).mean(), {}),
+    "in the step": (mlp(1, nn.Sigmoid()), lambda out, b: ((4 * out[:, 0] - (b["r"] - 1)) ** 2).mean(), {}),
+    "standardised in the step": (
+        mlp(1, nn.Tanh()),
+        lambda out, b: ((2 * out[:, 0] + 1 - (b["r"] - 1) / 2) ** 2).mean(),
+        {},
+    ),
+    "learnt": (_with(0.5, learnt=True), lambda out, b: ((out[:, 0] - b["r"]) ** 2).mean(), {}),
+    "a tensor": (_with(0.5, learnt=False), lambda out, b: ((out[:, 0] - b["r"]) ** 2).mean(), {}),
+    "a little noise": (
+        mlp(1, nn.Sigmoid()),
+        lambda out, b: ((1 + 4 * out[:, 0] - b["y"]) ** 2).mean(),
+        {"y": 1.0 + ids(classes=5) + 0.1 * numbers()},
+    ),
+    "a few outside": (
+        mlp(1, nn.Sigmoid()),
+        lambda out, b: F.mse_loss(4 * out[:, 0] - 2, b["y"]),
+        {"y": numbers()},
+    ),
+    "added to the input": (
+        mlp(1, nn.Tanh()),
+        lambda out, b: ((b["x"][:, 0] + 0.1 * out[:, 0] - b["r"]) ** 2).mean(),
+        {},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SCALED)
+def test_what_is_in_range_times_a_constant(found, name):
+    net, loss, more = SCALED[name]
+    assert "out_of_range" not in found(net, loss, rows(r=1 + ids(classes=5), **more))
 
 
 @pytest.mark.parametrize("name", IN_RANGE)
