@@ -8,6 +8,7 @@ from lightning_recipe.callback import Check
 from lightning_recipe.callbacks._affine import affine
 from lightning_recipe.callbacks._copies import Units, same_modules, stepped_twice
 from lightning_recipe.callbacks._cuts import disconnected
+from lightning_recipe.callbacks._emptied import Emptied
 from lightning_recipe.callbacks._left_out import MadeAnew, without_optimiser
 from lightning_recipe.callbacks._numbers import Numbers
 from lightning_recipe.callbacks._sampled import sampled
@@ -44,7 +45,8 @@ class GradientFlowCheck(Check):
       them becomes numbers, as by ``numpy``, `failed` where they are as they were drawn, and the loss, of the step run
       again on a copy, is another one with other parameters; else `advice`. So it is of parameters that a module itself
       computes with, such as a temperature that is read with ``item``, after four looks. `warning`, too, if the loss has
-      no gradient for any of them.
+      no gradient for any of them, or if a mask that is empty in each step of an epoch is all that a head gets its
+      gradient through; `advice` where an entry of the batch is one value, as labels are that nobody has.
     - `drawn_without_gradient`: normal numbers are drawn by what one module puts out, as by ``sample`` in place of
       ``rsample``, and another one goes on with them, without their likelihood: `warning`.
     - `in_two_optimisers`: parameters that two optimisers step for one backward, or that one holds twice: `warning`;
@@ -68,13 +70,15 @@ class GradientFlowCheck(Check):
     Legitimate:
         - Frozen backbones, also those that were only left out of the optimiser, or are called without gradients.
         - Teachers that follow by averaging, networks that take turns, heads and poolers that are not used.
+        - A weight of 0 that grows later, experts and heads of other tasks that nothing is sent to, masks of what the
+          network is sure of, and masks that keep something now and then.
         - Weights shared on purpose: tied embeddings, one layer called many times.
         - Zeros that layers and adapters start from: they differ, and pass gradients on, after a step.
         - Affine models that are wide in no place, or side by side: factorisations, autoencoders of two layers, DLinear.
 
     Cost:
         The order of calls and the graph at each look, less than a second step takes. Three steps on a copy, once, where
-        outputs become numbers, or a parameter beside the layers has never got a gradient.
+        outputs become numbers, a parameter beside the layers has never got a gradient, or a head one of 0 for an epoch.
 
     Example:
         >>> GradientFlowCheck().patience
@@ -94,7 +98,8 @@ class GradientFlowCheck(Check):
     def before_training(self, run: Run) -> Iterator[Finding]:
         """Begin anew with each fit."""
         self._marks, self._units, self._made_anew = Marks(), Units(run.module), MadeAnew()
-        self._numbers, self._unreached, self._seen = Numbers(self.patience), Unreached(), False
+        self._numbers, self._unreached, self._emptied = Numbers(self.patience), Unreached(), Emptied()
+        self._seen = False
         yield from ()
 
     def sampled_step(self, run: Run, step: Step) -> Iterator[Finding]:
@@ -118,6 +123,7 @@ class GradientFlowCheck(Check):
         cuts = list(disconnected(step, parameters, self._marks))
         cuts = cuts or list(self._numbers.look(run, step, parameters, self._marks))
         yield from cuts or self._unreached.look(run, step, parameters, self._marks)
+        yield from () if cuts else self._emptied.look(run, step, parameters)
         yield from sampled(step)
         yield from same_modules(run.module, step)
         yield from stepped_twice(run.trainer.optimizers, step, registered)

@@ -17,6 +17,7 @@ from patients import (
 from programs import ByHand
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_recipe import GradientFlowCheck, Status
 
@@ -1213,6 +1214,140 @@ def test_a_mask_that_leaves_nothing(fit):
     (finding,) = judged(fit, Masked())
     assert (finding.status, finding.code, finding.subject) == (Status.WARNING, NO_GRADIENT, "body.0, body.2")
     assert "mul (test_gradient_flow_check.py" in finding.message
+
+
+class TwoTasks(Net):
+    """A second head, whose part of the loss only some examples count in."""
+
+    def __init__(self):
+        super().__init__()
+        self.size = nn.Linear(self.width, 2)
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch[:2]
+        self.body_of_x, self.batch_idx = self.body(x), batch_idx
+        error = (self.size(self.body_of_x) - x[:, :2]).abs().mean(1)
+        return self.loss(self.head(self.body_of_x), y) + self.part(error, self.mask(x, y))
+
+    def mask(self, x, y):
+        return y == 1
+
+    def part(self, error, mask):
+        return (error * mask).sum() / mask.sum().clamp(min=1)
+
+
+class NowAndThen(TwoTasks):
+    def mask(self, x, y):
+        return y > (0 if self.batch_idx == 5 else CLASSES)
+
+
+class LaterOn(TwoTasks):
+    """Its weight is 0 at first, and there is nothing yet that it is for."""
+
+    def mask(self, x, y):
+        return y > CLASSES
+
+    def part(self, error, mask):
+        return 0.0 * super().part(error, mask)
+
+
+class SureOnly(TwoTasks):
+    """Of the examples that the other head is sure of."""
+
+    def mask(self, x, y):
+        return self.head(self.body_of_x).softmax(1).amax(1) > 1
+
+
+class Domains(TwoTasks):
+    """Heads for two domains, of which only one is in the data."""
+
+    def __init__(self):
+        super().__init__()
+        self.size = None
+        self.sizes = nn.ModuleList([nn.Linear(self.width, 2) for _ in range(2)])
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        body = self.body(x)
+        out = sum(head(body) * (y // CLASSES == i)[:, None] for i, head in enumerate(self.sizes))
+        return self.loss(self.head(body), y) + (out - x[:, :2]).abs().mean()
+
+
+class Satisfied(TwoTasks):
+    """A margin that is kept from the beginning: no mask."""
+
+    def part(self, error, mask):
+        return (error - 1e3).relu().mean()
+
+
+@pytest.mark.parametrize("module", [TwoTasks, NowAndThen, LaterOn, SureOnly, Domains, Satisfied])
+def test_a_part_of_the_loss_that_may_be_empty(fit, module):
+    assert [f.status for f in judged(fit, module(), max_steps=64, max_epochs=8)] == [Status.PASSED]
+
+
+class Unlabelled(TwoTasks):
+    """A third entry, which says that nobody has measured the sizes."""
+
+    def train_dataloader(self):
+        data = self.data(256, 1)
+        return DataLoader(TensorDataset(*data.tensors, torch.full((256,), -1)), 32)
+
+    def training_step(self, batch, batch_idx):
+        self.measured = batch[2] >= 0
+        return super().training_step(batch, batch_idx)
+
+    def mask(self, x, y):
+        return self.measured
+
+
+def test_a_part_of_the_loss_that_the_data_leave_empty_is_advice(fit):
+    (finding,) = judged(fit, Unlabelled(), max_steps=64, max_epochs=8)
+    assert (finding.status, finding.code, finding.subject) == (Status.ADVICE, NO_GRADIENT, "size")
+
+
+class EmptyMask(TwoTasks):
+    """Above the last class in place of from it on."""
+
+    def mask(self, x, y):
+        return y > CLASSES - 1
+
+
+class EmptyMaskByHand(ByHand, EmptyMask):
+    pass
+
+
+class EmptyMaskAndDecay(EmptyMask):
+    def configure_optimizers(self):
+        return torch.optim.AdamW(self.trained(), lr=3e-3, weight_decay=0.1)
+
+
+class EmptyWhere(EmptyMask):
+    def part(self, error, mask):
+        return torch.where(mask, error, 0.0).mean()
+
+
+class EmptyIndex(EmptyMask):
+    def part(self, error, mask):
+        return error[mask].sum() / len(error)
+
+
+class FilledIn(EmptyMask):
+    def part(self, error, mask):
+        return error.masked_fill(~mask, 0).mean()
+
+
+class WeightsOfZero(EmptyMask):
+    def part(self, error, mask):
+        return F.binary_cross_entropy_with_logits(error - 1, 0 * error.detach(), weight=mask.float())
+
+
+@pytest.mark.parametrize(
+    "module", [EmptyMask, EmptyMaskByHand, EmptyMaskAndDecay, EmptyWhere, EmptyIndex, FilledIn, WeightsOfZero]
+)
+def test_a_part_of_the_loss_that_is_always_empty(fit, module):
+    (finding,) = judged(fit, module(), max_steps=64, max_epochs=8)
+    assert (finding.status, finding.code, finding.subject) == (Status.WARNING, NO_GRADIENT, "size")
+    assert "test_gradient_flow_check.py:" in finding.message
 
 
 class LossAsANumber(Net):
