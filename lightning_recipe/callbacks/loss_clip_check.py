@@ -20,6 +20,9 @@ CLAMPS |= {"maximum", "max", "fmax", "nan_to_num", "nan_to_num_"}
 LOOKS = 4
 """Looks with clamped losses before anybody is told: errors are large at first, and a loss that is robust on purpose has
 learnt something after a few steps."""
+LIKELIHOOD = 0.1
+"""Share of likelihoods below their bound. It is there to keep the logarithm finite, and is 1e-7 in Keras, and 1e-3 at
+most: hardly any is below, at no time."""
 
 
 class LossClipCheck(Check):
@@ -80,7 +83,7 @@ class LossClipCheck(Check):
         """Begin anew with each fit."""
         self._shares: list[float] = []
         self._bounds: set[tuple[float, ...]] = set()  # several are no constants: losses are trimmed
-        self._seen = False
+        self._seen, self._stopped = False, list[str]()  # lines that clamped the loss itself, at single looks
         yield from ()
 
     def sampled_step(self, run: Run, step: Step) -> Iterator[Finding]:  # noqa: ARG002
@@ -90,15 +93,18 @@ class LossClipCheck(Check):
         self._shares.append(clipped / max(1, sum(clip.elements for clip in step.clips)))
         if bounds := tuple(clip.bound for clip in step.clips if clip.bound is not None):
             self._bounds.add(bounds)
-        looks, mean = sum(share > self.share for share in self._shares), sum(self._shares) / len(self._shares)
-        if looks < LOOKS or mean <= self.share or not step.clips or len(self._bounds) > 1:
-            return
-        whole = all(clip.elements == 1 for clip in step.clips)
-        did = "left out" if bounds else "clamped"
-        what = f"the loss itself is {did}" if whole else f"{mean:.0%} of what the loss is the mean of is {did}"
+        most = min(self.share, LIKELIHOOD if any(clip.of_likelihood for clip in step.clips) else 1)
+        looks, mean = sum(share > most for share in self._shares), sum(self._shares) / len(self._shares)
         lines = [clip.where for clip in step.clips if clip.where]
         lines += [event.where for event in reversed(step.events) if event.name in CLAMPS]
         where = f" ({lines[0]})" if lines else ""
+        whole = all(clip.elements == 1 for clip in step.clips)
+        if whole and clipped and not bounds:
+            self._stopped.append(where)
+        if looks < LOOKS or mean <= most or not step.clips or len(self._bounds) > 1:
+            return
+        did = "left out" if bounds else "clamped"
+        what = f"the loss itself is {did}" if whole else f"{mean:.0%} of what the loss is the mean of is {did}"
         yield self.warning(
             f"{what}{where} at {looks} of {len(self._shares)} looks: {'these steps' if whole else 'the largest errors'}"
             " have no gradient",
@@ -112,5 +118,13 @@ class LossClipCheck(Check):
         """There is no silence."""
         if not self._seen:
             yield self.skipped("no gradient was seen to reach a parameter")
+        elif not self.findings and self._stopped and len(self._bounds) <= 1:
+            yield self.advice(
+                f"the loss itself is clamped{self._stopped[-1]}, and had no gradient at {len(self._stopped)} of "
+                f"{len(self._shares)} looks: these steps were for nothing",
+                code="clipped",
+                fix="Trainer(gradient_clip_val=...), or clip_gradients before the step, which keeps their direction",
+                looks=len(self._stopped),
+            )
         elif not self.findings:
             yield self.passed(f"no loss was clamped at more than {self.share:.0%} in {run.step} steps")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -13,7 +14,7 @@ from lightning_recipe.record.bounds import Bounds
 from lightning_recipe.record.graph import kind_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
 _UPPER = {"Clamp": "max", "ClampMax": "max", "Hardtanh": "max_val", "Minimum": "other", "Fmin": "other"}
 _LOWER = {"Clamp": "min", "ClampMin": "min", "Hardtanh": "min_val", "Maximum": "other", "Fmax": "other"}
@@ -22,6 +23,9 @@ _MASKS = {"Where": "condition", "MaskedSelect": "mask", "MaskedFill": "mask", "I
 """The nodes that leave elements out, and the attribute that tells which."""
 _ONWARD = {"Mean", "Sum", "Nansum", "Add", "Stack", "Cat", "View", "Squeeze", "Unsqueeze", "Expand", "ToCopy", "Clone"}
 _ONWARD |= {"Sqrt", "Log1P", "UnsafeView", "Select", "Slice", "Permute", "Transpose", "T"}
+_JOINS = {"Mean", "Sum", "Nansum", "Add", "Stack", "Cat"}
+"""Those that put several together, but for a number that is added."""
+_LOGARITHMS = {"Log", "Log2", "Log10"}
 _MAGNITUDE = {"Pow", "Abs", "LinalgVectorNorm"}
 _OF_DIFFERENCE = {"MseLoss", "SmoothL1Loss", "HuberLoss"}
 _SCALING = {"Mul", "Div"}
@@ -37,6 +41,7 @@ class Clip(NamedTuple):
         elements: Their number, 1 where the loss itself was clamped.
         bound: The constant that elements were compared with to leave out the larger ones; None for a clamp.
         where: The line that compared them.
+        of_likelihood: Whether a likelihood was clamped, before its logarithm was taken.
 
     Example:
         >>> Clip(torch.tensor(0.5), 32).elements
@@ -48,6 +53,7 @@ class Clip(NamedTuple):
     elements: int
     bound: float | None = None
     where: str = ""
+    of_likelihood: bool = False
 
 
 def clips(root: Tensor, bounds: Bounds | None = None) -> list[Clip]:
@@ -59,7 +65,8 @@ def clips(root: Tensor, bounds: Bounds | None = None) -> list[Clip]:
 
     Returns:
         None of them if a part of the loss has come another way, as of Huber's, or if between a clamp and the loss there
-        is more than sums, means, weights, absolute values and powers. What has the weight 0 is not counted.
+        is more than sums, means, weights, absolute values, powers, and the logarithm of a likelihood. What has the
+        weight 0, or is of another class, is not counted.
 
     Example:
         >>> weight = torch.ones(1, requires_grad=True)
@@ -73,12 +80,17 @@ def clips(root: Tensor, bounds: Bounds | None = None) -> list[Clip]:
     with suppress(Exception), torch.no_grad(), torch._C.DisableTorchFunction():  # noqa: SLF001 - no event of the step
         factor_of = functools.cache(_factor)
         gates = _gates(root, factor_of)
-        clamps = {gate: path for gate, path in gates.items() if kind_of(gate) not in {*_MASKS, *_SCALING}}
-        found = {gate: clip for gate, path in clamps.items() if (clip := _clip(gate, path)) is not None}
-        found |= _left_out(root, gates, bounds or Bounds(), factor_of)
+        clamps = {gate: paths for gate, paths in gates.items() if kind_of(gate) not in {*_MASKS, *_SCALING}}
+        each = {gate: [clip for path in paths if (clip := _clip(gate, path))] for gate, paths in clamps.items()}
+        found = {gate: those for gate, those in each.items() if those}
+        first = {gate: paths[0] for gate, paths in gates.items()}
+        found |= {gate: [clip] for gate, clip in _left_out(root, first, bounds or Bounds(), factor_of).items()}
         if found and not _goes_another_way(root, set(found), factor_of):
-            return list(found.values())
+            return [clip for those in found.values() for clip in those]
     return []
+
+
+_Weights = Tensor | Callable[[], Tensor] | None
 
 
 class _Path(NamedTuple):
@@ -87,43 +99,91 @@ class _Path(NamedTuple):
     Attributes:
         of_magnitude: Whether only magnitudes count.
         falls: Whether the loss falls where values rise.
-        weights: Of the elements.
+        weights: Of the elements, or what makes them.
+        logged: Whether the logarithm is taken of each: they are likelihoods, and none of them is below zero.
 
     """
 
     of_magnitude: bool = False
     falls: bool = False
-    weights: Tensor | None = None
+    weights: _Weights = None
+    logged: bool = False
 
 
-def _gates(root: Tensor, factor_of: Callable[[Any], Tensor | None]) -> dict[Any, _Path]:
-    """Nodes that may hold the loss back, with their ways to it."""
-    gates: dict[Any, _Path] = {}
+def _gates(root: Tensor, factor_of: Callable[[Any], Tensor | None]) -> dict[Any, list[_Path]]:
+    """Nodes that may hold the loss back, with their ways to it, several of the clamped probability of a yes or no."""
+    gates: dict[Any, list[_Path]] = {}
     waiting, seen = [(root.grad_fn, _Path())], set()
     while waiting:
         node, path = waiting.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        kind = kind_of(node)
-        parents = [parent for parent, _ in node.next_functions]
-        if kind in _UPPER or kind in _LOWER or kind in _MASKS or kind == "NanToNum":
-            gates[node] = path
-        elif kind in _MAGNITUDE or (kind == "Mul" and parents[0] is parents[1] is not None) or _of_zero(node, kind):
-            waiting.append((parents[0], path._replace(of_magnitude=True)))
-        elif kind in _SCALING and (factor := factor_of(node)) is not None:
-            if kind == "Mul" and factor.numel() > 1 and not bool(factor.all()):
-                gates[node] = path
-            path = path if factor.numel() == 1 else path._replace(weights=factor)
-            waiting += [(parent, path) for parent in parents]
-        elif kind in _ONWARD:
-            waiting += [(parent, path) for parent in parents]
-        elif kind in {"Neg", "Sub", "Rsub"}:
-            turned = path._replace(falls=not path.falls)
-            waiting += zip(
-                parents, {"Neg": [turned], "Sub": [path, turned], "Rsub": [turned, path]}[kind], strict=False
-            )
+        if node in gates:
+            gates[node].append(path)
+        elif node is not None and node not in seen:
+            seen.add(node)
+            if _may_hold_back(node, factor_of):
+                gates[node] = [path]
+            waiting += _further(node, path, factor_of)
     return gates
+
+
+def _may_hold_back(node: Any, factor_of: Callable[[Any], Tensor | None]) -> bool:
+    kind = kind_of(node)
+    if kind == "Mul":
+        return (factor := factor_of(node)) is not None and factor.numel() > 1 and not bool(factor.all())
+    return kind in _UPPER or kind in _LOWER or kind == "NanToNum" or (kind in _MASKS and not _picks(node))
+
+
+def _further(node: Any, path: _Path, factor_of: Callable[[Any], Tensor | None]) -> list[tuple[Any, _Path]]:
+    """What a node was given, with its way to the loss; nothing behind what is none of a larger loss for larger values.
+
+    Of likelihoods that are put together before their logarithm is taken nothing either: a mixture of several is likely
+    if one of them is.
+    """
+    kind, parents = kind_of(node), [parent for parent, _ in node.next_functions]
+    if _picks(node):
+        picked = functools.partial(_picked, node, path.weights)  # as large as logits: only if a clamp comes
+        return [(parents[0], path._replace(weights=picked, falls=path.falls ^ (kind == "NllLoss")))]
+    if kind in _MAGNITUDE or (kind == "Mul" and parents[0] is parents[1] is not None) or _of_zero(node, kind):
+        return [(parents[0], path._replace(of_magnitude=True))]
+    if kind in _LOGARITHMS:
+        return [(parents[0], path._replace(logged=True))]
+    if kind in _SCALING and (factor := factor_of(node)) is not None:
+        path = path if factor.numel() == 1 else path._replace(weights=factor)
+    elif kind in {"Neg", "Sub", "Rsub"}:
+        turned = path._replace(falls=not path.falls)
+        return list(zip(parents, {"Neg": [turned], "Sub": [path, turned], "Rsub": [turned, path]}[kind], strict=False))
+    elif kind not in _ONWARD or (path.logged and kind in _JOINS and None not in parents):
+        return []
+    return [(parent, path) for parent in parents]
+
+
+def _picks(node: Any) -> bool:
+    """Whether a node picks of each row the element of its class."""
+    kind = kind_of(node)
+    indices = node._saved_indices if kind == "Index" else ()  # noqa: SLF001
+    whole = bool(indices) and all(index is not None and index.dtype is torch.long for index in indices)
+    return whole or kind in {"Gather", "NllLoss"}
+
+
+def _picked(node: Any, weights: _Weights) -> Tensor:
+    """Which elements it picks; of those that were picked, what each counts."""
+    kind, counts = kind_of(node), weights() if callable(weights) else weights
+    if kind == "NllLoss":
+        target = node._saved_target[..., None]  # noqa: SLF001
+        return torch.zeros_like(node._saved_self).scatter(-1, target.clamp(min=0), (target >= 0).float())  # noqa: SLF001
+    indices = (node._saved_index,) if kind == "Gather" else node._saved_indices  # noqa: SLF001
+    zeros = torch.zeros(node.next_functions[0][0]._input_metadata[0].shape, device=indices[0].device)  # noqa: SLF001
+    if kind == "Index":
+        return zeros.index_put(indices, zeros.new_ones(()))
+    ones = torch.ones(indices[0].shape, device=zeros.device)
+    if counts is not None and counts.numel() == ones.numel():
+        ones = (counts > 0).reshape(ones.shape).to(zeros)
+    return zeros.scatter(_signed(node._saved_dim), indices[0], ones)  # noqa: SLF001
+
+
+def _signed(dim: int) -> int:
+    """Autograd keeps negative dimensions as huge ones."""
+    return dim - 2**64 if dim >= 2**63 else dim
 
 
 def _other(node: Any) -> Tensor | None:
@@ -217,7 +277,8 @@ def _kept(node: Any, shapes: set[tuple[int, ...]], factor_of: Callable[[Any], Te
 def _clip(node: Any, path: _Path) -> Clip | None:
     """What a clamp has done; None if it has no upper bound, or values below the lower one are no smaller losses.
 
-    Where the loss falls as values rise, a lower bound below zero is what cuts off: that of a log-likelihood.
+    Where the loss falls as values rise, a lower bound below zero is what cuts off: that of a log-likelihood. That of a
+    likelihood lies above.
     """
     kind = kind_of(node)
     if path.of_magnitude and path.falls:
@@ -231,7 +292,8 @@ def _clip(node: Any, path: _Path) -> Clip | None:
     if bound is None or (isinstance(bound, Tensor) and bound.requires_grad):
         return None
     if path.falls:
-        return None if bool(torch.as_tensor(bound >= 0).any()) else _counted(values < bound, path)
+        above_zero = bool(torch.as_tensor(bound >= 0).any())
+        return None if above_zero and not path.logged else _counted(values < bound, path)
     outside, clamped = values > bound, values.clamp(max=bound)
     if path.of_magnitude:
         _, lower = _bounded(node, _LOWER)
@@ -251,6 +313,7 @@ def _bounded(node: Any, names: dict[str, str]) -> tuple[Tensor, Any]:
 
 
 def _counted(outside: Tensor, path: _Path) -> Clip:
-    if path.weights is not None:
-        outside = outside[(path.weights > 0).expand_as(outside)]
-    return Clip(outside.float().mean(), outside.numel())
+    weights = path.weights() if callable(path.weights) else path.weights
+    if weights is not None:
+        outside = outside[(weights > 0).expand_as(outside)]
+    return Clip(outside.float().mean(), outside.numel(), of_likelihood=path.logged)

@@ -132,6 +132,27 @@ def vicreg(logits, y):
     return F.relu(3 - logits.std(0)).mean() - logits.square().mean().clamp(max=4)
 
 
+def likelihoods(logits, y):
+    return logits.softmax(1).gather(1, y[:, None])
+
+
+def likely(logits, y):
+    """Probabilities of which that of the right class is large, and all others are small."""
+    return (logits + 9 * F.one_hot(y, CLASSES)).softmax(1)
+
+
+def mixture(logits, y):
+    """Of which most parts are far away from each example."""
+    near = torch.eye(CLASSES)[y] * logits.softmax(1) + 1e-9 * logits.sigmoid()
+    return -near.clamp(min=1e-6).sum(1).log().mean()
+
+
+def gaussian(logits, y):
+    """Its variance is bounded from below, and is what it is there for."""
+    variance = logits[:, 1].exp().clamp(min=1)
+    return 0.5 * (variance.log() + (logits[:, 0] - y).square() / variance).mean()
+
+
 FINE = {
     "huber by where": huber_by_where,
     "huber by masks": huber_by_masks,
@@ -144,7 +165,17 @@ FINE = {
     "confident only": sure_only,
     "missing targets": missing_targets,
     "spread": vicreg,
-    "log of probabilities": lambda logits, y: -logits.softmax(1).clamp(0.2, 1).log().gather(1, y[:, None]).mean(),
+    "log of probabilities": lambda logits, y: -logits.softmax(1).clamp(1e-3, 1).log().gather(1, y[:, None]).mean(),
+    "of the class of each": lambda logits, y: -likelihoods(logits, y).clamp(min=1e-3).log().mean(),
+    "other classes": lambda logits, y: F.nll_loss(likely(logits, y).clamp(min=0.05).log(), y),
+    "other classes, of which none is picked": lambda logits, y: -(
+        F.one_hot(y, CLASSES) * likely(logits, y).clamp(min=0.05).log()
+    ).sum(1).mean(),
+    "a mixture": mixture,
+    "a mixture of two": lambda logits, y: -(
+        likelihoods(logits, y).clamp(min=0.9) + likelihoods(2 * logits, y)
+    ).log().mean(),
+    "a scale": gaussian,
     "mask of labels": lambda logits, y: (each(logits, y) * (y < 2)).sum() / (y < 2).sum(),
     "labelled rows": lambda logits, y: F.cross_entropy(logits[y < 2], y[y < 2]),
     "a score that is pushed up": lambda logits, y: -logits[:, 0].clamp(min=0).mean(),
@@ -228,7 +259,23 @@ def infinite(logits, y):
     return torch.nan_to_num(-p.log(), posinf=10.0).mean()
 
 
+def binary(logits, y):
+    """A cross entropy of a yes or no, by hand."""
+    p, yes = (logits[:, 0] - 2).sigmoid().clamp(0.3, 0.7), (y > 1).float()
+    return -(yes * p.log() + (1 - yes) * (1 - p).log()).mean()
+
+
 CLIPPED = {
+    "a likelihood": lambda logits, y: -likelihoods(logits, y).clamp(min=0.25).log().mean(),
+    "of all classes": lambda logits, y: -logits.softmax(1).clamp(min=0.25).log().gather(1, y[:, None]).mean(),
+    "of all classes, by index": lambda logits, y: (
+        -logits.softmax(1).clamp(0.25, 1)[torch.arange(len(y)), y].log().mean()
+    ),
+    "of all classes, nll_loss": lambda logits, y: F.nll_loss(logits.softmax(1).clamp(0.25).log(), y),
+    "of all classes, one-hot": lambda logits, y: (
+        -(F.one_hot(y, CLASSES) * logits.softmax(1).clamp(min=0.25).log()).sum(1).mean()
+    ),
+    "yes or no": binary,
     "where": lambda logits, y: torch.where(each(logits, y) < 1.2, each(logits, y), 1.2).mean(),
     "where that zeroes": own_nll,
     "times a mask": of_losses(lambda losses: (losses * ~(losses > 1.2)).mean()),
@@ -309,6 +356,14 @@ def test_it_explains_what_the_trial_shows(fit, capsys):
     fit(Clipped(), [OverfitOneBatch(max_steps=50), LossClipCheck()], limit_val_batches=0)
     table = capsys.readouterr().out.partition("lightning_recipe: ")[2]
     assert "explains: OverfitOneBatch (failed)" in " ".join(table.split())
+
+
+def test_a_loss_that_is_clamped_now_and_then_is_advice(fit):
+    steps = iter(range(1000))
+    spiking = module(lambda logits, y: (each(logits, y).mean() * (1 if next(steps) % 8 else 9)).clamp(max=3))
+    (finding,) = judged(fit, spiking, max_epochs=8, max_steps=-1)
+    assert (finding.status, finding.code) == (Status.ADVICE, CODE)
+    assert "the loss itself" in finding.message
 
 
 def test_three_looks_are_not_enough(fit):
