@@ -26,6 +26,10 @@ ENOUGH = 64
 """Examples without which nothing is said of them."""
 MANY = 10
 """Examples for each class without which a class may be missing by chance."""
+ALIKE = 0.25
+"""Spread of the classes' sizes, over their mean, up to which they are of one size; of 16 examples each it is chance."""
+OTHERS = 3
+"""Classes of one size at least, by which another one is told to be two in one."""
 TABLE = 64
 """Columns of a table; what has more is a flattened image, whose edges never change."""
 
@@ -130,24 +134,56 @@ def _of_rare_classes(examples: Examples) -> bool:
     return bool(np.isin(copies, rare).mean() > MEANT)
 
 
-def never(labels: NDArray[np.int64], classes: int) -> Iterator[Outcome]:
-    """Classes that the network can say and that never came in a whole epoch.
+def never(labels: NDArray[np.int64], classes: int, *, whole: bool = True) -> Iterator[Outcome]:
+    """Classes that the network can say and that never came; `warning` if it seems that they were added to others.
+
+    Args:
+        labels: Of the examples.
+        classes: How many the network can say.
+        whole: Whether these are all examples of an epoch; else they were drawn at random, and a class that is as
+            frequent as others must be missing.
 
     Example:
         >>> [o.evidence["missing"] for o in never(np.arange(100) % 3, 4)]
         [1]
 
     """
-    missing = sorted(set(range(classes)) - set(np.unique(labels).tolist()))
-    if missing and len(labels) >= MANY * classes:
-        yield Outcome(
-            Status.ADVICE,
-            "label_never_occurs",
-            f"{len(missing)} of {classes} classes never occur among the {len(labels)} examples of a whole epoch: "
-            f"{listed(map(str, missing))}",
-            "see whether labels begin with 1, a class got lost in a split, or the network has more outputs than needed",
-            {"missing": len(missing), "classes": classes, "examples": len(labels)},
-        )
+    counts = np.bincount(labels[(labels >= 0) & (labels < classes)], minlength=classes)
+    missing, seen = np.flatnonzero(counts == 0), counts[counts > 0]
+    if not len(missing) or not len(seen) or len(labels) < MANY * classes or not (whole or seen.min() >= MANY):
+        return
+    double = _two_in_one(counts)
+    added = "" if double is None else f"; {double} comes {counts[double]} times, about as often as two others together"
+    yield Outcome(
+        Status.ADVICE if double is None else Status.WARNING,
+        "label_never_occurs",
+        f"{len(missing)} of {classes} classes never occur among {len(labels)} training examples"
+        f"{' of a whole epoch' if whole else ''}: {listed(map(str, missing))}{added}",
+        "see whether labels begin with 1, a class got lost in a split, or the network has more outputs than needed"
+        if double is None
+        else "see where labels are made: shifted by one and held to their range (clamp, clip), two classes become one",
+        {"missing": len(missing), "classes": classes, "examples": len(labels)},
+    )
+
+
+def _two_in_one(counts: NDArray[np.int64]) -> int | None:
+    """The first or last class that occurs, if it is twice as large as all others, and the one at an end is missing.
+
+    Example:
+        >>> _two_in_one(np.array([40, 20, 20, 20, 0])), _two_in_one(np.array([0, 20, 20, 20, 20]))
+        (0, None)
+
+    """
+    last = len(counts) - 1
+    missing, seen = np.flatnonzero(counts == 0), np.flatnonzero(counts)
+    if len(missing) != 1 or missing[0] not in (0, last):
+        return None
+    for end in (seen[0], seen[-1]):
+        others = counts[seen[seen != end]]
+        even = len(others) >= OTHERS and others.min() >= MANY and others.std() <= ALIKE * others.mean()
+        if even and abs(counts[end] / others.mean() - 2) < 2 * ALIKE and counts[end] > others.max():
+            return int(end)
+    return None
 
 
 def of_ranges(ranges: Mapping[str, Range], entered: Collection[str]) -> Iterator[tuple[Outcome, str]]:

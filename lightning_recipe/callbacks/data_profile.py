@@ -59,11 +59,13 @@ class DataProfile(Check):
     - examples come class by class, or in the order of the numbers that are to be predicted, and no sampler put them
       together, or one that does so in each epoch, or as a stream; `advice` if classes come again, or along a series;
     - a WeightedRandomSampler has fewer weights than there are examples, as one for each class;
+    - the first or last class that the network can say never occurs, and of all others, which are of one size, the first
+      or last is twice as large: labels that are off by one were held to their range;
     - rows that the data set keeps, or batches that a list holds, change in each epoch into something else that is like
       what they were: what is done to them, in the data set or the step, is done in place, and adds up.
 
-    `advice` if a class never occurs in a whole epoch, examples come in the same order in each epoch, features that the
-    network is given never change, or values are NaN or infinite.
+    `advice` if other classes never occur, in a whole epoch or among examples that are drawn at random, examples come in
+    the same order in each epoch, features that the network is given never change, or values are NaN or infinite.
 
     Args:
         strict: Stop the run when something failed.
@@ -78,7 +80,7 @@ class DataProfile(Check):
           themselves, streams: their duplicates and order are meant.
         - Short or discrete features, blank images and silence: these are equal by chance, and not compared.
         - Data that are replaced, moved about, changed once, or trained; arrays of other sizes than what enters.
-        - Soft labels, graphs, values that are missing and masked.
+        - Soft labels, graphs, values that are missing and masked; classes that are kept for padding or what is unknown.
 
     Cost:
         A pass over the numbers of a batch where they are, of the first 64 and then of ever fewer, of large images some;
@@ -242,8 +244,9 @@ class DataProfile(Check):
         if is_stream(run) and run.trainer.current_epoch > self._first and not run.limited:
             found += order.by_class(examples)
         whole = math.isfinite(run.batches_per_epoch) and seen.epochs.count(0) == run.batches_per_epoch
-        if whole and not run.limited and self._classes and examples.labels is not None:
-            found += verdict.never(examples.labels, self._classes)
+        shuffled = once and not unshuffled  # then some of an epoch's batches tell what is in the others
+        if (whole or shuffled) and not run.limited and self._classes and examples.labels is not None:
+            found += verdict.never(examples.labels, self._classes, whole=whole)
         for outcome in found:
             yield self.found(outcome)
         for outcome, path in verdict.of_ranges(seen.ranges, self._entered):

@@ -105,6 +105,7 @@ def test_ways_to_draw_data_are_no_mistake(fit, name):
     codes = found(fit, DRAWN[name]())
     assert codes["passed"].evidence["examples"] >= 256
     assert set(codes) - {"passed", "label_never_occurs"} == set(), codes
+    assert not alarms(codes)
 
 
 def test_a_data_set_that_draws_by_itself_is_not_accused(fit):
@@ -153,6 +154,35 @@ def test_rare_classes_fill_batches_by_chance():
     labels, batch = np.zeros(512, int), np.arange(512) // 8
     labels[::100] = 1
     assert not list(order.in_order(verdict.Examples(labels, labels, batch, labels == 0)))
+
+
+UNUSED = {
+    "for padding": [0, 20, 20, 20, 20, 20],
+    "for what is unknown": [20, 20, 20, 20, 20, 0],
+    "most give five stars": [0, 8, 13, 18, 25, 50],
+    "a large class beside few": [0, 40, 40, 80],
+    "a large class in the middle": [40, 40, 80, 40, 40, 0],
+    "two are kept free": [0, 0, 40, 20, 20, 20],
+    "a long tail": [0, 160, 80, 40, 20, 10],
+}
+
+
+@pytest.mark.parametrize("counts", UNUSED.values(), ids=UNUSED)
+def test_outputs_without_a_label_are_advice(counts):
+    labels = np.repeat(np.arange(len(counts)), counts)
+    assert [outcome.status for outcome in verdict.never(labels, len(counts))] == [Status.ADVICE]
+
+
+def test_classes_that_are_missing_by_chance():
+    tail = np.repeat(np.arange(6), [200, 100, 50, 20, 9, 0])
+    assert not list(verdict.never(tail, 6, whole=False))
+    assert not list(verdict.never(np.arange(50) % 5, 6))  # few
+    assert not list(verdict.never(np.arange(200) % 5, 1000))  # a head that came with its weights
+
+
+def test_labels_that_do_not_count():
+    labels = np.where(np.arange(300) % 3 == 0, -100, np.arange(300) % CLASSES)
+    assert not list(verdict.never(labels, CLASSES))
 
 
 def test_states_that_come_again_in_time_are_advice():
@@ -267,6 +297,29 @@ def test_an_own_sampler_without_order(fit):
 
 
 # -- mistakes
+
+
+HELD = {  # labels from 0 taken for such from 1, or the other way, and then held to the range
+    "minus one": lambda y: (y - 1).clamp(min=0),
+    "plus one": lambda y: (y + 1).clamp(max=7),
+    "cut off": lambda y: y.clamp(max=6),
+}
+
+
+@pytest.mark.parametrize("held", HELD.values(), ids=HELD)
+@pytest.mark.parametrize("n", [400, 3200])
+def test_labels_that_are_held_to_their_range(fit, held, n):
+    class Eight(Healthy):
+        def __init__(self):
+            super().__init__()
+            self.net[-1] = nn.Linear(32, 8)
+
+        def training_step(self, batch, batch_idx):
+            return F.nll_loss(self(batch[0]).log_softmax(1), batch[1])
+
+    x, y = data(n).tensors[0], held(torch.randint(8, (n,), generator=torch.Generator().manual_seed(0)))
+    codes = found(fit, DataLoader(TensorDataset(x, y), 32, shuffle=True), Eight(), max_epochs=1)
+    assert alarms(codes) == {"label_never_occurs"}
 
 
 @pytest.mark.parametrize("sampler", [None, InOrder(512)], ids=["unshuffled", "own sampler"])
