@@ -1702,6 +1702,29 @@ class DrawsFromOutside(Patient):
         return self.loss(self(x + 0.3 * torch.from_numpy(noise).float()), y)
 
 
+class Unseeded(Dataset):
+    """Adds noise of a generator that is made anew each time."""
+
+    def __init__(self, data):
+        self.data = data
+
+    def __len__(self):
+        return len(self.data)
+
+    def __getitem__(self, index):
+        x, y = self.data[index]
+        return x + 0.1 * torch.from_numpy(np.random.default_rng().normal(size=len(x))).float(), y
+
+
+class AugmentsWithoutSeed(Patient):
+    """Augmentation that no seed reaches."""
+
+    code = "SeedCheck/unseeded"
+
+    def train_dataloader(self):
+        return DataLoader(Unseeded(self.data(256, 1)), 32, shuffle=True)
+
+
 class SeedsInTheStep(Patient):
     """Seeds "for reproducibility" at each step: the noise is always the same."""
 

@@ -10,7 +10,7 @@ import torch
 from lightning_recipe.callbacks import _flips as flips
 from lightning_recipe.finding import Outcome, Status
 from lightning_recipe.trial.reread import CannotRereadError, read_again
-from lightning_recipe.trial.seeding import seeding
+from lightning_recipe.trial.seeding import seeding, users_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -85,11 +85,7 @@ def _judged(source: Any, indices: Sequence[int]) -> Outcome | None:
 
 def _read(source: Any, indices: Sequence[int], moved: int = 0) -> tuple[list[Leaves], list[Seed]]:
     seeds: list[Seed] = []
-    users = [source]
-    while hasattr(users[-1], "dataset"):
-        users.append(users[-1].dataset)
-    users += [value for user in users for value in getattr(user, "__dict__", {}).values()]
-    examples = read_again(source, indices, within=seeding(seeds, moved, users))
+    examples = read_again(source, indices, within=seeding(seeds, moved, users_of(source)))
     return [flips.leaves(one) for (one,) in examples], seeds
 
 

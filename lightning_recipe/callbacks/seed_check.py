@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from lightning_recipe.callback import Check
 from lightning_recipe.callbacks._seeds import apart, is_seeded, seeds_all_alike, streams, tells_workers_apart
+from lightning_recipe.callbacks._unseeded import unseeded
 from lightning_recipe.finding import Section
 from lightning_recipe.record.step import Need
 from lightning_recipe.trial.rehearsal import CannotRehearseError, rehearsal
@@ -28,7 +30,11 @@ MOST = 8
 class SeedCheck(Check):
     """Judges whether the run would be the same again.
 
-    - the training step itself sets the seed, so that it draws the same numbers each time: `warning`.
+    `warning` if
+
+    - the training step itself sets the seed, so that it draws the same numbers each time;
+    - examples, read again with all random streams in the same state, differ, and no longer once generators without a
+      seed are given one; `advice` where ``seed_everything`` was not called.
 
     All else is `advice`:
 
@@ -52,10 +58,12 @@ class SeedCheck(Check):
         - Runs that go on from a checkpoint, whose weights are given.
         - Generators of one's own, which are put back, and sums on a GPU in any order.
         - Steps that seed by their number, or put the streams back (``fork_rng``).
+        - Generators that a data set keeps; examples that depend on the clock or count how often they were read.
 
     Cost:
         A copy of the module, and three steps on it; up to nine where losses differ by little, and another copy where
-        they differ by more. Where there are workers, an example is read twice from a copy of the data set.
+        they differ by more. Eight examples are read twice from copies of the data set, and six times where they differ;
+        another one twice where there are workers.
 
     Example:
         >>> import contextlib, io, lightning
@@ -83,7 +91,7 @@ class SeedCheck(Check):
         """Look at seeds and workers, and run the first step several times."""
         self._seeds: set[str] = set()  # streams that the step sets
         self._after: dict[str, bytes] = {}
-        found = [*self._workers(run)]
+        found = [*self._workers(run), *self._unseeded(run)]
         if not run.resumed and not is_seeded():
             found.append(
                 self.advice(
@@ -177,6 +185,16 @@ class SeedCheck(Check):
                             workers=workers,
                         )
                         return
+
+    def _unseeded(self, run: Run) -> Iterator[Finding]:
+        for loader in run.loaders:
+            data = getattr(loader, "dataset", None)
+            if getattr(loader, "num_workers", 0) and tells_workers_apart(data):
+                continue  # in a worker it may have a seed
+            with suppress(CannotRereadError):
+                if outcome := unseeded(data, seeded="PL_GLOBAL_SEED" in os.environ):
+                    yield self.found(outcome)
+                    return
 
     def _loss(self, again: Rehearsal, batch: Any, seed: int = 0) -> float:
         loss = again.step(batch, seed=seed).loss

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import random
 import sys
+import threading
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 from unittest import mock
@@ -44,13 +46,16 @@ class Seed(NamedTuple):
 
 
 @contextmanager
-def seeding(seeds: list[Seed], moved: int = 0, users: Iterable[Any] = ()) -> Iterator[None]:
+def seeding(
+    seeds: list[Seed], moved: int = 0, users: Iterable[Any] = (), missing: random.Random | None = None
+) -> Iterator[None]:
     """Note seeds, and give others in their place.
 
     Args:
         seeds: Where to, in order, as the program wants them.
         moved: Added to each.
         users: Objects whose classes' files may have imported functions by their own name.
+        missing: Gives seeds where the program gives none.
 
     Example:
         >>> seeds = []
@@ -64,6 +69,8 @@ def seeding(seeds: list[Seed], moved: int = 0, users: Iterable[Any] = ()) -> Ite
     def other(to: str, seed: Any) -> Any:
         known = isinstance(seed, int | np.integer) and not isinstance(seed, bool)
         seeds.append(Seed(to, int(seed) if known else None))
+        if seed is None and missing:
+            return missing.getrandbits(32)
         return (int(seed) + moved) % _END if known and moved else seed
 
     names = {kind.__module__ for user in users for kind in [*type(user).__mro__, user] if hasattr(kind, "__module__")}
@@ -75,6 +82,50 @@ def seeding(seeds: list[Seed], moved: int = 0, users: Iterable[Any] = ()) -> Ite
             for place, known in {(owner, name), *own}:
                 stack.enter_context(mock.patch.object(place, known, stand_in))
         yield
+
+
+@contextmanager
+def without_entropy(users: Iterable[Any] = ()) -> Iterator[None]:
+    """Have generators without a seed draw the same each time: what this thread gets of the system's chance is fixed.
+
+    Args:
+        users: As of :func:`seeding`.
+
+    Example:
+        >>> drawn = []
+        >>> for _ in range(2):
+        ...     with without_entropy():
+        ...         drawn.append((np.random.default_rng().random(), random.SystemRandom().random()))
+        >>> drawn[0] == drawn[1]
+        True
+
+    """
+    fixed, real, here = random.Random(0), os.urandom, threading.get_ident()
+
+    def urandom(size: int) -> bytes:
+        return fixed.randbytes(size) if threading.get_ident() == here else real(size)
+
+    with (
+        seeding([], users=users, missing=fixed),
+        mock.patch.object(os, "urandom", urandom),
+        mock.patch.object(random, "_urandom", urandom),  # which secrets and numpy draw from
+    ):
+        yield
+
+
+def users_of(source: Any) -> list[Any]:
+    """A data set, those inside of it, and what they hold: objects whose files may draw random numbers.
+
+    Example:
+        >>> data = torch.utils.data.Subset([1, 2], [0])
+        >>> users_of(data)[:2] == [data, [1, 2]]
+        True
+
+    """
+    sets = [source]
+    while hasattr(sets[-1], "dataset"):
+        sets.append(sets[-1].dataset)
+    return sets + [value for one in sets for value in getattr(one, "__dict__", {}).values()]
 
 
 def _stand_ins(other: Callable[[str, Any], Any]) -> dict[tuple[Any, str], Any]:

@@ -1,16 +1,23 @@
 """What makes two runs differ: generators that are in order first."""
 
+import itertools
 import os
 import random
+import secrets
+import threading
+import time
 
+import lightning.pytorch as L
 import numpy as np
 import pytest
 import torch
-from patients import DrawsFromOutside, Healthy, NoSeed, SeedsInTheStep, WorkersAlike
+from numpy.random import default_rng
+from patients import AugmentsWithoutSeed, DrawsFromOutside, Healthy, NoSeed, SeedsInTheStep, WorkersAlike
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from lightning_recipe import SeedCheck, Status
 from lightning_recipe.callbacks._seeds import seeds_all_alike
+from lightning_recipe.trial.seeding import without_entropy
 
 OWN = np.random.default_rng(0)
 
@@ -208,7 +215,95 @@ def test_generators_of_data_sets(fit, train):
     assert found(fit, Healthy(), train=train()) == PASSED
 
 
+class Shared:
+    """What all copies of a data set share."""
+
+    rng, count, kept = np.random.default_rng(0), itertools.count(), {}
+    own = random.Random(), np.random.default_rng()
+
+
+class Drawn(Dataset):
+    """Something is added to each example."""
+
+    def __init__(self, draw):
+        self.x, self.y = Healthy().data(64, 1).tensors
+        self.draw = draw
+
+    def __len__(self):
+        return len(self.x)
+
+    def __getitem__(self, index):
+        return self.x[index] + self.draw(index), self.y[index]
+
+
+GOVERNED = {
+    "global streams": lambda i: random.random() + np.random.rand() + torch.rand(1),  # noqa: NPY002
+    "global generator": lambda i: OWN.random(),
+    "generators of a class": lambda i: Shared.rng.random() + Shared.own[0].random() + Shared.own[1].random(),
+    "by the index": lambda i: np.random.default_rng((1, i)).random() + random.Random(i).random(),
+    "by torch": lambda i: np.random.default_rng(torch.randint(2**31, ()).item()).random(),
+    "torch's generator": lambda i: torch.rand(1, generator=torch.Generator()),
+    "counter": lambda i: next(Shared.count) % 7,
+    "counted seed": lambda i: np.random.default_rng(next(Shared.count)).random(),
+    "cache": lambda i: Shared.kept.setdefault(i, torch.rand(1)),
+    "clock": lambda i: time.perf_counter() % 1,
+    "unused": lambda i: 0 * np.random.default_rng().random(),
+}
+
+
+@pytest.mark.parametrize("draw", GOVERNED.values(), ids=GOVERNED)
+def test_what_seeds_reach(fit, draw):
+    assert found(fit, Healthy(), train=DataLoader(Drawn(draw), 32, shuffle=True)) == PASSED
+
+
+class SeededInItsWorker(Drawn):
+    def __getitem__(self, index):
+        info = torch.utils.data.get_worker_info()
+        return self.x[index] + np.random.default_rng(info and info.seed).random(), self.y[index]
+
+
+def test_a_seed_of_the_worker(fit):
+    train = DataLoader(SeededInItsWorker(None), 32, num_workers=1)
+    assert found(fit, Healthy(), train=train) == PASSED
+
+
+def test_chance_of_other_threads_stays_what_it_is():
+    drawn = []
+    for _ in range(2):
+        with without_entropy():
+            thread = threading.Thread(target=lambda: drawn.append(os.urandom(8)))
+            thread.start()
+            thread.join()
+    assert drawn[0] != drawn[1]
+    assert random._urandom is os.urandom
+
+
 # -- mistakes
+
+
+UNGOVERNED = {
+    "default_rng": lambda i: np.random.default_rng().random(),
+    "by its own name": lambda i: default_rng().random(),
+    "legacy": lambda i: np.random.RandomState().rand(),
+    "sequence": lambda i: np.random.Generator(np.random.Philox(np.random.SeedSequence())).random(),
+    "python": lambda i: random.Random().random(),
+    "seeded with nothing": lambda i: np.random.seed() or np.random.rand(),  # noqa: NPY002
+    "system": lambda i: secrets.randbelow(100) / 100,
+    "now and then": lambda i: random.SystemRandom().random() < 0.5,
+}
+
+
+@pytest.mark.parametrize("draw", UNGOVERNED.values(), ids=UNGOVERNED)
+def test_what_no_seed_reaches(fit, draw, monkeypatch):
+    train = DataLoader(Subset(Drawn(draw), range(50)), 32, shuffle=True)
+    assert found(fit, Healthy(), train=train) == [(Status.WARNING, "unseeded")]
+    monkeypatch.delenv("PL_GLOBAL_SEED")
+    monkeypatch.setattr(L, "seed_everything", lambda *_, **__: torch.manual_seed(0))
+    assert found(fit, Healthy(), train=train) == [(Status.ADVICE, "unseeded")]
+
+
+def test_augmentation_without_a_seed(fit):
+    assert found(fit, AugmentsWithoutSeed()) == [(Status.WARNING, "unseeded")]
 
 
 def test_no_seed(fit):

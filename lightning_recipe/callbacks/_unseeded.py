@@ -1,0 +1,72 @@
+"""Examples whose random part comes from a generator that no seed reaches."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from lightning_recipe.callbacks._flips import leaves
+from lightning_recipe.finding import Outcome, Status
+from lightning_recipe.trial.reread import read_again
+from lightning_recipe.trial.seeding import users_of, without_entropy
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+READ = 8
+"""Examples: those that are mirrored half of the time come out alike in two readings with a chance of 0.4 %."""
+
+
+def unseeded(source: Any, *, seeded: bool) -> Outcome | None:
+    """Whether examples differ when they are read again from the same state of all random streams.
+
+    And whether they no longer do once a generator without a seed is given one: what else may differ is a clock, a
+    counter, or a cache that all copies share.
+
+    Args:
+        source: A data set of the map style.
+        seeded: Whether the user has set a seed for the whole run.
+
+    Raises:
+        CannotRereadError: If it can't be read again without trace.
+
+    Example:
+        >>> unseeded([1.0, 2.0], seeded=True)
+
+    """
+    size = len(source) if hasattr(source, "__len__") else 0
+    indices = sorted({i * size // READ for i in range(READ)}) if size else []
+    changed = _differing(source, indices)
+    if not changed or _differing(source, indices, fixed=True) or not _differing(source, indices):
+        return None
+    name = next((f" `{path}`" for path in changed if path and not path.isdigit()), "")
+    return Outcome(
+        Status.WARNING if seeded else Status.ADVICE,
+        "unseeded",
+        f"what the data set draws for training examples{name} comes from a generator without a seed: read again with "
+        "all random streams in the same state, they differ" + (", in spite of seed_everything" if seeded else ""),
+        "draw from torch, random or np.random, which a seed reaches and torch seeds in each worker; or make the "
+        "generator of a number that torch draws: np.random.default_rng(torch.randint(2**31, ()).item())",
+        {"examples": len(indices)},
+    )
+
+
+def _differing(source: Any, indices: Sequence[int], *, fixed: bool = False) -> list[str]:
+    """Paths of what two copies give otherwise, each read in the same random streams."""
+    one, other = (_read(source, indices, without_entropy(users_of(source)) if fixed else nullcontext()) for _ in "ab")
+    pairs = list(zip(one, other, strict=True))
+    if any(a.keys() != b.keys() for a, b in pairs):
+        return [""]
+    return sorted({path for a, b in pairs for path in a if not _same(a[path], b[path])})
+
+
+def _read(source: Any, indices: Sequence[int], within: AbstractContextManager[Any]) -> list[dict[str, Tensor]]:
+    return [leaves(example) for (example,) in read_again(source, indices, within=within)]
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and torch.equal(one.nan_to_num(), other.nan_to_num())
