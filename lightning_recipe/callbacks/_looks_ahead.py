@@ -91,7 +91,7 @@ def looks_ahead(step: Step) -> Ahead | None:
 
 def _found(values: Tensor, target: Tensor) -> tuple[int, int, int] | None:
     for own in range(values.shape[2]):
-        if not _goes_on(values[..., own], target):
+        if not goes_on(values[..., own], target):
             continue
         for feature in range(values.shape[2]):
             for reach in REACHES if feature != own else ():
@@ -100,15 +100,15 @@ def _found(values: Tensor, target: Tensor) -> tuple[int, int, int] | None:
     return None
 
 
-def _goes_on(series: Tensor, target: Tensor) -> bool:
-    """Whether the target follows on a series as its own values follow one another."""
+def goes_on(series: Tensor, target: Tensor, most: float = OWN) -> bool:
+    """Whether the target follows on a series as its own values do, up to so many times their error."""
     if series.shape[1] <= LAGS + 1:
         return False
     rows = series.unfold(1, LAGS + 1, 1)
     weights, left = _fit(rows[..., :-1].reshape(-1, LAGS), rows[..., -1].flatten())
     told = torch.cat([series[:, -LAGS:], torch.ones(len(series), 1)], 1) @ weights
     error, spread = float((told - target).square().mean().sqrt()), float(target.std())
-    return bool(spread > 0 and left > EXACT and error < OWN * left * float(series.std()) and error < spread)
+    return bool(spread > 0 and left > EXACT and error < most * left * float(series.std()) and error < spread)
 
 
 def _is_ahead(feature: Tensor, series: Tensor, reach: int) -> bool:

@@ -5,8 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from lightning_recipe.callbacks._groups import MIXED, is_timed
+from lightning_recipe.callbacks._looks_ahead import FEATURES, goes_on
+from lightning_recipe.callbacks._window import is_table
 from lightning_recipe.finding import Outcome, Status
 from lightning_recipe.record.tensors import tensors
 
@@ -17,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from lightning_recipe.callbacks._groups import Ids
+    from lightning_recipe.record.step import Step
 
 FEWEST = 50
 """Validation examples, at least."""
@@ -24,6 +28,9 @@ OWN = 0.9
 """Examples with a time of their own: others are of a calendar, such as an hour of the day."""
 ALIKE = 0.5
 """Correlation of validation targets with those of training that are nearest in time, from which on these tell them."""
+
+AHEAD = 2
+"""Times the error, at most, with which what is to be forecast goes on as the series does: of a few steps, too."""
 
 
 def numbers(batch: Any) -> dict[str, Any]:
@@ -36,12 +43,41 @@ def numbers(batch: Any) -> dict[str, Any]:
     return flat if any(is_timed(_last(path)) for path in flat) else {}
 
 
-def verdict(found: Mapping[str, Ids], target: str) -> Outcome | None:
-    """`advice` where validation lies among training in time, and gets its targets from there.
+def is_forecast(step: Step, target: str) -> bool:
+    """Whether a target of the batch goes on from a series in the batch, as the values of this follow one another.
+
+    Example:
+        >>> import torch
+        >>> from lightning_recipe.record.step import Step
+        >>> series = torch.randn(64, 12, generator=torch.Generator().manual_seed(0)).cumsum(1)
+        >>> batch = {"past": series[:, :9], "next": series[:, 9:], "other": series[:, 9].flip(0)}
+        >>> is_forecast(Step(batch), "batch.next"), is_forecast(Step(batch), "batch.other")
+        (True, False)
+
+    """
+    numbers = {path: t.detach().double().cpu() for path, t in tensors(step.batch, "batch") if _is_row(t)}
+    aims = numbers.pop(target, None)
+    if aims is None:
+        return False
+    first = (aims if aims.ndim < 3 else aims[:, 0]).reshape(len(aims), -1)  # noqa: PLR2004
+    for rows in numbers.values():
+        if rows.ndim < 2 or len(rows) != len(aims):  # noqa: PLR2004
+            continue
+        series = rows[..., None] if rows.ndim == 2 else rows[..., :FEATURES]  # noqa: PLR2004
+        for channel in series.unbind(2):
+            wanted = [first[:, 0]] if aims.ndim < 3 else first[:, :FEATURES].unbind(1)  # noqa: PLR2004
+            if channel.shape[1] > 1 and not is_table(channel) and any(goes_on(channel, one, AHEAD) for one in wanted):
+                return True
+    return False
+
+
+def verdict(found: Mapping[str, Ids], target: str, *, forecast: bool = False) -> Outcome | None:
+    """`advice` where validation lies among training in time, and gets its targets from there, or is to forecast.
 
     Args:
         found: The numbers of training and of validation, by path.
         target: The path of what is to be said.
+        forecast: Whether this goes on from a series that the network is given.
 
     Example:
         >>> from lightning_recipe.callbacks._groups import Ids
@@ -52,9 +88,8 @@ def verdict(found: Mapping[str, Ids], target: str) -> Outcome | None:
         'between_in_time'
 
     """
-    if target not in found or is_timed(_last(target)):
+    if is_timed(_last(target)) or not (forecast or target in found):
         return None
-    aims = found[target]
     for path, times in found.items():
         both = np.concatenate([times.train, times.val]).astype(float)
         calendar = len(np.unique(both)) < OWN * len(both)
@@ -64,13 +99,18 @@ def verdict(found: Mapping[str, Ids], target: str) -> Outcome | None:
         order = np.argsort(both, kind="stable")
         share = held_out.mean()
         mixed = (np.diff(held_out[order].astype(int)) != 0).mean() / (2 * share * (1 - share))
-        correlation = _with_neighbours(times, aims)
-        if mixed >= MIXED and correlation >= ALIKE:
+        correlation = _with_neighbours(times, found[target]) if target in found else 0.0
+        if mixed >= MIXED and (correlation >= ALIKE or forecast):
+            told = (
+                f"and the nearest there tells their target (correlation {correlation:.2f})"
+                if correlation >= ALIKE
+                else "while the task is to forecast what comes next"
+            )
             return Outcome(
                 Status.ADVICE,
                 "between_in_time",
-                f"validation examples lie between those of training by `{_last(path)}`, and the nearest there tells "
-                f"their target (correlation {correlation:.2f}): the score is that of gaps, not of a time to come",
+                f"validation lies between examples of training by `{_last(path)}`, {told}: the score is that of "
+                "gaps, not of a time to come",
                 "if it is to be used on what comes later, split by time, and leave a gap",
                 {"correlation": correlation, "mixed": mixed},
             )
@@ -92,6 +132,11 @@ def _with_neighbours(times: Ids, aims: Ids) -> float:
 
 def _last(path: str) -> str:
     return path.rpartition(".")[2]
+
+
+def _is_row(tensor: Tensor) -> bool:
+    dense = tensor.layout is torch.strided and not tensor.is_quantized
+    return dense and tensor.is_floating_point() and 0 < tensor.ndim < 4 and bool(tensor.isfinite().all())  # noqa: PLR2004
 
 
 def _is_dense(tensor: Tensor) -> bool:

@@ -71,7 +71,7 @@ def held_value(step: Step) -> Held | None:
         for target in targets_of(step):
             separate = any(_equal(target, tensor) for tensor in batch)
             fits = len(target) == len(window) and (separate or not whole)
-            if fits and (held := _overlap(window, target)) and (held[1] > 1 or not _is_table(window)):
+            if fits and (held := _overlap(window, target)) and (held[1] > 1 or not is_table(window)):
                 return Held(name, *held, window.shape[1], len(window))
     return None
 
@@ -108,7 +108,7 @@ def _overlap(window: Tensor, target: Tensor) -> tuple[int, int] | None:
     return None
 
 
-def _is_table(rows: Tensor) -> bool:
+def is_table(rows: Tensor) -> bool:
     """Whether the columns of (N, L) numbers are not the steps of a series: InputIndependenceCheck knows of tables."""
     if rows.ndim > 2 or not rows.is_floating_point():  # noqa: PLR2004
         return False

@@ -49,9 +49,9 @@ class SplitCheck(Check):
       same data set, which then has lost its augmentation.
 
     `advice` if validation lies between examples of training in time, by a column of the batch, and their targets tell
-    its own; if fewer examples are in both, validation is on the training set itself, or the attribute was not known to
-    be another before. `skipped` where batches do not tell examples apart, as of graphs, or a run that is cut short
-    has examples in both.
+    its own, or what follows a series is to be forecast; if fewer examples are in both, validation is on the training
+    set itself, or the attribute was not known to be another before. `skipped` where batches do not tell examples apart,
+    as of graphs, or a run that is cut short has examples in both.
 
     Args:
         share: Of the validation examples, from which on it is a warning if they are in training. Well-known data sets
@@ -107,6 +107,7 @@ class SplitCheck(Check):
         self.needs = type(self).needs
         self._train, self._val = CameBy(), CameBy()
         self._ids, self._times, self._target = Passing(ids_in), Passing(times.numbers), ""
+        self._forecast = False
         self._first, self._compared = trainer.current_epoch, False
         self._known: groups.Known | None = None
         self._parts: tuple[list[Part], list[list[Part] | None]] | None = None
@@ -140,6 +141,7 @@ class SplitCheck(Check):
         if self._known is None:
             self._known, self.needs = groups.Known.of(run.module, step), Need(0)
             self._target = target_of(step)
+            self._forecast = self._times.open and bool(self._target) and times.is_forecast(step, self._target)
             yield from self._of_ids(run)
             return
         over = self._compared and run.trainer.current_epoch > self._first
@@ -160,7 +162,7 @@ class SplitCheck(Check):
         if known is not None and not run.limited:
             ids = self._ids.shared()
             told = [self.found(o, name) for name in ids if (o := groups.verdict(ids[name], name, known))]
-            if not told and (outcome := times.verdict(self._times.shared(), self._target)):
+            if not told and (outcome := times.verdict(self._times.shared(), self._target, forecast=self._forecast)):
                 told.append(self.found(outcome))
         if self._settled:
             yield from told or ([self._clean] if self._clean else [])

@@ -355,3 +355,64 @@ def test_rows_between_in_time_are_advice(fit, given):
     finding = rows_apart(fit, **given)
     assert (finding.status, finding.code) == (Status.ADVICE, "SplitCheck/between_in_time")
     assert finding.evidence["correlation"] > 0.9
+
+
+class Windows(Dataset):
+    """Windows of a random walk without overlap, what comes next, and when it was."""
+
+    def __init__(self, chosen, *, horizon=4, target=None, series=None, name="time"):
+        walk = torch.randn(400 * 30, generator=torch.Generator().manual_seed(0)).cumsum(0) if series is None else series
+        rows = (walk - walk.mean()).view(400, 30) / walk.std()
+        future = rows[:, 24 : 24 + horizon] if target is None else target.expand(400, horizon)
+        self.past, self.future, self.name = rows[chosen, :24], future[chosen], name
+        self.when = 1262304000 + 3600 * torch.arange(400)[chosen]
+
+    def __len__(self):
+        return len(self.past)
+
+    def __getitem__(self, index):
+        return {"past": self.past[index], "future": self.future[index], self.name: self.when[index]}
+
+
+class Forecast(Healthy):
+    def __init__(self, horizon):
+        super().__init__()
+        self.net = nn.Linear(24, horizon)
+
+    def training_step(self, batch, batch_idx):
+        return F.mse_loss(self(batch["past"]), batch["future"])
+
+    def validation_step(self, batch, batch_idx):
+        self.training_step(batch, batch_idx)
+
+
+def forecast(fit, held_out, horizon=4, **given):
+    check = SplitCheck()
+    train, val = (DataLoader(Windows(mask, horizon=horizon, **given), 32) for mask in (~held_out, held_out))
+    fit(Forecast(horizon), [check], train=train, val=val, logger=False, max_epochs=2)
+    (finding,) = check.findings
+    return finding
+
+
+NOISE = torch.randn(400 * 30, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize(
+    ("held_out", "given"),
+    [
+        (torch.arange(400) >= 300, {}),
+        (torch.arange(400) // 80 == 2, {}),  # cross validation in blocks
+        (HELD_OUT, {"name": "place"}),
+        (HELD_OUT, {"series": NOISE}),
+        (HELD_OUT, {"target": NOISE[:400, None]}),
+        (HELD_OUT, {"target": (torch.arange(400)[:, None] % 3).float()}),
+    ],
+)
+def test_windows_that_were_split_by_time_or_are_no_forecast(fit, held_out, given):
+    assert forecast(fit, held_out, **given).status is Status.PASSED
+
+
+@pytest.mark.parametrize("horizon", [1, 4])
+def test_forecasts_between_in_time_are_advice(fit, horizon):
+    finding = forecast(fit, HELD_OUT, horizon)
+    assert (finding.status, finding.code) == (Status.ADVICE, "SplitCheck/between_in_time")
