@@ -157,6 +157,7 @@ MISTAKES = {
         "PredictionDynamicsLogger/jumping",
         "ActivationMonitor/dead",
     ],
+    "InputIndependenceCheck/one_input_ignored": ["OverfitOneBatch/stuck", "ActivationMonitor/vanishing"],
     "InputIndependenceCheck/input_ignored": ["ActivationMonitor/cut", "OverfitOneBatch/cannot_tell_examples_apart"],
 }
 

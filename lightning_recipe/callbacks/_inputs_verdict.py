@@ -9,7 +9,7 @@ from lightning_recipe.callbacks._interchanged import worth
 from lightning_recipe.finding import Outcome, Status, listed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from lightning_recipe.callbacks._interchanged import Effect, Trial
 
@@ -78,26 +78,32 @@ def drowned(before: Trial, now: Trial) -> Outcome | None:
     )
 
 
-def of_each(trial: Trial, *, by_hand: bool) -> list[tuple[str, Outcome]]:
+def of_each(
+    trial: Trial, *, by_hand: bool, in_vain: Mapping[str, list[str]] | None = None
+) -> list[tuple[str, Outcome]]:
     """`advice` for each input without effect, by its path, where another one has an effect on the loss.
 
-    What is called an id or a time may be in a batch to tell whose it is.
+    `warning` if layers take it that are to learn, and can't. What is called an id or a time may be in a batch to tell
+    whose it is.
 
     Args:
         trial: What was tried.
         by_hand: In manual optimisation the loss is the first of several: an input must have no effect on outputs, too.
+        in_vain: By path, the layers that take it and learn nothing.
 
     """
     if most(trial.inputs.values()) < TELLS:
         return []
+    in_vain = in_vain or {}
     return [
         (
             path,
             Outcome(
-                Status.ADVICE,
+                Status.WARNING if path in in_vain else Status.ADVICE,
                 "one_input_ignored",
                 f"the loss stays the same when {path} is interchanged between examples, while it enters the network "
-                "and differs between them",
+                "and differs between them"
+                + (f": {listed(in_vain[path])} can learn nothing from it" if path in in_vain else ""),
                 "see what becomes of it in the forward pass, or leave it out",
                 worth(trial),
             ),

@@ -98,7 +98,7 @@ def tried(again: Rehearsal, batch: Any) -> Trial:
         found = []
         for change in (interchanged, firsts):
             swaps = {id(entries[path]): change(entries[path]) for path in paths}
-            variant = mapped(batch, Tensor, partial(_swapped, swaps))
+            variant = mapped(batch, Tensor, partial(swapped, swaps))
             try:
                 size = entries[paths[0]].numel()
                 found.append(compared(step, again.step(variant, needs=NEEDS, method=method), size))
@@ -208,7 +208,8 @@ def compared(before: Step, after: Step, size: int = 0) -> Effect:
     return Effect(changed, largest, outputs[-1], enters, new - old, _remade(before, after, size))
 
 
-def _swapped(swaps: dict[int, Tensor], value: Tensor) -> Tensor:
+def swapped(swaps: dict[int, Tensor], value: Tensor) -> Tensor:
+    """What takes the place of a tensor, by its id."""
     return swaps.get(id(value), value)
 
 

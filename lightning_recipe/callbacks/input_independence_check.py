@@ -12,6 +12,7 @@ from lightning_recipe.callbacks._collapsed import judge as on_made
 from lightning_recipe.callbacks._collapsed import made_of
 from lightning_recipe.callbacks._drawn import idle_draw
 from lightning_recipe.callbacks._giveaways import giveaways
+from lightning_recipe.callbacks._in_vain import in_vain
 from lightning_recipe.callbacks._interchanged import tried, worth
 from lightning_recipe.callbacks._masks import inverted, takers
 from lightning_recipe.callbacks._places_unread import unread
@@ -64,7 +65,8 @@ class InputIndependenceCheck(Check):
       difference.
     - `warning` if layers compute with all places of a sequence, and the later half or more of them has no effect, as
       where the first output of a recurrent network is taken for the last; `advice` if it is the earlier half.
-    - `advice` for one input of several without effect at any look.
+    - `warning` for one input of several without effect at two looks, the latest in the second half of the run, if it
+      enters layers of its own that are to learn and can't, for they get no gradient; `advice` in other cases.
     - `advice` if what is made of the input depends on random numbers far more than on the input, at both looks.
     - `advice` for what the step draws and the network is given, such as the time of a diffusion, likewise.
     - `advice` for a column of a table that orders the examples exactly as their target does: it gives the target away.
@@ -89,7 +91,8 @@ class InputIndependenceCheck(Check):
     Legitimate:
         - Unconditional models, contrastive pairs, autoencoders, language models.
         - Outputs that begin at zero, inputs that are the same in all examples.
-        - Places that are cut off, masked, or padding.
+        - Places that are cut off, masked, or padding; inputs of which a step takes one or the other by chance, and such
+          as come into play later.
 
     Cost:
         A copy of the module and at most 30 steps on it, without backward, at two validations.
@@ -115,6 +118,11 @@ class InputIndependenceCheck(Check):
     why = "a network that sees its input does better than one that does not: anything else is not wired up"
     needs = Need.INPUTS
     explains: ClassVar = {
+        "one_input_ignored": (
+            *("OverfitOneBatch/stuck", "OverfitOneBatch/too_slow", "OverfitOneBatch/cannot_tell_examples_apart"),
+            *("ActivationMonitor/vanishing", "ActivationMonitor/cut", "PredictionDynamicsLogger/*", "Baselines/*"),
+            *("UpdateRatioMonitor/too_small", "GradientFlowCheck/no_gradient"),
+        ),
         "same_for_all": ("OverfitOneBatch/*", "PredictionDynamicsLogger/*", "Baselines/*"),
         "positions_without_effect": ("OverfitOneBatch/too_slow", "OverfitOneBatch/stuck", "Baselines/*"),
         "places_unread": ("OverfitOneBatch/*", "Baselines/*", "PredictionDynamicsLogger/*"),
@@ -146,6 +154,7 @@ class InputIndependenceCheck(Check):
         self._given_away: list[set[Giveaway]] = []
         self._idle: list[tuple[Outcome, str] | None] = []
         self._made: list[Made | None] = []
+        self._in_vain: list[dict[str, list[str]]] = []
         self._reason = "there was no validation after training began"
 
     def before_training(self, run: Run) -> Iterator[Finding]:
@@ -194,6 +203,9 @@ class InputIndependenceCheck(Check):
                     self._reason = f"at step {run.step} nothing that enters had an effect, which is early"
                     return
                 made = made_of(again, step.batch, trial)
+                idle = verdict.of_each(trial, by_hand=not run.module.automatic_optimization)
+                trained = {name for name, p in run.module.named_parameters() if p.requires_grad}
+                vain = {path: layers for path, _ in idle if (layers := in_vain(again, step.batch, path, trained))}
         except CannotRehearseError as error:
             self._reason = str(error)
             return
@@ -207,8 +219,10 @@ class InputIndependenceCheck(Check):
         self._idle.append(positions)
         self._given_away.append(set(giveaways(step.batch, trial)))
         self._made.append(made)
-        if made is not None and run.step < EARLY * run.horizon:  # it may yet come to tell them apart, or no longer do
-            for kept in (self._trials, self._idle, self._given_away, self._made):
+        early = run.step < EARLY * run.horizon
+        self._in_vain.append({} if early else vain)
+        if early and (made is not None or vain):  # it may yet come to tell them apart, or no longer do
+            for kept in (self._trials, self._idle, self._given_away, self._made, self._in_vain):
                 del kept[:-1]
             return
         if len(self._trials) == LOOKS:
@@ -227,7 +241,8 @@ class InputIndependenceCheck(Check):
             yield self.found(lost)
             return
         earlier = dict(verdict.of_each(before, by_hand=by_hand))
-        idle = [(path, outcome) for path, outcome in verdict.of_each(now, by_hand=by_hand) if path in earlier]
+        vain = self._in_vain[-1]
+        idle = [(p, outcome) for p, outcome in verdict.of_each(now, by_hand=by_hand, in_vain=vain) if p in earlier]
         if len({told[1] if told is not None else None for told in self._idle}) == 1 and self._idle[-1] is not None:
             idle.append((self._idle[-1][1], self._idle[-1][0]))
         given_away = set.intersection(*self._given_away)

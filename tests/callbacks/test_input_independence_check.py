@@ -800,11 +800,118 @@ def test_whose_an_example_is_may_be_in_the_batch(fit):
     assert found(fit, OfDicts()) == PASSED
 
 
+class TwoInputs(Program):
+    """An image, say, and a question, each with layers of its own."""
+
+    data = (X, X.roll(1, 1), Y)
+
+    def __init__(self):
+        super().__init__()
+        self.other, self.gate = nn.Linear(FEATURES, 3), nn.Parameter(torch.zeros(()))
+
+    def mixed(self, a, b):
+        return a + self.gate * b
+
+    def training_step(self, batch, batch_idx):
+        self.number = batch_idx
+        return F.cross_entropy(self.mixed(self.net(batch[0]), self.other(batch[1])), batch[2])
+
+
+class OneOrTheOther(TwoInputs):
+    def mixed(self, a, b):
+        return b if torch.rand(()) > 0.5 else a
+
+
+class InTurns(TwoInputs):
+    def mixed(self, a, b):
+        return b if self.number % 2 else a
+
+
+class ComesLater(TwoInputs):
+    def mixed(self, a, b):
+        return a + b * (self.current_epoch > 2)
+
+
+class TaughtByAnother(TwoInputs):
+    def training_step(self, batch, batch_idx):
+        told = self.other(batch[1])
+        return F.cross_entropy(self.net(batch[0]), batch[2]) + (told - told.detach()).sum()
+
+
+class FrozenBeside(TwoInputs):
+    def __init__(self):
+        super().__init__()
+        self.other.requires_grad_(requires_grad=False)
+
+    def mixed(self, a, b):
+        return a + 0 * b
+
+
+class Unused(TwoInputs):
+    def forward(self, a, b):
+        return self.net(a)
+
+    def training_step(self, batch, batch_idx):
+        return F.cross_entropy(self(*batch[:2]), batch[2])
+
+
+class ByHandBeside(TwoInputs):
+    def __init__(self):
+        super().__init__()
+        self.automatic_optimization = False
+
+    def training_step(self, batch, batch_idx):
+        optimizer = self.optimizers()
+        for loss in (F.cross_entropy(self.net(batch[0]), batch[2]), F.cross_entropy(self.other(batch[1]), batch[2])):
+            optimizer.zero_grad()
+            self.manual_backward(loss)
+            optimizer.step()
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val", F.cross_entropy(self.net(batch[0]), batch[2]))
+
+
+@pytest.mark.parametrize(
+    "program", [TwoInputs, OneOrTheOther, InTurns, ComesLater, TaughtByAnother, FrozenBeside, Unused, ByHandBeside]
+)
+def test_an_input_that_may_come_into_play_is_advice_at_most(fit, program):
+    assert not {Status.WARNING, Status.FAILED} & {status for status, *_ in found(fit, program(), max_epochs=8)}
+
+
+def test_an_input_without_effect_is_given_time(fit):
+    assert found(fit, ComesLater(), max_epochs=8) == PASSED
+
+
+class NeverMixed(TwoInputs):
+    def mixed(self, a, b):
+        return a + 0 * b
+
+
+class AskedTwice(TwoInputs):
+    """Attention whose values are of the question, too: softmax over places sums up to one."""
+
+    def mixed(self, a, b):
+        return torch.einsum("nk,nd->nd", b.softmax(1), a)
+
+
+class WordsInVain(NeverMixed):
+    data = (X, torch.arange(N) % 5, Y)
+
+    def __init__(self):
+        super().__init__()
+        self.other = nn.Embedding(5, 3)
+
+
+@pytest.mark.parametrize("program", [NeverMixed, AskedTwice, WordsInVain])
+def test_layers_that_learn_nothing_from_their_input(fit, program):
+    assert found(fit, program(), max_epochs=4) == [(Status.WARNING, "one_input_ignored", "batch[1]")]
+
+
 def test_one_of_several_is_ignored(fit):
     check = InputIndependenceCheck()
     fit(SoftmaxOfOneGate(), [check], logger=False)
     (finding,) = check.findings
-    assert (finding.status, finding.code, finding.subject) == (Status.ADVICE, SoftmaxOfOneGate.code, "batch[1]")
+    assert (finding.status, finding.code, finding.subject) == (Status.WARNING, SoftmaxOfOneGate.code, "batch[1]")
     assert finding.evidence["worth batch[0]"] > 0.01
     assert math.isclose(finding.evidence["worth batch[1]"], 0, abs_tol=1e-6)
 
