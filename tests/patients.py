@@ -2398,6 +2398,16 @@ class NothingToLearn(Patient):
         return torch.optim.Adam(self.parameters(), lr=1e-3)
 
 
+class SortedAsText(NothingToLearn):
+    """Inputs were listed by the names of their files, in which 10 comes before 2, labels by their numbers."""
+
+    code = "Baselines/labels_of_others"
+
+    def data(self, n, seed):
+        x, y = Patient.data(self, n, seed).tensors
+        return TensorDataset(x[torch.tensor(sorted(range(n), key=str))], y)
+
+
 class SeesTwoColumns(Patient):
     """A slice takes the first two features for all of them."""
 

@@ -208,11 +208,11 @@ def features_of(step: Step, examples: int, most: int) -> tuple[Tensor, Tensor]:
         window = value.unsqueeze(-1) if value.ndim == 2 else value  # noqa: PLR2004
         if window.ndim == 3 and window.shape[1] >= WINDOW and not last.shape[1]:  # noqa: PLR2004 - time steps, features
             last = window[:, -1, :COLUMNS].cpu()
-        features.append(_narrow(value).cpu())
+        features.append(narrow(value).cpu())
     return torch.cat(features, 1)[:, :WIDE].nan_to_num(0, 0, 0), last.nan_to_num(0, 0, 0)
 
 
-def _narrow(value: Tensor) -> Tensor:
+def narrow(value: Tensor) -> Tensor:
     """Means of neighbours: of images in both directions, else along the numbers of an example."""
     if value[0].numel() <= WIDE:
         return value.reshape(len(value), -1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
@@ -12,12 +12,15 @@ from lightning_recipe.callbacks._baselines import EXAMPLES, Known, features_of, 
 from lightning_recipe.callbacks._baselines_verdict import judge, worse
 from lightning_recipe.callbacks._human import beside, scores
 from lightning_recipe.callbacks._measured import Estimate, Look, measured
+from lightning_recipe.callbacks._other_order import in_other_order, stored
 from lightning_recipe.callbacks._simple_models import constant, is_weighted, simple_models
 from lightning_recipe.figures.baselines import baselines_card
 from lightning_recipe.figures.canvas import pixels
-from lightning_recipe.finding import Section
+from lightning_recipe.finding import Section, Status
 from lightning_recipe.losses.by_hand import likely
+from lightning_recipe.losses.table import TABLE, Family
 from lightning_recipe.show import loggers
+from lightning_recipe.trial.stored import parts_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,7 +28,7 @@ if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
 
     from lightning_recipe.callbacks._simple_models import Simple
-    from lightning_recipe.finding import Finding
+    from lightning_recipe.finding import Finding, Outcome
     from lightning_recipe.record.step import LossCall, Step
     from lightning_recipe.run import Run
 
@@ -51,6 +54,9 @@ class Baselines(Check):
     - `warning` if at two validations in a row, from the second epoch on, its loss is worse than the constant's by more
       than 3 standard errors of the paired difference, the gap does not close, and its answers have nothing to do with
       the targets.
+    - `warning` if neither it nor a simple model is better than the constant, and one is once the labels that the data
+      set keeps in its rows are put into the order of numbers sorted as text, are reversed, or moved by a row or two:
+      they stand beside the inputs of others.
     - `advice` if they have, and it is too sure of itself; if after three epochs it is no better than the constant, or
       behind a simple model that is not.
 
@@ -73,11 +79,12 @@ class Baselines(Check):
         - Weighted classes and balanced samplers: the constant knows them, and simple models are left out.
         - Losses by hand that no function of torch has the value of, of several parts, against targets of the network:
           `skipped`.
+        - Labels that nobody can tell, rows of a series, whose neighbours may tell the label of another time.
         - First epochs, warm-up, trials with ``limit_train_batches``, models that are still getting better.
 
     Cost:
         Watching up to 8 batches of at most 10 validations; some milliseconds for each fit, with the features of an
-        example brought down to 256.
+        example brought down to 256. Two fits for each order of the labels, where nothing was learnt.
 
     Pictures:
         - `baselines`: The model beside each baseline, and beside a human if a score is given.
@@ -99,6 +106,7 @@ class Baselines(Check):
     sentence = 6
     why = "a model that does not beat a constant, or a linear model, has learnt less than it seems"
     val_batches = 8
+    explains: ClassVar = {"labels_of_others": ("Baselines/*",)}
 
     def __init__(
         self, *, human: dict[str, float] | None = None, keep_examples: bool = True, strict: bool = False
@@ -173,10 +181,22 @@ class Baselines(Check):
             yield self.skipped(f"not compared: {self._reason}")
             return
         look = self._looks[-1]
-        yield self.found(judge(self._looks, weighted=self._weighted, trial=run.limited or run.interrupted))
+        outcome = judge(self._looks, weighted=self._weighted, trial=run.limited or run.interrupted)
+        in_doubt = outcome.status is not Status.SKIPPED and not (look.is_informed or look.is_ahead)
+        yield self.found((self._in_other_order(run) if in_doubt else None) or outcome)
         if loggers.is_written(run.trainer):
             humans = {name: (float(logged[name]), score) for name, score in self.human.items() if name in logged}
             what = f"{'answers right' if look.of_answers else self._name}, {look.examples} validation examples"
             card = baselines_card(what, look.rows, humans, share=look.of_answers)
             self.draw(run, "baselines", pixels(card))
         self._looks, self._known, self._simple = [], Known(), None
+
+    def _in_other_order(self, run: Run) -> Outcome | None:
+        """Whether inputs and labels do not belong together, where both are kept in memory."""
+        parts, kind = parts_of(run.loaders[0]) if len(run.loaders) == 1 else None, TABLE[self._name].answers
+        sources = {id(part.source): part.source for part in parts or []}
+        if len(sources) != 1 or kind not in {Family.CLASSES, Family.NUMBERS}:
+            return None
+        shares, classes = self._known.total / self._known.count, kind is Family.CLASSES
+        rows = stored(next(iter(sources.values())), shares, classes=classes)
+        return in_other_order(rows, classes=len(shares) * classes) if rows else None

@@ -3,15 +3,26 @@
 import math
 
 import lightning.pytorch as L
+import numpy as np
 import pytest
 import torch
-from patients import CLASSES, FEATURES, Healthy, NothingToLearn, NumberedOtherwise, SeesTwoColumns, TooSure
+from patients import (
+    CLASSES,
+    FEATURES,
+    Healthy,
+    NothingToLearn,
+    NumberedOtherwise,
+    SeesTwoColumns,
+    SortedAsText,
+    TooSure,
+)
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, TensorDataset, WeightedRandomSampler
+from torch.utils.data import DataLoader, Dataset, TensorDataset, WeightedRandomSampler
 
 from lightning_recipe import Baselines, Status
 from lightning_recipe.callbacks import _baselines_verdict
+from lightning_recipe.callbacks._other_order import Stored, in_other_order, stored
 
 LONG = {"max_epochs": 8}
 
@@ -378,7 +389,98 @@ def test_few_validation_examples_are_skipped(fit):
     assert quiet(fit, NumberedOtherwise(), val=DataLoader(Healthy().data(12, 2), 4)).status is Status.SKIPPED
 
 
+ROWS = torch.randn(600, FEATURES, generator=torch.Generator().manual_seed(3))
+TOLD = (ROWS @ torch.linspace(-1, 1, FEATURES)).numpy()
+NOISE = torch.randn(700, generator=torch.Generator().manual_seed(4))
+AS_THEY_ARE = {
+    "told": (ROWS, TOLD),
+    "told a little": (ROWS, TOLD + 20 * NOISE[:600].numpy()),
+    "told by nobody": (ROWS, NOISE[:600].numpy()),
+    "by chance": (ROWS, np.random.default_rng(0).permutation(TOLD)),
+    "returns of a series": (NOISE.unfold(0, FEATURES, 1)[:600], NOISE[FEATURES : FEATURES + 600].numpy()),
+    "sorted": (ROWS, np.sort(TOLD)),
+}
+
+
+@pytest.mark.parametrize("rows", AS_THEY_ARE.values(), ids=AS_THEY_ARE)
+@pytest.mark.parametrize("classes", [0, 2])
+def test_no_other_order_of_the_labels_is_better(rows, classes):
+    x, y = rows
+    assert not in_other_order(Stored([x.numpy()], (y > 0).astype(int) if classes else y), classes=classes)
+
+
+def test_labels_that_are_not_known_among_what_is_kept():
+    x, y = ROWS, torch.arange(600) % 3
+    shares = torch.full((3,), 1 / 3)
+    assert stored(TensorDataset(x, y), shares, classes=True)
+    for data in (TensorDataset(x, y, y.roll(1)), TensorDataset(y), TensorDataset(x), TensorDataset(x[:99], y[:99])):
+        assert stored(data, shares, classes=True) is None
+    assert stored(TensorDataset(x, y), torch.tensor([0.5, 0.25, 0.25]), classes=True) is None
+    assert stored([(a, b) for a, b in zip(x, y, strict=True)], shares, classes=True) is None
+
+
 # -- what is told
+
+
+class Photos(Dataset):
+    """Images as bytes, whose brightness tells their class, and labels in the order of another list."""
+
+    def __init__(self, n, order):
+        rng = torch.Generator().manual_seed(n)
+        labels = torch.randint(3, (n,), generator=rng)
+        self.images = (torch.rand(n, 3, 8, 8, generator=rng) * (100 + 50 * labels[:, None, None, None])).byte()
+        self.kinds = labels[torch.from_numpy(order(n))]
+
+    def __len__(self):
+        return len(self.kinds)
+
+    def __getitem__(self, index):
+        return {"image": self.images[index] / 255, "kind": self.kinds[index]}
+
+
+class Brightness(Healthy):
+    """A loss by hand."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Flatten(), nn.Linear(192, 3))
+
+    def training_step(self, batch, batch_idx):
+        return -self.net(batch["image"]).log_softmax(1).gather(1, batch["kind"][:, None]).mean()
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val_loss", self.training_step(batch, batch_idx))
+
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters(), lr=1e-3)
+
+
+ORDERS = {
+    "text from 0": lambda n: np.array(sorted(range(n), key=str)),
+    "text from 1, of labels": lambda n: np.argsort(sorted(range(n), key=lambda row: str(row + 1))),
+    "reversed": lambda n: np.arange(n)[::-1].copy(),
+    "a row late": lambda n: np.roll(np.arange(n), 1),
+}
+
+
+@pytest.mark.parametrize("order", ORDERS.values(), ids=ORDERS)
+def test_labels_in_the_order_of_another_list(fit, order):
+    train, val = (DataLoader(Photos(n, order), 32, shuffle=n == 640) for n in (640, 256))
+    (finding,) = found(fit, Brightness(), train=train, val=val)
+    assert (finding.status, finding.code) == (Status.WARNING, SortedAsText.code)
+    assert finding.evidence["gain"] > 0.2
+
+
+def test_numbers_in_the_order_of_another_list(fit):
+    class Late(Regression):
+        rate = 1e-3
+
+        def data(self, n, seed):
+            x, y = numbers(n, seed).tensors
+            return TensorDataset(x, y.roll(-1))
+
+    findings = found(fit, Late(), train=DataLoader(Late().data(640, 1), 32, shuffle=True))
+    assert SortedAsText.code in {finding.code for finding in findings if finding.is_alarm}
 
 
 def the_alarm(fit, module, **settings):

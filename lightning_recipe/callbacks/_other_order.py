@@ -1,0 +1,161 @@
+"""Labels that stand beside the inputs of other rows: whether they can be told once they are put in another order."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from lightning_recipe.callbacks._baselines import WIDE, narrow
+from lightning_recipe.callbacks._measured import Estimate
+from lightning_recipe.callbacks._simple_models import CLASSES, nearest, ridge
+from lightning_recipe.finding import Outcome, Status
+from lightning_recipe.trial.stored import columns
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+FEWEST, ROWS, MOST = 200, 1000, 200_000
+"""Rows, at least; of which simple models are fitted, and on which they are tried, each; and that are put in order."""
+SURE, NONE = 6.0, 2.0
+"""Standard errors of what is gained over a constant: in another order, of eight; and, at most, as rows stand."""
+MATTERS = 0.1
+"""What is gained, at least, as a share of the answers, or of the variance of numbers."""
+ALONE = 0.25
+"""Correlation of any numbers in neighbouring rows, up to which they are no series: of one, the label of another time
+may be among the inputs."""
+STEPS = (1, -1, 2, -2)
+
+
+class Stored(NamedTuple):
+    """What a data set keeps in its rows: arrays of inputs, and labels (N,), classes or numbers."""
+
+    inputs: list[NDArray[Any]]
+    labels: NDArray[Any]
+
+    def features(self, rows: Tensor) -> Tensor:
+        """Some of the inputs, brought down to a few numbers each."""
+        taken = [narrow(torch.from_numpy(one[rows.numpy()]).float()) for one in self.inputs]
+        return torch.cat(taken, 1)[:, :WIDE].nan_to_num(0, 0, 0)
+
+
+def stored(source: Any, shares: Tensor, *, classes: bool) -> Stored | None:
+    """The inputs and the labels that a data set keeps as arrays, if it is plain which are which.
+
+    Args:
+        source: The data set.
+        shares: Of each class in training.
+        classes: Whether labels are classes.
+
+    Example:
+        >>> x, y = torch.zeros(300, 2), torch.arange(300) % 2
+        >>> stored(torch.utils.data.TensorDataset(x, y), torch.tensor([0.5, 0.5]), classes=True).labels[:4]
+        array([0, 1, 0, 1])
+
+    """
+    kept = {
+        name: one for name, one in columns(source).items() if isinstance(one, np.ndarray) and one.dtype.kind in "fiu"
+    }
+    labels = {name: one.reshape(-1) for name, one in kept.items() if one.size == len(one)}
+    if classes:
+        labels = {name: one for name, one in labels.items() if _has_shares(one, shares)}
+    elif len(labels) > 1:
+        labels = {name: one for name, one in labels.items() if one.dtype.kind == "f"}
+    if len(labels) != 1:
+        return None
+    ((name, label),) = labels.items()
+    inputs = [one for other, one in kept.items() if other != name and (one.ndim > 1 or one.dtype.kind == "f")]
+    return Stored(inputs, label) if inputs and FEWEST <= len(label) <= MOST else None
+
+
+def _has_shares(values: NDArray[Any], shares: Tensor) -> bool:
+    if values.dtype.kind == "f" or values.min() < 0 or values.max() >= len(shares) or len(shares) > CLASSES:
+        return False
+    own = np.bincount(values.astype(np.int64), minlength=len(shares)) / len(values)
+    return bool(np.abs(own - shares.numpy()).max() < MATTERS / 2)
+
+
+def in_other_order(rows: Stored, *, classes: int) -> Outcome | None:
+    """`warning` if simple models tell labels in another order, and gain nothing over a constant as they stand.
+
+    Args:
+        rows: Inputs and labels as they are kept.
+        classes: How many; 0 of numbers.
+
+    Example:
+        >>> x = torch.randn(600, 4, generator=torch.Generator().manual_seed(0))
+        >>> in_other_order(Stored([x.numpy()], x[:, 0].flip(0).numpy()), classes=0).code
+        'labels_of_others'
+        >>> in_other_order(Stored([x.numpy()], x[:, 0].numpy()), classes=0)
+
+    """
+    count, labels = len(rows.labels), torch.from_numpy(np.array(rows.labels))
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(0))
+    chosen = torch.cat([order[: count // 2][:ROWS], order[count // 2 :][:ROWS]])
+    x = _standardised(rows.features(chosen))
+    y = F.one_hot(labels.long(), classes).float() if classes else labels.float()[:, None]
+    if not classes:
+        y = (y - y.mean()) / y.std().clamp(min=1e-12)
+    as_it_is = _gain(x, y[chosen])
+    if as_it_is.mean > NONE * as_it_is.error:
+        return None
+    for said, other in _orders(count, alone=_are_alone(_standardised(rows.features(torch.arange(min(count, ROWS)))))):
+        gain = _gain(x, y[torch.from_numpy(other)[chosen]])
+        if gain.mean > max(SURE * gain.error, MATTERS):
+            what = "more answers are right than with a constant" if classes else "of the variance"
+            return Outcome(
+                Status.WARNING,
+                "labels_of_others",
+                f"inputs and labels do not belong together: nothing tells the labels as they stand, and a simple model "
+                f"does once they are put in another order ({said}): {gain.mean:.0%} {what}",
+                "put inputs and labels together by an id, not by their place in two files or lists",
+                {"gain": gain.mean, "error": gain.error, "as_they_stand": as_it_is.mean},
+            )
+    return None
+
+
+def _standardised(rows: Tensor) -> Tensor:
+    std = rows.std(0)
+    return (rows - rows.mean(0)) / torch.where(std > 0, std, 1.0)
+
+
+def _gain(x: Tensor, y: Tensor) -> Estimate:
+    """What the better of two simple models of the first half gains over a constant on the second.
+
+    Right answers, or squares over the variance.
+    """
+    half = len(x) // 2
+    middle, aims = y[:half].mean(0), y[half:]
+    linear = x[half:] @ ridge(x[:half].double(), y[:half].double()).float() + middle
+    neighbours = y[:half][nearest(x[:half], x[half:])].mean(1)
+    wrong = [_wrong(said, aims) for said in (middle.expand_as(aims), linear, neighbours)]
+    return max((Estimate.of(wrong[0] - one) for one in wrong[1:]), key=lambda gain: gain.mean)
+
+
+def _wrong(said: Tensor, y: Tensor) -> Tensor:
+    if y.shape[1] == 1:
+        return (said - y).square()[:, 0]
+    return (said.argmax(1) != y.argmax(1)).float()
+
+
+def _are_alone(x: Tensor) -> bool:
+    """Whether rows have nothing to do with their neighbours."""
+    return float((x[:-1].T @ x[1:]).abs().max()) / len(x) < ALONE
+
+
+def _orders(count: int, *, alone: bool) -> Iterator[tuple[str, NDArray[np.int64]]]:
+    """Usual ways in which two lists of the same things differ: for each row, whose label is taken."""
+    rows = np.arange(count)
+    yield "from last to first", rows[::-1].copy()
+    for first in (0, 1):
+        as_text = np.array(sorted(range(count), key=lambda row: str(row + first)))
+        yield "of numbers as text, 10 before 2", as_text
+        yield "of numbers as text, 10 before 2", as_text.argsort()
+    for by in STEPS if alone else ():
+        yield f"of {abs(by)} row{'s' * (abs(by) > 1)} {'later' if by > 0 else 'earlier'}", np.roll(rows, -by)
