@@ -30,10 +30,25 @@ _FOREIGN = {"lightning", "pytorch_lightning", "torch", "torchmetrics", "numpy", 
 _TURNED = {"T", "Transpose", "ToCopy"}
 
 
-def without_optimiser(
-    root: nn.Module, step: Step, registered: dict[int, str], held: set[int], marks: Marks
+def without_optimiser(  # noqa: PLR0913, PLR0917 - what is known of parameters
+    root: nn.Module,
+    step: Step,
+    registered: dict[int, str],
+    held: set[int],
+    marks: Marks,
+    frozen: Collection[str] = (),
 ) -> Iterator[tuple[Outcome, str]]:
-    """Those that are not registered, as in plain lists, and those that are."""
+    """Those that are not registered, as in plain lists, and those that are.
+
+    Args:
+        root: The LightningModule.
+        step: A training step.
+        registered: Its parameters, names by id.
+        held: The ids of those that an optimiser holds.
+        marks: Knows which stay as they are.
+        frozen: Names of those that needed no gradient when training began: who unfreezes them wants them to learn.
+
+    """
     left = {id(p): p for p in step.leaves if id(p) not in held and _has_gradient(p) and _is_weight(p, step.graph)}
     modules = dict(root.named_modules())
     known = {name: left[key] for key, name in registered.items() if key in left}
@@ -52,6 +67,20 @@ def without_optimiser(
             ", ".join(owners(lists)),
         )
     if not known or not marks.stay(known):
+        return
+    if thawed := {name: p for name, p in known.items() if name in frozen}:
+        yield (
+            Outcome(
+                Status.WARNING,
+                "not_in_optimiser",
+                f"{_said(thawed)} were frozen when training began, get a gradient now, and are in no optimiser: they "
+                "stay as they are",
+                "optimizer.add_param_group when they are unfrozen, as BaseFinetuning does, or give all parameters to "
+                "the optimiser in the beginning: it passes over those without a gradient",
+                {"parameters": sum(p.numel() for p in thawed.values())},
+            ),
+            ", ".join(owners(thawed)),
+        )
         return
     size = sum(p.numel() for p in known.values())
     total = sum(leaf.numel() for leaf in step.leaves if id(leaf) in registered)

@@ -34,10 +34,10 @@ class GradientFlowCheck(Check):
     """Judges which parameters the loss gives a gradient to, which of them an optimiser steps, and whether they differ.
 
     - `not_in_optimiser`: parameters that get a gradient and are in no optimiser, although others are, and stay as they
-      are. `warning` if they are not registered, as modules in a plain list or tensors of a plain object. If they are
-      registered, `warning` if they are used after others that are trained, and are few, as learnt weights of losses,
-      or the optimiser holds others that are no more, as after a head was replaced; else `advice`, as for a part that
-      was frozen by leaving it out.
+      are. `warning` if they are not registered, as modules in a plain list or tensors of a plain object, or were frozen
+      when training began. Else `warning` if they are used after others that are trained, and are few, as learnt weights
+      of losses, or the optimiser holds others that are no more, as after a head was replaced; else `advice`, as for a
+      part that was frozen by leaving it out.
     - `made_anew`: modules that are made in each step, get a gradient, and are gone: `warning`.
     - `no_gradient`: modules that were called, and that modules which get a gradient build on, while none reaches their
       own parameters, which an optimiser steps, or zeros only, behind a mask or ``round``: `warning` if these are as
@@ -99,6 +99,7 @@ class GradientFlowCheck(Check):
         """Begin anew with each fit."""
         self._marks, self._units, self._made_anew = Marks(), Units(run.module), MadeAnew()
         self._numbers, self._unreached, self._emptied = Numbers(self.patience), Unreached(), Emptied()
+        self._frozen = {name for name, p in run.module.named_parameters() if not p.requires_grad}
         self._seen = False
         yield from ()
 
@@ -115,7 +116,7 @@ class GradientFlowCheck(Check):
         stepped = {name for event in step.events if event.kind == "optimizer step" for name in event.parameters}
         held |= {key for key, name in registered.items() if name in stepped}
         if any(id(leaf) in held for leaf in step.leaves):
-            yield from without_optimiser(run.module, step, registered, held, self._marks)
+            yield from without_optimiser(run.module, step, registered, held, self._marks, self._frozen)
             yield from self._made_anew.look(run.module, step, held)
             yield from affine(step, registered, held)
             if run.step <= EARLY:

@@ -548,6 +548,35 @@ class Bayesian(Net):
         return super().training_step(batch, batch_idx) + self.body[0].divergence() / 1000
 
 
+class Thawed(Net):
+    """The body is frozen for an epoch, and held by the optimiser all the time, or as Lightning's callback does it."""
+
+    def __init__(self):
+        super().__init__()
+        learnt(self.body)
+        self.body.requires_grad_(requires_grad=False)
+
+    def on_train_epoch_start(self):
+        if self.current_epoch == 1:
+            self.body.requires_grad_()
+
+
+class ThawedByHand(Thawed):
+    def trained(self):
+        return self.head.parameters()
+
+    def on_train_epoch_start(self):
+        super().on_train_epoch_start()
+        if self.current_epoch == 1:
+            self.optimizers().add_param_group({"params": self.body.parameters()})
+
+
+@pytest.mark.parametrize("module", [Thawed, ThawedByHand])
+def test_a_body_that_is_unfrozen_passes(fit, module):
+    findings = judged(fit, module(), max_steps=-1, max_epochs=12)
+    assert [f.status for f in findings] == [Status.PASSED], findings
+
+
 @pytest.mark.parametrize(
     "module",
     [
@@ -814,6 +843,20 @@ def test_parameters_in_no_optimiser(fit, module, subject, parameters):
     assert (finding.status, finding.code) == (Status.WARNING, NOT_HELD)
     assert set(finding.subject.split(", ")) == set(subject.split(", "))
     assert finding.evidence["parameters"] == parameters
+
+
+class ThawedInVain(Thawed):
+    """The optimiser is made of what needs a gradient when training begins."""
+
+    def trained(self):
+        return [p for p in self.parameters() if p.requires_grad]
+
+
+def test_a_body_that_is_unfrozen_for_no_optimiser(fit):
+    (finding,) = judged(fit, ThawedInVain(), max_steps=-1, max_epochs=12)
+    assert (finding.status, finding.code) == (Status.WARNING, NOT_HELD)
+    assert finding.subject == "body.0, body.2"
+    assert "add_param_group" in finding.fix
 
 
 def test_a_list_of_many_is_named_as_a_whole(fit):
