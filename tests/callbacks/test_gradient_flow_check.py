@@ -855,7 +855,7 @@ class ThawedInVain(Thawed):
 def test_a_body_that_is_unfrozen_for_no_optimiser(fit):
     (finding,) = judged(fit, ThawedInVain(), max_steps=-1, max_epochs=12)
     assert (finding.status, finding.code) == (Status.WARNING, NOT_HELD)
-    assert finding.subject == "body.0, body.2"
+    assert finding.subject == "body.0.weight, body.0.bias, body.2.weight, body.2.bias"
     assert "add_param_group" in finding.fix
 
 
