@@ -9,6 +9,7 @@ from torch import nn
 
 from lightning_recipe.callbacks._cuts import CUTS
 from lightning_recipe.finding import Outcome, Status
+from lightning_recipe.record.calls import takes_shape_only
 from lightning_recipe.record.loss_graph import RESHAPES as NODES
 from lightning_recipe.record.loss_graph import Node
 from lightning_recipe.record.step import Need
@@ -218,7 +219,8 @@ def before(made: dict[int, Event], numbers: Iterable[int]) -> Iterator[Event]:
     waiting = deque(numbers)
     seen = set(waiting)
     while waiting:
-        if (event := made.get(waiting.popleft())) is not None:
+        event = made.get(waiting.popleft())
+        if event is not None and not takes_shape_only(event.name):
             yield event
             waiting.extend(given for given in event.inputs if given not in seen)
             seen.update(event.inputs)

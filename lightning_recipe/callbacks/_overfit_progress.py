@@ -57,6 +57,7 @@ class Trial:
         unknown: Why that has been asked in vain.
         slower: A fit by the user's optimiser at a smaller rate, if its own was too high.
         affine: Whether the network is one affine map; asked of those that are stuck.
+        other_gradient: Whether what the step minimises is not its loss; likewise.
         alone: Whether there was no work left for Adam.
         held: Whether each step found the state that the first did.
 
@@ -70,6 +71,7 @@ class Trial:
     unknown: str = ""
     slower: Fit | None = None
     affine: bool = False
+    other_gradient: bool = False
     alone: bool = False
     held: bool = False
     _floors: list[Floor] | None = None

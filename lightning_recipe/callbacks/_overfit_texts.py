@@ -70,6 +70,9 @@ TEXTS = {
         "is its learning rate 0; where you optimise by hand, is step() called?",
     ),
     "single_layer": _Text("training one layer at most need not be able to overfit {examples}: {went}; {symptoms}"),
+    "other_gradient": _Text(
+        "the gradient is not that of the loss, as where it is turned around for an adversary: {went}; {symptoms}"
+    ),
     "affine": _Text("all layers together are one affine map, which need not overfit {examples}: {went}; {symptoms}"),
     "examples_unknown": _Text(
         "inputs can't be told by example, and there may be equal ones with different targets: {went}{lowest}"

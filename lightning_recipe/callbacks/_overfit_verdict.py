@@ -66,8 +66,8 @@ def _decided(trial: Trial, pl_module: nn.Module) -> tuple[Status, str, Fit]:
         return *_of_the_optimiser(trial), nearest
     if noisy or progress.keeps_a_state(own):
         return Status.SKIPPED, "noisy", own
-    if trial.affine or symptoms.is_linear(pl_module, own.left_out):
-        return Status.SKIPPED, "affine" if trial.affine else "single_layer", own
+    if code := _need_not(trial, pl_module):
+        return Status.SKIPPED, code, own
     if trial.asked is not None and trial.left(nearest) < progress.CONSTANT:
         return *_of_free_answers(trial), own
     if trial.asked is None and not symptoms.knows_examples(own) and not trial.is_falling(nearest):
@@ -117,6 +117,15 @@ def _why_unknown(trial: Trial) -> str:
     if trial.alone and not trial.is_falling(own) and (trial.asked is None or trial.left(own) > progress.HALF):
         return "too_expensive"
     return "too_few_steps" if any(map(trial.is_too_short, trial.fits)) else ""
+
+
+def _need_not(trial: Trial, pl_module: nn.Module) -> str:
+    """The code for what need not be able to memorise a batch, or does not minimise its loss, or nothing."""
+    if trial.other_gradient:
+        return "other_gradient"
+    if trial.affine:
+        return "affine"
+    return "single_layer" if symptoms.is_linear(pl_module, trial.fits[0].left_out) else ""
 
 
 def _of_the_optimiser(trial: Trial) -> tuple[Status, str]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from lightning_recipe.record.compiled import is_traced
 from lightning_recipe.record.modules import observable
 from lightning_recipe.trial.calming import without_dropout
 from lightning_recipe.trial.rehearsal import CannotRehearseError, rehearsal
@@ -89,7 +90,14 @@ def _given(again: Rehearsal, batch: Any) -> dict[str, Tensor]:
 
     def see(name: str, _: nn.Module, args: tuple[Any, ...]) -> None:
         values = args[0] if args else None
-        if isinstance(values, Tensor) and values.is_floating_point() and values.requires_grad:
+        if not isinstance(values, Tensor) or is_traced():  # by vmap: what enters stands for one example
+            return
+        if (
+            values.layout is torch.strided
+            and not values.is_nested
+            and values.is_floating_point()
+            and values.requires_grad
+        ):
             seen.setdefault(name, values.detach())
 
     layers = [

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from lightning_recipe.callback import Check
 from lightning_recipe.callbacks import _overfit_obstacles as obstacles
+from lightning_recipe.callbacks._other_gradient import has_other_gradient
 from lightning_recipe.callbacks._overfit_fits import Allowed, Fits
 from lightning_recipe.callbacks._overfit_objectives import each_of, judged
 from lightning_recipe.callbacks._overfit_pictures import pictures
@@ -76,7 +77,8 @@ class OverfitOneBatch(Check):
     rate is the reason.
 
     `skipped` are resumed runs, sharded parameters, modules that can't be copied, and fits that don't get there of one
-    affine map, or whose floor isn't known: the loss has other terms, or can't be asked.
+    affine map, whose gradient is not that of the loss, or whose floor isn't known: the loss has other terms, or can't
+    be asked.
 
     Args:
         max_examples: Examples of the first batch to memorise.
@@ -187,7 +189,7 @@ class OverfitOneBatch(Check):
             yield self.found(Outcome(Status.SKIPPED, *obstacles.of_error(error)))
             return
         if (found := outcome(trial, run.module)).code in {"stuck", "too_slow"}:
-            trial.affine = is_affine(run)
+            trial.affine, trial.other_gradient = is_affine(run), has_other_gradient(run, run.batch)
             found = outcome(trial, run.module)
         yield self.found(found)
         if has_begun(trial.fits[0]) and loggers.is_written(run.trainer):

@@ -150,10 +150,21 @@ class Calls:
         if self._running:
             return
         name = getattr(function, "__name__", "")
-        if name.endswith("_like") or name.startswith("new_"):  # takes only the shape of its argument
+        if takes_shape_only(name):
             return
         given = [tensor for _, tensor in tensors(args[:1] if name in _CASTS else (args, kwargs))]
         outside = [tensor for tensor in given if tensor not in self._from_net]
         if len(outside) < len(given):
             views = [] if name.endswith("_") else [storage(tensor) for tensor in outside]  # as of y.view_as(logits)
             self._from_net.mark(output, views)
+
+
+def takes_shape_only(name: str) -> bool:
+    """Whether a function takes nothing but the shape of its argument.
+
+    Example:
+        >>> takes_shape_only("randn_like"), takes_shape_only("new_zeros"), takes_shape_only("relu")
+        (True, True, False)
+
+    """
+    return name.endswith("_like") or name.startswith("new_")

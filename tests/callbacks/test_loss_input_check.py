@@ -146,6 +146,16 @@ def kernel(out, batch):
     return torch.exp(-((out[:, :1].unsqueeze(1) - batch["time"].unsqueeze(0)) ** 2)).mean()
 
 
+def of_draws(out, batch):
+    """Codes are compared with draws of a prior, all with all, and draws with draws."""
+
+    def alike(a, b):
+        return torch.exp(-(a[:, None] - b[None]).square().sum(-1) / 4).mean()
+
+    prior = torch.randn_like(out)
+    return alike(out, out) + alike(prior, prior) - 2 * alike(out, prior) + out.square().mean()
+
+
 def crps(out, batch):
     apart = (out[:, :, None] - out[:, None, :]).abs().mean()
     return (out - batch["time"][:, None]).abs().mean() - apart / 2
@@ -207,6 +217,7 @@ LEGITIMATE = {
     "cox": (mlp(), cox),
     "ranking": (mlp(), ranking),
     "kernel": (mlp(), kernel),
+    "kernel of draws": (mlp(), of_draws),
     "crps": (mlp(), crps),
     "policy": (mlp(), policy),
     "not too sure": (mlp(), confident),

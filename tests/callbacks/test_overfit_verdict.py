@@ -137,10 +137,16 @@ def test_a_fit_at_a_smaller_rate_tells_an_edge():
         assert outcome(Trial(0.02, unstable, examples=8, slower=slower), NET).code == code
 
 
+def test_what_is_minimised_otherwise_need_not_be_memorised():
+    stuck = next(fits for code, _, fits in CASES if code == "stuck")
+    assert outcome(Trial(0.02, stuck, examples=8, other_gradient=True), NET).code == "other_gradient"
+
+
 def test_every_code_has_a_case():
     assert {code for code, *_ in CASES} | {
         "single_layer",
         "affine",
+        "other_gradient",
         "free_answers_only",
         "layer_held",
         AT_ITS_EDGE,
