@@ -41,6 +41,9 @@ TENTH = 0.1
 """The same, below which the first loss was far too high for weights that were drawn."""
 LONG = 100
 """Steps after which a network that learnt nothing does not just take its time."""
+EXTREME = 100.0
+"""Times the factor, from which on it need not have taken so many steps: seven sigmoids in a row have 300, twelve
+layers of convolutions without a skip 30,000."""
 DEPTH = 4
 """Layers from which on gradients are compared across depth."""
 REVIVE = (
@@ -236,22 +239,32 @@ def across(layers: Sequence[Depth], course: Course, factor: float, *, drawn: boo
         return _exploding(layers, most, factor, f"and the loss began far too high ({course})", course)
     if not learnt_nothing(layers, course):
         return None
-    first, middle, last = layers[0], layers[len(layers) // 2], layers[-1]
-    if 0 < first.gradient < last.gradient / factor and first.gradient <= middle.gradient <= last.gradient:
-        ratio = first.gradient / last.gradient
-        return Outcome(
-            Status.WARNING,
-            "vanishing",
-            f"the gradient of {first.name} is {ratio:.2g}x that of {last.name}, in norms of the weights (at least "
-            f"{1 / factor:g} expected), and the loss did not fall ({course})",
-            "normalisation layers, residual connections, ReLU or GELU in place of sigmoid, and an initialisation that "
-            "keeps the standard deviation",
-            {"ratio": ratio, "layers": len(layers), **course.evidence},
-        )
+    if (gradients := vanishing(layers, course, factor)) is not None:
+        return gradients
+    first, middle = layers[0], layers[len(layers) // 2]
     most = max((layer for layer in layers if math.isfinite(layer.std)), key=lambda layer: layer.std, default=first)
     if most.std > factor * first.std > 0 and first.std <= middle.std:
         return _exploding(layers, most, factor, f"and the loss did not fall ({course})", course)
     return None
+
+
+def vanishing(layers: Sequence[Depth], course: Course, factor: float) -> Outcome | None:
+    """Gradients shrink on their way back by a factor, while the loss does not fall."""
+    if len(layers) < DEPTH or not course.points or course.fell_to(NOTHING):
+        return None
+    first, middle, last = layers[0], layers[len(layers) // 2], layers[-1]
+    if not (0 < first.gradient < last.gradient / factor and first.gradient <= middle.gradient <= last.gradient):
+        return None
+    ratio = first.gradient / last.gradient
+    return Outcome(
+        Status.WARNING,
+        "vanishing",
+        f"the gradient of {first.name} is {ratio:.2g}x that of {last.name}, in norms of the weights (at least "
+        f"{1 / factor:g} expected), and the loss did not fall ({course})",
+        "normalisation layers, residual connections, ReLU or GELU in place of sigmoid, and an initialisation that "
+        "keeps the standard deviation",
+        {"ratio": ratio, "layers": len(layers), **course.evidence},
+    )
 
 
 def _exploding(layers: Sequence[Depth], most: Depth, factor: float, loss: str, course: Course) -> Outcome:

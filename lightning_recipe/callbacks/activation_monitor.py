@@ -53,9 +53,9 @@ class ActivationMonitor(Check):
       steepest from the first look on, with weights as they were drawn, whatever the loss does;
     - `vanishing`, `exploding`: in a network of at least four layers, the gradient of the first, in norms of its weight,
       is smaller than that of the last by more than `factor`, or what the last puts out is larger by as much, and the
-      loss is, after 100 steps, what it was; or, as where weights were drawn too small, what the last puts out for
-      different examples differs less by as much. Or outputs grow by as much from the beginning, to a standard deviation
-      above 100, and the loss began more than ten times too high;
+      loss is, after 100 steps, what it was (after 25, if it is 100 times `factor`); or, as where weights were drawn too
+      small, what the last puts out for different examples differs less by as much. Or outputs grow by as much from the
+      beginning, to a standard deviation above 100, and the loss began more than ten times too high;
     - `attention_at_one_place`: the largest weight of a row, on average, is above 0.9 in half of the attentions, with
       weights as they were drawn;
     - `attention_on_padding`: half of the attentions spend more than half of their weight on the padding of sequences,
@@ -132,7 +132,10 @@ class ActivationMonitor(Check):
         ),
         "attention_at_one_place": ("Baselines/*", "OverfitOneBatch/*"),
         "attention_on_padding": ("Baselines/*",),
-        "vanishing": ("PredictionDynamicsLogger/*", "UpdateRatioMonitor/too_small", "Baselines/*"),
+        "vanishing": (
+            *("PredictionDynamicsLogger/*", "UpdateRatioMonitor/too_small", "Baselines/*"),
+            "InputIndependenceCheck/input_ignored",
+        ),
         "exploding": ("PredictionDynamicsLogger/*", "Baselines/*", "InitLossCheck/too_high"),
     }
     patience = 3
@@ -180,6 +183,8 @@ class ActivationMonitor(Check):
         deep = signal.across(layers, course, self.factor, drawn=self._grows) if alone and not off else None
         if alone and not deep and (deep := self._faint(run, step, layers, off=off is not None)):
             off = None  # where all examples look the same, units are off for all
+        if alone and not off and not deep:
+            deep = signal.vanishing(layers, course, signal.EXTREME * self.factor)
         dense = {name: seen for name, seen in judged.items() if name not in self._sparse}
         units = None if off or deep else signal.units_off(dense, course)
         for outcome in (off, units, flat, deep):

@@ -377,6 +377,14 @@ def test_gradients_that_vanish_on_their_way_back(fit, net):
     assert 0 < finding.evidence["ratio"] < 1e-3
 
 
+def test_gradients_that_vanish_by_far_are_seen_soon(fit):
+    """At looks 25 to 75, as long as the loss stands still."""
+    few = {"steps": 80}
+    assert found(judged(fit, Lit(mlp(nn.Sigmoid, depth=9), lambda p: SGD(p, 0.01)), **few), "vanishing")
+    findings = judged(fit, Lit(mlp(nn.Sigmoid, depth=5), lambda p: SGD(p, 0.01)), **few)
+    assert "ActivationMonitor/vanishing" not in [f.code for f in findings], "by less it may be on its way"
+
+
 def drawn_small(net, std=0.01):
     for layer in net.modules():
         if isinstance(layer, nn.Linear | nn.Conv1d):
