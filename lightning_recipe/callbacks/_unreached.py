@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 LOOKS = 4
 """Looks at which none had a gradient, before the step is run again: some are trained in every second step only."""
+STEPS = 1000
+"""Steps that stand for an epoch where that is longer."""
 MOST = 8
 """Parameters that this is tried for; each takes a step on a copy."""
 
@@ -28,12 +30,12 @@ class Unreached:
     """Follows them over looks. No module's call tells of them: their owner computes with them itself."""
 
     def __init__(self) -> None:
-        self._times, self._depends = dict[str, int](), dict[str, bool]()
+        self._times, self._since, self._depends = dict[str, int](), dict[str, int](), dict[str, bool]()
 
     def look(
         self, run: Run, step: Step, parameters: Mapping[str, Tensor], marks: Marks
     ) -> Iterator[tuple[Outcome, str]]:
-        """Those that an optimiser stepped, and never has a gradient of; `failed` if they are as they were drawn."""
+        """Those an optimiser steps without a gradient for an epoch; `failed` if they are as they were drawn."""
         if not step.gradients:  # they are accumulated
             return
         waiting = {n for n, norm in step.gradients.items() if math.isnan(norm) and n in parameters}
@@ -41,7 +43,10 @@ class Unreached:
         ever = {id(p) for optimizer in run.trainer.optimizers for p, state in optimizer.state.items() if state}
         found = {n: p for n, p in found.items() if id(p) not in ever and marks.stay({n: p})}
         self._times = {name: self._times.get(name, 0) + 1 for name in found}
-        due = [name for name, times in self._times.items() if times >= LOOKS]
+        self._since = {name: self._since.get(name, run.step) for name in found}
+        several = run.horizon > run.batches_per_epoch  # some are set by hand after each epoch
+        epoch = min(run.batches_per_epoch, STEPS) if several else 0
+        due = [n for n, times in self._times.items() if times >= LOOKS and run.step - self._since[n] >= epoch]
         if asked := [name for name in due if name not in self._depends][: MOST - len(self._depends)]:
             self._depends |= dependence(run, step, [{name} for name in asked], asked)
         for name in due:

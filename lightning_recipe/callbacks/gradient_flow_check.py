@@ -44,9 +44,9 @@ class GradientFlowCheck(Check):
       they were drawn, and `advice` if they have learnt something before, as for a frozen part. If all that is made of
       them becomes numbers, as by ``numpy``, `failed` where they are as they were drawn, and the loss, of the step run
       again on a copy, is another one with other parameters; else `advice`. So it is of parameters that a module itself
-      computes with, such as a temperature that is read with ``item``, after four looks. `warning`, too, if the loss has
-      no gradient for any of them, or if a mask that is empty in each step of an epoch is all that a head gets its
-      gradient through; `advice` where an entry of the batch is one value, as labels are that nobody has.
+      computes with, such as a temperature that is read with ``item``, after four looks and an epoch. `warning`, too, if
+      the loss has no gradient for any of them, or if a mask that is empty in each step of an epoch is all that a head
+      gets its gradient through; `advice` where an entry of the batch is one value, as labels are that nobody has.
     - `drawn_without_gradient`: normal numbers are drawn by what one module puts out, as by ``sample`` in place of
       ``rsample``, and another one goes on with them, without their likelihood: `warning`.
     - `in_two_optimisers`: parameters that two optimisers step for one backward, or that one holds twice: `warning`;

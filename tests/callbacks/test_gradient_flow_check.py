@@ -1106,6 +1106,16 @@ class ScaledByAnAverage(Scaled):
         return self.scale.item()
 
 
+class ScaledByEpoch(Scaled):
+    """As a temperature that falls."""
+
+    def on_train_epoch_end(self):
+        self.scale.data *= 0.9
+
+    def factor(self):
+        return self.scale.item()
+
+
 class ScaledAndFrozen(Scaled):
     def __init__(self):
         super().__init__()
@@ -1121,7 +1131,8 @@ class ScaleNotUsed(Scaled):
 
 
 @pytest.mark.parametrize(
-    "module", [Scaled, ScaledInTurns, ScaledWithItsOwnLoss, ScaledByAnAverage, ScaledAndFrozen, ScaleNotUsed]
+    "module",
+    [Scaled, ScaledInTurns, ScaledWithItsOwnLoss, ScaledByAnAverage, ScaledByEpoch, ScaledAndFrozen, ScaleNotUsed],
 )
 def test_a_parameter_beside_the_layers(fit, module):
     assert [f.status for f in judged(fit, module(), max_steps=64, max_epochs=8)] == [Status.PASSED]
@@ -1177,8 +1188,13 @@ class Threshold(Scaled):
     ],
 )
 def test_a_parameter_beside_the_layers_without_gradient(fit, module, subject):
-    (finding,) = judged(fit, module())
+    (finding,) = judged(fit, module(), max_steps=32, max_epochs=4)
     assert (finding.status, finding.code, finding.subject) == (Status.FAILED, NO_GRADIENT, subject)
+
+
+def test_a_parameter_beside_the_layers_without_gradient_in_one_epoch(fit):
+    (finding,) = judged(fit, ScaleAsANumber(), max_epochs=1)
+    assert (finding.status, finding.code) == (Status.FAILED, NO_GRADIENT)
 
 
 class Draws(Net):
