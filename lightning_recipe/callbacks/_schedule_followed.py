@@ -7,6 +7,7 @@ from bisect import bisect_right
 from typing import TYPE_CHECKING, Any
 
 from lightning_recipe.callbacks._metric_names import better
+from lightning_recipe.callbacks._schedule_verdict import EARLY, ZERO
 from lightning_recipe.finding import Outcome, Status
 from lightning_recipe.schedule import highest, rates_of
 
@@ -20,6 +21,9 @@ ENOUGH = 4
 SETTLED = 16
 """Planned steps after which a scheduler that is stepped as planned is not looked at any more: twice as many may be 31,
 where the module takes its own after the look."""
+STAYS = 0.05
+"""Share of the run for which the rate must have been practically zero: the low points of a cosine that is restarted ten
+times are shorter."""
 BETTER = 0.01
 """Share by which a metric has improved without doubt."""
 
@@ -37,6 +41,7 @@ class Followed:
         planned: The steps after which Lightning steps it.
         rate: The highest rate of its parameter groups at the latest look.
         first: The highest rate when training began.
+        peak: The highest rate at any look.
 
     """
 
@@ -47,8 +52,9 @@ class Followed:
         own = run.overrides("lr_scheduler_step")
         self.begins: int | None = None if own else getattr(self.scheduler, "last_epoch", None)
         self.planned = run.planned_steps(config)
-        self.first = self.rate = self._rate()
+        self.first = self.rate = self.peak = self._rate()
         self._since = run.step
+        self._gone: int | None = None  # the step of the look since which the rate is practically zero
 
     @property
     def is_foreseen(self) -> bool:
@@ -64,13 +70,14 @@ class Followed:
 
         """
         before, self.rate = self.rate, self._rate()
+        self.peak = max(self.peak, self.rate)
         replaced = all(config.scheduler is not self.scheduler for config in run.trainer.lr_scheduler_configs)
         if self.begins is None or replaced:  # as where weights are averaged from some epoch on
             return None
         stepped, done = self.scheduler.last_epoch - self.begins, run.step - self._since
         if self.by_hand:
             waited = done >= run.steps_per_epoch and (last or run.step > run.horizon / 2)
-            return never_stepped(done, self.rate) if waited and not stepped else None
+            return never_stepped(done, self.rate) if waited and not stepped else self._ended_early(run)
         if self.is_foreseen:
             return stepped_twice(stepped, bisect_right(self.planned, run.step))
         value, plateau = run.trainer.callback_metrics.get(self.config.monitor), self.scheduler
@@ -78,6 +85,17 @@ class Followed:
             return None
         threshold = plateau.threshold * (abs(plateau.best) if plateau.threshold_mode == "rel" else 1)
         return cut_while_improving(plateau.mode, float(value), float(plateau.best), threshold)
+
+    def _ended_early(self, run: Run) -> Outcome | None:
+        """Decide on a rate that the module lets fall: one that is to rise again is near zero for a moment only."""
+        if self.plateau or not self.rate < ZERO * self.peak:
+            self._gone = None
+            return None
+        self._gone = run.step if self._gone is None else self._gone
+        stays = run.step - self._gone >= STAYS * run.horizon
+        return (
+            gone(self._gone, run.horizon, self.rate, self.peak) if stays and self._gone < EARLY * run.horizon else None
+        )
 
     def is_settled(self, run: Run) -> bool:
         """Whether it has been stepped as planned for so long that it will be."""
@@ -103,6 +121,25 @@ def never_stepped(done: int, rate: float) -> Outcome:
         "steps none",
         "call self.lr_schedulers().step(), as in on_train_epoch_end",
         {"done": done, "rate": rate},
+    )
+
+
+def gone(step: int, horizon: float, rate: float, peak: float) -> Outcome:
+    """Of a scheduler that the module steps, and whose rate is practically zero long before the end.
+
+    Example:
+        >>> gone(50, 1000, 1e-9, 0.1).code
+        'practically_zero'
+
+    """
+    return Outcome(
+        Status.WARNING,
+        "practically_zero",
+        f"has brought the rate from {peak:.3g} to {rate:.3g} since step {step} of {horizon:.0f}: nothing is learnt "
+        "any more",
+        "call self.lr_schedulers().step() in on_train_epoch_end if it counts epochs; or choose a length and a decay "
+        "that end with the run",
+        {"step": step, "rate": rate, "peak": peak},
     )
 
 

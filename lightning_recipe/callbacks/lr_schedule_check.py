@@ -31,7 +31,8 @@ class LRScheduleCheck(Check):
 
     Schedulers are stepped on a copy, as Lightning will step them. A rate is compared with its own peak.
 
-    - ``practically_zero``: below 0.001 of the peak before 75 % of the run, and to its end;
+    - ``practically_zero``: below 0.001 of the peak before 75 % of the run, and to its end; in manual optimisation, so
+      since a look before that, and for 5 % of the run;
     - ``wrong_interval``: made for steps and stepped by epochs, Lightning's default, or the reverse. The run ends at
       90 % of the peak or more, or a cosine rises again, where the other interval would arrive at 10 % or less, in a
       smooth fall that ends just there;

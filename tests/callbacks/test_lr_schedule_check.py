@@ -296,6 +296,49 @@ def test_stepped_by_hand_in_the_second_half_only(fit):
     assert names(judged(fit, Late(), max_epochs=8)) == ["passed"]
 
 
+class EachStep(ManualOptimBoringModel):
+    """Steps its scheduler after each batch: 160 times."""
+
+    def __init__(self, schedule):
+        super().__init__()
+        self.schedule = schedule
+
+    def configure_optimizers(self):
+        optimizer = torch.optim.SGD(self.parameters(), lr=0.1)
+        return [optimizer], [self.schedule(optimizer)]
+
+    def on_train_batch_end(self, *_):
+        self.lr_schedulers().step()
+
+    def train_dataloader(self):
+        return Batches(16)
+
+
+TO_THE_END = {
+    "a cosine": lambda o: lrs.CosineAnnealingLR(o, 160),
+    "a cosine that is restarted": lambda o: lrs.CosineAnnealingWarmRestarts(o, 20),
+    "a cosine to and fro": lambda o: lrs.CosineAnnealingLR(o, 16),
+    "a fast decay at the end": lambda o: lrs.LambdaLR(o, lambda n: 1.0 if n < 130 else 1e-5),
+    "an exponential decay": lambda o: lrs.ExponentialLR(o, 1e-4 ** (1 / 160)),
+    "a warm-up from nothing": lambda o: lrs.LambdaLR(o, lambda n: 0.0 if n < 20 else 1.0),
+}
+
+
+@pytest.mark.parametrize("name", TO_THE_END)
+def test_rates_that_fall_by_hand_to_the_end(fit, name):
+    assert names(judged(fit, EachStep(TO_THE_END[name]))) == ["passed"]
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [lambda o: lrs.StepLR(o, 3, 0.5), lambda o: torch.optim.lr_scheduler.ExponentialLR(o, 0.8)],
+)
+def test_a_rate_that_is_gone_by_hand(fit, schedule):
+    (finding,) = judged(fit, EachStep(schedule))
+    assert (finding.status, finding.code) == ("warning", "LRScheduleCheck/practically_zero")
+    assert finding.evidence["step"] < 0.75 * 160
+
+
 def test_interrupted_in_the_first_epoch_nobody_should_have_stepped(fit):
     class Stops(Callback):
         def on_train_batch_end(self, trainer, *_):
