@@ -11,6 +11,7 @@ from torch import nn
 from lightning_recipe.callbacks._next_step import is_in
 from lightning_recipe.dependencies.operations import attention_over_batch, softmax_over_queries
 from lightning_recipe.finding import Outcome, Status
+from lightning_recipe.record.tensors import dense
 
 if TYPE_CHECKING:
     from typing import Any
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from lightning_recipe.callbacks._next_step import Reading
     from lightning_recipe.dependencies.sequences import Passed
 
+CUT = 3
+"""Steps by which a sequence is shorter when it enters than in the batch, from which inputs and targets are cut."""
 FEW = 6
 """Steps ahead, in a longer sequence, that are seen through as many layers whose masks are off by one."""
 
@@ -160,10 +163,12 @@ def of_shift(reading: Reading, sees: Sight, batch: Any) -> Outcome:
 
     """
     causal, fits, evidence = not sees.later and sees.earlier > 0, reading.fitting, {"outputs": float(reading.fitting)}
-    if reading.tokens and reading.shift == 0 and causal and sees.target == sees.outputs:
-        text = f"each of {fits} outputs is to say the token that enters at its own position (expected: the next one)"
-        fix = "pair tokens[:, :-1] as inputs with tokens[:, 1:] as targets, once"
-        return Outcome(Status.FAILED, "input_is_target", text, fix, evidence)
+    copies = reading.shift == 0 and causal and sees.target == sees.outputs
+    if copies and (reading.tokens or is_cut(batch, reading.given)):
+        what = "token" if reading.tokens else "number"  # which a codec is to say, too, of whole sequences
+        text = f"each of {fits} outputs is to say the {what} that enters at its own position (expected: the next one)"
+        fix = f"pair {what}s[:, :-1] as inputs with {what}s[:, 1:] as targets, once"
+        return Outcome(Status.FAILED if reading.tokens else Status.WARNING, "input_is_target", text, fix, evidence)
     shifted_before = is_in(batch, reading.given, 1) and not is_in(batch, reading.given, 2)
     if reading.shift == 2 and (reading.tokens or shifted_before):  # noqa: PLR2004 - twice
         status = Status.FAILED if shifted_before else Status.WARNING
@@ -178,6 +183,31 @@ def of_shift(reading: Reading, sees: Sight, batch: Any) -> Outcome:
     where = f"of {reading.shift} steps later" if reading.shift else "that enter at the same positions"
     text = f"the {what} to be said are those {where}: the task is not to say what comes next"
     return Outcome(Status.SKIPPED, "", text)
+
+
+def is_cut(batch: Any, given: Tensor) -> bool:
+    """Whether what entered is a sequence of the batch without its first or last steps, up to `CUT`.
+
+    Args:
+        batch: Any.
+        given: Numbers of shape (N, T, C).
+
+    Example:
+        >>> series = torch.randn(4, 9)
+        >>> is_cut(series, series[:, 1:, None]), is_cut(series, series[..., None])
+        (True, False)
+
+    """
+    length = given.shape[1]
+    for _, tensor in dense(batch):
+        whole = tensor[..., None] if tensor.ndim == given.ndim - 1 else tensor
+        for values in (whole, whole.transpose(1, 2)) if whole.ndim == given.ndim else ():
+            more = values.shape[1] - length
+            if 0 < more <= CUT and values.shape[::2] == given.shape[::2]:
+                parts = [values[:, first : first + length].to(given) for first in range(more + 1)]
+                if any(torch.equal(part, given) for part in parts):
+                    return True
+    return False
 
 
 def echoes(batch: Any, given: Tensor) -> bool:

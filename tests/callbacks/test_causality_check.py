@@ -539,6 +539,35 @@ def test_other_tasks_of_numbers_are_not_accused(fit, program):
     assert judged(fit, program(wrong=True)).status is Status.SKIPPED
 
 
+def test_a_causal_codec_of_whole_series_is_not_accused(fit):
+    assert judged(fit, Restored(wrong=False)).status is Status.SKIPPED
+
+
+class Unshifted(Series):
+    """Both are cut from the same end."""
+
+    def pair(self, series):
+        return series[:, 1:], series[:, 1:]
+
+
+class UnshiftedLikelihood(Likelihood):
+    def step(self, batch):
+        mean, log_std = self(batch[0][:, 1:]).unbind(-1)
+        return -torch.distributions.Normal(mean, log_std.exp()).log_prob(batch[0][:, 1:, 0]).mean()
+
+
+class UnshiftedChannels(ChannelsFirst):
+    def step(self, batch):
+        x = batch[0].transpose(1, 2)
+        return F.l1_loss(self(x[..., :-1]), x[..., :-1])
+
+
+@pytest.mark.parametrize("program", [Unshifted, UnshiftedLikelihood, UnshiftedChannels])
+def test_numbers_that_are_said_again(fit, program):
+    finding = judged(fit, program())
+    assert (finding.status, finding.code) == (Status.WARNING, "CausalityCheck/input_is_target")
+
+
 # -- windows
 
 
