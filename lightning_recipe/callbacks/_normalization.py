@@ -26,6 +26,9 @@ SHARE, DROWNED = 0.01, 1e-4
 """Shares of a sum of losses: what may be of others than the one that is all of it, and what is nothing next to it."""
 LARGE = 100.0
 """A standard deviation from which on weights of the usual size answer with numbers that no activation is made for."""
+UNSCALED = 1000.0
+"""A standard deviation of all that enters, from which on weights that were just drawn can make nothing of it: samples
+of 16 bits have 3,000 and more."""
 TINY = 1000.0
 """Times as large predictions as their targets vary, before anything is learnt."""
 LEFT = 2.0

@@ -55,6 +55,11 @@ def of_scale(train: Entered, batch: Any) -> Iterator[tuple[Outcome, str]]:
             large, small, ratio = scale.scales(entry.values)
             if ratio > scale.SCALES and float(entry.values[:, large].std()) > scale.LARGE:
                 yield _scales_differ(entry, large, small, ratio), entry.name
+                continue
+        weight = getattr(entry.module, "weight", None)
+        drawn = isinstance(weight, nn.Parameter) and is_as_drawn(weight)
+        if drawn and float(entry.values.float().std()) > scale.UNSCALED:
+            yield _unscaled(entry), entry.name
     trained = [n for n in train.norms if has_seen_data(n.module) and scale.is_finite(n.values)]
     if trained and entries and (outcome := _pretrained(trained[0], entries[0])) is not None:
         yield outcome, trained[0].name
@@ -172,6 +177,17 @@ def _raw_bytes(entry: Entry) -> Outcome:
         "divide by 255, subtract the mean, divide by the standard deviation: those of the data that pretrained weights "
         "were trained on, else of the training set",
         {"mean": mean, "max": high},
+    )
+
+
+def _unscaled(entry: Entry) -> Outcome:
+    deviation = float(entry.values.float().std())
+    return Outcome(
+        Status.WARNING,
+        "unscaled",
+        f"{entry.name} gets {_described(entry.values)}: its weights were drawn for a standard deviation of about 1",
+        f"divide by {deviation:.2g}, or by the largest value that is possible, such as 32768 for samples of 16 bits",
+        {"std": deviation},
     )
 
 

@@ -48,7 +48,8 @@ class CausalityCheck(Check):
     - an output depends on the very input that it is to say, or on later ones, and changes with it: `failed`, with the
       module in which it begins (a mask that is missing or off by one, a bidirectional layer, padding on both sides);
     - tokens of which each is to be said by the output at its own position, which sees it, by a network that sees
-      nothing later: the target was not shifted: `failed`;
+      nothing later: the target was not shifted: `failed`; of numbers `warning`, where both are cut from a series of the
+      batch;
     - tokens that are to be said two steps ahead: `failed` where the batch's labels are one step ahead already, else
       `warning`; one step back: `warning`;
     - a window that ends with the value to forecast, or a feature of it that is computed of later values: `warning`;

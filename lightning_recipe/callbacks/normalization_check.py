@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 from lightning_recipe.callback import Check
 from lightning_recipe.callbacks import _normalization as scale
 from lightning_recipe.callbacks import _normalization_verdict as verdict
+from lightning_recipe.callbacks._cast import lost_by_cast
 from lightning_recipe.callbacks._channels import Channels
 from lightning_recipe.callbacks._places import of_places
 from lightning_recipe.callbacks._standardised import of_features
@@ -41,6 +42,8 @@ class NormalizationCheck(Check):
     - a BatchNorm that was trained before gets another input: a variance `scale.VARIANCE` times that of its statistics;
       or as many times smaller, by images between 0 and 1, which are not normalised;
     - such images enter a trained network that says which mean it expects, as those of timm do;
+    - what enters has a standard deviation above 1,000, and the layer's weights are as they were drawn;
+    - numbers between 0 and 1 become the ids of an embedding, so that nearly all are 0;
     - features of a table have standard deviations that differ by a factor of 1,000, the larger above 100;
     - training and validation are normalised differently: standard deviations that differ by a factor of 10, or of 2
       where the one has negative numbers and the other goes from 0 to 1, or to 255; or a feature is standardised in one
@@ -90,7 +93,7 @@ class NormalizationCheck(Check):
     needs = Need.INPUTS | Need.LOSSES
     explains: ClassVar = {
         **dict.fromkeys(
-            ("raw_bytes", "scaled_twice", "unlike_pretraining", "scales_differ"),
+            ("raw_bytes", "scaled_twice", "unlike_pretraining", "scales_differ", "unscaled"),
             (
                 *("InitLossCheck/too_high", "OverfitOneBatch/*", "ActivationMonitor/*", "PredictionDynamicsLogger/*"),
                 *("UpdateRatioMonitor/too_large", "InputIndependenceCheck/input_ignored", "Baselines/*"),
@@ -124,7 +127,7 @@ class NormalizationCheck(Check):
             self.done = True
             yield self.skipped(str(error))
             return
-        places = [self.found(*pair) for pair in of_places(train)]
+        places = [self.found(*pair) for pair in (*of_places(train), *lost_by_cast(train, run.batch))]
         yield from places
         if not train.entries:
             self.done = True

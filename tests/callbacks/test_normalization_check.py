@@ -128,6 +128,45 @@ class Quiet(Program):
         return x.float() / 32768
 
 
+class Ids(Program):
+    """A table whose first column is an id, with an embedding of its own."""
+
+    rows = 40
+
+    def __init__(self, train):
+        super().__init__(nn.Sequential(nn.Linear(5 + 4, 8), nn.ReLU(), nn.Linear(8, 2)), train)
+        self.who = nn.Embedding(self.rows, 4)
+
+    def ids(self, x):
+        return x[:, 0].long()
+
+    def prepare(self, x):
+        return torch.cat([self.who(self.ids(x)), x[:, 1:]], 1)
+
+
+class Yes(Ids):
+    """Whether a share is 1, of two rows."""
+
+    rows = 2
+
+
+class Binned(Ids):
+    """A share, in tenths."""
+
+    def ids(self, x):
+        return (10 * x[:, 0]).long()
+
+
+def with_ids(change=lambda x: x):
+    x, y = table()
+    ids = torch.randint(40, (64, 1), generator=RNG).float()
+    return torch.cat([change(ids), x[:, 1:]], 1), y
+
+
+def scaled_ids(ids):
+    return ids / 39
+
+
 class EachByItself(Program):
     def prepare(self, x):
         x = x.flatten(1)
@@ -291,6 +330,10 @@ HEALTHY = {
     "freed of noise": lambda: Denoiser(conv(), (images()[0] / 255, images()[1])),
     "freed of much noise": lambda: OfManyNoises(mlp(6), (table()[0] / 10, table()[1])),
     "between 0 and 1": lambda: Program(conv(), (images()[0] / 255, images()[1])),
+    "ids in a table": lambda: Ids(with_ids()),
+    "a share that is cut to yes or no": lambda: Yes(with_ids(scaled_ids)),
+    "a share in tenths": lambda: Binned(with_ids(scaled_ids)),
+    "large numbers before a norm": lambda: Program(mlp(64, nn.LayerNorm(64)), (sounds().float() * 20, images()[1])),
     "under-exposed images": lambda: Program(conv(), (images()[0] / 255 / 20, images()[1])),
     "quiet sounds, as integers": lambda: Quiet(mlp(64), (sounds(), images()[1])),
     "degrees from 0 kelvin": lambda: Program(mlp(6), (table()[0] * 8 + 290, table()[1])),
@@ -438,6 +481,9 @@ DISEASED = {
     ),
     "pretrained, scaled twice, in no_grad": (lambda: WithoutGradient(pretrained(), images()), "unlike_pretraining"),
     "pretrained, fine-tuned": (lambda: Program(pretrained(frozen=False), images()), "unlike_pretraining"),
+    "ids that were scaled": (lambda: Ids(with_ids(scaled_ids)), "ids_cut_off"),
+    "samples of 16 bits": (lambda: Program(mlp(64), (sounds().float() * 20, images()[1])), "unscaled"),
+    "prices in all columns": (lambda: ByHand(mlp(6), (table()[0] * 3000 + 9000, table()[1])), "unscaled"),
     "divided twice, then normalised": (lambda: Twice(conv(), (images()[0] / 255, images()[1])), "scaled_twice"),
     "divided twice, then normalised, MLP": (lambda: Twice(mlp(64), (images()[0] / 255, images()[1])), "scaled_twice"),
     "divided twice in the data set": (lambda: Program(conv(), (images()[0] / 255**2, images()[1])), "scaled_twice"),
