@@ -26,6 +26,8 @@ LONGER = 3
 """Epochs from which on it is told that something simple is better."""
 CLOSES = 0.1
 """Share of what a simple model is ahead that the second half of the steps makes up for: nothing is told then."""
+FAR = 0.3
+"""Share of the answers that a simple model is ahead at the end, from which on it is told even if that becomes less."""
 LEARNS = 0.005
 """Share of what the constant is ahead, likewise: steps may be small, and of one size."""
 EXACT = 0.1
@@ -119,9 +121,11 @@ def no_better(looks: Sequence[Look], *, weighted: bool) -> list[Outcome]:
         )
         return [Outcome(Status.ADVICE, "no_better_than_constant", said, fix, evidence(now))]
     name = "" if weighted else now.best_simple
-    if name not in half_way(looks).shown or _closes(looks, name):
+    if name not in half_way(looks).shown:
         return []
     lead = now.behind(name)
+    if _closes(looks, name) and not (now.of_answers and lead.mean > FAR):
+        return []
     gained = half_way(looks).behind(name).mean - lead.mean
     stands = now.step >= MANY and lead.mean > BEYOND_CHANCE * lead.error and gained < CREEPS * lead.mean
     if _learns(looks) and not now.of_answers and not stands:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from lightning_recipe.callbacks._bias_wiring import output_layers
 from lightning_recipe.finding import Status
 from lightning_recipe.losses.table import TABLE, Family, Takes
 from lightning_recipe.record.scalar_products import of_unit_vectors
@@ -52,8 +53,11 @@ def carriers(step: Step, arguments: dict[str, Any]) -> str:
     return "inputs, targets and predictions are finite, so the loss computation makes it"
 
 
-def output_layer(pl_module: nn.Module, outputs: int) -> tuple[str, nn.Module] | None:
-    """The last layer that has as many outputs as the prediction, with its name."""
+def output_layer(pl_module: nn.Module, outputs: int, call: LossCall, step: Step) -> tuple[str, nn.Module] | None:
+    """The layer that a loss got its prediction from, with its name; else the last one with as many outputs."""
+    for seen, name, layer in output_layers(step):
+        if seen is call:
+            return name, layer
     layers = [
         (name, module)
         for name, module in pl_module.named_modules()

@@ -22,6 +22,7 @@ from lightning_recipe.callbacks._init_loss_diagnosis import (
 from lightning_recipe.finding import Outcome, Section, Status
 from lightning_recipe.losses.references import FAR, NotComparableError, References, offset, references
 from lightning_recipe.losses.table import TABLE
+from lightning_recipe.record.step import Need
 from lightning_recipe.trial.answers import Answers
 from lightning_recipe.trial.rehearsal import CannotRehearseError, rehearsal
 
@@ -123,6 +124,7 @@ class InitLossCheck(Check):
         "a loss that does not start where it should means that the output layer, the scale of the data, or the loss "
         "itself is wrong; and the first steps are spent on learning a constant"
     )
+    needs = Need.INPUTS | Need.LOSSES | Need.WIRING
 
     def __init__(
         self,
@@ -202,7 +204,7 @@ class InitLossCheck(Check):
         decision = judge(found, certain=certain, warn_ratio=self.warn_ratio, bias_share=self.bias_share)
         first = f", the first of {call.times}," if call.times > 1 else ""
         context = f"{name}{first} starts at {found.measured:.4g}"
-        layer = output_layer(pl_module, found.constant.numel())
+        layer = output_layer(pl_module, found.constant.numel(), call, step)
         match decision:
             case "no scale":
                 return self.skipped(

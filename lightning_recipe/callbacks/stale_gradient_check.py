@@ -88,8 +88,8 @@ class StaleGradientCheck(Check):
     explains: ClassVar = {
         "missing_zero_grad": (
             "OverfitOneBatch/optimiser_unstable",
-            "PredictionDynamicsLogger/jumping",
-            "ActivationMonitor/dead",
+            *("PredictionDynamicsLogger/*", "ActivationMonitor/*", "InputIndependenceCheck/input_ignored"),
+            "Baselines/*",
         ),
         "cleared_before_step": tuple(
             f"OverfitOneBatch/{code}" for code in ("no_gradient", "weights_do_not_change", "stuck")

@@ -107,7 +107,10 @@ class UpdateRatioMonitor(Check):
             *("PredictionDynamicsLogger/frozen", "OverfitOneBatch/learning_rate_too_low"),
             *("OverfitOneBatch/optimiser_slow", "UpdateRatioMonitor/too_small", "Baselines/*"),
         ),
-        "weight_decay_outweighs": ("PredictionDynamicsLogger/*", "ActivationMonitor/*", "Baselines/*"),
+        "weight_decay_outweighs": (
+            *("PredictionDynamicsLogger/*", "ActivationMonitor/*", "Baselines/*"),
+            "InputIndependenceCheck/input_ignored",
+        ),
         "rounded_away": (
             *("PredictionDynamicsLogger/frozen", "OverfitOneBatch/learning_rate_too_low"),
             *("OverfitOneBatch/optimiser_slow", "Baselines/*"),

@@ -567,6 +567,20 @@ def test_a_loss_that_falls_must_come_nearer_to_what_is_far_ahead(fit, monkeypatc
     assert quiet(fit, Slow(), **settings).evidence["model"] > 2 * finding.evidence["previous_value"]
 
 
+def test_what_is_far_behind_at_the_end_is_told_even_if_it_comes_nearer(fit, monkeypatch):
+    class Slow(Healthy):
+        """As with two units of a recurrent network for many classes."""
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), lr=2e-3)
+
+    settings = {"max_epochs": 8}
+    (finding,) = found(fit, Slow(), **settings)
+    assert (finding.status, finding.code) == (Status.ADVICE, "Baselines/worse_than_simple_model")
+    monkeypatch.setattr(_baselines_verdict, "FAR", torch.inf)
+    assert quiet(fit, Slow(), **settings)
+
+
 # -- a human's score, people's data, pictures
 
 

@@ -229,6 +229,28 @@ def test_an_output_layer_without_bias_is_named(fit):
     assert "net.4 has no bias" in judged(fit, NoBias()).fix
 
 
+def test_of_two_heads_that_is_named_which_the_loss_is_given(fit):
+    class Heads(Regression):
+        mean, std = 50.0, 10.0
+
+        def __init__(self):
+            super().__init__()
+            self.net[-1] = nn.Identity()
+            self.heads = nn.ModuleDict({name: nn.Linear(32, 1, bias=False) for name in ("height", "weight")})
+
+        def forward(self, x):
+            h = self.net(x)
+            return {name: head(h)[:, 0] for name, head in self.heads.items()}
+
+        def training_step(self, batch, batch_idx):
+            out = self(batch[0])
+            return F.mse_loss(out["height"], batch[1]) + F.mse_loss(out["weight"], torch.zeros(len(batch[1])))
+
+    check = InitLossCheck()
+    fit(Heads(), [check], logger=False, max_steps=1, limit_val_batches=0)
+    assert any("heads.height has no bias" in finding.fix for finding in check.findings)
+
+
 def test_one_positive_in_ten_suggests_its_log_odds(fit):
     finding = judged(fit, Imbalanced())
     assert (finding.status, finding.code) == (Status.ADVICE, "InitLossCheck/output_bias")
