@@ -37,6 +37,9 @@ SHIFTED = {"Add", "Sub", "Rsub"}
 OF_NUMBERS = {torch.int64, torch.float64}
 """As what autograd keeps numbers that are no tensors."""
 OF_SHARES = {"BinaryCrossEntropy", "BinaryCrossEntropyWithLogits"}
+STUCK = 0.3
+"""Share of the error, from which on a clamp keeps a network from learning: at first half of all answers lie below 0,
+also where something else is asked for; of a clamp that is there for rare answers it is a few hundredths."""
 TOLERANCE = 1e-3
 """Of rounding in half precision."""
 SHARE = 0.1
@@ -245,33 +248,58 @@ def out_of_range(weights_of: WeightsOf, graph: list[Node], batch: Any = None) ->
         if (counts := _of_rates(weights_of, node)) is not None:
             yield node, counts
     for pair in pairs(graph, batch):
-        low, high = pair.answer.bounds
-        if math.isinf(low) and math.isinf(high):
-            continue
-        target = _counted(weights_of, pair.node, pair.target)
-        if target.numel() < 2 or not target.isfinite().all():  # noqa: PLR2004
-            continue
-        held = target.clamp(low, high)
-        outside = float((held != target).double().mean())
-        best = float((target - held).abs().pow(pair.power).mean())
-        constant = float((target - target.mean()).abs().pow(pair.power).mean())
-        hard = outside > SHARE and best > SHARE * constant > 0 and pair.sure
-        if hard or (outside > MANY and best > HALF * constant > 0):
-            function = pair.answer.made_by.kind.lower()
-            yield (
-                pair.node,
-                Outcome(
-                    Status.FAILED if hard else Status.WARNING,
-                    "out_of_range",
-                    f"{pair.answer.said} gives {_interval(low, high)}, while {outside:.0%} of the targets lie outside, "
-                    f"from {float(target.min()):.3g} to {float(target.max()):.3g}: {_errors(pair)} can't fall below "
-                    f"{best:.3g}, a constant alone reaches {constant:.3g}",
-                    f"another scale and shift of the {function}, or none of it"
-                    if pair.answer.moved
-                    else f"take the {function} off the output, or scale the targets to its range",
-                    {"outside": outside, "lowest": best, "constant": constant},
-                ),
-            )
+        if (outcome := _out_of_reach(weights_of, pair) or _at_bounds(weights_of, pair)) is not None:
+            yield pair.node, outcome
+
+
+def _out_of_reach(weights_of: WeightsOf, pair: Pair) -> Outcome | None:
+    """Targets that a prediction can't come near, because of the operation that makes it."""
+    low, high = pair.answer.bounds
+    target = _counted(weights_of, pair.node, pair.target)
+    if (math.isinf(low) and math.isinf(high)) or target.numel() < 2 or not target.isfinite().all():  # noqa: PLR2004
+        return None
+    held = target.clamp(low, high)
+    outside = float((held != target).double().mean())
+    best = float((target - held).abs().pow(pair.power).mean())
+    constant = float((target - target.mean()).abs().pow(pair.power).mean())
+    hard = outside > SHARE and best > SHARE * constant > 0 and pair.sure
+    if not (hard or (outside > MANY and best > HALF * constant > 0)):
+        return None
+    function = pair.answer.made_by.kind.lower()
+    return Outcome(
+        Status.FAILED if hard else Status.WARNING,
+        "out_of_range",
+        f"{pair.answer.said} gives {_interval(low, high)}, while {outside:.0%} of the targets lie outside, "
+        f"from {float(target.min()):.3g} to {float(target.max()):.3g}: {_errors(pair)} can't fall below "
+        f"{best:.3g}, a constant alone reaches {constant:.3g}",
+        f"another scale and shift of the {function}, or none of it"
+        if pair.answer.moved
+        else f"take the {function} off the output, or scale the targets to its range",
+        {"outside": outside, "lowest": best, "constant": constant},
+    )
+
+
+def _at_bounds(weights_of: WeightsOf, pair: Pair) -> Outcome | None:
+    """`advice` where much of the error is where a clamp gives its bounds, and is asked for something else."""
+    node, target, given = pair.answer.made_by, pair.target, pair.answer.made_by.saved("self")
+    values = pair.answer.values if node.kind in CLAMPS else None
+    if values is None or not isinstance(given, Tensor) or given.numel() != target.numel():
+        return None
+    low, high = range_of(node)
+    counts = _counts(weights_of, pair.node, target).flatten()
+    errors = (values.flatten() + (pair.answer.shift or 0.0) - target.flatten()).abs().double().pow(pair.power)[counts]
+    beyond = ((given < low) | (given > high)).flatten()[counts]
+    share = float(errors[beyond].sum() / errors.sum()) if bool(errors.any()) else 0.0
+    if share <= STUCK:
+        return None
+    return Outcome(
+        Status.ADVICE,
+        "stuck_at_bounds",
+        f"{pair.answer.said} lets no gradient through beyond {_interval(low, high)}, and {share:.0%} of the error is "
+        "there: what is most wrong is not learnt",
+        "no clamp in training, only of what is reported; or a sigmoid",
+        {"share": share},
+    )
 
 
 def _errors(pair: Pair) -> str:

@@ -1105,6 +1105,28 @@ def test_pos_weight_the_other_way_round(found):
     assert list(found(mlp(1), loss, data, steps=8)) == ["weights_grow_with_frequency"]
 
 
+CLAMPED = {
+    "in the middle": (lambda out: (out / 10 + 0.5).clamp(0, 1), []),
+    "by wide bounds": (lambda out: out.clamp(-5, 5), []),
+    "for what is reported": (lambda out: out + 0 * out.detach().clamp(0, 1), []),
+    "at 0": (lambda out: out.clamp(0, 1), ["stuck_at_bounds"]),
+    "by another function": (lambda out: F.hardtanh(out, 0.0, 1.0), ["stuck_at_bounds"]),
+}
+
+
+@pytest.mark.parametrize("by_hand", [False, True])
+@pytest.mark.parametrize("name", CLAMPED)
+def test_clamped_outputs(found, name, by_hand):
+    clamp, told = CLAMPED[name]
+    data = {"x": torch.randn(8 * ROWS, WIDTH, generator=drawn()), "y": torch.rand(8 * ROWS, 6, generator=drawn())}
+
+    def loss(out, b):
+        out = clamp(out)
+        return (out - b["y"]).square().mean() if by_hand else F.mse_loss(out, b["y"])
+
+    assert list(found(mlp(6), loss, data, steps=8)) == told
+
+
 SHARES = torch.tensor([0.1, 0.15, 0.5, 0.9])
 OF_LABELS = {
     "negatives by positives": ((1 - SHARES) / SHARES, []),
