@@ -735,6 +735,7 @@ class EvaluatesByHand(Patient):
     """Scores held-out examples at the end of each epoch, and forgets eval()."""
 
     code = "ModeCheck/train_between_epochs"
+    steps: ClassVar = {"max_epochs": 8}
 
     @torch.no_grad()
     def on_train_epoch_end(self):
@@ -1496,7 +1497,7 @@ class NormAtZero(Patient):
     """The norm of something that is exactly zero has no gradient."""
 
     code = "FirstNonFinite/gradient"
-    also = ("PredictionDynamicsLogger/not_finite", "OverfitOneBatch/stuck")
+    also = ("PredictionDynamicsLogger/not_finite", "OverfitOneBatch/stuck", "LossInputCheck/compared_with_itself")
 
     def loss(self, logits, y):
         return super().loss(logits, y) + 1e-3 * (logits - logits).square().sum().sqrt()
@@ -2402,10 +2403,11 @@ class SortedAsText(NothingToLearn):
     """Inputs were listed by the names of their files, in which 10 comes before 2, labels by their numbers."""
 
     code = "Baselines/labels_of_others"
+    steps: ClassVar = {"max_epochs": 3}
 
     def data(self, n, seed):
-        x, y = Patient.data(self, n, seed).tensors
-        return TensorDataset(x[torch.tensor(sorted(range(n), key=str))], y)
+        x, y = Patient.data(self, 4 * n, seed).tensors
+        return TensorDataset(x[torch.tensor(sorted(range(4 * n), key=str))], y)
 
 
 class SeesTwoColumns(Patient):

@@ -177,7 +177,8 @@ def constant(again: Rehearsal, step: Step, graph: list[Node]) -> Outcome | None:
 
     """
     loss, last = step.loss, [node for node in graph if node.kind in PRODUCTS]
-    if loss is None or not last or not loss.isfinite().all() or step.clips:  # a clamp is a cause of its own
+    clamped = any(not clip.of_likelihood for clip in step.clips)  # a cause of its own
+    if loss is None or not last or not loss.isfinite().all() or clamped:
         return None
     edges = [torch.autograd.graph.GradientEdge(node.raw, 0) for node in last]
     weights = [node.raw.variable for node in {source for node in last for source in _sources(node)}]

@@ -55,11 +55,12 @@ class Unreached:
 
 
 def _beside_trained(root: nn.Module, step: Step) -> Iterator[tuple[str, Tensor]]:
-    """Parameters of modules that others are trained in: of a frozen network, none is."""
+    """Parameters that are not in the graph, of modules that others are trained in: of a frozen network, none is."""
     trained = {id(leaf) for leaf in step.leaves}
     for path, module in root.named_modules():
         if any(id(p) in trained for p in module.parameters()):
-            yield from ((n, p) for n, p in module.named_parameters(path, recurse=False) if p.requires_grad)
+            own = module.named_parameters(path, recurse=False)
+            yield from ((n, p) for n, p in own if p.requires_grad and id(p) not in trained)
 
 
 def _outcome(name: str, parameter: Tensor) -> Outcome:

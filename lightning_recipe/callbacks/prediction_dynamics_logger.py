@@ -146,6 +146,7 @@ class PredictionDynamicsLogger(RecipeCallback):
     def _forget(self) -> None:
         self._steps: list[Step] = []  # watched, in which the fixed batch may be found
         self._fixed: FixedBatch | None = None
+        self._adversaries = False
         self._others: list[FixedBatch] = []  # what else the step compares: drawn, not judged
         self.needs = type(self).needs  # until there is a batch
         self._frames: list[int] = []  # steps since the first look, from which on the next pictures are due
@@ -253,10 +254,10 @@ class PredictionDynamicsLogger(RecipeCallback):
             self._frames = []
             yield from self._trying(self._look, run, fixed)
         if (fixed := self._fixed) is not None:
-            adversaries = len(run.trainer.optimizers) > 1
-            yield self.judge(fixed, adversaries=adversaries)  # before pictures: the user's own `decode` may raise
+            self._adversaries = len(run.trainer.optimizers) > 1
+            yield self.judge(fixed)  # before pictures, in which the user's own `decode` may raise
 
-    def judge(self, fixed: FixedBatch, *, adversaries: bool = False) -> Finding:
+    def judge(self, fixed: FixedBatch) -> Finding:
         """The verdict on all looks together."""
         limits = self.min_steps, self.min_moved, self.max_jitter
-        return self.found(outcome(fixed, *limits, adversaries=adversaries))
+        return self.found(outcome(fixed, *limits, adversaries=self._adversaries))
