@@ -1212,7 +1212,7 @@ class AllFlat(Patient):
     """A hyperbolic tangent of inputs in another unit, in which they are thousands."""
 
     code = "ActivationMonitor/saturated"
-    also = ("OverfitOneBatch/optimiser_slow",)
+    also = ("OverfitOneBatch/optimiser_slow", "NormalizationCheck/unscaled")
     steps: ClassVar = {"max_steps": 78, "max_epochs": -1}
 
     def __init__(self):
