@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 ROWS = 8
 """Of the embedding, at least: one for yes and no has two."""
 EXAMPLES = 16
+WIDEST = 1024
+"""Columns of a table, at most."""
 FEW = 4
 """Times as many different values as are left."""
 
@@ -29,17 +31,11 @@ def lost_by_cast(train: Entered, batch: Any) -> Iterator[tuple[Outcome, str]]:
         batch: What the step was given.
 
     """
-    columns = [
-        column
-        for _, t in dense(batch)
-        if t.is_floating_point() and t.ndim and len(t) >= EXAMPLES
-        for column in t.detach().reshape(len(t), -1).unbind(1)
-        if _is_scaled(column)
-    ]
-    for entry in train.indices:
+    tables = [entry for entry in train.indices if isinstance(entry.module, nn.Embedding) and entry.values.ndim]
+    tables = [entry for entry in tables if getattr(entry.module, "num_embeddings", 0) >= ROWS]
+    columns = list(_scaled_columns(batch)) if tables else []
+    for entry in tables if columns else []:
         rows = getattr(entry.module, "num_embeddings", 0)
-        if not isinstance(entry.module, nn.Embedding) or rows < ROWS or entry.values.ndim == 0:
-            continue
         for ids in entry.values.reshape(len(entry.values), -1).unbind(1):
             cut = [column for column in columns if len(column) == len(ids) and _is_cut(column.to(ids.device), ids)]
             if cut:
@@ -58,9 +54,14 @@ def lost_by_cast(train: Entered, batch: Any) -> Iterator[tuple[Outcome, str]]:
                 break
 
 
-def _is_scaled(column: Tensor) -> bool:
-    """Whether numbers lie between 0 and 1, and are not just yes and no."""
-    return bool(column.min() >= 0) and bool(column.max() <= 1) and bool((column != column.round()).any())
+def _scaled_columns(batch: Any) -> Iterator[Tensor]:
+    """Columns of tables whose numbers lie between 0 and 1, and are not just yes and no; images are no tables."""
+    for _, tensor in dense(batch):
+        if tensor.is_floating_point() and tensor.ndim and len(tensor) >= EXAMPLES:
+            table = tensor.detach().reshape(len(tensor), -1)
+            if table.shape[1] <= WIDEST:
+                scaled = (table.amin(0) >= 0) & (table.amax(0) <= 1) & (table != table.round()).any(0)
+                yield from table[:, scaled].unbind(1)
 
 
 def _is_cut(column: Tensor, ids: Tensor) -> bool:
