@@ -5,10 +5,10 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch.utils.data import Subset, TensorDataset
 
 from lightning_recipe.callbacks._flips import leaves
+from lightning_recipe.callbacks._moved import same
 from lightning_recipe.finding import Outcome, Status
 from lightning_recipe.trial.reread import read_again
 from lightning_recipe.trial.seeding import users_of, without_entropy
@@ -67,12 +67,8 @@ def _differing(source: Any, indices: Sequence[int], *, fixed: bool = False) -> l
     pairs = list(zip(one, other, strict=True))
     if any(a.keys() != b.keys() for a, b in pairs):
         return [""]
-    return sorted({path for a, b in pairs for path in a if not _same(a[path], b[path])})
+    return sorted({path for a, b in pairs for path in a if not same(a[path], b[path])})
 
 
 def _read(source: Any, indices: Sequence[int], within: AbstractContextManager[Any]) -> list[dict[str, Tensor]]:
     return [leaves(example) for (example,) in read_again(source, indices, within=within)]
-
-
-def _same(one: Tensor, other: Tensor) -> bool:
-    return one.shape == other.shape and torch.equal(one.nan_to_num(), other.nan_to_num())

@@ -98,6 +98,7 @@ class FirstNonFinite(Check):
         self._pending: list[Finding] = []
         self._odd: tuple[int, Any] | None = None  # the latest step whose loss was not finite, and its batch
         self._row, self._first, self._last = 0, math.nan, math.nan  # losses that were finite
+        self._returns = True  # whether steps return their losses
         self._at_start = not_finite(run.module)  # some are filled by the first step
         learning = {name: p for name, p in learned(run.module).items() if p.is_floating_point()}
         sound = [parameter for name, parameter in learning.items() if name not in self._at_start]
@@ -119,7 +120,7 @@ class FirstNonFinite(Check):
         value = 0.0 if loss is None or loss.device.type != "cpu" else loss.item()
         fine = math.isfinite(value)
         if fine and all(math.isfinite(sentinel.item()) for sentinel in self._sentinels):
-            self._saw(value)
+            self._saw(None if loss is None else value)
             self._recent.append((self._count - 1, batch))
             return False
         return self._judge(run, self._count - 1, batch, loss_is_finite=fine)
@@ -128,6 +129,7 @@ class FirstNonFinite(Check):
         """Leave what it is about on the device, and read it at steps 1, 2, 4, ... and whenever there is no room."""
         if loss is None and not self._sentinels:
             return False
+        self._returns = loss is not None
         watched = self._sentinels[0] if loss is None else loss
         if not self._ring:
             self._ring = list(torch.zeros(RING, device=watched.device).unbind())
@@ -143,12 +145,13 @@ class FirstNonFinite(Check):
         for i, value in enumerate(values):
             if not math.isfinite(value):
                 return self._judge(run, first + i, batch if i == len(values) - 1 else None, loss_is_finite=False)
-            self._saw(value)
+            self._saw(value if self._returns else None)
         return False
 
-    def _saw(self, loss: float) -> None:
-        self._row, self._last = 0, loss
-        self._first = loss if math.isnan(self._first) else self._first
+    def _saw(self, loss: float | None) -> None:
+        self._row = 0
+        if loss is not None:
+            self._last, self._first = loss, loss if math.isnan(self._first) else self._first
 
     @property
     def _has_grown(self) -> bool:
