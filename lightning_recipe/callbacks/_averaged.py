@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from lightning_recipe.trial.rehearsal import Answer, Logged, Rehearsal
+    from lightning_recipe.trial.rehearsal import Answer, Rehearsal
+    from lightning_recipe.trial.stand_ins import Logged
 
 PARTS = 4
 """Into which a batch is divided."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_recipe.callbacks._loss_range import RANGES, range_of
+from lightning_recipe.callbacks._compared import RANGES, range_of
 from lightning_recipe.finding import Outcome, Status
 from lightning_recipe.record.loss_graph import CLAMPS, PRODUCTS, RESHAPES
 from lightning_recipe.record.scalar_products import is_unit, is_weight, sides

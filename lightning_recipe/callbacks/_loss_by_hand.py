@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from lightning_recipe.callbacks import _loss_scale, _loss_targets, _loss_weights
+from lightning_recipe.callbacks import _loss_scale_texts, _loss_targets, _loss_weights
 from lightning_recipe.record.loss_graph import PRODUCTS, RESHAPES
 from lightning_recipe.record.tensors import dense
 
@@ -140,4 +140,4 @@ def without_end(weights_of: WeightsOf, graph: list[Node], step: Step) -> Iterato
     weight = weights_of(picking[0])
     largest = max((float(t.max()) for t in _outputs(step) if tuple(t.shape) == made_by.shape), default=0.0)
     if weight is not None and bool((weight <= 0).all() and weight.any()) and largest > 0:
-        yield picking[0], _loss_scale.logits(largest, "log-probabilities, which are never above 0", "log_softmax")
+        yield picking[0], _loss_scale_texts.logits(largest, "log-probabilities, which are never above 0", "log_softmax")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from lightning_recipe.callbacks import _loss_scale_texts as tell
 from lightning_recipe.finding import Outcome, Status
 from lightning_recipe.losses.table import CROSS_ENTROPY, KL, NLL, OF_SIGNS
 from lightning_recipe.record.loss_graph import CLAMPS
@@ -47,7 +47,6 @@ CLOSE = 0.02
 """Between probabilities and those that were smoothed before their logarithm was taken."""
 FEW = 8
 """Rows that are looked at, at least, where their values alone say what they are."""
-RAW = "give {} the logits: take the {} out of the network, and apply it where probabilities are shown or measured"
 
 
 def of_graph(graph: list[Node]) -> Iterator[tuple[Node, Outcome]]:
@@ -71,32 +70,32 @@ def _of_squashes(node: Node) -> Outcome | None:
     """Whether a softmax or a sigmoid was applied to what came out of another one, by the loss or before it."""
     past = POOLS | {"Neg"} if node.kind in OF_BOTH_SIGNS else POOLS
     if node.kind in WANT_LOGITS and (function := _squash(_behind(node, past))):
-        return _twice(node, WANT_LOGITS[node.kind], function)
+        return tell.twice(node, WANT_LOGITS[node.kind], function)
     if node.kind == "Logsumexp" and (made_by := node.source()) is not None and _is_normaliser(node, made_by):
-        return _twice(made_by, "a softmax", "softmax")
+        return tell.twice(made_by, "a softmax", "softmax")
     compared = node.kind in COMPARED or _is_overlap(node)
     again = _behind(node, SHIFTS if node.kind == "Log" else ()) if compared else None
     if again is not None and _squash(again) and (function := _squash(again.source())):
-        return _twice(again, f"a {_squash(again)}", function)
+        return tell.twice(again, f"a {_squash(again)}", function)
     return None
 
 
 def _of_node(node: Node) -> Outcome | None:
     if (share := _no_signs_by_hand(node)) > 0:
-        return _no_signs("a loss of margins", share)
+        return tell.no_signs("a loss of margins", share)
     made_by = _behind(node)
     kind = made_by.kind if made_by is not None else ""
     if node.kind in COMPARED and _is_one(made_by):
-        return _of_one()
+        return tell.of_one()
     if node.kind in WANT_LOGARITHMS and kind in PROBABILITIES:
-        return _no_logarithm(PROBABILITIES[kind])
+        return tell.no_logarithm(PROBABILITIES[kind])
     if node.kind in WANT_LOGARITHMS and made_by is not None and made_by.is_raw:
         values = node.saved(WANT_LOGARITHMS[node.kind])
         if isinstance(values, Tensor) and values.numel() and float(values.max()) > ALONE:
-            return logits(float(values.max()), "log-probabilities, which are never above 0", "log_softmax")
+            return tell.logits(float(values.max()), "log-probabilities, which are never above 0", "log_softmax")
     elif node.kind == "Sub" and kind == "Xlogy" and _is_reversed(node):
         what = "the logarithm of fixed probabilities, its target what the network puts out"
-        return replace(_interchanged(what), status=Status.ADVICE)  # the reverse divergence may be meant
+        return replace(tell.interchanged(what), status=Status.ADVICE)  # the reverse divergence may be meant
     if node.kind == "Log":
         made_by = _behind(node, {"Add"})  # an epsilon
         kind = made_by.kind if made_by is not None else ""
@@ -105,7 +104,7 @@ def _of_node(node: Node) -> Outcome | None:
         behind, values = made_by.source(), made_by.saved("self")
         of_probabilities = low is not None and high is not None and float(low) >= 0 and 1 / 2 < float(high) <= 1
         if of_probabilities and behind is not None and behind.is_raw and isinstance(values, Tensor):
-            return _clamped(float(((values < 0) | (values > 1)).float().mean()))
+            return tell.clamped(float(((values < 0) | (values > 1)).float().mean()))
     return None
 
 
@@ -136,26 +135,30 @@ def of_call(call: LossCall, batch: Any = None) -> Outcome | None:
     prediction, target = call.arguments.get("input"), call.arguments.get("target")
     if call.name in OF_SIGNS and isinstance(target, Tensor) and bool(((target == 0) | (target == 1)).all()):
         share = float((target == 0).double().mean())
-        return _no_signs(call.name, share) if share else None
+        return tell.no_signs(call.name, share) if share else None
     if not isinstance(prediction, Tensor) or prediction.ndim < 2 or not prediction.is_floating_point():  # noqa: PLR2004
         return None
     if call.name == CROSS_ENTROPY and prediction.shape[1] == 1:
-        return _of_one()
+        return tell.of_one()
     dim = -1 if call.name == KL else 1
     if call.name in {CROSS_ENTROPY, NLL, KL} and are_probabilities(prediction, dim):
         if call.name == KL and isinstance(target, Tensor) and _are_logarithms(target):
-            return _interchanged("probabilities, its target logarithms")
-        return _no_logarithm("softmax") if call.name != CROSS_ENTROPY else _equal_to_probabilities(call, prediction)
+            return tell.interchanged("probabilities, its target logarithms")
+        return (
+            tell.no_logarithm("softmax")
+            if call.name != CROSS_ENTROPY
+            else tell.equal_to_probabilities(call, prediction)
+        )
     of_shares = call.name in {CROSS_ENTROPY, KL} and not call.arguments.get("log_target")
     if of_shares and isinstance(target, Tensor) and target.is_floating_point() and target.numel():
         least = float(target.min())
         if least < -ALONE and not _are_logarithms(target, dim):
-            return _no_probabilities(call.name, least)
+            return tell.no_probabilities(call.name, least)
     if call.name == KL and isinstance(target, Tensor):
         given = [t for _, t in dense(batch) if t.shape == prediction.shape and t.is_floating_point()]
         if call.target_from_net and any(torch.allclose(prediction.exp(), t.float(), atol=CLOSE) for t in given):
             what = "the logarithm of an entry of the batch, its target what the network puts out"
-            return replace(_interchanged(what), status=Status.WARNING)  # the reverse divergence, if it is meant
+            return replace(tell.interchanged(what), status=Status.WARNING)  # the reverse divergence, if it is meant
         return _divergence(call, prediction, target)
     return None
 
@@ -264,106 +267,5 @@ def _divergence(call: LossCall, prediction: Tensor, target: Tensor) -> Outcome |
             {"largest_target": float(target.max())},
         )
     if float(prediction.max()) > ALONE and not _are_logarithms(prediction):
-        return logits(float(prediction.max()), "log-probabilities, which are never above 0", "log_softmax")
+        return tell.logits(float(prediction.max()), "log-probabilities, which are never above 0", "log_softmax")
     return None
-
-
-def _twice(node: Node, again: str, function: str) -> Outcome:
-    classes = node.shape[node.dim] if again == "a softmax" and node.dim is not None else 0
-    lowest = math.log(1 + (classes - 1) / math.e) if classes else math.log(1 + 1 / math.e)
-    over = f"over {classes} classes " if classes else ""
-    return Outcome(
-        Status.FAILED,
-        "probabilities",
-        f"probabilities stand where logits belong: {again} is applied to what comes out of {function}, so that {over}"
-        f"no probability gets above {math.exp(-lowest):.3g}, and the loss of a right answer stays above {lowest:.3g}",
-        RAW.format("it", function),
-        {"lowest": lowest, "classes": classes},
-    )
-
-
-def _equal_to_probabilities(call: LossCall, prediction: Tensor) -> Outcome:
-    classes = prediction.shape[1]
-    lowest = math.log(1 + (classes - 1) / math.e)
-    return Outcome(
-        Status.FAILED,
-        "probabilities",
-        f"probabilities enter {call.name}, which wants logits: all rows lie between 0 and 1 and sum to 1, so that over "
-        f"{classes} classes its loss can't fall below {lowest:.3g}",
-        RAW.format("it", "softmax"),
-        {"lowest": lowest, "classes": classes},
-    )
-
-
-def _no_logarithm(function: str) -> Outcome:
-    return Outcome(
-        Status.FAILED,
-        "probabilities",
-        f"probabilities enter a loss that wants their logarithms: what comes out of {function} lies between 0 and 1",
-        "log_softmax in the place of softmax" if function == "softmax" else "logsigmoid in the place of sigmoid",
-        {"highest": 1.0},
-    )
-
-
-def _of_one() -> Outcome:
-    return Outcome(
-        Status.FAILED,
-        "constant_loss",
-        "a softmax over a single output is 1 whatever the network puts out: there is nothing to learn",
-        "a sigmoid for yes or no, no softmax for a number, or as many outputs as classes",
-        {"outputs": 1.0},
-    )
-
-
-def _no_signs(name: str, share: float) -> Outcome:
-    return Outcome(
-        Status.FAILED,
-        "constant_loss",
-        f"the targets of {name} are to be -1 and 1, but these are 0 and 1: for the {share:.0%} that are 0 it is the "
-        "same whatever the network puts out",
-        "2 * target - 1 as the target",
-        {"share": share},
-    )
-
-
-def logits(largest: float, wanted: str, function: str) -> Outcome:
-    """What a layer puts out is taken for something that has bounds."""
-    return Outcome(
-        Status.FAILED,
-        "logits_as_probabilities",
-        f"what a layer puts out, up to {largest:.3g}, enters a loss that wants {wanted}: it falls without end",
-        f"apply {function} to it first",
-        {"largest": largest},
-    )
-
-
-def _no_probabilities(name: str, least: float) -> Outcome:
-    return Outcome(
-        Status.FAILED,
-        "logits_as_probabilities",
-        f"the targets of {name} go down to {least:.3g}: they are no probabilities, as what a teacher puts out before "
-        "its softmax",
-        "the softmax of the targets, of the same temperature as that of the predictions",
-        {"least": least},
-    )
-
-
-def _clamped(outside: float) -> Outcome:
-    return Outcome(
-        Status.FAILED,
-        "logits_as_probabilities",
-        f"what a layer puts out is clamped to be taken for probabilities; {outside:.0%} of it lay outside, and gets no "
-        "gradient",
-        "apply a sigmoid in place of the clamp, or give logits to binary_cross_entropy_with_logits",
-        {"outside": outside},
-    )
-
-
-def _interchanged(what: str) -> Outcome:
-    return Outcome(
-        Status.FAILED,
-        "kl_arguments_interchanged",
-        f"the arguments of kl_div stand in each other's place: its input is {what}",
-        "kl_div(log-probabilities of the network, probabilities of the target)",
-        {"highest": 1.0},
-    )

@@ -6,22 +6,21 @@ module. What follows there is the loss, wherever it is computed: in the step, in
 
 from __future__ import annotations
 
-import functools
 import itertools
 import math
 import time
 from collections import Counter
-from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from lightning_recipe.record.copies import snapshot
 from lightning_recipe.record.modules import observable
-from lightning_recipe.record.tensors import mapped, tensors
+from lightning_recipe.record.tensors import mapped
+from lightning_recipe.trial.descent import SECONDS, descended
 from lightning_recipe.trial.rehearsal import CannotRehearseError
-from lightning_recipe.trial.work import NET, Work
+from lightning_recipe.trial.trunk import Trunk, has_parameters
+from lightning_recipe.trial.work import NET
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -30,15 +29,9 @@ if TYPE_CHECKING:
 
 DRAWS = 3
 """Draws over which the loss of a step that draws random numbers is averaged; always the same ones."""
-SECONDS = 10.0
-"""Nominal seconds for the steps of one descent, see ``trial/work.py``; 60 of a small network take a tenth of one."""
 _NOISE = 1e-5  # relative difference between two draws that rounding may leave
 _FREE_STEPS, _CONSTANT_STEPS = 100, 60  # of a descent with free answers, and with one row for all
 _FEWEST = 40  # with free answers, where steps are expensive
-_AT_REST, _HARDLY = 15, 1e-3  # a descent is over after as many steps in which it hardly fell
-_COUNTED = 1  # the step whose work is counted: by then, what depends on no answer is known
-_THERE_AND_BACK = 3  # times the work of a forward pass, with backward
-_FASTER, _SLOWER = 1.3, 0.5  # 1.2 in the paper, which has more steps
 
 
 class Place(NamedTuple):
@@ -269,140 +262,11 @@ class Answers:
         return own.float().transpose(0, self._dim(place.module, own)).flatten(1).mean(1)
 
 
-def descended(
-    cost: Callable[[dict[Any, Tensor]], Tensor], start: dict[Any, Tensor], steps: int, fewest: int | None = None
-) -> tuple[float, dict[Any, Tensor]]:
-    """The lowest cost found by iRprop-, and the values there.
-
-    Each value has a step size of its own, which grows while its gradient keeps its sign: it needs no learning rate.
-    Where a cost can't be computed, as outside of a distribution's domain, it goes back, and on with smaller steps.
-
-    Args:
-        cost: Of values; always the same for the same.
-        start: The first values.
-        steps: How often the cost is asked, unless it is at rest earlier.
-        fewest: How often if that is too expensive.
-
-    Raises:
-        CannotRehearseError: If the cost of the first values raises it, or steps are expensive.
-
-    Source:
-        C. Igel and M. Husken, Improving the Rprop Learning Algorithm (2000).
-
-    Example:
-        >>> best, values = descended(lambda v: (v["x"] - 300).abs().sum(), {"x": torch.zeros(1)}, 80)
-        >>> round(best, 2)
-        0.0
-
-    """
-    values = {key: value.detach().float().requires_grad_() for key, value in start.items()}
-    sizes = {
-        key: torch.full_like(v, 0.1 * max(float(v.detach().abs().mean()), 0.1)).detach() for key, v in values.items()
-    }
-    before = {key: torch.zeros_like(value).detach() for key, value in values.items()}
-    best, at = math.inf, values
-    affordable, lowest = math.inf, list[float]()  # so far
-    for step in range(steps):
-        work = Work()
-        try:
-            with work if step == _COUNTED else nullcontext():
-                loss = cost(values)
-        except CannotRehearseError:
-            if best == math.inf:
-                raise
-            loss = torch.tensor(math.nan)
-        affordable = min(affordable, SECONDS / max(_THERE_AND_BACK * work.seconds, 1e-9))
-        if affordable < (fewest or steps):
-            msg = f"its steps are too expensive to be run again {steps} times: {work.seconds:.2g} s of work, counted"
-            raise CannotRehearseError(msg)
-        if not (loss.isfinite() and loss.requires_grad):  # code that mends a loss puts a number in its place
-            values, sizes = at, {key: size * 0.1 for key, size in sizes.items()}
-            before = {key: torch.zeros_like(size) for key, size in sizes.items()}
-            if best == math.inf:
-                break
-            continue
-        if float(loss) < best:
-            best, at = float(loss), values
-        lowest.append(best)
-        if step >= affordable or _rests(lowest):
-            break
-        gradients = torch.autograd.grad(loss, list(values.values()), allow_unused=True)
-        moved = {}
-        for (key, value), gradient in zip(values.items(), gradients, strict=True):
-            slope = torch.zeros_like(sizes[key]) if gradient is None else gradient.nan_to_num()
-            agree = (slope * before[key]).sign()
-            sizes[key] = sizes[key] * torch.where(agree > 0, _FASTER, torch.where(agree < 0, _SLOWER, 1.0))
-            before[key] = slope * (agree >= 0)
-            moved[key] = (value.detach() - sizes[key] * before[key].sign()).requires_grad_()
-        values = moved
-    return best, {key: value.detach() for key, value in at.items()}
-
-
-def _rests(lowest: list[float]) -> bool:
-    return len(lowest) > 2 * _AT_REST and lowest[-1 - _AT_REST] - lowest[-1] < _HARDLY * abs(lowest[-1])
-
-
 def _too_slow() -> CannotRehearseError:
     return CannotRehearseError(f"its steps could not be run again within {NET * SECONDS:g} s, on a busy machine")
-
-
-class Trunk:
-    """The modules before the frontier: what depends on no answer is computed once for each draw.
-
-    Args:
-        root: What is run again and again, without gradients of its own.
-        frontier: Names of modules that are run each time, as is what contains them.
-
-    Example:
-        >>> net = nn.Sequential(nn.Linear(1, 1), nn.Linear(1, 1)).requires_grad_(False)
-        >>> trunk = Trunk(net, ["1"])
-        >>> first = net[0](torch.zeros(1))
-        >>> trunk.begins(seed=0)
-        >>> net[0](torch.ones(1)) == first
-        tensor([True])
-
-    """
-
-    def __init__(self, root: nn.Module, frontier: Sequence[str]) -> None:
-        self._known: dict[tuple[str, int, int], tuple[Any, Tensor]] = {}
-        self._seed, self._calls = 0, Counter[str]()
-        self._modules: list[nn.Module] = []
-        open_ = {"", *(name.rsplit(".", i)[0] for name in frontier for i in range(name.count(".") + 1))}
-        for name, module in root.named_modules():
-            before = name.rpartition(".")[0]
-            closed = name not in open_ and before in open_
-            if closed and "forward" not in vars(module) and _has_parameters(module):
-                self._modules.append(module)
-                module.forward = functools.partial(self._remembered, name, module.forward)
-
-    def begins(self, seed: int) -> None:
-        """Take note that the step begins."""
-        self._seed = seed
-        self._calls.clear()
-
-    def forget(self) -> None:
-        """Have everything computed each time."""
-        for module in self._modules:
-            vars(module).pop("forward", None)
-
-    def _remembered(self, name: str, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        key = name, self._seed, self._calls[name]
-        self._calls[name] += 1
-        if key in self._known:
-            output, state = self._known[key]
-            torch.set_rng_state(state)
-            return snapshot(output)
-        output = forward(*args, **kwargs)
-        if not any(tensor.requires_grad for _, tensor in tensors(output)):
-            self._known[key] = snapshot(output), torch.get_rng_state()
-        return output
 
 
 def _answers_alone(module: nn.Module, *, leaf: bool) -> bool:
     """Whether a module has parameters, and none of those inside of it that answer for themselves has."""
     inside = () if leaf else module.children()
-    return _has_parameters(module) and not any(map(_has_parameters, inside))
-
-
-def _has_parameters(module: nn.Module) -> bool:
-    return next(module.parameters(), None) is not None
+    return has_parameters(module) and not any(map(has_parameters, inside))

@@ -15,8 +15,9 @@ from lightning_recipe.finding import listed
 from lightning_recipe.record.graph import graph
 from lightning_recipe.trial.calming import without_dropout
 from lightning_recipe.trial.course import LONGER, LOOP, Ramp, Stopping
-from lightning_recipe.trial.rehearsal import CannotRehearseError, Heard, Rehearsal, rehearsal
+from lightning_recipe.trial.rehearsal import CannotRehearseError, Rehearsal, rehearsal
 from lightning_recipe.trial.short_fit import PROBE_EVERY, Fit, adam_like, in_words
+from lightning_recipe.trial.stand_ins import Heard
 from lightning_recipe.trial.work import Work
 
 if TYPE_CHECKING:

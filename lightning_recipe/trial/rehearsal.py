@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -24,16 +24,17 @@ from torch import Tensor
 
 from lightning_recipe.finding import in_short
 from lightning_recipe.record.copies import cloned
-from lightning_recipe.record.graph import graph
 from lightning_recipe.record.observers import Observers
 from lightning_recipe.record.step import Need, Step
 from lightning_recipe.record.tensors import COPIED, holds, mapped
+from lightning_recipe.trial import stand_ins
 from lightning_recipe.trial.calming import with_local_statistics
 from lightning_recipe.trial.copies import copied_with
 from lightning_recipe.trial.inner_trainer import LEFT_OUT, adopt, inner_trainer, quiet
 from lightning_recipe.trial.isolation import eager, isolated, memory_given_back, obstacle, untouched
 from lightning_recipe.trial.replay import put_back
 from lightning_recipe.trial.rng import held_by, named, restore, seed_torch, skip, state, untouched_generators
+from lightning_recipe.trial.stand_ins import Heard, Logged
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
@@ -57,46 +58,6 @@ class CannotRehearseError(Exception):
         lightning_recipe.trial.rehearsal.CannotRehearseError: the module can't be copied
 
     """
-
-
-class Logged(NamedTuple):
-    """A value that a step gave to ``self.log`` or ``self.log_dict``.
-
-    Attributes:
-        name: Its key.
-        value: As it was given: a tensor, a number, a metric.
-        on_epoch: Whether it was asked to be reduced over the epoch; None is Lightning's default.
-        mean: Whether the batches' values are averaged, which is the default.
-        batch_size: What a batch was said to weigh in this mean; None if Lightning is to see.
-
-    Example:
-        >>> Logged("val_loss", 0.5, on_epoch=None, mean=True).name
-        'val_loss'
-
-    """
-
-    name: str
-    value: Any
-    on_epoch: bool | None
-    mean: bool
-    batch_size: int | None = None
-
-
-class Heard(NamedTuple):
-    """What a step was about to do to gradients.
-
-    Attributes:
-        kind: What.
-        number: Which of the losses backward was called on, from 0 on; the index of the optimiser of the others.
-
-    Example:
-        >>> Heard("step", 1).kind
-        'step'
-
-    """
-
-    kind: Literal["backward", "step", "zero_grad"]
-    number: int
 
 
 class Rehearsal:
@@ -133,8 +94,8 @@ class Rehearsal:
         self.logged: list[Logged] = []
         self._climbs = False
         module.__dict__ |= {
-            "log": functools.partial(_log, self.logged),
-            "log_dict": functools.partial(_log_dict, self.logged),
+            "log": functools.partial(stand_ins.log, self.logged),
+            "log_dict": functools.partial(stand_ins.log_dict, self.logged),
         }
 
     def step(
@@ -191,7 +152,7 @@ class Rehearsal:
             _renew_buffers(module)
             stack.enter_context(self._trainer.precision_plugin.forward_context())
             stack.enter_context(eager(module))
-            stack.enter_context(_without_backward(module, self.losses, self.heard, climbs=self._climbs))
+            stack.enter_context(stand_ins.without_backward(module, self.losses, self.heard, climbs=self._climbs))
             for name, answer in answers.items():
                 handle = module.get_submodule(name).register_forward_hook(_answering(answer))
                 stack.callback(handle.remove)
@@ -314,7 +275,8 @@ def _takes_over(
         for i, optimizer in enumerate(wrapped_or_not):
             step, zero_grad = Heard("step", i), Heard("zero_grad", i)
             vars(optimizer).update(
-                step=functools.partial(_step, heard, step), zero_grad=functools.partial(_zero_grad, heard, zero_grad)
+                step=functools.partial(stand_ins.step, heard, step),
+                zero_grad=functools.partial(stand_ins.zero_grad, heard, zero_grad),
             )
 
 
@@ -327,71 +289,6 @@ def _let_go(inner: Trainer, module: LightningModule) -> None:
     module._trainer = None  # noqa: SLF001
     for name in (*LEFT_OUT, "log", "log_dict"):
         module.__dict__.pop(name, None)
-
-
-def _log(  # noqa: PLR0913, PLR0917 - those of Lightning, in its order
-    logged: list[Logged],
-    name: str,
-    value: Any,
-    prog_bar: bool = False,  # noqa: ARG001, FBT001, FBT002
-    logger: bool | None = None,  # noqa: ARG001, FBT001
-    on_step: bool | None = None,  # noqa: ARG001, FBT001
-    on_epoch: bool | None = None,  # noqa: FBT001
-    reduce_fx: Any = "mean",
-    *_: Any,
-    batch_size: int | None = None,
-    **__: Any,
-) -> None:
-    """In the place of ``self.log``."""
-    logged.append(Logged(name, value, on_epoch, reduce_fx in {"mean", "avg", torch.mean}, batch_size))
-
-
-def _log_dict(logged: list[Logged], values: Mapping[str, Any], *args: Any, **kwargs: Any) -> None:
-    """In the place of ``self.log_dict``, which also takes a collection of metrics."""
-    for name, value in values.items():
-        _log(logged, name, value, *args, **kwargs)
-
-
-def _step(heard: list[Heard], what: Heard, closure: Callable[[], Any] | None = None, **_: Any) -> Any:
-    """In the place of an optimiser's ``step``."""
-    result = closure() if callable(closure) else None
-    heard.append(what)
-    return result
-
-
-def _zero_grad(heard: list[Heard], what: Heard, *_: Any, **__: Any) -> None:
-    """In the place of its ``zero_grad``."""
-    heard.append(what)
-
-
-@contextmanager
-def _without_backward(
-    module: LightningModule, held_back: list[Tensor], heard: list[Heard], *, climbs: bool
-) -> Iterator[None]:
-    """Note what backward is called on, in place of going back: the graph stays, and no parameter gets a gradient.
-
-    If it `climbs`, tensors of the step's own get theirs: it goes up a slope of its inputs, as for adversarial examples,
-    or for samples of an energy, where no parameter takes part.
-    """
-    original = torch.autograd.backward
-    own = {id(parameter) for parameter in module.parameters()}
-
-    def noted(tensors: Any, *args: Any, **more: Any) -> None:
-        roots = [tensors] if isinstance(tensors, Tensor) else list(tensors)
-        ends = [node.leaf for node in graph(roots) if node.leaf is not None] if climbs else []
-        if others := [leaf for leaf in ends if id(leaf) not in own]:
-            original(tensors, more.get("grad_tensors", next(iter(args), None)), retain_graph=True, inputs=others)
-        for tensor in roots if len(others) < len(ends) or not ends else ():
-            heard.append(Heard("backward", len(held_back)))
-            held_back.append(tensor)
-
-    torch.autograd.backward = noted
-    module.__dict__["manual_backward"] = lambda loss, *_, **__: loss.backward()
-    try:
-        yield
-    finally:
-        torch.autograd.backward = original
-        del module.__dict__["manual_backward"]
 
 
 def _own(value: Any) -> Any:
