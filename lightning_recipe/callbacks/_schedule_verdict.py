@@ -150,12 +150,12 @@ def judge(plan: Plan) -> Outcome:
             seen | {"fails": plan.fails, "end": path.end},
         )
     if other is not None and fits and (again or ends_at >= UNCHANGED):
-        wrong = f"it rises again after {length} of {count}" if again else f"the run ends at {ends_at:.0%} of its peak"
+        wrong = f"it rises again after {length} of {count}" if again else f"it ends at {path.last:.3g}"
         return Outcome(
             Status.WARNING,
             "wrong_interval",
-            f"is stepped by {plan.by}s, but made for {switched}s: {wrong}; stepped by {switched}s it would end at "
-            f"{other.at(1.0):.0%}",
+            f"is stepped by {plan.by}s, but made for {switched}s: it begins at {path.first:.3g}, and {wrong}; stepped by "
+            f"{switched}s it would reach {other.peak:.3g} and end at {other.last:.3g}",
             switch,
             seen | {"ends_at": ends_at, "would_end_at": other.at(1.0)},
         )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from lightning_recipe.record.tensors import mapped, storage, tensors
 
@@ -179,7 +180,7 @@ class Passage:
             self.carried += [self._names[id(module)]] * bool((state != state[..., :1, :]).any())
 
     def _note(self, where: str, module: nn.Module, content: Any, *, leaves: bool = True) -> None:
-        for _, tensor in tensors(content):
+        for _, tensor in tensors(mapped(content, PackedSequence, _padded)):
             if tensor.requires_grad and tensor.is_floating_point():
                 passed = Passed(self._names[id(module)], where, module, leaves, self._learnt, tensor)
                 self.passed.append(passed)
@@ -202,6 +203,10 @@ class Passage:
         leaf = value.detach().clone().requires_grad_()
         self.entered.append(Entered(given, leaf))
         return leaf.clone()  # code that works in place may do so on a clone
+
+
+def _padded(rows: PackedSequence) -> Tensor:
+    return pad_packed_sequence(rows, batch_first=True)[0]
 
 
 def _may_be_sequences(numbers: Tensor) -> bool:

@@ -31,6 +31,15 @@ class Recurrent(nn.Module):
         return self.rnn(x)[0]
 
 
+class Packed(Recurrent):
+    """Sequences of different lengths, without their padding."""
+
+    def forward(self, x):
+        lengths = [x.shape[1], *[x.shape[1] - 1 - i % 3 for i in range(len(x) - 1)]]
+        rows = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+        return nn.utils.rnn.pad_packed_sequence(self.rnn(rows)[0], batch_first=True)[0]
+
+
 class Encoder(nn.Module):
     """PyTorch's own, without its mask."""
 
@@ -111,7 +120,7 @@ class Dilated(Convolution):
         return self.norm(self.conv(x if self.wrong else F.pad(x, (4, 0)))).transpose(1, 2)
 
 
-NETWORKS = [Recurrent, Encoder, TimeFirst, ByHand, Convolution, Dilated, TokenMixing]
+NETWORKS = [Recurrent, Packed, Encoder, TimeFirst, ByHand, Convolution, Dilated, TokenMixing]
 
 
 class Model(nn.Module):
