@@ -154,8 +154,8 @@ def judge(plan: Plan) -> Outcome:
         return Outcome(
             Status.WARNING,
             "wrong_interval",
-            f"is stepped by {plan.by}s, but made for {switched}s: it begins at {path.first:.3g}, and {wrong}; stepped by "
-            f"{switched}s it would reach {other.peak:.3g} and end at {other.last:.3g}",
+            f"is stepped by {plan.by}s, but made for {switched}s: it begins at {path.first:.3g}, and {wrong}; stepped "
+            f"by {switched}s it would reach {other.peak:.3g} and end at {other.last:.3g}",
             switch,
             seen | {"ends_at": ends_at, "would_end_at": other.at(1.0)},
         )
