@@ -973,6 +973,17 @@ class OutputWithoutBias(Uncentred):
         self.net[-1] = nn.Linear(32, 1, bias=False)
 
 
+class NormInterchanged(Patient):
+    """The norm's weights begin with 0 and its biases with 1."""
+
+    code = "BiasCheck/norm_interchanged"
+
+    def __init__(self):
+        super().__init__()
+        nn.init.zeros_(self.net[1].weight)
+        nn.init.ones_(self.net[1].bias)
+
+
 # -- learning rate schedules
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
@@ -89,3 +89,20 @@ def giver(step: Step, number: int) -> Event | None:
 def is_tied(layer: Layer, pl_module: nn.Module) -> bool:
     """Whether another module works with the same weights."""
     return any(m is not layer and getattr(m, "weight", None) is layer.weight for m in pl_module.modules())
+
+
+def is_interchanged(module: nn.Module) -> bool:
+    """Whether the weights of a norm, which are to begin with 1, are 0, and its biases, which are to be 0, are 1.
+
+    Example:
+        >>> norm = nn.LayerNorm(4)
+        >>> first = is_interchanged(norm)
+        >>> _ = nn.init.zeros_(norm.weight), nn.init.ones_(norm.bias)
+        >>> first, is_interchanged(norm)
+        (False, True)
+
+    """
+    weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
+    if "norm" not in type(module).__name__.lower() or not isinstance(weight, Tensor) or not isinstance(bias, Tensor):
+        return False
+    return bias.requires_grad and bool((weight == 0).all()) and bool((bias == 1).all())

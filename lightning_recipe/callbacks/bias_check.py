@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from lightning_recipe.callback import Check
-from lightning_recipe.callbacks._bias_wiring import cancelled, is_tied, output_layers
+from lightning_recipe.callbacks._bias_wiring import cancelled, is_interchanged, is_tied, output_layers
 from lightning_recipe.finding import Section, listed
 from lightning_recipe.losses.references import FAR, NotComparableError, offset, references
 from lightning_recipe.record.step import Need
@@ -28,6 +28,8 @@ class BiasCheck(Check):
       than `bias_share` of the loss: `advice`, since the layers before can learn one; `warning` where the mean of
       numbers lies more than 10 of their standard deviations from 0, which training does not make up for. Not if its
       weights are tied to an embedding, as in language models, or frozen.
+    - A norm begins with weights of 0 and biases of 1, the reverse of what is usual: `warning`. It puts out the same for
+      all that enters it, and no gradient passes. With biases of 0, too, it is the end of a residual branch.
 
     Args:
         bias_share: Share of the loss without knowledge that a constant must remove, 0 to 1; see `InitLossCheck`.
@@ -44,6 +46,7 @@ class BiasCheck(Check):
     Legitimate:
         - A bias before a BatchNorm that will be folded into the layer or removed later.
         - An output layer without bias whose targets are centred by design, as residuals are.
+        - Norms that begin with weights of 0 and biases of 0, as in residual branches.
 
     Cost:
         The order of calls in the first step: less than a second step takes.
@@ -67,7 +70,10 @@ class BiasCheck(Check):
         "a bias that a BatchNorm subtracts again is a parameter without effect; an output layer without one can't shift"
     )
     needs = Need.LOSSES | Need.WIRING
-    explains: ClassVar = {"output_without_bias": ("InitLossCheck/output_bias",)}
+    explains: ClassVar = {
+        "output_without_bias": ("InitLossCheck/output_bias",),
+        "norm_interchanged": ("ActivationMonitor/*", "OverfitOneBatch/*", "InputIndependenceCheck/input_ignored"),
+    }
 
     def __init__(self, *, bias_share: float = 0.45, strict: bool = False) -> None:
         super().__init__(strict=strict)
@@ -75,6 +81,19 @@ class BiasCheck(Check):
             msg = f"bias_share must lie between 0 and 1, got {bias_share}"
             raise ValueError(msg)
         self.bias_share = bias_share
+
+    def before_training(self, run: Run) -> Iterator[Finding]:
+        """Judge how norms begin."""
+        norms = {name: module for name, module in run.module.named_modules() if is_interchanged(module)}
+        if norms:
+            yield self.warning(
+                f"{listed(norms)} {'begins' if len(norms) == 1 else 'begin'} with weights of 0 and biases of 1 "
+                "(expected: the reverse): the same comes out whatever enters, and no gradient passes",
+                code="norm_interchanged",
+                subject=", ".join(norms),
+                fix="nn.init.ones_(norm.weight) and nn.init.zeros_(norm.bias)",
+                norms=len(norms),
+            )
 
     def first_step(self, run: Run, step: Step) -> Iterator[Finding]:
         """Judge the order of calls in the first step."""

@@ -313,3 +313,30 @@ def test_silenced_by_module(fit, capsys):
     printed = capsys.readouterr().out
     assert "subtracts again" not in printed
     assert "silenced" in printed
+
+
+class Begun(nn.Module):
+    """Layers of which some begin with other numbers."""
+
+    def __init__(self, weight, bias, layer):
+        super().__init__()
+        self.first, self.norm, self.last = nn.Linear(FEATURES, 8), layer, nn.Linear(8, CLASSES)
+        nn.init.constant_(self.norm.weight, weight)
+        nn.init.constant_(self.norm.bias, bias)
+
+    def forward(self, x):
+        return self.last(self.first(x) + self.norm(self.first(x)).relu())
+
+
+@pytest.mark.parametrize(("weight", "bias"), [(1, 0), (0, 0), (0, -1), (1, 1)])
+def test_norms_that_begin_in_a_usual_way(fit, weight, bias):
+    findings = judged(fit, Net(Begun(weight, bias, nn.LayerNorm(8))))
+    assert [finding.code for finding in findings] == ["BiasCheck/passed"]
+
+
+@pytest.mark.parametrize("layer", [nn.LayerNorm(8), norm(), nn.GroupNorm(2, 8)])
+def test_norms_whose_weights_and_biases_are_interchanged(fit, layer):
+    findings = judged(fit, Net(Begun(0, 1, layer)))
+    assert [(f.status, f.code, f.subject) for f in findings if f.is_alarm] == [
+        (Status.WARNING, "BiasCheck/norm_interchanged", "net.0.norm")
+    ]
