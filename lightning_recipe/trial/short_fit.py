@@ -21,6 +21,7 @@ from lightning_recipe.trial.course import LONGER, LOOP, Budget, Ramp, State, Sto
 from lightning_recipe.trial.inner_trainer import Repeats, adopt, inner_trainer, interrupts_passed_on, quiet
 from lightning_recipe.trial.isolation import eager, isolated, untouched
 from lightning_recipe.trial.rng import untouched_generators
+from lightning_recipe.trial.stand_ins import backward_noted
 from lightning_recipe.trial.work import Work
 
 if TYPE_CHECKING:
@@ -153,8 +154,9 @@ class _Recorder(Callback):
         self._originals, self._state = originals, state
         self._fit, self._ramp, self._stopping, self._data, self._advance = fit, ramp, stopping, data, advance
         self._probe: Probe | None = None
-        self._work = ExitStack()
+        self._around = ExitStack()
         self._counted: Work | None = None
+        self._backward: list[Tensor] = []  # what it is called on in manual optimisation
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         trainer.datamodule = self._data  # type: ignore[attr-defined] # for steps that read from it
@@ -165,9 +167,11 @@ class _Recorder(Callback):
         self._state.put_back()
         self._ramp.begin(batch_idx)
         due = batch_idx < 2 or batch_idx % PROBE_EVERY == 0  # noqa: PLR2004 - two equal steps, see RAMP
-        if self._stopping.looks_at(batch_idx) or due or not pl_module.automatic_optimization:
+        if self._stopping.looks_at(batch_idx) or due:
             self._probe = Probe.attach(pl_module, "training_step", complete=with_unseen_losses)
-        self._counted = self._work.enter_context(Work()) if self._stopping.counts(batch_idx) else None
+        if not pl_module.automatic_optimization:
+            self._backward = self._around.enter_context(backward_noted())
+        self._counted = self._around.enter_context(Work()) if self._stopping.counts(batch_idx) else None
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:  # noqa: ARG002
         self._ramp.before_update()
@@ -179,13 +183,15 @@ class _Recorder(Callback):
             }
 
     def on_train_batch_end(self, trainer: Trainer, _: Any, outputs: Any, __: Any, batch_idx: int) -> None:
-        self._work.close()
+        self._around.close()
         fit, step = self._fit, self._probe.result() if self._probe is not None else None
         if self._counted is not None:
             fit.work = LOOP + self._counted.seconds
         loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
         if step is not None and step.loss is not None:
             loss = step.loss
+        elif self._backward:
+            loss = self._backward[0]
         fit.losses.append(float(loss) if isinstance(loss, Tensor) and loss.numel() == 1 else math.nan)
         if batch_idx == 1:
             fit.noise = abs(fit.losses[1] - fit.losses[0])
@@ -200,13 +206,13 @@ class _Recorder(Callback):
         trainer.should_stop = True  # the repeats are one epoch, also when a hook of the module ends it early
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
-        self._work.close()
+        self._around.close()
         trainer.datamodule = None  # type: ignore[attr-defined]
         self._fit.weights_moved = any(not torch.equal(self._originals[id(p)], p) for p in self._ramp.parameters)
         self._fit.lr_overridden, self._fit.state_moved = self._ramp.overridden, self._state.end()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:  # noqa: ARG002
-        self._work.close()
+        self._around.close()
         trainer.datamodule = None  # type: ignore[attr-defined] # or its own hook would be called
 
 

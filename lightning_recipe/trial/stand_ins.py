@@ -92,6 +92,31 @@ def zero_grad(heard: list[Heard], what: Heard, *_: Any, **__: Any) -> None:
 
 
 @contextmanager
+def backward_noted() -> Iterator[list[Tensor]]:
+    """What backward is called on, in order, while it goes back as ever.
+
+    Example:
+        >>> weight = torch.ones(1, requires_grad=True)
+        >>> with backward_noted() as losses:
+        ...     (3 * weight).sum().backward()
+        >>> losses, weight.grad
+        ([tensor(3.)], tensor([3.]))
+
+    """
+    original, noted = torch.autograd.backward, list[Tensor]()
+
+    def backward(tensors: Any, *args: Any, **more: Any) -> None:
+        noted.extend(tensor.detach() for tensor in ([tensors] if isinstance(tensors, Tensor) else tensors))
+        original(tensors, *args, **more)
+
+    torch.autograd.backward = backward
+    try:
+        yield noted
+    finally:
+        torch.autograd.backward = original
+
+
+@contextmanager
 def without_backward(
     module: LightningModule, held_back: list[Tensor], heard: list[Heard], *, climbs: bool
 ) -> Iterator[None]:
