@@ -1,4 +1,3 @@
-import gc
 import os
 import warnings
 
@@ -25,11 +24,6 @@ QUIET = {"enable_progress_bar": False, "enable_model_summary": False, "enable_ch
 
 def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.path.stem not in LONG)
-
-
-def pytest_collection_finish():
-    gc.collect()
-    gc.freeze()  # what was imported stays; checks collect garbage twice in a fit, which else takes 0.2 s each time
 
 
 @pytest.fixture(autouse=True)

@@ -70,12 +70,14 @@ class Patient(Healthy):
         code: The finding, an alarm or advice, that names the cause.
         also: The codes of other alarms, which may see the same mistake.
         steps: How long the Trainer has to train for it to show.
+        trial_steps: Those of OverfitOneBatch's fits: few are enough for modules so small.
 
     """
 
     code = ""
     also: tuple[str, ...] = ()
     steps: ClassVar = {"max_epochs": 2}
+    trial_steps = 100
 
 
 # -- the first loss
@@ -108,6 +110,7 @@ class Uncentred(Patient):
     """Numbers around 300, with a standard deviation of 5, and nobody set the output's bias."""
 
     code = "InitLossCheck/output_bias"
+    trial_steps = 150
     also = ("OverfitOneBatch/too_slow",)
     mean, std = 300.0, 5.0
 
@@ -1210,6 +1213,7 @@ class MostlyOff(Patient):
     code = "ActivationMonitor/units_dead"
     also = ("OverfitOneBatch/optimiser_slow",)
     steps: ClassVar = {"max_steps": 78, "max_epochs": -1}
+    trial_steps = 150
 
     def __init__(self):
         super().__init__()

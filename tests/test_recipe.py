@@ -12,8 +12,8 @@ PATIENTS = [c for c in vars(patients).values() if inspect.isclass(c) and issubcl
 
 
 def diagnosed(fit, module, **steps):
-    """Alarms and advice, by code; few steps of a trial are enough for patients so small."""
-    callbacks = recipe(OverfitOneBatch(max_steps=150, max_seconds=600))
+    """Alarms and advice, by code."""
+    callbacks = recipe(OverfitOneBatch(max_steps=getattr(module, "trial_steps", 100), max_seconds=600))
     fit(module, callbacks, logger=False, **steps)
     found = [f for c in callbacks for f in c.findings if f.is_alarm or f.status is Status.ADVICE]
     return {f.code: f for f in found}
