@@ -80,6 +80,8 @@ def entered(again: Rehearsal, batch: Any, method: str = "training_step", seed: i
     for name, module, leaf, _ in observable(again.module, inside_fast=True):
         if leaf and (isinstance(module, _BatchNorm) or next(module.parameters(), None) is not None):
             handles.append(module.register_forward_pre_hook(partial(seen.see, name), with_kwargs=True))
+        if leaf and isinstance(module, _BatchNorm):
+            handles.append(module.register_forward_hook(_computed))
     try:
         step = again.step(batch, needs=Need.WIRING | Need.LOSSES, method=method, seed=seed)
     finally:
@@ -88,6 +90,13 @@ def entered(again: Rehearsal, batch: Any, method: str = "training_step", seed: i
     entries = list(seen.entries.values()) or seen.first
     indices = list(seen.indices.values())
     return Entered(entries, list(seen.norms.values()), indices, replace(step, loss=None))  # the graph is not kept
+
+
+def _computed(_: nn.Module, __: Any, output: Any) -> Any:
+    """What a BatchNorm without parameters puts out enters nothing: it depends on the mode, and on other examples."""
+    if not torch.is_grad_enabled() or not isinstance(output, Tensor) or output.requires_grad:
+        return output
+    return output.detach().requires_grad_().clone()  # code that works in place may do so on a clone
 
 
 class _Seen:

@@ -324,6 +324,9 @@ HEALTHY = {
     "normalised inside": lambda: Inside(conv(), images()),
     "a BatchNorm first": lambda: Program(nn.Sequential(nn.BatchNorm2d(1), conv()), images()),
     "a BatchNorm second": lambda: Program(conv(nn.BatchNorm2d(4)), images()),
+    "a BatchNorm first, without parameters": lambda: Program(
+        mlp(6, nn.BatchNorm1d(6, affine=False)), (table()[0] * torch.logspace(-3, 3, 6), table()[1])
+    ),
     "a LayerNorm first": lambda: Program(mlp(64, nn.LayerNorm(64)), images()),
     "each example by itself": lambda: EachByItself(mlp(64), images()),
     "augmented in training": lambda: Augmented(conv(), normalised(images())),
