@@ -38,6 +38,11 @@ class Giveaway(NamedTuple):
     examples: int
 
     @property
+    def subject(self) -> str:
+        """The column, as it is written in code."""
+        return f"{self.path}[:, {self.column}]"
+
+    @property
     def outcome(self) -> Outcome:
         """`advice`: where data are made by a formula, this may be meant."""
         return Outcome(

@@ -17,6 +17,7 @@ from lightning_recipe.callbacks._interchanged import tried, worth
 from lightning_recipe.callbacks._masks import inverted, takers
 from lightning_recipe.callbacks._places_unread import unread
 from lightning_recipe.callbacks._positions import idle as idle_positions
+from lightning_recipe.callbacks._summed import summed
 from lightning_recipe.callbacks._zeros import fitted
 from lightning_recipe.callbacks._zeros import judge as on_zeros
 from lightning_recipe.figures.canvas import pixels
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from lightning_recipe.callbacks._collapsed import Made
     from lightning_recipe.callbacks._giveaways import Giveaway
     from lightning_recipe.callbacks._interchanged import Trial
+    from lightning_recipe.callbacks._summed import Summed
     from lightning_recipe.finding import Finding
     from lightning_recipe.record.step import Step
     from lightning_recipe.run import Run
@@ -69,7 +71,8 @@ class InputIndependenceCheck(Check):
       enters layers of its own that are to learn and can't, for they get no gradient; `advice` in other cases.
     - `advice` if what is made of the input depends on random numbers far more than on the input, at both looks.
     - `advice` for what the step draws and the network is given, such as the time of a diffusion, likewise.
-    - `advice` for a column of a table that orders the examples exactly as their target does: it gives the target away.
+    - `advice` for a column of a table that orders the examples exactly as their target does, or for a few related ones
+      whose weighted sum it is: they give the target away.
 
     The evidence is by how much the loss rises when an input is interchanged between examples.
 
@@ -151,7 +154,7 @@ class InputIndependenceCheck(Check):
         """Begin anew with each fit."""
         super().setup(trainer, pl_module, stage)
         self._trials: list[Trial] = []
-        self._given_away: list[set[Giveaway]] = []
+        self._given_away: list[set[Giveaway | Summed]] = []
         self._idle: list[tuple[Outcome, str] | None] = []
         self._made: list[Made | None] = []
         self._in_vain: list[dict[str, list[str]]] = []
@@ -217,7 +220,7 @@ class InputIndependenceCheck(Check):
             return
         self._trials.append(trial)
         self._idle.append(positions)
-        self._given_away.append(set(giveaways(step.batch, trial)))
+        self._given_away.append({*giveaways(step.batch, trial), *summed(step.batch, trial)})
         self._made.append(made)
         early = run.step < EARLY * run.horizon
         self._in_vain.append({} if early else vain)
@@ -247,7 +250,7 @@ class InputIndependenceCheck(Check):
             idle.append((self._idle[-1][1], self._idle[-1][0]))
         given_away = set.intersection(*self._given_away)
         yield from (self.found(outcome, path) for path, outcome in idle)
-        yield from (self.found(one.outcome, f"{one.path}[:, {one.column}]") for one in sorted(given_away))
+        yield from (self.found(one.outcome, one.subject) for one in sorted(given_away, key=str))
         if not idle and not given_away:
             yield self.found(Outcome(Status.PASSED, "", "what enters has an effect on the loss", evidence=worth(now)))
 

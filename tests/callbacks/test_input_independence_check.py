@@ -95,7 +95,36 @@ class Conditional(Program):
         return F.mse_loss(self.net(torch.cat([self.label(y), torch.randn_like(x)], 1)), x)
 
 
-@pytest.mark.parametrize("program", [Formula, OneColumn, FewExamples, Conditional])
+class Rolling(Program):
+    """Numbers of the latest days, and a mean of several, to forecast the next one."""
+
+    series = torch.randn(300, generator=torch.Generator().manual_seed(1)).cumsum(0) / 20
+    ends = 1
+
+    def __init__(self):
+        super().__init__()
+        days, last = self.series.unfold(0, 8, 1)[:-1], self.series[8:]
+        mean = (days if self.ends else self.series.unfold(0, 8, 1)[1:])[:, -3:].mean(1)
+        noise = torch.randn(len(days), 4, generator=torch.Generator().manual_seed(2))
+        self.data = torch.cat([days, mean[:, None], noise], 1), last
+        self.net = nn.Linear(13, 1)
+
+    def training_step(self, batch, batch_idx):
+        return F.mse_loss(self.net(batch[0])[:, 0], batch[1])
+
+    def train_dataloader(self):
+        return DataLoader(TensorDataset(*self.data), 64, shuffle=True)
+
+    val_dataloader = train_dataloader
+
+
+class HalfAFormula(Formula):
+    """A sum of columns and noise of a tenth."""
+
+    data = (X, X[:, :2].sum(1) + 0.1 * torch.randn(len(X), generator=torch.Generator().manual_seed(3)))
+
+
+@pytest.mark.parametrize("program", [Formula, OneColumn, FewExamples, Conditional, Rolling, HalfAFormula])
 def test_columns_that_give_nothing_away(fit, program):
     assert not [code for _, code, _ in found(fit, program(), max_epochs=2) if code == "target_given_away"]
 
@@ -947,6 +976,17 @@ class EncodedByHand(Encoded2):
 @pytest.mark.parametrize("program", [Encoded, Encoded2, EncodedByHand, GivesAway])
 def test_a_column_that_gives_the_target_away(fit, program):
     assert found(fit, program(), max_epochs=2) == [(Status.ADVICE, "target_given_away", GivesAway.subject)]
+
+
+class EndsTooLate(Rolling):
+    """The mean takes in the day to be forecast."""
+
+    ends = 0
+
+
+def test_columns_whose_sum_is_the_target(fit):
+    told = found(fit, EndsTooLate(), max_epochs=2)
+    assert told == [(Status.ADVICE, "target_given_away", "batch[0][:, [6, 7, 8]]")]
 
 
 # -- positions
