@@ -277,8 +277,11 @@ class Watch:
         self._put_back()
         self.run.step, self.run.interrupted = self.run.batches_that_stepped, error is not None
         self.run.loss = self._mean_loss()
-        self.reporter.ask("end", self._taking("end"))
+        if self._began:
+            self.reporter.ask("end", self._taking("end"))
         for callback in self.members:
+            if not self._began and not callback.findings:
+                self.reporter.enter(callback, [callback.skipped("the run ended before its first training batch")])
             callback.done = True
 
     def _put_back(self) -> None:

@@ -302,6 +302,52 @@ class UsedUp(Arrays):
         return DataLoader(self.data(128, 1), 32, collate_fn=collate)
 
 
+class Named(torch.Tensor):
+    """Knows its columns, and can neither move nor copy itself once an operation has lost them."""
+
+    def to(self, *args, **kwargs):
+        other = super().to(*args, **kwargs)
+        other.columns = self.columns
+        return other
+
+    def clone(self, *args, **kwargs):
+        other = super().clone(*args, **kwargs)
+        other.columns = list(self.columns)
+        return other
+
+
+class NamedColumns(Healthy):
+    """Batches are tensors of a class of their own."""
+
+    def forward(self, x):
+        return super().forward(x).as_subclass(torch.Tensor)
+
+    def transfer_batch_to_device(self, batch, device, dataloader_idx):
+        x = batch[0].as_subclass(Named)
+        x.columns = list("abc")
+        return x, batch[1]
+
+
+class LeftOut(Healthy):
+    """Targets that do not count are one more than there are classes."""
+
+    def loss(self, logits, y):
+        return F.cross_entropy(logits, y, ignore_index=CLASSES)
+
+    def training_step(self, batch, batch_idx):
+        return self.loss(self(batch[0]), batch[1])
+
+    def data(self, n, seed):
+        x, y = super().data(n, seed).tensors
+        return TensorDataset(x, y.where(torch.arange(n) % 7 > 0, CLASSES))
+
+
+class LeftOutByHand(LeftOut):
+    def loss(self, logits, y):
+        losses = F.nll_loss(logits.log_softmax(1), y, ignore_index=CLASSES, reduction="none")
+        return losses.sum() / (y < CLASSES).sum()
+
+
 def end(fit, module, callbacks=(), **settings):
     """All that a run leaves behind, in the process too."""
     with warnings.catch_warnings():
@@ -331,7 +377,7 @@ def assert_not_accused(callbacks):
     [
         Healthy, Manual, Adversarial, Toggled, LBFGS, SeveralLoaders, ListOfLoaders, Uneven, Streaming, Workers,
         NoValidation, CompiledNet, Collective, NoGradientSometimes, Nested, Jagged, Vmapped,
-        SparseGradients, SparseRows, SparseCoordinates, Complex, Arrays, UsedUp,
+        SparseGradients, SparseRows, SparseCoordinates, Complex, Arrays, UsedUp, NamedColumns, LeftOut, LeftOutByHand,
     ],
 )  # fmt: skip
 def test_modules(fit, make):

@@ -16,7 +16,7 @@ from patients import Healthy
 from PIL import ImageDraw
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from lightning_recipe import Status
+from lightning_recipe import Status, recipe
 
 PLACES = {  # a file of the package, in the midst of whose work the user's forward raises
     "a trial": "trial/short_fit.py",
@@ -181,3 +181,17 @@ def test_a_full_disk_costs_one_warning(tmp_path):
         assert len(curves.Scalars("train_loss")) > 1
     assert ends[0] == ends[1]
     assert counts == [0, 1]
+
+
+def test_a_run_that_ends_before_its_first_batch(fit):
+    class Stops(Healthy):
+        def validation_step(self, batch, batch_idx):
+            msg = "in the sanity check"
+            raise ValueError(msg)
+
+    callbacks = recipe()
+    with pytest.raises(ValueError, match="in the sanity check"):
+        fit(Stops(), callbacks)
+    findings = [finding for callback in callbacks for finding in callback.findings]
+    assert {finding.status for finding in findings} == {Status.SKIPPED}
+    assert not [finding for finding in findings if finding.code.endswith("internal_error")]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lightning_recipe.record.tensors import MAX_DEPTH, children, holds, tensors
+from lightning_recipe.record.tensors import MAX_DEPTH, children, holds, plain, tensors
 from lightning_recipe.trial.stored import digest
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ def glance(batch: Any, examples: int, epoch: int, *, measured: bool) -> Glance:
 
     """
     made = Glance(epoch, examples)
-    found = [(path, tensor.detach()) for path, tensor in tensors(batch, "batch")]
+    found = [(path, plain(tensor.detach())) for path, tensor in tensors(batch, "batch")]
     rows = [(path, t) for path, t in found if t.ndim and len(t) == examples and t.layout is torch.strided]
     made.apart = len(rows) < len(found) or len(rows) > ENTRIES or holds(batch, str, np.ndarray)
     for path, tensor in rows[:ENTRIES]:

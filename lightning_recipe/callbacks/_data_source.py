@@ -14,7 +14,7 @@ from torch.utils.data import BatchSampler, ConcatDataset, IterableDataset, Rando
 from lightning_recipe.losses.by_hand import EQUAL, likely
 from lightning_recipe.losses.table import TABLE, Family
 from lightning_recipe.losses.targets import of_loss, outputs_of, target_of_batch
-from lightning_recipe.record.tensors import same, tensors
+from lightning_recipe.record.tensors import dense, plain, same, tensors
 from lightning_recipe.trial.stored import Part, by_source, distinct, parts_of
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def target_of(step: Step) -> str:
     if call is None:
         return ""
     target = call.arguments["target"].flatten()
-    entries = ((path, t.detach().flatten()) for path, t in tensors(step.batch, "batch") if t.layout is torch.strided)
+    entries = ((path, t.detach().flatten()) for path, t in dense(step.batch, "batch"))
     return next((path for path, t in entries if same(t.to(target), target)), "")
 
 
@@ -127,9 +127,9 @@ def entered(step: Step, examples: int) -> set[str]:
         {'batch.x'}
 
     """
-    given = [_standardised(tensor, WIDE) for tensor in step.inputs.values() if _has_rows(tensor, examples)]
+    given = [_standardised(plain(tensor), WIDE) for tensor in step.inputs.values() if _has_rows(tensor, examples)]
     found = set()
-    for path, tensor in tensors(step.batch, "batch"):
+    for path, tensor in dense(step.batch, "batch"):
         if _has_rows(tensor, examples):
             columns = _standardised(tensor.detach(), TOLD)
             alike = (abs(columns.T @ other.to(columns.device)) > ALIKE for other in given)

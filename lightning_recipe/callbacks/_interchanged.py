@@ -12,7 +12,7 @@ from torch import Tensor
 from lightning_recipe.losses.targets import is_target
 from lightning_recipe.record.modules import by_parameter
 from lightning_recipe.record.step import Need
-from lightning_recipe.record.tensors import leading_size, mapped, same, tensors, with_rows
+from lightning_recipe.record.tensors import leading_size, mapped, plain, same, tensors, with_rows
 from lightning_recipe.trial.rehearsal import CannotRehearseError
 
 if TYPE_CHECKING:
@@ -158,7 +158,7 @@ def interchanged(tensor: Tensor) -> Tensor:
 def firsts(tensor: Tensor) -> Tensor:
     """All examples have the values of the first: this also shows where a sum goes over all of them."""
     if tensor.layout is torch.strided:
-        return tensor[:1].expand_as(tensor).clone()
+        return plain(tensor)[:1].expand(tensor.shape).clone()
     return with_rows(tensor, torch.zeros(len(tensor), dtype=torch.long))
 
 

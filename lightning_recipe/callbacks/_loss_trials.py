@@ -11,7 +11,7 @@ from torch import Tensor
 from lightning_recipe.finding import Outcome, Status
 from lightning_recipe.record.loss_graph import PRODUCTS
 from lightning_recipe.record.step import Need
-from lightning_recipe.record.tensors import dense, mapped
+from lightning_recipe.record.tensors import mapped, tensors
 from lightning_recipe.trial.rehearsal import CannotRehearseError
 
 if TYPE_CHECKING:
@@ -50,12 +50,17 @@ def masks(batch: Any) -> Iterator[tuple[str, str, Tensor, Tensor]]:
         [('w', 'y')]
 
     """
-    entries = [(path, t) for path, t in dense(batch) if t.ndim and t.numel() >= FEW]
+    entries = _entries(batch)
     for path, mask in entries:
         for other, target in entries:
             named = bool(NAMES.search(path))
             if other != path and target.shape[: mask.ndim] == mask.shape and _fills(mask, target, named=named):
                 yield path, other, mask, target
+
+
+def _entries(batch: Any) -> list[tuple[str, Tensor]]:
+    """The very tensors of a batch, which are to be replaced."""
+    return [(p, t) for p, t in tensors(batch) if t.layout is torch.strided and t.ndim and t.numel() >= FEW]
 
 
 def _fills(mask: Tensor, target: Tensor, *, named: bool) -> bool:
@@ -84,7 +89,7 @@ def censored(batch: Any) -> Iterator[tuple[str, str, Tensor, Tensor]]:
         [('event', 'duration')]
 
     """
-    entries = [(path, t) for path, t in dense(batch) if t.ndim and t.numel() >= FEW]
+    entries = _entries(batch)
     for path, flag in entries:
         if EVENTS.search(path) and set(flag.unique().tolist()) == {0, 1}:
             for other, time in entries:

@@ -58,7 +58,7 @@ def same_for_all(call: LossCall, batch: object) -> Outcome | None:
         return None
     if target.is_floating_point() or logits.ndim != 2 or len(logits) < ROWS:  # noqa: PLR2004
         return None
-    if any(torch.equal(t, target) for _, t in dense(batch)) or int(target.min()) < 0:
+    if any(torch.equal(t, target) for _, t in dense(batch)) or not 0 <= target.min() <= target.max() < logits.shape[1]:
         return None
     asked = torch.zeros_like(logits, dtype=torch.bool).scatter(1, target[:, None], value=True)
     own, others = logits[asked].double(), logits.masked_fill(asked, -torch.inf).amax(1).double()

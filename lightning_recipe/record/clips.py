@@ -169,8 +169,9 @@ def _picked(node: Any, weights: _Weights) -> Tensor:
     """Which elements it picks; of those that were picked, what each counts."""
     kind, counts = kind_of(node), weights() if callable(weights) else weights
     if kind == "NllLoss":
-        target = node._saved_target[..., None]  # noqa: SLF001
-        return torch.zeros_like(node._saved_self).scatter(-1, target.clamp(min=0), (target >= 0).float())  # noqa: SLF001
+        target, given = node._saved_target[..., None], node._saved_self  # noqa: SLF001
+        there = (target >= 0) & (target < given.shape[-1])  # others stand for what is left out
+        return torch.zeros_like(given).scatter(-1, target.where(there, 0), there.to(given))
     indices = (node._saved_index,) if kind == "Gather" else node._saved_indices  # noqa: SLF001
     zeros = torch.zeros(node.next_functions[0][0]._input_metadata[0].shape, device=indices[0].device)  # noqa: SLF001
     if kind == "Index":

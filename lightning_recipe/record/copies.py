@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_recipe.record.tensors import COPIED, mapped
+from lightning_recipe.record.tensors import COPIED, mapped, plain
 
 MAX_ELEMENTS = 2**20
 """Elements kept of a prediction and its target (whole examples from the front), so that memory stays bounded."""
@@ -46,7 +46,7 @@ def cloned(value: Any) -> Any:
 
 
 def cut(tensor: Tensor, keep: int | None = None) -> Tensor:
-    """A detached clone of the first `keep` examples, by default of as many as `MAX_ELEMENTS` allow.
+    """A detached, plain clone of the first `keep` examples, by default of as many as `MAX_ELEMENTS` allow.
 
     Example:
         >>> cut(torch.zeros(4, 2**19)).shape
@@ -55,8 +55,7 @@ def cut(tensor: Tensor, keep: int | None = None) -> Tensor:
     """
     if keep is None and tensor.ndim and tensor.numel() > MAX_ELEMENTS:
         keep = max(1, MAX_ELEMENTS * tensor.shape[0] // tensor.numel())
-    kept: Tensor = snapshot(tensor if keep is None else first_rows(tensor, keep))
-    return kept
+    return plain(snapshot(tensor if keep is None else first_rows(tensor, keep)))
 
 
 def first_rows(tensor: Tensor, count: int) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lightning_recipe.record.step import Change, Reduced
-from lightning_recipe.record.tensors import tensors
+from lightning_recipe.record.tensors import plain, tensors
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -107,7 +107,7 @@ class Reductions:
 
 
 def _reduced(value: Tensor, *, units: bool) -> Tensor:
-    value = value.detach()
+    value = plain(value.detach())
     if value.dtype.itemsize < SHORT:
         value = value.float()
     mean = value.mean()

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 MAX_DEPTH = 6  # containers within containers; cyclic objects end here
 
@@ -66,7 +67,7 @@ def tensors(structure: Any, path: str = "", depth: int = 0) -> Iterator[tuple[st
 
 
 def dense(structure: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:
-    """The same without the sparse ones, with which half of the functions can't compute.
+    """The same without the sparse ones, with which half of the functions can't compute, and `plain`.
 
     Example:
         >>> import torch
@@ -74,7 +75,7 @@ def dense(structure: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:
         ['batch.x']
 
     """
-    return ((name, tensor) for name, tensor in tensors(structure, path) if tensor.layout is torch.strided)
+    return ((name, plain(tensor)) for name, tensor in tensors(structure, path) if tensor.layout is torch.strided)
 
 
 def children(structure: Any) -> list[tuple[Any, Any]]:
@@ -166,6 +167,24 @@ def with_rows(tensor: Tensor, rows: Tensor) -> Tensor:
         return tensor.index_select(0, rows)
     taken: Tensor = tensor.to_sparse_coo().index_select(0, rows)
     return taken.to_sparse(layout=tensor.layout)
+
+
+def plain(tensor: Tensor) -> Tensor:
+    """The same numbers without a class of their own, with which not all functions work.
+
+    Tensors that only stand for others, such as those of several devices or nested ones, stay.
+
+    Example:
+        >>> import torch
+        >>> class Labelled(torch.Tensor):
+        ...     pass
+        >>> type(plain(torch.ones(2).as_subclass(Labelled)))
+        <class 'torch.Tensor'>
+
+    """
+    if type(tensor) is Tensor or is_traceable_wrapper_subclass(tensor):
+        return tensor
+    return tensor.as_subclass(Tensor)
 
 
 def mapped(structure: Any, kinds: type | tuple[type, ...], function: Callable[[Any], Any]) -> Any:
