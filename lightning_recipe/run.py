@@ -264,10 +264,11 @@ class Run:
 def copied_optimizer(optimizer: Optimizer, memo: dict[int, Any]) -> Optimizer:
     """A copy of an optimiser, all attributes included; its parameters are those that `memo` has for the original's.
 
+    It is the object that `memo` has for the optimiser, if any, to which a copied module may refer.
+
     ``copy.deepcopy`` keeps three attributes only, without which LBFGS and others can't step.
     """
-    duplicate: Optimizer = object.__new__(type(optimizer))
-    memo[id(optimizer)] = duplicate
+    duplicate: Optimizer = memo.setdefault(id(optimizer), object.__new__(type(optimizer)))
     kept = {name: value for name, value in vars(optimizer).items() if name != "step"}  # schedulers wrap it, and count
     duplicate.__dict__.update(copy.deepcopy(kept, memo))
     return duplicate

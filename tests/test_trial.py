@@ -136,6 +136,16 @@ def test_schedules_work_on_the_copied_optimizer():
     assert same.param_groups[0]["lr"] < optimizer.param_groups[0]["lr"]
 
 
+def test_optimizers_and_schedules_that_a_module_holds_are_the_copied_ones():
+    module = Healthy()
+    [optimizer], [schedule] = module.configure_optimizers()
+    module.held = [optimizer, schedule]
+    duplicate, (same,), (schedule_too,) = copied_with(module, [optimizer], [schedule])
+    assert duplicate.held == [same, schedule_too]
+    assert schedule_too.optimizer is same
+    assert same.param_groups[0]["params"][0] is duplicate.net[0].weight
+
+
 def test_dropout_is_off_wherever_it_hides():
     layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.5)
     net = with_local_statistics(

@@ -35,6 +35,22 @@ class Manual(Healthy):
         self.lr_schedulers().step()
 
 
+class ManualToTheEnd(Manual):
+    """A schedule that can't be stepped more often than the run is long."""
+
+    def training_step(self, batch, batch_idx):
+        super().training_step(batch, batch_idx)
+        self.lr_schedulers().step()
+
+    def on_train_epoch_end(self):
+        pass
+
+    def configure_optimizers(self):
+        optimizer = torch.optim.Adam(self.parameters(), lr=3e-3)
+        steps = self.trainer.estimated_stepping_batches
+        return [optimizer], [torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)]
+
+
 class Adversarial(Healthy):
     """Two networks with two optimisers, against each other."""
 
@@ -375,7 +391,7 @@ def assert_not_accused(callbacks):
 @pytest.mark.parametrize(
     "make",
     [
-        Healthy, Manual, Adversarial, Toggled, LBFGS, SeveralLoaders, ListOfLoaders, Uneven, Streaming, Workers,
+        Healthy, Manual, ManualToTheEnd, Adversarial, Toggled, LBFGS, SeveralLoaders, ListOfLoaders, Uneven, Streaming, Workers,
         NoValidation, CompiledNet, Collective, NoGradientSometimes, Nested, Jagged, Vmapped,
         SparseGradients, SparseRows, SparseCoordinates, Complex, Arrays, UsedUp, NamedColumns, LeftOut, LeftOutByHand,
     ],

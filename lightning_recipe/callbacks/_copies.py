@@ -37,9 +37,9 @@ def same_modules(root: nn.Module, step: Step) -> Iterator[tuple[Outcome, str]]:
         if event.module is not None and event.inputs:
             calls.setdefault(_weights(event.module), []).append(event.inputs)
     for name, entries in _lists(root):
-        several: dict[tuple[int, ...], list[str]] = {}
-        for key, module in entries.items():
-            several.setdefault(_weights(module), []).append(key)
+        several: dict[tuple[int, int], list[str]] = {}
+        for key, module in entries.items():  # a shallow copy holds the same parts; several may use another one
+            several.setdefault((id(module._parameters), id(module._modules)), []).append(key)  # noqa: SLF001
         for keys in several.values():
             module = entries[keys[0]]
             if len(keys) == 1 or not any(p.requires_grad for p in module.parameters()):

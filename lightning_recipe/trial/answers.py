@@ -254,7 +254,7 @@ class Answers:
         shape = [1] * own.ndim
         if own.ndim > 1:
             shape[self._dim(place.module, own)] = -1
-        return rows[self._row_of(place, own)].view(shape).expand_as(own)
+        return rows[self._row_of(place, own)].view(shape).expand_as(own).contiguous()
 
     def _row(self, place: Place, own: Tensor) -> Tensor:
         if own.ndim <= 1:

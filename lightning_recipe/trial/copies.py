@@ -94,8 +94,8 @@ def copied_with(
         True
 
     """
-    memo: dict[int, Any] = {}
-    duplicate = copied(pl_module, memo)
+    memo: dict[int, Any] = {id(optimizer): object.__new__(type(optimizer)) for optimizer in optimizers}
+    duplicate = copied(pl_module, memo)  # which may hold them, or schedules that work on them
     if shares_code(duplicate):
         msg = "the module holds a hook or another function that a copy would share"
         raise RuntimeError(msg)
@@ -104,6 +104,25 @@ def copied_with(
             memo[id(optimizer.state)] = _StateOnDemand(optimizer, memo)
     duplicates = [copied_optimizer(optimizer, memo) for optimizer in optimizers]
     return duplicate, duplicates, [copy.deepcopy(scheduler, memo) for scheduler in schedulers]
+
+
+def without_steps(schedulers: Sequence[Any]) -> None:
+    """Have a step of copied schedulers do nothing: a trial has rates of its own, and may be longer than the run.
+
+    Example:
+        >>> optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.1)
+        >>> schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1.0, total_steps=1)
+        >>> without_steps([schedule])
+        >>> schedule.step(), schedule.step()
+        (None, None)
+
+    """
+    for scheduler in schedulers:
+        scheduler.step = _nothing
+
+
+def _nothing(*_: Any, **__: Any) -> None:
+    """In the place of a scheduler's step."""
 
 
 class _StateOnDemand(defaultdict[Any, Any]):

@@ -29,7 +29,7 @@ from lightning_recipe.record.step import Need, Step
 from lightning_recipe.record.tensors import COPIED, holds, mapped
 from lightning_recipe.trial import stand_ins
 from lightning_recipe.trial.calming import with_local_statistics
-from lightning_recipe.trial.copies import copied_with
+from lightning_recipe.trial.copies import copied_with, without_steps
 from lightning_recipe.trial.inner_trainer import LEFT_OUT, adopt, inner_trainer, quiet
 from lightning_recipe.trial.isolation import eager, isolated, memory_given_back, obstacle, untouched
 from lightning_recipe.trial.replay import put_back
@@ -239,6 +239,7 @@ def rehearsal(run: Run) -> Iterator[Rehearsal]:
         except Exception as error:
             msg = f"the module can't be copied: {in_short(error)}"
             raise CannotRehearseError(msg) from error
+        without_steps(schedulers)
         inner = inner_trainer(trainer, folder)
         adopt(with_local_statistics(module), optimizers)
         heard: list[Heard] = []

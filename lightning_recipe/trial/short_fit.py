@@ -16,7 +16,7 @@ from lightning_recipe.record.probe import Probe
 from lightning_recipe.run import Run
 from lightning_recipe.trial.calming import with_local_statistics, without_dropout
 from lightning_recipe.trial.compiled import with_unseen_losses
-from lightning_recipe.trial.copies import copied_with
+from lightning_recipe.trial.copies import copied_with, without_steps
 from lightning_recipe.trial.course import LONGER, LOOP, Budget, Ramp, State, Stopping
 from lightning_recipe.trial.inner_trainer import Repeats, adopt, inner_trainer, interrupts_passed_on, quiet
 from lightning_recipe.trial.isolation import eager, isolated, untouched
@@ -116,6 +116,7 @@ def short_fit(  # noqa: PLR0913 - an experiment has these parts
         module, optimizers, schedulers = copied_with(
             pl_module, trainer.optimizers, [config.scheduler for config in configs]
         )
+        without_steps(schedulers)
         originals = dict(zip(map(id, _held(optimizers)), _held(trainer.optimizers), strict=True))
         peaks = [[rate / slower for rate in rates] for rates in Run(trainer).peak_rates]
         if adam is not None:

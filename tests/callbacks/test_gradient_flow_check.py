@@ -1634,6 +1634,30 @@ class OneHeadInADict(MultipliedList):
         return torch.stack([head(h) for head in self.heads.values()], 2)
 
 
+class Condition(nn.Module):
+    """What one network is to fulfil at some points."""
+
+    def __init__(self, net, scale):
+        super().__init__()
+        self.net, self.scale = net, scale
+
+    def forward(self, x):
+        return self.net(self.scale * x)
+
+
+class Conditions(Healthy):
+    def __init__(self):
+        super().__init__()
+        self.conditions = nn.ModuleList([Condition(self.net, scale) for scale in (0.5, 1.0, 2.0)])
+
+    def training_step(self, batch, batch_idx):
+        return sum(self.loss(condition(batch[0]), batch[1]) for condition in self.conditions)
+
+
+def test_several_that_use_one_network(fit):
+    assert [f.status for f in judged(fit, Conditions())] == [Status.PASSED]
+
+
 @pytest.mark.parametrize("module", [ListedOnce, OneHeadInADict])
 def test_other_lists_of_one_head(fit, module):
     (finding,) = judged(fit, module())
