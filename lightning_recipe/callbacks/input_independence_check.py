@@ -47,6 +47,8 @@ LOOKS = 2
 """Validations at which the step is tried."""
 EARLY = 0.5
 """Share of the run before which a network may not see its input yet, as a codebook that gives all the same code."""
+YOUNG = 50
+"""Steps in which it is not told, either, that what is made of the input is the same: weights were drawn small."""
 
 
 class InputIndependenceCheck(Check):
@@ -205,7 +207,7 @@ class InputIndependenceCheck(Check):
                 if early and _may_come_to_see(again, step.batch):
                     self._reason = f"at step {run.step} nothing that enters had an effect, which is early"
                     return
-                made = made_of(again, step.batch, trial)
+                made = made_of(again, step.batch, trial) if run.step >= YOUNG else None
                 idle = verdict.of_each(trial, by_hand=not run.module.automatic_optimization)
                 trained = {name for name, p in run.module.named_parameters() if p.requires_grad}
                 vain = {path: layers for path, _ in idle if (layers := in_vain(again, step.batch, path, trained))}
