@@ -1588,7 +1588,7 @@ class EmptyCode(Patient):
 
     code = "InputIndependenceCheck/same_for_all"
     also = ("InputIndependenceCheck/input_ignored", "OverfitOneBatch/stuck", "OverfitOneBatch/too_slow")
-    steps: ClassVar = {"max_epochs": 6}
+    steps: ClassVar = {"max_epochs": 9}
 
     def __init__(self):
         super().__init__()

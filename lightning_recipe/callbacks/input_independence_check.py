@@ -207,7 +207,7 @@ class InputIndependenceCheck(Check):
                 if early and _may_come_to_see(again, step.batch):
                     self._reason = f"at step {run.step} nothing that enters had an effect, which is early"
                     return
-                made = made_of(again, step.batch, trial) if run.step >= YOUNG else None
+                made = made_of(again, step.batch, trial)
                 idle = verdict.of_each(trial, by_hand=not run.module.automatic_optimization)
                 trained = {name for name, p in run.module.named_parameters() if p.requires_grad}
                 vain = {path: layers for path, _ in idle if (layers := in_vain(again, step.batch, path, trained))}
@@ -226,7 +226,8 @@ class InputIndependenceCheck(Check):
         self._made.append(made)
         early = run.step < EARLY * run.horizon
         self._in_vain.append({} if early else vain)
-        if early and (made is not None or vain):  # it may yet come to tell them apart, or no longer do
+        unsure = made is not None and (early or run.step < YOUNG)  # it may yet come to tell them apart, or no longer do
+        if unsure or (early and vain):
             for kept in (self._trials, self._idle, self._given_away, self._made, self._in_vain):
                 del kept[:-1]
             return
