@@ -306,6 +306,26 @@ class Broadcast(Patient):
         return F.mse_loss(self(batch[0])[:, :1], batch[1] - 1.5)
 
 
+class BroadcastTogether(Patient):
+    """A bias (N, 1) for each example is added to a score (N,), and both to the scores of all others."""
+
+    code = "LossInputCheck/broadcast"
+    also = ("OverfitOneBatch/stuck", "OverfitOneBatch/too_slow", "OverfitOneBatch/cannot_tell_examples_apart")
+
+    def __init__(self):
+        super().__init__()
+        self.bias = nn.Linear(FEATURES, 1)
+
+    def forward(self, x):
+        return super().forward(x)[:, 0] + self.bias(x)
+
+    def training_step(self, batch, batch_idx):
+        return (self(batch[0]) - (batch[1] - 1.5)).square().mean()
+
+    def validation_step(self, batch, batch_idx):
+        self.training_step(batch, batch_idx)
+
+
 class OnlyPositive(Patient):
     """A ReLU at the end, and targets below 0."""
 

@@ -1,112 +1,17 @@
-"""Whether the shapes in a loss fit: predictions against targets, and classes in the dimension of classes."""
+"""Whether classes lie in the dimension of classes."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from lightning_recipe.callbacks._cuts import CUTS
 from lightning_recipe.finding import Outcome, Status
-from lightning_recipe.losses.table import TABLE
-from lightning_recipe.record.tensors import tensors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from lightning_recipe.record.events import Event
     from lightning_recipe.record.loss_graph import Node
-    from lightning_recipe.record.step import LossCall, Step
-
-Shape = tuple[int, ...]
-ON_PURPOSE = {"Unsqueeze", "Expand", "Repeat"}
-"""Operations by which somebody makes ready to compare all with all."""
-WEIGHS = {"mul", "mul_", "imul", "rmul"}
-ARITHMETIC = {"Add", "Sub", "Mul", "Div", "Pow", "Rsub"}
-
-
-def pairs_of_call(call: LossCall) -> Outcome | None:
-    """Whether a loss function compares each prediction with the targets of all examples."""
-    shapes = [tuple(v.shape) for name in ("input", "target") if isinstance(v := call.arguments.get(name), Tensor)]
-    if len(shapes) < 2 or call.target_from_net or TABLE[call.name].has_classes or not across(*shapes):  # noqa: PLR2004
-        return None
-    return _broadcast(*shapes)
-
-
-def pairs_by_hand(step: Step, graph: list[Node]) -> Iterator[tuple[str, Outcome]]:
-    """The same of arithmetic on what came out of the network.
-
-    Args:
-        step: What a step did, with its wiring.
-        graph: The nodes of its loss, from what the last layers put out.
-
-    Yields:
-        The line of the code, and the verdict.
-
-    """
-    shapes = {tuple(tensor.shape) for _, tensor in tensors(step.batch)}
-    wanted = {n.shape for n in graph if n.kind in ARITHMETIC and any(p and p.kind in ON_PURPOSE for p in n.parents)}
-    for event in step.events:
-        if event.spread and across(*event.spread) and len(event.inputs) == 2:  # noqa: PLR2004
-            made = [step.producer(number) for number in event.inputs]
-            given = [shape for shape, maker in zip(event.spread, made, strict=True) if maker is None]
-            short = min(event.spread, key=len)
-            of_batch = len(given) == 1 and (
-                given[0] == short or given[0] in shapes
-            )  # one of two columns may be made of it
-            of_net = not given and _is_target(step, *event.inputs)
-            if (of_batch or of_net) and (short[0], *short) not in wanted:
-                weighted = event.name in WEIGHS and any(maker and _is_loss(maker) for maker in made)
-                outcome = _broadcast(*event.spread, weights=weighted)
-                yield event.where, replace(outcome, status=Status.WARNING) if of_net else outcome
-
-
-def _is_target(step: Step, one: int, other: int) -> bool:
-    """Whether one of two tensors is a target that the network had a part in: by what was drawn, or without gradients.
-
-    They come from different calls of layers: else all are compared with all of the same, as for a ranking.
-    """
-    (layers, cut), (others, other_cut) = _layers(step, one), _layers(step, other)
-    return cut != other_cut and layers.isdisjoint(others)
-
-
-def _layers(step: Step, number: int) -> tuple[set[int], bool]:
-    """The last calls of layers with parameters behind a tensor, and whether no gradient goes back to any of them."""
-    found: set[int] = set()
-    waiting, seen, open_ = [(number, False)], set(), False
-    while waiting:
-        current, cut = waiting.pop()
-        maker = step.producer(current)
-        if maker is None or (current, cut) in seen:
-            continue
-        seen.add((current, cut))
-        cut = cut or maker.name in CUTS or (maker.kind == "module" and bool(maker.where))
-        if maker.module is not None and next(maker.module.parameters(), None) is not None:
-            found.add(current)
-            open_ = open_ or not cut
-        else:
-            waiting += [(given, cut) for given in maker.inputs]
-    return found, not open_
-
-
-def _is_loss(maker: Event) -> bool:
-    return maker.kind == "loss" or maker.name in {"pow", "square", "abs"}
-
-
-def across(one: Shape, other: Shape) -> bool:
-    """Whether two shapes are broadcast so that each example of the one meets all examples of the other.
-
-    Example:
-        >>> across((8, 1), (8,)), across((8,), (8, 1)), across((8, 1, 5, 5), (8, 5, 5)), across((8, 1), (8, 1))
-        (True, True, True, False)
-        >>> across((8, 1), (1, 8))  # somebody means to
-        False
-
-    """
-    short, long = sorted((one, other), key=len)
-    same = len(short) + 1 == len(long) and short[:1] == long[:1] and long[1] == 1
-    return same and short[0] > 1 and short[1:] == long[2:]
 
 
 def classes_of_graph(graph: list[Node]) -> Iterator[tuple[Node, Outcome]]:
@@ -177,22 +82,6 @@ def _mixed(node: Node) -> Outcome | None:
         "with classes",
         f"{right} before the view" if flattened else f"{right} in place of the view",
         {"classes": new[1]},
-    )
-
-
-def _broadcast(one: Shape, other: Shape, *, weights: bool = False) -> Outcome:
-    size = one[0]
-    told = f"each of {size} predictions is compared with the targets of all {size} examples"
-    fix = "squeeze(-1) the prediction, or unsqueeze(-1) the target"
-    if weights:
-        told = f"the loss of each of {size} examples is weighted with the weights of all, which is their mean weight"
-        fix = "unsqueeze(-1) the weights, or squeeze(-1) the losses"
-    return Outcome(
-        Status.FAILED,
-        "broadcast",
-        f"{one} against {other} is broadcast: {told}",
-        f"give both the same shape: {fix}",
-        {"examples": size},
     )
 
 

@@ -12,6 +12,7 @@ from lightning_recipe.callback import Check
 from lightning_recipe.callbacks import (
     _logit_range,
     _loss_by_hand,
+    _loss_pairs,
     _loss_range,
     _loss_scale,
     _loss_shape,
@@ -55,7 +56,7 @@ class LossInputCheck(Check):
       enters a loss that wants log-probabilities, or is clamped to be taken for probabilities; the arguments of
       ``kl_div`` stand in each other's place;
     - predictions of shape (N, 1) are compared with targets of shape (N,), or the other way round, so that each of them
-      meets all targets;
+      meets all targets; two terms of a prediction are broadcast like that, and then compared with the targets;
     - the loss is the same whatever the network puts out: a softmax over one output, labels of 0 where signs are wanted,
       or no gradient at the last layers, and the same value with other weights;
     - a softmax is taken over another dimension than that of the classes, or ``view`` stands for ``permute`` before it;
@@ -67,13 +68,13 @@ class LossInputCheck(Check):
     - no gradient gets past a mask to any of the logits that are to be largest: `warning` where that shows by their
       values only, or by pairs of two views of which the true ones have no gradient.
 
-    `warning`: more than a quarter of the targets that count are one value at the ends of rows; a class is left out by
-    ``ignore_index``, also of words amid others; class weights grow with their frequency; the weight of each target is 0
-    wherever it is; all targets are the same; the number of a class is compared with several outputs; a term of the loss
-    has no gradient, although it is computed from what the network puts out, or compares the batch with itself, or the
-    network, both views being the same; the loss is the same whatever an entry of the batch holds that is 0 where
-    targets are filled in, or tells whether something has happened by a time. `advice`: integers that may be names of
-    classes are taken for numbers.
+    `warning`: errors of shape (N,) are divided by or weighted with outputs of shape (N, 1); more than a quarter of the
+    targets that count are one value at the ends of rows; a class is left out by ``ignore_index``, also of words amid
+    others; class weights grow with their frequency; the weight of each target is 0 wherever it is; all targets are the
+    same; the number of a class is compared with several outputs; a term of the loss has no gradient, although it is
+    computed from what the network puts out, or compares the batch with itself, or the network, both views being the
+    same; the loss is the same whatever an entry of the batch holds that is 0 where targets are filled in, or tells
+    whether something has happened by a time. `advice`: integers that may be names of classes are taken for numbers.
 
     Args:
         strict: Stop the run when something failed.
@@ -218,13 +219,13 @@ def _of_graph(
     if alone:  # else it may be the score that an adversary gives
         found += _loss_by_hand.without_end(weights_of, graph, step)
     placed = [(node.where, outcome) for node, outcome in found]
-    placed += [*_loss_shape.pairs_by_hand(step, graph), *_loss_terms.untrained(step, left)]
+    placed += [*_loss_pairs.pairs_by_hand(step, graph), *_loss_terms.untrained(step, left)]
     return [_placed(*verdict) for verdict in placed], list(_loss_by_hand.written(weights_of, graph, step))
 
 
 def _of_calls(step: Step) -> Iterator[tuple[str, Outcome]]:
     for call in step.loss_calls:
-        of_shape, of_scale = _loss_shape.pairs_of_call(call), _loss_scale.of_call(call, step.batch)
+        of_shape, of_scale = _loss_pairs.pairs_of_call(call), _loss_scale.of_call(call, step.batch)
         for outcome in (of_shape, of_scale, _masked_targets.same_for_all(call, step.batch)):
             if outcome is not None:
                 yield _placed(call.where, outcome)

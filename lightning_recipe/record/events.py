@@ -29,8 +29,8 @@ class Event(NamedTuple):
         parameters: Names of the parameters that are about to be stepped, or whose gradients are cleared or clipped; of
             those that a function was given.
         training: Whether the module called was in training mode; of a function, whether it drops anything.
-        spread: Of a difference, product and the like that has more elements than either of its two operands: their
-            shapes.
+        spread: Of a difference, product and the like, and of a loss function, of two tensors: their shapes, if these
+            are not the same.
         same: Whether the first two tensors that went in are equal; of a step whose batch is followed.
 
     Example:

@@ -43,7 +43,7 @@ _ARITHMETIC = {
     *("add", "sub", "mul", "div", "radd", "rsub", "rmul", "rdiv", "truediv", "rtruediv", "pow", "rpow"),
     *("subtract", "multiply", "divide", "true_divide"),
 }
-"""Of two tensors that are broadcast to one shape."""
+"""Of two tensors that are broadcast to one shape, as in a loss."""
 _BOUNDED = {"tanh", "sigmoid"}
 """Functions of which numbers are taken where those of modules are."""
 _event = tuple.__new__  # takes a third as long as naming the fields
@@ -218,7 +218,7 @@ class Wiring:
             if not reads or _found((output,)):
                 kind: Kind = "loss" if function in LOSSES else "function"
                 place = line()
-                spread = _spread(given, output) if name in _ARITHMETIC else ()
+                spread = _spread(given) if name in _ARITHMETIC or kind == "loss" else ()
                 own = [owner for t, _ in given if type(t) is nn.Parameter and (owner := self._named(t))]
                 self._note(kind, name, given, output, where=place, training=_drops(kwargs), spread=spread, own=own)
                 if self.reductions is not None and name in _BOUNDED:
@@ -313,11 +313,10 @@ def _given(arguments: Iterable[Any]) -> Given:
     return given
 
 
-def _spread(given: Given, output: Any) -> Spread:
-    """The shapes of two operands that are both smaller than their result."""
+def _spread(given: Given) -> Spread:
+    """The shapes of two operands that are not of the same shape."""
     shapes = tuple(tuple(tensor.shape) for tensor, _ in given)
-    larger = isinstance(output, Tensor) and len(given) == 2 and output.numel() > max(t.numel() for t, _ in given)  # noqa: PLR2004
-    return shapes if larger else ()
+    return shapes if len(shapes) == 2 and shapes[0] != shapes[1] else ()  # noqa: PLR2004
 
 
 def _unwrapped(tensor: Tensor) -> Tensor:
