@@ -682,6 +682,25 @@ class WrongWay(SaysNext):
         return F.cross_entropy(self(batch[0])[:, 1:].flatten(0, 1), batch[0][:, :-1].flatten())
 
 
+class ForecastsThePast(SaysNext):
+    """Forecasts of a series whose windows and targets are interchanged: each is to say what it has seen before."""
+
+    code = "CausalityCheck/wrong_way"
+
+    def __init__(self):
+        super().__init__()
+        self.net, self.head = nn.Linear(2, 16), nn.Linear(self.width, 2)
+
+    def step(self, batch):
+        return F.mse_loss(self(batch[0][:, 1:]), batch[0][:, :-1])
+
+    def data(self, n, seed):
+        rng = torch.Generator().manual_seed(seed)
+        time = torch.arange(self.positions).view(-1, 1) / torch.tensor([2.0, 3.0])
+        phase = 6.3 * torch.rand(n, 1, 2, generator=rng) + time
+        return TensorDataset(phase.sin() + 0.1 * torch.randn(phase.shape, generator=rng))
+
+
 class CarriesState(SaysNext):
     """A recurrent state that is kept from batch to batch, of texts that are shuffled."""
 

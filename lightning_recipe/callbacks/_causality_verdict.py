@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from lightning_recipe.callbacks._next_step import is_in
+from lightning_recipe.callbacks._turned import along, turned
 from lightning_recipe.dependencies.operations import attention_over_batch, softmax_over_queries
 from lightning_recipe.finding import Outcome, Status
-from lightning_recipe.record.tensors import dense
 
 if TYPE_CHECKING:
     from typing import Any
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from lightning_recipe.callbacks._next_step import Reading
     from lightning_recipe.dependencies.sequences import Passed
 
-CUT = 3
-"""Steps by which a sequence is shorter when it enters than in the batch, from which inputs and targets are cut."""
 FEW = 6
 """Steps ahead, in a longer sequence, that are seen through as many layers whose masks are off by one."""
 
@@ -179,6 +177,11 @@ def of_shift(reading: Reading, sees: Sight, batch: Any) -> Outcome:
         text = f"each of {fits} outputs is to say the token of one step before (expected: of one step later)"
         fix = "pair outputs[:, :-1] with tokens[:, 1:]; to the left is torch.roll(tokens, -1, dims=1)"
         return Outcome(Status.WARNING, "wrong_way", text, fix, evidence)
+    seen = not reading.tokens and reading.shift == -1 and causal and sees.target == sees.outputs
+    if seen and turned(batch, reading.given):
+        text = f"each of {fits} outputs is to say the number of one step before, which it has seen (expected: the next)"
+        fix = "pair series[:, :-1] as inputs with series[:, 1:] as targets, not the other way round"
+        return Outcome(Status.WARNING, "wrong_way", text, fix, evidence)
     what = "tokens" if reading.tokens else "numbers"
     where = f"of {reading.shift} steps later" if reading.shift else "that enter at the same positions"
     text = f"the {what} to be said are those {where}: the task is not to say what comes next"
@@ -186,7 +189,7 @@ def of_shift(reading: Reading, sees: Sight, batch: Any) -> Outcome:
 
 
 def is_cut(batch: Any, given: Tensor) -> bool:
-    """Whether what entered is a sequence of the batch without its first or last steps, up to `CUT`.
+    """Whether what entered is a sequence of the batch without its first or last steps, up to `_turned.CUT`.
 
     Args:
         batch: Any.
@@ -198,15 +201,10 @@ def is_cut(batch: Any, given: Tensor) -> bool:
         (True, False)
 
     """
-    length = given.shape[1]
-    for _, tensor in dense(batch):
-        whole = tensor[..., None] if tensor.ndim == given.ndim - 1 else tensor
-        for values in (whole, whole.transpose(1, 2)) if whole.ndim == given.ndim else ():
-            more = values.shape[1] - length
-            if 0 < more <= CUT and values.shape[::2] == given.shape[::2]:
-                parts = [values[:, first : first + length].to(given) for first in range(more + 1)]
-                if any(torch.equal(part, given) for part in parts):
-                    return True
+    for values in along(batch, given):
+        starts = range(values.shape[1] - given.shape[1] + 1)
+        if len(starts) > 1 and any(torch.equal(values[:, first:][:, : given.shape[1]], given) for first in starts):
+            return True
     return False
 
 

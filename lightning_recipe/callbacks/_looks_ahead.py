@@ -104,11 +104,26 @@ def goes_on(series: Tensor, target: Tensor, most: float = OWN) -> bool:
     """Whether the target follows on a series as its own values do, up to so many times their error."""
     if series.shape[1] <= LAGS + 1:
         return False
-    rows = series.unfold(1, LAGS + 1, 1)
-    weights, left = _fit(rows[..., :-1].reshape(-1, LAGS), rows[..., -1].flatten())
+    weights, left = told_by_what_was(series)
     told = torch.cat([series[:, -LAGS:], torch.ones(len(series), 1)], 1) @ weights
     error, spread = float((told - target).square().mean().sqrt()), float(target.std())
     return bool(spread > 0 and left > EXACT and error < most * left * float(series.std()) and error < spread)
+
+
+def told_by_what_was(series: Tensor) -> tuple[Tensor, float]:
+    """Weights of `LAGS` values, and a constant, that tell the next, and the error over its standard deviation.
+
+    Args:
+        series: Of shape (N, L), longer than `LAGS`.
+
+    Example:
+        >>> noise = torch.randn(99, 20, generator=torch.Generator().manual_seed(0)).double()
+        >>> told_by_what_was(noise)[1] > 0.9, told_by_what_was(noise.cumsum(1))[1] < 0.5
+        (True, True)
+
+    """
+    rows = series.unfold(1, LAGS + 1, 1)
+    return _fit(rows[..., :-1].reshape(-1, LAGS), rows[..., -1].flatten())
 
 
 def _is_ahead(feature: Tensor, series: Tensor, reach: int) -> bool:

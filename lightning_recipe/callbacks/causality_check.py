@@ -51,7 +51,7 @@ class CausalityCheck(Check):
       nothing later: the target was not shifted: `failed`; of numbers `warning`, where both are cut from a series of the
       batch;
     - tokens that are to be said two steps ahead: `failed` where the batch's labels are one step ahead already, else
-      `warning`; one step back: `warning`;
+      `warning`; one step back: `warning`, of numbers where they are cut from a series that can be forecast;
     - a window that ends with the value to forecast, or a feature of it that is computed of later values: `warning`;
     - a window that, together with the values to forecast, has mean 0 and standard deviation 1 in each example, or a
       lowest value of 0 and a highest of 1, and has not by itself: `warning`;

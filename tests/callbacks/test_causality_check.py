@@ -1,6 +1,15 @@
 import pytest
 import torch
-from patients import CarriesState, InputIsTarget, SaysNext, SeesFuture, ShiftedTwice, WindowTooLong, WrongWay
+from patients import (
+    CarriesState,
+    ForecastsThePast,
+    InputIsTarget,
+    SaysNext,
+    SeesFuture,
+    ShiftedTwice,
+    WindowTooLong,
+    WrongWay,
+)
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
@@ -575,6 +584,91 @@ class UnshiftedChannels(ChannelsFirst):
 def test_numbers_that_are_said_again(fit, program):
     finding = judged(fit, program())
     assert (finding.status, finding.code) == (Status.WARNING, "CausalityCheck/input_is_target")
+
+
+class Delayed(Series):
+    """The data set asks for what was, from zeros on."""
+
+    def step(self, batch):
+        return F.mse_loss(self(batch[0]), batch[1])
+
+    def data(self, n, seed):
+        series = super().data(n, seed).tensors[0]
+        return TensorDataset(series, F.pad(series, (0, 0, 1, 0))[:, :-1])
+
+
+class Memory(Series):
+    """Numbers without a rule, to be kept for a step."""
+
+    def pair(self, series):
+        return series[:, 1:], series[:, :-1]
+
+    def data(self, n, seed):
+        return TensorDataset(torch.randn(n, 17, 2, generator=torch.Generator().manual_seed(seed)))
+
+
+class Latency(Series):
+    """A codec that is given one more step before it answers."""
+
+    def step(self, batch):
+        return F.mse_loss(self(batch[0])[:, 1:], batch[0][:, :-1])
+
+
+class Changes(Series):
+    """How much it has changed."""
+
+    def pair(self, series):
+        return series[:, 1:], series[:, 1:] - series[:, :-1]
+
+
+class DelayedClean(Series):
+    def pair(self, series):
+        return series[:, 1:] + 0.1 * torch.randn_like(series[:, 1:]), series[:, :-1]
+
+
+class FromLater(Series):
+    """Says what was from what comes, in reversed time, as the other half of two language models."""
+
+    def pair(self, series):
+        return series.flip(1)[:, :-1], series.flip(1)[:, 1:]
+
+
+@pytest.mark.parametrize("program", [Delayed, Memory, Latency, Changes, DelayedClean])
+def test_numbers_of_before_that_are_meant(fit, program):
+    assert judged(fit, program()).status is Status.SKIPPED
+
+
+def test_time_may_be_reversed(fit):
+    assert judged(fit, FromLater()).status is Status.PASSED
+
+
+class PairedBackwards(Series):
+    """By the data set."""
+
+    def step(self, batch):
+        return F.mse_loss(self(batch[0]), batch[1])
+
+    def data(self, n, seed):
+        series = super().data(n, seed).tensors[0]
+        return TensorDataset(series[:, 1:], series[:, :-1])
+
+
+class BackwardsLikelihood(Likelihood):
+    def step(self, batch):
+        mean, log_std = self(batch[0][:, 1:]).unbind(-1)
+        return -torch.distributions.Normal(mean, log_std.exp()).log_prob(batch[0][:, :-1, 0]).mean()
+
+
+class BackwardsChannels(ChannelsFirst):
+    def step(self, batch):
+        x = batch[0].transpose(1, 2)
+        return F.l1_loss(self(x[..., 1:]), x[..., :-1])
+
+
+@pytest.mark.parametrize("program", [ForecastsThePast, PairedBackwards, BackwardsLikelihood, BackwardsChannels])
+def test_numbers_that_were_paired_backwards(fit, program):
+    finding = judged(fit, program())
+    assert (finding.status, finding.code) == (Status.WARNING, ForecastsThePast.code)
 
 
 # -- windows
