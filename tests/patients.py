@@ -1456,6 +1456,25 @@ class Detached(Patient):
         return self.net[4](self.net[:4](x).detach())
 
 
+class StraightThroughDetached(Patient):
+    """A code in the place of what chose it, with the detach around both."""
+
+    code = "GradientFlowCheck/straight_through"
+
+    def __init__(self):
+        super().__init__()
+        self.codes = nn.Parameter(torch.randn(16, 32))
+
+    def forward(self, x):
+        z = self.net[:4](x)
+        code = self.codes[torch.cdist(z, self.codes).argmin(1)]
+        self.bound = F.mse_loss(code, z.detach()) + 0.25 * F.mse_loss(z, code.detach())
+        return self.net[4]((z + (code - z)).detach())
+
+    def loss(self, logits, y):
+        return super().loss(logits, y) + self.bound
+
+
 class MultipliedList(Patient):
     """A list of heads, one for each label, that is one head, three times."""
 

@@ -191,6 +191,19 @@ def test_functions_inside_of_leaves_and_before_any_module_are_none():
     assert told(step) == ["leaf", "sum"]
 
 
+def test_functions_inside_of_leaves_where_that_is_asked_for():
+    class Rounded(nn.Module):
+        def forward(self, x):
+            return x + (x.round() - x).detach()
+
+    module, step = watched(lambda m, x: m.leaf(m.linear(x)).sum(), leaf=Rounded())
+    assert told(step) == ["linear", "round", "leaf", "sum"]  # what is chosen, without what it was chosen by
+    assert step.events[1].inputs == ()
+    step = observed(module, Need.WIRING | Need.INSIDE)
+    assert told(step) == ["linear", "round", "sub", "detach", "add", "sum"]
+    assert all(event.inputs for event in step.events)
+
+
 def test_attention_and_transformer_layers_are_seen_into_in_training_mode_only():
     layer = nn.TransformerEncoderLayer(4, 2, 8, batch_first=True)
     x = torch.randn(2, 3, 4)

@@ -148,6 +148,25 @@ def _before(step: Step, calls: list[Event], trained: set[int], cuts: set[str]) -
     return found, where
 
 
+def layers_behind(step: Step, number: int) -> tuple[set[int], bool]:
+    """The last calls of layers with parameters behind a tensor, and whether no gradient goes back to any of them."""
+    found: set[int] = set()
+    waiting, seen, open_ = [(number, False)], set(), False
+    while waiting:
+        current, cut = waiting.pop()
+        maker = step.producer(current)
+        if maker is None or (current, cut) in seen:
+            continue
+        seen.add((current, cut))
+        cut = cut or maker.name in CUTS or (maker.kind == "module" and bool(maker.where))
+        if maker.module is not None and next(maker.module.parameters(), None) is not None:
+            found.add(current)
+            open_ = open_ or not cut
+        else:
+            waiting += [(given, cut) for given in maker.inputs]
+    return found, not open_
+
+
 def _consumers(step: Step) -> dict[int, list[Event]]:
     """The events that each tensor went into."""
     after: dict[int, list[Event]] = {}

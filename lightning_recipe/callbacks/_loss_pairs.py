@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from lightning_recipe.callbacks._cuts import CUTS
+from lightning_recipe.callbacks._cuts import layers_behind
 from lightning_recipe.finding import Outcome, Status
 from lightning_recipe.losses.table import TABLE
 from lightning_recipe.record.tensors import tensors
@@ -79,7 +79,7 @@ def _is_target(step: Step, one: int, other: int) -> bool:
 
     They come from different calls of layers: else all are compared with all of the same, as for a ranking.
     """
-    (layers, cut), (others, other_cut) = _layers(step, one), _layers(step, other)
+    (layers, cut), (others, other_cut) = layers_behind(step, one), layers_behind(step, other)
     return cut != other_cut and layers.isdisjoint(others)
 
 
@@ -89,7 +89,7 @@ def _together(step: Step, event: Event) -> Outcome | None:
     They come from different calls of layers, and are compared with a number for each example: later on, as the sum of
     two terms, or one of them already is, as an error that is divided by its spread.
     """
-    (one, _), (other, _) = (_layers(step, number) for number in event.inputs)
+    (one, _), (other, _) = (layers_behind(step, number) for number in event.inputs)
     if not one.isdisjoint(other):  # the differences of all pairs
         return None
     short, long = sorted(event.spread, key=len)
@@ -139,25 +139,6 @@ def _to_batch(step: Step, maker: Event) -> bool:
     """Whether it is the difference of an output of the network and something of the same shape of the batch."""
     outside = len(maker.inputs) == 2 and sum(step.producer(n) is None for n in maker.inputs) == 1  # noqa: PLR2004
     return outside and maker.name in DIFFERENCES and not maker.spread and not maker.parameters
-
-
-def _layers(step: Step, number: int) -> tuple[set[int], bool]:
-    """The last calls of layers with parameters behind a tensor, and whether no gradient goes back to any of them."""
-    found: set[int] = set()
-    waiting, seen, open_ = [(number, False)], set(), False
-    while waiting:
-        current, cut = waiting.pop()
-        maker = step.producer(current)
-        if maker is None or (current, cut) in seen:
-            continue
-        seen.add((current, cut))
-        cut = cut or maker.name in CUTS or (maker.kind == "module" and bool(maker.where))
-        if maker.module is not None and next(maker.module.parameters(), None) is not None:
-            found.add(current)
-            open_ = open_ or not cut
-        else:
-            waiting += [(given, cut) for given in maker.inputs]
-    return found, not open_
 
 
 def _is_loss(maker: Event) -> bool:

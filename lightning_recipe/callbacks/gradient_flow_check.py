@@ -12,6 +12,7 @@ from lightning_recipe.callbacks._emptied import Emptied
 from lightning_recipe.callbacks._left_out import MadeAnew, without_optimiser
 from lightning_recipe.callbacks._numbers import Numbers
 from lightning_recipe.callbacks._sampled import sampled
+from lightning_recipe.callbacks._straight_through import StraightThrough
 from lightning_recipe.callbacks._unreached import Unreached
 from lightning_recipe.callbacks._untrained import Marks
 from lightning_recipe.finding import Section
@@ -49,6 +50,8 @@ class GradientFlowCheck(Check):
       gets its gradient through; `advice` where an entry of the batch is one value, as labels are that nobody has.
     - `drawn_without_gradient`: normal numbers are drawn by what one module puts out, as by ``sample`` in place of
       ``rsample``, and another one goes on with them, without their likelihood: `warning`.
+    - `straight_through`: a code e that z chose, as by ``argmin`` or ``round``, is written z + (e - z), with a detach
+      around all of it, or none: z cancels, and gets no gradient: `failed`.
     - `in_two_optimisers`: parameters that two optimisers step for one backward, or that one holds twice: `warning`;
       that two step, each for its own loss: `advice`.
     - `one_module_many_times`: one module that is several entries of a list: `warning` if all are called with the same
@@ -58,7 +61,7 @@ class GradientFlowCheck(Check):
     - `affine`: all layers from the first to the last are one affine map: `warning`; `advice` if one between is narrower
       than both ends, or other modules come before. Two layers with a narrow one between are a factorisation.
 
-    Each only when it was seen at three looks in a row.
+    Warnings only when they were seen at three looks in a row.
 
     Args:
         strict: Stop the run when something failed.
@@ -92,13 +95,17 @@ class GradientFlowCheck(Check):
     needs = Need.WIRING | Need.GRAPH | Need.GRADIENTS
     explains: ClassVar = dict.fromkeys(
         ("not_in_optimiser", "no_gradient", "one_module_many_times", "identical_units", "affine"), _UNABLE
-    ) | {"made_anew": (*_UNABLE, "ModeCheck/noise_in_validation")}
+    ) | {
+        "made_anew": (*_UNABLE, "ModeCheck/noise_in_validation"),
+        "straight_through": (*_UNABLE, "GradientFlowCheck/no_gradient", "InputIndependenceCheck/*"),
+    }
     patience = 3
 
     def before_training(self, run: Run) -> Iterator[Finding]:
         """Begin anew with each fit."""
         self._marks, self._units, self._made_anew = Marks(), Units(run.module), MadeAnew()
         self._numbers, self._unreached, self._emptied = Numbers(self.patience), Unreached(), Emptied()
+        self._straight = StraightThrough()
         self._frozen = {name for name, p in run.module.named_parameters() if not p.requires_grad}
         self._seen = False
         yield from ()
@@ -126,6 +133,7 @@ class GradientFlowCheck(Check):
         yield from cuts or self._unreached.look(run, step, parameters, self._marks)
         yield from () if cuts else self._emptied.look(run, step, parameters)
         yield from sampled(step)
+        yield from self._straight.look(run, step)
         yield from same_modules(run.module, step)
         yield from stepped_twice(run.trainer.optimizers, step, registered)
 

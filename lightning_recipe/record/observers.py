@@ -122,8 +122,9 @@ class Observers:
         outer = Watch(self._calls.before, self._calls.after) if self._calls is not None else None
         inner = self._leaves.watch() if self._leaves is not None else None
         for seen in observable(self._pl_module, inside_fast=inner is not None):
+            inside = Need.INSIDE in self._needs and not type(seen.module).__module__.startswith("torch.")
             try:
-                self._hooks.lay(seen, outer, inner)
+                self._hooks.lay(seen._replace(leaf=seen.leaf and not inside), outer, inner)
             except Exception as failure:  # noqa: BLE001 - the user's step must go on
                 self._errors.append(failure)
 

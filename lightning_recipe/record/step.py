@@ -35,6 +35,7 @@ class Need(Flag):
         UPDATES: `Step.updates`; the weights are copied when an optimiser is about to step.
         HELD: `Step.held`, which goes with `WIRING`.
         BATCH: What is made of nothing but the batch is among `Step.events`, too; of a step that is run again.
+        INSIDE: What functions do within leaves that are not torch's own is, in place of these.
 
     Example:
         >>> Need.INPUTS in (Need.INPUTS | Need.LOSSES)
@@ -51,6 +52,7 @@ class Need(Flag):
     UPDATES = auto()
     HELD = auto()
     BATCH = auto()
+    INSIDE = auto()
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,9 @@ _ARITHMETIC = {
     *("subtract", "multiply", "divide", "true_divide"),
 }
 """Of two tensors that are broadcast to one shape, as in a loss."""
+CHOICES = {"argmax", "argmin", "argsort", "round", "floor", "ceil", "sign", "trunc", "multinomial", "bernoulli"}
+CHOICES |= {"gt", "lt", "ge", "le"}
+"""Functions by whose result something is chosen: no gradient comes back from them."""
 _BOUNDED = {"tanh", "sigmoid"}
 """Functions of which numbers are taken where those of modules are."""
 _event = tuple.__new__  # takes a third as long as naming the fields
@@ -184,8 +187,8 @@ class Wiring:
                 return None
             known = self._from_modules(found)
             if self._within is not None:  # a leaf may use what it was not given, such as one of its attributes
-                if _drops(kwargs):
-                    self._note("function", _name(function), [], None, where=line(), training=True)
+                if _drops(kwargs) or _name(function) in CHOICES:
+                    self._note("function", _name(function), [], None, where=line(), training=_drops(kwargs))
                 self._within += _given(t for t in known if not any(t is given for given, _ in self._within))
                 return None
             name = _name(function)
