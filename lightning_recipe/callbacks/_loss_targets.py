@@ -153,12 +153,13 @@ def left_out(graph: list[Node], step: Step) -> Iterator[tuple[Node, Outcome]]:
             what, share = "words", max(heard, _amid_others(target, ignored, classes, step))
         if 0 <= ignored < classes and share > 1 / (4 * classes):
             sure = what == "examples" or heard > 0 or (what == "words" and 0 < ignored < classes - 1)
+            called = f"{what if heard or _has_words(step) else 'steps'} amid others" if what == "words" else what
             yield (
                 node,
                 Outcome(
                     Status.WARNING if sure else Status.ADVICE,
                     "ignore_index_is_a_class",
-                    f"ignore_index={ignored} leaves out {share:.0%} of the {what}{' amid others' * (what == 'words')}: "
+                    f"ignore_index={ignored} leaves out {share:.0%} of the {called}: "
                     f"it {'is' if sure else 'may be'} a class",
                     "give padding a number that is no class, such as -100, and ignore that"
                     if what == "words"
@@ -166,6 +167,14 @@ def left_out(graph: list[Node], step: Step) -> Iterator[tuple[Node, Outcome]]:
                     {"share": share, "ignored": ignored},
                 ),
             )
+
+
+def _has_words(step: Step) -> bool:
+    """Whether rows of integers enter that are no masks or positions; else each step has numbers, as of a signal."""
+    return any(
+        entered.ndim == 2 and not entered.is_floating_point() and not NAMES.search(name)  # noqa: PLR2004
+        for name, entered in step.inputs.items()
+    )
 
 
 def _amid_others(target: Tensor, ignored: int, classes: int, step: Step) -> float:

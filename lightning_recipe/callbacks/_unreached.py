@@ -5,9 +5,14 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from lightning_recipe.callbacks._numbers import dependence
+import torch
+
+from lightning_recipe.callbacks._cuts import CUTS, NUMBERS
+from lightning_recipe.callbacks._numbers import LEAVING, dependence
 from lightning_recipe.callbacks._untrained import is_as_drawn
 from lightning_recipe.finding import Outcome, Status, listed
+from lightning_recipe.record.step import Need
+from lightning_recipe.trial.rehearsal import CannotRehearseError, rehearsal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -31,6 +36,7 @@ class Unreached:
 
     def __init__(self) -> None:
         self._times, self._since, self._depends = dict[str, int](), dict[str, int](), dict[str, bool]()
+        self._places = dict[str, list[str]]()
 
     def look(
         self, run: Run, step: Step, parameters: Mapping[str, Tensor], marks: Marks
@@ -51,7 +57,9 @@ class Unreached:
             self._depends |= dependence(run, step, [{name} for name in asked], asked)
         for name in due:
             if self._depends.get(name):
-                yield _outcome(name, found[name]), name
+                if name not in self._places:
+                    self._places[name] = _leaves(run, step, name)
+                yield _outcome(name, found[name], self._places[name]), name
 
 
 def _beside_trained(root: nn.Module, step: Step) -> Iterator[tuple[str, Tensor]]:
@@ -63,13 +71,32 @@ def _beside_trained(root: nn.Module, step: Step) -> Iterator[tuple[str, Tensor]]
             yield from ((n, p) for n, p in own if p.requires_grad and id(p) not in trained)
 
 
-def _outcome(name: str, parameter: Tensor) -> Outcome:
+def _leaves(run: Run, step: Step, name: str) -> list[str]:
+    """The functions that take a parameter out of the graph, and their lines, of the step run again on a copy."""
+    try:
+        with torch.enable_grad(), rehearsal(run) as again:
+            events = again.step(step.batch, needs=Need.WIRING | Need.PARAMETERS | Need.INSIDE).events
+    except CannotRehearseError:
+        return []
+    made: set[int] = set()
+    found: list[str] = []
+    for event in events:
+        if event.kind == "function" and (name in event.parameters or made.intersection(event.inputs)):
+            if event.name in CUTS | NUMBERS | LEAVING and event.where:
+                found.append(f"{event.name} ({event.where})")
+            else:
+                made.update(event.outputs)
+    return list(dict.fromkeys(found))
+
+
+def _outcome(name: str, parameter: Tensor, places: list[str]) -> Outcome:
     values = parameter.detach()
     drawn = is_as_drawn(parameter) and (values.ndim > 1 or bool((values == values.flatten()[0]).all()))
     return Outcome(
         Status.FAILED if drawn else Status.ADVICE,
         "no_gradient",
-        f"the loss depends on {listed([name])}, which an optimiser has, and no gradient reaches it: it stays as it is",
+        f"the loss depends on {listed([name])}, which an optimiser has, and no gradient reaches it: "
+        f"{f'it leaves the graph by {listed(places)}' if places else 'it stays as it is'}",
         "no item, float, detach, data, no_grad or comparison between it and the loss; if it is to stay as it is, "
         "requires_grad_(False) says so",
         {"parameters": values.numel()},

@@ -80,8 +80,9 @@ class GradientFlowCheck(Check):
         - Affine models that are wide in no place, or side by side: factorisations, autoencoders of two layers, DLinear.
 
     Cost:
-        The order of calls and the graph at each look, less than a second step takes. Three steps on a copy, once, where
-        outputs become numbers, a parameter beside the layers has never got a gradient, or a head one of 0 for an epoch.
+        The order of calls and the graph at each look, less than a second step takes. At most four steps on a copy,
+        once, where outputs become numbers, a parameter beside the layers has never got a gradient, or a head one of 0
+        for an epoch; one where a module without others chooses something, as a codebook does.
 
     Example:
         >>> GradientFlowCheck().patience

@@ -20,8 +20,8 @@ class Event(NamedTuple):
             zero (those that were None already are not noticed); ``clip_grad_norm_`` or ``clip_grad_value_`` of the
             step's own.
         name: The module's path, the function's name (``"relu"``, ``"getitem"``, ``"T"``), the optimiser's class.
-        inputs: Numbers of the tensors that went in; none for what is dropped or chosen within a module. A number stands for one tensor object with one content: what is
-            changed in place gets a new one.
+        inputs: Numbers of the tensors that went in; none for what is dropped or chosen within a module. A number stands
+            for one tensor object with one content: what is changed in place gets a new one.
         outputs: Numbers of the tensors that came out or were written into.
         module: The module called; a BatchNorm without a name is one that the LightningModule doesn't list.
         where: The line that called a function, such as ``"model.py:42"``; of a module called without gradients, the

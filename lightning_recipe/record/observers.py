@@ -133,10 +133,10 @@ class Observers:
         """The first failure of an observer. The step itself is not disturbed."""
         return self._errors[0] if self._errors else None
 
-    def follow(self, batch: Any) -> None:
-        """Have functions of nothing but the batch be events, too."""
+    def follow(self, given: Any) -> None:
+        """Have functions of nothing but these tensors, such as those of the batch, be events, too."""
         if self._wiring is not None:
-            self._wiring.follow(batch)
+            self._wiring.follow(given)
 
     def note(self, kind: Kind, optimizer: Optimizer | None = None) -> None:
         """Take note of what follows on the step, or of an optimiser that the step itself is about to use.

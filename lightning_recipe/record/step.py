@@ -35,6 +35,7 @@ class Need(Flag):
         UPDATES: `Step.updates`; the weights are copied when an optimiser is about to step.
         HELD: `Step.held`, which goes with `WIRING`.
         BATCH: What is made of nothing but the batch is among `Step.events`, too; of a step that is run again.
+        PARAMETERS: So is what is made of nothing but parameters.
         INSIDE: What functions do within leaves that are not torch's own is, in place of these.
 
     Example:
@@ -52,6 +53,7 @@ class Need(Flag):
     UPDATES = auto()
     HELD = auto()
     BATCH = auto()
+    PARAMETERS = auto()
     INSIDE = auto()
 
 

@@ -102,10 +102,10 @@ class Wiring:
         events, self._events = self._events, []
         return events
 
-    def follow(self, batch: Any) -> None:
-        """Take what functions make of a batch for events, too, before any module was called."""
+    def follow(self, given: Any) -> None:
+        """Take what functions make of a batch, or of parameters, for events, too, before any module was called."""
         self._follows = True
-        for tensor, _ in _given((batch,)):
+        for tensor, _ in _given((given,)):
             self._references.append(ref(tensor))
             self._made.add(id(self._references[-1]))
 

@@ -164,6 +164,8 @@ class Rehearsal:
             args += [0] * (method != "training_step" and self._several_loaders)  # the loader's index
             if observers is not None and Need.BATCH in needs:
                 observers.follow(args[0])
+            if observers is not None and Need.PARAMETERS in needs:
+                observers.follow(dict(module.named_parameters()))
             random.seed(seed)
             np.random.seed(seed)  # noqa: NPY002 - the stream that steps draw from
             seed_torch(seed)

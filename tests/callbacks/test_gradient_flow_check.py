@@ -1197,6 +1197,12 @@ def test_a_parameter_beside_the_layers_without_gradient_in_one_epoch(fit):
     assert (finding.status, finding.code) == (Status.FAILED, NO_GRADIENT)
 
 
+@pytest.mark.parametrize(("module", "function"), [(ScaleAsANumber, "item"), (Threshold, "gt")])
+def test_the_line_is_named_at_which_a_parameter_leaves_the_graph(fit, module, function):
+    (finding,) = judged(fit, module(), max_steps=32, max_epochs=4)
+    assert f"{function} (test_gradient_flow_check.py:" in finding.message
+
+
 class Draws(Net):
     """Encodes, draws, and decodes; the loss has the divergence of what it draws from."""
 

@@ -1202,6 +1202,14 @@ def test_a_tag_that_is_the_padding_of_tags_too(found, flat):
     told = found(Words(), loss, tagged(1, 10 * WORDS))
     assert [(code, finding.status) for code, finding in told.items()] == [("ignore_index_is_a_class", Status.WARNING)]
     assert 0.1 < told["ignore_index_is_a_class"].evidence["share"] < 0.4
+    assert "of the words amid others" in told["ignore_index_is_a_class"].message
+
+
+def test_steps_of_a_signal_are_no_words(found):
+    rows = tagged(1, 10 * WORDS)
+    rows["x"] = torch.randn(*rows["x"].shape, WIDTH, generator=drawn())
+    told = found(mlp(), tags(1), {**rows, "y": rows["y"].masked_fill(rows["y"] == -100, 1)})
+    assert "of the steps amid others" in told["ignore_index_is_a_class"].message
 
 
 def spoken(place):
