@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch.callbacks import EarlyStopping
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset, random_split
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset, random_split
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
 CLASSES, FEATURES = 4, 12
@@ -2347,6 +2347,31 @@ class SortedByLabel(Patient):
         x, y = self.data(512, 1).tensors
         order = y.argsort()
         return DataLoader(TensorDataset(x[order], y[order]), 32)
+
+
+class ShuffledTooLittle(Patient):
+    """The same files as a stream, with a shuffle buffer of a twelfth of what there is."""
+
+    code = "DataProfile/sorted"
+    steps: ClassVar = {"max_epochs": 4}
+
+    class Buffered(IterableDataset):
+        def __init__(self, x, y, size):
+            self.examples, self.size = list(zip(x, y, strict=True)), size
+
+        def __iter__(self):
+            held, draw = [], random.Random(0)
+            for example in self.examples:
+                held.append(example)
+                if len(held) >= self.size:
+                    yield held.pop(draw.randrange(len(held)))
+            draw.shuffle(held)
+            yield from held
+
+    def train_dataloader(self):
+        x, y = self.data(600, 1).tensors
+        order = y.argsort()
+        return DataLoader(self.Buffered(x[order], y[order], 50), 32)
 
 
 class NotShuffled(Patient):

@@ -15,7 +15,7 @@ from lightning_recipe.callbacks._data_source import by_index, drawn, entered, is
 from lightning_recipe.callbacks._kept_data import Kept
 from lightning_recipe.figures.canvas import pixels
 from lightning_recipe.figures.profile import profile_card
-from lightning_recipe.finding import Section
+from lightning_recipe.finding import Section, Status
 from lightning_recipe.record.step import Need
 from lightning_recipe.record.tensors import tensors
 from lightning_recipe.show import loggers
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from lightning.pytorch import LightningModule, Trainer
 
-    from lightning_recipe.finding import Finding
+    from lightning_recipe.finding import Finding, Outcome
     from lightning_recipe.record.step import Step
     from lightning_recipe.run import Run
 
@@ -57,7 +57,8 @@ class DataProfile(Check):
     - more than 5 % of the examples are exact duplicates though each index is drawn once; `advice` if most examples come
       more than once, as in a data set that says it is longer than it is, or only those of rare classes do;
     - examples come class by class, or in the order of the numbers that are to be predicted, and no sampler put them
-      together, or one that does so in each epoch, or as a stream; `advice` if classes come again, or along a series;
+      together, or one that does so in each epoch, or as a stream, also if a shuffle buffer mixes a few classes at a
+      time; `advice` if classes come again, or along a series;
     - a WeightedRandomSampler has fewer weights than there are examples, as one for each class;
     - the first or last class that the network can say never occurs, and of all others, which are of one size, the first
       or last is twice as large: labels that are off by one were held to their range;
@@ -239,10 +240,13 @@ class DataProfile(Check):
         found += verdict.duplicates(examples, sure=by_index(run.loaders[0].dataset)) if once and not seen.apart else []
         repeated = list(order.again(*(self._combined(epoch)[:AGAIN] for epoch in (0, 1))))
         if (unshuffled or (each and repeated)) and not run.limited:
-            found += list(order.in_order(examples)) or order.by_number(*self._numbers())
+            found += (
+                list(order.in_order(examples)) or list(order.by_number(*self._numbers())) or self._drifting(examples)
+            )
             found += repeated if unshuffled else []
         if is_stream(run) and run.trainer.current_epoch > self._first and not run.limited:
-            found += order.by_class(examples)
+            warned = (o for o in self._drifting(examples) if o.status is Status.WARNING)
+            found += list(order.by_class(examples)) or warned
         whole = math.isfinite(run.batches_per_epoch) and seen.epochs.count(0) == run.batches_per_epoch
         shuffled = once and not unshuffled  # then some of an epoch's batches tell what is in the others
         if (whole or shuffled) and not run.limited and self._classes and examples.labels is not None:
@@ -263,6 +267,9 @@ class DataProfile(Check):
             if of == epoch:
                 made.append(total)
         return made
+
+    def _drifting(self, examples: verdict.Examples) -> list[Outcome]:
+        return list(order.drifting(examples, self._numbers()[1]))
 
     def _numbers(self) -> tuple[list[np.ndarray], float]:
         """What is to be predicted of each example, by batch, and how alike neighbours are that the network is given."""

@@ -292,6 +292,88 @@ def test_numbers_in_no_order(fit):
         assert not alarms(found(fit, loader, Numbers()))
 
 
+class Buffered(Stream):
+    """Examples in their order, out of a shuffle buffer, as WebDataset and tf.data have it."""
+
+    def __init__(self, examples, buffer):
+        super().__init__(examples)
+        self.buffer = buffer
+
+    def __iter__(self):
+        draw, held = np.random.default_rng(0), []
+        for example in self.examples:
+            held.append(example)
+            if len(held) >= self.buffer:
+                yield held.pop(draw.integers(len(held)))
+        draw.shuffle(held)
+        yield from held
+
+
+class Labelled(Stream):
+    """A stream of examples with these labels."""
+
+    def __init__(self, labels):
+        y = torch.as_tensor(labels).long() % CLASSES
+        super().__init__(TensorDataset(torch.randn(len(y), DATA.tensors[0].shape[1]), y))
+
+    def __iter__(self):
+        yield from self.examples
+
+
+def slowly(n=640, states=24):
+    """States that change every 30 examples, and come again."""
+    return np.repeat(np.random.default_rng(0).integers(0, CLASSES, states), -(-n // states))[:n]
+
+
+def by_twos(n=40, size=16):
+    """Batches of two classes, drawn anew each time, as for a loss of pairs."""
+    draw = np.random.default_rng(0)
+    return np.concatenate([draw.permutation(np.repeat(draw.permutation(CLASSES)[:2], size // 2)) for _ in range(n)])
+
+
+def harder(n=640):
+    """A curriculum: each class is added to those before."""
+    draw = np.random.default_rng(0)
+    return np.concatenate([draw.integers(0, c + 1, n // CLASSES) for c in range(CLASSES)])
+
+
+LABELS = {
+    "shuffled": np.random.default_rng(0).integers(0, CLASSES, 640),
+    "in turn": np.arange(640),
+    "of two classes": by_twos(),
+    "a class is added": harder(),
+    "states": slowly(),
+    "two classes": np.random.default_rng(0).random(640) < np.linspace(0, 1, 640),
+    "few": np.sort(np.random.default_rng(0).integers(0, CLASSES, 60)),
+}
+
+
+@pytest.mark.parametrize("labels", LABELS.values(), ids=LABELS)
+def test_streams_whose_classes_come_again(fit, labels):
+    assert not alarms(found(fit, DataLoader(Labelled(labels), 16), max_epochs=3))
+
+
+def test_shuffle_buffers_that_are_large_enough(fit):
+    assert not alarms(found(fit, DataLoader(Buffered(by_label(), 400), 16), max_epochs=3))
+
+
+def test_classes_that_drift_along_a_series_are_advice(fit):
+    x = torch.randn(640, DATA.tensors[0].shape[1]).cumsum(0)
+    y = (torch.linspace(0, CLASSES - 1, 640) + 0.4 * torch.randn(640)).round().long().clamp(0, CLASSES - 1)
+    codes = found(fit, DataLoader(TensorDataset(x, y), 16), max_epochs=2)
+    assert codes["sorted"].status is Status.ADVICE
+    assert not alarms(found(fit, DataLoader(Buffered(TensorDataset(x, y), 1), 16), max_epochs=2))
+
+
+def test_shuffled_labels_do_not_drift():
+    draw = np.random.default_rng(0)
+    for examples, classes, size in ((256, 3, 16), (640, 40, 40), (2000, 600, 32)) * 100:
+        x = np.arange(examples)
+        seen = verdict.Examples(x, draw.integers(0, classes, examples), x // size, x > 0)
+        assert order.explained(seen)[0] < order.DRIFT / 2
+        assert not list(order.drifting(seen, 0.0))
+
+
 def test_an_own_sampler_without_order(fit):
     assert set(found(fit, DataLoader(by_label(), 32, sampler=InOrder(512, shuffle=True)))) == {"passed"}
 
@@ -346,6 +428,12 @@ class Shards(Stream):
 def test_sorted_files_of_a_stream(fit):
     assert alarms(found(fit, DataLoader(Shards(data(512)), 16), max_epochs=2)) == {"sorted"}
     assert not alarms(found(fit, DataLoader(Shards(data(512)), 16), max_steps=16))  # no whole epoch: nobody knows
+
+
+@pytest.mark.parametrize("buffer", [4, 16, 40, 80])
+def test_sorted_files_behind_a_small_shuffle_buffer(fit, buffer):
+    codes = found(fit, DataLoader(Buffered(by_label(640), buffer), 16), max_epochs=2)
+    assert alarms(codes) == {"sorted"}
 
 
 def test_sorted_by_whole_numbers(fit):
