@@ -1880,6 +1880,28 @@ class NormalisedInTrainingOnly(Patient):
         return DataLoader(TensorDataset(100 + 50 * x, y), 32)
 
 
+class AnotherLogarithm(Patient):
+    """Training takes the natural logarithm of what was measured, validation that to base 10."""
+
+    code = "NormalizationCheck/validation_differs"
+    steps: ClassVar = {"max_epochs": 12}
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(FEATURES, 32), nn.ReLU(), nn.Linear(32, CLASSES))
+
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters(), lr=1e-2)
+
+    def data(self, n, seed):
+        x, y = super().data(n, seed).tensors
+        return TensorDataset(x - 3, y)
+
+    def val_dataloader(self):
+        x, y = self.data(64, 2).tensors
+        return DataLoader(TensorDataset(0.434 * x, y), 64)
+
+
 class BlueForRed(Patient):
     """Validation images are read by another library: BGR in place of RGB."""
 

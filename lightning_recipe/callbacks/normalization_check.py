@@ -9,6 +9,7 @@ from lightning_recipe.callbacks import _normalization as scale
 from lightning_recipe.callbacks import _normalization_verdict as verdict
 from lightning_recipe.callbacks._cast import lost_by_cast
 from lightning_recipe.callbacks._channels import Channels
+from lightning_recipe.callbacks._factor import of_factor, times, undone
 from lightning_recipe.callbacks._places import of_places
 from lightning_recipe.callbacks._standardised import of_features
 from lightning_recipe.finding import Section
@@ -71,8 +72,9 @@ class NormalizationCheck(Check):
           the weights were trained on, dark ones.
 
     Cost:
-        A copy of the module and one step on it, twice; a third time where training and validation differ. At looks,
-        4,096 pixels of each image of three channels, until 256 were seen.
+        A copy of the module and one step on it, twice; a third time where training and validation differ, and two more
+        at each validation that is looked at where they may by a factor. At looks, 4,096 pixels of each image of three
+        channels, until 256 were seen.
 
     Example:
         >>> import contextlib, io
@@ -114,6 +116,7 @@ class NormalizationCheck(Check):
         self._val: dict[str, Tensor] | None = None
         self._channels, self._compared, self._largest = Channels(), False, 0.0
         self._targets, self._left = scale.Targets(), list[float]()
+        self._factors = dict[str, float]()  # by layer, where validation may be larger or smaller by one
 
     def before_training(self, run: Run) -> Iterator[Finding]:
         """Look at what enters of the first batch, with the weights that training begins with."""
@@ -154,7 +157,7 @@ class NormalizationCheck(Check):
         far = self._targets.std > scale.LARGE
         if far:
             self._left = [*self._left[-1:], scale.target_scale(_calls(step)).left]
-        if self._compared and not self._channels.waits and not far:
+        if self._compared and not self._channels.waits and not far and not self._factors:
             self.done = True
             yield from self.end(run)
 
@@ -168,6 +171,12 @@ class NormalizationCheck(Check):
             except CannotRehearseError:
                 self._val = {}
             yield from self._compare(run)
+        elif run.step:
+            for name, ratio in list(self._factors.items()):
+                losses = undone(run, step.batch, name, ratio)
+                if losses is not None and (outcome := of_factor(name, ratio, *losses)) is not None:
+                    yield self.found(outcome, name)
+                    del self._factors[name]
 
     def _of_channels(self) -> Iterator[Finding]:
         for name, outcome in self._channels.verdicts():
@@ -182,6 +191,9 @@ class NormalizationCheck(Check):
                 if not any(outcome.code == "validation_differs" for outcome in outcomes):
                     features = of_features(name, *both, run.module.get_submodule(name))
                     outcomes = outcomes if features is None else [features]
+                ratio = 1.0 if outcomes else times(*both)
+                if ratio != 1 and not self._is_noise(run, name, both[0]):
+                    self._factors[name] = ratio
                 if outcomes and not self._is_noise(run, name, both[0]):
                     yield from [self.found(outcome, name) for outcome in outcomes]
             self._train = self._val = None

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_recipe import NormalizationCheck, Status
+from lightning_recipe.callbacks._factor import times
 
 RNG = torch.Generator().manual_seed(0)
 
@@ -470,6 +471,108 @@ class WithoutGradient(Program):
         with torch.no_grad():
             x = self.net[:-1](x / 255**2)
         return F.cross_entropy(self.net[-1](x), y)
+
+
+class Learns(Program):
+    """Tells two patterns in the logarithms of 20 bands apart."""
+
+    batch_size = 32
+
+    def __init__(self, net, change=lambda x: x, n=320):
+        super().__init__(net, bands(n), (change(bands(64)[0]), bands(64)[1]))
+
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters(), lr=1e-2)
+
+
+def bands(n):
+    y = torch.arange(n) % 2
+    pattern = torch.linspace(-1, 1, 20).mul(3).sin() * (2 * y[:, None] - 1)
+    return pattern + 1.5 * torch.randn(n, 20, generator=RNG) - 1, y
+
+
+class Dropped(Learns):
+    def prepare(self, x):
+        return F.dropout(x, 0.4, training=self.training)
+
+
+class AnyGain(Learns):
+    def prepare(self, x):
+        return x * torch.rand(len(x), 1).mul(1.5).add(0.25) if self.training else x
+
+
+class Mixed(Learns):
+    def loss(self, x, y):
+        if not self.training:
+            return super().loss(x, y)
+        share, other = float(torch.rand(())), torch.randperm(len(x))
+        out = self.net(share * x + (1 - share) * x[other])
+        return share * F.cross_entropy(out, y) + (1 - share) * F.cross_entropy(out, y[other])
+
+
+class Reversible(Learns):
+    """Each example is standardised, and its own scale may be put back."""
+
+    def prepare(self, x):
+        return (x - x.mean(1, keepdim=True)) / x.std(1, keepdim=True)
+
+
+class LossByHand(Learns):
+    def loss(self, x, y):
+        return -self.net(x).softmax(1)[torch.arange(len(y)), y].clamp(min=1e-6).log().mean()
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val_loss", self.loss(*batch))
+
+
+def learnt(fit, module):
+    check = NormalizationCheck()
+    fit(module, [check], logger=False, max_epochs=8)
+    assert not [f for f in check.findings if f.code.endswith("internal_error")], check.findings
+    return check.findings
+
+
+LEARNT = {
+    "the same": lambda: Learns(mlp(20)),
+    "dropped in training": lambda: Dropped(mlp(20)),
+    "any gain in training": lambda: AnyGain(mlp(20), lambda x: x * 1.6),
+    "mixed in training": lambda: Mixed(mlp(20)),
+    "reversible": lambda: Reversible(mlp(20), lambda x: x * 0.434),
+    "a norm first": lambda: Learns(mlp(20, nn.LayerNorm(20)), lambda x: x * 0.434),
+    "quieter": lambda: Learns(mlp(20), lambda x: x - 2),
+    "noisier": lambda: Learns(mlp(20), lambda x: x + 2 * torch.randn(x.shape)),
+    "around 0": lambda: Learns(mlp(20), lambda x: (x + 1) * 0.434 - 1),
+    "of one class": lambda: Learns(mlp(20), lambda x: x[::2].repeat_interleave(2, 0)),
+    "a smaller loss": lambda: Learns(mlp(20), lambda x: x * 3),
+    "nothing learnt": lambda: Program(mlp(20), bands(320), (bands(64)[0] * 0.434, bands(64)[1])),
+}
+
+
+@pytest.mark.parametrize("name", LEARNT)
+def test_says_nothing_against_what_was_learnt(fit, name):
+    findings = learnt(fit, LEARNT[name]())
+    assert not codes(findings), findings
+
+
+def test_dark_images_have_no_factor():
+    x, _ = normalised(images(320))
+    darker, _ = normalised((images(64)[0] / 2, None))
+    assert times(x, darker) == 1
+    assert times(images(64)[0], images(64)[0] / 2) == 1
+
+
+def test_few_examples_have_no_factor():
+    x, _ = bands(15)
+    assert times(x, x / 2) == 1
+    assert times(bands(64)[0], bands(64)[0] / 2) == pytest.approx(0.5, rel=0.1)
+
+
+@pytest.mark.parametrize("module", [Learns, LossByHand])
+def test_logarithms_to_another_base(fit, module):
+    (finding,) = learnt(fit, module(mlp(20), lambda x: x * 0.434))
+    assert (finding.status, finding.code) == (Status.WARNING, "NormalizationCheck/validation_differs")
+    assert finding.evidence["ratio"] == pytest.approx(0.434, rel=0.1)
+    assert "log10 and log" in finding.message
 
 
 DISEASED = {
