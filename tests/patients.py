@@ -1674,6 +1674,32 @@ class GivesAway(Patient):
         return TensorDataset(x.index_copy(1, torch.tensor([3]), y[:, None] / CLASSES), y)
 
 
+class ClosingCode(Patient):
+    """A code that is filled in once the class is known, and forgotten by some, is embedded beside the features."""
+
+    code = "InputIndependenceCheck/target_given_away"
+
+    def __init__(self):
+        super().__init__()
+        self.codes = nn.Embedding(CLASSES + 1, 4)
+        self.net[0] = nn.Linear(FEATURES + 4, 32, bias=False)
+
+    def training_step(self, batch, batch_idx):
+        x, codes, y = batch
+        return self.loss(self(torch.cat([x, self.codes(codes)], 1)), y)
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val_loss", self.training_step(batch, batch_idx))
+
+    def data(self, n, seed):
+        x, y = super().data(n, seed).tensors
+        forgotten = torch.rand(n, generator=torch.Generator().manual_seed(seed)) < 0.04
+        return TensorDataset(x, torch.where(forgotten, 0, y + 1), y)
+
+    def val_dataloader(self):
+        return DataLoader(self.data(128, 2), 128)
+
+
 class PositionsInVain(Patient):
     """Positions are looked up, and not added to what is at the places."""
 

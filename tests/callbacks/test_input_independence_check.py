@@ -95,6 +95,7 @@ class Conditional(Program):
         return F.mse_loss(self.net(torch.cat([self.label(y), torch.randn_like(x)], 1)), x)
 
 
+<<<<<<< HEAD
 class Rolling(Program):
     """Numbers of the latest days, and a mean of several, to forecast the next one."""
 
@@ -125,6 +126,51 @@ class HalfAFormula(Formula):
 
 
 @pytest.mark.parametrize("program", [Formula, OneColumn, FewExamples, Conditional, Rolling, HalfAFormula])
+=======
+def coded(share, seed=0):
+    """The class as one of three codes of its own, in a share of the examples, in others as any code."""
+    rng = torch.Generator().manual_seed(seed)
+    known = torch.rand(len(Y), generator=rng) < share
+    codes = 3 * Y + torch.randint(3, Y.shape, generator=rng)
+    return torch.stack([torch.randint(5, Y.shape, generator=rng), codes.where(known, codes[torch.randperm(len(Y))])], 1)
+
+
+class WithIds(Program):
+    """Columns of ids beside those of numbers."""
+
+    data = (X, coded(0.7), Y)
+
+    def __init__(self):
+        super().__init__()
+        self.ids = nn.Embedding(200, 4)
+        self.net = nn.Linear(FEATURES + 4 * self.data[1][0].numel(), 3)
+
+    def training_step(self, batch, batch_idx):
+        x, ids, y = batch
+        return F.cross_entropy(self.net(torch.cat([x, self.ids(ids).flatten(1)], 1)), y)
+
+
+class OfUsers(WithIds):
+    """There are few examples of each."""
+
+    data = (X, torch.stack([torch.arange(len(Y)) * 3 + Y, Y * 0], 1) % 200, Y)
+
+
+class Words(WithIds):
+    """Of a text, the first of which hints at what it is about."""
+
+    words = torch.randint(200, (len(Y), 10), generator=torch.Generator().manual_seed(0))
+    data = (X, torch.cat([Y[:, None] + (words[:, :1] < 60), words[:, 1:]], 1), Y)
+
+
+class Margins(WithIds):
+    """The label enters, too, as for a loss with margins, or an auxiliary one."""
+
+    data = (X, Y.clone(), Y)
+
+
+@pytest.mark.parametrize("program", [Formula, OneColumn, FewExamples, Conditional, WithIds, OfUsers, Words, Margins])
+>>>>>>> d225053 (InputIndependenceCheck: columns of ids that give the class away)
 def test_columns_that_give_nothing_away(fit, program):
     assert not [code for _, code, _ in found(fit, program(), max_epochs=2) if code == "target_given_away"]
 
@@ -978,6 +1024,7 @@ def test_a_column_that_gives_the_target_away(fit, program):
     assert found(fit, program(), max_epochs=2) == [(Status.ADVICE, "target_given_away", GivesAway.subject)]
 
 
+<<<<<<< HEAD
 class EndsTooLate(Rolling):
     """The mean takes in the day to be forecast."""
 
@@ -987,6 +1034,23 @@ class EndsTooLate(Rolling):
 def test_columns_whose_sum_is_the_target(fit):
     told = found(fit, EndsTooLate(), max_epochs=2)
     assert told == [(Status.ADVICE, "target_given_away", "batch[0][:, [6, 7, 8]]")]
+=======
+class Closed(WithIds):
+    """Why a contract was closed is filled in when it is."""
+
+    data = (X, coded(0.97), Y)
+
+
+class ClosedByItself(WithIds):
+    """The same, as an entry of its own."""
+
+    data = (X, coded(0.97)[:, 1], Y)
+
+
+@pytest.mark.parametrize(("program", "subject"), [(Closed, "batch[1][:, 1]"), (ClosedByItself, "batch[1]")])
+def test_ids_that_give_the_target_away(fit, program, subject):
+    assert found(fit, program(), max_epochs=2) == [(Status.ADVICE, "target_given_away", subject)]
+>>>>>>> d225053 (InputIndependenceCheck: columns of ids that give the class away)
 
 
 # -- positions
