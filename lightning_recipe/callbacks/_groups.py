@@ -124,8 +124,24 @@ def shared(train: list[Part], val: list[Part]) -> dict[str, Ids]:
         return {}
     if places is None:
         timed = any(is_timed(name) for part in (*train, *val) for name in names_in(part.source))
-        return {name: ids for name, ids in found.items() if not timed and is_strong(name)}
-    return found
+        return one_of_each({name: ids for name, ids in found.items() if not timed and is_strong(name)})
+    return one_of_each(found)
+
+
+def one_of_each(found: dict[str, Ids]) -> dict[str, Ids]:
+    """Of columns that put the same examples together one, of a strong name if there is one: there is one thing to tell.
+
+    Example:
+        >>> one, other = np.array([3, 3, 5]), np.array(["a", "a", "b"])
+        >>> list(one_of_each({"user": Ids(one, one, None), "subjects": Ids(other, other, None)}))
+        ['subjects']
+
+    """
+    kept: dict[bytes, str] = {}
+    for name in sorted(found, key=lambda name: not is_strong(name)):
+        _, first, which = np.unique(np.concatenate(found[name][:2]), return_index=True, return_inverse=True)
+        kept.setdefault(first[which.ravel()].tobytes(), name)  # by its first example
+    return {name: ids for name, ids in found.items() if name in kept.values()}
 
 
 def _gathered(parts: list[Part]) -> dict[str, NDArray[Any]]:

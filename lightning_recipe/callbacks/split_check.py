@@ -160,7 +160,7 @@ class SplitCheck(Check):
         self.done = True
         known, told = self._known, []
         if known is not None and not run.limited:
-            ids = self._ids.shared()
+            ids = groups.one_of_each(self._ids.shared())
             told = [self.found(o, name) for name in ids if (o := groups.verdict(ids[name], name, known))]
             if not told and (outcome := times.verdict(self._times.shared(), self._target, forecast=self._forecast)):
                 told.append(self.found(outcome))

@@ -198,6 +198,7 @@ class Wrapped(Dataset):
 
 FORMS = {
     "an attribute": lambda: at_random(Kept(subject=SUBJECT)),
+    "two of the same": lambda: at_random(Kept(subject=SUBJECT, subjects=SUBJECT[:], pids=[f"p{s}" for s in SUBJECT])),
     "in the batch, too": lambda: at_random(Kept(gives=("y", "subjects"), subjects=SUBJECT)),
     "names": lambda: at_random(Kept(speakerName=[f"speaker {i}" for i in SUBJECT])),
     "rows": lambda: at_random(FromRows()),
