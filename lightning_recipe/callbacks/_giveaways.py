@@ -60,11 +60,6 @@ class Giveaway(NamedTuple):
         return f"{self.path}[:, {self.column}]" if self.column >= 0 else self.path
 
     @property
-    def subject(self) -> str:
-        """The column, as it is written in code."""
-        return f"{self.path}[:, {self.column}]"
-
-    @property
     def outcome(self) -> Outcome:
         """`advice`: where data are made by a formula, this may be meant, and some ids are honest."""
         numbers: dict[str, float] = {"column": self.column, "examples": self.examples}

@@ -45,6 +45,11 @@ class Summed(NamedTuple):
     examples: int
 
     @property
+    def key(self) -> Summed:
+        """What it is at any look."""
+        return self
+
+    @property
     def subject(self) -> str:
         """The columns, as they are written in code."""
         return f"{self.path}[:, {list(self.columns)}]"

@@ -73,13 +73,9 @@ class InputIndependenceCheck(Check):
       enters layers of its own that are to learn and can't, for they get no gradient; `advice` in other cases.
     - `advice` if what is made of the input depends on random numbers far more than on the input, at both looks.
     - `advice` for what the step draws and the network is given, such as the time of a diffusion, likewise.
-<<<<<<< HEAD
-    - `advice` for a column of a table that orders the examples exactly as their target does, or for a few related ones
-      whose weighted sum it is: they give the target away.
-=======
     - `advice` for a column of a table that orders the examples exactly as their target does, or whose ids tell its
-      class, and leave a tenth of what one class for all gets wrong: it gives the target away.
->>>>>>> d225053 (InputIndependenceCheck: columns of ids that give the class away)
+      class, and leave a tenth of what one class for all gets wrong; or for a few related columns whose weighted sum the
+      target is: they give it away.
 
     The evidence is by how much the loss rises when an input is interchanged between examples.
 
@@ -259,11 +255,7 @@ class InputIndependenceCheck(Check):
         at_each = set.intersection(*({one.key for one in found} for found in self._given_away))
         given_away = {one for one in self._given_away[-1] if one.key in at_each}
         yield from (self.found(outcome, path) for path, outcome in idle)
-<<<<<<< HEAD
         yield from (self.found(one.outcome, one.subject) for one in sorted(given_away, key=str))
-=======
-        yield from (self.found(one.outcome, one.subject) for one in sorted(given_away))
->>>>>>> d225053 (InputIndependenceCheck: columns of ids that give the class away)
         if not idle and not given_away:
             yield self.found(Outcome(Status.PASSED, "", "what enters has an effect on the loss", evidence=worth(now)))
 
