@@ -234,6 +234,15 @@ class Vmapped(Healthy):
         return torch.vmap(self.net)(x)
 
 
+class SpectralNorm(Healthy):
+    """A weight that takes a step of its own whenever somebody reads it in training."""
+
+    def __init__(self):
+        super().__init__()
+        self.net[0] = nn.utils.parametrizations.spectral_norm(self.net[0])
+        self.net[4] = nn.utils.parametrizations.spectral_norm(self.net[4])
+
+
 class SparseGradients(Healthy):
     def __init__(self):
         super().__init__()
@@ -391,8 +400,8 @@ def assert_not_accused(callbacks):
 @pytest.mark.parametrize(
     "make",
     [
-        Healthy, Manual, ManualToTheEnd, Adversarial, Toggled, LBFGS, SeveralLoaders, ListOfLoaders, Uneven, Streaming, Workers,
-        NoValidation, CompiledNet, Collective, NoGradientSometimes, Nested, Jagged, Vmapped,
+        Healthy, Manual, ManualToTheEnd, Adversarial, Toggled, LBFGS, SeveralLoaders, ListOfLoaders, Uneven, Streaming,
+        Workers, NoValidation, CompiledNet, Collective, NoGradientSometimes, Nested, Jagged, Vmapped, SpectralNorm,
         SparseGradients, SparseRows, SparseCoordinates, Complex, Arrays, UsedUp, NamedColumns, LeftOut, LeftOutByHand,
     ],
 )  # fmt: skip

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
+
+from lightning_recipe.record.modules import registered
 
 if TYPE_CHECKING:
     from lightning_recipe.record.events import Event
@@ -88,7 +90,9 @@ def giver(step: Step, number: int) -> Event | None:
 
 def is_tied(layer: Layer, pl_module: nn.Module) -> bool:
     """Whether another module works with the same weights."""
-    return any(m is not layer and getattr(m, "weight", None) is layer.weight for m in pl_module.modules())
+    weight = registered(layer, "weight")
+    others = (registered(module, "weight") for module in pl_module.modules() if module is not layer)
+    return weight is not None and any(other is weight for other in others)
 
 
 def is_interchanged(module: nn.Module) -> bool:
@@ -102,7 +106,7 @@ def is_interchanged(module: nn.Module) -> bool:
         (False, True)
 
     """
-    weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
-    if "norm" not in type(module).__name__.lower() or not isinstance(weight, Tensor) or not isinstance(bias, Tensor):
+    weight, bias = registered(module, "weight"), registered(module, "bias")
+    if "norm" not in type(module).__name__.lower() or weight is None or bias is None:
         return False
     return bias.requires_grad and bool((weight == 0).all()) and bool((bias == 1).all())

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from lightning_recipe.callbacks._bias_wiring import output_layers
 from lightning_recipe.finding import Status
 from lightning_recipe.losses.table import TABLE, Family, Takes
+from lightning_recipe.record.modules import registered
 from lightning_recipe.record.scalar_products import of_unit_vectors
 from lightning_recipe.record.tensors import tensors
 from lightning_recipe.trial.calming import without_dropout
@@ -76,8 +77,8 @@ def untrained(layer: nn.Module) -> bool:
         True
 
     """
-    weight = layer.weight
-    if not isinstance(weight, Tensor) or not weight.numel():
+    weight = registered(layer, "weight")
+    if weight is None or not weight.numel():
         return False
     fan_in = weight.numel() / weight.shape[0]
     return float(weight.detach().abs().max()) <= 1.25 / math.sqrt(fan_in)
@@ -92,8 +93,8 @@ def is_frozen(layer: tuple[str, nn.Module] | None) -> bool:
         (False, True, False)
 
     """
-    weight = layer[1].weight if layer is not None else None
-    return isinstance(weight, Tensor) and not weight.requires_grad
+    weight = registered(layer[1], "weight") if layer is not None else None
+    return weight is not None and not weight.requires_grad
 
 
 def on_purpose(evidence: Mapping[str, float], share: float, most: float, *, cosines: bool) -> str:

@@ -7,16 +7,17 @@ first one knows nothing of the rest, and is learnt all the same.
 from __future__ import annotations
 
 from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from lightning_recipe.callbacks._interchanged import NEEDS, Interchanging, compared, interchanged
+from lightning_recipe.callbacks._interchanged import NEEDS, Interchanging, compared, interchanged, swapped
 from lightning_recipe.dependencies.sequences import layouts
 from lightning_recipe.finding import Outcome, Status
 from lightning_recipe.record.modules import is_leaf
-from lightning_recipe.record.tensors import dense, leading_size, tensors
+from lightning_recipe.record.tensors import dense, leading_size, mapped, same, tensors
 from lightning_recipe.trial.rehearsal import CannotRehearseError
 
 if TYPE_CHECKING:
@@ -110,14 +111,8 @@ def _judged(again: Rehearsal, batch: Any, before: Step, method: str, which: tupl
 
     def has_effect(places: slice, least: float = 0.0) -> bool:
         """Whether these places of other examples lead to something else; doubt is an effect."""
-
-        def other(tensor: Tensor) -> Tensor:
-            made, theirs = tensor.clone(), interchanged(tensor.transpose(0, 1) if axis == 0 else tensor)
-            (made.transpose(0, 1) if axis == 0 else made)[:, places] = theirs[:, places]
-            return made
-
         try:
-            with Interchanging(again.module, call, name, other):
+            with Interchanging(again.module, call, name, partial(_others_there, axis=axis, places=places)):
                 effect = compared(before, again.step(batch, needs=NEEDS, method=method))
         except CannotRehearseError:
             return not least
@@ -137,9 +132,25 @@ def _judged(again: Rehearsal, batch: Any, before: Step, method: str, which: tupl
         else:
             unused = middle
     places = slice(unused, None) if late else slice(unused)
-    if _left_out(rows, call, batch, places):
+    changed = [
+        mapped(batch, Tensor, partial(swapped, {id(entry): _others_there(entry, axis, places)}))
+        for _, entry in tensors(batch)
+        if same(entry, call.inputs[name])
+    ]
+    try:  # they may be what is to be said: those of a forecast, of which the network is given what came before
+        asked = [compared(before, again.step(other, needs=NEEDS, method=method)).loss > 0 for other in changed]
+    except CannotRehearseError:
+        return None
+    if any(asked) or _left_out(rows, call, batch, places):
         return None
     return _told(name, unused, rows.shape[1], late=late)
+
+
+def _others_there(tensor: Tensor, axis: int, places: slice) -> Tensor:
+    """The same with what other examples hold at some places."""
+    made, theirs = tensor.clone(), interchanged(tensor.transpose(0, 1) if axis == 0 else tensor)
+    (made.transpose(0, 1) if axis == 0 else made)[:, places] = theirs[:, places]
+    return made
 
 
 def _left_out(rows: Tensor, call: NetCall, batch: Any, places: slice) -> bool:

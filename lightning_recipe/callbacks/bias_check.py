@@ -8,6 +8,7 @@ from lightning_recipe.callback import Check
 from lightning_recipe.callbacks._bias_wiring import cancelled, is_interchanged, is_tied, output_layers
 from lightning_recipe.finding import Section, listed
 from lightning_recipe.losses.references import FAR, NotComparableError, offset, references
+from lightning_recipe.record.modules import registered
 from lightning_recipe.record.step import Need
 
 if TYPE_CHECKING:
@@ -104,7 +105,9 @@ class BiasCheck(Check):
         found = list(self._before_norm(step))
         outputs = output_layers(step)
         for call, name, layer in outputs:
-            if layer.bias is None and layer.weight.requires_grad and not is_tied(layer, run.module):
+            weight = registered(layer, "weight")
+            frozen = weight is not None and not weight.requires_grad
+            if layer.bias is None and not frozen and not is_tied(layer, run.module):
                 found += self._without_bias(step, call, name)
         if not found:
             names = " and ".join(dict.fromkeys(name for _, name, layer in outputs if layer.bias is not None))

@@ -85,8 +85,9 @@ def labels_and_predictions(name: str, arguments: Mapping[str, Any]) -> Picture:
     """
     prediction, target = arguments["input"].detach().cpu().double(), arguments["target"].detach().cpu()
     loss = TABLE[name]
-    if loss.family is Family.CLASSES and prediction.ndim > 1:
-        probabilities = (prediction.softmax(1) if loss.takes is Takes.LOGITS else prediction.exp()).movedim(1, -1)
+    if Family.CLASSES in {loss.family, loss.answers} and prediction.ndim > 1:
+        raw = loss.takes in {Takes.LOGITS, Takes.SCORES}
+        probabilities = (prediction.softmax(1) if raw else prediction.exp()).movedim(1, -1)
         probabilities = probabilities.reshape(-1, probabilities.shape[-1])
         labels = target.movedim(1, -1).flatten(0, -2).argmax(-1) if target.is_floating_point() else target.flatten()
         kept = (labels >= 0) & (labels < probabilities.shape[1])

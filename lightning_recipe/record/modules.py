@@ -169,3 +169,16 @@ def parameters_of(optimizer: Optimizer, root: nn.Module) -> dict[str, Tensor]:
     """
     held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     return {name: parameter for name, parameter in root.named_parameters() if id(parameter) in held}
+
+
+def registered(module: nn.Module, name: str) -> nn.Parameter | None:
+    """A parameter of a module that is one; None if it is computed, which may change a state, as in spectral norms.
+
+    Example:
+        >>> layer = nn.Linear(2, 2)
+        >>> normed = nn.utils.parametrizations.spectral_norm(nn.Linear(2, 2))
+        >>> registered(layer, "weight") is layer.weight, registered(normed, "weight")
+        (True, None)
+
+    """
+    return module._parameters.get(name)  # noqa: SLF001 - attributes may be computed

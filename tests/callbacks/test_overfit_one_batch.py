@@ -821,6 +821,7 @@ def test_a_loss_of_sequences_has_no_picture_of_labels(fit, events):
         ("cross_entropy", torch.randn(8, 5), torch.rand(8, 5).softmax(1)),
         ("cross_entropy", torch.randn(2, 5, 4, 4), torch.randint(5, (2, 4, 4))),
         ("nll_loss", torch.randn(3, 5).log_softmax(1), torch.tensor([1, -100, 2])),
+        ("multi_margin_loss", torch.randn(8, 5), torch.arange(8) % 5),
         ("binary_cross_entropy_with_logits", torch.randn(8), torch.ones(8)),
         ("mse_loss", torch.ones(8, 3), torch.ones(8, 3)),
     ],

@@ -49,6 +49,28 @@ class Cut(FirstForLast):
         return self.net(self.rnn(x[:, :3])[0][:, -1])
 
 
+class Context(FirstForLast):
+    """The first places are told, those that come later are to be said, and are hidden by the network itself."""
+
+    told = 4
+
+    def __init__(self):
+        super().__init__()
+        self.enter, self.net = nn.Linear(2, 16), nn.Linear(17, 1)
+
+    def forward(self, x):
+        at = torch.linspace(0, 1, x.shape[1])[:, None].expand(len(x), -1, 1)
+        told = torch.arange(x.shape[1])[:, None] < self.told
+        code = (self.enter(torch.cat([at, x.where(told, 0)], 2)).relu() * told).sum(1, keepdim=True)
+        return self.net(torch.cat([code.expand(-1, x.shape[1], -1), at], 2))
+
+    def training_step(self, batch, batch_idx):
+        return (self(batch[0]) - batch[0])[:, self.told :].square().mean()
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val_loss", self.training_step(batch, batch_idx))
+
+
 class OfAnother(FirstForLast):
     """Vectors of tokens that another network made: the first stands for the text."""
 
@@ -171,7 +193,21 @@ class Untrained(FirstForLast):
         return torch.optim.SGD(self.parameters(), lr=0.0)
 
 
-HEALTHY = [Last, BothWays, Attending, Cut, OfAnother, Hidden, HiddenInside, Lengths, Padded, Window, Visible, Table]
+HEALTHY = [
+    Last,
+    BothWays,
+    Attending,
+    Cut,
+    Context,
+    OfAnother,
+    Hidden,
+    HiddenInside,
+    Lengths,
+    Padded,
+    Window,
+    Visible,
+    Table,
+]
 
 
 @pytest.mark.parametrize("program", [*HEALTHY, Untrained])
