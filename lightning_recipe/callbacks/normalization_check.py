@@ -171,7 +171,7 @@ class NormalizationCheck(Check):
             except CannotRehearseError:
                 self._val = {}
             yield from self._compare(run)
-        elif run.step:
+        elif run.step and not run.loader:
             for name, ratio in list(self._factors.items()):
                 losses = undone(run, step.batch, name, ratio)
                 if losses is not None and (outcome := of_factor(name, ratio, *losses)) is not None:
