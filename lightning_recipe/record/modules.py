@@ -181,4 +181,4 @@ def registered(module: nn.Module, name: str) -> nn.Parameter | None:
         (True, None)
 
     """
-    return module._parameters.get(name)  # noqa: SLF001 - attributes may be computed
+    return dict(module.named_parameters(recurse=False)).get(name)
