@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from functools import reduce
 from operator import add
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
     from lightning_recipe.record.step import Step
     from lightning_recipe.run import Run
     from lightning_recipe.show.publisher import Publisher
+
+
+SECONDS = 1.0
+"""From one writing of the report to the next, unless there is an alarm: to replace a file takes 5 ms on some disks."""
 
 
 class FailedCheckError(Exception):
@@ -47,6 +52,7 @@ class Reporter:
     def __init__(self, run: Run, publisher: Publisher, members: list[RecipeCallback]) -> None:
         self.run, self.publisher, self.members = run, publisher, members
         self._news: list[RecipeCallback] = []  # whose findings are not in the report yet
+        self._next = 0.0  # value of ``time.monotonic()`` from which on they are written
 
     @property
     def findings(self) -> list[Finding]:
@@ -69,7 +75,7 @@ class Reporter:
                 found.append(callback.internal_error(error))
             told = self._keep(callback, found)
             if any(finding.is_alarm for finding in told):
-                self._write()  # nothing that comes after it can lose it
+                self._write(now=True)  # nothing that comes after it can lose it
             failed += [f for f in told if f.status is Status.FAILED and callback.strict]
         self._write()
         if any(callback.strict for callback in callbacks):
@@ -78,7 +84,7 @@ class Reporter:
                 raise FailedCheckError(failed)
 
     def enter(self, callback: RecipeCallback, found: Sequence[Finding]) -> list[Finding]:
-        """Keep what a callback has found at one look, tell what is new, and write it to the report."""
+        """Keep what a callback has found at one look, tell what is new, and have it written to the report."""
         told = self._keep(callback, found)
         self._write()
         return told
@@ -95,11 +101,13 @@ class Reporter:
             self._news.append(callback)
         return told
 
-    def _write(self) -> None:
-        if self._news:
+    def _write(self, *, now: bool = False) -> None:
+        """Write what is new, at the latest at the end; `now` that is, even if nothing is."""
+        if now or (self._news and time.monotonic() >= self._next):
+            self._next = time.monotonic() + SECONDS
             cards = {callback.tag("findings"): callback.findings for callback in self._news}
+            self._news = []
             self.publisher.write(self.findings, cards, self.run.step)
-        self._news = []
 
     def close(self, error: BaseException | None = None) -> None:
         """Print the closing table; there is no silence."""
@@ -111,5 +119,5 @@ class Reporter:
                 self.enter(callback, [callback.skipped(reason)])
         silenced = reduce(add, (callback.ledger.silenced for callback in self.members))
         verbose = any(callback.verbose for callback in self.members)
-        self.publisher.write(self.findings, {}, self.run.step)
+        self._write(now=True)
         self.publisher.close(self.findings, silenced, verbose=verbose)

@@ -6,7 +6,7 @@ import torch
 from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar
 from patients import Healthy, InitTooLarge
 
-from lightning_recipe import Finding, InitLossCheck, Section, Status
+from lightning_recipe import Finding, InitLossCheck, Section, Status, reporter
 from lightning_recipe.figures.canvas import pixels
 from lightning_recipe.figures.picture import Picture
 from lightning_recipe.show import report, terminal
@@ -137,7 +137,9 @@ def test_only_rank_zero_reports(fit, capsys, monkeypatch, tmp_path):
     assert not list(tmp_path.rglob("recipe.json"))
 
 
-def test_steps_are_those_of_lightnings_loggers(fit, events):
+def test_steps_are_those_of_lightnings_loggers(fit, events, monkeypatch):
+    monkeypatch.setattr(reporter, "SECONDS", 0.0)
+
     class Late(InitLossCheck):
         every_n_steps = 3
 
