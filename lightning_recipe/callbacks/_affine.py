@@ -164,7 +164,7 @@ def affine(step: Step, names: dict[int, str], held: set[int]) -> Iterator[tuple[
     others = any(reached.isdisjoint(own) for m in modules if (own := {id(p) for p in m.parameters()}))
     yield (
         Outcome(
-            Status.ADVICE if narrow or others else Status.WARNING,
+            Status.ADVICE if narrow or others or (len(first) > 1 and not between) else Status.WARNING,
             "affine",
             f"{len(every)} layers, {listed(known)}, are one affine map: there is no nonlinearity between them",
             "an activation, such as ReLU, between the layers; see that what it returns is used",

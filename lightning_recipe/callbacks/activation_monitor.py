@@ -21,7 +21,7 @@ from lightning_recipe.record.step import Need, Reduced
 from lightning_recipe.show import loggers
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from lightning_recipe.finding import Finding, Outcome
     from lightning_recipe.record.events import Event
@@ -163,7 +163,7 @@ class ActivationMonitor(Check):
     def sampled_step(self, run: Run, step: Step) -> Iterator[Finding]:
         """Measure, and judge."""
         self._course.look(run, step)
-        layers = depths(step)
+        layers = depths(step, {id(p): name for name, p in run.module.named_parameters()})
         kinds = activations(step)
         if layers:
             self._last = (run.step, layers)
@@ -237,14 +237,20 @@ class ActivationMonitor(Check):
             self.draw(run, "depth", pixels(across_depth(panels)))
 
 
-def depths(step: Step) -> list[Depth]:
-    """The layers with a weight that was trained, in the order of their first calls; without embeddings."""
+def depths(step: Step, names: Mapping[int, str]) -> list[Depth]:
+    """The layers with a weight that was trained, in the order of their first calls; without embeddings.
+
+    Args:
+        step: What a step did.
+        names: Of the parameters, by their ids: one that two modules have is known by its first name.
+
+    """
     found: dict[str, Depth] = {}
     for event in step.events:
         if event.kind != "module" or event.module is None or isinstance(event.module, nn.Embedding | nn.EmbeddingBag):
             continue
-        names = [f"{event.name}.{name}" for name, p in event.module.named_parameters() if p.ndim > 1]
-        known = [n for n in names if not math.isnan(step.gradients.get(n, math.nan)) and step.updates[n].before > 0]
+        own = [names[id(p)] for p in event.module.parameters() if p.ndim > 1 and id(p) in names]
+        known = [n for n in own if not math.isnan(step.gradients.get(n, math.nan)) and step.updates[n].before > 0]
         if known and event.name not in found:
             gradient = max(step.gradients[name] / step.updates[name].before for name in known)
             std = step.outputs[event.name].std if event.name in step.outputs else math.nan

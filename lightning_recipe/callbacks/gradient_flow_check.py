@@ -59,7 +59,8 @@ class GradientFlowCheck(Check):
     - `identical_units`: half of the units of a layer have equal weights, and stay equal while they change; or all
       units of a recurrent layer begin with equal weights: `warning`.
     - `affine`: all layers from the first to the last are one affine map: `warning`; `advice` if one between is narrower
-      than both ends, or other modules come before. Two layers with a narrow one between are a factorisation.
+      than both ends, several side by side come before the last, or other modules do. Two layers with a
+      narrow one between are a factorisation.
 
     Warnings only when they were seen at three looks in a row.
 

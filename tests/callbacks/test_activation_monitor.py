@@ -115,6 +115,20 @@ def test_usual_networks_pass_whether_they_learn_or_not(fit, net, random_labels):
     assert only_passed(judged(fit, Lit(net()), steps=208 if random_labels else 80, random_labels=random_labels))
 
 
+def test_weights_that_are_known_by_two_names(fit):
+    class Wrapped(nn.Module):
+        def __init__(self, layer):
+            super().__init__()
+            self.weight, self.layer = layer.weight, layer
+
+        def forward(self, x):
+            return self.layer(x)
+
+    net = nn.Sequential(*[Wrapped(one) if isinstance(one, nn.Linear) else one for one in mlp(depth=4)])
+    (finding,) = judged(fit, Lit(net), steps=40)
+    assert finding.message.startswith("5 layers")
+
+
 def test_units_that_are_sparse_while_the_loss_falls_pass(fit):
     net = mlp(width=512, depth=1)
     nn.init.constant_(net[0].bias, -2)

@@ -683,6 +683,17 @@ class NarrowAffine(WithoutBody):
         return F.mse_loss(self.layers(batch[0]), batch[0])
 
 
+class SideBySideBelow(SideBySide):
+    """The same before the layer of a distribution's parameters."""
+
+    def build(self):
+        self.trend, self.rest = nn.Linear(FEATURES, 64), nn.Linear(FEATURES, 64)
+        self.last = nn.Linear(64, CLASSES)
+
+    def way(self, x):
+        return self.last(super().way(x))
+
+
 class SharedBody(Net):
     """Two losses that take turns, each with an optimiser that also has the body."""
 
@@ -719,7 +730,8 @@ class NormLeftOut(Net):
 @pytest.mark.parametrize(
     ("module", "code"),
     [
-        (NormLeftOut, NOT_HELD), (AffineHead, AFFINE), (NarrowAffine, AFFINE), (SharedBody, TWICE),
+        (NormLeftOut, NOT_HELD), (AffineHead, AFFINE), (NarrowAffine, AFFINE), (SideBySideBelow, AFFINE),
+        (SharedBody, TWICE),
         (LeftOut, NOT_HELD), (SmallStemLeftOut, NOT_HELD), (LearntHeadLeftOut, NOT_HELD),
         (WithoutGradients, NO_GRADIENT), (SharedOverDepth, ONE), (SharedAndCalledTwice, ONE),
     ],
