@@ -106,7 +106,9 @@ def is_interchanged(module: nn.Module) -> bool:
         (False, True)
 
     """
-    weight, bias = registered(module, "weight"), registered(module, "bias")
-    if "norm" not in type(module).__name__.lower() or weight is None or bias is None:
+    if "norm" not in type(module).__name__.lower():
         return False
-    return bias.requires_grad and bool((weight == 0).all()) and bool((bias == 1).all())
+    weight, bias = registered(module, "weight"), registered(module, "bias")
+    if weight is None or bias is None or not bias.requires_grad:
+        return False
+    return bool((weight == 0).all()) and bool((bias == 1).all())

@@ -59,10 +59,8 @@ def pairs_by_hand(step: Step, graph: list[Node]) -> Iterator[tuple[str, Outcome]
             made = [step.producer(number) for number in event.inputs]
             given = [shape for shape, maker in zip(event.spread, made, strict=True) if maker is None]
             short = min(event.spread, key=len)
-            of_batch = len(given) == 1 and (
-                given[0] == short or given[0] in shapes
-            )  # one of two columns may be made of it
-            of_batch = of_batch and not event.parameters  # thresholds, of which there may be as many
+            one = len(given) == 1 and not event.parameters  # of thresholds there may be as many
+            of_batch = one and (given[0] == short or given[0] in shapes)  # one of two columns may be made of it
             of_net = not given and _is_target(step, *event.inputs)
             if (short[0], *short) in wanted:
                 continue
