@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -12,6 +13,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from lightning_recipe.record.loss_graph import Node
+
+_COPIES = {"Clone", "ToCopy", "Alias"}
+_VIEWS = {"View", "UnsafeView", "ReshapeAlias"} | _COPIES
+"""Leave all numbers in their order."""
 
 
 def classes_of_graph(graph: list[Node]) -> Iterator[tuple[Node, Outcome]]:
@@ -30,6 +35,8 @@ def classes_of_graph(graph: list[Node]) -> Iterator[tuple[Node, Outcome]]:
             direct = node.parents[0] == behind
             if direct and len(behind.shape) > 1 and behind.dim != picked[1] % len(behind.shape):
                 yield node, _normalised(behind, f"picks classes along dimension {picked[1]}")
+            elif not direct and (viewed := _viewed(node, behind, picked[1])) is not None:
+                yield node, viewed
         elif node.kind == "Mul" and behind is None:
             behind = node.source(1)
         if node.kind == "Mul" and behind is not None and behind.kind == "LogSoftmax" and len(behind.shape) > 1:
@@ -40,6 +47,26 @@ def classes_of_graph(graph: list[Node]) -> Iterator[tuple[Node, Outcome]]:
                 yield node, _normalised(behind, f"is multiplied with targets whose classes are dimension {dim}")
         elif node.kind == "LogSoftmax" and (mixed := _mixed(node)) is not None:
             yield node, mixed
+
+
+def _viewed(node: Node, behind: Node, picked: int) -> Outcome | None:
+    """Whether a view of what log_softmax gave has others than its classes in the dimension that the loss picks from."""
+    entered = view = node.parents[0]
+    while view is not None and view.kind in _VIEWS:
+        view = view.parents[0]
+    if entered is None or view != behind or behind.dim is None:
+        return None
+    old, new = behind.shape, entered.shape
+    if math.prod(old[behind.dim + 1 :]) == math.prod(new[picked % len(new) + 1 :]):  # from one class to the next
+        return None
+    return Outcome(
+        Status.FAILED,
+        "classes_in_wrong_dimension",
+        f"log_softmax is taken over dimension {behind.dim} of {old}, which is then viewed as {new}: the loss picks its "
+        f"class among {new[picked % len(new)]} numbers that belong to several positions",
+        f"bring the classes to the end before the view: movedim({behind.dim}, -1)",
+        {"classes": old[behind.dim]},
+    )
 
 
 def _one_hot(node: Node, behind: Node) -> int | None:
@@ -59,13 +86,13 @@ def _mixed(node: Node) -> Outcome | None:
     Of (N, C, ...) a view as (N * ..., C), of (N, T, C) one as (N, C, T): the rows hold what belongs to several classes.
     """
     view = node.parents[0]
-    while view is not None and view.kind in {"Clone", "ToCopy", "Alias"}:
+    while view is not None and view.kind in _COPIES:
         view = view.parents[0]
-    before = view.parents[0] if view is not None and view.kind in {"View", "UnsafeView", "ReshapeAlias"} else None
+    before = view.parents[0] if view is not None and view.kind in _VIEWS - _COPIES else None
     if view is None or before is None or node.dim != 1:
         return None
     old, new = before.shape, view.shape
-    while before is not None and before.kind in {"View", "UnsafeView", "ReshapeAlias", "Clone"}:
+    while before is not None and before.kind in _VIEWS:
         before = before.parents[0]
     if before is None or not before.is_raw or len(old) < 3 or 1 in old[1:]:  # noqa: PLR2004
         return None

@@ -80,6 +80,48 @@ def untrained(step: Step, left: set[int]) -> Iterator[tuple[str, Outcome]]:
             )
 
 
+def of_frozen(step: Step) -> Iterator[tuple[str, Outcome]]:
+    """Terms that compare what frozen modules put out with itself: the prediction was forgotten.
+
+    What these put out meets the network nowhere, as it does where it is a target, and its entropy is a term, too.
+
+    Args:
+        step: Its events, and the loss with its graph.
+
+    Yields:
+        The line that made the term, and the verdict.
+
+    """
+    made, whole, without = _of(step, set())
+    for term in without:
+        path = list(before(made, [term]))
+        frozen = [event.name for event in path if event.module is not None and [*event.module.parameters()]]
+        twice = any(len(event.inputs) > 1 and event.name not in SUMS for event in path)
+        if frozen and twice and not any(map(_is_trained, path)) and not _meet(made, frozen):
+            yield (
+                next((event.where for event in path if event.where and event.module is None), ""),
+                Outcome(
+                    Status.WARNING,
+                    "term_without_gradient",
+                    f"a term of the loss trains nothing: it compares what {frozen[0]} puts out, which is frozen, with "
+                    "itself",
+                    "compare what the network puts out with it",
+                    {"terms": len(whole) + len(without)},
+                ),
+            )
+
+
+def _meet(made: dict[int, Event], frozen: list[str]) -> bool:
+    """Whether what frozen modules put out is set against what is trained, by more than a sum."""
+    for event in {id(event): event for event in made.values()}.values():
+        paths = [list(before(made, [given])) for given in event.inputs]
+        of_net = [any(map(_is_trained, path)) for path in paths]
+        of_frozen = [any(e.name in frozen and e.module is not None for e in path) for path in paths]
+        if any(of_net) and any(of_frozen) and event.name not in SUMS:
+            return True
+    return False
+
+
 def of_batch(again: Rehearsal, batch: Any, step: Step) -> Iterator[tuple[str, Outcome]]:
     """Terms that compare what the batch holds, as a target with itself: the prediction was forgotten.
 

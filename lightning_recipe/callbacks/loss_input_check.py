@@ -154,7 +154,8 @@ class LossInputCheck(Check):
         if found or self._written:
             found, self._written = read(*_rehearsed(again, batch, lines=True))
         found += [*_of_calls(step), *_loss_trials.never_read(again, batch)]
-        found += [_placed(*verdict) for verdict in _loss_terms.of_batch(again, batch, step)]
+        terms = (*_loss_terms.of_frozen(step), *_loss_terms.of_batch(again, batch, step))
+        found += [_placed(*verdict) for verdict in terms]
         if not found and (outcome := _loss_trials.constant(again, step, graph)) is not None:
             found.append(("", outcome))
         found += [_placed(*verdict) for verdict in of_itself(again, batch, step)]  # the last: weights are moved

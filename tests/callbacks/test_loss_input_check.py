@@ -722,6 +722,11 @@ DISEASES = {
             lambda out, b: F.cross_entropy(out.reshape(len(out), WORDS, LENGTH), b["x"]),
             tokens(),
         ),
+        "pixels after log_softmax": (
+            conv(),
+            lambda out, b: F.nll_loss(out.log_softmax(1).reshape(-1, CLASSES), b["y"].flatten()),
+            images(y=ids(6, 7)[: 2 * ROWS]),
+        ),
     },
     "out_of_range": {
         "sigmoid": (mlp(1, nn.Sigmoid()), lambda out, b: F.mse_loss(out[:, 0], b["y"]), rows(y=numbers())),
@@ -1358,12 +1363,21 @@ FROM_TEACHER = {
     ),
     "a balance of both": lambda out, b: hard(out, b) * divergence(*out).detach() + divergence(*out),
     "a number that is logged": lambda out, b: [hard(out, b), divergence(out[0].detach(), out[1])][0],
+    "beside its entropy": lambda out, b: (
+        (out[1].softmax(1) * out[1].log_softmax(1)).sum(1).mean()
+        - (out[1].softmax(1) * out[0].log_softmax(1)).sum(1).mean()
+    ),
+    "how much likelier": lambda out, b: out[0].logsumexp(1).mean() - out[1].logsumexp(1).mean() - out[0].mean(),
 }
 TEACHER_IN_VAIN = {
     "sum": by_terms(lambda hard, soft: 0.3 * hard + 0.7 * soft),
     "squares": lambda out, b: hard(out, b) + F.mse_loss(out[1], out[0].data),
     "without gradients": without_gradients,
     "stacked, with weights": by_terms(lambda hard, soft: torch.stack([hard, soft]) @ torch.tensor([0.3, 0.7])),
+    "itself": lambda out, b: hard(out, b) + 0.7 * divergence(out[1], out[1]),
+    "itself, by hand": lambda out, b: (
+        0.1 * hard(out, b) - (out[1].softmax(1) * out[1].log_softmax(1)).sum(1).mean() * 9
+    ),
     "between the two": by_terms(lambda hard, soft: torch.lerp(hard, soft, 0.5)),
     "one after the other": by_terms(lambda hard, soft: torch.cat([hard.view(1), soft.view(1)]).mean()),
 }
