@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 from lightning_recipe.callbacks._interchanged import interchanged
 from lightning_recipe.record.tensors import leading_size, mapped, same, tensors
-from lightning_recipe.trial.rehearsal import CannotRehearseError
+from lightning_recipe.trial.rehearsal import CannotRehearseError, rehearsal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from lightning_recipe.run import Run
     from lightning_recipe.trial.rehearsal import Rehearsal
 
 ROUNDING = 1e-5
@@ -65,6 +66,24 @@ def carried(again: Rehearsal, batch: Any) -> list[str]:
     return found
 
 
+def goes_on(run: Run, batch: Any) -> bool:
+    """Whether a batch has another loss where the step goes on from the state that it left of each example, on a copy.
+
+    So it is in truncated backpropagation through time.
+    """
+    size = leading_size(batch)
+    try:
+        with rehearsal(run) as again, torch.enable_grad():
+            before, left = _left(again, batch)
+            for place, value in left.items():
+                if size and _has_rows(value, size):
+                    _put(again.module, place, value)
+            after, _ = _left(again, batch)
+    except CannotRehearseError:
+        return False
+    return abs(after - before) > TELLS * ROUNDING * abs(before)
+
+
 @contextmanager
 def _other_weights(root: nn.Module) -> Iterator[None]:
     """Weights of which no graph of an earlier step gets to know."""
@@ -112,15 +131,23 @@ def _ordered(structure: Any, size: int) -> Any:
 
 def _step(again: Rehearsal, batch: Any, kept: Kept, size: int) -> tuple[float, Kept]:
     """The loss of a step that begins with this state, and what it leaves of it."""
-    module, left = again.module, Kept()
     for place, value in kept.items():
-        _put(module, place, mapped(value, Tensor, _frozen))  # which the step may write into
+        _put(again.module, place, mapped(value, Tensor, _frozen))  # which the step may write into
+    loss, left = _left(again, batch)
+    return loss, {place: value for place, value in left.items() if place in kept and _has_rows(value, size)}
+
+
+def _left(again: Rehearsal, batch: Any) -> tuple[float, Kept]:
+    """The loss of a step, and what modules keep after it that is not what they kept before."""
+    module, left = again.module, Kept()
     original = module.training_step
+    before = {place: _identity(value) for place, value in _kept(module)}
 
     @functools.wraps(original)
     def watched(*args: Any, **kwargs: Any) -> Any:
         output = original(*args, **kwargs)
-        left.update((place, mapped(value, Tensor, _frozen)) for place, value in _kept(module) if place in kept)
+        changed = [(place, value) for place, value in _kept(module) if before.get(place) != _identity(value)]
+        left.update((place, mapped(value, Tensor, _frozen)) for place, value in changed)
         return output
 
     module.__dict__["training_step"] = watched
@@ -130,8 +157,11 @@ def _step(again: Rehearsal, batch: Any, kept: Kept, size: int) -> tuple[float, K
     finally:
         again.index = 0
         del module.__dict__["training_step"]
-    left = {place: value for place, value in left.items() if _has_rows(value, size)}
     return (float("nan") if loss is None else float(loss.detach().sum())), left
+
+
+def _identity(value: Any) -> list[tuple[int, int]]:
+    return [(id(tensor), tensor._version) for tensor in _in(value)]  # noqa: SLF001
 
 
 def _put(root: nn.Module, place: tuple[str, str], value: Any) -> None:

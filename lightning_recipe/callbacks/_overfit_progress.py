@@ -56,8 +56,7 @@ class Trial:
         asked: The floor of the step's whole loss, where that is written by hand and has been asked.
         unknown: Why that has been asked in vain.
         slower: A fit by the user's optimiser at a smaller rate, if its own was too high.
-        affine: Whether the network is one affine map; asked of those that are stuck.
-        other_gradient: Whether what the step minimises is not its loss; likewise.
+        exempt: Why it need not be able to memorise a batch: the code of a text, if any; asked of those that are stuck.
         alone: Whether there was no work left for Adam.
         held: Whether each step found the state that the first did.
 
@@ -70,8 +69,7 @@ class Trial:
     asked: Floor | None = None
     unknown: str = ""
     slower: Fit | None = None
-    affine: bool = False
-    other_gradient: bool = False
+    exempt: str = ""
     alone: bool = False
     held: bool = False
     _floors: list[Floor] | None = None

@@ -73,6 +73,10 @@ TEXTS = {
     "other_gradient": _Text(
         "the gradient is not that of the loss, as where it is turned around for an adversary: {went}; {symptoms}"
     ),
+    "goes_on": _Text(
+        "each step goes on from the state that the one before left, so that one batch again and again is another task "
+        "each time: {went}; {symptoms}"
+    ),
     "affine": _Text("all layers together are one affine map, which need not overfit {examples}: {went}; {symptoms}"),
     "examples_unknown": _Text(
         "inputs can't be told by example, and there may be equal ones with different targets: {went}{lowest}"

@@ -121,10 +121,8 @@ def _why_unknown(trial: Trial) -> str:
 
 def _need_not(trial: Trial, pl_module: nn.Module) -> str:
     """The code for what need not be able to memorise a batch, or does not minimise its loss, or nothing."""
-    if trial.other_gradient:
-        return "other_gradient"
-    if trial.affine:
-        return "affine"
+    if trial.exempt:
+        return trial.exempt
     return "single_layer" if symptoms.is_linear(pl_module, trial.fits[0].left_out) else ""
 
 

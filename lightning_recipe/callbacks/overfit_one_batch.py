@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from lightning_recipe.callback import Check
 from lightning_recipe.callbacks import _overfit_obstacles as obstacles
+from lightning_recipe.callbacks._carried import goes_on
 from lightning_recipe.callbacks._other_gradient import has_other_gradient
 from lightning_recipe.callbacks._overfit_fits import Allowed, Fits
 from lightning_recipe.callbacks._overfit_objectives import each_of, judged
@@ -189,7 +190,7 @@ class OverfitOneBatch(Check):
             yield self.found(Outcome(Status.SKIPPED, *obstacles.of_error(error)))
             return
         if (found := outcome(trial, run.module)).code in {"stuck", "too_slow"}:
-            trial.affine, trial.other_gradient = is_affine(run), has_other_gradient(run, run.batch)
+            trial.exempt = _exempt(run)
             found = outcome(trial, run.module)
         yield self.found(found)
         if has_begun(trial.fits[0]) and loggers.is_written(run.trainer):
@@ -236,3 +237,12 @@ class OverfitOneBatch(Check):
     def _allowed(self, parts: int = 1) -> Allowed:
         ends = time.monotonic() + self.max_seconds
         return Allowed(self.max_steps, self.max_seconds / NET / parts, ends, self.tolerance, ADAM)
+
+
+def _exempt(run: Run) -> str:
+    """Why it may be unable to memorise a batch though nothing is wrong; nothing if it should."""
+    if has_other_gradient(run, run.batch):
+        return "other_gradient"
+    if goes_on(run, run.batch):
+        return "goes_on"
+    return "affine" if is_affine(run) else ""

@@ -1,4 +1,4 @@
-"""Whether a step's gradient is that of its loss: usual networks first, then what is turned around or made up."""
+"""What need not be able to memorise a batch: usual networks first, then other gradients, and state that goes on."""
 
 import pytest
 import torch
@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from lightning_recipe import OverfitOneBatch, Status
 from lightning_recipe.callback import Check
+from lightning_recipe.callbacks._carried import goes_on
 from lightning_recipe.callbacks._other_gradient import has_other_gradient
 from lightning_recipe.finding import Section
 from lightning_recipe.record.step import Need
@@ -17,7 +18,7 @@ class Asks(Check):
     section, why, needs = Section.SKELETON, "", Need(0)
 
     def before_training(self, run):
-        self.answer = has_other_gradient(run, run.batch)
+        self.answers = has_other_gradient(run, run.batch), goes_on(run, run.batch)
         yield from ()
 
 
@@ -28,6 +29,34 @@ class Recurrent(Healthy):
 
     def forward(self, x):
         return self.head(self.rnn(x[..., None])[0][:, -1])
+
+
+class GoesOn(Recurrent):
+    """From the state that the batch before left."""
+
+    state = None
+
+    def forward(self, x):
+        if self.state is not None and self.state.shape[1] != len(x):
+            self.state = None
+        h, state = self.rnn(x[..., None], self.state)
+        self.state = state.detach()
+        return self.head(h.mean(1))
+
+
+class Counts(Healthy):
+    """Anneals by a count of its own, and keeps what it put out."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("count", torch.zeros(()))
+        self.outputs = []
+
+    def training_step(self, batch, batch_idx):
+        self.count += 1
+        out = self(batch[0])
+        self.outputs.append(out.detach())
+        return self.loss(out, batch[1]) + 1e-3 * self.count * out.square().mean()
 
 
 class Draws(Healthy):
@@ -70,22 +99,23 @@ class StraightThrough(Healthy):
         return self.net[4]((soft > 0.5).float() + soft - soft.detach())
 
 
-@pytest.mark.parametrize("module", [Healthy, Draws, Recurrent])
-def test_the_gradient_is_that_of_the_loss(fit, module):
+@pytest.mark.parametrize(
+    ("module", "answers"),
+    [
+        *((module, (False, False)) for module in (Healthy, Draws, Recurrent, Counts)),
+        *((module, (True, False)) for module in (Adversary, StraightThrough)),
+        (GoesOn, (False, True)),
+    ],
+)
+def test_whether_the_gradient_is_another_and_the_step_goes_on(fit, module, answers):
     check = Asks()
     fit(module(), [check], logger=False, max_steps=1)
-    assert check.answer is False
+    assert check.answers == answers
 
 
-@pytest.mark.parametrize("module", [Adversary, StraightThrough])
-def test_the_gradient_is_another_one(fit, module):
-    check = Asks()
-    fit(module(), [check], logger=False, max_steps=1)
-    assert check.answer is True
-
-
-def test_an_adversary_need_not_be_beaten(fit):
+@pytest.mark.parametrize(("module", "code"), [(Adversary, "other_gradient"), (GoesOn, "goes_on")])
+def test_what_need_not_be_memorised(fit, module, code):
     check = OverfitOneBatch(max_steps=150)
-    fit(Adversary(), [check], logger=False, max_steps=1)
+    fit(module(), [check], logger=False, max_steps=1)
     (finding,) = check.findings
-    assert (finding.status, finding.code) == (Status.SKIPPED, "OverfitOneBatch/other_gradient")
+    assert (finding.status, finding.code) == (Status.SKIPPED, f"OverfitOneBatch/{code}")
