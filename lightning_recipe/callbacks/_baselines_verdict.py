@@ -28,6 +28,8 @@ CLOSES = 0.1
 """Share of what a simple model is ahead that the second half of the steps makes up for: nothing is told then."""
 FAR = 0.3
 """Share of the answers that a simple model is ahead at the end, from which on it is told even if that becomes less."""
+TIMES = 50
+"""Times the loss of a simple model from which on it is told even if that becomes less: it is not about to end there."""
 LEARNS = 0.005
 """Share of what the constant is ahead, likewise: steps may be small, and of one size."""
 EXACT = 0.1
@@ -124,11 +126,12 @@ def no_better(looks: Sequence[Look], *, weighted: bool) -> list[Outcome]:
     if name not in half_way(looks).shown:
         return []
     lead = now.behind(name)
-    if _closes(looks, name) and not (now.of_answers and lead.mean > FAR):
+    sure = now.step >= MANY and lead.mean > BEYOND_CHANCE * lead.error
+    times = sure and not now.of_answers and now.score("model") > TIMES * now.score(name)
+    if _closes(looks, name) and not times and not (now.of_answers and lead.mean > FAR):
         return []
     gained = half_way(looks).behind(name).mean - lead.mean
-    stands = now.step >= MANY and lead.mean > BEYOND_CHANCE * lead.error and gained < CREEPS * lead.mean
-    if _learns(looks) and not now.of_answers and not stands:
+    if _learns(looks) and not now.of_answers and not times and not (sure and gained < CREEPS * lead.mean):
         return []
     size = f"{lead.mean:.2g} ± {lead.error:.1g}"
     if now.of_answers:

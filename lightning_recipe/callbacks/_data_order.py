@@ -52,9 +52,7 @@ def in_order(examples: Examples) -> Iterator[Outcome]:
     if labels is None or examples.batch[-1] + 1 < BATCHES or len(labels) < ENOUGH:
         return
     classes, counts = np.unique(labels, return_counts=True)
-    chance = float(((counts / len(labels)) ** 2).sum())
-    within = np.diff(examples.batch) == 0
-    alike = float((np.diff(labels) == 0)[within].mean()) if within.any() else 0.0
+    chance, alike = _alike(labels, examples.batch)
     if chance > IMBALANCED or alike < chance + SORTED * (1 - chance):
         return
     blocks = int((np.diff(labels) != 0).sum()) + 1
@@ -69,6 +67,14 @@ def in_order(examples: Examples) -> Iterator[Outcome]:
         "shuffle=True in the training DataLoader, or shuffle data that can't be drawn at random",
         {"alike": alike, "by_chance": chance, "classes": len(classes), "blocks": blocks},
     )
+
+
+def _alike(labels: NDArray[np.int64], batch: NDArray[np.int64]) -> tuple[float, float]:
+    """How often neighbours in a batch are of the same class by chance, and how often they are."""
+    counts = np.unique(labels, return_counts=True)[1]
+    within = np.diff(batch) == 0
+    alike = float((np.diff(labels) == 0)[within].mean()) if within.any() else 0.0
+    return float(((counts / len(labels)) ** 2).sum()), alike
 
 
 def by_class(examples: Examples) -> Iterator[Outcome]:
@@ -181,6 +187,44 @@ def by_number(numbers: Sequence[NDArray[np.float64]], alike: float) -> Iterator[
     )
 
 
+def in_groups(
+    examples: Examples, first: Sequence[NDArray[np.int64]], second: Sequence[NDArray[np.int64]]
+) -> Iterator[Outcome]:
+    """Batches of one class each, which are the same in each epoch: neighbours in sorted data.
+
+    `warning` if they come in another order each time, and `advice` if not: whoever makes batches may mean it.
+
+    Args:
+        examples: Of the first epoch.
+        first: Its batches.
+        second: Batches of the next.
+
+    Example:
+        >>> from lightning_recipe.callbacks._data_verdict import Examples
+        >>> x, batches = np.arange(100), np.split(np.arange(100), 10)
+        >>> labels = x // 30, x % 2
+        >>> [len([*in_groups(Examples(x, y, x // 10, x > 0), batches, batches[::-1])]) for y in labels]
+        [1, 0]
+
+    """
+    known = {np.sort(batch).tobytes() for batch in first}
+    found = sum(len(np.unique(batch)) > 1 and np.sort(batch).tobytes() in known for batch in second)
+    if examples.labels is None or len(examples.labels) < ENOUGH or found < BATCHES:
+        return
+    chance, alike = _alike(examples.labels, examples.batch)
+    if chance <= IMBALANCED and alike >= chance + SORTED * (1 - chance):
+        moved = any(not np.array_equal(a, b) for a, b in zip(first, second, strict=False))
+        yield Outcome(
+            Status.WARNING if moved else Status.ADVICE,
+            "sorted",
+            f"batches are the same groups of examples in each epoch, and {alike:.0%} of those that follow one another "
+            f"in a batch have the same label, {chance:.0%} would by chance: "
+            + ("batches are shuffled, examples are not" if moved else "nothing is shuffled"),
+            "draw the examples of each batch at random, or shuffle the data before they are cut into batches",
+            {"alike": alike, "by_chance": chance, "batches": found},
+        )
+
+
 def again(first: Sequence[NDArray[np.int64]], second: Sequence[NDArray[np.int64]]) -> Iterator[Outcome]:
     """The first batches of two epochs, the same in the same order."""
     pairs = list(zip(first, second, strict=False))
@@ -192,7 +236,8 @@ def again(first: Sequence[NDArray[np.int64]], second: Sequence[NDArray[np.int64]
             "same_order",
             f"the first {len(pairs)} training batches of an epoch hold the same examples in the same order as in the "
             "epoch before",
-            "shuffle=True in the training DataLoader, unless a state is carried from batch to batch",
+            "shuffle=True in the training DataLoader, unless a state is carried from batch to batch; in a sampler of "
+            "your own, don't seed the generator anew where an epoch begins",
             {"batches": len(pairs)},
         )
 

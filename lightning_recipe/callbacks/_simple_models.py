@@ -109,9 +109,9 @@ def simple_models(pairs: Pairs | None, call: LossCall) -> Simple | None:
         "nearest neighbours": lambda x, _: aims[nearest(rows, (x - mean) / std)].mean(1),
         "linear model": lambda x, _: (x - mean) / std @ weights + middle,
     }
-    column = goes_on(pairs) if kind is Family.NUMBERS else None
-    if column is not None:
-        models["previous value"] = lambda _, last: last[:, [column]].expand(-1, aims.shape[1])
+    columns = goes_on(pairs) if kind is Family.NUMBERS else []
+    if columns:
+        models["previous value"] = lambda _, last: last[:, columns]
     return Simple(models, *rows.shape[::-1])
 
 
@@ -151,10 +151,19 @@ def ridge(rows: Tensor, aims: Tensor) -> Tensor:
     return found
 
 
-def goes_on(pairs: Pairs) -> int | None:
-    """The feature of a window whose last value forecasts the targets; None if they do not go on where it ends."""
-    aims = pairs.targets
-    variance = float((aims - aims.mean(0)).square().mean())
-    errors = [float((aims - value.unsqueeze(1)).square().mean()) for value in pairs.last.T]
-    best = min(range(len(errors)), key=errors.__getitem__, default=None)
-    return best if best is not None and errors[best] < GOES_ON * variance else None
+def goes_on(pairs: Pairs) -> list[int]:
+    """For each target the feature of a window whose last value forecasts it; none if they do not go on where it ends.
+
+    Example:
+        >>> from lightning_recipe.callbacks._baselines import Pairs
+        >>> walk = torch.arange(50.0).reshape(25, 2)
+        >>> goes_on(Pairs(walk, walk, walk.flip(1) + 0.1)), goes_on(Pairs(walk, walk, -walk))
+        ([1, 0], [])
+
+    """
+    aims, last = pairs.targets, pairs.last
+    if not last.shape[1]:
+        return []
+    errors = torch.stack([(aims - value.unsqueeze(1)).square().mean(0) for value in last.T])
+    least, columns = errors.min(0)
+    return columns.tolist() if least.mean() < GOES_ON * (aims - aims.mean(0)).square().mean() else []

@@ -5,6 +5,8 @@ from __future__ import annotations
 import inspect
 import linecache
 import re
+import sys
+from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,7 +52,7 @@ def on_logits(step: Step, module: nn.Module, trained: Collection[str] = ()) -> O
         if (event.module is not None and event.name in trained) or (of_logits and event.name in RESHAPED):
             logits |= {*event.outputs}
         elif of_logits:
-            compared = event.name in COMPARISONS and with_half(_code(event.where, module))
+            compared = event.name in COMPARISONS and with_half(_with_numbers(_code(event.where, module), module))
             if compared or event.name == "round":
                 done = "rounds" if event.name == "round" else "compares with 0.5"
                 return Outcome(
@@ -80,6 +82,18 @@ def with_half(code: str) -> bool:
 
     """
     return 0 < len(_WITH_HALF.findall(code)) == len(_ANY.findall(code))
+
+
+def _with_numbers(code: str, module: nn.Module) -> str:
+    """A line of code with the values of its named constants, such as ``self.threshold``, in their places."""
+
+    def value(name: re.Match[str]) -> str:
+        root, *path = name[0].split(".")
+        known = vars(sys.modules[type(module).__module__]) | {"self": module}
+        found = reduce(lambda holder, part: getattr(holder, part, None), path, known.get(root))
+        return repr(found) if isinstance(found, float) else name[0]
+
+    return re.sub(r"(?<![\w.])[A-Za-z_][\w.]*", value, code)
 
 
 def _code(where: str, module: nn.Module) -> str:

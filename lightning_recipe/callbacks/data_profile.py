@@ -238,12 +238,15 @@ class DataProfile(Check):
         stored, once, unshuffled, each = drawn(run)
         found = list(verdict.other_label(examples)) if stored and not seen.apart else []
         found += verdict.duplicates(examples, sure=by_index(run.loaders[0].dataset)) if once and not seen.apart else []
-        repeated = list(order.again(*(self._combined(epoch)[:AGAIN] for epoch in (0, 1))))
+        first, second = self._combined(0), self._combined(1)[:AGAIN]
+        repeated = list(order.again(first[:AGAIN], second))
         if (unshuffled or (each and repeated)) and not run.limited:
             found += (
                 list(order.in_order(examples)) or list(order.by_number(*self._numbers())) or self._drifting(examples)
             )
-            found += repeated if unshuffled else []
+        elif stored and not run.limited:
+            found += order.in_groups(examples, first, second)
+        found += repeated if stored and not run.limited else []
         if is_stream(run) and run.trainer.current_epoch > self._first and not run.limited:
             warned = (o for o in self._drifting(examples) if o.status is Status.WARNING)
             found += list(order.by_class(examples)) or warned

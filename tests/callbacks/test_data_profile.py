@@ -69,11 +69,15 @@ class Bootstrap(Dataset):
 
 
 class OneClassABatch:
-    """Batches that are put together on purpose."""
+    """Batches of one class, of other examples each time, or of the same ones, in order or not."""
+
+    def __init__(self, *, same=False, shuffle=False):
+        self.same, self.shuffle = same, shuffle
 
     def __iter__(self):
-        for i in range(16):
-            yield list(range(32 * i, 32 * (i + 1)))
+        for i in torch.randperm(16) if self.shuffle else torch.arange(16):
+            first = 32 * i if self.same else 64 * (i // 2)
+            yield (first + (torch.arange(32) if self.same else torch.randperm(64)[:32])).tolist()
 
     def __len__(self):
         return 16
@@ -92,9 +96,6 @@ DRAWN = {
     "some taken twice": lambda: DataLoader(Subset(DATA, [*range(256), *range(60)]), 32, shuffle=True),
     "a stream": lambda: DataLoader(Stream(by_label()), 32),
     "batches of one class": lambda: DataLoader(by_label(), batch_sampler=OneClassABatch()),
-    "batched by a sampler": lambda: DataLoader(
-        by_label(), batch_size=None, sampler=BatchSampler(range(512), 32, drop_last=False)
-    ),
     "one class": lambda: DataLoader(TensorDataset(DATA.tensors[0], torch.zeros(256).long()), 32, shuffle=True),
     "a single batch": lambda: DataLoader(DATA, 256),
 }
@@ -374,8 +375,19 @@ def test_shuffled_labels_do_not_drift():
         assert not list(order.drifting(seen, 0.0))
 
 
-def test_an_own_sampler_without_order(fit):
-    assert set(found(fit, DataLoader(by_label(), 32, sampler=InOrder(512, shuffle=True)))) == {"passed"}
+def test_an_own_sampler_with_the_same_order_each_time(fit):
+    codes = found(fit, DataLoader(by_label(), 32, sampler=InOrder(512, shuffle=True)))
+    assert {code: finding.status for code, finding in codes.items() if code != "passed"} == {
+        "same_order": Status.ADVICE
+    }
+
+
+def test_batches_of_one_class_that_are_the_same_in_each_epoch(fit):
+    batched = DataLoader(by_label(), batch_size=None, sampler=BatchSampler(range(512), 32, drop_last=False))
+    in_order = DataLoader(by_label(), batch_sampler=OneClassABatch(same=True))
+    shuffled = DataLoader(by_label(), batch_sampler=OneClassABatch(same=True, shuffle=True))
+    loaders = {batched: Status.ADVICE, in_order: Status.ADVICE, shuffled: Status.WARNING}
+    assert {loader: found(fit, loader)["sorted"].status for loader in loaders} == loaders
 
 
 # -- mistakes
