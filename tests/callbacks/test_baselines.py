@@ -567,6 +567,20 @@ def test_a_loss_that_falls_must_come_nearer_to_what_is_far_ahead(fit, monkeypatc
     assert quiet(fit, Slow(), **settings).evidence["model"] > 2 * finding.evidence["previous_value"]
 
 
+def test_many_times_the_loss_of_a_simple_model_is_told_even_if_it_comes_nearer(fit, monkeypatch):
+    class Closing(Forecast):
+        rate = 3e-5
+
+        def forward(self, x):
+            return self.net(x) + 0.3 * x[:, -1:]
+
+    settings = {"train": DataLoader(Forecast().data(256, 1), 8), "val": DataLoader(Forecast().data(512, 2), 64)}
+    assert quiet(fit, Closing(), **settings)
+    monkeypatch.setattr(_baselines_verdict, "TIMES", 2)
+    (finding,) = found(fit, Closing(), **settings)
+    assert (finding.status, finding.code) == (Status.ADVICE, "Baselines/worse_than_simple_model")
+
+
 def test_what_is_far_behind_at_the_end_is_told_even_if_it_comes_nearer(fit, monkeypatch):
     class Slow(Healthy):
         """As with two units of a recurrent network for many classes."""

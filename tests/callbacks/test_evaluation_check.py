@@ -627,6 +627,20 @@ class NoLoss(Logs):
         self.log("val_hits", ((logits[:, 0] > 0.5) == true).float().mean())
 
 
+class Named(NoLoss):
+    """The threshold has a name."""
+
+    threshold = 0.5
+
+    def report(self, logits, y):
+        true = y > 1
+        self.log("val_hits", ((logits[:, 0] > self.threshold) == true).float().mean())
+
+
+class NamedZero(Named):
+    threshold = 0.0
+
+
 class Squashed(NoLoss):
     def report(self, logits, y):
         super().report(logits.sigmoid(), y)
@@ -645,12 +659,12 @@ class SquashedInside(NoLoss):
         self.net[-1] = Own(32, CLASSES)
 
 
-@pytest.mark.parametrize("module", [Squashed, SquashedInside])
+@pytest.mark.parametrize("module", [Squashed, SquashedInside, NamedZero])
 def test_probabilities_of_a_network_that_is_trained_on_logits(fit, module):
     assert [f.status for f in found(fit, module())] == [Status.PASSED]
 
 
-@pytest.mark.parametrize("module", [patients.HalfOfLogits, Rounded, NoLoss])
+@pytest.mark.parametrize("module", [patients.HalfOfLogits, Rounded, NoLoss, Named])
 def test_thresholds_on_logits(fit, module):
     (finding,) = found(fit, module())
     assert (finding.status, finding.code) == (Status.WARNING, "EvaluationCheck/thresholds_on_logits")
@@ -721,12 +735,43 @@ class TargetAlone(Scaled):
         self.log("val_mae", self.mae)
 
 
-@pytest.mark.parametrize("module", [Scaled, NotScaled, RawValidation, NearlyRaw, ResidualMean])
+class InTwoUnits(patients.Healthy):
+    """Two numbers, which the step standardises; those of validation are compared as people know them."""
+
+    code = "EvaluationCheck/mixed_units"
+    mean, std = torch.tensor([124.0, 78.0]), torch.tensor([14.0, 6.0])
+
+    def __init__(self):
+        super().__init__()
+        self.head, self.mae = torch.nn.Linear(CLASSES, 2), MeanAbsoluteError()
+
+    def data(self, n, seed):
+        x, y = super().data(n, seed).tensors
+        return TensorDataset(x, self.mean + self.std * (x[:, :2] + y[:, None] - 1.5))
+
+    def forward(self, x):
+        return self.head(super().forward(x))
+
+    def training_step(self, batch, batch_idx):
+        return F.mse_loss(self(batch[0]), (batch[1] - self.mean) / self.std)
+
+    def validation_step(self, batch, batch_idx):
+        self.mae(self(batch[0]), batch[1])
+        self.log("val_mae", self.mae)
+
+
+class InOneUnit(InTwoUnits):
+    def validation_step(self, batch, batch_idx):
+        self.mae(self.mean + self.std * self(batch[0]), batch[1])
+        self.log("val_mae", self.mae)
+
+
+@pytest.mark.parametrize("module", [Scaled, NotScaled, RawValidation, NearlyRaw, ResidualMean, InOneUnit])
 def test_errors_in_one_unit(fit, module):
     assert codes(found(fit, module())) == []
 
 
-@pytest.mark.parametrize("module", [patients.ScaledBackAlone, TargetAlone])
+@pytest.mark.parametrize("module", [patients.ScaledBackAlone, TargetAlone, InTwoUnits])
 def test_errors_in_two_units(fit, module):
     (finding,) = found(fit, module())
     assert (finding.status, finding.code, finding.subject) == (Status.WARNING, module.code, "val_mae")
