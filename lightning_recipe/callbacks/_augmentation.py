@@ -14,6 +14,11 @@ from lightning_recipe.finding import Outcome, Status
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+LEAST = 8
+"""Numbers of an input, more than which tell whether two are alike."""
+ALIKE = 0.3
+"""Correlation of two inputs that are made of the same example."""
+
 Draws = list[list[dict[str, Tensor]]]
 """Leaves of examples, by index and draw."""
 
@@ -100,6 +105,35 @@ def differing(draws: Draws) -> list[str]:
         for name in draws[0][0]
         if any(name not in b or not _same(times[0].get(name, b[name]), b[name]) for times in draws for b in times[1:])
     ]
+
+
+def drawn_once(draws: Draws, others: Draws) -> Outcome | None:
+    """What to say where all draws of an example are equal, and another copy of the data set draws it otherwise, once.
+
+    Its label is the same, and the two are alike: of synthetic data that are made when they are first read all is new.
+
+    Args:
+        draws: Of training.
+        others: Of another copy, in other random streams.
+
+    """
+    found = 0
+    for (times, *_), (elsewhere, *_) in zip(draws, others, strict=True):
+        same = {name for name, leaf in times.items() if name in elsewhere and _same(leaf, elsewhere[name])}
+        changed = [name for name, leaf in times.items() if name not in same and leaf.numel() > LEAST]
+        pairs = [(times[name], elsewhere[name]) for name in changed if name in elsewhere]
+        alike = [a.shape == b.shape and flips.correlation(a, b) > ALIKE for a, b in pairs]
+        found += bool(same) and bool(alike) and all(alike)
+    if found < len(draws) / 2:  # the data set may have been read by now
+        return None
+    return Outcome(
+        Status.ADVICE,
+        "augmented_once",
+        "training examples are the same each time that they are read, and others in another copy of the data set: they "
+        "are augmented when they are first read, and kept like that",
+        "keep what was read, and augment it each time that it is asked for",
+        {"examples": found},
+    )
 
 
 def of_validation(draws: Draws, *, shared: bool) -> Outcome | None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from contextlib import suppress
+import random
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
 import torch
 
 from lightning_recipe.callback import Check
@@ -61,7 +63,8 @@ class AugmentationCheck(Check):
     - reading an example changes what the data set keeps of it, in place, again each time; `advice` where workers read,
       whose copies end with the epoch.
 
-    `advice` if validation examples differ for another reason. `skipped` where the data set is a stream, too large to
+    `advice` if validation examples differ for another reason, or training examples are augmented when they are first
+    read, and kept like that. `skipped` where the data set is a stream, too large to
     copy, or can't be.
 
     Args:
@@ -212,11 +215,15 @@ class AugmentationCheck(Check):
             found += [self.found(outcome, name) for outcome, name in lost(train[0], self._chosen(train[0]), *others)]
         if outcome := mixing.verdict(mixed_before.shares(run)):
             found.append(self.found(outcome))
-        random = draws_of.differing(draws)
-        same = "come out the same each time" if not random else "are augmented"
+        differing = draws_of.differing(draws)
+        with suppress(CannotRereadError):
+            others = [] if found or differing else self._draws(train[0], 1, _other_streams())
+            if others and (outcome := draws_of.drawn_once(draws, others)):
+                found.append(self.found(outcome))
+        same = "come out the same each time" if not differing else "are augmented"
         told = any(finding.code == "AugmentationCheck/labels_not_mixed" for finding in self.findings)
         if not found and not told:
-            self._clean = self.passed(f"training examples {same}, and targets go with them", random=len(random))
+            self._clean = self.passed(f"training examples {same}, and targets go with them", random=len(differing))
         yield from found
 
     def _rewritten(self, run: Run, source: Any) -> Iterator[Finding]:
@@ -235,15 +242,24 @@ class AugmentationCheck(Check):
         size = len(source) if hasattr(source, "__len__") else 0
         return sorted({i * size // self.examples for i in range(self.examples)})
 
-    def _draws(self, source: Any) -> draws_of.Draws:
+    def _draws(
+        self, source: Any, times: int = TIMES, within: AbstractContextManager[None] | None = None
+    ) -> draws_of.Draws:
         if source is None:
             msg = "there is no data set of the map style"
             raise CannotRereadError(msg)
-        read = [[flips.leaves(one) for one in times] for times in read_again(source, self._chosen(source), TIMES)]
+        read = [[flips.leaves(one) for one in each] for each in read_again(source, self._chosen(source), times, within)]
         if not read or not read[0][0]:
             msg = "examples hold no numbers before they are put into a batch"
             raise CannotRereadError(msg)
         return read
+
+
+@contextmanager
+def _other_streams() -> Iterator[None]:
+    """Go on from elsewhere in the borrowed streams."""
+    torch.rand(1), np.random.rand(), random.random()  # noqa: NPY002 - it is these that data sets draw from
+    yield
 
 
 def _turns_sign(source: Any, image: draws_of.Turned, name: str) -> float:

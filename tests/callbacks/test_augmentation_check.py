@@ -371,9 +371,33 @@ class Caches(Keeps):
         return {"image": self.images[index], "label": CLASSES[index]}
 
 
+class AugmentedOnce(Lazy):
+    """The cache keeps what was augmented."""
+
+    def __init__(self, draw=torch.randn):
+        super().__init__({}, None)
+        self.draw = draw
+
+    def __getitem__(self, index):
+        if index not in self.cache:
+            self.cache[index] = IMAGES[index] + 0.1 * torch.as_tensor(self.draw(*IMAGES[index].shape))
+        return {"image": self.cache[index], "label": CLASSES[index]}
+
+
+def by_numpy(*shape):
+    return np.random.normal(size=shape)  # noqa: NPY002 - as data sets do
+
+
+@pytest.mark.parametrize("draw", [torch.randn, by_numpy])
+def test_what_a_cache_keeps_augmented(fit, draw):
+    (finding,) = found(fit, AugmentedOnce(draw))
+    assert (finding.status, finding.code) == (Status.ADVICE, "AugmentationCheck/augmented_once")
+
+
 @pytest.mark.parametrize(
     "data",
     [
+        AugmentedOnce(torch.ones),
         Caches(),
         Keeps(lambda x: x.clamp_(max=0.5)),
         Keeps(lambda x: x.copy_(x.flip(-1))),
