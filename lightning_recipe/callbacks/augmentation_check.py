@@ -217,8 +217,8 @@ class AugmentationCheck(Check):
             found.append(self.found(outcome))
         differing = draws_of.differing(draws)
         with suppress(CannotRereadError):
-            others = [] if found or differing else self._draws(train[0], 1, _other_streams())
-            if others and (outcome := draws_of.drawn_once(draws, others)):
+            elsewhere = [] if found or differing else self._draws(train[0], 1, _other_streams())
+            if elsewhere and (outcome := draws_of.drawn_once(draws, elsewhere)):
                 found.append(self.found(outcome))
         same = "come out the same each time" if not differing else "are augmented"
         told = any(finding.code == "AugmentationCheck/labels_not_mixed" for finding in self.findings)
