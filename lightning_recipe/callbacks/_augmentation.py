@@ -38,8 +38,14 @@ class Turned(NamedTuple):
     pairs: dict[int, tuple[int, int]]
 
 
-def turned(draws: Draws) -> Turned | None:
-    """The image that is mirrored in some draws of at least two examples, and how; None if there is none."""
+def turned(draws: Draws, only: str = "") -> Turned | None:
+    """The image that is mirrored in some draws of at least two examples, and how; None if there is none.
+
+    Args:
+        draws: Of training.
+        only: One of ``flips.MIRRORED`` to look for.
+
+    """
     for name in draws[0][0]:
         found: dict[str, dict[int, tuple[int, int]]] = {}
         for index, times in enumerate(draws):
@@ -48,7 +54,8 @@ def turned(draws: Draws) -> Turned | None:
                 one, now = images[0], images[other]
                 if one is None or now is None:
                     break
-                if how := flips.mirroring(one, now):
+                how = flips.mirroring(one, now)
+                if how and (not only or how == only):
                     found.setdefault(how, {}).setdefault(index, (0, other))
         for how, pairs in found.items():
             if len(pairs) > 1:

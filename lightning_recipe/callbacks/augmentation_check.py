@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from contextlib import AbstractContextManager, contextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -17,6 +18,8 @@ from lightning_recipe.callbacks import _flips as flips
 from lightning_recipe.callbacks import _mixed_before as mixed_before
 from lightning_recipe.callbacks import _mixing as mixing
 from lightning_recipe.callbacks import _moved as moved
+from lightning_recipe.callbacks import _sides as sides
+from lightning_recipe.callbacks import _swapped as swapped
 from lightning_recipe.callbacks._constant_seed import seeded_alike
 from lightning_recipe.callbacks._coordinates import left_behind, moves_along
 from lightning_recipe.callbacks._lost_transform import lost
@@ -32,7 +35,7 @@ if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
     from torch import Tensor
 
-    from lightning_recipe.finding import Finding
+    from lightning_recipe.finding import Finding, Outcome
     from lightning_recipe.record.step import Step
     from lightning_recipe.run import Run
 
@@ -40,6 +43,8 @@ TIMES = 6
 """Draws of each example: one that is mirrored half of the time is both ways with a chance of 97 %."""
 PROBED = 150
 """Validation examples that tell whether a number has a place."""
+MORE = 16
+"""Training examples that tell whether a label stays while inputs change places: four may all have the same."""
 LOOKS = 6
 """Steps at which it is looked at how inputs and labels are mixed; of a run that mixes none, two."""
 
@@ -53,6 +58,10 @@ class AugmentationCheck(Check):
     - images are mirrored or turned in some draws of an example, and a target with a place is the same in all: a mask
       of the image's size, boxes, points by their name, or a number that what changes its sign in the mirror predicts,
       on validation examples, with a correlation above ``flips.PREDICTED``;
+    - boxes of two corners are inside out once their image is mirrored;
+    - two inputs of an example, or its two halves, change places in some draws, and a label is the same in all that,
+      on validation examples, is predicted by what changes its sign with that, with a correlation above
+      ``_swapped.ODD``;
     - images or spectrograms are moved between draws, and a mask of their size, or labels of their frames, are not;
     - validation examples differ each time, with the very transform of training;
     - each reading of a training example gives the same seeds, and the numbers drawn then change it in the same way: all
@@ -63,9 +72,9 @@ class AugmentationCheck(Check):
     - reading an example changes what the data set keeps of it, in place, again each time; `advice` where workers read,
       whose copies end with the epoch.
 
-    `advice` if validation examples differ for another reason, or training examples are augmented when they are first
-    read, and kept like that. `skipped` where the data set is a stream, too large to
-    copy, or can't be.
+    `advice` if validation examples differ for another reason, if training examples are augmented when they are first
+    read and kept like that, and if points are mirrored in place, of which one is always left of another in validation:
+    a left ear becomes a right one. `skipped` where the data set is a stream, too large to copy, or can't be.
 
     Args:
         examples: Read of training and of validation.
@@ -77,6 +86,8 @@ class AugmentationCheck(Check):
 
     Legitimate:
         - Classes, ages and other targets that a mirror does not change; targets that were changed with the image.
+        - Sides that are exchanged as they are mirrored; points without an order. Pairs whose order does not matter, as
+          of the same and of different things.
         - Crops of what has one class, colours and noise; coordinates that all examples share; the image as its target.
         - Permutations, projections and masks that are the same for all examples, and drawn each time by a generator of
           their own; seeds made of the index.
@@ -86,7 +97,8 @@ class AugmentationCheck(Check):
     Cost:
         24 examples each of training and validation are read, of training 4 more, and 16 more each where it has a
         transform and where it gives seeds, and 150 of validation where images are mirrored and the target is a number
-        that is not. Of images that the module may augment, 3 more steps on a copy, 6 if it does. At two steps, of those
+        that is not, or points that go with them. Where inputs change places, 96 of training and 150 of
+        validation. Of images that the module may augment, 3 more steps on a copy, 6 if it does. At two steps, of those
         that mix at six, up to 256 examples are compared.
 
     Example:
@@ -198,6 +210,9 @@ class AugmentationCheck(Check):
                 return _turns_sign(val[0], turn, name) if calm else 0.0
 
             found += [self.found(outcome) for outcome in draws_of.left_behind(draws, image, probe)]
+        found += map(self.found, _of_sides(draws, val[0] if calm else None))
+        if calm:
+            found += map(self.found, _of_order(draws, train[0], val[0]))
         found += map(self.found, moved.left_where_they_are(draws))
         found += map(self.found, moved.moved_otherwise(draws))
 
@@ -240,7 +255,7 @@ class AugmentationCheck(Check):
 
     def _chosen(self, source: Any) -> list[int]:
         size = len(source) if hasattr(source, "__len__") else 0
-        return sorted({i * size // self.examples for i in range(self.examples)})
+        return _evenly(size, self.examples)
 
     def _draws(
         self, source: Any, times: int = TIMES, within: AbstractContextManager[None] | None = None
@@ -268,13 +283,44 @@ def _turns_sign(source: Any, image: draws_of.Turned, name: str) -> float:
     return 0.0 if known is None else max(flips.turns_sign(known[0], column, image.how) for column in known[1].T)
 
 
+def _of_sides(draws: draws_of.Draws, source: Any) -> Iterator[Outcome]:
+    """Left and right of targets that are mirrored with their image."""
+    if image := draws_of.turned(draws, sides.SIDEWAYS):
+
+        def examples(name: str) -> Tensor | None:
+            known = None if source is None else _told_apart(source, image.name, name)
+            return None if known is None else known[1]
+
+        yield from sides.not_exchanged(draws, image, examples)
+
+
+def _of_order(draws: draws_of.Draws, train: Any, val: Any) -> Iterator[Outcome]:
+    """Inputs that change places, and labels that should know: of more examples, as four may have one label."""
+    if swapped.swapped(draws):
+        with suppress(CannotRereadError):
+            more = [
+                [flips.leaves(one) for one in times] for times in read_again(train, _evenly(len(train), MORE), TIMES)
+            ]
+            if swap := swapped.swapped(more):
+                yield from swapped.left_as_it_was(more, swap, partial(swapped.predicts, _held_out(val), swap))
+
+
+def _held_out(source: Any) -> list[dict[str, Tensor]]:
+    """Validation examples as they are; none where they can't be read."""
+    try:
+        return [flips.leaves(one) for (one,) in read_again(source, _evenly(len(source), PROBED))]
+    except CannotRereadError:
+        return []
+
+
+def _evenly(size: int, count: int) -> list[int]:
+    """Indices of so many examples at most."""
+    return sorted({i * size // count for i in range(count)})
+
+
 def _told_apart(source: Any, name: str, target: str) -> tuple[Tensor, Tensor] | None:
     """Images of validation, of shape (N, C, H, W), and a target of each, of shape (N, D); None if they are too few."""
-    chosen = sorted({i * len(source) // PROBED for i in range(PROBED)})
-    try:
-        examples = [flips.leaves(one) for (one,) in read_again(source, chosen)]
-    except CannotRereadError:
-        return None
+    examples = _held_out(source)
     both = [(flips.as_image(one[name]), one[target].flatten()) for one in examples if name in one and target in one]
     images, targets = [x for x, _ in both if x is not None], [y for _, y in both]
     if len(images) < flips.ENOUGH or len(images) < len(targets):
