@@ -589,6 +589,49 @@ class Positions(nn.Module):
         return x + self.values[: len(x)]
 
 
+class EdgesWithoutOffset(Patient):
+    """Graphs are put into a batch, and the edges of each go on counting its nodes from 0."""
+
+    code = "BatchMixingDetector/edges_without_offset"
+    offset = False
+
+    def forward(self, x, edges, owner):
+        h = x.index_add(0, edges[1], x[edges[0]]) / 2
+        count = int(owner[-1]) + 1
+        return self.net(h.new_zeros(count, FEATURES).index_add(0, owner, h) / owner.bincount()[:, None])
+
+    def training_step(self, batch, batch_idx):
+        return self.loss(self(*batch[:3]), batch[3])
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val_loss", self.training_step(batch, batch_idx), batch_size=len(batch[3]))
+
+    def train_dataloader(self):
+        return DataLoader(self.graphs(256, 1), 32, shuffle=True, collate_fn=self.together)
+
+    def val_dataloader(self):
+        return DataLoader(self.graphs(64, 2), 32, collate_fn=self.together)
+
+    def graphs(self, n, seed):
+        """Rings of 5 to 9 nodes with both directions, each node with a noisy pattern of the graph's class."""
+        rng = torch.Generator().manual_seed(seed)
+        centres = torch.randn(CLASSES, FEATURES, generator=torch.Generator().manual_seed(0))
+        sizes = torch.randint(5, 10, (n,), generator=rng).tolist()
+        rings = [torch.stack([torch.arange(size), (torch.arange(size) + 1) % size]) for size in sizes]
+        return [
+            (centres[i % CLASSES] + torch.randn(size, FEATURES, generator=rng), torch.cat([ring, ring.flip(0)], 1), i)
+            for i, (size, ring) in enumerate(zip(sizes, rings, strict=True))
+        ]
+
+    def together(self, graphs):
+        sizes = torch.tensor([len(x) for x, _, _ in graphs])
+        starts = (sizes.cumsum(0) - sizes) * self.offset
+        edges = [edges + start for (_, edges, _), start in zip(graphs, starts, strict=True)]
+        owner = torch.arange(len(graphs)).repeat_interleave(sizes)
+        y = torch.tensor([i % CLASSES for _, _, i in graphs])
+        return torch.cat([x for x, _, _ in graphs]), torch.cat(edges, 1), owner, y
+
+
 class Unused(Patient):
     """The network's result is multiplied by zero, on its way to a layer that learns a constant."""
 
@@ -2143,6 +2186,64 @@ class TargetNotFlipped(Uncentred):
 
     def val_dataloader(self):
         return DataLoader(Blobs(150, 2, mirrored=False), 50)
+
+
+class SidesKeepTheirNames(TargetNotFlipped):
+    """Images are mirrored at random, and the places of a left and a right spot in them, but not which is which."""
+
+    code = "AugmentationCheck/sides_not_exchanged"
+
+    def __init__(self):
+        super().__init__()
+        self.net[3] = nn.Linear(32, 2)
+
+    def forward(self, x):
+        return self.net(x)
+
+    def train_dataloader(self):
+        return DataLoader(self.Pairs(256, 1), 32, shuffle=True)
+
+    def val_dataloader(self):
+        return DataLoader(self.Pairs(150, 2, mirrored=False), 50)
+
+    class Pairs(Blobs):
+        """Two spots each."""
+
+        def __init__(self, n, seed, *, mirrored=True):
+            super().__init__(n, seed, mirrored=mirrored)
+            rng, grid = torch.Generator().manual_seed(seed), torch.arange(8.0)
+            columns = torch.rand(n, 2, generator=rng) * 2.5 + torch.tensor([0.5, 4.0])
+            spots = torch.exp(-((grid - columns[..., None]) ** 2)).sum(1)
+            self.x = 3 * spots[:, None, None].repeat(1, 1, 8, 1) - 1.3
+            self.x += 0.2 * torch.randn(self.x.shape, generator=rng)
+            self.y = (columns - 3.5) / 2
+
+        def __getitem__(self, index):
+            mirrored = self.mirrored and torch.rand(()) < 0.5
+            return (self.x[index].flip(-1), -self.y[index]) if mirrored else (self.x[index], self.y[index])
+
+
+class LabelStaysWithTheFirst(Patient):
+    """Two patterns change places at random, and the label goes on saying that the first one is the better one."""
+
+    code = "AugmentationCheck/target_not_exchanged"
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Flatten(), nn.Linear(2 * FEATURES, 32), nn.ReLU(), nn.Linear(32, 2))
+        self.accuracy = MulticlassAccuracy(2)
+
+    def data(self, n, seed):
+        x = torch.randn(n, 2, FEATURES, generator=torch.Generator().manual_seed(seed))
+        worth = x.sum(2)
+        return self.Pairs(x, (worth[:, 0] > worth[:, 1]).long()) if seed == 1 else TensorDataset(x, worth.argmin(1))
+
+    class Pairs(TensorDataset):
+        """Change places."""
+
+        def __getitem__(self, index):
+            x, y = super().__getitem__(index)
+            return x.flip(0) if torch.rand(()) < 0.5 else x, y
 
 
 class FramesStay(Patient):

@@ -25,6 +25,9 @@ that is the same both ways it is 0, up to chance: 0.13 of 60 examples. A linear 
 BOTH = 0.5
 """How far the sign goes with the label: the mean of the lower half is below 0 by this share of that of the upper half,
 and each of the inputs alone has at least this share of the other's correlation."""
+ORDERED = 0.5
+"""How well the same model tells which input is the first, from 0 to 1 for always: more, and they come in an order, such
+as the larger one first, in which what is the same both ways may be told by a sign."""
 LABEL = 4
 """Numbers of a label at most."""
 WIDE = 4096
@@ -145,8 +148,8 @@ def odd_part_predicts(first: Tensor, second: Tensor, y: Tensor) -> float:
     """How well a label is predicted by what changes its sign when the inputs change places, and by that alone.
 
     A linear model without intercept of their difference, of each example by all others. It is 0 unless the sign goes
-    with the label, and both inputs tell something of it: a second photograph that always shows more tells how much
-    was built whichever comes first, and so does an input whose place is often empty.
+    with the label, both inputs tell something of it, and neither is known by itself: a second photograph that always
+    shows more tells how much was built whichever comes first, and so do the larger of two, and the one that is empty.
 
     Args:
         first: Of shape (N, D).
@@ -172,9 +175,10 @@ def odd_part_predicts(first: Tensor, second: Tensor, y: Tensor) -> float:
     inverse = torch.linalg.inv(gram + 0.1 * gram.diagonal().mean() * torch.eye(len(x), dtype=x.dtype))
     weights = inverse @ y
     told = y - weights / inverse.diagonal()  # of each example, by the model of all others
+    comes_first = 1 - inverse.sum(1) / inverse.diagonal()
     upper = y > y.median() if bool((y > y.median()).any()) else y == y.median()
     high, low = float(told[upper].mean()), float(told[~upper].mean())
     alone = [flips.correlation(part @ (x.T @ weights), y) for part in (first, -second)]
-    if low > -BOTH * high or high <= 0 or min(alone) < BOTH * max(alone):
+    if float(comes_first.mean()) > ORDERED or low > -BOTH * high or high <= 0 or min(alone) < BOTH * max(alone):
         return 0.0
     return flips.correlation(told, y)

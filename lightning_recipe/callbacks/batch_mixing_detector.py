@@ -7,11 +7,12 @@ import time
 import warnings
 from contextlib import contextmanager, nullcontext
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
 from lightning_recipe.callback import Check
+from lightning_recipe.callbacks import _edges as edges
 from lightning_recipe.callbacks import _mixing_verdict as verdict
 from lightning_recipe.dependencies.backprop import UndecidedError
 from lightning_recipe.dependencies.examples import are_beside, batch_of
@@ -56,6 +57,9 @@ class BatchMixingDetector(Check):
       the batch: `failed`;
     - all examples enter alike, as in a mean over dimension 0, rows are examples by appearance only, or nodes of one
       graph reach another: `warning`;
+    - edges of a batch of graphs that all join nodes of the first ones, since the nodes before each graph were not added
+      to them: `failed`, or `warning` where all graphs have as many nodes. The loss must be the same when edges come in
+      another order, and another one when they join other nodes: a step may add the offset by itself;
     - an output that depends on no input at all, whatever the weights: `warning`;
     - rows that are nodes, points or time steps, attention between examples (may be meant), a batch of one, NaN:
       `skipped`.
@@ -87,13 +91,14 @@ class BatchMixingDetector(Check):
           each place, a hidden state that is kept for each place, noise.
         - Rows that are no examples, such as the nodes of one graph or the patches of one image: `skipped` or
           `warning`, by what can be told.
+        - Edges of one graph that all examples share, and of graphs that the step moves or takes one by one.
 
         There is no threshold to tune: a dependence is there or not. If yours is meant, leave the check out.
 
     Cost:
         After the first step, ``2 * ceil(log2(B))`` backward passes of the step on a copy, for `B` examples, a handful
-        of forward passes for places, and no more than `max_seconds`; a hit may take as long again to confirm and to
-        locate. Later steps are not looked at.
+        of forward passes for places, three for edges that all lie in the first graphs, and no more than `max_seconds`;
+        a hit may take as long again to confirm and to locate. Later steps are not looked at.
 
     Pictures:
         - `dependencies`: Which output depends on which input, a row for each of up to `max_examples` examples. Only
@@ -119,6 +124,8 @@ class BatchMixingDetector(Check):
         "regardless, only worse"
     )
 
+    explains: ClassVar = {"edges_without_offset": ("Baselines/*", "OverfitOneBatch/cannot_tell_examples_apart")}
+
     def __init__(self, *, max_examples: int = 16, max_seconds: float = 40.0, strict: bool = False) -> None:
         super().__init__(strict=strict)
         if max_examples < 2 or max_seconds <= 0:  # noqa: PLR2004 - a pair
@@ -131,6 +138,9 @@ class BatchMixingDetector(Check):
         """Judge the step; if it can't be told what it does, each distinct call of the network in it."""
         if (sharded := obstacle(run.trainer)) is not None:
             yield self.skipped(sharded)
+            return
+        if (outcome := edges.without_offset(run, step)) is not None:
+            yield self.found(outcome)
             return
         self._announce(run, step)
         deadline = time.monotonic() + self.max_seconds
