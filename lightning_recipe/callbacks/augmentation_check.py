@@ -3,48 +3,28 @@
 from __future__ import annotations
 
 import math
-import random
-from contextlib import AbstractContextManager, contextmanager, suppress
-from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar
-
-import numpy as np
-import torch
+from contextlib import suppress
+from typing import TYPE_CHECKING, ClassVar
 
 from lightning_recipe.callback import Check
-from lightning_recipe.callbacks import _augmentation as draws_of
 from lightning_recipe.callbacks import _augmented_in_step as in_step
-from lightning_recipe.callbacks import _flips as flips
 from lightning_recipe.callbacks import _mixed_before as mixed_before
 from lightning_recipe.callbacks import _mixing as mixing
-from lightning_recipe.callbacks import _moved as moved
-from lightning_recipe.callbacks import _sides as sides
-from lightning_recipe.callbacks import _swapped as swapped
-from lightning_recipe.callbacks._constant_seed import seeded_alike
-from lightning_recipe.callbacks._coordinates import left_behind, moves_along
-from lightning_recipe.callbacks._lost_transform import lost
+from lightning_recipe.callbacks._read_again import Reading
 from lightning_recipe.finding import Section
 from lightning_recipe.record.step import Need
 from lightning_recipe.trial.rehearsal import CannotRehearseError, rehearsal
-from lightning_recipe.trial.reread import CannotRereadError, read_again, rewritten
-from lightning_recipe.trial.stored import parts_of
+from lightning_recipe.trial.reread import CannotRereadError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from lightning.pytorch import LightningModule, Trainer
-    from torch import Tensor
 
-    from lightning_recipe.finding import Finding, Outcome
+    from lightning_recipe.finding import Finding
     from lightning_recipe.record.step import Step
     from lightning_recipe.run import Run
 
-TIMES = 6
-"""Draws of each example: one that is mirrored half of the time is both ways with a chance of 97 %."""
-PROBED = 150
-"""Validation examples that tell whether a number has a place."""
-MORE = 16
-"""Training examples that tell whether a label stays while inputs change places: four may all have the same."""
 LOOKS = 6
 """Steps at which it is looked at how inputs and labels are mixed; of a run that mixes none, two."""
 
@@ -191,154 +171,16 @@ class AugmentationCheck(Check):
         yield from self._concluded()
 
     def _of_reading(self, run: Run) -> Iterator[Finding]:
-        train, val = ([getattr(one, "dataset", None) for one in loaders] for loaders in (run.loaders, run.val_loaders))
         try:
-            draws = self._draws(train[0] if train else None)
+            reading = Reading.of(run, self.examples)
         except CannotRereadError as error:
             self._clean = self.skipped(str(error))
             return
-        try:
-            held_out = self._draws(val[0] if val else None)
-        except CannotRereadError:
-            held_out = []
-        found: list[Finding] = []
-        calm = bool(held_out) and not draws_of.differing(held_out)
-        if image := draws_of.turned(draws):
-            turn = image  # for the closure
-
-            def probe(name: str) -> float:
-                return _turns_sign(val[0], turn, name) if calm else 0.0
-
-            found += [self.found(outcome) for outcome in draws_of.left_behind(draws, image, probe)]
-        found += map(self.found, _of_sides(draws, val[0] if calm else None))
-        if calm:
-            found += map(self.found, _of_order(draws, train[0], val[0]))
-        found += map(self.found, moved.left_where_they_are(draws))
-        found += map(self.found, moved.moved_otherwise(draws))
-
-        def follows(name: str, target: str, by: moved.Shift) -> bool:
-            known = _told_apart(val[0], name, target) if calm else None
-            return known is not None and any(moves_along(known[0], column, by) for column in known[1].T)
-
-        found += map(self.found, left_behind(draws, follows))
-        if held_out and (outcome := draws_of.of_validation(held_out, shared=_same_transform(run))):
-            found.append(self.found(outcome))
-        others = (run.module, getattr(run.trainer, "datamodule", None))
-        with suppress(CannotRereadError):  # what was read once may raise when it is read in another way
-            found += self._rewritten(run, train[0])
-            found += [self.found(outcome) for outcome in seeded_alike(train[0], self._chosen(train[0]))]
-            found += [self.found(outcome, name) for outcome, name in lost(train[0], self._chosen(train[0]), *others)]
+        found = [self.found(*one) for one in reading.outcomes(run)]
         if outcome := mixing.verdict(mixed_before.shares(run)):
             found.append(self.found(outcome))
-        differing = draws_of.differing(draws)
-        with suppress(CannotRereadError):
-            elsewhere = [] if found or differing else self._draws(train[0], 1, _other_streams())
-            if elsewhere and (outcome := draws_of.drawn_once(draws, elsewhere)):
-                found.append(self.found(outcome))
-        same = "come out the same each time" if not differing else "are augmented"
         told = any(finding.code == "AugmentationCheck/labels_not_mixed" for finding in self.findings)
         if not found and not told:
-            self._clean = self.passed(f"training examples {same}, and targets go with them", random=len(differing))
+            same = "are augmented" if reading.random else "come out the same each time"
+            self._clean = self.passed(f"training examples {same}, and targets go with them", random=len(reading.random))
         yield from found
-
-    def _rewritten(self, run: Run, source: Any) -> Iterator[Finding]:
-        for path in rewritten(source, self._chosen(source)):
-            loader = run.loaders[0]
-            ends = getattr(loader, "num_workers", 0) and not getattr(loader, "persistent_workers", False)
-            yield (self.advice if ends else self.warning)(
-                f"reading an example changes what {type(source).__name__}.{path} keeps of it, each time anew: the next "
-                "epoch sees another data set",
-                code="written_into",
-                subject=path,
-                fix="change a copy: x = x.clone() or x.copy() before +=, mul_() and the like; an index gives a view",
-            )
-
-    def _chosen(self, source: Any) -> list[int]:
-        size = len(source) if hasattr(source, "__len__") else 0
-        return _evenly(size, self.examples)
-
-    def _draws(
-        self, source: Any, times: int = TIMES, within: AbstractContextManager[None] | None = None
-    ) -> draws_of.Draws:
-        if source is None:
-            msg = "there is no data set of the map style"
-            raise CannotRereadError(msg)
-        read = [[flips.leaves(one) for one in each] for each in read_again(source, self._chosen(source), times, within)]
-        if not read or not read[0][0]:
-            msg = "examples hold no numbers before they are put into a batch"
-            raise CannotRereadError(msg)
-        return read
-
-
-@contextmanager
-def _other_streams() -> Iterator[None]:
-    """Go on from elsewhere in the borrowed streams."""
-    torch.rand(1), np.random.rand(), random.random()  # noqa: NPY002 - it is these that data sets draw from
-    yield
-
-
-def _turns_sign(source: Any, image: draws_of.Turned, name: str) -> float:
-    """How well what changes its sign in the mirror predicts a target, on validation examples as they are."""
-    known = _told_apart(source, image.name, name)
-    return 0.0 if known is None else max(flips.turns_sign(known[0], column, image.how) for column in known[1].T)
-
-
-def _of_sides(draws: draws_of.Draws, source: Any) -> Iterator[Outcome]:
-    """Left and right of targets that are mirrored with their image."""
-    if image := draws_of.turned(draws, sides.SIDEWAYS):
-
-        def examples(name: str) -> Tensor | None:
-            known = None if source is None else _told_apart(source, image.name, name)
-            return None if known is None else known[1]
-
-        yield from sides.not_exchanged(draws, image, examples)
-
-
-def _of_order(draws: draws_of.Draws, train: Any, val: Any) -> Iterator[Outcome]:
-    """Inputs that change places, and labels that should know: of more examples, as four may have one label."""
-    if swapped.swapped(draws):
-        with suppress(CannotRereadError):
-            more = [
-                [flips.leaves(one) for one in times] for times in read_again(train, _evenly(len(train), MORE), TIMES)
-            ]
-            if swap := swapped.swapped(more):
-                yield from swapped.left_as_it_was(more, swap, partial(swapped.predicts, _held_out(val), swap))
-
-
-def _held_out(source: Any) -> list[dict[str, Tensor]]:
-    """Validation examples as they are; none where they can't be read."""
-    try:
-        return [flips.leaves(one) for (one,) in read_again(source, _evenly(len(source), PROBED))]
-    except CannotRereadError:
-        return []
-
-
-def _evenly(size: int, count: int) -> list[int]:
-    """Indices of so many examples at most."""
-    return sorted({i * size // count for i in range(count)})
-
-
-def _told_apart(source: Any, name: str, target: str) -> tuple[Tensor, Tensor] | None:
-    """Images of validation, of shape (N, C, H, W), and a target of each, of shape (N, D); None if they are too few."""
-    examples = _held_out(source)
-    both = [(flips.as_image(one[name]), one[target].flatten()) for one in examples if name in one and target in one]
-    images, targets = [x for x, _ in both if x is not None], [y for _, y in both]
-    if len(images) < flips.ENOUGH or len(images) < len(targets):
-        return None
-    if any(x.shape != images[0].shape for x in images) or any(y.shape != targets[0].shape for y in targets):
-        return None
-    return torch.stack(images), torch.stack(targets)
-
-
-def _same_transform(run: Run) -> bool:
-    """Whether the data sets of training and validation have a transform in common."""
-    train, val = (
-        [
-            getattr(part.source, name, None)
-            for loader in loaders
-            for part in parts_of(loader) or []
-            for name in ("transform", "transforms")
-        ]
-        for loaders in (run.loaders, run.val_loaders)
-    )
-    return any(a is b and a is not None for a in train for b in val)
