@@ -9,12 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from lightning_recipe.callbacks._interchanged import NEEDS
+from lightning_recipe.dependencies.sequences import kept_by
 from lightning_recipe.finding import Outcome, Status
-from lightning_recipe.record.added import Added
+from lightning_recipe.record.added import Added, Shared
 from lightning_recipe.record.tensors import leading_size, mapped, tensors
 from lightning_recipe.trial.rehearsal import CannotRehearseError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
     from lightning_recipe.record.step import Step
     from lightning_recipe.trial.rehearsal import Rehearsal
 
@@ -22,7 +25,7 @@ FEWEST = 4
 """Places of a sequence, at least."""
 SAME = 1e-5
 """Change of the loss and of outputs, over the largest of them, that is rounding: of sums in another order."""
-Kind = Literal["examples", "places", "added"]
+Kind = Literal["examples", "places", "added", "one row", "rows of examples"]
 
 
 class Table(NamedTuple):
@@ -33,6 +36,7 @@ class Table(NamedTuple):
         kind: Which.
         rows: It has.
         places: That it is asked for.
+        row: The one that is added at all places alike.
 
     """
 
@@ -40,15 +44,18 @@ class Table(NamedTuple):
     kind: Kind
     rows: int
     places: int
+    row: int = 0
 
 
 def idle(again: Rehearsal, batch: Any) -> tuple[Outcome, str] | None:
     """A `warning` for a table of positions without effect, with its name.
 
     Ids that count the places of a sequence, or the examples, are those of positions; and what is added to the vectors
-    at a place, the same in all examples, is a table of them, learnt or computed. Examples in which the places are
-    put into another order must lead to the same outputs and the same loss: queries that are counted, too, are not meant
-    to tell an order. That all places are given one id is seen by NormalizationCheck.
+    at a place, the same in all examples, is a table of them, learnt or computed. A row of a table that is added at all
+    places alike is meant for one of them if its number is the length of a sequence or of the batch: an index where a
+    slice was due. Examples in which the places are put into another order must lead to the same outputs and the same
+    loss: queries that are counted, too, are not meant to tell an order. That all places are given one id is seen by
+    NormalizationCheck.
 
     Args:
         again: The copy, in eval mode.
@@ -81,7 +88,7 @@ def _tables(again: Rehearsal, batch: Any, method: str) -> tuple[Step, list[Table
                     given.setdefault(name, []).extend(t.detach() for t in args[:1] if isinstance(t, Tensor))
 
                 stack.callback(module.register_forward_hook(note).remove)
-        added = stack.enter_context(Added(leading_size(batch) or 0, FEWEST))
+        added = stack.enter_context(Added(leading_size(batch) or 0, FEWEST, lambda: _kept(again.module)))
         step = again.step(batch, needs=NEEDS, method=method)
     size, found = leading_size(batch) or 0, []
     for name, ids in given.items():
@@ -90,7 +97,36 @@ def _tables(again: Rehearsal, batch: Any, method: str) -> tuple[Step, list[Table
             kinds = {_kind(i, size, int(rows)) for i in ids}  # type: ignore[arg-type]
             if len(kinds) == 1 and (kind := kinds.pop()) is not None:
                 found.append(Table(name, kind, int(rows), ids[0].shape[-1]))  # type: ignore[arg-type]
-    return step, found + [Table(where, "added", places, places) for where, places in added.places.items()]
+    found += [Table(where, "added", places, places) for where, places in added.places.items()]
+    return step, found + list(_alike(added.shared, size))
+
+
+def _kept(module: nn.Module) -> list[Tensor]:
+    return [*kept_by(module).values(), *module.parameters()]
+
+
+def _alike(shared: Mapping[str, Sequence[Shared]], size: int) -> Iterator[Table]:
+    """Tables of which the same is added at all places, and was meant for some of them.
+
+    Args:
+        shared: What was added so, by line.
+        size: Of the batch.
+
+    Example:
+        >>> language, place = Shared(1, 3, False, 64, 20), Shared(2, 20, False, 64, 20)
+        >>> [table.name for table in _alike({"a.py:1": [language], "a.py:2": [place]}, 8)]
+        ['a.py:2']
+
+    """
+    every = [one for several in shared.values() for one in several]
+    for where, several in shared.items():
+        one = several[0]
+        if len({(other.row, other.each) for other in every if other.table == one.table}) > 1:
+            continue  # such as one for each layer, or each round
+        if one.each and one.row == 0:
+            yield Table(where, "rows of examples", one.rows, one.places)
+        elif not one.each and one.row in {one.places, one.places - 1, size}:
+            yield Table(where, "one row", one.rows, one.places, one.row)
 
 
 def _kind(ids: Tensor, size: int, rows: int) -> Kind | None:
@@ -152,21 +188,41 @@ def _is_free(again: Rehearsal, batch: Any, before: Step, method: str, places: in
 
 
 def _told(table: Table) -> Outcome:
+    code, evidence = "positions_without_effect", {"places": float(table.places), "rows": float(table.rows)}
+    if table.kind == "one row":
+        return Outcome(
+            Status.WARNING,
+            code,
+            f"positions have no effect: in {table.name} row {table.row} of a table of {table.rows} is added at all "
+            f"{table.places} places (expected: a row for each), and their order makes no difference to what is put out",
+            "take as many rows as there are places, [: length], not the one at [length]",
+            evidence,
+        )
+    if table.kind == "rows of examples":
+        return Outcome(
+            Status.WARNING,
+            code,
+            f"positions have no effect: in {table.name} the rows of a table of {table.rows} count the examples of a "
+            f"batch, not their {table.places} places, and the order of the places makes no difference to what is put "
+            "out",
+            "take [: x.shape[1]], with examples in the first dimension of x, or give x with places in the first",
+            evidence,
+        )
     if table.kind == "added":
         return Outcome(
             Status.WARNING,
-            "positions_without_effect",
+            code,
             f"positions have no effect: in {table.name} something is added at each of {table.places} places, and the "
             "order of the places makes no difference to what is put out",
             "see that its rows differ from one another: the sine of 2 pi times a whole number is always 0",
-            {"places": table.places, "rows": table.rows},
+            evidence,
         )
     counted = "the places of a sequence" if table.kind == "places" else "the examples of a batch, not the places"
     return Outcome(
         Status.WARNING,
-        "positions_without_effect",
+        code,
         f"the positions of {table.name} have no effect: its rows are looked up by ids that count {counted}, and the "
         "order of the places makes no difference to what is put out",
         "torch.arange(length) for ids; see that what is looked up is added to the tokens, along the places",
-        {"places": table.places, "rows": table.rows},
+        evidence,
     )

@@ -1189,9 +1189,61 @@ class AskedAsMany(Computed):
         return self.net(torch.tanh(asked @ h.transpose(1, 2) @ h).amax(1))
 
 
+class Conditioned(PositionsInVain):
+    """A set, to all members of which one row of a table is added, that says what it is about."""
+
+    rows = 64
+
+    def __init__(self):
+        super().__init__()
+        self.table = nn.Parameter(torch.randn(self.rows, 16))
+
+    def forward(self, x):
+        return self.net(torch.tanh(self.enter(x) + self.row(x)).mean(1))
+
+    def row(self, x):
+        return self.table[5]
+
+
+class OfTheTime(Conditioned):
+    """How far a diffusion has come, one time for the batch."""
+
+    def row(self, x):
+        return self.table[int(torch.randint(self.rows, ()))]
+
+
+class InRounds(Conditioned):
+    """Refined in as many rounds as there are members."""
+
+    def forward(self, x):
+        h = self.enter(x)
+        for turn in range(WIDTH + 1):
+            h = torch.tanh(h + self.table[turn])
+        return self.net(h.mean(1))
+
+
+class ABias(Conditioned):
+    rows = 1
+
+    def row(self, x):
+        return self.table[0]
+
+
+class OfAFewLevels(Conditioned):
+    """A table with fewer rows than there are places."""
+
+    rows = 4
+
+    def row(self, x):
+        return self.table[3].expand(len(x), 1, 16)
+
+
 @pytest.mark.parametrize(
     "program",
-    [Places, OfOneKind, OfManyKinds, Queries, ByTime, NothingKnown, Computed, AddedAsZeros, AskedAsMany],
+    [
+        *(Places, OfOneKind, OfManyKinds, Queries, ByTime, NothingKnown, Computed, AddedAsZeros, AskedAsMany),
+        *(Conditioned, OfTheTime, InRounds, ABias, OfAFewLevels),
+    ],
 )
 def test_what_is_looked_up_for_places_is_as_it_should_be(fit, program):
     check = InputIndependenceCheck()
@@ -1233,7 +1285,40 @@ class OnceForAll(Computed):
         return self.net(torch.tanh(self.enter(x) + self.table).mean(1))
 
 
-@pytest.mark.parametrize("program", [WholeTurns, OnceForAll])
+class AtOnePlace(Conditioned):
+    """An index where a slice was due."""
+
+    def row(self, x):
+        return self.table[x.shape[1]]
+
+
+class AtOnePlaceOfABuffer(Conditioned):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("places", torch.randn(1, self.rows, 16))
+
+    def row(self, x):
+        return self.places[:, x.shape[1] - 1].expand(len(x), WIDTH, 16)
+
+
+class RowsOfExamples(Conditioned):
+    """A table for places in the first dimension, where examples are."""
+
+    rows = 200
+
+    def row(self, x):
+        return self.table[:, None][: len(x)]
+
+
+class PlacesFirst(AtOnePlace):
+    def forward(self, x):
+        h = self.enter(x).transpose(0, 1)
+        return self.net(torch.tanh(h + self.table[h.shape[0]]).mean(0))
+
+
+@pytest.mark.parametrize(
+    "program", [WholeTurns, OnceForAll, AtOnePlace, AtOnePlaceOfABuffer, RowsOfExamples, PlacesFirst]
+)
 def test_positions_that_are_all_the_same(fit, program):
     check = InputIndependenceCheck()
     fit(program(), [check], logger=False, max_epochs=2)
