@@ -9,10 +9,12 @@ from lightning_recipe.callbacks._carried import carried as of_examples
 from lightning_recipe.callbacks._causality_verdict import Sight, of_shift, of_sight, sight
 from lightning_recipe.callbacks._looks_ahead import looks_ahead
 from lightning_recipe.callbacks._next_step import Reading, presumed, readings
+from lightning_recipe.callbacks._own_pixel import own_pixel
 from lightning_recipe.callbacks._scaled_ahead import scaled_ahead
 from lightning_recipe.callbacks._window import held_value
 from lightning_recipe.dependencies.backprop import UndecidedError
 from lightning_recipe.dependencies.over_time import first_changed
+from lightning_recipe.dependencies.pixels import may_hold_images
 from lightning_recipe.dependencies.sequences import Passage, may_hold_sequences
 from lightning_recipe.figures.canvas import pixels
 from lightning_recipe.figures.dependencies import dependency_matrix
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from lightning_recipe.record.step import Step
     from lightning_recipe.run import Run
 
+NO_SEQUENCES = "nothing in the batch has the shape of sequences"
 SHOWN = 16
 """Rows and columns of the matrix that is drawn."""
 
@@ -50,6 +53,8 @@ class CausalityCheck(Check):
     - tokens of which each is to be said by the output at its own position, which sees it, by a network that sees
       nothing later: the target was not shifted: `failed`; of numbers `warning`, where both are cut from a series of the
       batch;
+    - a pixel that is to be said by the output at its own place, which sees it, by a network that sees none after it, by
+      rows or by columns: `failed`;
     - tokens that are to be said two steps ahead: `failed` where the batch's labels are one step ahead already, else
       `warning`; one step back: `warning`, of numbers where they are cut from a series that can be forecast;
     - a window that ends with the value to forecast, or a feature of it that is computed of later values: `warning`;
@@ -70,7 +75,9 @@ class CausalityCheck(Check):
         to an off-by-one bug".
 
     Legitimate:
-        - Masked tokens, taggers, autoencoders and denoisers: what the loss wants is not the input of one step later.
+        - Masked tokens, taggers, autoencoders and denoisers: what the loss wants is not the input of one step later;
+          those of images see what is after a pixel.
+        - Colours of a pixel that are said one after the other.
         - A prefix that is seen as a whole: only outputs that the loss counts are asked.
         - Encoder and decoder: asked is what enters as the shifted target. Where the target itself enters as well,
           nothing is judged.
@@ -80,7 +87,8 @@ class CausalityCheck(Check):
 
     Cost:
         After the first step one more step, at most five where something is kept for each example, and, for next-step
-        tasks only, two to 16 backward passes.
+        tasks only, two to 16 backward passes. For images one more step with three backward passes or, of few images, up
+        to 17, and two more steps where each pixel is said from those before.
 
     Pictures:
         - `dependencies over time`: Which output depends on which input, for up to 16 positions of a sequence around
@@ -110,8 +118,8 @@ class CausalityCheck(Check):
 
     def first_step(self, run: Run, step: Step) -> Iterator[Finding]:
         """Read the task from the loss, and chart what the outputs depend on."""
-        if not may_hold_sequences(step.batch):
-            yield self.skipped("nothing in the batch has the shape of sequences")
+        if not may_hold_sequences(step.batch) and not may_hold_images(step.batch):
+            yield self.skipped(NO_SEQUENCES)
             return
         try:
             with rehearsal(run) as again:
@@ -127,6 +135,9 @@ class CausalityCheck(Check):
     def _examine(self, run: Run, again: Rehearsal, step: Step) -> tuple[list[Finding], Picture | None]:
         """What is found, and a picture of it where pictures are written."""
         use_running_statistics(without_zeros(without_dropout(again.module)))
+        if not may_hold_sequences(step.batch):
+            told = own_pixel(again, step.batch)
+            return [self.found(*told) if told else self.skipped(NO_SEQUENCES)], None
 
         def look(changed: Mapping[int, Tensor]) -> Passage:
             passage = Passage()
@@ -140,7 +151,10 @@ class CausalityCheck(Check):
         carried = [self._carried(names)] if names else []
         seen = self._seen(passage, step)
         ahead = [(reading, sees) for reading, sees in seen if reading.shift == 1]
-        if not seen:
+        images = not seen and any(passed.value.ndim == 4 for passed in passage.passed)  # noqa: PLR2004
+        if images and (told := own_pixel(again, step.batch)):
+            finding = self.found(*told)
+        elif not seen:
             finding = self._window(step)
         elif not ahead:
             finding = self.found(of_shift(*seen[-1], step.batch))
