@@ -162,7 +162,7 @@ def of_shift(reading: Reading, sees: Sight, batch: Any) -> Outcome:
     """
     causal, fits, evidence = not sees.later and sees.earlier > 0, reading.fitting, {"outputs": float(reading.fitting)}
     copies = reading.shift == 0 and causal and sees.target == sees.outputs
-    if copies and (reading.tokens or is_cut(batch, reading.given)):
+    if copies and (reading.tokens or reading.classes or is_cut(batch, reading.given)):
         what = "token" if reading.tokens else "number"  # which a codec is to say, too, of whole sequences
         text = f"each of {fits} outputs is to say the {what} that enters at its own position (expected: the next one)"
         fix = f"pair {what}s[:, :-1] as inputs with {what}s[:, 1:] as targets, once"

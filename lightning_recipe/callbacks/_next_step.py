@@ -30,6 +30,8 @@ NARROW = 4
 """Features of outputs up to which each is tried for each of the inputs: parameters of a distribution."""
 WIDE = 64
 """Features of inputs that are tried then."""
+CLASSES = 8
+"""Intervals of a number, at least, of which outputs may say one: fewer may be a tag of it."""
 STATES = 8
 """Last outputs of modules that are asked."""
 
@@ -65,6 +67,11 @@ class Reading:
         return self.given.ndim == 2  # noqa: PLR2004
 
     @property
+    def classes(self) -> bool:
+        """Whether outputs are to say the interval in which a number lies."""
+        return not self.tokens and self.given.shape[-1] == 1 and self.out.shape[self.out.order[2]] >= CLASSES
+
+    @property
     def places(self) -> Tensor:
         """The outputs that count and whose target entered, mask of shape (N, T)."""
         at = torch.arange(self.counted.shape[1], device=self.counted.device) + self.shift
@@ -80,7 +87,7 @@ def readings(passage: Passage) -> list[Reading]:
 
     A loss falls towards its target: of cross entropy alone the logit of the target has a negative gradient, and the
     sign of a number's gradient is that of its error, in whatever way the loss is written. Of a squared error it is in
-    proportion, which tells steps apart between which a series hardly changes.
+    proportion, which tells steps apart between which a series hardly changes. Classes may be intervals of a number.
 
     Example:
         >>> from lightning_recipe.dependencies.sequences import Passage
@@ -193,6 +200,8 @@ def _wrong(state: Tensor, gradient: Tensor, target: Tensor, counted: Tensor) -> 
         pairs |= {f"{v} of {c}": (slice(v, v + 1), slice(c, c + 1)) for v in range(width) for c in range(features)}
     binary = bool(((target == 0) | (target == 1)).all())
     wrong = {}
+    if width >= CLASSES and features == 1:
+        wrong["classes"] = _unordered(gradient.argmin(-1), target[..., 0], counted)
     for name, (v, c) in pairs.items():
         error, slope = state[..., v] - target[..., c], gradient[..., v]
         wrong[f"{name}, by sign"] = ((slope * error <= 0) & (slope != 0)).any(-1)
@@ -201,6 +210,30 @@ def _wrong(state: Tensor, gradient: Tensor, target: Tensor, counted: Tensor) -> 
         wrong[f"{name}, squared"] = ~alike.all(-1)
         if binary:  # logits of yes and no
             wrong[f"{name}, yes or no"] = ((slope * (0.5 - target[..., c]) <= 0) & (slope != 0)).any(-1)
+    return wrong
+
+
+def _unordered(classes: Tensor, numbers: Tensor, counted: Tensor) -> Tensor:
+    """Where classes are less than that of a lower number: intervals have its order, whatever their widths.
+
+    Args:
+        classes: Shape (N, T).
+        numbers: Shape (N, T).
+        counted: Mask of those that are compared, shape (N, T).
+
+    Example:
+        >>> numbers, all_of_them = torch.linspace(-1, 1, 40).view(1, -1), torch.ones(1, 40, dtype=torch.bool)
+        >>> int(_unordered((10 * numbers.exp()).long(), numbers, all_of_them).sum())
+        0
+        >>> bool(_unordered((10 * numbers.cos()).long(), numbers, all_of_them).any())
+        True
+
+    """
+    wrong, order = counted.clone(), numbers[counted].argsort()
+    in_order = classes[counted][order]
+    if len(in_order.unique()) >= CLASSES:
+        least = in_order.cummax(0).values
+        wrong[counted] = torch.zeros_like(in_order, dtype=torch.bool).index_put((order,), in_order < least)
     return wrong
 
 

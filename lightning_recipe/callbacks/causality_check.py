@@ -52,7 +52,7 @@ class CausalityCheck(Check):
       module in which it begins (a mask that is missing or off by one, a bidirectional layer, padding on both sides);
     - tokens of which each is to be said by the output at its own position, which sees it, by a network that sees
       nothing later: the target was not shifted: `failed`; of numbers `warning`, where both are cut from a series of the
-      batch;
+      batch, or classes say in which interval they lie;
     - a pixel that is to be said by the output at its own place, which sees it, by a network that sees none after it, by
       rows or by columns: `failed`;
     - tokens that are to be said two steps ahead: `failed` where the batch's labels are one step ahead already, else

@@ -211,7 +211,8 @@ def _padded(rows: PackedSequence) -> Tensor:
 
 def _may_be_sequences(numbers: Tensor) -> bool:
     strided = numbers.is_floating_point() and numbers.layout is torch.strided
-    return strided and numbers.ndim in {2, 3} and min(numbers.shape[:2]) > 1
+    # one channel may come before the steps
+    return strided and numbers.ndim in {2, 3} and len(numbers) > 1 and max(numbers.shape[1:]) > 1
 
 
 def kept_by(root: nn.Module) -> dict[int, Tensor]:
