@@ -151,15 +151,16 @@ def shift_of(state: Tensor, gradient: Tensor, given: Tensor) -> tuple[int, int] 
     length, padded = given.shape[1], ends(given)
     misses: dict[str, dict[int, int]] = {}
     compared = dict.fromkeys((shift for shift in SHIFTS if abs(shift) < length), 0)
+    steps = dict.fromkeys(compared, 0)
     for shift in compared:
         here = slice(max(0, -shift), length - max(0, shift))
         there = slice(max(0, shift), length + min(0, shift))
         counted = (gradient[:, here] != 0).any(-1) & ~padded[:, there]
-        if counted.sum() >= ENOUGH and counted.any(0).sum() >= STEPS:
-            compared[shift] = int(counted.sum())
+        if counted.sum() >= ENOUGH:
+            compared[shift], steps[shift] = int(counted.sum()), int(counted.any(0).sum())
             for way, wrong in _wrong(state[:, here], gradient[:, here], given[:, there], counted).items():
                 misses.setdefault(way, {})[shift] = int((wrong & counted).sum())
-    found = [only for missed in misses.values() if (only := _only(missed)) is not None]
+    found = [only for missed in misses.values() if (only := _only(missed)) is not None and steps[only] >= STEPS]
     fitting = 1 if 1 in found else next(iter(found), None)
     return None if fitting is None else (fitting, compared[fitting])
 
@@ -179,14 +180,20 @@ def _only(misses: dict[int, int]) -> int | None:
 def ends(given: Tensor) -> Tensor:
     """Where a sequence is the same up to its end, as if padded: what is padded may be cut and shifted anyhow.
 
+    Of what is the same at a single place, the last, only the commonest value may be padding.
+
     Example:
-        >>> ends(torch.tensor([[5, 3, 0, 0], [1, 2, 3, 4]])).int().tolist()
-        [[0, 0, 1, 1], [0, 0, 0, 1]]
+        >>> ends(torch.tensor([[5, 3, 0, 0], [1, 2, 3, 4], [7, 5, 2, 0]])).int().tolist()
+        [[0, 0, 1, 1], [0, 0, 0, 0], [0, 0, 0, 1]]
 
     """
     values = given if given.ndim == 3 else given.unsqueeze(-1)  # noqa: PLR2004 - numbers have features
     same = (values == values[:, -1:]).all(-1)
-    return same.flip(1).long().cumprod(1).bool().flip(1)
+    padded = same.flip(1).long().cumprod(1).bool().flip(1)
+    last, several = values[:, -1], padded.sum(1) > 1
+    kinds, counts = (last[several] if several.any() else last).cpu().unique(dim=0, return_counts=True)
+    padded[:, -1] &= several | (last == kinds[counts.argmax()].to(last.device)).all(-1)
+    return padded
 
 
 def _wrong(state: Tensor, gradient: Tensor, target: Tensor, counted: Tensor) -> dict[str, Tensor]:

@@ -348,6 +348,22 @@ class Translating(Program):
         return F.cross_entropy(self.net.head(self.transformer(source, said, tgt_mask=mask)).mT, targets)
 
 
+class ThreePlaces(Translating):
+    """What is said has three places; what was said before enters with a start before it."""
+
+    shown = -1
+
+    def __init__(self, mixer):
+        super().__init__(mixer)
+        self.decoder = nn.GRU(WIDTH, WIDTH, batch_first=True)
+
+    def step(self, batch):
+        answers = batch[0][:, 3:6]
+        said = F.pad(answers, (1, 0), value=0)[:, :-1] if self.shown else answers
+        state = self.net.embed(batch[0][:, :3]).mean(1)[None]
+        return F.cross_entropy(self.net.head(self.decoder(self.net.embed(said), state)[0]).mT, answers)
+
+
 class SayingAgain(Translating):
     """The source is what is to be said."""
 
@@ -393,6 +409,7 @@ class SeveralAhead(Program):
         (FromBothSides, Recurrent(wrong=False)),
         (Backwards, Recurrent(wrong=False)),
         (Translating, Recurrent(wrong=False)),
+        (ThreePlaces, Recurrent(wrong=False)),
         (SayingAgain, Recurrent(wrong=False)),
         (Echo, Recurrent(wrong=False)),
         (SeveralAhead, Recurrent(wrong=False)),
@@ -1208,7 +1225,18 @@ class ShiftForgottenInTheModel(Labelled):
         return F.cross_entropy(self.net(batch["input_ids"])["logits"].mT, batch["labels"])
 
 
-@pytest.mark.parametrize("program", [InputIsTarget, lambda: ShiftForgottenInTheModel(Recurrent(wrong=False))])
+class ThreeShown(ThreePlaces):
+    shown = 0
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        InputIsTarget,
+        lambda: ShiftForgottenInTheModel(Recurrent(wrong=False)),
+        lambda: ThreeShown(Recurrent(wrong=False)),
+    ],
+)
 def test_inputs_that_are_the_targets_fail(fit, program):
     finding = judged(fit, program())
     assert (finding.status, finding.code) == (Status.FAILED, InputIsTarget.code)
