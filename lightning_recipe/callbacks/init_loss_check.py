@@ -141,9 +141,7 @@ class InitLossCheck(Check):
         if not 0 < bias_share < 1:
             msg = f"bias_share must lie between 0 and 1, got {bias_share}"
             raise ValueError(msg)
-        self.warn_ratio = warn_ratio
-        self.fail_ratio = fail_ratio
-        self.bias_share = bias_share
+        self.warn_ratio, self.fail_ratio, self.bias_share = warn_ratio, fail_ratio, bias_share
 
     def first_step(self, run: Run, step: Step) -> Iterator[Finding]:
         """Judge each loss of the step."""

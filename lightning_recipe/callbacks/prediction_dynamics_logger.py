@@ -133,14 +133,9 @@ class PredictionDynamicsLogger(RecipeCallback):
             numbers = "max_examples, every_n_steps, min_steps, min_moved and max_jitter"
             msg = f"positive {numbers}, and a max_share between 0 and 1 expected"
             raise ValueError(msg)
-        self.max_examples = max_examples
-        self.every_n_steps = every_n_steps
-        self.min_steps = min_steps
-        self.min_moved = min_moved
-        self.max_jitter = max_jitter
-        self.max_share = max_share
-        self.predict = predict
-        self.decode = decode
+        self.max_examples, self.every_n_steps, self.max_share = max_examples, every_n_steps, max_share
+        self.min_steps, self.min_moved, self.max_jitter = min_steps, min_moved, max_jitter
+        self.predict, self.decode = predict, decode
         self._forget()
 
     def _forget(self) -> None:
