@@ -10,6 +10,7 @@ import numpy as np
 from lightning_recipe.callback import Check
 from lightning_recipe.callbacks import _data_order as order
 from lightning_recipe.callbacks import _data_verdict as verdict
+from lightning_recipe.callbacks._data_repeated import repeated as repeats
 from lightning_recipe.callbacks._data_seen import VALUES, Glance, Seen, add, glance
 from lightning_recipe.callbacks._data_source import by_index, drawn, entered, is_stream, label_of, number_of
 from lightning_recipe.callbacks._kept_data import Kept
@@ -59,6 +60,7 @@ class DataProfile(Check):
     - examples come class by class, or in the order of the numbers that are to be predicted, and no sampler put them
       together, or one that does so in each epoch, or as a stream, also if a shuffle buffer mixes a few classes at a
       time; `advice` if classes come again, or along a series;
+    - the workers of a stream all give the same batches;
     - a WeightedRandomSampler has fewer weights than there are examples, as one for each class;
     - the first or last class that the network can say never occurs, and of all others, which are of one size, the first
       or last is twice as large: labels that are off by one were held to their range;
@@ -66,7 +68,8 @@ class DataProfile(Check):
       what they were: what is done to them, in the data set or the step, is done in place, and adds up.
 
     `advice` if other classes never occur, in a whole epoch or among examples that are drawn at random, examples come in
-    the same order in each epoch, features that the network is given never change, or values are NaN or infinite.
+    the same order in each epoch, or the same batches again and again within one, features that the network is given
+    never change, or values are NaN or infinite.
 
     Args:
         strict: Stop the run when something failed.
@@ -247,6 +250,9 @@ class DataProfile(Check):
         elif stored and not run.limited:
             found += order.in_groups(examples, first, second)
         found += repeated if stored and not run.limited else []
+        if not run.limited:
+            workers = getattr(run.loaders[0], "num_workers", 0) if is_stream(run) else 0
+            found += repeats(first[:DENSE], seen.rich[: min(DENSE, len(first))], workers)
         if is_stream(run) and run.trainer.current_epoch > self._first and not run.limited:
             warned = (o for o in self._drifting(examples) if o.status is Status.WARNING)
             found += list(order.by_class(examples)) or warned

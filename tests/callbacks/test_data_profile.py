@@ -48,14 +48,29 @@ def found(fit, train, module=None, **settings):
 
 
 class Stream(IterableDataset):
-    """Few examples, again and again, by label."""
+    """Few examples, again and again, by label or shuffled each time."""
 
-    def __init__(self, examples):
-        self.examples = examples
+    def __init__(self, examples, *, shuffle=False):
+        self.examples, self.shuffle = examples, shuffle
 
     def __iter__(self):
         for _ in range(4):
-            yield from self.examples
+            order = torch.randperm(len(self.examples)) if self.shuffle else range(len(self.examples))
+            yield from (self.examples[int(i)] for i in order)
+
+
+class Drawn(IterableDataset):
+    """Drawn by each worker from the generator that it is given, or from a copy of the same one."""
+
+    def __init__(self, generator=None):
+        self.generator = generator
+
+    def __iter__(self):
+        worker = torch.utils.data.get_worker_info()
+        generator = self.generator or torch.Generator().manual_seed(worker.seed)
+        for _ in range(256 // worker.num_workers):
+            x = torch.randn(DATA.tensors[0].shape[1], generator=generator)
+            yield x, int(x[:CLASSES].argmax())
 
 
 class Bootstrap(Dataset):
@@ -94,7 +109,8 @@ DRAWN = {
         ConcatDataset([Subset(DATA, range(200)), Subset(DATA, range(100, 256))]), 32, shuffle=True
     ),
     "some taken twice": lambda: DataLoader(Subset(DATA, [*range(256), *range(60)]), 32, shuffle=True),
-    "a stream": lambda: DataLoader(Stream(by_label()), 32),
+    "a stream": lambda: DataLoader(Stream(by_label(), shuffle=True), 32),
+    "a stream in parts": lambda: DataLoader(Drawn(), 16, num_workers=2),
     "batches of one class": lambda: DataLoader(by_label(), batch_sampler=OneClassABatch()),
     "one class": lambda: DataLoader(TensorDataset(DATA.tensors[0], torch.zeros(256).long()), 32, shuffle=True),
     "a single batch": lambda: DataLoader(DATA, 256),
@@ -380,6 +396,16 @@ def test_an_own_sampler_with_the_same_order_each_time(fit):
     assert {code: finding.status for code, finding in codes.items() if code != "passed"} == {
         "same_order": Status.ADVICE
     }
+
+
+def test_workers_that_all_give_the_same(fit):
+    codes = found(fit, DataLoader(Drawn(torch.Generator().manual_seed(0)), 16, num_workers=2))
+    assert alarms(codes) == {"workers_alike"}
+
+
+def test_batches_that_come_again_and_again_within_an_epoch(fit):
+    codes = found(fit, DataLoader(Stream(DATA), 32))
+    assert {code: f.status for code, f in codes.items() if code != "passed"} == {"same_batches": Status.ADVICE}
 
 
 def test_batches_of_one_class_that_are_the_same_in_each_epoch(fit):
