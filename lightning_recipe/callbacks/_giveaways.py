@@ -26,6 +26,10 @@ are, at least. Of passengers of the Titanic, by their sex, it is 0.6; of mushroo
 IDS, CLASSES, COLUMNS = 4, 100, 64
 """Examples for each id and classes that are told apart, and columns of ids: there are more in texts."""
 
+FEWEST, SPARSE, OFF = 30, 100, 0.05
+"""Examples by which it is told whether a column counts rows, rows for each example at most, and how far a value may be
+off the grid, in its steps: of a million rows in float32, standardised, that is rounding."""
+
 
 class Giveaway(NamedTuple):
     """A column of a table that orders the examples as their target does: equal where it is equal, and nowhere else.
@@ -39,6 +43,8 @@ class Giveaway(NamedTuple):
         examples: How many there are.
         by_ids: Share of the examples that have the most frequent class of all others with their id; 1 of numbers.
         constant: Share of the most frequent class; 0 of numbers.
+        counts: Whether the column counts the rows of a file: then `by_ids` is the share of the examples that have the
+            class of the one before, in its order.
 
     """
 
@@ -48,6 +54,7 @@ class Giveaway(NamedTuple):
     examples: int
     by_ids: float = 1.0
     constant: float = 0.0
+    counts: bool = False
 
     @property
     def key(self) -> tuple[str, int, str]:
@@ -64,6 +71,15 @@ class Giveaway(NamedTuple):
         """`advice`: where data are made by a formula, this may be meant, and some ids are honest."""
         numbers: dict[str, float] = {"column": self.column, "examples": self.examples}
         which = f"column {self.column} of {self.path}" if self.column >= 0 else self.path
+        if self.counts:
+            return Outcome(
+                Status.ADVICE,
+                "target_given_away",
+                f"{which} counts the rows of a table that is sorted by {self.target}: in its order {self.by_ids:.1%} "
+                f"of {self.examples} examples have the class of the one before, {self.constant:.1%} that of most",
+                "leave it out: it is the number of a row, which came along as a column",
+                {**numbers, "right": self.by_ids, "constant": self.constant},
+            )
         if self.constant:
             return Outcome(
                 Status.ADVICE,
@@ -106,23 +122,39 @@ def giveaways(batch: Any, trial: Trial) -> Iterator[Giveaway]:
         target = target.flatten()
         if _bits(target) < BITS:
             continue
-        order = target.argsort()
-        apart = target[order].diff() != 0
         told = set[tuple[str, int]]()
-        for name, table in tables.items():
-            rises = table[order].diff(dim=0)
-            equal = (rises[~apart] == 0).all(0)
-            found = equal & ((rises[apart] > 0).all(0) | (rises[apart] < 0).all(0))
-            told |= {(name, column) for column in found.nonzero()[:, 0].tolist()}
-        yield from (Giveaway(name, column, path, len(target)) for name, column in sorted(told))
-        for name, entry in ids.items():
-            columns = entry[:, None] if entry.ndim == 1 else entry
-            if columns.ndim > 2 or columns.shape[1] > COLUMNS:  # noqa: PLR2004
-                continue
-            for column, values in enumerate(columns.T):
-                right = None if torch.equal(values, target.to(values)) else told_by_ids(values, target)
-                if right is not None and (name, column) not in told:
-                    yield Giveaway(name, column if entry.ndim > 1 else -1, path, len(target), *right)
+        for one in (*_ordering(tables, path, target), *_counting(tables, path, target), *_telling(ids, path, target)):
+            if (one.path, one.column) not in told:
+                told.add((one.path, one.column))
+                yield one
+
+
+def _ordering(tables: dict[str, Tensor], path: str, target: Tensor) -> Iterator[Giveaway]:
+    order = target.argsort()
+    apart = target[order].diff() != 0
+    for name, table in tables.items():
+        rises = table[order].diff(dim=0)
+        equal = (rises[~apart] == 0).all(0)
+        found = equal & ((rises[apart] > 0).all(0) | (rises[apart] < 0).all(0))
+        yield from (Giveaway(name, column, path, len(target)) for column in found.nonzero()[:, 0].tolist())
+
+
+def _counting(tables: dict[str, Tensor], path: str, target: Tensor) -> Iterator[Giveaway]:
+    for name, table in tables.items():
+        for column, values in enumerate(table.T[:COLUMNS]):
+            if (shares := told_by_row_numbers(values, target)) is not None:
+                yield Giveaway(name, column, path, len(target), *shares, counts=True)
+
+
+def _telling(ids: dict[str, Tensor], path: str, target: Tensor) -> Iterator[Giveaway]:
+    for name, entry in ids.items():
+        columns = entry[:, None] if entry.ndim == 1 else entry
+        if columns.ndim > 2 or columns.shape[1] > COLUMNS:  # noqa: PLR2004
+            continue
+        for column, values in enumerate(columns.T):
+            shares = None if torch.equal(values, target.to(values)) else told_by_ids(values, target)
+            if shares is not None:
+                yield Giveaway(name, column if entry.ndim > 1 else -1, path, len(target), *shares)
 
 
 def told_by_ids(ids: Tensor, target: Tensor) -> tuple[float, float] | None:
@@ -148,6 +180,33 @@ def told_by_ids(ids: Tensor, target: Tensor) -> tuple[float, float] | None:
     right = float(((of_id[which] - own + at_first).argmax(1) == label).sum())
     wrong, constant = len(ids) - right, len(ids) - most
     return (right / len(ids), most / len(ids)) if constant >= ENOUGH and wrong <= WRONG * constant else None
+
+
+def told_by_row_numbers(column: Tensor, target: Tensor) -> tuple[float, float] | None:
+    """Like `told_by_ids`, of what counts rows, standardised or not: no value comes twice, and all lie on a grid.
+
+    Returns:
+        How many examples have the class of the one before, in the order of the column, and the share of the most
+        frequent class; None if the column counts nothing, or does not tell the class.
+
+    Example:
+        >>> rows = torch.randperm(300, generator=torch.Generator().manual_seed(0))[:100]
+        >>> told_by_row_numbers((rows - 150) / 87, rows // 150), told_by_row_numbers(rows.float(), rows % 2)
+        ((0.99, 0.53), None)
+
+    """
+    classes, label = target.unique(return_inverse=True)
+    if not 1 < len(classes) <= CLASSES or len(column) < FEWEST:
+        return None
+    values, order = column.double().sort()
+    gaps = values.diff()
+    steps = gaps / gaps.min()
+    if not gaps.min() > 0 or steps.mean() > SPARSE or (steps - steps.round()).abs().max() > OFF:
+        return None
+    wrong = float((label[order].diff() != 0).sum())
+    constant = len(label) - float(label.bincount().max())
+    told = constant >= ENOUGH and wrong <= WRONG * constant
+    return (1 - wrong / len(label), 1 - constant / len(label)) if told else None
 
 
 def _bits(target: Tensor) -> float:
