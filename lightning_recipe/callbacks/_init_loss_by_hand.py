@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from lightning_recipe.callbacks._init_loss_diagnosis import band
+from lightning_recipe.callbacks._init_loss_diagnosis import MILD, band
 from lightning_recipe.finding import Outcome, Status
 from lightning_recipe.losses.references import DENSE_SHARE, FAR
 
@@ -76,7 +76,7 @@ def decided(asked: Asked, *, warn_ratio: float, fail_ratio: float, bias_share: f
     """The decision, see `InitLossCheck`; ratios have a meaning only for losses that are never negative.
 
     Returns:
-        "far too high", "too high", "far off", "needs bias", or "good".
+        "far too high", "too high", "mildly too high", "far off", "needs bias", or "good".
 
     """
     small, constant, n = asked.small, asked.constant, asked.examples
@@ -89,6 +89,8 @@ def decided(asked: Asked, *, warn_ratio: float, fail_ratio: float, bias_share: f
     if of_size and unbounded:
         return "too high" if measured - small > fail_ratio * band(n) * (1 + abs(small)) else "good"
     if of_size and measured > warn_ratio * band(n) * small:
+        if measured <= min(MILD, fail_ratio) * band(n) * small:
+            return "mildly too high"
         return "far too high" if measured > fail_ratio * band(n) * small else "too high"
     needed = max(bias_share, DENSE_SHARE) + 3 / n
     varied = constant > 1e-5 * small  # else all targets are the same, or there are none
@@ -114,7 +116,7 @@ def outcome(asked: Asked, answers: Answers, *, warn_ratio: float, fail_ratio: fl
     reached = f"a constant output reaches {asked.constant:.4g}"
     what = decided(asked, warn_ratio=warn_ratio, fail_ratio=fail_ratio, bias_share=bias_share)
     if "too high" in what:
-        status = Status.FAILED if what == "far too high" else Status.WARNING
+        status = {"far too high": Status.FAILED, "too high": Status.WARNING}.get(what, Status.ADVICE)
         fix = f"{_sizes(answers)}: bring inputs and targets to about 1, and initialise {layers} smaller"
         return Outcome(status, "too_high", f"{start}; {reference}, and {reached}", fix, asked.evidence)
     if what != "good":

@@ -58,9 +58,9 @@ class InitLossCheck(Check):
     the batch, and a bias suggested by few targets is not trusted.
 
     - not finite: `failed`;
-    - more than ``warn_ratio * (1 + 4 / sqrt(n))`` times the guess: `warning`; with `fail_ratio`, and an output
-      layer that can be named (not logits scaled on purpose, as in ArcFace): `failed`; `advice` where an output layer is
-      frozen, and below `fail_ratio` where numbers are as small as layers give them, targets smaller;
+    - more than ``warn_ratio * (1 + 4 / sqrt(n))`` times the guess: `advice` up to 5 times, then `warning`; with
+      `fail_ratio`, and an output layer that can be named (not logits scaled on purpose, as in ArcFace): `failed`;
+      `advice` where that is frozen, and below `fail_ratio` where targets are smaller than numbers that layers give;
     - nearer to the guess than to the best constant, where a constant bias alone would remove more than
       ``bias_share + 3 / n`` of the guess: `advice`, with that bias, since it costs the first steps only; `warning`
       where the mean of numbers lies more than 10 of their standard deviations from 0, which training can't make up for;

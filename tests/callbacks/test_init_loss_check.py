@@ -502,7 +502,7 @@ class Adapted(Healthy):
     def __init__(self, *, frozen):
         super().__init__()
         with torch.no_grad():
-            self.net[-1].weight.mul_(20)
+            self.net[-1].weight.mul_(30)
         self.net[-1].requires_grad_(requires_grad=not frozen)
 
 
@@ -511,6 +511,22 @@ def test_an_output_layer_that_is_frozen_is_advice(fit, frozen, status):
     check = InitLossCheck()
     fit(Adapted(frozen=frozen), [check], logger=False, max_steps=1)
     (finding,) = check.findings
+    assert (finding.status, finding.code) == (status, "InitLossCheck/too_high")
+
+
+@pytest.mark.parametrize("by_hand", [False, True])
+@pytest.mark.parametrize(("times", "status"), [(20, Status.ADVICE), (40, Status.WARNING), (400, Status.FAILED)])
+def test_a_start_that_costs_the_first_steps_only_is_advice(fit, times, status, by_hand):
+    class Large(Variant):
+        def __init__(self):
+            super().__init__()
+            with torch.no_grad():
+                self.net[-1].weight.mul_(times)
+
+        def loss(self, logits, y):
+            return -logits.log_softmax(1)[torch.arange(len(y)), y].mean() if by_hand else super().loss(logits, y)
+
+    finding = judged(fit, Large())
     assert (finding.status, finding.code) == (status, "InitLossCheck/too_high")
 
 
