@@ -11,6 +11,8 @@ from lightning_recipe.callbacks import _inputs_verdict as verdict
 from lightning_recipe.callbacks._collapsed import judge as on_made
 from lightning_recipe.callbacks._collapsed import made_of
 from lightning_recipe.callbacks._drawn import idle_draw
+from lightning_recipe.callbacks._flattened import flattened
+from lightning_recipe.callbacks._flattened import judge as on_flattened
 from lightning_recipe.callbacks._giveaways import giveaways
 from lightning_recipe.callbacks._in_vain import in_vain
 from lightning_recipe.callbacks._interchanged import tried, worth
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from lightning_recipe.callbacks._interchanged import Trial
     from lightning_recipe.callbacks._summed import Summed
     from lightning_recipe.finding import Finding
+    from lightning_recipe.record.followed import Constant
     from lightning_recipe.record.step import Step
     from lightning_recipe.run import Run
     from lightning_recipe.trial.rehearsal import Rehearsal
@@ -71,6 +74,9 @@ class InputIndependenceCheck(Check):
       where the first output of a recurrent network is taken for the last; `advice` if it is the earlier half.
     - `warning` for one input of several without effect at two looks, the latest in the second half of the run, if it
       enters layers of its own that are to learn and can't, for they get no gradient; `advice` in other cases.
+    - `warning` for an entry of which the step makes something that is the same for all examples, as by
+      `//` in place of `/`, before any layer sees it, in batches of training and of validation, the latest in the second
+      half of the run.
     - `advice` if what is made of the input depends on random numbers far more than on the input, at both looks.
     - `advice` for what the step draws and the network is given, such as the time of a diffusion, likewise.
     - `advice` for a column of a table that orders the examples exactly as their target does, or whose ids tell its
@@ -97,11 +103,12 @@ class InputIndependenceCheck(Check):
     Legitimate:
         - Unconditional models, contrastive pairs, autoencoders, language models.
         - Outputs that begin at zero, inputs that are the same in all examples.
+        - Lengths and ids that only select, sort or mask; what is the same within a batch and not in others.
         - Places that are cut off, masked, or padding; inputs of which a step takes one or the other by chance, and such
           as come into play later.
 
     Cost:
-        A copy of the module and at most 30 steps on it, without backward, at two validations.
+        A copy of the module and at most 30 steps on it, without backward, at two validations, and one before training.
 
     Pictures:
         - `zeros`: The loss of both fits, with `fit_steps`.
@@ -161,17 +168,22 @@ class InputIndependenceCheck(Check):
         self._idle: list[tuple[Outcome, str] | None] = []
         self._made: list[Made | None] = []
         self._in_vain: list[dict[str, list[str]]] = []
+        self._flat: list[dict[str, Constant]] = []
+        self._flat_at_first: dict[str, Constant] = {}
+        self._is_early = True
         self._reason = "there was no validation after training began"
 
     def before_training(self, run: Run) -> Iterator[Finding]:
-        """Look at masks of padding, where a module takes one; fit on zeros, if asked to."""
+        """Look at masks of padding, where a module takes one, and at what enters; fit on zeros, if asked to."""
         if self.fit_steps and not run.resumed:
             yield from self._fit_on_zeros(run)
-        if not takers(run.module):
-            return
+        found = None
         try:
             with rehearsal(run) as again:
-                found = inverted(again, run.batch)
+                if takers(run.module):
+                    found = inverted(again, run.batch)
+                again.module.eval()
+                self._flat_at_first = flattened(again, run.batch)
         except CannotRehearseError:
             return
         if found is not None:
@@ -211,13 +223,15 @@ class InputIndependenceCheck(Check):
                 made = made_of(again, step.batch, trial)
                 idle = verdict.of_each(trial, by_hand=not run.module.automatic_optimization)
                 trained = {name for name, p in run.module.named_parameters() if p.requires_grad}
+                flat = flattened(again, step.batch) if self._flat_at_first else {}
                 vain = {path: layers for path, _ in idle if (layers := in_vain(again, step.batch, path, trained))}
         except CannotRehearseError as error:
             self._reason = str(error)
             return
         if not trial.inputs:
             self._reason = "nothing of the batch that differs between examples is seen to enter the network"
-            return
+            if not flat:
+                return
         if not trial.whole and verdict.of_all(trial._replace(whole=True)):
             self._reason = "not all that may enter the network has a row for each example, to be interchanged"
             return
@@ -227,9 +241,11 @@ class InputIndependenceCheck(Check):
         self._made.append(made)
         early = run.step < EARLY * run.horizon
         self._in_vain.append({} if early else vain)
+        self._flat.append(flat)
+        self._is_early = early
         unsure = made is not None and (early or run.step < YOUNG)  # it may yet come to tell them apart, or no longer do
-        if unsure or (early and vain):
-            for kept in (self._trials, self._idle, self._given_away, self._made, self._in_vain):
+        if unsure or (early and (vain or flat)):
+            for kept in (self._trials, self._idle, self._given_away, self._made, self._in_vain, self._flat):
                 del kept[:-1]
             return
         if len(self._trials) == LOOKS:
@@ -252,11 +268,16 @@ class InputIndependenceCheck(Check):
         idle = [(p, outcome) for p, outcome in verdict.of_each(now, by_hand=by_hand, in_vain=vain) if p in earlier]
         if len({told[1] if told is not None else None for told in self._idle}) == 1 and self._idle[-1] is not None:
             idle.append((self._idle[-1][1], self._idle[-1][0]))
+        if not self._is_early and self._flat:
+            flat = on_flattened([self._flat_at_first, *self._flat], [before, now])
+            idle = [*flat, *((path, outcome) for path, outcome in idle if path not in dict(flat))]
         at_each = set.intersection(*({one.key for one in found} for found in self._given_away))
         given_away = {one for one in self._given_away[-1] if one.key in at_each}
         yield from (self.found(outcome, path) for path, outcome in idle)
         yield from (self.found(one.outcome, one.subject) for one in sorted(given_away, key=str))
-        if not idle and not given_away:
+        if not idle and not given_away and not now.inputs:
+            yield self.skipped(self._reason)
+        elif not idle and not given_away:
             yield self.found(Outcome(Status.PASSED, "", "what enters has an effect on the loss", evidence=worth(now)))
 
     def end(self, run: Run) -> Iterator[Finding]:

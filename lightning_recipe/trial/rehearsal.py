@@ -106,6 +106,7 @@ class Rehearsal:
         answers: Mapping[str, Answer] | None = None,
         method: str = "training_step",
         seed: int = 0,
+        given: Callable[[Any], None] | None = None,
     ) -> Step:
         """Run the step. State that it changes, such as running statistics, is put back afterwards.
 
@@ -116,6 +117,7 @@ class Rehearsal:
             method: Such as ``"validation_step"``.
             seed: Of all random streams. The same seed draws the same numbers, another one others, from generators of
                 the user's, too, which begin where they were.
+            given: Is called with the copy of the batch that the step is about to be given.
 
         Returns:
             What was recorded, and the loss with its graph: what the step returned, or what backward was called on, see
@@ -130,7 +132,7 @@ class Rehearsal:
             raise CannotRehearseError(msg)
         trained = [(parameter, parameter.requires_grad) for parameter in self.module.parameters()]
         try:
-            return self._step(batch, needs, answers or {}, method, seed)
+            return self._step(batch, needs, answers or {}, method, seed, given)
         except CannotRehearseError:
             if self._climbs or not self.losses:
                 raise
@@ -138,12 +140,20 @@ class Rehearsal:
             parameter.requires_grad_(before)
         self._climbs = True  # it may have missed gradients of its own tensors
         try:
-            return self._step(batch, needs, answers or {}, method, seed)
+            return self._step(batch, needs, answers or {}, method, seed, given)
         except CannotRehearseError:
             self._climbs = False
             raise
 
-    def _step(self, batch: Any, needs: Need, answers: Mapping[str, Answer], method: str, seed: int) -> Step:
+    def _step(  # noqa: PLR0913, PLR0917 - those of `step`
+        self,
+        batch: Any,
+        needs: Need,
+        answers: Mapping[str, Answer],
+        method: str,
+        seed: int,
+        given: Callable[[Any], None] | None,
+    ) -> Step:
         module, observers = self.module, Observers(self.module, needs) if needs else None
         for kept in (self.logged, self.heard, self.losses):
             kept.clear()
@@ -172,6 +182,8 @@ class Rehearsal:
             for generator, before in self._generators:
                 restore(generator, before)
                 skip(generator, APART * seed)
+            if given is not None:
+                given(args[0])
             try:
                 with torch.set_grad_enabled(mode=True), observers or ExitStack():
                     output = step(*args)
