@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from lightning_recipe.callbacks._interchanged import FEWEST, differing
 from lightning_recipe.callbacks._inputs_verdict import SAME_LOSS, SAME_OUTPUT
+from lightning_recipe.callbacks._interchanged import FEWEST, differing
 from lightning_recipe.finding import Outcome, Status
 from lightning_recipe.record.followed import Constant, Followed
 from lightning_recipe.record.tensors import same

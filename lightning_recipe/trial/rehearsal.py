@@ -98,7 +98,7 @@ class Rehearsal:
             "log_dict": functools.partial(stand_ins.log_dict, self.logged),
         }
 
-    def step(
+    def step(  # noqa: PLR0913 - what a step may be asked
         self,
         batch: Any,
         *,

@@ -1012,6 +1012,183 @@ def test_one_of_several_is_ignored(fit):
     assert math.isclose(finding.evidence["worth batch[1]"], 0, abs_tol=1e-6)
 
 
+# -- what is made of an entry before a layer sees it
+
+
+class Clock(Program):
+    """The hour enters as points on circles, beside other features."""
+
+    data = (X, torch.arange(N) % 24, Y)
+
+    def __init__(self):
+        super().__init__()
+        self.clock, self.net = nn.Linear(4, 8), nn.Linear(FEATURES + 8, 3)
+
+    def encoded(self, hour):
+        angle = 2 * math.pi * self.part(hour)[:, None] * torch.tensor([1.0, 2.0])
+        return torch.cat([angle.sin(), angle.cos()], 1)
+
+    def part(self, hour):
+        return hour / 24
+
+    def forward(self, x, hour):
+        return self.net(torch.cat([x, self.clock(self.encoded(hour))], 1))
+
+    def training_step(self, batch, batch_idx):
+        return F.cross_entropy(self(*batch[:2]), batch[2])
+
+
+class HalfDays(Clock):
+    """Coarse, but not the same for all."""
+
+    def part(self, hour):
+        return hour // 12
+
+
+class DayByDay(Clock):
+    """Data in order: each batch is of one day, and each day is another."""
+
+    data = (X, torch.arange(N) * 3 // 2, Y)
+
+    def part(self, hour):
+        return hour // 24 / 7
+
+    def train_dataloader(self):
+        return DataLoader(TensorDataset(*self.data), 16)
+
+    def val_dataloader(self):
+        return DataLoader(TensorDataset(*(entry[48:] for entry in self.data)), 16)
+
+
+class Blended(Clock):
+    """Comes into play by and by."""
+
+    def part(self, hour):
+        return hour * min(1.0, self.current_epoch / 4)
+
+
+class LearntWeight(Clock):
+    """A weight that begins at zero."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(()))
+
+    def part(self, hour):
+        return hour / 24 * self.weight
+
+
+class Diffused(Clock):
+    """The level of noise is an entry, and is only used in training mode."""
+
+    data = (X, torch.rand(N, generator=DRAWN), Y)
+
+    def forward(self, x, level):
+        return self.net(
+            torch.cat([x + level[:, None] * self.training * torch.randn_like(x), torch.zeros(len(x), 8)], 1)
+        )
+
+
+class Lengths(Program):
+    """Texts are cut to four places: none is padded any more, and all masks are ones."""
+
+    data = (torch.randint(1, 9, (N, 4), generator=DRAWN), 4 + torch.arange(N) % 9, Y)
+
+    def __init__(self):
+        super().__init__()
+        self.words, self.rnn, self.net = nn.Embedding(9, 6), nn.GRU(7, 6, batch_first=True), nn.Linear(6, 3)
+
+    def training_step(self, batch, batch_idx):
+        words, lengths, y = batch
+        mask = (torch.arange(4) < lengths[:, None])[..., None].float()
+        there = lengths.clamp(max=4)
+        h = self.rnn(torch.cat([self.words(words) * mask, mask], 2))[0]
+        return F.cross_entropy(self.net(h.sum(1) / there[:, None]), y)
+
+
+class ForTheLoss(Clock):
+    """What is the same for all is made of an entry that weighs the losses."""
+
+    data = (X, 1 + torch.arange(N) % 24, Y)
+
+    def training_step(self, batch, batch_idx):
+        x, weight, y = batch
+        loss = F.cross_entropy(self(x, weight.clamp(max=1)), y, reduction="none")
+        return (loss * weight).mean()
+
+
+class OnlyItsShape(Clock):
+    """Types of tokens, all of one kind, take their shape from an entry; which is only measured by."""
+
+    def encoded(self, hour):
+        return torch.zeros_like(hour)[:, None].expand(-1, 4).float()
+
+
+@pytest.mark.parametrize(
+    "program", [Clock, HalfDays, DayByDay, Blended, LearntWeight, Diffused, Lengths, ForTheLoss, OnlyItsShape]
+)
+def test_what_is_made_of_an_entry_may_be_coarse_or_come_later(fit, program):
+    assert not {Status.WARNING, Status.FAILED} & {status for status, *_ in found(fit, program(), max_epochs=4)}
+
+
+class Whole(Clock):
+    def part(self, hour):
+        return (hour / 100).long()
+
+
+class Clamped(Clock):
+    def part(self, hour):
+        return hour.clamp(min=24)
+
+
+class Bucketed(Clock):
+    """Asks a table of buckets, and in the step itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.clock = nn.Embedding(4, 8)
+
+    def encoded(self, hour):
+        return torch.bucketize(hour, torch.tensor([24, 48, 72]) - 200).clamp(max=3)
+
+
+class ArgmaxOfOne(Clock):
+    def encoded(self, hour):
+        return F.one_hot(hour[:, None].argmax(1), 4).float()
+
+
+class SideBySide(Clock):
+    """Enters the same layer as other features."""
+
+    def __init__(self):
+        super().__init__()
+        self.clock = nn.Identity()
+        self.net = nn.Linear(FEATURES + 4, 3)
+
+    def part(self, hour):
+        return hour // 24
+
+
+class ImagesOfBytes(Program):
+    """All there is to see is between 0 and 1, and cut off."""
+
+    data = (X.sigmoid(), Y)
+
+    def training_step(self, batch, batch_idx):
+        return F.cross_entropy(self.net(batch[0].to(torch.uint8).float()), batch[1])
+
+
+@pytest.mark.parametrize(
+    ("program", "subject"),
+    [
+        *((one, "batch[1]") for one in (Whole, Clamped, Bucketed, ArgmaxOfOne, SideBySide)),
+        (ImagesOfBytes, "batch[0]"),
+    ],
+)
+def test_what_is_made_of_an_entry_is_the_same_for_all(fit, program, subject):
+    assert found(fit, program(), max_epochs=4) == [(Status.WARNING, "one_input_ignored", subject)]
+
+
 def test_what_is_drawn_for_the_network_is_ignored(fit):
     assert found(fit, TimeInVain()) == [(Status.ADVICE, "one_input_ignored", "time")]
 
