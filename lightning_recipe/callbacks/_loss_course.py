@@ -17,6 +17,8 @@ PATIENCE = 100
 """Batches after which a loss that did not move stands still."""
 SAME = 0.02
 """Difference to the first loss, in those, below which it is the same: the loss of a few batches varies by as much."""
+FALLS, BOTH = 0.04, 0.1
+"""Of the loss, by which it falls if it goes on falling: within some batches, and within twice as many."""
 LATEST = 3
 """Looks whose mean is compared with that."""
 
@@ -82,6 +84,27 @@ class Course:
     def was_above(self, times: float) -> bool:
         """Whether it ever was above that many times the first loss."""
         return any(loss > self.first + (times - 1) * abs(self.first) for _, loss in self.points)
+
+    def falls(self, since: int) -> bool:
+        """Whether it goes on falling: in the latest so many batches, in as many before those, and in both together.
+
+        The first batches are left out: a network that was changed in some way, as to other precision, is soon what it
+        was.
+
+        Example:
+            >>> Course([(1, 5.0), (50, 4.0), (100, 3.0), (150, 2.0)]).falls(50)
+            True
+            >>> Course([(1, 5.0), (50, 2.0), (100, 2.0), (150, 2.0)]).falls(50)
+            False
+
+        """
+        points = [point for point in self.points if point[0] >= FIRST]
+        if not since or not points or points[-1][0] - points[0][0] < 2 * since - 1:
+            return False
+        now = points[-1][0]
+        then, before = (min(points, key=lambda point: abs(point[0] - now + n * since))[1] for n in (1, 2))
+        margin = FALLS * abs(before)
+        return self.last < then - margin and then < before - margin and self.last < before - BOTH * abs(before)
 
     @property
     def evidence(self) -> dict[str, float]:

@@ -45,12 +45,16 @@ class Marks:
 class Unmoved:
     """Knows which elements of weights in 16 bits are exactly what they were some steps ago: a few thousand of each.
 
+    Only elements that have a gradient at the second look, where there is one.
+
     Args:
         steps: How long ago, at least.
 
     Attributes:
         since: Steps from the look that elements were kept at to the latest that compared them.
         shares: Of elements that are the same, by name of the weight, as of then; empty before that.
+        beyond: Share of elements that are so large that to add or take off a whole step makes no difference, of weights
+            of which it is known how large that is.
 
     Example:
         >>> unmoved, weight = Unmoved(steps=50), torch.ones(4, dtype=torch.bfloat16)
@@ -64,7 +68,8 @@ class Unmoved:
     """
 
     def __init__(self, steps: int) -> None:
-        self.steps, self.since, self.shares = steps, 0, dict[str, float]()
+        self.steps, self.since = steps, 0
+        self.shares, self.beyond = dict[str, float](), dict[str, float]()
         self._kept, self._at = dict[str, Tensor](), 0
 
     @property
@@ -72,14 +77,37 @@ class Unmoved:
         """Whether there are weights in 16 bits."""
         return bool(self._kept)
 
-    def look(self, step: int, parameters: Mapping[str, Tensor]) -> None:
-        """Compare if it is time to, and keep what is there."""
+    def look(self, step: int, parameters: Mapping[str, Tensor], sizes: Mapping[str, float] | None = None) -> None:
+        """Compare if it is time to, and keep what is there.
+
+        Args:
+            step: Number of the look.
+            parameters: By name.
+            sizes: How far the largest steps of the run move an element, by name, where that is known.
+
+        """
         if self._kept and step - self._at < self.steps:
             return
-        now = {n: _few(p.detach()) for n, p in parameters.items() if p.is_floating_point() and p.dtype.itemsize < SHORT}
-        same = {n: (v == self._kept[n]).float().mean().cpu() for n, v in now.items() if n in self._kept}
-        self.since, self.shares = step - self._at, {name: float(share) for name, share in same.items()}
+        short = {n: p for n, p in parameters.items() if p.is_floating_point() and p.dtype.itemsize < SHORT}
+        now = {name: _few(p.detach()) for name, p in short.items()}
+        known = {name: _has_gradient(p) for name, p in short.items() if name in self._kept}
+        sizes = {name: size for name, size in (sizes or {}).items() if name in known}
+        same = {name: _share(now[name] == self._kept[name], of) for name, of in known.items()}
+        beyond = {n: _share((now[n] + s == now[n]) & (now[n] - s == now[n]), known[n]) for n, s in sizes.items()}
+        self.since = step - self._at
+        self.shares = {name: float(share) for name, share in same.items()}
+        self.beyond = {name: float(share) for name, share in beyond.items()}
         self._kept, self._at = {name: values.clone() for name, values in now.items()}, step
+
+
+def _has_gradient(parameter: Tensor) -> Tensor:
+    if parameter.grad is None or parameter.grad.layout is not torch.strided:
+        return torch.ones_like(_few(parameter.detach()), dtype=torch.bool)
+    return _few(parameter.grad) != 0
+
+
+def _share(which: Tensor, of: Tensor) -> Tensor:
+    return (which & of).sum() / of.sum().clamp(min=1)
 
 
 def _few(values: Tensor) -> Tensor:

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 DECOUPLED = {"Adafactor", "Lamb", "LAMB", "Lion", "Muon", "SGDW", "AdamWScheduleFree", "SGDScheduleFree"}
 """Optimisers that take weight decay, times the rate, off the weights; others add it to the gradient."""
+ADAMS = {"Adam", "AdamW", "NAdam", "RAdam", "Adamax"}
+"""Optimisers whose steps move an element by no more than about the rate."""
 LEARNT = 0.01
 """Of `smallest`: what is too small for weights that have learnt something before, and are to change little."""
 
@@ -51,7 +53,8 @@ class UpdateRatioMonitor(Check):
       next to nothing is left of them, by a penalty in the loss;
     - `rounded_away`: 16-bit weights of which more than 90 % of the elements have a gradient and stay as they are;
       `advice` where the loss falls nevertheless. Half of them is enough if they stay so for 50 steps, in a network that
-      is trained from scratch. Nothing is said once the loss is below half of the first, nor of other optimisers than
+      is trained from scratch. Nothing is said once the loss is below half of the first, but where three quarters are so
+      large that no step of Adam can move them, and stay while the loss goes on falling; nor of other optimisers than
       torch's, which may keep what is rounded away;
     - `never_moves`: weights with a gradient and a rate that no step changes.
 
@@ -152,7 +155,7 @@ class UpdateRatioMonitor(Check):
         if look.ratio < smallest and not self._as_drawn(run, look):
             smallest *= LEARNT
         parameters = dict(run.module.named_parameters())
-        self._unmoved.look(run.step, {name: parameters[name] for name in look.layers})
+        self._unmoved.look(run.step, {name: parameters[name] for name in look.layers}, self._sizes(run))
         if len(self._looks) == 1:
             self._from_scratch = self._unmoved.watches and self._as_drawn(run, look)
         decay = ratios.decay_outweighs(looks, course) or ratios.shrunk(looks, course)
@@ -177,7 +180,20 @@ class UpdateRatioMonitor(Check):
     def _rounded_away(self, run: Run) -> Outcome | None:
         if not all(type(optimizer).__module__.startswith("torch.optim") for optimizer in run.trainer.optimizers):
             return None
-        return ratios.rounded_away(self._looks, self._course, self._unmoved if self._from_scratch else None)
+        return ratios.out_of_reach(self._looks, self._course, self._unmoved) or ratios.rounded_away(
+            self._looks, self._course, self._unmoved if self._from_scratch else None
+        )
+
+    def _sizes(self, run: Run) -> dict[str, float]:
+        """How far the largest steps move an element of a parameter, of those that Adam steps."""
+        peaks = {
+            id(p): self._peak(i, j, group)
+            for i, optimizer in enumerate(run.trainer.optimizers)
+            for j, group in enumerate(optimizer.param_groups)
+            if type(optimizer).__name__ in ADAMS
+            for p in group["params"]
+        }
+        return {name: peaks[id(p)] for name, p in run.module.named_parameters() if id(p) in peaks}
 
     def _layers(self, run: Run, step: Step) -> dict[str, Layer]:
         embeddings = {

@@ -1,3 +1,6 @@
+import copy
+from functools import lru_cache
+
 import lightning.pytorch as L
 import pytest
 import torch
@@ -7,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.optim import SGD, Adadelta, Adafactor, Adam, AdamW, RMSprop
 from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_recipe import Status, UpdateRatioMonitor
 
@@ -241,6 +245,107 @@ def test_fine_tuning_in_16_bits_may_change_a_few_of_the_weights(fit):
     assert not [f for f in findings if f.is_alarm]
 
 
+ARM, OTHER_ARM = (0.5, 0.5, 0.4, 0.2), (0.3, 0.7, 0.3, 0.4)
+
+
+def arm(links):
+    """The angles of an arm's joints, and where its hand is, measured with an error."""
+    drawn = torch.Generator().manual_seed(0)
+    angles = 3 * torch.rand(2048, 4, generator=drawn) - 1.5
+    heading = angles.cumsum(1)
+    hand = (torch.tensor(links) * torch.stack([heading.cos(), heading.sin()], 1)).sum(-1)
+    return TensorDataset(angles, hand + 0.02 * torch.randn(2048, 2, generator=drawn))
+
+
+@lru_cache
+def trained():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 64), nn.GELU(), nn.Linear(64, 64), nn.GELU(), nn.Linear(64, 2))
+    (x, y), optimizer = arm(ARM).tensors, Adam(net.parameters(), 1e-2)
+    for i in range(400):
+        for group in optimizer.param_groups:
+            group["lr"] = 1e-2 * (1 - i / 400)
+        optimizer.zero_grad()
+        F.mse_loss(net(x[i % 16 :: 16]), y[i % 16 :: 16]).backward()
+        optimizer.step()
+    return net
+
+
+class Tuned(Lit):
+    """A network that was trained before, on the same data or on others."""
+
+    def __init__(self, optimizer, schedule=None):
+        super().__init__(copy.deepcopy(trained()), optimizer, schedule)
+
+    def training_step(self, batch, batch_idx):
+        return F.mse_loss(self.net(batch[0]).float(), batch[1].float())
+
+
+def tuned(fit, module, links, precision="bf16-true", steps=240):
+    train = DataLoader(arm(links), 64, shuffle=True)
+    return judged(fit, module, train=train, precision=precision, steps=steps)
+
+
+@pytest.mark.parametrize("rate", [4e-5, 1e-4])
+def test_what_was_learnt_may_stay_as_it_is_in_16_bits(fit, rate):
+    findings = tuned(fit, Tuned(lambda p: AdamW(p, rate)), ARM)
+    assert "beyond" not in {name for f in findings for name in f.evidence}
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "schedule", "precision"),
+    {
+        "half of the elements can move": (lambda p: AdamW(p, 4e-4), None, "bf16-true"),
+        "a long warm-up": (lambda p: AdamW(p, 4e-4), lambda step: min(1.0, (step + 1) / 100), "bf16-true"),
+        "the end of a schedule": (lambda p: AdamW(p, 1e-3), lambda step: 1.0 if step < 60 else 0.03, "bf16-true"),
+        "with momentum": (lambda p: SGD(p, 0.03, momentum=0.9), None, "bf16-true"),
+        "32 bits": (lambda p: AdamW(p, 1e-4), None, "bf16-mixed"),
+    }.values(),
+    ids=lambda thing: thing if isinstance(thing, str) else "",
+)
+def test_tuning_in_16_bits_passes_where_weights_can_move(fit, optimizer, schedule, precision):
+    findings = tuned(fit, Tuned(optimizer, schedule), OTHER_ARM, precision)
+    assert not [f for f in findings if f.is_alarm]
+
+
+class WithMasters(Tuned):
+    """The optimiser works on copies in 32 bits, which add up what 16 bits would lose."""
+
+    def configure_optimizers(self):
+        self.masters = [p.detach().float().requires_grad_() for p in self.net.parameters()]
+        return self.optimizer(self.masters)
+
+    def optimizer_step(self, epoch, batch_idx, optimizer, closure):
+        closure()
+        for master, p in zip(self.masters, self.net.parameters(), strict=True):
+            master.grad = p.grad.float()
+        optimizer.step()
+        for master, p in zip(self.masters, self.net.parameters(), strict=True):
+            p.data.copy_(master)
+
+
+def test_copies_in_32_bits_add_up_what_16_would_lose(fit):
+    findings = tuned(fit, WithMasters(lambda p: AdamW(p, 1e-4)), OTHER_ARM)
+    assert "UpdateRatioMonitor/rounded_away" not in {f.code for f in findings}
+
+
+def test_inputs_that_hardly_ever_occur_do_not_move(fit):
+    """Nine tenths of the elements of the first layer have no gradient."""
+
+    class Sparse(Tuned):
+        def __init__(self, optimizer):
+            super().__init__(optimizer)
+            wide = nn.Linear(40, 64)
+            wide.weight.data[:, :4] = self.net[0].weight.data
+            self.net[0] = wide
+
+        def training_step(self, batch, batch_idx):
+            return super().training_step((F.pad(batch[0], (0, 36)), batch[1]), batch_idx)
+
+    findings = tuned(fit, Sparse(lambda p: AdamW(p, 4e-4)), OTHER_ARM)
+    assert not [f for f in findings if f.is_alarm]
+
+
 class Compensated(Adam):
     """Keeps what is rounded away, and takes it off with the next step."""
 
@@ -368,6 +473,13 @@ def test_updates_too_small_for_16_bits(fit):
 def test_most_of_the_weights_stay_in_16_bits_while_the_loss_falls_a_little(fit, net, rate):
     finding = found(judged(fit, Lit(net(), lambda p: Adam(p, rate)), precision="bf16-true"), "rounded_away")
     assert 0.5 < finding.evidence["share"] < 1
+
+
+@pytest.mark.parametrize("optimizer", [Adam, AdamW])
+def test_tuning_with_weights_that_can_not_move(fit, optimizer):
+    finding = found(tuned(fit, Tuned(lambda p: optimizer(p, 1e-4)), OTHER_ARM, steps=420), "rounded_away")
+    assert finding.evidence["beyond"] > 0.75
+    assert finding.evidence["loss"] < finding.evidence["loss_first"]
 
 
 def test_arguments_in_order():
