@@ -296,8 +296,8 @@ def out_of_reach(looks: Sequence[Look], course: Course, unmoved: Unmoved) -> Out
         Status.WARNING,
         "rounded_away",
         f"{100 * share:.0f} % of the elements of {listed(hit)} are exactly what they were {unmoved.since} steps "
-        f"before, although they have a gradient, and {100 * beyond:.0f} % are so large that a step at a rate of {rate:.1g} is "
-        f"rounded away in 16 bits (loss {course}, still falling)",
+        f"before, although they have a gradient, and {100 * beyond:.0f} % are so large that a step at a rate of "
+        f"{rate:.1g} is rounded away in 16 bits (loss {course}, still falling)",
         "keep the weights in 32 bits: precision='bf16-mixed' in place of 'bf16-true'; or stochastic rounding",
         {"share": share, "beyond": beyond, "layers": len(hit), **course.evidence},
     )
