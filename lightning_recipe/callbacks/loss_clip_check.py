@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from lightning_recipe.callback import Check
+from lightning_recipe.callbacks import _cut_late as late
 from lightning_recipe.finding import Section
 from lightning_recipe.record.step import Need
 
@@ -31,7 +32,9 @@ class LossClipCheck(Check):
     Between backward and the errors it looks for ``clamp``, ``clip``, ``minimum`` and the like, of the loss, of the
     losses of examples, or of errors that are squared afterwards; for ``nan_to_num`` of infinite losses; and for masks,
     ``where`` and indexing that leave out what is above a constant. It counts what lies above their bounds: there is no
-    gradient. `warning` if at four looks, and on average over all looks, more than `share` of it does.
+    gradient. `warning` if at four looks, and on average over all looks, more than `share` of it does; or if fewer do,
+    but to the end, and the bound of cross entropies is hardly above the loss of a uniform guess: rare classes are given
+    up. `advice` if losses of examples are cut to the end by any bound, or the loss itself is now and then.
 
     Args:
         share: Share of a batch's losses, or of steps if the loss itself is clamped, above the bound, 0 to 1. The
@@ -50,7 +53,7 @@ class LossClipCheck(Check):
     Legitimate:
         - Trimmed losses and small-loss selection, whose bound moves with the losses; masks by labels or confidence.
         - Hinges and margins, free bits: bounds from below. Huber's loss, PPO's ratio: the gradient goes on another way.
-        - A bound that is there for the rare example, or never reached.
+        - A bound that is never reached, or in the first steps only.
 
     Cost:
         The order of calls at each look, less than a second step takes.
@@ -83,10 +86,11 @@ class LossClipCheck(Check):
         """Begin anew with each fit."""
         self._shares: list[float] = []
         self._bounds: set[tuple[float, ...]] = set()  # several are no constants: losses are trimmed
+        self._cuts: list[late.Cut] = []  # of losses of examples, by one constant
         self._seen, self._stopped = False, list[str]()  # lines that clamped the loss itself, at single looks
         yield from ()
 
-    def sampled_step(self, run: Run, step: Step) -> Iterator[Finding]:  # noqa: ARG002
+    def sampled_step(self, run: Run, step: Step) -> Iterator[Finding]:
         """Add up what was clamped."""
         self._seen = self._seen or bool(step.leaves)
         clipped = sum(float(clip.share) * clip.elements for clip in step.clips)
@@ -99,6 +103,7 @@ class LossClipCheck(Check):
         lines += [event.where for event in reversed(step.events) if event.name in CLAMPS]
         where = f" ({lines[0]})" if lines else ""
         whole = all(clip.elements == 1 for clip in step.clips)
+        self._cuts += late.cut(step.clips, run.step, where)
         if whole and clipped and not bounds:
             self._stopped.append(where)
         if looks < LOOKS or mean <= most or not step.clips or len(self._bounds) > 1:
@@ -116,8 +121,11 @@ class LossClipCheck(Check):
 
     def end(self, run: Run) -> Iterator[Finding]:
         """There is no silence."""
+        outcome = None if self.findings or len(self._bounds) > 1 else late.verdict(self._cuts, run.step)
         if not self._seen:
             yield self.skipped("no gradient was seen to reach a parameter")
+        elif outcome:
+            yield self.found(outcome)
         elif not self.findings and self._stopped and len(self._bounds) <= 1:
             yield self.advice(
                 f"the loss itself is clamped{self._stopped[-1]}, and had no gradient at {len(self._stopped)} of "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -42,6 +43,9 @@ class Clip(NamedTuple):
         bound: The constant that elements were compared with to leave out the larger ones; None for a clamp.
         where: The line that compared them.
         of_likelihood: Whether a likelihood was clamped, before its logarithm was taken.
+        cap: The largest loss of an element that has a gradient, infinite if only infinite ones have none; None if
+            elements are no losses themselves, but errors or likelihoods, or each has another bound.
+        guess: The cross entropy of a uniform guess, in nats, if elements are cross entropies without weights.
 
     Example:
         >>> Clip(torch.tensor(0.5), 32).elements
@@ -54,6 +58,8 @@ class Clip(NamedTuple):
     bound: float | None = None
     where: str = ""
     of_likelihood: bool = False
+    cap: float | None = None
+    guess: float | None = None
 
 
 def clips(root: Tensor, bounds: Bounds | None = None) -> list[Clip]:
@@ -75,6 +81,10 @@ def clips(root: Tensor, bounds: Bounds | None = None) -> list[Clip]:
         [(0.5, 4)]
         >>> clips(errors.clamp(min=5).mean()), clips((errors + errors.clamp(max=5)).mean())
         ([], [])
+        >>> losses = torch.nn.functional.cross_entropy(weight * torch.eye(4), torch.arange(4), reduction="none")
+        >>> clip = clips(losses.clamp(max=2).mean())[0]
+        >>> clip.cap, round(clip.guess, 3)
+        (2.0, 1.386)
 
     """
     with suppress(Exception), torch.no_grad(), torch._C.DisableTorchFunction():  # noqa: SLF001 - no event of the step
@@ -250,7 +260,9 @@ def _left_out(
             continue
         own = path is not None and any(parent is bound.node for parent, _ in node.next_functions)
         if own or (bound.of_error and not falls):
-            found[node] = Clip((~kept).float().mean(), kept.numel(), bound.value, bound.where)
+            clip = Clip((~kept).float().mean(), kept.numel(), bound.value, bound.where)
+            capped = own and path is not None and not (path.of_magnitude or path.logged)
+            found[node] = _of_losses(clip, node, -bound.value if falls else bound.value) if capped else clip
     return found
 
 
@@ -286,15 +298,14 @@ def _clip(node: Any, path: _Path) -> Clip | None:
         return None
     if kind == "NanToNum":
         values = node._saved_self  # noqa: SLF001
-        return _counted(
-            values.isinf() if path.of_magnitude else values == (-torch.inf if path.falls else torch.inf), path
-        )
+        outside = values.isinf() if path.of_magnitude else values == (-torch.inf if path.falls else torch.inf)
+        return _counted(outside, path, node, torch.inf)
     values, bound = _bounded(node, _LOWER if path.falls else _UPPER)
     if bound is None or (isinstance(bound, Tensor) and bound.requires_grad):
         return None
     if path.falls:
         above_zero = bool(torch.as_tensor(bound >= 0).any())
-        return None if above_zero and not path.logged else _counted(values < bound, path)
+        return None if above_zero and not path.logged else _counted(values < bound, path, node, _constant(-bound))
     outside, clamped = values > bound, values.clamp(max=bound)
     if path.of_magnitude:
         _, lower = _bounded(node, _LOWER)
@@ -303,7 +314,7 @@ def _clip(node: Any, path: _Path) -> Clip | None:
         kept = torch.where(outside, 0, clamped).abs().max()
         if bool((torch.where(outside, clamped.abs(), torch.inf).min()) < kept):
             return None
-    return _counted(outside, path)
+    return _counted(outside, path, node, _constant(bound))
 
 
 def _bounded(node: Any, names: dict[str, str]) -> tuple[Tensor, Any]:
@@ -313,8 +324,40 @@ def _bounded(node: Any, names: dict[str, str]) -> tuple[Tensor, Any]:
     return (bound, values) if isinstance(bound, Tensor) and not values.requires_grad else (values, bound)
 
 
-def _counted(outside: Tensor, path: _Path) -> Clip:
+def _constant(bound: Any) -> float | None:
+    """A bound that is the same for all."""
+    each = torch.as_tensor(bound).unique()
+    return float(each) if len(each) == 1 else None
+
+
+def _counted(outside: Tensor, path: _Path, node: Any, cap: float | None) -> Clip:
     weights = path.weights() if callable(path.weights) else path.weights
     if weights is not None:
         outside = outside[(weights > 0).expand_as(outside)]
-    return Clip(outside.float().mean(), outside.numel(), of_likelihood=path.logged)
+    clip = Clip(outside.float().mean(), outside.numel(), of_likelihood=path.logged)
+    return clip if path.of_magnitude or path.logged or cap is None else _of_losses(clip, node, cap)
+
+
+def _of_losses(clip: Clip, node: Any, cap: float) -> Clip:
+    return clip._replace(cap=cap, guess=_guess(node, clip.elements))
+
+
+def _guess(node: Any, elements: int) -> float | None:
+    """The loss of a uniform guess, of what a node holds back; None unless it is one cross entropy for each element."""
+    waiting = [parent for parent, _ in node.next_functions]
+    while waiting:
+        current = waiting.pop()
+        kind = kind_of(current) if current is not None else ""
+        if kind in {"LogSoftmax", "Softmax"}:
+            result, dim = current._saved_result, _signed(current._saved_dim)  # noqa: SLF001
+            classes = result.shape[dim]
+            return math.log(classes) if result.numel() == classes * elements else None
+        if kind.startswith("BinaryCrossEntropy"):
+            weights = current._saved_weight, getattr(current, "_saved_pos_weight", None)  # noqa: SLF001
+            plain = weights == (None, None) and current._saved_self.numel() == elements  # noqa: SLF001
+            return math.log(2) if plain else None
+        if kind.startswith("NllLoss") and current._saved_weight is not None:  # noqa: SLF001
+            return None
+        if kind in _ONWARD | _LOGARITHMS or kind == "Neg" or kind.startswith("NllLoss") or (kind and _picks(current)):
+            waiting += [parent for parent, _ in current.next_functions]
+    return None

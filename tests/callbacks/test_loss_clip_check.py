@@ -4,8 +4,10 @@ import torch
 from patients import CLASSES, Clipped, ClippedExamples, Healthy
 from programs import ByHand
 from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_recipe import LossClipCheck, OverfitOneBatch, Status
+from lightning_recipe.record.clips import clips
 
 CODE = ClippedExamples.code
 
@@ -217,6 +219,52 @@ def test_a_bound_that_is_soon_left_behind(fit):
     assert [f.status for f in findings] == [Status.PASSED]
 
 
+def with_rare(of_loss):
+    """Two of 32 examples are of a class that is never told from another one: what it costs grows with time."""
+
+    class Rare(Healthy):
+        def loss(self, logits, y):
+            return of_loss(logits, y)
+
+        def train_dataloader(self):
+            x, y = self.data(256, 1).tensors
+            return DataLoader(TensorDataset(x, torch.where(torch.arange(256) % 16 == 1, 3, y % 2)), 32, shuffle=True)
+
+        def configure_optimizers(self):
+            return torch.optim.Adam(self.parameters(), lr=1e-2)
+
+    rare = Rare()
+    torch.nn.init.zeros_(rare.net[-1].weight)  # begins with a uniform guess, below the bounds
+    return rare
+
+
+def late(fit, of_loss):
+    return judged(fit, with_rare(of_loss), max_epochs=20, max_steps=-1)
+
+
+RARE_AND_FINE = {
+    "far above": lambda logits, y: each(logits, y).clamp(max=50).mean(),
+    "a bound that moves": lambda logits, y: each(logits, y).clamp(max=float(each(logits, y).quantile(0.9))).mean(),
+    "small losses": lambda logits, y: each(logits, y).topk(28, largest=False).values.mean(),
+    "likelihoods": lambda logits, y: -likelihoods(logits, y).clamp(min=1e-7).log().mean(),
+    "free bits": lambda logits, y: each(logits, y).clamp(min=1.5).mean(),
+    "margin": F.multi_margin_loss,
+}
+
+
+@pytest.mark.parametrize("name", RARE_AND_FINE)
+def test_rare_examples_and_bounds_that_are_there_on_purpose(fit, name):
+    findings = late(fit, RARE_AND_FINE[name])
+    assert [f.status for f in findings] == [Status.PASSED], findings
+
+
+def test_outliers_that_are_cut_are_advice(fit):
+    """A bound far above a uniform guess may be meant for wrong labels."""
+    (finding,) = late(fit, lambda logits, y: each(logits, y).clamp(max=2.2).mean())
+    assert (finding.status, finding.code) == (Status.ADVICE, CODE)
+    assert finding.evidence["cap"] == pytest.approx(2.2)
+
+
 # -- patients
 
 
@@ -314,6 +362,70 @@ def test_a_clamped_loss(fit, name):
     assert finding.evidence["share"] > 0.2
     assert ("the loss itself" in finding.message) == (name in WHOLE)
     assert "test_loss_clip_check.py:" in finding.message
+
+
+def own_log_likelihood(logits, y):
+    return -logits.log_softmax(1)[torch.arange(len(y)), y].clamp(min=-1.5).mean()
+
+
+RARE_AND_CUT = {
+    "clamp": of_losses(lambda losses: losses.clamp(max=1.5).mean()),
+    "minimum": of_losses(lambda losses: torch.minimum(losses, torch.tensor(1.5)).sum() / 32),
+    "log-likelihood": own_log_likelihood,
+    "by hand": lambda logits, y: -logits.softmax(1).log().gather(1, y[:, None]).clamp(min=-1.5).mean(),
+}
+
+
+OTHERWISE = {
+    "soft targets": lambda logits, y: (
+        F.cross_entropy(logits, F.one_hot(y, 4) * 1.0, reduction="none").clamp(max=1.5).mean()
+    ),
+    "smoothed": lambda logits, y: (
+        F.cross_entropy(logits, y, reduction="none", label_smoothing=0.1).clamp(max=1.5).mean()
+    ),
+    "weighted classes": lambda logits, y: (
+        F.cross_entropy(logits, y, torch.ones(4), reduction="none").clamp(max=1.5).mean()
+    ),
+    "no cross entropy": lambda logits, y: (logits[:, 0] - y).square().clamp(max=1.5).mean(),
+    "sums": lambda logits, y: each(logits, y).view(-1, 2).sum(1).clamp(max=1.5).mean(),
+}
+NONE = {
+    "each its own": lambda logits, y: each(logits, y).clamp(max=torch.arange(1, 33) * 1.0).mean(),
+    "errors": lambda logits, y: (logits[:, 0] - y).clamp(-1.5, 1.5).square().mean(),
+    "likelihoods": lambda logits, y: -likelihoods(logits, y).clamp(min=0.2).log().mean(),
+}
+
+
+@pytest.mark.parametrize("name", RARE_AND_CUT | OTHERWISE | NONE)
+def test_what_is_known_of_a_bound(name):
+    logits = torch.randn(32, CLASSES, generator=torch.Generator().manual_seed(0)).mul(3).requires_grad_()
+    (clip,) = clips((RARE_AND_CUT | OTHERWISE | NONE)[name](logits, torch.arange(32) % CLASSES))
+    assert clip.cap == (None if name in NONE else 1.5)
+    assert clip.guess == (pytest.approx(np.log(CLASSES)) if name in RARE_AND_CUT else None)
+
+
+@pytest.mark.parametrize(
+    "mean",
+    [
+        lambda losses: losses.clamp(max=1.5).mean(),
+        lambda losses: (losses * (losses < 1.5)).mean(),
+        lambda losses: torch.where(losses > 1.5, torch.full_like(losses, 1.5), losses).mean(),
+    ],
+)
+def test_rare_examples_that_are_cut_to_the_end(fit, mean):
+    (finding,) = late(fit, of_losses(mean))
+    assert (finding.status, finding.code) == (Status.WARNING, CODE), finding
+    assert 0.02 < finding.evidence["share"] < 0.2
+    assert finding.evidence["cap"] == 1.5
+    assert "test_loss_clip_check.py:" in finding.message
+
+
+def test_infinite_losses_to_the_end_are_advice(fit):
+    def loss(logits, y):
+        return torch.nan_to_num(each(logits.masked_fill(torch.arange(CLASSES) == 3, -torch.inf), y), posinf=0).mean()
+
+    (finding,) = late(fit, loss)
+    assert (finding.status, finding.code) == (Status.ADVICE, CODE)
 
 
 class Penalised(Healthy):
