@@ -2097,6 +2097,28 @@ class SubjectsInBoth(Patient):
         return DataLoader(self.val_set, 32)
 
 
+class SplitByDirection(Patient):
+    """Of friendships that are listed in both directions, one direction is in validation and the other in training."""
+
+    code = "SplitCheck/pairs_reversed"
+
+    def __init__(self):
+        super().__init__()
+        self.people = nn.Embedding(400, FEATURES)
+
+    def forward(self, pair):
+        return self.net(self.people(pair).prod(1))
+
+    def data(self, n, seed):
+        """The rows of both directions, split at random."""
+        rng = torch.Generator().manual_seed(0)
+        pairs = torch.randint(400, (1000, 2), generator=rng)
+        y = pairs.sum(1) % CLASSES
+        both = torch.randperm(2000, generator=rng)
+        train = both[: len(both) - 400] if seed == 1 else both[-400:]
+        return TensorDataset(torch.cat([pairs, pairs.flip(1)])[train], y.repeat(2)[train])
+
+
 class WindowsInBoth(Patient):
     """Windows of one long recording, of which each is the one before, a step later, are split at random."""
 

@@ -17,6 +17,7 @@ from lightning_recipe.callbacks._came_by import CameBy, common
 from lightning_recipe.callbacks._data_source import target_of
 from lightning_recipe.callbacks._groups_in_batches import Passing, ids_in
 from lightning_recipe.callbacks._near_texts import near_texts
+from lightning_recipe.callbacks._reversed import Reversed
 from lightning_recipe.finding import Section
 from lightning_recipe.record.step import Need
 from lightning_recipe.trial.stored import Part, distinct, parts_of
@@ -44,6 +45,8 @@ class SplitCheck(Check):
       such a name, as a column, a key or an attribute of the data set, or come by in the batch;
     - training holds slightly changed copies of most validation examples, in stored arrays of numbers, or of a third of
       its texts, in stored arrays of tokens;
+    - most pairs of validation, of ids, texts or images, are in training the other way round with the same label;
+      `advice` of fewer, as directed relations are often returned;
     - most windows of a series lie between windows of training that share most of their values; `advice` of tokens;
     - an attribute such as `transform` is set through the validation subset, while the training subset is one of the
       same data set, which then has lost its augmentation.
@@ -70,6 +73,7 @@ class SplitCheck(Check):
           same in two folders.
         - One data set for both that is given a transform once.
         - Windows that overlap within training, or where a split by time has its borders.
+        - Pairs whose direction matters, of users and items, and random ones that meet by chance.
         - Ids that the network is given or is to recognise, as of users in a recommender; subjects that were split by
           time, by session or evenly.
 
@@ -107,6 +111,7 @@ class SplitCheck(Check):
         self.needs = type(self).needs
         self._train, self._val = CameBy(), CameBy()
         self._ids, self._times, self._target = Passing(ids_in), Passing(times.numbers), ""
+        self._pairs = Reversed()
         self._forecast = False
         self._first, self._compared = trainer.current_epoch, False
         self._known: groups.Known | None = None
@@ -127,7 +132,7 @@ class SplitCheck(Check):
             if not self._settled:
                 (self._val if stage == "validation" else self._train).note(batch)
             if not run.trainer.sanity_checking:
-                for one in (self._ids, self._times):
+                for one in (self._ids, self._times, self._pairs):
                     one.note(stage, batch, run.batches_that_stepped)
 
     def validation(self, run: Run, step: Step) -> Iterator[Finding]:  # noqa: ARG002
@@ -140,12 +145,12 @@ class SplitCheck(Check):
         """Look at ids at the first; compare what came by once an epoch and a validation are over, and look no more."""
         if self._known is None:
             self._known, self.needs = groups.Known.of(run.module, step), Need(0)
-            self._target = target_of(step)
+            self._target = self._pairs.target = target_of(step)
             self._forecast = self._times.open and bool(self._target) and times.is_forecast(step, self._target)
             yield from self._of_ids(run)
             return
         over = self._compared and run.trainer.current_epoch > self._first
-        over = over and self._ids.is_complete and self._times.is_complete
+        over = over and all(one.is_complete for one in (self._ids, self._times, self._pairs))
         if over and (self._settled or self._val.count):
             yield from self._of_batches(run)
 
@@ -163,6 +168,8 @@ class SplitCheck(Check):
             ids = groups.one_of_each(self._ids.shared())
             told = [self.found(o, name) for name in ids if (o := groups.verdict(ids[name], name, known))]
             if not told and (outcome := times.verdict(self._times.shared(), self._target, forecast=self._forecast)):
+                told.append(self.found(outcome))
+            if not told and (outcome := self._pairs.verdict()):
                 told.append(self.found(outcome))
         if self._settled:
             yield from told or ([self._clean] if self._clean else [])
@@ -234,7 +241,8 @@ class SplitCheck(Check):
         told = bool(found) or (self._settled and self._clean is None)
         self._ids.open &= not (stored or several or told)
         self._times.open &= bool(self._target) and not (several or told)
-        waits = self._ids.open or self._times.open
+        self._pairs.open &= not (several or told)
+        waits = self._ids.open or self._times.open or self._pairs.open
         self._parts, self.done = None, bool(found) or (self._settled and not waits)
         yield from found or ([self._clean] if self._clean and self.done else [])
 
