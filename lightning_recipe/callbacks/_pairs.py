@@ -40,16 +40,16 @@ def pairs_in(batch: Any, target: str | None = None) -> dict[str, tuple[Tensor, T
     """
     found: dict[str, tuple[Tensor, Tensor]] = {}
     alike: dict[Any, dict[str, Any]] = {}
-    entries = [(path, t) for path, t in tensors(batch, "batch") if t.layout is torch.strided and t.ndim and t.numel()]
-    for path, tensor in entries if len(entries) <= ENTRIES else ():
+    entries = _entries(batch)
+    for path, tensor in entries.items() if len(entries) <= ENTRIES else ():
         if path == target:
             continue
-        whole = not (tensor.is_floating_point() or tensor.is_complex())
+        whole = not tensor.is_floating_point()
         if whole and tensor.ndim == 2 and len(tensor) == 2 < tensor.shape[1] and "edge" in path:  # noqa: PLR2004
             found[path] = (_numbers(tensor[0]), _numbers(tensor[1]))
         elif tensor.ndim > 1 and tensor.shape[1] == 2 and (whole or tensor.ndim > 2):  # noqa: PLR2004
             found[path] = (_numbers(tensor[:, 0]), _numbers(tensor[:, 1]))
-        elif (whole and tensor.dtype is not torch.bool) or (tensor.ndim > 1 and not tensor.is_complex()):
+        elif (whole and tensor.dtype is not torch.bool) or tensor.ndim > 1:
             alike.setdefault((tensor.shape, tensor.dtype if tensor.ndim > 1 else int), {})[path] = tensor
     for path, words in _texts(batch, "batch"):
         alike.setdefault(len(words), {})[path] = words
@@ -85,5 +85,9 @@ def labels_in(batch: Any) -> dict[str, Tensor]:
         tensor([1])
 
     """
-    short = ((path, t) for path, t in tensors(batch, "batch") if t.layout is torch.strided and t.ndim and len(t))
-    return {path: _numbers(t) for path, t in short if t.numel() <= SHORT * len(t) and not t.is_complex()}
+    return {path: _numbers(t) for path, t in _entries(batch).items() if t.numel() <= SHORT * len(t)}
+
+
+def _entries(batch: Any) -> dict[str, Tensor]:
+    found = ((path, t) for path, t in tensors(batch, "batch") if t.ndim and t.numel() and not t.is_complex())
+    return {path: t for path, t in found if t.layout is torch.strided}

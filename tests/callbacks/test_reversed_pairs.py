@@ -118,6 +118,7 @@ def test_siamese_pairs_of_other_items():
         {"x": torch.rand(8, 2), "y": torch.rand(8)},
         {"x": torch.rand(8, 5), "y": torch.rand(8, 5), "label": torch.arange(8)},
         torch.rand(8, 3),
+        {"x": torch.rand(8, 0, 3), "z": torch.rand(8, 2, 3).to(torch.complex64)},
         {"edge_index": torch.zeros(2, 2), "words": ["a", "b"]},
         None,
     ],
