@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from lightning_recipe.callbacks._metric_names import is_no_mean, words
+from lightning_recipe.callbacks._metric_names import OVERLAPS, is_no_mean, words
 from lightning_recipe.finding import Outcome, Status
 from lightning_recipe.record.step import Need, Step
 from lightning_recipe.record.tensors import leading_size
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from lightning_recipe.trial.stand_ins import Logged
 
 PARTS = 4
-"""Into which a batch is divided."""
+"""Into which a batch is divided; a smaller one than of eight examples into two."""
 NOISE = 0.005
 """Relative difference of the mean over parts and of the whole, from which on it is none of rounding."""
 ROUNDING = 1e-5
@@ -200,9 +200,10 @@ class Parts(NamedTuple):
 def in_parts(again: Rehearsal, batch: Any, seen: Seen) -> dict[str, Parts]:
     """By name, what is logged of the parts of a batch, and of the whole; of what other draws don't change."""
     size = leading_size(batch) or 0
-    ends = [size * i // PARTS for i in range(PARTS + 1)]
+    count = PARTS if size >= 2 * PARTS else 2
+    ends = [size * i // count for i in range(count + 1)]
     parts = [examples_between(batch, *between) for between in pairwise(ends)]
-    if size < 2 * PARTS or any(part is batch for part in parts):
+    if size < count or any(part is batch for part in parts):
         return {}
     of_parts = []
     try:
@@ -241,11 +242,13 @@ def judge(suspect: Suspect, parts: Parts | None) -> Outcome | None:
     told = parts if apart > NOISE else None
     if not suspect.kind and (told is None or (suspect.mild and not told.is_made_of_a_mean)):
         return None
+    near = suspect.mild or not OVERLAPS.isdisjoint(words(suspect.name))
     evidence = {"mean_of_parts": told.mean, "whole": told.whole} if told else {}
-    shown = f": a batch has {told.whole:.3g}, the mean of its quarters is {told.mean:.3g}" if told else ""
+    parted = "quarters" if told and len(told.values) == PARTS else "halves"
+    shown = f": a batch has {told.whole:.3g}, the mean of its {parted} is {told.mean:.3g}" if told else ""
     of = f" of {suspect.kind}" if suspect.kind else ""
     return Outcome(
-        Status.ADVICE if suspect.mild and apart < MATERIAL else Status.WARNING,
+        Status.ADVICE if near and apart < MATERIAL else Status.WARNING,
         "averaged_over_batches",
         f'"{suspect.name}" is the mean of the values{of} of single batches, which is not its value over all of '
         f"validation{shown}",

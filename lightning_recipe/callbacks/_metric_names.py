@@ -13,6 +13,7 @@ HIGHER = {
 LOWER = {
     *("loss", "losses", "error", "errors", "err", "errs", "cost", "regret", "mse", "rmse", "nmse", "nrmse", "mae"),
     *("mape", "smape", "nll", "nlpd", "crps", "perplexity", "ppl", "wer", "cer", "fid", "kid", "lpips", "brier", "ece"),
+    *("bce", "xent", "crossentropy"),
 }
 """Words for what is the better the lower it is."""
 SCORES = {"score", "scores", "dice"}
@@ -33,9 +34,11 @@ TURNED = {
     "std",
 }
 """Words that turn the meaning of the others round, or take it away."""
+OVERLAPS = {"iou", "miou", "jaccard", "dice"}
+"""Words for shares of what overlaps: of many pixels a batch is nearly as good as all, of few it is not."""
 NO_MEANS = {
     *("f1", "fscore", "fbeta", "auroc", "auc", "aupr", "auprc", "ap", "roc", "mcc", "kappa", "matthews"),
-    *("rmse", "rmsle", "perplexity", "ppl", "r2", "pearson", "spearman"),
+    *("rmse", "rmsle", "perplexity", "ppl", "r2", "pearson", "spearman", *OVERLAPS),
 }
 """Words for numbers of a set of examples that are no mean over them."""
 

@@ -5,20 +5,25 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 from lightning.fabric.utilities.data import sized_len
 
-from lightning_recipe.callbacks._metric_names import better, is_of_training
+from lightning_recipe.callbacks._metric_names import SCORES, better, is_of_training, words
 from lightning_recipe.finding import Outcome, Status
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from lightning.pytorch import Trainer
+    from numpy.typing import NDArray
 
 WIDE = 0.1
 """Width of the interval around an accuracy in which nobody can tell a good model from a fair one."""
 SMALL = 0.02
 """Share of the examples in training from which on a validation set is large enough, or as large as it can be."""
+FEWEST, TOGETHER = 5, 0.9
+"""Epochs, at least, and rank correlation with a loss from which on a number goes its way, or the other: the ranks of
+five reach 0.9 by chance four times in 100."""
 CHOOSING = {"EarlyStopping", "ModelCheckpoint"}
 """Callbacks, also derived ones, that monitor what was logged; others may monitor what they know themselves."""
 
@@ -67,6 +72,54 @@ def wrong_mode(one: Monitored) -> Outcome | None:
         f'{one.who} monitors "{one.name}" with mode="{one.mode}": the worst counts as the best',
         f'{one.who}(monitor="{one.name}", mode="{wanted}")',
     )
+
+
+def against_the_loss(one: Monitored, course: Sequence[Mapping[str, float]]) -> Outcome | None:
+    """What is seen of a name that says nothing: that it rises while a loss of validation falls, or the other way.
+
+    `warning` if it is a score by its name, too, else `advice`.
+
+    Args:
+        one: What is monitored.
+        course: What was logged, by the epochs with validation that were looked at.
+
+    Example:
+        >>> course = [{"val_dice": 0.1 * i, "val_loss": 1 / (1 + i)} for i in range(8)]
+        >>> against_the_loss(Monitored("ModelCheckpoint", "val_dice", "min"), course).status
+        <Status.WARNING: 'warning'>
+        >>> against_the_loss(Monitored("ModelCheckpoint", "val_dice", "max"), course) is None
+        True
+
+    """
+    wanted = {"min": "max", "max": "min"}.get(one.mode, "")
+    if better(one.name) or not wanted:
+        return None
+    losses = {name for seen in course for name in seen if better(name) == "min" and not is_of_training(name)}
+    for loss in sorted(losses - {one.name}):
+        pairs = [(seen[one.name], seen[loss]) for seen in course if {one.name, loss} <= seen.keys()]
+        if len(pairs) < FEWEST or not all(map(math.isfinite, (number for pair in pairs for number in pair))):
+            continue
+        together = _ranks_together(*map(np.array, zip(*pairs, strict=True)))
+        if (together < -TOGETHER and wanted == "max") or (together > TOGETHER and wanted == "min"):
+            known = wanted == "max" and not SCORES.isdisjoint(words(one.name))
+            return Outcome(
+                Status.WARNING if known else Status.ADVICE,
+                "monitors_wrong",
+                f'{one.who} monitors "{one.name}" with mode="{one.mode}", which goes '
+                f'{"the other way than" if wanted == "max" else "up and down with"} "{loss}" (rank correlation '
+                f"{together:.2f} over {len(pairs)} epochs)",
+                f'{one.who}(monitor="{one.name}", mode="{wanted}"), if it is the better the '
+                f"{'higher' if wanted == 'max' else 'lower'} it is",
+                {"correlation": together, "epochs": len(pairs)},
+            )
+    return None
+
+
+def _ranks_together(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
+    """Spearman's correlation of the two, where no value comes twice; 0 where one is constant."""
+    a, b = (values.argsort().argsort() for values in (one, other))
+    varied = all(len(np.unique(values)) > len(values) / 2 for values in (one, other))
+    return float(np.corrcoef(a, b)[0, 1]) if varied else 0.0
 
 
 def at_the_end(one: Monitored, logged: Collection[str]) -> Outcome | None:

@@ -110,6 +110,7 @@ class EvaluationCheck(Check):
         self._mixed: dict[str, int] = {}
         self._lists: tuple[dict[str, kept.Kept], dict[str, kept.Kept]] | None = None  # at the first and the latest look
         self._values: dict[str, list[float]] = {}  # of accuracies
+        self._course: list[dict[str, float]] = []  # what was logged, by looks at validation
 
     def before_training(self, run: Run) -> Iterator[Finding]:
         """Read the settings."""
@@ -175,9 +176,10 @@ class EvaluationCheck(Check):
         yield from (self.found(outcome, name) for outcome, name in outcomes if outcome)
 
     def _note_values(self, run: Run) -> None:
-        for name, value in run.trainer.callback_metrics.items():
+        self._course.append({name: float(value) for name, value in run.trainer.callback_metrics.items()})
+        for name, value in self._course[-1].items():
             if is_a_share(name) and not is_of_training(name):
-                self._values.setdefault(name, []).append(float(value))
+                self._values.setdefault(name, []).append(value)
 
     def end(self, run: Run) -> Iterator[Finding]:
         """See what was never logged or reset; there is no silence."""
@@ -191,27 +193,31 @@ class EvaluationCheck(Check):
             held = kept.grown(*self._lists, run.module)
             found += [self.found(kept.never_reset(name, more, metric=False), name) for name, more in held.items()]
         if self._seen is not None and not run.interrupted:
-            for one in settings.monitored(run.trainer):
-                logged = {*run.trainer.callback_metrics, *run.trainer.logged_metrics}
-                if outcome := settings.at_the_end(one, logged):
-                    found.append(self.found(outcome, one.who))
+            self._note_values(run)
+            found += self._of_choices(run)
             behind = None if run.limited else self._weights.behind(run)
             if outcome := self._weights.verdict(run) or behind:
                 found.append(self.found(outcome))
-            self._note_values(run)
             if (short := Short.of(run)) is not None:
                 by_hand = kept.unweighted(self._lists[0], run.module) if self._lists else []
                 found += [self.found(mean_of_means(name, short), name) for name in by_hand]
                 found += [self.found(mean_of_means(name, short, by), name) for name, by in self._alike.items()]
-            examples, in_training = (
-                sized_len(getattr(next(iter(of), None), "dataset", None)) or 0 for of in (run.val_loaders, run.loaders)
-            )
-            chosen_by = {one.name for one in settings.monitored(run.trainer)}
-            for name, values in self._values.items() if examples else ():
-                improved = settings.too_few(name, values, examples) if name in chosen_by else None
-                if outcome := improved or settings.of_few(name, values[-1], examples, in_training):
-                    found.append(self.found(outcome, name))
         yield from found
         if not found and not self.findings:
             yield self.passed("what validation reports can be trusted") if self._seen else self.skipped(self._reason)
         self._seen = None
+
+    def _of_choices(self, run: Run) -> Iterator[Finding]:
+        """By what the run is steered, and how few examples tell."""
+        logged = {*run.trainer.callback_metrics, *run.trainer.logged_metrics}
+        for one in settings.monitored(run.trainer):
+            if outcome := settings.at_the_end(one, logged) or settings.against_the_loss(one, self._course):
+                yield self.found(outcome, one.who)
+        examples, in_training = (
+            sized_len(getattr(next(iter(of), None), "dataset", None)) or 0 for of in (run.val_loaders, run.loaders)
+        )
+        chosen_by = {one.name for one in settings.monitored(run.trainer)}
+        for name, values in self._values.items() if examples else ():
+            improved = settings.too_few(name, values, examples) if name in chosen_by else None
+            if outcome := improved or settings.of_few(name, values[-1], examples, in_training):
+                yield self.found(outcome, name)

@@ -777,6 +777,56 @@ def test_errors_in_two_units(fit, module):
     assert (finding.status, finding.code, finding.subject) == (Status.WARNING, module.code, "val_mae")
 
 
+class Overlap(Healthy):
+    """The share that predicted and true pixels have in common, of small batches."""
+
+    def val_dataloader(self):
+        return DataLoader(self.data(64, 2), 4)
+
+    def validation_step(self, batch, batch_idx):
+        said, true = self(batch[0]).argmax(1) > 2, batch[1] > 1
+        self.log("val_iou", ((said & true).sum() + 1e-6) / ((said | true).sum() + 1e-6))
+
+
+def test_overlaps_are_no_means(fit):
+    (finding,) = found(fit, Overlap())
+    assert (finding.status, finding.code) == (Status.WARNING, "EvaluationCheck/averaged_over_batches")
+
+
+class OfAnUnknownName(Healthy):
+    """What is monitored rises while the loss falls."""
+
+    name, mode, sign = "val_dice", "min", -1.0
+
+    def configure_callbacks(self):
+        return [ModelCheckpoint(monitor=self.name, mode=self.mode)]
+
+    def validation_step(self, batch, batch_idx):
+        loss = self.loss(self(batch[0]), batch[1])
+        self.log_dict({"val_loss": loss, self.name: self.sign * loss})
+
+
+class Maximised(OfAnUnknownName):
+    mode = "max"
+
+
+class DiceLoss(OfAnUnknownName):
+    sign = 1.0
+
+
+class Nameless(OfAnUnknownName):
+    name = "val_q"
+
+
+@pytest.mark.parametrize(
+    ("module", "status"),
+    [(Maximised, None), (DiceLoss, None), (Nameless, Status.ADVICE), (OfAnUnknownName, Status.WARNING)],
+)
+def test_what_is_monitored_and_goes_the_other_way_than_the_loss(fit, module, status):
+    told = {f.code: f.status for f in found(fit, module(), max_epochs=7, enable_checkpointing=True)}
+    assert told.get("EvaluationCheck/monitors_wrong") == status
+
+
 class TooFew(patients.WorstIsBest):
     """An accuracy that rises by one of 64 examples."""
 
