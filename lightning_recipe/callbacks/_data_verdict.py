@@ -20,6 +20,8 @@ DUPLICATES = 0.05
 """Share of examples that came before, from which on it is told: a few are in most public data sets."""
 MEANT = 0.95
 """Share of copies in rare classes, from which on they are there to balance the classes."""
+FEW, TELLING = 0.1, 0.8
+"""Different inputs as a share of the examples, at most, and share of the labels that they can tell, at least."""
 OTHER_LABEL = 0.01
 """Share of examples with another label than their twin, from which on it is no slip of an annotator."""
 ENOUGH = 64
@@ -62,6 +64,7 @@ def other_label(examples: Examples) -> Iterator[Outcome]:
 
     """
     if examples.labels is None or examples.rich.sum() < ENOUGH:
+        yield from _few_inputs(examples)
         return
     inputs, labels = examples.inputs[examples.rich], examples.labels[examples.rich]
     both, together = np.unique(np.stack([inputs, labels]), axis=1, return_counts=True)
@@ -82,6 +85,33 @@ def other_label(examples: Examples) -> Iterator[Outcome]:
         "were shuffled; else remove these examples, or make their labels soft",
         {"examples": len(inputs), "contradicting": count, "share": share, "agreement": agreement},
     )
+
+
+def _few_inputs(examples: Examples) -> Iterator[Outcome]:
+    """`advice` where inputs are so few that they can't tell the labels, as texts that were cut to what all begin with.
+
+    Example:
+        >>> x, y = np.arange(200) % 6, np.arange(200) % 5
+        >>> [[o.code for o in _few_inputs(Examples(x, y, x, np.zeros(200, bool)))] for y in (y, x // 2)]
+        [['same_input_other_label'], []]
+
+    """
+    if examples.labels is None or len(examples.labels) < ENOUGH:
+        return
+    pairs, together = np.unique(np.stack([examples.inputs, examples.labels]), axis=1, return_counts=True)
+    values, which = np.unique(pairs[0], return_inverse=True)
+    most = np.zeros(len(values), np.int64)
+    np.maximum.at(most, which.ravel(), together)
+    right = float(most.sum() / together.sum())
+    if len(values) <= FEW * len(examples.labels) and right < TELLING:
+        yield Outcome(
+            Status.ADVICE,
+            "same_input_other_label",
+            f"{len(examples.labels)} training examples have {len(values)} different inputs in all: no network can get "
+            f"more than {right:.0%} of their labels right",
+            "see whether something was cut off or left out before they differ: the length of texts, the columns",
+            {"examples": len(examples.labels), "inputs": len(values), "right": right},
+        )
 
 
 def duplicates(examples: Examples, *, sure: bool) -> Iterator[Outcome]:

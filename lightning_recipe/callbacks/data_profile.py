@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+from torch import Tensor
 
 from lightning_recipe.callback import Check
 from lightning_recipe.callbacks import _data_order as order
@@ -18,7 +20,7 @@ from lightning_recipe.figures.canvas import pixels
 from lightning_recipe.figures.profile import profile_card
 from lightning_recipe.finding import Section, Status
 from lightning_recipe.record.step import Need
-from lightning_recipe.record.tensors import tensors
+from lightning_recipe.record.tensors import mapped, tensors
 from lightning_recipe.show import loggers
 
 if TYPE_CHECKING:
@@ -130,6 +132,7 @@ class DataProfile(Check):
         self._target: str | None = None
         self._entered: set[str] = set()
         self._kept_data: Kept | None = None
+        self._first_batch: Any = None
         self._sizes: set[int] = set()
         self._epoch, self._said = trainer.current_epoch, False
         self._classes = 0
@@ -149,6 +152,8 @@ class DataProfile(Check):
         """Look at a batch if it is time to; what comes out stays on its device until the next look."""
         if stage != "train":
             return
+        if self._passed == [0, 0]:
+            self._first_batch = mapped(batch, Tensor, lambda tensor: tensor)  # a step may take its labels out
         epoch = run.trainer.current_epoch - self._first
         if epoch > 1:
             return
@@ -165,6 +170,8 @@ class DataProfile(Check):
 
     def first_step(self, run: Run, step: Step) -> Iterator[Finding]:
         """Find the label, and what the network is given."""
+        if self._first_batch is not None:
+            step, self._first_batch = replace(step, batch=self._first_batch), None
         self.needs, examples = Need(0), run.examples_in(step.batch) or 0
         self._label, self._classes = label_of(step, examples)
         self._target = number_of(step, examples)
