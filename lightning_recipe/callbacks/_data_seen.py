@@ -92,6 +92,7 @@ class Seen:
         bits: Information in the features of an example, by path.
         alike: Correlation of an example's features with those of the next one, by path, a batch a number.
         apart: Whether a batch held anything besides rows of its examples, such as edges between them or texts.
+        rows: Of tables, some of a batch, by path.
 
     """
 
@@ -104,6 +105,7 @@ class Seen:
     bits: dict[str, float] = field(default_factory=dict)
     alike: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     apart: bool = False
+    rows: defaultdict[str, list[NDArray[np.float32]]] = field(default_factory=lambda: defaultdict(list))
 
 
 @dataclass
@@ -272,9 +274,12 @@ def add(seen: Seen, one: Glance) -> None:
             seen.ranges[path] = part
         elif seen.ranges[path].mean.shape == part.mean.shape:
             seen.ranges[path].add(part)
-        seen.alike[path].append(alike(one.sample[path].cpu().numpy()))
+        sample = one.sample[path].cpu().numpy()
+        seen.alike[path].append(alike(sample))
+        if sample.shape[1] == part.mean.size:  # a table, with all its columns
+            seen.rows[path].append(sample)
         if path not in seen.bits:
-            seen.bits[path] = information(one.sample[path].cpu().numpy())
+            seen.bits[path] = information(sample)
     rich = [
         changes.cpu().numpy() >= CHANGES
         for path, changes in one.changes.items()

@@ -16,6 +16,7 @@ from lightning_recipe.callbacks._data_repeated import repeated as repeats
 from lightning_recipe.callbacks._data_seen import VALUES, Glance, Seen, add, glance
 from lightning_recipe.callbacks._data_source import by_index, drawn, entered, is_stream, label_of, number_of
 from lightning_recipe.callbacks._kept_data import Kept
+from lightning_recipe.callbacks._missing_marks import marks
 from lightning_recipe.figures.canvas import pixels
 from lightning_recipe.figures.profile import profile_card
 from lightning_recipe.finding import Section, Status
@@ -71,7 +72,7 @@ class DataProfile(Check):
 
     `advice` if other classes never occur, in a whole epoch or among examples that are drawn at random, examples come in
     the same order in each epoch, or the same batches again and again within one, features that the network is given
-    never change, or values are NaN or infinite.
+    never change, or hold a number such as -999 for what is missing, or values are NaN or infinite.
 
     Args:
         strict: Stop the run when something failed.
@@ -271,6 +272,8 @@ class DataProfile(Check):
             yield self.found(outcome)
         for outcome, path in verdict.of_ranges(seen.ranges, self._entered):
             yield self.found(outcome, path)
+        for path in self._entered & seen.rows.keys():
+            yield from (self.found(outcome, path) for outcome in marks(np.concatenate(seen.rows[path]), path))
 
     def _combined(self, epoch: int) -> list[np.ndarray]:
         """A fingerprint of each example without its label, by batch."""

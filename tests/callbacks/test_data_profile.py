@@ -6,7 +6,7 @@ import numpy as np
 import patients
 import pytest
 import torch
-from patients import CLASSES, Healthy
+from patients import CLASSES, FEATURES, Healthy
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import (
@@ -396,6 +396,52 @@ def test_an_own_sampler_with_the_same_order_each_time(fit):
     assert {code: finding.status for code, finding in codes.items() if code != "passed"} == {
         "same_order": Status.ADVICE
     }
+
+
+def with_column(values):
+    x, y = data(512).tensors
+    return DataLoader(TensorDataset(torch.cat([values[:, None], x[:, 1:]], 1), y), 32, shuffle=True)
+
+
+MEASURED = 20 + torch.randn(512, generator=torch.Generator().manual_seed(5))
+HONEST = {
+    "counts with many zeros": torch.poisson(torch.full((512,), 0.7), generator=torch.Generator().manual_seed(5)),
+    "one outlier": MEASURED.clone().index_fill(0, torch.tensor([7]), -999.0),
+    "yes or no": (MEASURED > 20) * 100.0,
+    "a ceiling": MEASURED.clamp(max=20.5),
+}
+
+
+@pytest.mark.parametrize("values", HONEST.values(), ids=HONEST)
+def test_numbers_that_come_often_and_mean_what_they_say(fit, values):
+    assert "missing_as_number" not in found(fit, with_column(values))
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+def test_a_number_for_what_is_missing(fit, scaled):
+    values = MEASURED.clone().index_fill(0, torch.arange(0, 512, 25), -999.0)
+    values = (values - values.mean()) / values.std() if scaled else values
+    codes = found(fit, with_column(values))
+    assert (codes["missing_as_number"].status, alarms(codes)) == (Status.ADVICE, set())
+
+
+def test_texts_that_were_cut_to_what_all_begin_with(fit):
+    class Words(Healthy):
+        def forward(self, x):
+            return super().forward(torch.cat([x.float(), torch.zeros(len(x), FEATURES - x.shape[1])], 1))
+
+        def training_step(self, batch, batch_idx):
+            labels = batch.pop("y")
+            return self.loss(self(batch["x"]), labels)
+
+    draw = torch.Generator().manual_seed(0)
+    x, y = torch.randint(2, (512, 4), generator=draw), torch.randint(CLASSES, (512,), generator=draw)
+    told = {}
+    for name, labels in {"by chance": y, "by the first word": x[:, 0]}.items():
+        rows = [{"x": a, "y": b} for a, b in zip(x, labels, strict=True)]
+        told[name] = found(fit, DataLoader(rows, 32, shuffle=True), Words()).get("same_input_other_label")
+    assert told["by the first word"] is None
+    assert told["by chance"].status is Status.ADVICE
 
 
 def test_workers_that_all_give_the_same(fit):
