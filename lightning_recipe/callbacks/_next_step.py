@@ -100,8 +100,8 @@ def readings(passage: Passage) -> list[Reading]:
         {1}
 
     """
-    sequences = [(i, *option) for i, entered in enumerate(passage.entered) for option in _sequences(entered.given)]
-    shapes = {values.shape[:2] for _, _, values in sequences}
+    series = [(i, *option) for i, entered in enumerate(passage.entered) for option in as_sequences(entered.given)]
+    shapes = {values.shape[:2] for _, _, values in series}
     outputs = [(i, tuple(passed.value.shape)) for i, passed in enumerate(passage.passed) if passed.leaves]
     fits = [i for i, shape in outputs if any(layouts(shape, *sequence) for sequence in shapes)]
     last = list({id(passage.passed[i].value): i for i in fits}.values())[-STATES:]
@@ -111,7 +111,7 @@ def readings(passage: Passage) -> list[Reading]:
     gradients = torch.autograd.grad(passage.loss, values, retain_graph=True, allow_unused=True)
     found = []
     for i, state, gradient in zip(last, values, gradients, strict=True):
-        for number, into, given in sequences if gradient is not None else []:
+        for number, into, given in series if gradient is not None else []:
             for out in layouts(tuple(state.shape), *given.shape[:2]):
                 counted = (out.of(gradient) != 0).any(-1)
                 if fit := shift_of(out.of(state.detach()), out.of(gradient), given):
@@ -119,7 +119,7 @@ def readings(passage: Passage) -> list[Reading]:
     return found
 
 
-def _sequences(given: Tensor) -> list[tuple[Layout, Tensor]]:
+def as_sequences(given: Tensor) -> list[tuple[Layout, Tensor]]:
     """What entered as tokens of shape (N, T), or numbers of shape (N, T, C), with the dimensions in any order."""
     if not given.is_floating_point():
         found = [(Layout((*given.shape, -1), order), given.permute(order[:2])) for order in ((0, 1, 2), (1, 0, 2))]
@@ -254,7 +254,7 @@ def presumed(passage: Passage, sequences: int | None) -> list[Reading]:
     """
     for i, passed in reversed(list(enumerate(passage.passed))):
         for number, entered in enumerate(passage.entered):
-            for into, given in _sequences(entered.given):
+            for into, given in as_sequences(entered.given):
                 ways = layouts(tuple(passed.value.shape), *given.shape[:2])
                 if given.shape[0] == sequences and ways and passed.leaves:
                     every = torch.ones(given.shape[:2], dtype=torch.bool)

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 from lightning_recipe.callback import Check
 from lightning_recipe.callbacks._carried import carried as of_examples
 from lightning_recipe.callbacks._causality_verdict import Sight, of_shift, of_sight, sight
+from lightning_recipe.callbacks._lag_zero import lag_zero
 from lightning_recipe.callbacks._looks_ahead import looks_ahead
 from lightning_recipe.callbacks._next_step import Reading, presumed, readings
 from lightning_recipe.callbacks._own_pixel import own_pixel
+from lightning_recipe.callbacks._reads_on import reads_on
 from lightning_recipe.callbacks._scaled_ahead import scaled_ahead
 from lightning_recipe.callbacks._window import held_value
 from lightning_recipe.dependencies.backprop import UndecidedError
@@ -139,10 +141,10 @@ class CausalityCheck(Check):
             told = own_pixel(again, step.batch)
             return [self.found(*told) if told else self.skipped(NO_SEQUENCES)], None
 
-        def look(changed: Mapping[int, Tensor]) -> Passage:
+        def look(changed: Mapping[int, Tensor], seed: int = 0) -> Passage:
             passage = Passage()
             with passage.through(again.module, changed):
-                passage.loss = again.step(step.batch).loss
+                passage.loss = again.step(step.batch, seed=seed).loss
             return passage
 
         passage = look({})
@@ -168,6 +170,8 @@ class CausalityCheck(Check):
             finding = self.found(of_sight(sees, begins, chart.shape[1]), begins.name if begins else "")
             if finding.is_alarm and loggers.is_written(run.trainer):
                 return [*carried, finding], drawn(chart, sees, finding.subject)
+        if not finding.is_alarm and (told := reads_on(look, passage, step) or lag_zero(look, passage, step)):
+            finding = self.found(*told)
         return [*carried, finding], None
 
     def _carried(self, names: list[str]) -> Finding:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
@@ -33,6 +33,7 @@ class Chart:
         into: Where sequences and positions lie in it.
         result: The outputs, computed from it.
         out: Where sequences and positions lie in them.
+        features: Of what entered, those that are looked at.
 
     Example:
         >>> x = torch.randn(2, 3, 4, requires_grad=True)
@@ -47,6 +48,7 @@ class Chart:
     into: Layout
     result: Tensor
     out: Layout
+    features: slice = field(default_factory=lambda: slice(None))
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -76,7 +78,7 @@ class Chart:
         (gradient,) = torch.autograd.grad(self.result, self.source, start, retain_graph=True, allow_unused=True)
         if gradient is None:
             return torch.zeros(self.shape, dtype=torch.float64)
-        strength = self.into.of(gradient).abs().amax(-1).cpu().double()
+        strength = self.into.of(gradient)[..., self.features].abs().amax(-1).cpu().double()
         if not strength.isfinite().all():
             msg = "gradients with respect to the inputs hold NaN or infinity"
             raise UndecidedError(msg)
