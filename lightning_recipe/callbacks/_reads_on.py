@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
 from lightning_recipe.callbacks._compared import SCALED, SHIFTED
-from lightning_recipe.callbacks._next_step import STATES, STEPS, WIDE, as_sequences, shift_of
+from lightning_recipe.callbacks._next_step import STEPS, WIDE, as_sequences, shift_of
 from lightning_recipe.callbacks._window import VARIED, is_table
 from lightning_recipe.dependencies.over_time import Chart
 from lightning_recipe.dependencies.sequences import Layout, layouts
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
 
 NEAR = 200
 """Operations before the loss among which a prediction is looked for."""
+COMPARED = 4
+"""Predictions, at most, or errors, all of which have to depend on it where there is one target for several."""
+ASKED = 32
+"""Last outputs of modules that are asked where no target is known."""
 EXAMPLES = 8
 """That agree, at least: all of a batch."""
 CHANGED = 1e-5
@@ -41,21 +46,22 @@ class Forecast(NamedTuple):
         horizon: How many steps.
         channels: Of what entered.
         out: Where sequences and steps lie in the outputs.
-        read: From a passage to those outputs.
+        read: From a passage to all outputs of which that may be wanted, or to their errors.
 
     """
 
     horizon: int
     channels: slice
     out: Layout
-    read: Callable[[Passage], Tensor | None]
+    read: Callable[[Passage], list[Tensor]]
 
 
 def reads_on(look: Callable[..., Passage], base: Passage, step: Step) -> tuple[Outcome, str] | None:
     """Whether the first step of a forecast depends on what it is to say, or on what follows.
 
-    Later ones may be given what is before them, as in teacher forcing. What puts out the steps before, too, restores
-    its window; where something is drawn, what is to come may be there for a posterior, as in a conditional VAE.
+    Later ones may be given what is before them, as in teacher forcing; another head may restore what is to come. What
+    puts out the steps before, too, restores its window; where something is drawn, what is to come may be there for a
+    posterior, as in a conditional VAE.
 
     Args:
         look: Runs the step with other values of some leaves, and with another ``seed``.
@@ -79,37 +85,41 @@ def reads_on(look: Callable[..., Passage], base: Passage, step: Step) -> tuple[O
 def _judged(
     look: Callable[..., Passage], base: Passage, number: int, into: Layout, forecast: Forecast
 ) -> tuple[Outcome, str] | None:
-    horizon, leaf, result = forecast.horizon, base.entered[number].leaf, forecast.read(base)
+    horizon, leaf, results = forecast.horizon, base.entered[number].leaf, forecast.read(base)
     examples, length, _ = into.of(leaf).shape
-    if result is None or _restores(base, result, (examples, length), horizon):
+    if not results or any(_restores(base, result, (examples, length), horizon) for result in results):
         return None
-    chart = Chart(leaf, into, result, forecast.out, forecast.channels)
-    seen = chart.row(torch.zeros(examples, dtype=torch.long))[:, length - horizon :] > 0
-    if seen.any(1).double().mean() < HALF:
+    charts = [Chart(leaf, into, result, forecast.out, forecast.channels) for result in results]
+    seen = [chart.row(torch.zeros(examples, dtype=torch.long))[:, length - horizon :] > 0 for chart in charts]
+    if min(float(rows.any(1).double().mean()) for rows in seen) < HALF:
         return None
-    for again in (look({}), look({}, seed=1)):
-        if (same := forecast.read(again)) is None or not torch.equal(same, result):
-            return None
+    if not all(are_same(forecast.read(again), results) for again in (look({}), look({}, seed=1))):
+        return None
     value = leaf.detach().clone()
     future = into.of(value)[:, length - horizon :, forecast.channels]
-    future.copy_(future.roll(1, 1))
+    future.copy_(future.flip(1))
     other = look({number: value})
-    then = forecast.read(other)
-    if then is None or then.shape != result.shape:
+    result, then = results[0].detach(), forecast.read(other)
+    if not then or then[0].shape != result.shape:
         return None
-    apart = forecast.out.of(result.detach() - then.detach())[:, 0].abs().amax(-1)
-    differs = int((apart > CHANGED * float(result.detach().abs().max())).sum())
-    if differs < HALF * examples:
+    apart = forecast.out.of(result - then[0].detach())[:, 0].abs().amax(-1)
+    differs = apart > CHANGED * float(result.abs().max())
+    if differs.double().mean() < HALF:
         return None
-    begins, reach = _first_changed(base, other), int(seen.any(0).sum())
+    begins, reach, told = _first_changed(base, other), int(seen[0].any(0).sum()), int(seen[0].any(1).sum())
     text = (
         f"the last {horizon} of the {length} steps that enter are to be forecast, and the first of them is told from "
-        f"what enters at {reach} of these, in {differs} of {examples} examples (expected: from none)"
+        f"what enters at {reach} of these, in {told} of {examples} examples (expected: from none)"
     )
     text += f". It begins {begins.where}" if begins else ""
     fix = f"cut them off before the network: x[:, :-{horizon}] along time"
-    evidence = {"horizon": horizon, "seen": reach, "examples": differs}
+    evidence: dict[str, float] = {"horizon": horizon, "seen": reach, "examples": told}
     return Outcome(Status.FAILED, "sees_future", text, fix, evidence), begins.name if begins else ""
+
+
+def are_same(some: list[Tensor], others: list[Tensor]) -> bool:
+    """Whether there are as many, with the same values."""
+    return len(some) == len(others) and all(map(torch.equal, some, others))
 
 
 def _first_changed(base: Passage, other: Passage) -> Passed | None:
@@ -129,16 +139,18 @@ def _restores(base: Passage, result: Tensor, window: tuple[int, int], horizon: i
         if node is not None and layouts(node.shape, *window):
             return True
     passed = [p.value for p in base.passed if p.leaves and layouts(tuple(p.value.shape), *window)]
-    gradients = _gradients(base, passed)
+    gradients = gradients_of(base, passed)
     for value, gradient in zip(passed, gradients, strict=True):
-        for out in layouts(tuple(value.shape), *window) if gradient is not None else ():
-            counted = (out.of(gradient) != 0).any(-1).any(0)
-            if not counted[:-horizon].any() and counted[-horizon:].all():
-                return True
+        if gradient is not None:
+            for out in layouts(tuple(value.shape), *window):
+                counted = (out.of(gradient) != 0).any(-1).any(0)
+                if not counted[:-horizon].any() and counted[-horizon:].all():
+                    return True
     return False
 
 
-def _gradients(base: Passage, values: list[Tensor]) -> tuple[Tensor | None, ...]:
+def gradients_of(base: Passage, values: list[Tensor]) -> tuple[Tensor | None, ...]:
+    """Of the loss, with respect to some values in its graph."""
     if not values or base.loss is None:
         return ()
     return torch.autograd.grad(base.loss.sum(), values, retain_graph=True, allow_unused=True)
@@ -163,7 +175,7 @@ def _forecasts(base: Passage, values: Tensor, step: Step) -> Iterator[Forecast]:
         for horizon, channels, order in ends_with(values, target):
             shape = (*target.shape, 1)[:3] if order[0] else (len(values), *target.shape[1:], 1)[:3]
             whole = shape[: target.ndim]
-            yield Forecast(horizon, channels, Layout(shape, order), lambda passage, s=whole: _of_shape(passage, s))
+            yield Forecast(horizon, channels, Layout(shape, order), partial(compared_of, shape=whole))
 
 
 def _by_gradient(base: Passage, values: Tensor) -> Iterator[Forecast]:
@@ -172,35 +184,48 @@ def _by_gradient(base: Passage, values: Tensor) -> Iterator[Forecast]:
     found: list[tuple[int, int, Layout]] = []
     for i, passed in enumerate(base.passed):
         shape = tuple(passed.value.shape)
-        steps = {n for n in shape[:3] if STEPS <= n <= HALF * length} if passed.leaves else set()
-        found += [(i, horizon, out) for horizon in steps for out in layouts(shape, examples, horizon)]
-    found = found[-STATES:]
-    gradients = _gradients(base, [base.passed[i].value for i, _, _ in found])
-    for (i, horizon, out), gradient in zip(found, gradients, strict=True):
-        if gradient is None:
-            continue
-        state, future = out.of(base.passed[i].value.detach()), values[:, length - horizon :]
-        every = [slice(None), *(slice(c, c + 1) for c in range(min(width, WIDE)) if width > 1)]
-        fits = (shift_of(state, out.of(gradient), future[..., some]) for some in every)
-        wanted = [some for some, fit in zip(every, fits, strict=True) if fit is not None and fit[0] == 0]
-        if wanted[:1] == every[:1]:  # of the channels, which are more to look through
-            yield Forecast(horizon, wanted[-1], out, lambda passage, i=i: _passed(passage, i))
+        steps = {n for n in shape[:3] if STEPS <= n <= length} if passed.leaves else set()
+        found += [(i, n, out) for n in steps for out in layouts(shape, examples, n)]
+    found = found[-ASKED:]
+    gradients = gradients_of(base, [base.passed[i].value for i, _, _ in found])
+    asked = [
+        (i, n, out, out.of(base.passed[i].value.detach()), out.of(gradient))
+        for (i, n, out), gradient in zip(found, gradients, strict=True)
+        if gradient is not None
+    ]
+    ends = [a for a in asked if a[1] <= HALF * length and is_said(*a[3:], values[:, length - a[1] :])]
+    if not ends or any(is_said(state, gradient, values[:, :n]) for _, n, _, state, gradient in asked):
+        return  # or restored, as a whole or in parts
+    _, horizon, out, state, gradient = ends[-1]
+    each = [slice(c, c + 1) for c in range(min(width, WIDE))]
+    future = values[:, length - horizon :]
+    some = next((c for c in each if is_said(state, gradient, future[..., c])), slice(None))
+    if all(n == horizon and way == out for _, n, way, _, _ in ends):
+        yield Forecast(horizon, some, out, partial(passed_at, numbers=[i for i, *_ in ends]))
 
 
-def _passed(passage: Passage, number: int) -> Tensor | None:
-    return passage.passed[number].value if number < len(passage.passed) else None
+def is_said(state: Tensor, gradient: Tensor, given: Tensor) -> bool:
+    """Whether the loss wants of outputs what is given at the same steps, see `shift_of`."""
+    fit = shift_of(state, gradient, given)
+    return fit is not None and fit[0] == 0
 
 
-def _of_shape(passage: Passage, shape: tuple[int, ...]) -> Tensor | None:
-    """What an operation near the loss was given, of a shape, with its graph: a prediction, or its error."""
+def passed_at(passage: Passage, numbers: list[int]) -> list[Tensor]:
+    """What passed as these numbers."""
+    return [passage.passed[i].value for i in numbers] if numbers[-1] < len(passage.passed) else []
+
+
+def compared_of(passage: Passage, shape: tuple[int, ...]) -> list[Tensor]:
+    """What operations near the loss were given, of a shape, with its graph: predictions, or their errors."""
+    found = []
     for _, node in zip(range(NEAR), nodes(passage.loss) if passage.loss is not None else (), strict=False):
         try:
             value = getattr(node.raw, "_saved_self", None)
         except RuntimeError:  # overwritten
             continue
         if isinstance(value, Tensor) and value.requires_grad and tuple(value.shape) == shape:
-            return value
-    return None
+            found.append(value)
+    return found[:COMPARED]
 
 
 def ends_with(values: Tensor, target: Tensor) -> Iterator[tuple[int, slice, tuple[int, int, int]]]:

@@ -27,13 +27,13 @@ from lightning_recipe.trial.calming import use_running_statistics, without_dropo
 from lightning_recipe.trial.rehearsal import CannotRehearseError, Rehearsal, rehearsal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from torch import Tensor
 
     from lightning_recipe.dependencies.over_time import Chart
     from lightning_recipe.figures.picture import Picture
-    from lightning_recipe.finding import Finding
+    from lightning_recipe.finding import Finding, Outcome
     from lightning_recipe.record.step import Step
     from lightning_recipe.run import Run
 
@@ -59,6 +59,11 @@ class CausalityCheck(Check):
       rows or by columns: `failed`;
     - tokens that are to be said two steps ahead: `failed` where the batch's labels are one step ahead already, else
       `warning`; one step back: `warning`, of numbers where they are cut from a series that can be forecast;
+    - a window that enters as a whole, whose last steps are to be forecast, the first of them by what has seen them:
+      `failed`;
+    - a feature that is the number to be said at its own step: `failed` beside features that are the number of steps
+      before, where the network sees nothing later and the batch holds the targets by themselves; `warning` where two of
+      these three hold; else `advice`, for it may be to be restored;
     - a window that ends with the value to forecast, or a feature of it that is computed of later values: `warning`;
     - a window that, together with the values to forecast, has mean 0 and standard deviation 1 in each example, or a
       lowest value of 0 and a highest of 1, and has not by itself: `warning`;
@@ -84,6 +89,8 @@ class CausalityCheck(Check):
         - Encoder and decoder: asked is what enters as the shifted target. Where the target itself enters as well,
           nothing is judged.
         - What is known from both sides, but for the target itself.
+        - Values of other series that are known ahead; what a forecast is given of the steps before its own; a posterior
+          that is drawn, as of a conditional VAE; losses on the end of a window that is restored as a whole.
         - Statistics of a window alone by which it and its target are scaled, before any layer with parameters, and norm
           layers.
 
@@ -170,7 +177,7 @@ class CausalityCheck(Check):
             finding = self.found(of_sight(sees, begins, chart.shape[1]), begins.name if begins else "")
             if finding.is_alarm and loggers.is_written(run.trainer):
                 return [*carried, finding], drawn(chart, sees, finding.subject)
-        if not finding.is_alarm and (told := reads_on(look, passage, step) or lag_zero(look, passage, step)):
+        if not finding.is_alarm and (told := given_away(look, passage, step)):
             finding = self.found(*told)
         return [*carried, finding], None
 
@@ -228,6 +235,14 @@ class CausalityCheck(Check):
                 sees = sight(*chart.rows(reading.places), reading.shift, any_later=self.causal)
                 seen += [(reading, sees)] * (sees.blind < sees.outputs)
         return seen
+
+
+def given_away(look: Callable[..., Passage], passage: Passage, step: Step) -> tuple[Outcome, str] | None:
+    """What entered in another way though it is to be said; None, too, where more looks can't tell."""
+    try:
+        return reads_on(look, passage, step) or lag_zero(look, passage, step)
+    except (CannotRehearseError, UndecidedError, RuntimeError):
+        return None
 
 
 def drawn(chart: Chart, sees: Sight, begins: str) -> Picture:

@@ -122,6 +122,27 @@ class Posterior(Forecast):
         return window
 
 
+class TwoHeads(Forecast):
+    """Another head restores what is to come, by an encoder of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.future, self.back = nn.GRU(1, WIDTH, batch_first=True), nn.Linear(WIDTH, AHEAD)
+
+    def forward(self, window):
+        restored = self.back(self.future(window[:, PAST:, :1])[1][0])
+        return super().forward(window[:, :PAST]), restored
+
+    def training_step(self, batch, batch_idx):
+        window = batch[0]
+        return sum(self.loss(said, window[:, PAST:, 0]) for said in self(window))
+
+
+class TwoHeadsByHand(TwoHeads):
+    def loss(self, said, future):
+        return (said - future).square().mean()
+
+
 class Hidden(Forecast):
     """What is to be said is hidden within the network, as in infilling."""
 
@@ -198,11 +219,13 @@ class InTwoParts(Forecast):
         self.before = nn.Linear(WIDTH, PAST)
 
     def training_step(self, batch, batch_idx):
-        loss = super().training_step(batch, batch_idx)
-        return loss + F.mse_loss(self.before(self.encode(batch[0])), batch[0][:, :PAST, 0])
+        before = self.before(self.encode(batch[0]))
+        return self.loss(self(batch[0]), batch[0][:, PAST:, 0]) + self.loss(before, batch[0][:, :PAST, 0])
 
-    def seen(self, window):
-        return window
+
+class InTwoPartsByHand(InTwoParts):
+    def loss(self, said, future):
+        return (said - future).square().mean()
 
 
 class LastChannels(Autoencoder):
@@ -249,8 +272,19 @@ class States(Forecast):
 
 
 LEGITIMATE = [
-    *(Forecast, KnownInTheFuture, TeacherForcing, ByItsStatistics, Posterior, Hidden, HiddenBefore, Autoencoder),
-    *(LossOnTheEnd, CutWithin, Shortened, InTwoParts, LastChannels, Denoised, Table, States),
+    *(
+        Forecast,
+        KnownInTheFuture,
+        TeacherForcing,
+        ByItsStatistics,
+        Posterior,
+        TwoHeads,
+        TwoHeadsByHand,
+        Hidden,
+        HiddenBefore,
+        Autoencoder,
+    ),
+    *(LossOnTheEnd, CutWithin, Shortened, InTwoParts, InTwoPartsByHand, LastChannels, Denoised, Table, States),
 ]
 
 
