@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lightning_recipe.callbacks import _loss_weights as weights
 from lightning_recipe.callbacks._loss_weights import TARGETS
-from lightning_recipe.finding import Outcome, Status
+from lightning_recipe.finding import Outcome, Status, listed
 from lightning_recipe.losses.table import CROSS_ENTROPY, NLL, TABLE, Family
 from lightning_recipe.losses.targets import NAMES
 from lightning_recipe.record.tensors import dense
@@ -33,6 +33,9 @@ AMID = 5
 """Words amid others, at least, that are left out though they are given."""
 VOCABULARY = 2
 """Times as many words as classes there are, at least, where classes are no words themselves."""
+
+PIXELS, FEW_CLASSES, FEW_LOOKS = 2000, 20, 3
+"""Pixels for each class by which one is missed, classes of which each is in some of them, and looks, at least."""
 
 
 def padding(weights_of: WeightsOf, graph: list[Node], step: Step) -> Iterator[tuple[Node, Outcome]]:
@@ -267,6 +270,12 @@ class Targets:
             counts = self._counts[where]
             if call.name in {CROSS_ENTROPY, NLL} and (found := weights.of_classes(call, counts)) is not None:
                 yield where, found
+            if (
+                call.name in {CROSS_ENTROPY, NLL}
+                and self._looks[where] >= FEW_LOOKS
+                and (found := absent(call, counts))
+            ):
+                yield where, found
             if where in self._positives and (found := weights.of_positives(call, *self._positives[where])) is not None:
                 yield where, found
             if len(self._latest) == 1 and (found := weights.negatives_left_out(call)) is not None:
@@ -280,6 +289,32 @@ class Targets:
             if len(kept) == 1 and kept.total() >= TARGETS and self._from_batch[where] and not self._made():
                 left_out = ignored if counts.total() > kept.total() else None
                 yield where, constant(next(iter(kept)), self._looks[where], left_out)
+
+
+def absent(call: LossCall, counts: Counter[float]) -> Outcome | None:
+    """`advice` where pixels never have some of a few classes; of words some are never said, as that for the start.
+
+    Example:
+        >>> from torch.nn import functional as F
+        >>> from lightning_recipe.record.step import LossCall
+        >>> arguments = {"input": torch.zeros(4, 3, 9, 9), "target": torch.zeros(4, 9, 9), "ignore_index": 255}
+        >>> call = LossCall("cross_entropy", F.cross_entropy, arguments, torch.tensor(0.0), 4, "a.py:1", False)
+        >>> absent(call, Counter({0.0: 9000, 1.0: 40})).evidence, absent(call, Counter({0.0: 9000, 1.0: 9, 2.0: 1}))
+        ({'missing': 1, 'classes': 3, 'targets': 9040}, None)
+
+    """
+    scores = call.arguments["input"]
+    classes = scores.shape[1] if scores.ndim > 1 else 0
+    missing = [i for i in range(classes) if float(i) not in counts and i != call.arguments.get("ignore_index", -100)]
+    if not missing or scores.ndim < 4 or classes > FEW_CLASSES or counts.total() < PIXELS * classes:  # noqa: PLR2004
+        return None
+    return Outcome(
+        Status.ADVICE,
+        "class_never_occurs",
+        f"none of {counts.total()} pixels has class {listed(map(str, missing))}, of {classes} that the network can say",
+        "see how masks are read: grey values that were scaled or rounded, or a class that was lost",
+        {"missing": len(missing), "classes": classes, "targets": counts.total()},
+    )
 
 
 def counted(values: Tensor) -> Counter[float]:

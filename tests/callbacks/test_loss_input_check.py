@@ -1304,6 +1304,15 @@ def test_targets_over_the_examples(found):
     assert "targets" in found(mlp(), loss, rows())["classes_in_wrong_dimension"].message
 
 
+@pytest.mark.parametrize(("classes", "code"), [(3, []), (4, ["class_never_occurs"])])
+def test_a_class_that_no_pixel_has(found, classes, code):
+    y = ids(24, 24, classes=3)[: 2 * ROWS]
+    x = torch.randn(2 * ROWS, 3, 24, 24, generator=torch.Generator().manual_seed(0))
+    told = found(conv(classes), lambda out, b: F.cross_entropy(out, b["y"]), {"x": x, "y": y})
+    assert [*told] == code
+    assert all(finding.status is Status.ADVICE for finding in told.values())
+
+
 @pytest.mark.parametrize("error", [lambda e: e.pow(2), lambda e: e.abs(), lambda e: e * e])
 @pytest.mark.parametrize("difference", [lambda a, b: a - b, lambda a, b: b - a])
 def test_classes_that_are_taken_for_numbers_by_hand(fit, error, difference):
