@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -10,11 +11,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lightning_recipe.callbacks._inputs_verdict import TELLS, most
-from lightning_recipe.finding import Outcome, Status
+from lightning_recipe.finding import Outcome, Status, listed
 from lightning_recipe.record.tensors import dense
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from lightning_recipe.callbacks._interchanged import Trial
 
@@ -97,6 +98,28 @@ class Giveaway(NamedTuple):
             "leave it out if it is computed from the target, or known only after it",
             numbers,
         )
+
+
+def told(found: Iterable[Giveaway]) -> list[tuple[Outcome, str]]:
+    """One finding, and its subject, for all columns of a table that give a target away in the same way.
+
+    Example:
+        >>> ids = [Giveaway("batch.words", column, "batch.spam", 100, 0.98, 0.5) for column in (2, 7, 13)]
+        >>> [(subject, outcome.message.split("; ")[1]) for outcome, subject in told(ids)]
+        [('batch.words[:, 2]', 'so do columns 7, 13')]
+
+    """
+    alike: dict[tuple[str, str, bool, bool], list[Giveaway]] = {}
+    for one in sorted(found):
+        alike.setdefault((one.path, one.target, one.counts, one.constant > 0), []).append(one)
+    result = []
+    for first, *others in alike.values():
+        outcome = first.outcome
+        if others:
+            so_do = f"so do columns {listed(str(other.column) for other in others)}"
+            outcome = replace(outcome, message=f"{outcome.message}; {so_do}")
+        result.append((outcome, first.subject))
+    return result
 
 
 def giveaways(batch: Any, trial: Trial) -> Iterator[Giveaway]:

@@ -13,7 +13,7 @@ from lightning_recipe.callbacks._collapsed import made_of
 from lightning_recipe.callbacks._drawn import idle_draw
 from lightning_recipe.callbacks._flattened import flattened
 from lightning_recipe.callbacks._flattened import judge as on_flattened
-from lightning_recipe.callbacks._giveaways import giveaways
+from lightning_recipe.callbacks._giveaways import Giveaway, giveaways, told
 from lightning_recipe.callbacks._in_vain import in_vain
 from lightning_recipe.callbacks._interchanged import tried, worth
 from lightning_recipe.callbacks._masks import inverted, takers
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
 
     from lightning_recipe.callbacks._collapsed import Made
-    from lightning_recipe.callbacks._giveaways import Giveaway
     from lightning_recipe.callbacks._interchanged import Trial
     from lightning_recipe.callbacks._summed import Summed
     from lightning_recipe.finding import Finding
@@ -274,7 +273,9 @@ class InputIndependenceCheck(Check):
         at_each = set.intersection(*({one.key for one in found} for found in self._given_away))
         given_away = {one for one in self._given_away[-1] if one.key in at_each}
         yield from (self.found(outcome, path) for path, outcome in idle)
-        yield from (self.found(one.outcome, one.subject) for one in sorted(given_away, key=str))
+        columns = told(one for one in given_away if isinstance(one, Giveaway))
+        sums = [(one.outcome, one.subject) for one in sorted(given_away, key=str) if not isinstance(one, Giveaway)]
+        yield from (self.found(*one) for one in (*columns, *sums))
         if not idle and not given_away and not now.inputs:
             yield self.skipped(self._reason)
         elif not idle and not given_away:
