@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from lightning_recipe.callbacks import _loss_scale_texts, _loss_targets, _loss_weights
+from lightning_recipe.callbacks import _counted, _loss_scale_texts, _loss_weights
 from lightning_recipe.record.loss_graph import PRODUCTS, RESHAPES
 from lightning_recipe.record.tensors import dense
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from lightning_recipe.record.loss_graph import Node, WeightsOf
     from lightning_recipe.record.step import Step
 
+MOST = 100
+"""Classes, at most: what has more values are numbers."""
 LINEAR = {"Neg", "Mean", "Sum", "Mul", "Div"}
 """What a mean over examples, weighted or not, is made of."""
 SHARES = {"LogSoftmax", "Softmax", "Logsumexp"}
@@ -54,17 +56,17 @@ class Written:
         """Count the values of another batch."""
         for path, entry in dense(batch):
             if path == self.entry:
-                self.counts.update(_loss_targets.counted(entry))
+                self.counts.update(_counted.counted(entry))
                 self.looks += 1
 
     def verdicts(self) -> Iterator[Outcome]:
         """What is worth telling."""
         if (growing := _loss_weights.growing(self.weights, self.counts)) is not None:
             yield growing
-        if self.name and self.integers and (ids := _loss_targets.ids(self.name, self.width, self.counts)) is not None:
+        if self.name and self.integers and (ids := _counted.ids(self.name, self.width, self.counts)) is not None:
             yield ids
         if self.looks and len(self.counts) == 1 and self.counts.total() >= _loss_weights.TARGETS:
-            yield _loss_targets.constant(next(iter(self.counts)), self.looks)
+            yield _counted.constant(next(iter(self.counts)), self.looks)
 
 
 def written(weights_of: WeightsOf, graph: list[Node], step: Step) -> Iterator[Written]:
@@ -84,7 +86,7 @@ def written(weights_of: WeightsOf, graph: list[Node], step: Step) -> Iterator[Wr
         if isinstance(target, Tensor) and target.ndim and node.shape == tuple(target.shape):
             weights, entry = _of_classes(weights_of(node), target), _entry(entries, target)
             if entry or weights:
-                yield Written(node.where, entry, weights, counts=Counter() if entry else _loss_targets.counted(target))
+                yield Written(node.where, entry, weights, counts=Counter() if entry else _counted.counted(target))
         else:
             yield from _errors(node, entries, outputs)
 
@@ -98,13 +100,13 @@ def _outputs(step: Step) -> list[Tensor]:
 
 
 def _entry(entries: list[tuple[str, Tensor]], target: Tensor) -> str:
-    same = (path for path, t in entries if t.numel() == target.numel() and _loss_targets.equal(t, target))
+    same = (path for path, t in entries if t.numel() == target.numel() and _counted.equal(t, target))
     return next(same, "")
 
 
 def _of_classes(weight: Tensor | None, target: Tensor) -> dict[float, float]:
     """What the losses of each class count, if all of a class count the same, and classes differ."""
-    if weight is None or weight.shape != target.shape or len(classes := target.unique()) > _loss_targets.MOST:
+    if weight is None or weight.shape != target.shape or len(classes := target.unique()) > MOST:
         return {}
     each = {float(c): weight[target == c].abs() for c in classes.tolist()}
     alike = all(float(w.std(correction=0)) <= 1e-4 * float(w.mean()) for w in each.values())
@@ -123,7 +125,7 @@ def _errors(node: Node, entries: list[tuple[str, Tensor]], outputs: list[Tensor]
             continue
         taken = target.flatten()[:, None].float()
         sums = [(sign * difference.reshape(-1, width) + taken) for sign in (1, -1)]
-        if any(_loss_targets.equal(one, t) for one in sums for t in outputs if t.numel() == one.numel()):
+        if any(_counted.equal(one, t) for one in sums for t in outputs if t.numel() == one.numel()):
             name = "the squared error" if squared else "the absolute error"
             yield Written(node.where, path, name=name, width=width, integers=not target.is_floating_point())
 

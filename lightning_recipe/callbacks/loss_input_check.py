@@ -10,6 +10,7 @@ import torch
 
 from lightning_recipe.callback import Check
 from lightning_recipe.callbacks import (
+    _counted,
     _logit_range,
     _loss_by_hand,
     _loss_pairs,
@@ -133,7 +134,7 @@ class LossInputCheck(Check):
 
     def before_training(self, run: Run) -> Iterator[Finding]:
         """Run the first step on a copy, before it changes its batch, and read what its loss is made of."""
-        self._targets = _loss_targets.Targets()
+        self._targets = _counted.Targets()
         self._written: list[_loss_by_hand.Written] = []
         self._looks, self._judged = 0, False
         self._why_not = "no loss was seen that the network has a part in"
