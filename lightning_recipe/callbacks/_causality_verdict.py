@@ -10,7 +10,7 @@ from torch import nn
 
 from lightning_recipe.callbacks._next_step import is_in
 from lightning_recipe.callbacks._turned import along, turned
-from lightning_recipe.dependencies.operations import attention_over_batch, softmax_over_queries
+from lightning_recipe.dependencies.operations import attention_over_batch, operations, softmax_over_queries
 from lightning_recipe.finding import Outcome, Status
 
 if TYPE_CHECKING:
@@ -108,6 +108,9 @@ def likely_cause(begins: Passed, reach: int, positions: int) -> tuple[str, str]:
     module, kind = begins.module, type(begins.module).__name__.lower()
     named = isinstance(module, nn.MultiheadAttention | nn.Transformer) or "att" in kind or "transformer" in kind
     attention = named or attention_over_batch([begins.value], positions)[0]
+    if "norm" in kind and next(module.children(), None) is None:
+        fix = "take them over the features of each position by itself, as nn.LayerNorm(features) does"
+        return "its mean and variance are those of all positions", fix
     if isinstance(module, nn.RNNBase):
         return "a bidirectional layer", "bidirectional=False"
     if isinstance(module, nn.modules.conv._ConvNd) or "conv" in kind:  # noqa: SLF001 - the only common base
@@ -123,13 +126,39 @@ def likely_cause(begins: Passed, reach: int, positions: int) -> tuple[str, str]:
     return "it mixes all positions", "let each position take from itself and those before it only"
 
 
-def of_sight(sees: Sight, begins: Passed | None, positions: int) -> Outcome:
+def scales_inputs(begins: Passed, *, tokens: bool) -> bool:
+    """Whether statistics of a window are those of what entered: before any layer, or by a norm that comes first.
+
+    Args:
+        begins: What was computed of the window.
+        tokens: Whether embedded tokens entered, which nobody has to scale.
+
+    Example:
+        >>> from lightning_recipe.dependencies.sequences import Passed
+        >>> conv, norm, x = nn.Conv1d(2, 2, 1), nn.InstanceNorm1d(2, affine=True), torch.randn(1, 2, 9)
+        >>> for value in norm(x), norm(conv(x)):
+        ...     print(scales_inputs(Passed("norm", "in norm", norm, True, True, value), tokens=False))
+        True
+        False
+
+    """
+    if not begins.learnt:
+        return True
+    if tokens or "norm" not in type(begins.module).__name__.lower():
+        return False
+    own = {id(parameter) for parameter in begins.module.parameters()}
+    on_the_way = (getattr(node, "variable", None) for node in operations([begins.value]))
+    return not any(isinstance(p, nn.Parameter) and p.ndim > 1 and id(p) not in own for p in on_the_way)
+
+
+def of_sight(sees: Sight, begins: Passed | None, positions: int, *, tokens: bool = False) -> Outcome:
     """The verdict on outputs that are to say the next input.
 
     Args:
         sees: What they depend on.
         begins: The first tensor that a change of it changes; None if the outputs stay the same.
         positions: How many positions there are.
+        tokens: Whether embedded tokens entered.
 
     """
     if not sees.target:
@@ -137,7 +166,7 @@ def of_sight(sees: Sight, begins: Passed | None, positions: int) -> Outcome:
         return Outcome(Status.PASSED, "", text, evidence={"outputs": sees.outputs})
     if begins is None:
         return Outcome(Status.SKIPPED, "", "gradients reach later positions, but changing those changes no output")
-    if not begins.learnt or "norm" in type(begins.module).__name__.lower():
+    if scales_inputs(begins, tokens=tokens):
         text = f"outputs depend on statistics of the whole sequence, taken {begins.where}, which may be meant"
         return Outcome(Status.SKIPPED, "", text)
     what, fix = likely_cause(begins, sees.reach, positions)

@@ -51,7 +51,8 @@ class CausalityCheck(Check):
     Gradients are then sent back from single positions to all others, another position from each sequence.
 
     - an output depends on the very input that it is to say, or on later ones, and changes with it: `failed`, with the
-      module in which it begins (a mask that is missing or off by one, a bidirectional layer, padding on both sides);
+      module in which it begins (a mask that is missing or off by one, a bidirectional layer, padding on both sides, a
+      norm layer whose statistics are those of all positions);
     - tokens of which each is to be said by the output at its own position, which sees it, by a network that sees
       nothing later: the target was not shifted: `failed`; of numbers `warning`, where both are cut from a series of the
       batch, or classes say in which interval they lie;
@@ -91,8 +92,8 @@ class CausalityCheck(Check):
         - What is known from both sides, but for the target itself.
         - Values of other series that are known ahead; what a forecast is given of the steps before its own; a posterior
           that is drawn, as of a conditional VAE; losses on the end of a window that is restored as a whole.
-        - Statistics of a window alone by which it and its target are scaled, before any layer with parameters, and norm
-          layers.
+        - Statistics of a window alone by which it and its target are scaled, before any layer with weights, also by a
+          norm layer that comes first; BatchNorm, whose running statistics are those of the training set.
 
     Cost:
         After the first step one more step, at most five where something is kept for each example, and, for next-step
@@ -174,7 +175,9 @@ class CausalityCheck(Check):
             chart, numbers = reading.chart(passage), (reading.entered, reading.passed)
             place = (sees.worst[0], sees.seen_at)
             begins = first_changed(look, passage, chart, numbers, place) if sees.target else None
-            finding = self.found(of_sight(sees, begins, chart.shape[1]), begins.name if begins else "")
+            finding = self.found(
+                of_sight(sees, begins, chart.shape[1], tokens=reading.tokens), begins.name if begins else ""
+            )
             if finding.is_alarm and loggers.is_written(run.trainer):
                 return [*carried, finding], drawn(chart, sees, finding.subject)
         if not finding.is_alarm and (told := given_away(look, passage, step)):

@@ -129,7 +129,29 @@ class Dilated(Convolution):
         return self.norm(self.conv(x if self.wrong else F.pad(x, (4, 0)))).transpose(1, 2)
 
 
+class NormOverTime(nn.Module):
+    """Statistics of the whole sequence, of each channel."""
+
+    begins = "norm"
+
+    def __init__(self, wrong):
+        super().__init__()
+        self.conv, self.norm = nn.Conv1d(WIDTH, WIDTH, 1), self.over_time() if wrong else nn.BatchNorm1d(WIDTH)
+
+    def over_time(self):
+        return nn.InstanceNorm1d(WIDTH)
+
+    def forward(self, x):
+        return self.norm(self.conv(x.mT)).mT
+
+
+class GroupNormOverTime(NormOverTime):
+    def over_time(self):
+        return nn.GroupNorm(1, WIDTH)
+
+
 NETWORKS = [Recurrent, Packed, Encoder, TimeFirst, ByHand, Convolution, Dilated, TokenMixing]
+NETWORKS += [NormOverTime, GroupNormOverTime]
 
 
 class Model(nn.Module):
@@ -455,6 +477,32 @@ class Likelihood(Series):
     def step(self, batch):
         mean, log_std = self(batch[0][:, :-1]).unbind(-1)
         return -torch.distributions.Normal(mean, log_std.exp()).log_prob(batch[0][:, 1:, 0]).mean()
+
+
+class Standardised(Series):
+    """Each series is normalised by itself before the first layer; that is undone at the end."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.kind = nn.InstanceNorm1d(2, affine=True), nn.Embedding(3, 2)
+
+    def forward(self, x):
+        of_its_kind = self.kind(x[:, 0, 0].long() % 3)[:, None]
+        mean, std = x.mean(1, keepdim=True), x.std(1, keepdim=True)
+        return super().forward(self.norm(x.mT).mT + of_its_kind) * std + mean
+
+
+class InnerNorm(Standardised):
+    """It is what the first layer makes of the series that is normalised."""
+
+    def forward(self, x):
+        return self.head(self.mix(F.pad(self.norm(self.net(x)[..., :2].mT).mT, (0, WIDTH - 2))))
+
+
+def test_statistics_of_a_series(fit):
+    assert judged(fit, Standardised()).status is Status.SKIPPED
+    finding = judged(fit, InnerNorm())
+    assert (finding.status, finding.code, finding.subject) == (Status.FAILED, "CausalityCheck/sees_future", "norm")
 
 
 class ChannelsFirst(Series):
