@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from lightning_recipe.callback import Check
+from lightning_recipe.callbacks._group_rates import GroupRates
 from lightning_recipe.callbacks._schedule_followed import Followed, plateau_mode
 from lightning_recipe.callbacks._schedule_plan import plan_of, unknown
 from lightning_recipe.callbacks._schedule_verdict import factor, judge
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from lightning_recipe.finding import Finding, Outcome
     from lightning_recipe.record.step import Step
     from lightning_recipe.run import Run
+    from lightning_recipe.schedule import Schedule
 
 
 class LRScheduleCheck(Check):
@@ -32,7 +34,8 @@ class LRScheduleCheck(Check):
     Schedulers are stepped on a copy, as Lightning will step them. A rate is compared with its own peak.
 
     - ``practically_zero``: below 0.001 of the peak before 75 % of the run, and to its end; in manual optimisation, so
-      since a look before that, and for 5 % of the run;
+      since a look before that, and for 5 % of the run; or so, and still falling, in some parameter groups whose rates
+      the module or the optimiser sets, against the schedule if there is one;
     - ``wrong_interval``: made for steps and stepped by epochs, Lightning's default, or the reverse. The run ends at
       90 % of the peak or more, or a cosine rises again, where the other interval would arrive at 10 % or less, in a
       smooth fall that ends just there;
@@ -100,15 +103,26 @@ class LRScheduleCheck(Check):
     def __init__(self, *, strict: bool = False) -> None:
         super().__init__(strict=strict)
         self._followed: list[Followed] = []
+        self._groups: list[GroupRates] = []
 
     def before_training(self, run: Run) -> Iterator[Finding]:
         """Judge what is planned, and draw it."""
         self._followed = [Followed(run, i, config) for i, config in enumerate(run.trainer.lr_scheduler_configs)]
-        if not self._followed or run.trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if run.trainer.fast_dev_run:  # type: ignore[attr-defined]
             yield self._unscheduled(run)
             self.done = True
             return
-        schedules, drawn = run.schedules(reach=1.25), {}
+        schedules = run.schedules(reach=1.25)
+        groups = [GroupRates(run, schedule) for schedule in schedules]
+        self._groups = [one for one in groups if not one.is_settled(run)]
+        if self._followed:
+            yield from self._planned(run, schedules)
+        else:
+            yield self._unscheduled(run)
+            self.done = not self._groups
+
+    def _planned(self, run: Run, schedules: list[Schedule]) -> Iterator[Finding]:
+        drawn = {}
         for one in self._followed:
             if one.plateau and not one.by_hand and (verdict := plateau_mode(one.scheduler.mode, one.config.monitor)):
                 yield self._say(one.name, verdict)
@@ -140,8 +154,13 @@ class LRScheduleCheck(Check):
         for one in self._followed:
             if verdict := one.look(run):
                 yield self._say(one.name, verdict)
+        for groups in list(self._groups):
+            if verdict := groups.look(run):
+                yield self._say(groups.name, verdict)
+                self._groups.remove(groups)
         self._followed = [one for one in self._followed if not one.is_settled(run)]
-        self.done = not self._followed
+        self._groups = [groups for groups in self._groups if not groups.is_settled(run)]
+        self.done = not self._followed and not self._groups
 
     def end(self, run: Run) -> Iterator[Finding]:
         """Say what no plan could tell."""
@@ -151,7 +170,7 @@ class LRScheduleCheck(Check):
             elif not one.is_foreseen:
                 way = f"the rate has gone from {one.first:.3g} to {one.rate:.3g}"
                 yield self.passed(f"{one.name}: {way}", subject=one.name, first=one.first, last=one.rate)
-        self._followed = []  # schedulers can't always be pickled
+        self._followed, self._groups = [], []  # schedulers can't always be pickled
 
     def _say(self, name: str, verdict: Outcome) -> Finding:
         return self.found(replace(verdict, message=f"{name} {verdict.message}"), subject=name)

@@ -339,6 +339,84 @@ def test_a_rate_that_is_gone_by_hand(fit, schedule):
     assert finding.evidence["step"] < 0.75 * 160
 
 
+class ByGroup(BoringModel):
+    """The module sets the rates of two parameter groups before each of 160 steps.
+
+    Args:
+        rates: From the step, and the rate that the second group has, to rates of both; None lets the first be.
+        schedule: From optimiser to scheduler, which Lightning steps after each batch; None for none.
+
+    """
+
+    def __init__(self, rates, schedule=None, first=0.1):
+        super().__init__()
+        self.rates, self.schedule, self.first = rates, schedule, first
+
+    def configure_optimizers(self):
+        (weight, bias), both = self.parameters(), {"lr": 0.1}
+        optimizer = torch.optim.SGD([{"params": [weight], **both}, {"params": [bias], "lr": self.first}])
+        if self.schedule is None:
+            return optimizer
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self.schedule(optimizer), "interval": "step"}}
+
+    def on_train_batch_start(self, batch, batch_idx):
+        groups = self.optimizers().param_groups
+        for group, rate in zip(groups, self.rates(self.global_step, groups[1]["lr"]), strict=True):
+            group["lr"] = group["lr"] if rate is None else rate
+
+    def train_dataloader(self):
+        return Batches(16)
+
+
+def falling(share):
+    return 0.05 * (1 + math.cos(math.pi * min(1.0, share)))
+
+
+ON_PURPOSE = {
+    "one frozen from the start": ByGroup(lambda n, rate: (falling(n / 160), 0.0), first=0.0),
+    "one frozen after a while": ByGroup(lambda n, rate: (0.1, 0.1 if n < 40 else 0.0)),
+    "one frozen gradually": ByGroup(lambda n, rate: (falling(n / 160), falling(n / 60))),
+    "one that is tiny after a while": ByGroup(lambda n, rate: (0.1, 0.1 if n < 40 else 1e-8)),
+    "one that was always tiny": ByGroup(lambda n, rate: (0.1, 1e-8), first=1e-8),
+    "a factor, once": ByGroup(lambda n, rate: (0.1, rate if n else 1e-5)),
+    "a decay to the end": ByGroup(lambda n, rate: (0.1 * 1e-4 ** (n / 160), 0.1 * 1e-4 ** (n / 160))),
+    "a warm-up of each": ByGroup(lambda n, rate: (0.1 * min(1, n / 10), 0.1 * min(1, (n + 1) / 50) ** 4)),
+    "turns": ByGroup(lambda n, rate: (0.1 * (n // 16 % 2), 0.1 - 0.1 * (n // 16 % 2))),
+    "a schedule alone": ByGroup(lambda n, rate: (None, None), lambda o: lrs.CosineAnnealingLR(o, 160)),
+    "a schedule of each": ByGroup(
+        lambda n, rate: (None, None), lambda o: lrs.LambdaLR(o, [lambda n: 1.0, lambda n: 0.8**n])
+    ),
+    "a factor on a schedule": ByGroup(
+        lambda n, rate: (None, 1e-4 * rate), lambda o: lrs.LambdaLR(o, lambda n: falling(n / 160))
+    ),
+    "a schedule of its own": ByGroup(lambda n, rate: (0.1, falling(n / 160)), lambda o: lrs.StepLR(o, 10**6)),
+}
+
+
+@pytest.mark.parametrize("name", ON_PURPOSE)
+def test_rates_of_groups_that_are_set_on_purpose(fit, name):
+    found = judged(fit, ON_PURPOSE[name])
+    assert not [finding for finding in found if finding.is_alarm]
+
+
+@pytest.mark.parametrize(
+    ("module", "groups"),
+    [
+        (ByGroup(lambda n, rate: (None, 0.8 * rate)), 1),
+        (ByGroup(lambda n, rate: (None, 0.01 * rate)), 1),  # to zero by underflow
+        (ByGroup(lambda n, rate: (0.7 * rate, 0.8 * rate)), 2),
+        (ByGroup(lambda n, rate: (None, 0.8 * rate), lambda o: lrs.CosineAnnealingLR(o, 160)), 1),
+    ],
+    ids=["one", "fast", "both", "on a schedule"],
+)
+def test_rates_of_groups_that_a_factor_brings_to_nothing(fit, module, groups):
+    (finding,) = [finding for finding in judged(fit, module) if finding.is_alarm]
+    assert (finding.status, finding.code) == ("warning", "LRScheduleCheck/practically_zero")
+    assert finding.subject == "SGD 0"
+    assert finding.evidence["groups"] == groups
+    assert finding.evidence["step"] < 0.75 * 160
+
+
 def test_interrupted_in_the_first_epoch_nobody_should_have_stepped(fit):
     class Stops(Callback):
         def on_train_batch_end(self, trainer, *_):
