@@ -67,11 +67,11 @@ def undone(run: Run, batch: Any, name: str, ratio: float) -> tuple[float, float]
     try:
         with rehearsal(run) as again:
             again.module.requires_grad_(requires_grad=False)  # validation takes its results to numpy
-            before = _loss(again, batch)
+            before = loss_of(again, batch)
             layer = again.module.get_submodule(name)
             handle = layer.register_forward_pre_hook(lambda _, args: _divided(args, ratio))
             try:
-                return None if before is None or (after := _loss(again, batch)) is None else (before, after)
+                return None if before is None or (after := loss_of(again, batch)) is None else (before, after)
             finally:
                 handle.remove()
     except CannotRehearseError:
@@ -83,7 +83,7 @@ def _divided(args: tuple[Any, ...], ratio: float) -> tuple[Any, ...]:
     return (args[0] / ratio, *args[1:]) if numbers else args
 
 
-def _loss(again: Rehearsal, batch: Any) -> float | None:
+def loss_of(again: Rehearsal, batch: Any) -> float | None:
     """What a loss function gives, what the step returns, or logs as a loss."""
     step = again.step(batch, needs=Need.LOSSES, method="validation_step")
     logged = [one.value for one in again.logged if "loss" in one.name]

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, ClassVar
 from lightning_recipe.callback import Check
 from lightning_recipe.callbacks import _normalization as scale
 from lightning_recipe.callbacks import _normalization_verdict as verdict
+from lightning_recipe.callbacks._alone import each_alone, has_no_statistics, of_alone
 from lightning_recipe.callbacks._cast import lost_by_cast
 from lightning_recipe.callbacks._channels import Channels
 from lightning_recipe.callbacks._factor import of_factor, times, undone
 from lightning_recipe.callbacks._places import of_places
 from lightning_recipe.callbacks._standardised import of_features
-from lightning_recipe.finding import Section
+from lightning_recipe.finding import Section, Status
 from lightning_recipe.losses.by_hand import likely
 from lightning_recipe.record.step import Need
 from lightning_recipe.trial.entries import Entered, entered
@@ -50,7 +51,9 @@ class NormalizationCheck(Check):
       where the one has negative numbers and the other goes from 0 to 1, or to 255; or a feature is standardised in one
       of them, and in the other 10 times as wide, or twice as wide and far from 0;
     - images of validation have the first and the third channel in each other's place, as BGR and RGB;
-    - each batch has mean 0 and standard deviation 1 by itself: single examples then depend on the others;
+    - each batch has mean 0 and standard deviation 1 by itself: single examples then depend on the others; so they do by
+      BatchNorms without running statistics, which is `advice` unless the loss of validation doubles once each of its
+      examples comes alone;
     - all examples of a batch are the same, or all tokens have the same place when places are embedded.
 
     Targets of a squared or absolute error, also by hand: `warning` if what the network puts out at first is 1,000 times
@@ -73,8 +76,8 @@ class NormalizationCheck(Check):
 
     Cost:
         A copy of the module and one step on it, twice; a third time where training and validation differ, and two more
-        at each validation that is looked at where they may by a factor. At looks, 4,096 pixels of each image of three
-        channels, until 256 were seen.
+        at each validation that is looked at where they may by a factor, or where a BatchNorm has no running statistics.
+        At looks, 4,096 pixels of each image of three channels, until 256 were seen.
 
     Example:
         >>> import contextlib, io
@@ -116,6 +119,7 @@ class NormalizationCheck(Check):
         self._val: dict[str, Tensor] | None = None
         self._channels, self._compared, self._largest = Channels(), False, 0.0
         self._targets, self._left = scale.Targets(), list[float]()
+        self._by_batch = False  # whether there are BatchNorms without running statistics, still to be judged
         self._factors = dict[str, float]()  # by layer, where validation may be larger or smaller by one
 
     def before_training(self, run: Run) -> Iterator[Finding]:
@@ -137,6 +141,7 @@ class NormalizationCheck(Check):
             yield from () if places else [self.skipped("no numbers enter a layer with parameters, only tokens")]
             return
         self._train = _values(train)
+        self._by_batch = bool(run.val_loaders) and any(map(has_no_statistics, run.module.modules()))
         pairs = list(verdict.of_scale(train, run.batch)) or list(verdict.of_published(train, run.module))
         yield from [self.found(*pair) for pair in pairs]
         self._largest = max((float(values.abs().max()) for values in self._train.values()), default=0.0)
@@ -157,7 +162,7 @@ class NormalizationCheck(Check):
         far = self._targets.std > scale.LARGE
         if far:
             self._left = [*self._left[-1:], scale.target_scale(_calls(step)).left]
-        if self._compared and not self._channels.waits and not far and not self._factors:
+        if self._compared and not (self._channels.waits or far or self._factors or self._by_batch):
             self.done = True
             yield from self.end(run)
 
@@ -177,6 +182,12 @@ class NormalizationCheck(Check):
                 if losses is not None and (outcome := of_factor(name, ratio, *losses)) is not None:
                     yield self.found(outcome, name)
                     del self._factors[name]
+        if self._by_batch and run.step and not run.loader:
+            alone = each_alone(run, step.batch)
+            outcome = None if alone is None else of_alone(alone)
+            if alone is not None and outcome is not None:
+                yield self.found(outcome, ", ".join(alone.norms))
+            self._by_batch = outcome is not None and outcome.status is Status.ADVICE
 
     def _of_channels(self) -> Iterator[Finding]:
         for name, outcome in self._channels.verdicts():

@@ -828,3 +828,64 @@ def test_one_place_for_all_tokens(fit):
         "NormalizationCheck/all_alike",
         "net.place",
     )
+
+
+# -- BatchNorms without running statistics
+
+
+class OfTheBatch(Program):
+    """Images that are told apart by their mean; all norms take the statistics of the batch."""
+
+    def __init__(self, *after):
+        x, y = images()
+        super().__init__(nn.Sequential(nn.BatchNorm2d(1, track_running_stats=False), *after), (x / 255, y))
+
+    def told_by_brightness(self):
+        head = nn.Linear(64, 2)
+        with torch.no_grad():
+            head.weight.copy_(torch.tensor([[-0.2], [0.2]]))
+        self.net.extend([nn.Flatten(), head])
+        return self
+
+
+class InTwoCalls(OfTheBatch):
+    """Two views, each with its own statistics."""
+
+    def loss(self, x, y):
+        return super().loss(x, y) + super().loss(x.flip(3), y)
+
+
+def of_single_examples():
+    program = OfTheBatch().told_by_brightness()
+    program.batch_size = 1
+    return program
+
+
+def of_columns():
+    norm = nn.BatchNorm1d(6, track_running_stats=False)
+    return Program(nn.Sequential(norm, nn.Linear(6, 2)), table())
+
+
+@pytest.mark.parametrize(
+    ("module", "status"),
+    [
+        (lambda: Program(conv(nn.BatchNorm2d(4)), normalised(images())), Status.PASSED),
+        (lambda: Program(conv(nn.InstanceNorm2d(4)), normalised(images())), Status.PASSED),
+        (of_single_examples, Status.PASSED),
+        (lambda: InTwoCalls().told_by_brightness(), Status.PASSED),
+        (lambda: Program(conv(nn.BatchNorm2d(4, track_running_stats=False)), normalised(images())), Status.ADVICE),
+        (of_columns, Status.ADVICE),
+    ],
+    ids=["running statistics", "of each example", "one at a time", "two views", "little is lost", "columns"],
+)
+def test_norms_without_running_statistics_may_be_meant(fit, module, status):
+    (finding,) = found(fit, module())
+    assert finding.status is status
+    assert finding.code.endswith("statistics_of_the_batch") == (status is Status.ADVICE)
+
+
+def test_an_example_that_comes_alone_is_another(fit):
+    (finding,) = found(fit, OfTheBatch().told_by_brightness())
+    assert (finding.status, finding.code) == (Status.WARNING, "NormalizationCheck/statistics_of_the_batch")
+    assert finding.subject == "net.0"
+    assert finding.evidence["alone"] > 2 * finding.evidence["loss"]
