@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch.callbacks import EarlyStopping
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset, random_split
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
@@ -1780,6 +1781,36 @@ class FirstForLast(Patient):
     def data(self, n, seed):
         x, y = super().data(n, seed).tensors
         return TensorDataset(x[..., None], y)
+
+
+class PaddingForLast(Patient):
+    """The last place of padded sequences is taken, which is padding for all but the longest."""
+
+    code = "InputIndependenceCheck/same_for_most"
+    also = ("OverfitOneBatch/too_slow", "OverfitOneBatch/stuck")
+
+    def __init__(self):
+        super().__init__()
+        self.rnn, self.net = nn.GRU(1, 16, batch_first=True), nn.Linear(16, CLASSES)
+
+    def states(self, x, lengths):
+        rows = pack_padded_sequence(x, lengths.cpu(), batch_first=True, enforce_sorted=False)
+        return pad_packed_sequence(self.rnn(rows)[0], batch_first=True)[0]
+
+    def forward(self, x, lengths):
+        return self.net(self.states(x, lengths)[:, -1])
+
+    def training_step(self, batch, batch_idx):
+        x, lengths, y = batch
+        return self.loss(self(x, lengths), y)
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val_loss", self.training_step(batch, batch_idx))
+
+    def data(self, n, seed):
+        x, y = super().data(n, seed).tensors
+        lengths = torch.randint(5, FEATURES + 1, (n,), generator=torch.Generator().manual_seed(seed))
+        return TensorDataset(x[..., None] * (torch.arange(FEATURES) < lengths[:, None])[..., None], lengths, y)
 
 
 class ReachesNotFar(FirstForLast):

@@ -19,6 +19,7 @@ from lightning_recipe.callbacks._interchanged import tried, worth
 from lightning_recipe.callbacks._masks import inverted, takers
 from lightning_recipe.callbacks._places_unread import unread
 from lightning_recipe.callbacks._positions import idle as idle_positions
+from lightning_recipe.callbacks._same_for_most import same_for_most
 from lightning_recipe.callbacks._summed import summed
 from lightning_recipe.callbacks._zeros import fitted
 from lightning_recipe.callbacks._zeros import judge as on_zeros
@@ -71,6 +72,8 @@ class InputIndependenceCheck(Check):
       order of the places makes no difference.
     - `warning` if layers compute with all places of a sequence, and the later half or more of them has no effect, as
       where the first output of a recurrent network is taken for the last; `advice` if it is the earlier half.
+    - `warning` if at least half of the examples, and not all, get the same output to the last bit, as where the last
+      place of padded sequences is picked, which is padding for all but the longest.
     - `warning` for one input of several without effect at two looks, the latest in the second half of the run, if it
       enters layers of its own that are to learn and can't, for they get no gradient; `advice` in other cases.
     - `warning` for an entry of which the step makes something that is the same for all examples, as by
@@ -138,6 +141,7 @@ class InputIndependenceCheck(Check):
         "same_for_all": ("OverfitOneBatch/*", "PredictionDynamicsLogger/*", "Baselines/*"),
         "positions_without_effect": ("OverfitOneBatch/too_slow", "OverfitOneBatch/stuck", "Baselines/*"),
         "places_unread": ("OverfitOneBatch/*", "Baselines/*", "PredictionDynamicsLogger/*"),
+        "same_for_most": ("OverfitOneBatch/*", "Baselines/*", "PredictionDynamicsLogger/*"),
         "mask_inverted": (
             *("OverfitOneBatch/*", "PredictionDynamicsLogger/*", "Baselines/*", "InputIndependenceCheck/*"),
             "ActivationMonitor/attention_on_padding",
@@ -213,7 +217,10 @@ class InputIndependenceCheck(Check):
             with rehearsal(run) as again:
                 trial = tried(again, step.batch)
                 positions = (
-                    idle_positions(again, step.batch) or unread(again, step.batch) or idle_draw(again, step.batch)
+                    idle_positions(again, step.batch)
+                    or same_for_most(again, step.batch, trial.inputs)
+                    or unread(again, step.batch)
+                    or idle_draw(again, step.batch)
                 )
                 early = verdict.of_all(trial) is not None and run.step < EARLY * run.horizon
                 if early and _may_come_to_see(again, step.batch):
