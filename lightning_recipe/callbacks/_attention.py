@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from lightning_recipe.callbacks._attention_scale import factor_of, multiplied
 from lightning_recipe.callbacks._padding import on_padding, padding
 from lightning_recipe.dependencies.operations import operations
 from lightning_recipe.finding import Outcome, Status
@@ -44,6 +46,8 @@ class Weights(NamedTuple):
         length: How many there are in all.
         sequences: How many there are in all, times the number of heads if those are no dimension of their own.
         whole: Whether nothing comes between these and what they weigh.
+        factor: By what scores are multiplied before the softmax; NaN where that is not known.
+        size: Of a head, in numbers; 0 likewise.
 
     """
 
@@ -52,6 +56,8 @@ class Weights(NamedTuple):
     length: int
     sequences: int
     whole: bool
+    factor: float = math.nan
+    size: int = 0
 
 
 def weights_of(loss: Tensor) -> list[Weights]:
@@ -94,13 +100,13 @@ def largest_weights(attentions: Iterable[Weights]) -> list[float]:
         [1.0]
 
     """
-    found = []
-    for attention in attentions:
-        rows = attention.rows.flatten(0, -2)
-        rows = rows[(rows > 0).sum(1) >= PLACES]
-        if len(rows) >= ROWS:
-            found.append(float(rows.amax(1).float().mean()))
-    return found
+    return [float(rows.amax(1).float().mean()) for rows in map(_rows_of, attentions) if len(rows) >= ROWS]
+
+
+def _rows_of(attention: Weights) -> Tensor:
+    """The rows that may look at several places."""
+    rows = attention.rows.flatten(0, -2)
+    return rows[(rows > 0).sum(1) >= PLACES]
 
 
 def _by_hand(node: Node) -> Weights | None:
@@ -113,7 +119,8 @@ def _by_hand(node: Node) -> Weights | None:
     rows = weights.saved("result")
     if rows is None or rows.ndim < 3:  # noqa: PLR2004
         return None
-    return Weights(rows, torch.arange(rows.shape[-2], device=rows.device), rows.shape[-2], len(rows), whole)
+    places = torch.arange(rows.shape[-2], device=rows.device)
+    return Weights(rows, places, rows.shape[-2], len(rows), whole, *(factor_of(weights.source()) or ()))
 
 
 @torch.no_grad()
@@ -125,7 +132,9 @@ def _of_torch(node: Node) -> Weights | None:
     length, keys = query.shape[-2], key.shape[-2]
     looking = torch.arange(0, length, -(-length // ROWS), device=query.device)  # all of a long text take gigabytes
     scores = query[:EXAMPLES, ..., looking, :] @ key[:EXAMPLES].mT
-    scores = scores * (query.shape[-1] ** -0.5 if scale is None else scale)
+    size = query.shape[-1]
+    factor = size**-0.5 if scale is None else float(scale)
+    scores = scores * factor
     mask = node.saved("attn_mask")
     mask = node.saved("attn_bias") if mask is None else mask
     if node.saved("is_causal"):
@@ -133,7 +142,7 @@ def _of_torch(node: Node) -> Weights | None:
     elif mask is not None:
         mask = mask.expand(*query.shape[:-1], keys)[:EXAMPLES, ..., looking, :]
         scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype is torch.bool else scores + mask
-    return Weights(scores.softmax(-1).nan_to_num(), looking, length, len(query), whole=True)
+    return Weights(scores.softmax(-1).nan_to_num(), looking, length, len(query), True, factor, size)  # noqa: FBT003
 
 
 def attended(run: Run, step: Step, *, drawn: bool) -> list[Outcome]:
@@ -157,7 +166,11 @@ def attended(run: Run, step: Step, *, drawn: bool) -> list[Outcome]:
             attentions = [] if loss is None else weights_of(loss)
     except CannotRehearseError:
         return []
-    found = [at_one_place(largest_weights(attentions)) if drawn else None]
+    found: list[Outcome | None] = []
+    if drawn:
+        many = [attention for attention in attentions if len(_rows_of(attention)) >= ROWS]
+        largest = largest_weights(many)
+        found = [multiplied(many, largest) or at_one_place(largest)]
     found += [on_padding([*attentions, *([] if loss is None else pooling(loss, pad.shape[1]))], pad) for pad in pads]
     return [outcome for outcome in found if outcome is not None]
 

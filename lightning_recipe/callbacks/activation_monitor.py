@@ -57,7 +57,7 @@ class ActivationMonitor(Check):
       small, what the last puts out for different examples differs less by as much. Or outputs grow by as much from the
       beginning, to a standard deviation above 100, and the loss began more than ten times too high;
     - `attention_at_one_place`: the largest weight of a row, on average, is above 0.9 in half of the attentions, with
-      weights as they were drawn;
+      weights as they were drawn; or above 0.3, and scores are multiplied by the root of the size of a head;
     - `attention_on_padding`: half of the attentions spend more than half of their weight on the padding of sequences,
       told by an embedding's `padding_idx`, or by a token at the ends of sequences and nowhere else; `advice` from a
       tenth on.
@@ -78,6 +78,7 @@ class ActivationMonitor(Check):
         loss that stands still above 0.7 of the first found 11 and accused none.
 
     Legitimate:
+        - Scores of normalised queries and keys, cosines, which are multiplied to be sharper.
         - Units that are sparse on purpose, in sparse autoencoders and mixtures of experts, while the loss falls.
         - Networks that were trained before, whose units may be sparse or flat from the beginning.
         - A single hidden layer that is flat by large inputs, as where features are hashed.
