@@ -1,4 +1,4 @@
-"""What the scores of an attention are multiplied by: the root of the size of a head, which they should be divided by."""
+"""What scores of an attention are multiplied by: the root of the size of a head, which they should be divided by."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ from lightning_recipe.callbacks import _signal as signal
 from lightning_recipe.callbacks._attention import attended
 from lightning_recipe.callbacks._faint import drawn_small, faint, spreads
 from lightning_recipe.callbacks._loss_course import Course
+from lightning_recipe.callbacks._plateau import Plateau
 from lightning_recipe.callbacks._signal import AT_LEAST, BOUNDED, CUT_OFF, LOOP, Depth, State
 from lightning_recipe.callbacks._untrained import is_as_drawn
 from lightning_recipe.figures.canvas import pixels
@@ -53,7 +54,8 @@ class ActivationMonitor(Check):
       steepest from the first look on, with weights as they were drawn, whatever the loss does;
     - `vanishing`, `exploding`: in a network of at least four layers, the gradient of the first, in norms of its weight,
       is smaller than that of the last by more than `factor`, or what the last puts out is larger by as much, and the
-      loss is, after 100 steps, what it was (after 25, if it is 100 times `factor`); or, as where weights were drawn too
+      loss is, after 100 steps, what it was (after 25, if it is 100 times `factor`; gradients that vanished while the
+      loss stood still may be larger by then); or, as where weights were drawn too
       small, what the last puts out for different examples differs less by as much. Or outputs grow by as much from the
       beginning, to a standard deviation above 100, and the loss began more than ten times too high;
     - `attention_at_one_place`: the largest weight of a row, on average, is above 0.9 in half of the attentions, with
@@ -157,6 +159,7 @@ class ActivationMonitor(Check):
         self._last: tuple[int, list[Depth]] | None = None
         self._given, self._flat, self._sparse = set[str](), set[str](), set[str]()
         self._grows = self._stuck = False
+        self._plateau = Plateau()
         self._tries = 0
         self._attention: list[Outcome] = []  # what is told of it: at several looks, as all else
         yield from ()
@@ -181,11 +184,12 @@ class ActivationMonitor(Check):
         course, alone = self._course, len(run.trainer.optimizers) == 1
         off = signal.dead(judged, course, self.zeros) or signal.cut(layers, others=any(norms), course=course)
         flat = signal.saturated(judged, course, self.slope, self._flat)
+        plateau = self._plateau.look(layers, course, self.factor)
         deep = signal.across(layers, course, self.factor, drawn=self._grows) if alone and not off else None
         if alone and not deep and (deep := self._faint(run, step, layers, off=off is not None)):
             off = None  # where all examples look the same, units are off for all
         if alone and not off and not deep:
-            deep = signal.vanishing(layers, course, signal.EXTREME * self.factor)
+            deep = signal.vanishing(layers, course, signal.EXTREME * self.factor) or plateau
         dense = {name: seen for name, seen in judged.items() if name not in self._sparse}
         units = None if off or deep else signal.units_off(dense, course)
         for outcome in (off, units, flat, deep):

@@ -399,6 +399,41 @@ def test_gradients_that_vanish_by_far_are_seen_soon(fit):
     assert "ActivationMonitor/vanishing" not in [f.code for f in findings], "by less it may be on its way"
 
 
+def with_weights(draw, net):
+    for layer in net:
+        if isinstance(layer, nn.Linear):
+            draw(layer.weight)
+    return net
+
+
+def test_gradients_that_vanished_on_a_plateau(fit):
+    """They come back once it is over."""
+    module = Lit(with_weights(nn.init.xavier_uniform_, mlp(nn.Sigmoid, depth=7)), lambda p: Adam(p, 1e-3))
+    finding = found(judged(fit, module, steps=258), "vanishing")
+    assert 0 < finding.evidence["ratio"] < 1e-3
+
+
+def with_a_small_head(depth=6):
+    net = mlp(depth=depth)
+    nn.init.normal_(net[-1].weight, std=1e-5)
+    return net
+
+
+@pytest.mark.parametrize(
+    ("net", "rate"),
+    [
+        (with_a_small_head, 1e-3),
+        (lambda: with_weights(nn.init.xavier_uniform_, mlp(nn.Tanh, depth=9)), 1e-7),
+        (lambda: with_weights(nn.init.kaiming_normal_, mlp(depth=12)), 1e-7),
+        (lambda: with_weights(nn.init.xavier_uniform_, mlp(nn.Sigmoid, depth=3)), 1e-7),
+    ],
+    ids=["small head", "tanh", "relu", "three sigmoids"],
+)
+def test_networks_whose_loss_stands_still_for_another_reason(fit, net, rate):
+    findings = judged(fit, Lit(net(), lambda p: Adam(p, rate)), steps=208, random_labels=True)
+    assert "ActivationMonitor/vanishing" not in [f.code for f in findings]
+
+
 def drawn_small(net, std=0.01):
     for layer in net.modules():
         if isinstance(layer, nn.Linear | nn.Conv1d):
