@@ -1707,6 +1707,34 @@ class EmptyCode(Patient):
         self.training_step(batch, batch_idx)
 
 
+class MeanNotAdded(Patient):
+    """A code is its noise times its spread: the mean reaches the loss by the divergence alone."""
+
+    code = "InputIndependenceCheck/only_penalised"
+    also = ("OverfitOneBatch/stuck", "OverfitOneBatch/too_slow")
+
+    def __init__(self):
+        super().__init__()
+        self.encoder = nn.Sequential(nn.Linear(FEATURES, 32), nn.ReLU())
+        self.mean, self.log_var = nn.Linear(32, 4), nn.Linear(32, 4)
+        self.net = nn.Sequential(nn.Linear(4, 32), nn.ReLU(), nn.Linear(32, FEATURES))
+
+    def code_of(self, x):
+        hidden = self.encoder(x)
+        return self.mean(hidden), self.log_var(hidden)
+
+    def drawn(self, mean, log_var):
+        return (0.5 * log_var).exp() * torch.randn_like(mean)
+
+    def training_step(self, batch, batch_idx):
+        mean, log_var = self.code_of(batch[0])
+        kl = 0.5 * (mean.square() + log_var.exp() - 1 - log_var).sum(1).mean()
+        return F.mse_loss(self.net(self.drawn(mean, log_var)), batch[0]) + 0.01 * kl
+
+    def validation_step(self, batch, batch_idx):
+        self.training_step(batch, batch_idx)
+
+
 class GivesAway(Patient):
     """A column of the table was made from the label."""
 

@@ -17,6 +17,7 @@ from lightning_recipe.callbacks._giveaways import Giveaway, giveaways, told
 from lightning_recipe.callbacks._in_vain import in_vain
 from lightning_recipe.callbacks._interchanged import tried, worth
 from lightning_recipe.callbacks._masks import inverted, takers
+from lightning_recipe.callbacks._only_penalised import only_penalised
 from lightning_recipe.callbacks._places_unread import unread
 from lightning_recipe.callbacks._positions import idle as idle_positions
 from lightning_recipe.callbacks._same_for_most import same_for_most
@@ -81,6 +82,8 @@ class InputIndependenceCheck(Check):
       half of the run.
     - `advice` if what is made of the input depends on random numbers far more than on the input, at both looks.
     - `advice` for what the step draws and the network is given, such as the time of a diffusion, likewise.
+    - `advice` for a head that only a penalty sees, as the mean of a code that is not added, while another head that is
+      given the same is used.
     - `advice` for a column of a table that orders the examples exactly as their target does, or whose ids tell its
       class, and leave a tenth of what one class for all gets wrong; or for a few related columns whose weighted sum the
       target is: they give it away.
@@ -221,6 +224,7 @@ class InputIndependenceCheck(Check):
                     or same_for_most(again, step.batch, trial.inputs)
                     or unread(again, step.batch)
                     or idle_draw(again, step.batch)
+                    or only_penalised(again, step.batch)
                 )
                 early = verdict.of_all(trial) is not None and run.step < EARLY * run.horizon
                 if early and _may_come_to_see(again, step.batch):
