@@ -1,7 +1,7 @@
 """What a head puts out reaches the loss by a penalty of its own alone, as the mean of a code that is not added to it.
 
-Two heads that are given the same, or the halves of one layer, are compared: what one puts out is used for something that
-differs between examples, while the loss draws the other to 0, whatever the example is.
+Two heads that are given the same, or the halves of one layer, are compared: what one puts out is used for something
+that differs between examples, while the loss draws the other to 0, whatever the example is.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def _noting(shapes: dict[str, list[torch.Size]], name: str, _: Any, __: Any, out
 def _answer(head: Head, made: list[Tensor], fill: Any, output: Tensor) -> Tensor:
     """The output with other values for the head, which are kept."""
     own = output.detach() if head.half is None else output.detach().chunk(2, 1)[head.half]
-    values = fill(own).requires_grad_()
+    values: Tensor = fill(own).requires_grad_()
     made.append(values)
     if head.half is None:
         return values
