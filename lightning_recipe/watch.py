@@ -264,6 +264,7 @@ class Watch:
             self.run.step = self.run.batches_that_stepped
             with self._time_given_back():
                 self.reporter.ask("validation", asked, step)
+            self._streaming = self._streamed_to()  # who wants to see the rest of this validation
 
     def notes(self, kind: Kind, optimizer: Optimizer | None = None) -> None:
         """Enter into the record what Lightning does after a step in automatic optimisation."""

@@ -2544,6 +2544,23 @@ class CutShort(Patient):
     steps: ClassVar = {"max_epochs": 1, "limit_val_batches": 1}
 
 
+class WeighedByTime(Patient):
+    """Batches of validation begin with the times of measurement, of which the short batches have most."""
+
+    code = "EvaluationCheck/weighed_by_another_size"
+
+    def val_dataloader(self):
+        x, y = self.data(64, 2).tensors
+        noise = torch.randn(64, FEATURES, generator=torch.Generator().manual_seed(3))
+        noise *= torch.cat([torch.zeros(32), torch.ones(8), torch.zeros(24)])[:, None]
+        xs, ys, sizes = (x + noise).split([24, 8, 8, 24]), y.split([24, 8, 8, 24]), [2, 4, 40, 2]
+        batches = [(torch.arange(float(n)), x, y) for n, x, y in zip(sizes, xs, ys, strict=True)]
+        return DataLoader(batches, batch_size=None)
+
+    def validation_step(self, batch, batch_idx):
+        super().validation_step(batch[1:], batch_idx)
+
+
 # -- the data
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from lightning.fabric.utilities.data import sized_len
 
@@ -12,6 +12,7 @@ from lightning_recipe.callbacks import _kept_metrics as kept
 from lightning_recipe.callbacks import _monitored as settings
 from lightning_recipe.callbacks import _thresholds as thresholds
 from lightning_recipe.callbacks import _units as units
+from lightning_recipe.callbacks._batch_weights import Weighed
 from lightning_recipe.callbacks._evaluated_weights import Weights
 from lightning_recipe.callbacks._metric_names import is_a_share, is_of_training
 from lightning_recipe.callbacks._short_batch import Short, mean_of_means, of_one_weight
@@ -42,6 +43,7 @@ class EvaluationCheck(Check):
 
     - a number that Lightning averages over the batches is no mean: F1, AUROC, a correlation and the like;
     - a metric that is computed by hand, or a list that one is computed of, is never emptied, and mixes the epochs;
+    - its mean over the batches weighs them by something else than their number of examples, as by their length in time;
     - one metric gets the examples of several validation sets, each of which it is reported for;
     - an accuracy is monitored with ``mode="min"``, or a loss with ``mode="max"``, by a callback;
     - a callback monitors what is never logged;
@@ -68,6 +70,7 @@ class EvaluationCheck(Check):
         - Losses that are not additive, as contrastive ones are: only what is proved, or named, to be no mean is judged.
         - A validation set of one batch, single examples that are scored each by itself.
         - Names that say nothing of their direction.
+        - Means over tokens or nodes, a ``batch_size=`` that says what a batch weighs.
 
     Cost:
         A copy of the module and a validation step on it; two steps' time more for a metric that may be no mean, half a
@@ -99,6 +102,9 @@ class EvaluationCheck(Check):
         """Begin anew with each fit."""
         super().setup(trainer, pl_module, stage)
         self.needs, self._logits = type(self).needs, set[str]()
+        self.streams = False  # but for one validation, to its end
+        self._weighed: Weighed | None = None
+        self._weighed_at = 0
         self._used: set[str] = set()  # modules in validation
         self._unit: units.Unit | None = None  # of what training compares
         self._seen: Seen | None = None
@@ -125,6 +131,12 @@ class EvaluationCheck(Check):
         self.needs, self._logits, self._unit = Need.INPUTS, thresholds.givers(step), units.Unit.of(step)
         self._trained = {name for name, count in kept.updates(run.module).items() if count > self._before.get(name, 0)}
         yield from ()
+
+    def every_batch(self, run: Run, stage: str, batch: Any) -> None:
+        """See what each batch weighs, in the validation whose first batch was looked at."""
+        if self._weighed is not None:
+            same = stage == "validation" and run.batches_that_stepped == self._weighed_at
+            self.streams = same and self.streams and self._weighed.note(run, batch)
 
     def validation(self, run: Run, step: Step) -> Iterator[Finding]:
         """Run the step again on a copy until its numbers are judged; see what its metrics hold from before."""
@@ -162,6 +174,7 @@ class EvaluationCheck(Check):
                 if Short.of(run) is not None and not alone:
                     self._alike = of_one_weight(again, step.batch, seen)
                 parts = averaged.in_parts(again, step.batch, seen) if suspects else {}
+                self._weigh(run, step, seen)
                 mixed = list(units.mixed_units(again, step.batch, seen, self._unit)) if self._unit else []
         except CannotRehearseError as error:
             self._open, self._reason = False, str(error)
@@ -174,6 +187,11 @@ class EvaluationCheck(Check):
         seen.release()
         self._open = any(outcome is None for outcome, _ in outcomes)  # such as an F1 of 0 while nothing is predicted
         yield from (self.found(outcome, name) for outcome, name in outcomes if outcome)
+
+    def _weigh(self, run: Run, step: Step, seen: Seen) -> None:
+        if self._weighed is None and len(run.val_loaders) == 1:
+            self._weighed, self._weighed_at = Weighed(seen), run.batches_that_stepped
+            self.streams = bool(self._weighed.names) and self._weighed.note(run, step.batch)
 
     def _note_values(self, run: Run) -> None:
         self._course.append({name: float(value) for name, value in run.trainer.callback_metrics.items()})
@@ -198,10 +216,7 @@ class EvaluationCheck(Check):
             behind = None if run.limited else self._weights.behind(run)
             if outcome := self._weights.verdict(run) or behind:
                 found.append(self.found(outcome))
-            if (short := Short.of(run)) is not None:
-                by_hand = kept.unweighted(self._lists[0], run.module) if self._lists else []
-                found += [self.found(mean_of_means(name, short), name) for name in by_hand]
-                found += [self.found(mean_of_means(name, short, by), name) for name, by in self._alike.items()]
+            found += self._of_batches(run)
         yield from found
         if not found and not self.findings:
             yield self.passed("what validation reports can be trusted") if self._seen else self.skipped(self._reason)
@@ -213,11 +228,24 @@ class EvaluationCheck(Check):
         for one in settings.monitored(run.trainer):
             if outcome := settings.at_the_end(one, logged) or settings.against_the_loss(one, self._course):
                 yield self.found(outcome, one.who)
-        examples, in_training = (
-            sized_len(getattr(next(iter(of), None), "dataset", None)) or 0 for of in (run.val_loaders, run.loaders)
-        )
+        examples, in_training = (_examples(next(iter(of), None)) for of in (run.val_loaders, run.loaders))
         chosen_by = {one.name for one in settings.monitored(run.trainer)}
         for name, values in self._values.items() if examples else ():
             improved = settings.too_few(name, values, examples) if name in chosen_by else None
             if outcome := improved or settings.of_few(name, values[-1], examples, in_training):
                 yield self.found(outcome, name)
+
+    def _of_batches(self, run: Run) -> Iterator[Finding]:
+        """Judge what batches weigh in a mean."""
+        if self._weighed is not None and (outcome := self._weighed.verdict()):
+            yield self.found(outcome)
+        if (short := Short.of(run)) is not None:
+            by_hand = kept.unweighted(self._lists[0], run.module) if self._lists else []
+            yield from (self.found(mean_of_means(name, short), name) for name in by_hand)
+            yield from (self.found(mean_of_means(name, short, by), name) for name, by in self._alike.items())
+
+
+def _examples(loader: object) -> int:
+    """How many examples a loader has; 0 if nobody knows, as of a data set that gives whole batches."""
+    whole = getattr(loader, "batch_sampler", ...) is None
+    return 0 if whole else sized_len(getattr(loader, "dataset", None)) or 0
