@@ -83,6 +83,10 @@ class RecipeCallback(Callback):
         """After the optimiser's step: 1, 2, 4, ..., then ever rarer."""
         raise NotImplementedError
 
+    def before_validation(self, run: Run) -> Iterable[Finding]:
+        """When a validation after training began is about to begin, before the module's own hooks."""
+        raise NotImplementedError
+
     def validation(self, run: Run, step: Step) -> Iterable[Finding]:
         """After the first batch of a validation loader, or after `val_batches`, at most 10 times a run."""
         raise NotImplementedError

@@ -122,6 +122,8 @@ class Watch:
             self._begin(batch)
         self._stream("train", batch)
         if self._probe is not None or (self._count > 1 and not self._of_epoch):
+            if not (self._probe or self._first or self._streaming):
+                self.host.rest(self.run.trainer, _TRAINING[:1])
             return  # the batch before was left out by a hook; or nobody is due
         asked = [*self._of_epoch, *self._first]
         if not self.run.trainer.fit_loop.epoch_loop._should_accumulate():  # noqa: SLF001 - weights change after it
@@ -152,6 +154,7 @@ class Watch:
                 callback.every_batch(self.run, stage, batch)
             except Exception as error:  # noqa: BLE001 - none of these may end the run
                 self.reporter.enter(callback, [callback.internal_error(error)])
+        self._streaming = [callback for callback in self._streaming if callback.streams and not callback.done]
 
     def _hand_on(self, loss: Tensor | None, batch: Any) -> None:
         """Give each loss to those who listen; who has something to tell at once is asked as at a look."""
@@ -233,9 +236,15 @@ class Watch:
 
     def validation_starts(self) -> None:
         """Attend to the first steps."""
+        if self._began:
+            self.run.step = self.run.batches_that_stepped
+            with self._time_given_back():
+                self.reporter.ask("before_validation", self._taking("before_validation"))
         self._streaming = self._streamed_to()
         if self._taking("validation") or self._streaming:
             self.host.wake(_VALIDATION)
+        if self._streaming:
+            self.host.wake(_TRAINING[:1])  # they may look at what comes after it, too
 
     def validation_batch_starts(self, batch: Any, batch_idx: int, loader: int) -> None:
         """Watch steps of a loader if anyone is to look at them: in the first validation, then at planned epochs."""

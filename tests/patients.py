@@ -2561,6 +2561,28 @@ class WeighedByTime(Patient):
         super().validation_step(batch[1:], batch_idx)
 
 
+class AverageLeftIn(Patient):
+    """For validation the average is put into the module, and left there."""
+
+    code = "EvaluationCheck/weights_not_put_back"
+
+    def on_fit_start(self):
+        self.shadow = [p.detach().clone() for p in self.parameters()]
+
+    def on_train_batch_end(self, *_):
+        for own, p in zip(self.shadow, self.parameters(), strict=True):
+            own.lerp_(p.detach(), 0.2)
+
+    def on_validation_epoch_start(self):
+        if not self.trainer.sanity_checking:
+            self.put(self.shadow)
+
+    @torch.no_grad()
+    def put(self, values):
+        for p, value in zip(self.parameters(), values, strict=True):
+            p.copy_(value)
+
+
 # -- the data
 
 

@@ -15,6 +15,7 @@ from lightning_recipe.callbacks import _units as units
 from lightning_recipe.callbacks._batch_weights import Weighed
 from lightning_recipe.callbacks._evaluated_weights import Weights
 from lightning_recipe.callbacks._metric_names import is_a_share, is_of_training
+from lightning_recipe.callbacks._put_back import PutBack
 from lightning_recipe.callbacks._short_batch import Short, mean_of_means, of_one_weight
 from lightning_recipe.finding import Section
 from lightning_recipe.record.step import Need
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
     from lightning_recipe.record.step import Step
     from lightning_recipe.run import Run
 
+AROUND = 2
+"""Validations around which the weights are compared."""
+
 
 class EvaluationCheck(Check):
     """Judges whether what validation reports can be trusted.
@@ -37,7 +41,8 @@ class EvaluationCheck(Check):
     The first validation batch after training began is run once more on a copy, where it is seen what the step logs; if
     that is a metric that can't be averaged, the batch is run in four parts, too. `failed` if:
 
-    - validation logs a torchmetrics object that still holds updates of training.
+    - validation logs a torchmetrics object that still holds updates of training;
+    - training goes on after a validation with the weights of validation, such as an average, and not with its own.
 
     `warning` if:
 
@@ -49,6 +54,7 @@ class EvaluationCheck(Check):
     - a callback monitors what is never logged;
     - logits, as the loss takes them, are rounded or compared with 0.5;
     - an error of numbers compares a prediction that was scaled back with a target that was not, or the other way round;
+    - validation trains, or changes a few weights that are not put back afterwards;
     - validation runs with weights that have not changed since training began, as of an average that is never updated;
     - ``overfit_batches`` is on while a callback chooses by what is monitored.
 
@@ -70,11 +76,13 @@ class EvaluationCheck(Check):
         - Losses that are not additive, as contrastive ones are: only what is proved, or named, to be no mean is judged.
         - A validation set of one batch, single examples that are scored each by itself.
         - Names that say nothing of their direction.
+        - Averages that are put into the module for validation, and taken out again before the next step.
         - Means over tokens or nodes, a ``batch_size=`` that says what a batch weighs.
 
     Cost:
         A copy of the module and a validation step on it; two steps' time more for a metric that may be no mean, half a
-        step's where numbers are logged with a ``batch_size``.
+        step's where numbers are logged with a ``batch_size``. A sample of the weights, five times around each of the
+        first two validations.
 
     Example:
         >>> import contextlib, io
@@ -94,6 +102,7 @@ class EvaluationCheck(Check):
     why = "every decision about a model rests on the numbers of its evaluation"
     needs = Need.INPUTS | Need.WIRING | Need.LOSSES
     explains: ClassVar = {
+        "weights_not_put_back": ("Baselines/*",),
         "weights_of_the_beginning": ("Baselines/*",),
         "weights_far_behind": ("Baselines/worse_than_simple_model", "Baselines/no_better_than_constant"),
     }
@@ -104,7 +113,10 @@ class EvaluationCheck(Check):
         self.needs, self._logits = type(self).needs, set[str]()
         self.streams = False  # but for one validation, to its end
         self._weighed: Weighed | None = None
+        self._weighing = False
         self._weighed_at = 0
+        self._put_back: PutBack | None = None
+        self._validations = 0
         self._used: set[str] = set()  # modules in validation
         self._unit: units.Unit | None = None  # of what training compares
         self._seen: Seen | None = None
@@ -132,11 +144,27 @@ class EvaluationCheck(Check):
         self._trained = {name for name, count in kept.updates(run.module).items() if count > self._before.get(name, 0)}
         yield from ()
 
+    def before_validation(self, run: Run) -> Iterator[Finding]:
+        """Keep a sample of the weights, twice; see whether they came back the last time."""
+        yield from self._of_weights()
+        self._validations += 1
+        self._put_back = PutBack(run) if self._validations <= AROUND and run.step else None
+        self.streams = self._put_back is not None and self._put_back.open
+
+    def _of_weights(self) -> Iterator[Finding]:
+        if self._put_back is not None and (outcome := self._put_back.verdict()):
+            self._validations = AROUND
+            yield self.found(outcome)
+        self._put_back = None
+
     def every_batch(self, run: Run, stage: str, batch: Any) -> None:
-        """See what each batch weighs, in the validation whose first batch was looked at."""
-        if self._weighed is not None:
+        """See what each batch weighs, in the validation whose first batch was looked at, and around it the weights."""
+        if self._weighing and self._weighed is not None:
             same = stage == "validation" and run.batches_that_stepped == self._weighed_at
-            self.streams = same and self.streams and self._weighed.note(run, batch)
+            self._weighing = same and self._weighed.note(run, batch)
+        if self._put_back is not None:
+            self._put_back.note(run, stage)
+        self.streams = self._weighing or (self._put_back is not None and self._put_back.open)
 
     def validation(self, run: Run, step: Step) -> Iterator[Finding]:
         """Run the step again on a copy until its numbers are judged; see what its metrics hold from before."""
@@ -191,7 +219,8 @@ class EvaluationCheck(Check):
     def _weigh(self, run: Run, step: Step, seen: Seen) -> None:
         if self._weighed is None and len(run.val_loaders) == 1:
             self._weighed, self._weighed_at = Weighed(seen), run.batches_that_stepped
-            self.streams = bool(self._weighed.names) and self._weighed.note(run, step.batch)
+            self._weighing = bool(self._weighed.names) and self._weighed.note(run, step.batch)
+            self.streams |= self._weighing
 
     def _note_values(self, run: Run) -> None:
         self._course.append({name: float(value) for name, value in run.trainer.callback_metrics.items()})
@@ -217,6 +246,7 @@ class EvaluationCheck(Check):
             if outcome := self._weights.verdict(run) or behind:
                 found.append(self.found(outcome))
             found += self._of_batches(run)
+        found += self._of_weights()
         yield from found
         if not found and not self.findings:
             yield self.passed("what validation reports can be trusted") if self._seen else self.skipped(self._reason)
