@@ -2231,6 +2231,24 @@ class AugmentationTakenOffBoth(Patient):
         return DataLoader(self.val_set, 32)
 
 
+class SplitWithEachReload(Patient):
+    """The split is drawn anew whenever the loaders are reloaded."""
+
+    code = "SplitCheck/split_again"
+    steps: ClassVar = {"max_epochs": 2, "reload_dataloaders_every_n_epochs": 1}
+
+    def setup(self, stage):
+        self.all, self.order = self.data(320, 1), torch.randperm(320).tolist()
+
+    def train_dataloader(self):
+        if self.current_epoch:
+            self.order = torch.randperm(320).tolist()
+        return DataLoader(Subset(self.all, self.order[64:]), 32, shuffle=True)
+
+    def val_dataloader(self):
+        return DataLoader(Subset(self.all, self.order[:64]), 32)
+
+
 # -- augmentation
 
 

@@ -91,11 +91,11 @@ def overlap(train: list[Part], val: list[Part], *, alike: bool = True) -> Overla
     stored = {key: columns(parts[0].source) for key, parts in (own | wanted).items()}
     if not all(stored.values()) or _differ_elsewhere(own, wanted, stored):
         return nothing
-    seen, last = Counter(map(digest, _rows(train, stored))), list(map(digest, _rows(val, stored)))
+    seen, last = Counter(map(digest, rows_of(train, stored))), list(map(digest, rows_of(val, stored)))
     common = sum(one in seen for one in last)
     repeats = 1 - len(seen) / seen.total()
     unsure = common == len(last) and not alike
-    if unsure or not _tell(stored, list(islice(_rows(val, stored), SAMPLE)), repeats, common / len(last)):
+    if unsure or not _tell(stored, list(islice(rows_of(val, stored), SAMPLE)), repeats, common / len(last)):
         return nothing
     return Overlap(common, len(last), same=len(last) == looked and seen == Counter(last))
 
@@ -112,7 +112,7 @@ def _common(one: range | NDArray[np.int64], other: range | NDArray[np.int64]) ->
     return int(np.count_nonzero((one.start <= indices) & (indices < one.stop)))
 
 
-def _rows(parts: list[Part], stored: _Stored) -> Iterator[bytes]:
+def rows_of(parts: list[Part], stored: _Stored) -> Iterator[bytes]:
     """All that is stored of each example, within bounds."""
     read = rows = 0
     for part in parts:

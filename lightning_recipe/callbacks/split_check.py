@@ -18,6 +18,7 @@ from lightning_recipe.callbacks._data_source import target_of
 from lightning_recipe.callbacks._groups_in_batches import Passing, ids_in
 from lightning_recipe.callbacks._near_texts import near_texts
 from lightning_recipe.callbacks._reversed import Reversed
+from lightning_recipe.callbacks._split_again import split_again
 from lightning_recipe.finding import Section
 from lightning_recipe.record.step import Need
 from lightning_recipe.trial.stored import Part, distinct, parts_of
@@ -48,6 +49,7 @@ class SplitCheck(Check):
     - most pairs of validation, of ids, texts or images, are in training the other way round with the same label;
       `advice` of fewer, as directed relations are often returned;
     - most windows of a series lie between windows of training that share most of their values; `advice` of tokens;
+    - validation examples of a later epoch were trained on before, as the split is drawn anew with reloaded loaders;
     - an attribute such as `transform` is set through the validation subset, while the training subset is one of the
       same data set, which then has lost its augmentation.
 
@@ -80,6 +82,7 @@ class SplitCheck(Check):
     Cost:
         One pass over what is stored in memory, 256 MB or 200,000 examples at most, and the parsing of the program's own
         files; once. Where most of validation lies between examples of training, 3 pairs are read, of windows 16.
+        Where loaders are reloaded, another, and what was trained on first is kept until then.
         Where batches are looked at, a sum over at most 8,192 values of each example, in the first epoch.
 
     Example:
@@ -117,6 +120,8 @@ class SplitCheck(Check):
         self._known: groups.Known | None = None
         self._parts: tuple[list[Part], list[list[Part] | None]] | None = None
         self._clean: Finding | None = None
+        self._kept: list[Part] | None = None  # what was trained on first, until loaders were reloaded
+        self._every = 0  # how many epochs
         self._settled = False  # by what is stored
 
     def before_training(self, run: Run) -> Iterator[Finding]:
@@ -140,6 +145,8 @@ class SplitCheck(Check):
         if not self._compared:
             yield from self._judge(run)
             yield from self._of_ids(run)
+        elif self._kept is not None and run.trainer.current_epoch > self._first:
+            yield from self._of_reloaded(run, self._kept)
 
     def sampled_step(self, run: Run, step: Step) -> Iterator[Finding]:
         """Look at ids at the first; compare what came by once an epoch and a validation are over, and look no more."""
@@ -149,7 +156,7 @@ class SplitCheck(Check):
             self._forecast = self._times.open and bool(self._target) and times.is_forecast(step, self._target)
             yield from self._of_ids(run)
             return
-        over = self._compared and run.trainer.current_epoch > self._first
+        over = self._compared and run.trainer.current_epoch > self._first and self._kept is None
         over = over and all(one.is_complete for one in (self._ids, self._times, self._pairs))
         if over and (self._settled or self._val.count):
             yield from self._of_batches(run)
@@ -162,7 +169,7 @@ class SplitCheck(Check):
             yield self.skipped("there was no validation")
 
     def _of_batches(self, run: Run) -> Iterator[Finding]:
-        self.done = True
+        self.done, self._kept = True, None
         known, told = self._known, []
         if known is not None and not run.limited:
             ids = groups.one_of_each(self._ids.shared())
@@ -222,6 +229,22 @@ class SplitCheck(Check):
             self._clean = self.passed(f"none of {looked} validation examples is in training", looked_at=looked)
         self._settled = bool(found) or any(own)
         self._parts = None if run.limited else (train, vals)
+        self._every = getattr(run.trainer, "reload_dataloaders_every_n_epochs", 0)
+        self._kept = train if self._every and not (found or run.limited) and len(vals) == 1 else None
+
+    def _of_reloaded(self, run: Run, first: list[Part]) -> Iterator[Finding]:
+        """Compare validation with what was trained on before its loaders were reloaded, once."""
+        epoch = run.trainer.current_epoch
+        if (epoch - self._first) % self._every:
+            return
+        self._kept = None
+        parts, val = [parts_of(loader) for loader in run.loaders], parts_of(run.val_loaders[0])
+        if val is None or None in parts:
+            return
+        now = [part for of_loader in parts for part in of_loader or []]
+        if outcome := split_again(first, now, val, began=self._first, epoch=epoch):
+            self.done = True
+            yield self.found(outcome)
 
     def _of_ids(self, run: Run) -> Iterator[Finding]:
         """Judge whose examples are on both sides, once it is known what the network is given.
@@ -243,7 +266,7 @@ class SplitCheck(Check):
         self._times.open &= bool(self._target) and not (several or told)
         self._pairs.open &= not (several or told)
         waits = self._ids.open or self._times.open or self._pairs.open
-        self._parts, self.done = None, bool(found) or (self._settled and not waits)
+        self._parts, self.done = None, bool(found) or (self._settled and not waits and self._kept is None)
         yield from found or ([self._clean] if self._clean and self.done else [])
 
     def _transforms(self, run: Run, train: list[Part], vals: list[Any]) -> Iterator[Finding]:
