@@ -61,7 +61,8 @@ class PutBack:
             return None
         within, after, later = self._within[0], *self._after
         everywhere = [self._before, *self._within, *self._after]
-        names = [n for n in self._names if len({one[n].shape if n in one else None for one in everywhere}) == 1]
+        names = [n for n in self._names if all(n in one for one in everywhere)]
+        names = [n for n in names if len({one[n].shape for one in everywhere}) == 1]
         changed = [n for n in names if apart(self._before[n], after[n])]
         to_after, to_before = (math.hypot(*(apart(later[n], one[n]) for n in changed)) for one in (after, self._before))
         if to_after >= to_before:

@@ -150,6 +150,18 @@ def test_samples_are_taken_around_two_validations(fit):
     assert check.asked <= 2 * 3
 
 
+def test_weights_without_a_sample_are_left_out(fit):
+    class Complex(Healthy):
+        def __init__(self):
+            super().__init__()
+            self.phase = torch.nn.Parameter(torch.ones(1, dtype=torch.complex64))
+
+        def training_step(self, batch, batch_idx):
+            return super().training_step(batch, batch_idx) + self.phase.abs().sum()
+
+    assert found(fit, Complex()) == []
+
+
 # -- the mistakes
 
 
