@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+import torch
+
 from lightning_recipe.finding import Outcome, Status
 
 if TYPE_CHECKING:
@@ -58,9 +60,19 @@ def factor_of(node: Node | None, depth: int = 0) -> tuple[float, int] | None:
 
 
 def _scalar(node: Node | None) -> float:
-    """By what one number all is multiplied; 1 if by none."""
+    """By what one number all is multiplied; 1 if by none.
+
+    Example:
+        >>> import torch
+        >>> from lightning_recipe.record.loss_graph import Node
+        >>> x = torch.ones(3, requires_grad=True)
+        >>> made = x * 2, x / 4, x * torch.ones(3), torch.ops.aten.mul.Scalar(x, 8.0), torch.ops.aten.div.Scalar(x, 8.0)
+        >>> [_scalar(Node(result.grad_fn)) for result in made]
+        [2.0, 0.25, 1.0, 8.0, 0.125]
+
+    """
     other = node.saved("other") if node is not None and node.kind in {"Mul", "Div"} else None
-    if node is None or other is None or other.numel() != 1:
+    if node is None or other is None or (isinstance(other, torch.Tensor) and other.numel() != 1):
         return 1.0
     return 1 / float(other) if node.kind == "Div" and float(other) else float(other)
 
