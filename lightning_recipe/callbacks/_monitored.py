@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
+import torch
 from lightning.fabric.utilities.data import sized_len
+from torchmetrics.functional.regression import spearman_corrcoef
 
 from lightning_recipe.callbacks._metric_names import SCORES, better, is_of_training, words
 from lightning_recipe.finding import Outcome, Status
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from lightning.pytorch import Trainer
-    from numpy.typing import NDArray
 
 WIDE = 0.1
 """Width of the interval around an accuracy in which nobody can tell a good model from a fair one."""
@@ -99,7 +99,7 @@ def against_the_loss(one: Monitored, course: Sequence[Mapping[str, float]]) -> O
         pairs = [(seen[one.name], seen[loss]) for seen in course if {one.name, loss} <= seen.keys()]
         if len(pairs) < FEWEST or not all(map(math.isfinite, (number for pair in pairs for number in pair))):
             continue
-        together = _ranks_together(*map(np.array, zip(*pairs, strict=True)))
+        together = float(spearman_corrcoef(*torch.tensor(pairs, dtype=torch.float64).T.contiguous()))
         if (together < -TOGETHER and wanted == "max") or (together > TOGETHER and wanted == "min"):
             known = wanted == "max" and not SCORES.isdisjoint(words(one.name))
             return Outcome(
@@ -113,13 +113,6 @@ def against_the_loss(one: Monitored, course: Sequence[Mapping[str, float]]) -> O
                 {"correlation": together, "epochs": len(pairs)},
             )
     return None
-
-
-def _ranks_together(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
-    """Spearman's correlation of the two, where no value comes twice; 0 where one is constant."""
-    a, b = (values.argsort().argsort() for values in (one, other))
-    varied = all(len(np.unique(values)) > len(values) / 2 for values in (one, other))
-    return float(np.corrcoef(a, b)[0, 1]) if varied else 0.0
 
 
 def at_the_end(one: Monitored, logged: Collection[str]) -> Outcome | None:

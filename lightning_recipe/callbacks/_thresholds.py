@@ -85,12 +85,15 @@ def with_half(code: str) -> bool:
 
 
 def _with_numbers(code: str, module: nn.Module) -> str:
-    """A line of code with the values of its named constants, such as ``self.threshold``, in their places."""
+    """A line of code with the values of its named constants, such as ``self.threshold``, in their places.
+
+    Nothing is computed for it: a property may be a parametrised weight, which changes when it is read.
+    """
+    known = dict(vars(sys.modules.get(type(module).__module__, sys)), self=module)
 
     def value(name: re.Match[str]) -> str:
         root, *path = name[0].split(".")
-        known = vars(sys.modules[type(module).__module__]) | {"self": module}
-        found = reduce(lambda holder, part: getattr(holder, part, None), path, known.get(root))
+        found = reduce(lambda holder, part: inspect.getattr_static(holder, part, None), path, known.get(root))
         return repr(found) if isinstance(found, float) else name[0]
 
     return re.sub(r"(?<![\w.])[A-Za-z_][\w.]*", value, code)

@@ -63,6 +63,7 @@ class DataProfile(Check):
     - examples come class by class, or in the order of the numbers that are to be predicted, and no sampler put them
       together, or one that does so in each epoch, or as a stream, also if a shuffle buffer mixes a few classes at a
       time; `advice` if classes come again, or along a series;
+    - batches of one class each are the same groups in each epoch, in another order; `advice` in the same order;
     - the workers of a stream all give the same batches;
     - a WeightedRandomSampler has fewer weights than there are examples, as one for each class;
     - the first or last class that the network can say never occurs, and of all others, which are of one size, the first
@@ -70,7 +71,8 @@ class DataProfile(Check):
     - rows that the data set keeps, or batches that a list holds, change in each epoch into something else that is like
       what they were: what is done to them, in the data set or the step, is done in place, and adds up.
 
-    `advice` if other classes never occur, in a whole epoch or among examples that are drawn at random, examples come in
+    `advice` if inputs are so few that they can't tell the labels, other classes never occur, in a whole epoch or among
+    examples that are drawn at random, examples come in
     the same order in each epoch, or the same batches again and again within one, features that the network is given
     never change, or hold a number such as -999 for what is missing, or values are NaN or infinite.
 
@@ -272,7 +274,7 @@ class DataProfile(Check):
             yield self.found(outcome)
         for outcome, path in verdict.of_ranges(seen.ranges, self._entered):
             yield self.found(outcome, path)
-        for path in self._entered & seen.rows.keys():
+        for path in sorted(self._entered & seen.rows.keys()):
             yield from (self.found(outcome, path) for outcome in marks(np.concatenate(seen.rows[path]), path))
 
     def _combined(self, epoch: int) -> list[np.ndarray]:

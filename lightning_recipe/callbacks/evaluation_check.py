@@ -39,18 +39,19 @@ class EvaluationCheck(Check):
     """Judges whether what validation reports can be trusted.
 
     The first validation batch after training began is run once more on a copy, where it is seen what the step logs; if
-    that is a metric that can't be averaged, the batch is run in four parts, too. `failed` if:
+    that is a metric that can't be averaged, the batch is run in parts, too. `failed` if:
 
     - validation logs a torchmetrics object that still holds updates of training;
     - training goes on after a validation with the weights of validation, such as an average, and not with its own.
 
     `warning` if:
 
-    - a number that Lightning averages over the batches is no mean: F1, AUROC, a correlation and the like;
+    - a number that Lightning averages over the batches is no mean: F1, AUROC, IoU, a correlation and the like;
     - a metric that is computed by hand, or a list that one is computed of, is never emptied, and mixes the epochs;
-    - its mean over the batches weighs them by something else than their number of examples, as by their length in time;
+    - a mean over the batches weighs them by something else than their number of examples, as by their length in time;
     - one metric gets the examples of several validation sets, each of which it is reported for;
-    - an accuracy is monitored with ``mode="min"``, or a loss with ``mode="max"``, by a callback;
+    - an accuracy is monitored with ``mode="min"``, or a loss with ``mode="max"``, by a callback; or a score with
+      ``mode="min"`` that rises while a loss of validation falls, over five epochs or more;
     - a callback monitors what is never logged;
     - logits, as the loss takes them, are rounded or compared with 0.5;
     - an error of numbers compares a prediction that was scaled back with a target that was not, or the other way round;
@@ -59,7 +60,8 @@ class EvaluationCheck(Check):
     - ``overfit_batches`` is on while a callback chooses by what is monitored.
 
     `advice` if a root, a perplexity or a macro accuracy is averaged and little is lost; if ``overfit_batches`` is on;
-    if validation is cut short; if the training loss is monitored though validation logs one; if an accuracy that is
+    if validation is cut short; if the training loss is monitored though validation logs one, or what goes
+    the other way than a loss, and says nothing by its name; if an accuracy that is
     monitored has improved by less than its standard error, or one is of few examples though training has many; if a
     short last batch weighs as much as the others, of few, in a mean that is taken by hand, or by a ``batch_size=`` that
     is none; if validation runs with an average of the weights that is still near the initialisation.

@@ -60,7 +60,8 @@ class LossInputCheck(Check):
       meets all targets; two terms of a prediction are broadcast like that, and then compared with the targets;
     - the loss is the same whatever the network puts out: a softmax over one output, labels of 0 where signs are wanted,
       or no gradient at the last layers, and the same value with other weights;
-    - a softmax is taken over another dimension than that of the classes, or ``view`` stands for ``permute`` before it;
+    - a softmax is taken over another dimension than that of the classes, or ``view`` stands for ``permute`` before it
+      or after;
     - the last operation (sigmoid, tanh, ReLU, a clamp), also times a constant and with one added, can't give more than
       a tenth of the targets, and what it can give leaves more than a tenth of the loss that a constant would have;
     - logits are bounded, as cosines that were multiplied with a temperature in place of divided by it: even as far
@@ -73,9 +74,10 @@ class LossInputCheck(Check):
     targets that count are one value at the ends of rows; a class is left out by ``ignore_index``, also of words amid
     others; class weights grow with their frequency; the weight of each target is 0 wherever it is; all targets are the
     same; the number of a class is compared with several outputs; a term of the loss has no gradient, although it is
-    computed from what the network puts out, or compares the batch with itself, or the network, both views being the
-    same; the loss is the same whatever an entry of the batch holds that is 0 where targets are filled in, or tells
-    whether something has happened by a time. `advice`: integers that may be names of classes are taken for numbers.
+    computed from what the network puts out, or compares the batch or a frozen network with itself, or the network, both
+    views being the same; the loss is the same whatever an entry of the batch holds that is 0 where targets are filled
+    in, or tells whether something has happened by a time. `advice`: integers that may be names of classes are taken for
+    numbers; none of many pixels has a class that the network can say.
 
     Args:
         strict: Stop the run when something failed.

@@ -20,6 +20,7 @@ from torchmetrics.functional.classification import multiclass_f1_score
 from torchmetrics.regression import MeanAbsoluteError, MeanSquaredError, R2Score
 
 from lightning_recipe import EvaluationCheck, Status
+from lightning_recipe.callbacks._thresholds import _with_numbers
 
 
 def found(fit, module, **settings):
@@ -669,6 +670,20 @@ def test_thresholds_on_logits(fit, module):
     (finding,) = found(fit, module())
     assert (finding.status, finding.code) == (Status.WARNING, "EvaluationCheck/thresholds_on_logits")
     assert ".py:" in finding.message
+
+
+def test_a_threshold_that_is_computed_is_not_read():
+    class Computes(torch.nn.Module):
+        own, kind = 0.5, "a text"
+
+        @property
+        def weight(self):
+            pytest.fail("a parametrised weight changes when it is read")
+
+    Computes.__module__ = "of a file that was not imported"
+    assert _with_numbers("x > self.weight or y > self.own or self.kind", Computes()) == (
+        "x > self.weight or y > 0.5 or self.kind"
+    )
 
 
 class Scaled(patients.ScaledBackAlone):
