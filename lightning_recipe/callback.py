@@ -44,6 +44,7 @@ class RecipeCallback(Callback):
         strict: Whether a `failed` stops the run.
         done: Whether it has nothing more to look at in this fit.
         streams: Whether it is shown each batch, if it asks for that; some need the first ones only.
+        next_batch: Index of the training batch that it needs to be shown next, in this epoch; others may be left out.
         verbose: Whether findings that are no alarms are printed as they arrive, too.
 
     """
@@ -63,6 +64,7 @@ class RecipeCallback(Callback):
     def __init__(self) -> None:
         self.ledger = Ledger(self.patience)
         self.done, self.streams = False, True
+        self.next_batch: float = 0
 
     @property
     def findings(self) -> list[Finding]:
@@ -212,7 +214,7 @@ class RecipeCallback(Callback):
         """Begin with no findings."""
         if stage == "fit":
             self.ledger = Ledger(self.patience, self.ledger.skip)
-            self.done, self.streams = False, True
+            self.done, self.streams, self.next_batch = False, True, 0
             self.wake()
             Watch.join(trainer, self)
 

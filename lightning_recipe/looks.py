@@ -7,7 +7,9 @@ import math
 import numpy as np
 
 PER_DOUBLING = 2
-"""Looks, at least, whenever the number of steps doubles."""
+"""Looks, at least, whenever the number of steps doubles, in a short run; in a long one, one."""
+LONG = 1000
+"""Steps of a run that is long: at two looks a doubling, those of its first 400 steps would take 1 % of it."""
 WIDEST = 0.02
 """Share of the run between two looks at most: what goes wrong late is then seen by several in a row."""
 CHEAP = 400
@@ -19,14 +21,14 @@ FRAMES = 10
 """Epochs that are looked at in a run: TensorBoard keeps ten pictures of a tag, and drops others by chance."""
 
 
-def next_step(step: int, every: int, horizon: float = math.inf, dense: int = PER_DOUBLING) -> int:
+def next_step(step: int, every: int, horizon: float = math.inf, dense: int | None = None) -> int:
     """The look after the one at `step`: 1, 2, 4, 8, ..., every `every` steps, and ever rarer.
 
     Args:
         step: Batches trained on.
         every: Steps between looks once there were as many.
         horizon: Length of the run.
-        dense: Looks whenever the number of steps doubles.
+        dense: Looks whenever the number of steps doubles; by default as many as the length of the run allows.
 
     Example:
         >>> step, looks = 0, []
@@ -38,6 +40,7 @@ def next_step(step: int, every: int, horizon: float = math.inf, dense: int = PER
     """
     if step < every:
         return min(1 << step.bit_length(), every)
+    dense = dense or (1 if LONG <= horizon < math.inf else PER_DOUBLING)
     doublings = max(0, (step // (dense * every)).bit_length() - 1)
     gap = min(every << doublings, max(every, CHEAP, horizon * WIDEST))
     gap = every << max(0, int(gap / every).bit_length() - 1)

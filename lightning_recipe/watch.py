@@ -70,7 +70,8 @@ class Watch:
         self._looking: list[RecipeCallback] = []  # who looks at this validation of this loader
         self._seen: dict[int, int] = {}  # the epoch whose validation was looked at last, by loader
         self._count: float = 0  # batches until the next look, at least
-        self._sum: Tensor | None = None  # of the training loss
+        self._quiet: float = 0  # batches until one that streams is shown the next
+        self._sum: float | Tensor = 0.0  # of the training loss
         self._added = 0
         self._aside: Aside | None = None
 
@@ -113,16 +114,17 @@ class Watch:
             if callback.every_n_steps is None
             and trainer.current_epoch in epochs(callback.every_n_epochs or 1, trainer.max_epochs)
         ]
-        if self._of_epoch:
+        if self._of_epoch or self._streaming:
             self.host.wake(_TRAINING)
 
     def batch_starts(self, batch: Any) -> None:
         """Begin at the first batch; watch the step if anyone is to look at it."""
         if not self._began:
             self._begin(batch)
-        self._stream("train", batch)
+        if self._streaming:
+            self._stream("train", batch)
         if self._probe is not None or (self._count > 1 and not self._of_epoch):
-            if not (self._probe or self._first or self._streaming):
+            if not (self._probe or self._first or (self._streaming and self._quiet <= 1)):
                 self.host.rest(self.run.trainer, _TRAINING[:1])
             return  # the batch before was left out by a hook; or nobody is due
         asked = [*self._of_epoch, *self._first]
@@ -133,6 +135,9 @@ class Watch:
     def batch_ends(self, outputs: Any, batch: Any) -> None:
         """Count; show the step that was watched to those who asked for it."""
         self._count -= 1
+        self._quiet -= 1
+        if self._quiet == 1:
+            self.host.wake(_TRAINING[:1])
         if self._listening:
             self._hand_on(_loss(outputs), batch)
         if self._count >= WINDOW and not self._asked:
@@ -155,6 +160,9 @@ class Watch:
             except Exception as error:  # noqa: BLE001 - none of these may end the run
                 self.reporter.enter(callback, [callback.internal_error(error)])
         self._streaming = [callback for callback in self._streaming if callback.streams and not callback.done]
+        if stage == "train":
+            index = self.run.trainer.fit_loop.epoch_loop.batch_idx
+            self._quiet = min((callback.next_batch for callback in self._streaming), default=math.inf) - index
 
     def _hand_on(self, loss: Tensor | None, batch: Any) -> None:
         """Give each loss to those who listen; who has something to tell at once is asked as at a look."""
@@ -211,7 +219,7 @@ class Watch:
         self._count = due - self.run.batches_that_stepped - 1
         self.host.rest(self.run.trainer, _BACKWARD)
         self._streaming = self._streamed_to()
-        if self._count <= 1 or self._streaming:
+        if self._count <= 1 or (self._streaming and self._quiet <= 1):
             self.host.wake(_TRAINING)
         else:
             self._listening = self._taking("every_loss")
@@ -224,13 +232,13 @@ class Watch:
         if loss is None or not self._due:
             return
         with suppress(Exception):  # of another device
-            loss = loss.detach().reshape(()) * self.run.trainer.accumulate_grad_batches
-            self._sum = loss.float().clone() if self._sum is None else self._sum.add_(loss)  # halves would overflow
+            added = loss.item() if loss.device.type == "cpu" else loss.detach().reshape(()).float()  # halves overflow
+            self._sum = self._sum.add_(added) if isinstance(self._sum, Tensor) else added + self._sum
             self._added += 1
 
     def _mean_loss(self) -> float:
-        total, added, self._sum, self._added = self._sum, self._added, None, 0
-        return math.nan if total is None else float(total) / added
+        total, added, self._sum, self._added = self._sum, self._added, 0.0, 0
+        return float(total) * self.run.trainer.accumulate_grad_batches / added if added else math.nan
 
     # -- validation
 

@@ -29,6 +29,8 @@ CHANNELS = 12
 """Channels, of what is no table, that are measured one by one."""
 CHANGES = 8
 """Values of an example that differ from the one before, at least, in what is no blank image, silence, or short code."""
+COMPARED = 2**10
+"""Values that are compared with the next, evenly spaced."""
 CHARACTERS, LETTERS = 2**16, 8
 """Of a text that are read, and of a word and the space behind it, at least, where there are no spaces."""
 BITS = 40.0
@@ -149,13 +151,15 @@ def glance(batch: Any, examples: int, epoch: int, *, measured: bool) -> Glance:
             continue
         flat = tensor.reshape(examples, -1)
         flat = flat[:, :: math.ceil(flat.shape[1] / VALUES)]
-        made.prints[path] = fingerprints(flat)
-        if tensor.is_floating_point() or tensor.dtype is torch.uint8:
-            made.changes[path] = (flat[:, 1:] != flat[:, :-1]).sum(1)
+        real = tensor.is_floating_point()
+        if real or tensor.dtype is torch.uint8:
+            gap = math.ceil(flat.shape[1] / COMPARED)
+            made.changes[path] = (flat[:, 1::gap] != flat[:, :-1:gap]).sum(1)
             if measured:
                 _measure(made, path, tensor, flat)
         if flat.shape[1] == 1 and tensor.dtype is not torch.uint8:
-            made.values[path] = flat[:, 0] if tensor.is_floating_point() else flat[:, 0].long()
+            made.values[path] = flat[:, 0] if real else flat[:, 0].long()
+        made.prints[path] = made.values[path] if path in made.values and not real else fingerprints(flat)
     if made.apart and (read := list(texts(batch, examples))):
         for path, lines in read[:ENTRIES]:
             made.prints[path] = torch.tensor([int.from_bytes(_of_text(line), signed=True) for line in lines])

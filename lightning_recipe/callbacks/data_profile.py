@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from lightning_recipe.run import Run
 
 DENSE = 64
-"""Batches at the beginning of which each is looked at; then every 4th, 8th, ... whenever there are twice as many."""
+"""Batches at the beginning of which each is looked at; then every 8th, 16th, ... whenever there are twice as many."""
 MEASURED = 16
 """Batches whose ranges are measured."""
 SOME = 32
@@ -157,12 +157,15 @@ class DataProfile(Check):
             return
         if self._passed == [0, 0]:
             self._first_batch = mapped(batch, Tensor, lambda tensor: tensor)  # a step may take its labels out
-        epoch = run.trainer.current_epoch - self._first
+        epoch, index = run.trainer.current_epoch - self._first, run.trainer.fit_loop.epoch_loop.batch_idx
         if epoch > 1:
+            self.next_batch = math.inf
             return
-        index, self._passed[epoch] = self._passed[epoch], self._passed[epoch] + 1
-        gap = 1 if index < DENSE else 2 << (index // DENSE).bit_length()
-        if index % gap or (epoch and index >= AGAIN) or self._spent >= MOST or self._kept >= KEPT:
+        self._passed[epoch] = index + 1
+        gap = 1 if index < DENSE else 4 << (index // DENSE).bit_length()
+        enough = (epoch and index >= AGAIN) or self._spent >= MOST or self._kept >= KEPT
+        self.next_batch = math.inf if enough else (index // gap + 1) * gap
+        if enough or index % gap:
             return
         examples = run.examples_in(batch)
         if examples:

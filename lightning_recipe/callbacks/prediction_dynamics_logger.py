@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable  # noqa: TC003 - LightningCLI reads the types of arguments at run time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -184,11 +185,13 @@ class PredictionDynamicsLogger(RecipeCallback):
         self._forget()
 
     def next_look(self, run: Run) -> float:
-        """Like that of others, but ever rarer: a look takes about as long as half a step of a small network."""
+        """Ever rarer, since a look takes as long as half a step of a small network; the verdict needs the late ones."""
         if self._fixed is None:
             return run.step + 1
-        begun = self._fixed.begun
-        return begun + next_step(run.step - begun, self.every_n_steps or 1, dense=LATE_LOOKS)
+        begun, every, half = self._fixed.begun, self.every_n_steps or 1, run.horizon / 2
+        if run.step >= half or math.isinf(half) or run.may_end_earlier:
+            return begun + next_step(run.step - begun, every, dense=LATE_LOOKS)
+        return min(begun + next_step(run.step - begun, every, run.horizon), math.ceil(half))
 
     def _trying(self, look: Callable[..., None], run: Run, *args: Any, **more: Any) -> Iterator[Finding]:
         """What can't be done is said once, and ends it."""

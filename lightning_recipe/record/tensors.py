@@ -33,6 +33,8 @@ class Cloneable(ABC):  # noqa: B024 - told by its method alone, and remembered f
         return callable(getattr(other, "clone", None))
 
 
+LEAVES = (Tensor, str, bytes, int, float, type, nn.Module)
+"""What holds nothing that is looked for."""
 COPIED = (Tensor, Cloneable, np.ndarray)
 """What has values that code may change in place."""
 
@@ -86,7 +88,7 @@ def children(structure: Any) -> list[tuple[Any, Any]]:
         ([('x', 1)], [(0, 'a')], [])
 
     """
-    if structure is None or isinstance(structure, str | bytes | int | float | type | nn.Module):
+    if structure is None or isinstance(structure, LEAVES):
         return []
     if isinstance(structure, Mapping):
         return list(structure.items())
