@@ -1,4 +1,4 @@
-"""The benchmark of the cost runs; what it measures is no test's business."""
+"""The benchmarks of the costs run; what they measure is no test's business."""
 
 import os
 import re
@@ -18,5 +18,12 @@ def test_overhead_runs_in_its_short_form():
     printed = done.stdout
     row = r"^mlp +(\S+(?: again)?) +(processor|wall) +steady x[\d.]+ .*start-up [+-][\d.]+ s"
     rows = re.findall(row, printed, re.MULTILINE)
-    assert rows == [(name, clock) for name in ("recipe()", "monitors", "bare again") for clock in ("processor", "wall")]
+    names = ("recipe()", "data", "monitors", "bare again")
+    assert rows == [(name, clock) for name in names for clock in ("processor", "wall")]
     assert re.findall(r"^memory (\w+) .*copies", printed, re.MULTILINE) == ["start", "steady"]
+
+
+def test_streams_runs_in_its_short_form():
+    command = [sys.executable, str(SCRIPT.with_name("streams.py")), "--short"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=600)  # noqa: S603
+    assert re.findall(r"^(\w+) +holds \d+, \d+, \d+ MB", done.stdout, re.MULTILINE) == ["bare", "checks"]

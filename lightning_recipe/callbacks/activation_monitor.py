@@ -214,10 +214,11 @@ class ActivationMonitor(Check):
             return None
         names = [layer.name for layer in layers]
         late = not off and signal.learnt_nothing(layers, self._course)
-        if self._tries == TRIES or not (late or drawn_small(run, step, names)):
+        if self._tries >= TRIES or not (late or drawn_small(run, step, names)):
             return None
-        self._tries += 1
-        return faint(spreads(run, step, names), self._course, self.factor, late=late)
+        found = faint(spreads(run, step, names), self._course, self.factor, late=late)
+        self._tries += 1 if found else TRIES // 2
+        return found
 
     def _learnt(self, run: Run) -> bool:
         """Whether the network had learnt something before: what is sparse then is so on purpose, or from training."""

@@ -13,7 +13,7 @@ from lightning_recipe.callbacks._fixed_outputs import candidates
 from lightning_recipe.figures import dynamics
 from lightning_recipe.figures.canvas import pixels
 from lightning_recipe.finding import Finding, Section
-from lightning_recipe.looks import frames, next_step
+from lightning_recipe.looks import LONG, frames, next_step
 from lightning_recipe.record.step import Need
 from lightning_recipe.show import loggers
 from lightning_recipe.trial.replay import CannotReplayError
@@ -189,9 +189,9 @@ class PredictionDynamicsLogger(RecipeCallback):
         if self._fixed is None:
             return run.step + 1
         begun, every, half = self._fixed.begun, self.every_n_steps or 1, run.horizon / 2
-        if run.step >= half or math.isinf(half) or run.may_end_earlier:
-            return begun + next_step(run.step - begun, every, dense=LATE_LOOKS)
-        return min(begun + next_step(run.step - begun, every, run.horizon), math.ceil(half))
+        if LONG <= run.horizon < math.inf and run.step < half and not run.may_end_earlier:
+            return min(begun + next_step(run.step - begun, every, run.horizon), math.ceil(half))
+        return begun + next_step(run.step - begun, every, dense=LATE_LOOKS)
 
     def _trying(self, look: Callable[..., None], run: Run, *args: Any, **more: Any) -> Iterator[Finding]:
         """What can't be done is said once, and ends it."""
