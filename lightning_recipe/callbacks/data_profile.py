@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lightning_recipe.callback import Check
 from lightning_recipe.callbacks import _data_order as order
+from lightning_recipe.callbacks import _data_ranks as ranks
 from lightning_recipe.callbacks import _data_verdict as verdict
 from lightning_recipe.callbacks._data_repeated import repeated as repeats
 from lightning_recipe.callbacks._data_seen import VALUES, Glance, Seen, add, glance
@@ -192,7 +193,7 @@ class DataProfile(Check):
             yield from self._told(run)
         elif len(self._seen.sizes) >= max(SOME, 2 * self._judged):
             self._judged = len(self._seen.sizes)
-            yield from (finding for finding in self._judge(run) if finding.is_alarm)
+            yield from (finding for finding in self._judge(run, self._share(run)) if finding.is_alarm)
         if run.trainer.current_epoch > self._epoch:
             self._epoch = run.trainer.current_epoch
             yield from self._drifts()
@@ -217,9 +218,13 @@ class DataProfile(Check):
         self._waiting.clear()
 
     def _told(self, run: Run) -> Iterator[Finding]:
-        found = list(self._judge(run))
+        share, (_, count) = self._share(run), run.shard
+        share = share.bounded(KEPT // count, count) if count > 1 else share
+        shares = run.gather(type(self).__name__, share)
+        seen = ranks.together(shares)
+        found = list(self._judge(run, seen, all_seen=len(shares) == count))
         yield from found
-        examples, ranges = self._examples(), self._seen.ranges
+        examples, ranges = seen.examples, seen.ranges
         self._said, self._seen = True, Seen()
         if not len(examples.inputs):
             yield self.skipped("no batch holds a row for each example")
@@ -236,21 +241,40 @@ class DataProfile(Check):
             rich = examples.inputs[examples.rich]
             numbers["duplicates"] = len(rich) - len(np.unique(rich))
             said += f", {numbers['duplicates']:.0f} duplicates"
-        for path, seen in list(ranges.items())[:2]:
-            spread = f"{seen.low.min():.3g} to {seen.high.max():.3g}, mean {seen.mean.mean():.3g}"
-            said += f"; {path} {spread}, std {seen.std.mean():.3g}"
+        for path, of in list(ranges.items())[:2]:
+            spread = f"{of.low.min():.3g} to {of.high.max():.3g}, mean {of.mean.mean():.3g}"
+            said += f"; {path} {spread}, std {of.std.mean():.3g}"
         if loggers.is_written(run.trainer):
             self.draw(run, "data", pixels(profile_card(values, counts, ranges)))
         if not any(finding.is_alarm for finding in found):
             yield self.passed(said, code="", subject="", **numbers)
 
-    def _judge(self, run: Run) -> Iterator[Finding]:
+    def _share(self, run: Run) -> ranks.Share:
+        """What this rank has seen, but for an example that another has, too, so that all have as many."""
+        examples, seen, loader = self._examples(), self._seen, run.loaders[0] if run.loaders else None
+        whole = math.isfinite(run.batches_per_epoch) and seen.epochs.count(0) == run.batches_per_epoch
+        if whole and (own := ranks.drawn_by_one(loader)) is not None:
+            examples = ranks.first(examples, own)
+        rows = {path: np.concatenate(parts) for path, parts in seen.rows.items()}
+        return ranks.Share(examples, seen.ranges, rows, seen.apart, whole, ranks.is_dealt(loader))
+
+    def _judge(self, run: Run, of_all: ranks.Share, *, all_seen: bool = False) -> Iterator[Finding]:
+        """Judge what was seen on all ranks, and in which order examples come on this one.
+
+        Args:
+            run: The run.
+            of_all: What was seen; early on, of this rank.
+            all_seen: Whether it is of all ranks.
+
+        """
         examples, seen = self._examples(), self._seen
         if not len(examples.inputs):
             return
         stored, once, unshuffled, each = drawn(run)
-        found = list(verdict.other_label(examples)) if stored and not seen.apart else []
-        found += verdict.duplicates(examples, sure=by_index(run.loaders[0].dataset)) if once and not seen.apart else []
+        found = list(verdict.other_label(of_all.examples)) if stored and not of_all.apart else []
+        if once and not of_all.apart:
+            apart = of_all.examples if of_all.dealt or run.shard[1] == 1 else examples
+            found += verdict.duplicates(apart, sure=by_index(run.loaders[0].dataset))
         first, second = self._combined(0), self._combined(1)[:AGAIN]
         repeated = list(order.again(first[:AGAIN], second))
         if (unshuffled or (each and repeated)) and not run.limited:
@@ -266,16 +290,22 @@ class DataProfile(Check):
         if is_stream(run) and run.trainer.current_epoch > self._first and not run.limited:
             warned = (o for o in self._drifting(examples) if o.status is Status.WARNING)
             found += list(order.by_class(examples)) or warned
-        whole = math.isfinite(run.batches_per_epoch) and seen.epochs.count(0) == run.batches_per_epoch
-        shuffled = once and not unshuffled  # then some of an epoch's batches tell what is in the others
-        if (whole or shuffled) and not run.limited and self._classes and examples.labels is not None:
-            found += verdict.never(examples.labels, self._classes, whole=whole)
+        found += self._never(run, of_all, shuffled=once and not unshuffled) if all_seen or run.shard[1] == 1 else []
         for outcome in found:
             yield self.found(outcome)
-        for outcome, path in verdict.of_ranges(seen.ranges, self._entered):
+        for outcome, path in verdict.of_ranges(of_all.ranges, self._entered):
             yield self.found(outcome, path)
-        for path in sorted(self._entered & seen.rows.keys()):
-            yield from (self.found(outcome, path) for outcome in marks(np.concatenate(seen.rows[path]), path))
+        for path in sorted(self._entered & of_all.rows.keys()):
+            yield from (self.found(outcome, path) for outcome in marks(of_all.rows[path], path))
+
+    def _never(self, run: Run, of_all: ranks.Share, *, shuffled: bool) -> Iterator[Outcome]:
+        """Classes that never occur on any rank; if examples are shuffled, some batches of an epoch tell of the others.
+
+        Those that are missing on one rank may all be on another.
+        """
+        labels = of_all.examples.labels
+        if (of_all.whole or shuffled) and not run.limited and self._classes and labels is not None:
+            yield from verdict.never(labels, self._classes, whole=of_all.whole)
 
     def _combined(self, epoch: int) -> list[np.ndarray]:
         """A fingerprint of each example without its label, by batch."""

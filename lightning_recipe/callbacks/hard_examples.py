@@ -106,7 +106,7 @@ class HardExamples(RecipeCallback):
         if self._look is None or self._look.step != run.step:
             if self._look is not None and self._time.is_enough():
                 self._draw(run, self._look)
-            self._look = Look(run.step, keep=self.keep_examples)
+            self._look = Look(run.step, keep=self.keep_examples, rank=run.shard[0])
             self.val_batches = ALL if run.step + run.steps_per_epoch >= run.horizon else FEW
         self._look.take(step, run.val_loaders[0], run.val_batch)
         yield from ()
@@ -116,11 +116,26 @@ class HardExamples(RecipeCallback):
         look, self._look = self._look, None
         if look is None:
             yield self.skipped("there was no validation after training began")
-        elif not look.examples:
+            return
+        worst = self._of_all_ranks(run, look)
+        if not worst.examples:
             yield self.skipped("no output with a row for each example is seen to be compared with a target")
         else:
-            yield self.found(look.outcome())
+            yield self.found(worst.outcome())
             self._draw(run, look)
+
+    def _of_all_ranks(self, run: Run, look: Look) -> Look:
+        """The worst that any rank saw, in numbers; `look` gets to be of them, too, on the rank that draws."""
+        name = type(self).__name__
+        both: list[tuple[Look, bool]] = run.gather(name, (look.numbers, loggers.is_written(run.trainer)))
+        (worst, drawn), *others = both
+        for other, _ in others:
+            worst.join(other)
+        if others and self.keep_examples and drawn:
+            wanted = {one.is_from for kept in worst.worst.values() for one in kept.examples}
+            own = {one.is_from: one for kept in look.worst.values() for one in kept.examples if one.is_from in wanted}
+            look.show(worst, {place: one for seen in run.gather(name, own, first=True) for place, one in seen.items()})
+        return worst
 
     def _draw(self, run: Run, look: Look) -> None:
         if not self.keep_examples or not loggers.is_written(run.trainer):

@@ -33,6 +33,10 @@ if TYPE_CHECKING:
     from lightning_recipe.run import Run
 
 
+SHARED = 2**17
+"""Examples of which ranks tell each other what came by, in all."""
+
+
 class SplitCheck(Check):
     """Judges how training and validation were split.
 
@@ -170,6 +174,7 @@ class SplitCheck(Check):
 
     def _of_batches(self, run: Run) -> Iterator[Finding]:
         self.done, self._kept = True, None
+        self._unite(run)
         known, told = self._known, []
         if known is not None and not run.limited:
             ids = groups.one_of_each(self._ids.shared())
@@ -197,6 +202,19 @@ class SplitCheck(Check):
             yield self.skipped(f"{found.common} of {found.looked} validation examples are in training, in a trial")
         elif outcome := examples.verdict(found, self.share, only=len(run.val_loaders) == 1):
             yield self.found(outcome)
+
+    def _unite(self, run: Run) -> None:
+        """Put together what came by on all ranks."""
+        own, (_, count) = (self._train, self._val, self._ids, self._times, self._pairs), run.shard
+        if count == 1:
+            return
+        for one in own:
+            one.condense(SHARED // count)
+        first, *others = run.gather(type(self).__name__, own)
+        self._train, self._val, self._ids, self._times, self._pairs = first
+        for one, *same in zip(first, *others, strict=True):
+            for other in same:
+                one.join(other)
 
     def _judge(self, run: Run) -> Iterator[Finding]:
         if not run.loaders or not run.val_loaders:
