@@ -77,7 +77,11 @@ class Ranks:
                 for other in found if not first else [one for one in found if one != rank]:
                     _delete(store, f"{place}/{other}")
                 store.delete_key(f"{place}/read")
-        except Exception:  # noqa: BLE001 - the store is gone with its process, or nobody answers
+        except TimeoutError:
+            self.close()
+            self.silent = True
+            return [mine]
+        except Exception:  # noqa: BLE001 - the store is gone with its process
             self.silent = True
             return [mine]
         return [found[other] for other in sorted(found)]
@@ -92,7 +96,7 @@ class Ranks:
 
     def leave(self, *names: str) -> None:
         """Have nobody wait for them any more."""
-        if group := self._group(asking=False):
+        if group := self._group():
             with suppress(Exception):
                 for name in self._here & set(names):
                     group[0].delete_key(f"{self._root}/here/{name}/{group[1]}")
@@ -117,9 +121,9 @@ class Ranks:
                     time.sleep(PAUSE)  # not `wait`, during which no other thread could use the store
         return found
 
-    def _group(self, *, asking: bool = True) -> tuple[Store, int, int] | None:
+    def _group(self) -> tuple[Store, int, int] | None:
         """The store, this rank, and how many there are; None where there is nobody else, or they are out of sight."""
-        if not self._root or (self.silent and asking):
+        if not self._root or self.silent:
             return None
         if not (distributed.is_available() and distributed.is_initialized()):
             return None

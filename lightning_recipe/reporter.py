@@ -102,7 +102,7 @@ class Reporter:
         each = ranks.gather("findings", self.run.step, own)
         for name, callback in zip(names, self.members, strict=True):
             self._tell(callback, callback.ledger.unite([of_rank.get(name, []) for of_rank in each]))
-        if ranks.silent and not self.run.interrupted:
+        if ranks.silent:
             self.publisher.tell("the other ranks did not answer: what is found is of this rank's examples alone")
         ranks.close()
         self._write()

@@ -296,7 +296,8 @@ class Watch:
             if not self._began and not callback.findings:
                 self.reporter.enter(callback, [callback.skipped("the run ended before its first training batch")])
             callback.done = True
-        self.reporter.unite()
+        if error is None:
+            self.reporter.unite()
 
     def _put_back(self) -> None:
         if self._aside is not None:

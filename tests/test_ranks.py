@@ -274,8 +274,8 @@ class At(ranks.Ranks):
         super().__init__(fit)
         self.group = store, rank, count
 
-    def _group(self, *, asking=True):
-        return None if self.silent and asking else self.group
+    def _group(self):
+        return None if self.silent else self.group
 
 
 def together(*jobs):
@@ -322,6 +322,18 @@ def test_who_does_not_answer_is_waited_for_once(monkeypatch):
     assert [here.gather("A", step, "mine") for step in range(9)] == [["mine"]] * 9
     assert 0.2 <= time.monotonic() - begin < 1
     assert here.silent
+
+
+def test_who_gave_up_keeps_nobody_waiting(monkeypatch):
+    monkeypatch.setattr(ranks, "SECONDS", 0.1)
+    store = distributed.HashStore()
+    here, other = (At(1, store, rank) for rank in range(2))
+    for one in (here, other):
+        one.join("A")
+    assert here.gather("A", 0, "mine") == ["mine"]
+    assert other.gather("A", 0, "late") == ["mine", "late"]
+    monkeypatch.setattr(ranks, "SECONDS", 20)
+    assert other.gather("A", 1, "late") == ["late"]
 
 
 def test_a_store_that_is_gone_harms_nobody():

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from lightning_recipe.callbacks._data_seen import Range
+    from lightning_recipe.callbacks._data_seen import Range, Seen
 
 ROWS = 2**10
 """Rows of a table that ranks tell each other, in all."""
@@ -47,6 +47,15 @@ class Share:
         """At most so many examples of it, to be told to others."""
         rows = {path: values[: -(-ROWS // ranks)] for path, values in self.rows.items()}
         return replace(self, examples=first(self.examples, most), rows=rows)
+
+
+def share_of(examples: Examples, seen: Seen, loaders: Sequence[Any], *, whole: bool) -> Share:
+    """What this rank has seen, but for the example that another has, too, so that all have as many."""
+    loader = loaders[0] if loaders else None
+    if whole and (own := drawn_by_one(loader)) is not None:
+        examples = first(examples, own)
+    rows = {path: np.concatenate(parts) for path, parts in seen.rows.items()}
+    return Share(examples, seen.ranges, rows, seen.apart, whole, is_dealt(loader))
 
 
 def together(shares: Sequence[Share]) -> Share:

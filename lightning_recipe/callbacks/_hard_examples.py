@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from lightning_recipe.record.step import Step
+    from lightning_recipe.run import Run
 
 KEPT = 8
 """Examples kept by each axis."""
@@ -214,6 +215,19 @@ class Look:
             f"after {self.step + 1} steps",  # Lightning validates before it counts the last one
             evidence=evidence,
         )
+
+
+def of_all_ranks(run: Run, look: Look, name: str, *, drawn: bool) -> Look:
+    """The worst that any rank saw, in numbers; on rank zero, if that draws, `look` comes to be of them, too."""
+    both: list[tuple[Look, bool]] = run.gather(name, (look.numbers, drawn))
+    (worst, drawn), *others = both
+    for other, _ in others:
+        worst.join(other)
+    if others and look.keep and drawn:
+        wanted = {one.is_from for kept in worst.worst.values() for one in kept.examples}
+        own = {one.is_from: one for kept in look.worst.values() for one in kept.examples if one.is_from in wanted}
+        look.show(worst, {place: one for seen in run.gather(name, own, first=True) for place, one in seen.items()})
+    return worst
 
 
 def stacked(examples: Sequence[Example]) -> tuple[Tensor | None, Answers]:

@@ -56,7 +56,8 @@ class DataProfile(Check):
     """Describes the training data that pass through the first epoch, and judges what makes them hard to learn from.
 
     Of each example a fingerprint of 64 bits, also of its texts, and the label are kept, of each feature or channel its
-    range. The label is what the loss compares with, as far as it is an integer for each example. `warning` if:
+    range; of all ranks, but for the order of examples, which is each rank's own. The label is what the loss compares
+    with, as far as it is an integer for each example. `warning` if:
 
     - identical inputs have different labels, from 1 % of the examples on, below it is `advice`;
     - more than 5 % of the examples are exact duplicates though each index is drawn once; `advice` if most examples come
@@ -90,6 +91,7 @@ class DataProfile(Check):
           themselves, streams: their duplicates and order are meant.
         - Short or discrete features, blank images and silence: these are equal by chance, and not compared.
         - Data that are replaced, moved about, changed once, or trained; arrays of other sizes than what enters.
+        - Classes that one rank has and another has not; examples that come twice so that all ranks have as many.
         - Soft labels, graphs, values that are missing and masked; classes that are kept for padding or what is unknown.
 
     Cost:
@@ -250,13 +252,8 @@ class DataProfile(Check):
             yield self.passed(said, code="", subject="", **numbers)
 
     def _share(self, run: Run) -> ranks.Share:
-        """What this rank has seen, but for an example that another has, too, so that all have as many."""
-        examples, seen, loader = self._examples(), self._seen, run.loaders[0] if run.loaders else None
-        whole = math.isfinite(run.batches_per_epoch) and seen.epochs.count(0) == run.batches_per_epoch
-        if whole and (own := ranks.drawn_by_one(loader)) is not None:
-            examples = ranks.first(examples, own)
-        rows = {path: np.concatenate(parts) for path, parts in seen.rows.items()}
-        return ranks.Share(examples, seen.ranges, rows, seen.apart, whole, ranks.is_dealt(loader))
+        whole = math.isfinite(run.batches_per_epoch) and self._seen.epochs.count(0) == run.batches_per_epoch
+        return ranks.share_of(self._examples(), self._seen, run.loaders, whole=whole)
 
     def _judge(self, run: Run, of_all: ranks.Share, *, all_seen: bool = False) -> Iterator[Finding]:
         """Judge what was seen on all ranks, and in which order examples come on this one.

@@ -6,7 +6,7 @@ from collections.abc import Callable  # noqa: TC003 - LightningCLI reads the typ
 from typing import TYPE_CHECKING, Any
 
 from lightning_recipe.callback import RecipeCallback
-from lightning_recipe.callbacks._hard_examples import Look, stacked
+from lightning_recipe.callbacks._hard_examples import Look, of_all_ranks, stacked
 from lightning_recipe.figures.canvas import pixels
 from lightning_recipe.figures.examples import examples_card
 from lightning_recipe.finding import Section
@@ -31,15 +31,16 @@ FEW, ALL = 32, 256
 class HardExamples(RecipeCallback):
     """Shows the most extreme validation examples: those of the highest loss, the surest mistakes, the oddest inputs.
 
-    Seen in the real validation steps of the first loader: at few epochs in 32 batches at most, evenly over the set, and
-    in the last epoch in 256; of several processes by the first. The loss of each example is that of the function that
-    compares its prediction with its target, without reduction; where a step calls none of ``torch.nn.functional``, that
-    of the one which compares such an output with such a target. How sure a mistake is, is the probability of what was
-    said. How odd an input is, is its distance from the others of its batch, in standard deviations of each feature.
+    Seen in the real validation steps of the first loader: at few epochs in 32 batches at most, evenly over the set,
+    and in the last epoch in 256. What is told at the end is the worst of all ranks, and so is the last picture; those
+    before are of rank zero. The loss of each example is that of the function that compares its prediction with its
+    target, without reduction; where a step calls none of ``torch.nn.functional``, that of the one which compares such
+    an output with such a target. How sure a mistake is, is the probability of what was said. How odd an input is, is
+    its distance from the others of its batch, in standard deviations of each feature.
 
-    An example is told by its index in the data set of the DataLoader (``#17`` is ``loader.dataset[17]``), which follows
-    from its place in the epoch, as long as ``collate_fn`` keeps the order. Of streams, and where the sampler shuffles,
-    nobody knows it: the example is told by its batch and row (``3:7``).
+    An example is told by its index in the data set of the DataLoader (``#17`` is ``loader.dataset[17]``), which
+    follows from its place in the epoch, as long as ``collate_fn`` keeps the order. Of streams, and where the sampler
+    shuffles, nobody knows it: the example is told by its batch and row (``3:7``), and its rank if that is not zero.
 
     Args:
         keep_examples: Whether examples are kept and drawn; without, the finding has their indices and losses.
@@ -117,25 +118,12 @@ class HardExamples(RecipeCallback):
         if look is None:
             yield self.skipped("there was no validation after training began")
             return
-        worst = self._of_all_ranks(run, look)
+        worst = of_all_ranks(run, look, type(self).__name__, drawn=loggers.is_written(run.trainer))
         if not worst.examples:
             yield self.skipped("no output with a row for each example is seen to be compared with a target")
         else:
             yield self.found(worst.outcome())
             self._draw(run, look)
-
-    def _of_all_ranks(self, run: Run, look: Look) -> Look:
-        """The worst that any rank saw, in numbers; `look` gets to be of them, too, on the rank that draws."""
-        name = type(self).__name__
-        both: list[tuple[Look, bool]] = run.gather(name, (look.numbers, loggers.is_written(run.trainer)))
-        (worst, drawn), *others = both
-        for other, _ in others:
-            worst.join(other)
-        if others and self.keep_examples and drawn:
-            wanted = {one.is_from for kept in worst.worst.values() for one in kept.examples}
-            own = {one.is_from: one for kept in look.worst.values() for one in kept.examples if one.is_from in wanted}
-            look.show(worst, {place: one for seen in run.gather(name, own, first=True) for place, one in seen.items()})
-        return worst
 
     def _draw(self, run: Run, look: Look) -> None:
         if not self.keep_examples or not loggers.is_written(run.trainer):

@@ -42,8 +42,8 @@ class SplitCheck(Check):
 
     The indices of subsets and samplers are compared, else what the data sets store of their examples, as fingerprints,
     and where that does not tell, such as for streams, what comes by in the batches of the first epoch and of
-    validation; and the program's own code is read. No example is drawn, but a few of what may be windows of a series,
-    from a copy of the data set. `warning` if:
+    validation, on all ranks; and the program's own code is read. No example is drawn, but a few of what may be windows
+    of a series, from a copy of the data set. `warning` if:
 
     - more than a share of the validation examples are in training, with the same inputs and targets;
     - the examples of a subject, patient or session were dealt out to both by chance, where their ids are stored under
