@@ -78,7 +78,7 @@ class Ranks:
                     _delete(store, f"{place}/{other}")
                 store.delete_key(f"{place}/read")
         except TimeoutError:
-            self.close()
+            self.leave(*self._here)
             self.silent = True
             return [mine]
         except Exception:  # noqa: BLE001 - the store is gone with its process
@@ -102,9 +102,21 @@ class Ranks:
                     group[0].delete_key(f"{self._root}/here/{name}/{group[1]}")
         self._here -= set(names)
 
-    def close(self) -> None:
-        """Clear away: nobody asks for anything any more."""
+    def close(self, name: str) -> None:
+        """Clear away: nobody asks for anything any more; rank zero, whose store it may be, waits until all have left.
+
+        Args:
+            name: Of what was asked for last.
+
+        """
         self.leave(*self._here)
+        group, deadline = self._group(), time.monotonic() + SECONDS
+        if group is not None and group[1] == 0:
+            store, _, count = group
+            with suppress(Exception):
+                for other in range(1, count):
+                    while store.check([f"{self._root}/here/{name}/{other}"]) and time.monotonic() < deadline:
+                        time.sleep(PAUSE)
 
     def _wait(self, store: Store, name: str, place: str, found: dict[int, Any], count: int) -> dict[int, Any]:
         deadline = time.monotonic() + SECONDS

@@ -104,7 +104,7 @@ class Reporter:
             self._tell(callback, callback.ledger.unite([of_rank.get(name, []) for of_rank in each]))
         if ranks.silent:
             self.publisher.tell("the other ranks did not answer: what is found is of this rank's examples alone")
-        ranks.close()
+        ranks.close("findings")
         self._write()
 
     def _keep(self, callback: RecipeCallback, found: Sequence[Finding]) -> list[Finding]:

@@ -37,7 +37,7 @@ class TellsAll(L.Callback):
         self.callbacks = callbacks
 
     def on_fit_end(self, trainer, pl_module):
-        distributed.barrier()  # the last to read clears away
+        distributed.barrier()  # the last to read clears away, and the store is that of rank zero
         store = distributed.distributed_c10d._get_default_store()
         with isolated():
             assert ranks.Ranks(99).gather("A", 0, "mine") == ["mine"], "others are out of sight"
@@ -48,6 +48,7 @@ class TellsAll(L.Callback):
             "random": [torch.rand(()).item(), torch.get_rng_state().sum().item()],
         }
         Path(trainer.default_root_dir, f"{trainer.global_rank}.json").write_text(json.dumps(end), encoding="utf-8")
+        distributed.barrier()
 
 
 @pytest.fixture
@@ -297,8 +298,7 @@ def test_all_get_what_all_have(monkeypatch):
     found = together(*(partial(one.gather, "A", 5, rank, first=True) for rank, one in enumerate(each)))
     assert found == [[0, 1, 2], [1], [2]]
     assert store.num_keys() == 6
-    for one in each:
-        one.close()
+    together(*(partial(one.close, "B") for one in each))
     assert store.num_keys() == 0
 
 
@@ -344,7 +344,7 @@ def test_a_store_that_is_gone_harms_nobody():
     one = At(1, Gone(), 0)
     one.join("A")
     assert one.gather("A", 0, "mine") == ["mine"]
-    one.close()
+    one.close("A")
 
 
 def test_fits_and_steps_do_not_mix(monkeypatch):
