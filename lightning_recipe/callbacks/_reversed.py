@@ -144,14 +144,14 @@ class Kept:
         """Take in more, until it is thinned."""
         self._new.append(rows)
 
-    def thin(self, zeros: int = 0, most: int = KEPT) -> None:
+    def thin(self, zeros: int = 0, most: int | None = None) -> None:
         """Keep each once, and no more than there is room for."""
         rows = np.concatenate([self.rows, *self._new])
         self._new.clear()
         self.zeros = max(self.zeros, zeros)
         rows = rows[_ends(rows[:, 0], rows[:, 1], self.zeros)]
         rows = rows[np.sort(np.unique(_key(*rows.T), return_index=True)[1])]
-        while len(rows) > most:
+        while len(rows) > (KEPT if most is None else most):
             self.zeros += 1
             rows = rows[_ends(rows[:, 0], rows[:, 1], self.zeros)]
         self.rows = rows
