@@ -44,9 +44,18 @@ class Share:
     dealt: bool = True
 
     def bounded(self, most: int, ranks: int) -> Share:
-        """At most so many examples of it, to be told to others."""
+        """At most so many examples of it, to be told to others.
+
+        Example:
+            >>> x = np.arange(4)
+            >>> share = Share(Examples(x, x, x, x > 0), whole=True).bounded(3, 2)
+            >>> share.examples.inputs.tolist(), share.whole
+            ([0, 1, 2], False)
+
+        """
         rows = {path: values[: -(-ROWS // ranks)] for path, values in self.rows.items()}
-        return replace(self, examples=first(self.examples, most), rows=rows)
+        whole = self.whole and len(self.examples.inputs) <= most
+        return replace(self, examples=first(self.examples, most), rows=rows, whole=whole)
 
 
 def share_of(examples: Examples, seen: Seen, loaders: Sequence[Any], *, whole: bool) -> Share:
