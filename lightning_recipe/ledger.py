@@ -76,6 +76,43 @@ class Ledger:
         self.findings[known] = replace(told, times=before.times + 1, step=finding.step)
         return self.findings[known] if worse else None
 
+    def unite(self, each: Sequence[Sequence[Finding]]) -> list[Finding]:
+        """Take in what all ranks have found: of each key the worst, of the lowest rank that has it.
+
+        What is no alarm and no advice is that of the first rank, and gives way to an alarm of another.
+
+        Args:
+            each: The findings of each rank; of one rank alone they are left as they are.
+
+        Returns:
+            What this rank did not have, to be told.
+
+        Example:
+            >>> ledger, dead = Ledger(), Finding("A", Status.WARNING, "dead", code="A/dead")
+            >>> [finding.message for finding in ledger.unite([[Finding("A", Status.PASSED, "alive")], [dead]])]
+            ['dead (seen on rank 1)']
+            >>> len(ledger.findings)
+            1
+
+        """
+        if len(each) == 1:
+            return []
+        first, kept = next(filter(None, each), ()), dict[str, Finding]()
+        for rank, found in enumerate(each):
+            for finding in found:
+                before = kept.get(finding.key)
+                new = finding.status in {Status.FAILED, *HEURISTICS} or found is first
+                if is_named(finding, self.skip) or not new or (before and _urgency(before) <= _urgency(finding)):
+                    continue
+                seen = f"{finding.message} (seen on rank {rank})" if rank else finding.message
+                kept[finding.key] = replace(finding, message=seen)
+        known = {finding.key for finding in first if finding.is_alarm}
+        if any(finding.is_alarm and key not in known for key, finding in kept.items()):
+            kept = {key: one for key, one in kept.items() if one.status not in {Status.PASSED, Status.SKIPPED}}
+        own = {finding.key: finding.status for finding in self.findings}
+        self.findings = list(kept.values())
+        return [one for one in self.findings if one.key not in own or _urgency(one) < list(Status).index(own[one.key])]
+
     def state_dict(self) -> dict[str, Any]:
         """Plain values for a checkpoint."""
         return {"findings": [finding.to_dict() for finding in self.findings], "in_a_row": dict(self._in_a_row)}

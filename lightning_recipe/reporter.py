@@ -73,6 +73,7 @@ class Reporter:
                 found.extend(getattr(callback, moment)(self.run, *step))
             except Exception as error:  # noqa: BLE001 - a check must never end the run by accident
                 found.append(callback.internal_error(error))
+            callback.done |= moment == "end"
             told = self._keep(callback, found)
             if any(finding.is_alarm for finding in told):
                 self._write(now=True)  # nothing that comes after it can lose it
@@ -89,8 +90,30 @@ class Reporter:
         self._write()
         return told
 
+    def join(self) -> None:
+        """Tell the other ranks who takes part on this one."""
+        self.run.ranks.join("findings", *(type(callback).__name__ for callback in self.members))
+
+    def unite(self) -> None:
+        """Have all ranks hold what any of them has found, once all have had their last word."""
+        ranks, names = self.run.ranks, [type(callback).__name__ for callback in self.members]
+        names = [f"{name} {names[:i].count(name)}" for i, name in enumerate(names)]
+        own = {name: callback.findings for name, callback in zip(names, self.members, strict=True)}
+        each = ranks.gather("findings", self.run.step, own)
+        for name, callback in zip(names, self.members, strict=True):
+            self._tell(callback, callback.ledger.unite([of_rank.get(name, []) for of_rank in each]))
+        if ranks.silent:
+            self.publisher.tell("the other ranks did not answer: what is found is of this rank's examples alone")
+        ranks.close("findings")
+        self._write()
+
     def _keep(self, callback: RecipeCallback, found: Sequence[Finding]) -> list[Finding]:
         told = callback.ledger.look([replace(finding, step=self.run.step) for finding in found])
+        if callback.done:
+            self.run.ranks.leave(type(callback).__name__)
+        return self._tell(callback, told)
+
+    def _tell(self, callback: RecipeCallback, told: list[Finding]) -> list[Finding]:
         explained = causes(everything := self.findings)
         for finding in told:
             if finding.is_alarm or callback.verbose:

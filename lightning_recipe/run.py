@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from lightning.fabric.utilities.data import sized_len
@@ -18,6 +18,7 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
+from lightning_recipe.ranks import Ranks
 from lightning_recipe.record.tensors import leading_size, tensors
 from lightning_recipe.schedule import LONGEST, Schedule, foresee, highest, rates_of
 
@@ -41,6 +42,7 @@ class Run:
         loader: Index of the validation loader that is looked at.
         val_batch: Index of its batch that is looked at.
         interrupted: Whether an exception ended training.
+        ranks: The processes that train together.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -57,6 +59,7 @@ class Run:
     loader: int = 0
     val_batch: int = 0
     interrupted: bool = False
+    ranks: Ranks = field(default_factory=Ranks)
 
     @property
     def module(self) -> LightningModule:
@@ -69,6 +72,24 @@ class Run:
         return not getattr(self.module, hook).__module__.startswith(
             ("lightning.pytorch.core.", "pytorch_lightning.core.")
         )
+
+    # -- its ranks
+
+    @property
+    def shard(self) -> tuple[int, int]:
+        """Which share of the data this rank is given, and how many there are.
+
+        Ranks that hold parts of one model have the same.
+        """
+        known = self.trainer.distributed_sampler_kwargs or {}
+        return known.get("rank", self.trainer.global_rank), known.get("num_replicas", self.trainer.world_size)
+
+    def gather(self, name: str, mine: Any, *, first: bool = False) -> list[Any]:
+        """What has been seen under a name of each share of the data, in their order; see ``Ranks.gather``."""
+        found: dict[int, Any] = {}
+        for shard, seen in self.ranks.gather(name, self.step, (self.shard[0], mine), first=first):
+            found.setdefault(shard, seen)
+        return [found[shard] for shard in sorted(found)]
 
     # -- its length
 

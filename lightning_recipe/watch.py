@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lightning_recipe.aside import Aside
 from lightning_recipe.looks import epochs, is_among
+from lightning_recipe.ranks import FITS, Ranks
 from lightning_recipe.record.probe import Probe
 from lightning_recipe.record.step import Need, Step
 from lightning_recipe.reporter import Reporter
@@ -57,7 +58,7 @@ class Watch:
     """
 
     def __init__(self, trainer: Trainer, host: RecipeCallback) -> None:
-        self.run, self.members, self.host = Run(trainer), [host], host
+        self.run, self.members, self.host = Run(trainer, ranks=Ranks(next(FITS))), [host], host
         self.reporter = Reporter(self.run, Publisher(trainer), self.members)
         self._began = False
         self._probe: Probe | None = None
@@ -194,6 +195,7 @@ class Watch:
         run, self._began = self.run, True
         for callback in self.members:
             callback.rest(run.trainer, (*_BACKWARD, *_VALIDATION) if callback is self.host else STEP_HOOKS)
+        self.reporter.join()
         resting = [callback for callback in self.members if callback is not self.host and not callback.has_own_hooks]
         self._aside = Aside(run.trainer, resting)
         run.batch, run.resumed, run.step = batch, run.trainer.global_step > 0, run.batches_that_stepped
@@ -295,12 +297,15 @@ class Watch:
         self._put_back()
         self.run.step, self.run.interrupted = self.run.batches_that_stepped, error is not None
         self.run.loss = self._mean_loss()
+        self.run.ranks.silent |= error is not None
         if self._began:
             self.reporter.ask("end", self._taking("end"))
         for callback in self.members:
             if not self._began and not callback.findings:
                 self.reporter.enter(callback, [callback.skipped("the run ended before its first training batch")])
             callback.done = True
+        if error is None:
+            self.reporter.unite()
 
     def _put_back(self) -> None:
         if self._aside is not None:

@@ -98,6 +98,23 @@ class CameBy:
         while len(self.kept) > KEPT:
             self.thin(self.zeros + 1)
 
+    def condense(self, most: int) -> None:
+        """Keep no more than so many, for other ranks."""
+        self.fetch()
+        while len(self.kept) > most:
+            self.thin(self.zeros + 1)
+
+    def join(self, other: CameBy) -> None:
+        """Take in what came by on another rank."""
+        for one in (self, other):
+            one.thin(max(self.zeros, other.zeros))
+        together = np.concatenate([self.kept, other.kept])
+        self.kept = np.unique(together)
+        self._again += other._again + len(together) - len(self.kept)
+        self.count, self.readable, self.short = (
+            self.count + other.count, self.readable and other.readable, self.short and other.short
+        )  # fmt: skip
+
     @property
     def repeats(self) -> float:
         """Share of the examples that came before."""

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.data import BatchSampler, ConcatDataset, IterableDataset, RandomSampler, SequentialSampler, Subset
+from torch.utils.data import (
+    BatchSampler,
+    ConcatDataset,
+    DistributedSampler,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    Subset,
+)
 
 from lightning_recipe.losses.by_hand import EQUAL, likely
 from lightning_recipe.losses.table import TABLE, Family
@@ -155,8 +163,8 @@ def drawn(run: Run) -> tuple[bool, bool, bool, bool]:
     """How the data are drawn, as far as can be seen.
 
     Returns:
-        Whether by index, from a data set that is no stream; whether each index once an epoch; whether in order; whether
-        one after another, not a batch at a time.
+        Whether by index, from a data set that is no stream; whether each index once an epoch, by whichever rank;
+        whether in order; whether one after another, not a batch at a time.
 
     Example:
         >>> from types import SimpleNamespace
@@ -172,6 +180,8 @@ def drawn(run: Run) -> tuple[bool, bool, bool, bool]:
     sampler = loader.sampler if type(getattr(loader, "batch_sampler", None)) is BatchSampler else None
     unshuffled = type(sampler) is SequentialSampler
     at_random = type(sampler) is RandomSampler and not sampler.replacement and sampler.num_samples <= len(data)
+    if type(sampler) is DistributedSampler:
+        unshuffled, at_random = not sampler.shuffle, sampler.shuffle
     return True, (unshuffled or at_random) and not _repeats(loader), unshuffled, sampler is not None
 
 

@@ -50,6 +50,20 @@ class Passing:
             if sum(map(len, own)) < ROWS:
                 own.append(values)
 
+    def condense(self, most: int) -> None:
+        """Keep no more than the first so many, on the host, for other ranks."""
+        self._parts = {
+            stage: {name: [_together(values)[:most]] for name, values in parts.items() if self.open}
+            for stage, parts in self._parts.items()
+        }
+
+    def join(self, other: Passing) -> None:
+        """Take in what was found on another rank, of what was found on both."""
+        self.open &= other.open
+        for stage, theirs in other._parts.items():
+            own = self._parts[stage]
+            self._parts[stage] = {name: values + theirs[name] for name, values in own.items() if name in theirs}
+
     @property
     def is_complete(self) -> bool:
         """Whether nothing more is needed, once the first epoch is over."""

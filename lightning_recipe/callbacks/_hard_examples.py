@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,11 +19,12 @@ from lightning_recipe.record.tensors import leading_size, tensors
 from lightning_recipe.trial.stored import index_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from torch import Tensor
 
     from lightning_recipe.record.step import Step
+    from lightning_recipe.run import Run
 
 KEPT = 8
 """Examples kept by each axis."""
@@ -47,6 +48,7 @@ class Example:
         target: What is right, in the units of the target; None if it is not kept.
         said: What the network said.
         entered: What entered the network; None if it is not kept.
+        rank: The process that saw it.
 
     """
 
@@ -58,11 +60,23 @@ class Example:
     target: Tensor | None = None
     said: Tensor | None = None
     entered: Tensor | None = None
+    rank: int = 0
 
     @property
     def place(self) -> str:
-        """Where a person finds it: ``"#1204"``, or its batch and row, ``"3:7"``."""
-        return f"{self.batch}:{self.row}" if self.index is None else f"#{self.index}"
+        """Where a person finds it: ``"#1204"``, or its batch and row, ``"3:7"``, on rank 0 if nothing else is said."""
+        place = f"{self.batch}:{self.row}" + (f" of rank {self.rank}" if self.rank else "")
+        return place if self.index is None else f"#{self.index}"
+
+    @property
+    def is_from(self) -> tuple[int, int, int]:
+        """Its rank, batch and row."""
+        return self.rank, self.batch, self.row
+
+    @property
+    def without_tensors(self) -> Example:
+        """The same, of which single numbers are kept only."""
+        return replace(self, target=_alone(self.target), said=_alone(self.said), entered=None)
 
     @property
     def numbers(self) -> dict[str, float]:
@@ -109,6 +123,7 @@ class Look:
     Args:
         step: Batches that had been trained on.
         keep: Whether examples are kept, and not numbers only.
+        rank: The process that looks.
 
     Attributes:
         worst: The examples of the highest scores, by what they are worst in.
@@ -118,8 +133,8 @@ class Look:
 
     """
 
-    def __init__(self, step: int, *, keep: bool) -> None:
-        self.step, self.keep = step, keep
+    def __init__(self, step: int, *, keep: bool, rank: int = 0) -> None:
+        self.step, self.keep, self.rank = step, keep, rank
         self.worst = {name: Worst(KEPT) for name in (LOSS, MISTAKES, INPUTS)}
         self.examples, self.mean = 0, 0.0
         self.reading: Reading | None = None
@@ -149,13 +164,40 @@ class Look:
             index = index_of(loader, number, row)
             rows = [row_of(tensor, row) for tensor in (scores.answers.target, scores.answers.prediction, entered)]
             target, said, shown = rows if self.keep else (*map(_alone, rows[:2]), None)
-            return Example(score, float(scores.losses[row]), number, row, index, target, said, shown)
+            return Example(score, float(scores.losses[row]), number, row, index, target, said, shown, self.rank)
 
         self.worst[LOSS].offer(scores.losses, made)
         if scores.mistakes is not None:
             self.worst[MISTAKES].offer(scores.mistakes, made)
         if entered is not None and (odd := oddness(entered[:count])) is not None:
             self.worst[INPUTS].offer(odd, made)
+
+    @property
+    def numbers(self) -> Look:
+        """The same without examples' tensors, for other ranks."""
+        made = Look(self.step, keep=False, rank=self.rank)
+        made.examples, made.mean = self.examples, self.mean
+        for name, worst in self.worst.items():
+            made.worst[name].examples = [one.without_tensors for one in worst.examples]
+        return made
+
+    def join(self, other: Look) -> None:
+        """Take in what another rank saw; the same example may be on both, so that all have as many."""
+        if self.examples + other.examples:
+            self.mean += (other.mean - self.mean) * other.examples / (self.examples + other.examples)
+        self.examples += other.examples
+        for name, worst in self.worst.items():
+            known = {one.index for one in worst.examples} - {None}
+            both = worst.examples + [one for one in other.worst[name].examples if one.index not in known]
+            worst.examples = sorted(both, key=lambda one: -one.score)[: worst.most]
+
+    def show(self, worst: Look, kept: Mapping[tuple[int, int, int], Example]) -> None:
+        """Become what is worst of all ranks, with the tensors of the examples, by where they are from."""
+        for name, theirs in worst.worst.items():
+            found = [(one, kept[one.is_from]) for one in theirs.examples if one.is_from in kept]
+            self.worst[name].examples = [
+                replace(one, target=full.target, said=full.said, entered=full.entered) for one, full in found
+            ]
 
     def outcome(self) -> Outcome:
         """What there is to tell: where the highest losses are."""
@@ -173,6 +215,19 @@ class Look:
             f"after {self.step + 1} steps",  # Lightning validates before it counts the last one
             evidence=evidence,
         )
+
+
+def of_all_ranks(run: Run, look: Look, name: str, *, drawn: bool) -> Look:
+    """The worst that any rank saw, in numbers; on rank zero, if that draws, `look` comes to be of them, too."""
+    both: list[tuple[Look, bool]] = run.gather(name, (look.numbers, drawn))
+    (worst, drawn), *others = both
+    for other, _ in others:
+        worst.join(other)
+    if others and look.keep and drawn:
+        wanted = {one.is_from for kept in worst.worst.values() for one in kept.examples}
+        own = {one.is_from: one for kept in look.worst.values() for one in kept.examples if one.is_from in wanted}
+        look.show(worst, {place: one for seen in run.gather(name, own, first=True) for place, one in seen.items()})
+    return worst
 
 
 def stacked(examples: Sequence[Example]) -> tuple[Tensor | None, Answers]:

@@ -76,6 +76,21 @@ class Reversed:
         if self.target is not None and len(self._waiting) >= WAITING:
             self._fetch()
 
+    def condense(self, most: int) -> None:
+        """Keep no more than so many of each, on the host, for other ranks."""
+        self._fetch()
+        for kept in (one for of_stage in self._kept.values() for one in of_stage.values()):
+            kept.thin(most=most)
+
+    def join(self, other: Reversed) -> None:
+        """Take in the pairs that came by on another rank."""
+        self.open &= other.open
+        for stage, theirs in other._kept.items():
+            for name, kept in theirs.items():
+                own = self._kept[stage].setdefault(name, Kept())
+                own.add(kept.rows)
+                own.thin(kept.zeros)
+
     @property
     def is_complete(self) -> bool:
         """Whether nothing more is needed, once the first epoch is over."""
@@ -129,14 +144,14 @@ class Kept:
         """Take in more, until it is thinned."""
         self._new.append(rows)
 
-    def thin(self, zeros: int = 0) -> None:
+    def thin(self, zeros: int = 0, most: int | None = None) -> None:
         """Keep each once, and no more than there is room for."""
         rows = np.concatenate([self.rows, *self._new])
         self._new.clear()
         self.zeros = max(self.zeros, zeros)
         rows = rows[_ends(rows[:, 0], rows[:, 1], self.zeros)]
         rows = rows[np.sort(np.unique(_key(*rows.T), return_index=True)[1])]
-        while len(rows) > KEPT:
+        while len(rows) > (KEPT if most is None else most):
             self.zeros += 1
             rows = rows[_ends(rows[:, 0], rows[:, 1], self.zeros)]
         self.rows = rows

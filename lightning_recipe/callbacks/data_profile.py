@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lightning_recipe.callback import Check
 from lightning_recipe.callbacks import _data_order as order
+from lightning_recipe.callbacks import _data_ranks as ranks
 from lightning_recipe.callbacks import _data_verdict as verdict
 from lightning_recipe.callbacks._data_repeated import repeated as repeats
 from lightning_recipe.callbacks._data_seen import VALUES, Glance, Seen, add, glance
@@ -55,7 +56,8 @@ class DataProfile(Check):
     """Describes the training data that pass through the first epoch, and judges what makes them hard to learn from.
 
     Of each example a fingerprint of 64 bits, also of its texts, and the label are kept, of each feature or channel its
-    range. The label is what the loss compares with, as far as it is an integer for each example. `warning` if:
+    range; of all ranks, but for the order of examples, which is each rank's own. The label is what the loss compares
+    with, as far as it is an integer for each example. `warning` if:
 
     - identical inputs have different labels, from 1 % of the examples on, below it is `advice`;
     - more than 5 % of the examples are exact duplicates though each index is drawn once; `advice` if most examples come
@@ -89,6 +91,7 @@ class DataProfile(Check):
           themselves, streams: their duplicates and order are meant.
         - Short or discrete features, blank images and silence: these are equal by chance, and not compared.
         - Data that are replaced, moved about, changed once, or trained; arrays of other sizes than what enters.
+        - Classes that one rank has and another has not; examples that come twice so that all ranks have as many.
         - Soft labels, graphs, values that are missing and masked; classes that are kept for padding or what is unknown.
 
     Cost:
@@ -195,7 +198,7 @@ class DataProfile(Check):
             yield from self._told(run)
         elif len(self._seen.sizes) >= max(SOME, 2 * self._judged):
             self._judged = len(self._seen.sizes)
-            yield from (finding for finding in self._judge(run) if finding.is_alarm)
+            yield from (finding for finding in self._judge(run, self._share(run)) if finding.is_alarm)
         if run.trainer.current_epoch > self._epoch:
             self._epoch = run.trainer.current_epoch
             yield from self._drifts()
@@ -220,9 +223,13 @@ class DataProfile(Check):
         self._waiting.clear()
 
     def _told(self, run: Run) -> Iterator[Finding]:
-        found = list(self._judge(run))
+        share, (_, count) = self._share(run), run.shard
+        share = share.bounded(KEPT // count, count) if count > 1 else share
+        shares = run.gather(type(self).__name__, share)
+        seen = ranks.together(shares)
+        found = list(self._judge(run, seen, all_seen=len(shares) == count))
         yield from found
-        examples, ranges = self._examples(), self._seen.ranges
+        examples, ranges = seen.examples, seen.ranges
         self._said, self._seen = True, Seen()
         if not len(examples.inputs):
             yield self.skipped("no batch holds a row for each example")
@@ -239,21 +246,35 @@ class DataProfile(Check):
             rich = examples.inputs[examples.rich]
             numbers["duplicates"] = len(rich) - len(np.unique(rich))
             said += f", {numbers['duplicates']:.0f} duplicates"
-        for path, seen in list(ranges.items())[:2]:
-            spread = f"{seen.low.min():.3g} to {seen.high.max():.3g}, mean {seen.mean.mean():.3g}"
-            said += f"; {path} {spread}, std {seen.std.mean():.3g}"
+        for path, of in list(ranges.items())[:2]:
+            spread = f"{of.low.min():.3g} to {of.high.max():.3g}, mean {of.mean.mean():.3g}"
+            said += f"; {path} {spread}, std {of.std.mean():.3g}"
         if loggers.is_written(run.trainer):
             self.draw(run, "data", pixels(profile_card(values, counts, ranges)))
         if not any(finding.is_alarm for finding in found):
             yield self.passed(said, code="", subject="", **numbers)
 
-    def _judge(self, run: Run) -> Iterator[Finding]:
+    def _share(self, run: Run) -> ranks.Share:
+        whole = math.isfinite(run.batches_per_epoch) and self._seen.epochs.count(0) == run.batches_per_epoch
+        return ranks.share_of(self._examples(), self._seen, run.loaders, whole=whole)
+
+    def _judge(self, run: Run, of_all: ranks.Share, *, all_seen: bool = False) -> Iterator[Finding]:
+        """Judge what was seen on all ranks, and in which order examples come on this one.
+
+        Args:
+            run: The run.
+            of_all: What was seen; early on, of this rank.
+            all_seen: Whether it is of all ranks.
+
+        """
         examples, seen = self._examples(), self._seen
         if not len(examples.inputs):
             return
         stored, once, unshuffled, each = drawn(run)
-        found = list(verdict.other_label(examples)) if stored and not seen.apart else []
-        found += verdict.duplicates(examples, sure=by_index(run.loaders[0].dataset)) if once and not seen.apart else []
+        found = list(verdict.other_label(of_all.examples)) if stored and not of_all.apart else []
+        if once and not of_all.apart:
+            apart = of_all.examples if of_all.dealt or run.shard[1] == 1 else examples
+            found += verdict.duplicates(apart, sure=by_index(run.loaders[0].dataset))
         first, second = self._combined(0), self._combined(1)[:AGAIN]
         repeated = list(order.again(first[:AGAIN], second))
         if (unshuffled or (each and repeated)) and not run.limited:
@@ -269,16 +290,22 @@ class DataProfile(Check):
         if is_stream(run) and run.trainer.current_epoch > self._first and not run.limited:
             warned = (o for o in self._drifting(examples) if o.status is Status.WARNING)
             found += list(order.by_class(examples)) or warned
-        whole = math.isfinite(run.batches_per_epoch) and seen.epochs.count(0) == run.batches_per_epoch
-        shuffled = once and not unshuffled  # then some of an epoch's batches tell what is in the others
-        if (whole or shuffled) and not run.limited and self._classes and examples.labels is not None:
-            found += verdict.never(examples.labels, self._classes, whole=whole)
+        found += self._never(run, of_all, shuffled=once and not unshuffled) if all_seen or run.shard[1] == 1 else []
         for outcome in found:
             yield self.found(outcome)
-        for outcome, path in verdict.of_ranges(seen.ranges, self._entered):
+        for outcome, path in verdict.of_ranges(of_all.ranges, self._entered):
             yield self.found(outcome, path)
-        for path in sorted(self._entered & seen.rows.keys()):
-            yield from (self.found(outcome, path) for outcome in marks(np.concatenate(seen.rows[path]), path))
+        for path in sorted(self._entered & of_all.rows.keys()):
+            yield from (self.found(outcome, path) for outcome in marks(of_all.rows[path], path))
+
+    def _never(self, run: Run, of_all: ranks.Share, *, shuffled: bool) -> Iterator[Outcome]:
+        """Classes that never occur on any rank; if examples are shuffled, some batches of an epoch tell of the others.
+
+        Those that are missing on one rank may all be on another.
+        """
+        labels = of_all.examples.labels
+        if (of_all.whole or shuffled) and not run.limited and self._classes and labels is not None:
+            yield from verdict.never(labels, self._classes, whole=of_all.whole)
 
     def _combined(self, epoch: int) -> list[np.ndarray]:
         """A fingerprint of each example without its label, by batch."""

@@ -82,6 +82,7 @@ class FirstNonFinite(Check):
         (
             *("*/not_finite", "PredictionDynamicsLogger/*", "OverfitOneBatch/*", "ActivationMonitor/*"),
             *("UpdateRatioMonitor/*", "GradientFlowCheck/no_gradient", "InputIndependenceCheck/*", "LossClipCheck/*"),
+            "FirstNonFinite/origin_unknown",  # on the other ranks, which get such gradients from the one that knows
         ),
     )
 
@@ -115,6 +116,8 @@ class FirstNonFinite(Check):
     def every_loss(self, run: Run, loss: Tensor | None, batch: Any) -> bool:
         """Look at a loss; whether it is time to tell."""
         self._count += 1
+        if self._pending:  # several ranks wait with it for the next look
+            return False
         if not self._on_cpu:
             return self._later(run, loss, batch)
         value = 0.0 if loss is None or loss.device.type != "cpu" else loss.item()

@@ -6,7 +6,7 @@ from collections.abc import Callable  # noqa: TC003 - LightningCLI reads the typ
 from typing import TYPE_CHECKING, Any
 
 from lightning_recipe.callback import RecipeCallback
-from lightning_recipe.callbacks._hard_examples import Look, stacked
+from lightning_recipe.callbacks._hard_examples import Look, of_all_ranks, stacked
 from lightning_recipe.figures.canvas import pixels
 from lightning_recipe.figures.examples import examples_card
 from lightning_recipe.finding import Section
@@ -31,15 +31,16 @@ FEW, ALL = 32, 256
 class HardExamples(RecipeCallback):
     """Shows the most extreme validation examples: those of the highest loss, the surest mistakes, the oddest inputs.
 
-    Seen in the real validation steps of the first loader: at few epochs in 32 batches at most, evenly over the set, and
-    in the last epoch in 256; of several processes by the first. The loss of each example is that of the function that
-    compares its prediction with its target, without reduction; where a step calls none of ``torch.nn.functional``, that
-    of the one which compares such an output with such a target. How sure a mistake is, is the probability of what was
-    said. How odd an input is, is its distance from the others of its batch, in standard deviations of each feature.
+    Seen in the real validation steps of the first loader: at few epochs in 32 batches at most, evenly over the set,
+    and in the last epoch in 256. What is told at the end is the worst of all ranks, and so is the last picture; those
+    before are of rank zero. The loss of each example is that of the function that compares its prediction with its
+    target, without reduction; where a step calls none of ``torch.nn.functional``, that of the one which compares such
+    an output with such a target. How sure a mistake is, is the probability of what was said. How odd an input is, is
+    its distance from the others of its batch, in standard deviations of each feature.
 
-    An example is told by its index in the data set of the DataLoader (``#17`` is ``loader.dataset[17]``), which follows
-    from its place in the epoch, as long as ``collate_fn`` keeps the order. Of streams, and where the sampler shuffles,
-    nobody knows it: the example is told by its batch and row (``3:7``).
+    An example is told by its index in the data set of the DataLoader (``#17`` is ``loader.dataset[17]``), which
+    follows from its place in the epoch, as long as ``collate_fn`` keeps the order. Of streams, and where the sampler
+    shuffles, nobody knows it: the example is told by its batch and row (``3:7``), and its rank if that is not zero.
 
     Args:
         keep_examples: Whether examples are kept and drawn; without, the finding has their indices and losses.
@@ -106,7 +107,7 @@ class HardExamples(RecipeCallback):
         if self._look is None or self._look.step != run.step:
             if self._look is not None and self._time.is_enough():
                 self._draw(run, self._look)
-            self._look = Look(run.step, keep=self.keep_examples)
+            self._look = Look(run.step, keep=self.keep_examples, rank=run.shard[0])
             self.val_batches = ALL if run.step + run.steps_per_epoch >= run.horizon else FEW
         self._look.take(step, run.val_loaders[0], run.val_batch)
         yield from ()
@@ -116,10 +117,12 @@ class HardExamples(RecipeCallback):
         look, self._look = self._look, None
         if look is None:
             yield self.skipped("there was no validation after training began")
-        elif not look.examples:
+            return
+        worst = of_all_ranks(run, look, type(self).__name__, drawn=loggers.is_written(run.trainer))
+        if not worst.examples:
             yield self.skipped("no output with a row for each example is seen to be compared with a target")
         else:
-            yield self.found(look.outcome())
+            yield self.found(worst.outcome())
             self._draw(run, look)
 
     def _draw(self, run: Run, look: Look) -> None:

@@ -33,13 +33,17 @@ if TYPE_CHECKING:
     from lightning_recipe.run import Run
 
 
+SHARED = 2**17
+"""Examples of which ranks tell each other what came by, in all."""
+
+
 class SplitCheck(Check):
     """Judges how training and validation were split.
 
     The indices of subsets and samplers are compared, else what the data sets store of their examples, as fingerprints,
     and where that does not tell, such as for streams, what comes by in the batches of the first epoch and of
-    validation; and the program's own code is read. No example is drawn, but a few of what may be windows of a series,
-    from a copy of the data set. `warning` if:
+    validation, on all ranks; and the program's own code is read. No example is drawn, but a few of what may be windows
+    of a series, from a copy of the data set. `warning` if:
 
     - more than a share of the validation examples are in training, with the same inputs and targets;
     - the examples of a subject, patient or session were dealt out to both by chance, where their ids are stored under
@@ -170,6 +174,7 @@ class SplitCheck(Check):
 
     def _of_batches(self, run: Run) -> Iterator[Finding]:
         self.done, self._kept = True, None
+        self._unite(run)
         known, told = self._known, []
         if known is not None and not run.limited:
             ids = groups.one_of_each(self._ids.shared())
@@ -197,6 +202,19 @@ class SplitCheck(Check):
             yield self.skipped(f"{found.common} of {found.looked} validation examples are in training, in a trial")
         elif outcome := examples.verdict(found, self.share, only=len(run.val_loaders) == 1):
             yield self.found(outcome)
+
+    def _unite(self, run: Run) -> None:
+        """Put together what came by on all ranks."""
+        own, (_, count) = (self._train, self._val, self._ids, self._times, self._pairs), run.shard
+        if count == 1:
+            return
+        for one in own:
+            one.condense(SHARED // count)
+        first, *others = run.gather(type(self).__name__, own)
+        self._train, self._val, self._ids, self._times, self._pairs = first
+        for one, *same in zip(first, *others, strict=True):
+            for other in same:
+                one.join(other)
 
     def _judge(self, run: Run) -> Iterator[Finding]:
         if not run.loaders or not run.val_loaders:
