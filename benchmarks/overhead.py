@@ -2,9 +2,9 @@
 
 Run ``python benchmarks/overhead.py``; ``--short`` only proves that it runs. Each round fits the same module by itself,
 with the recipe, with its section on data alone, with what a user would otherwise attach (`LearningRateMonitor` and
-`DeviceStatsMonitor`), and by itself once more, in an order drawn for each round. After the start they take turns, `BLOCK` steps at a time, since the speed
-of a shared machine changes from second to second. Two clocks: the wall's, and that of the processor, which does not see
-what else the machine does.
+`DeviceStatsMonitor`), and by itself once more, in an order drawn for each round. After the start they take turns,
+`BLOCK` steps at a time, since the speed of a shared machine changes from second to second. Two clocks: the wall's, and
+that of the processor, which does not see what else the machine does.
 
 - steady state: from step `START_UP` to the last, when the checks of the start are over; the ratio of a pair, its median
   over the rounds, and the smallest and the largest. Aim: at most 1.02. What the second bare fit differs by is the error

@@ -1,8 +1,8 @@
 """What the checks of the data hold while ten million examples pass.
 
-Run ``python benchmarks/streams.py``; ``--short`` only proves that it runs. An endless-looking stream of rows of 20
-numbers with a label is trained on once, by itself and with the checks that stream, each in a process of its own. Printed
-is what each process holds after a tenth, a third and all of the stream. Aim: the same at the end as after a tenth.
+Run ``python benchmarks/streams.py``; ``--short`` only proves that it runs. A stream of rows of 20 numbers with a label
+is trained on once, by itself and with the checks that stream, each in a process of its own. Printed is what each
+process holds after a tenth, a third and all of the stream. Aim: the same at the end as after a tenth.
 """
 
 from __future__ import annotations
@@ -118,7 +118,8 @@ def main() -> None:
         command = [sys.executable, __file__, "--measure", attached, "--examples", str(examples)]
         done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603
         held = json.loads(done.stdout.splitlines()[-1])
-        print(f"{attached:7} holds {', '.join(f'{one:.0f}' for one in held)} MB after 1/10, 1/3 and all of {examples:,}")
+        said = ", ".join(f"{one:.0f}" for one in held)
+        print(f"{attached:7} holds {said} MB after 1/10, 1/3 and all of {examples:,} examples")
 
 
 if __name__ == "__main__":

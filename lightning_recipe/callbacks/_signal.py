@@ -35,6 +35,8 @@ AT_LEAST = 25
 """Steps before which nothing is said."""
 LEARNT = 0.7
 """Of the first loss, below which a network learns, whatever its units do."""
+SLOWLY = 0.95
+"""The same, below which it learns slowly: the units that are left may be as many as it needs."""
 NOTHING = 0.8
 """The same, above which it learnt nothing."""
 TENTH = 0.1
@@ -102,7 +104,7 @@ def dead(activations: Activations, course: Course, zeros: float) -> Outcome | No
 
 
 def units_off(activations: Activations, course: Course) -> Outcome | None:
-    """Most units of a ReLU are off for whole batches, while the others are not, and nothing is learnt."""
+    """Most units of a ReLU are off for whole batches, while the others are not; `warning` if nothing is learnt."""
     shares = {
         name: n.off
         for name, (kind, n) in activations.items()
@@ -112,7 +114,7 @@ def units_off(activations: Activations, course: Course) -> Outcome | None:
         return None
     worst = max(shares.values())
     return Outcome(
-        Status.WARNING,
+        Status.ADVICE if course.fell_to(SLOWLY) else Status.WARNING,
         "units_dead",
         f"{worst:.0%} of the units of {listed(shares)} put out nothing but 0 for all examples of a batch, and get no "
         f"gradient (loss {course})",

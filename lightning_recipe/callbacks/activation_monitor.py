@@ -47,7 +47,7 @@ class ActivationMonitor(Check):
     - `dead`: a ReLU puts out nothing but zeros; or more than `zeros` of them, and the loss is above 0.7 of the first;
       or the gradient of most weights is exactly 0, as where ReLU is called as a function;
     - `units_dead`: more than half of the units of a ReLU put out 0 for whole batches, while the others don't, and the
-      loss is above 0.7 of the first;
+      loss is above 0.95 of the first; `advice` above 0.7;
     - `saturated`: the mean slope of a tanh or sigmoid between two layers, or of a recurrent state, is below `slope` of
       the steepest, or of a state below three times that from the beginning, and the loss is above 0.7 of the first;
     - `saturated_as_drawn`: most of the hidden tanh and sigmoid, and two at least, have a mean slope below 0.2 of the

@@ -246,6 +246,12 @@ def test_a_few_units_may_be_off(fit):
     assert not units_dead(judged(fit, Lit(with_units_off(mlp(), 6), lambda p: Adam(p, 3e-3))))  # learns nevertheless
 
 
+def test_units_that_are_off_are_no_alarm_while_the_loss_falls(fit):
+    (finding,) = units_dead(judged(fit, Lit(with_units_off(mlp(), 6), lambda p: Adam(p, 1e-3))))
+    assert finding.status is Status.ADVICE
+    assert 0.7 < finding.evidence["loss"] / finding.evidence["loss_first"] < 0.95
+
+
 def test_an_output_that_is_off_is_no_hinge(fit):
     class Positive(Lit):
         """Puts out numbers that are not negative, from a start of its own."""
