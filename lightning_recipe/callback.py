@@ -97,6 +97,10 @@ class RecipeCallback(Callback):
         """After training, also when it was interrupted."""
         raise NotImplementedError
 
+    def evaluation(self, run: Run, stage: str, loaders: list[Any]) -> Iterable[Finding]:
+        """When ``trainer.test`` or ``trainer.validate`` begins outside of a fit: "test" or "validation"."""
+        raise NotImplementedError
+
     def every_batch(self, run: Run, stage: str, batch: Any) -> None:
         """Before each step, of "train" and of "validation": for those who stream data; never waits for the device."""
         raise NotImplementedError
@@ -259,6 +263,13 @@ class RecipeCallback(Callback):
         """Attend to the next steps."""
         if watch := self._hosted(trainer):
             watch.validation_starts()
+        elif self.takes("evaluation"):
+            Watch.evaluates(trainer, self, "validation", _of_the_recipe(trainer))
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        """Show what is tested."""
+        if self.takes("evaluation"):
+            Watch.evaluates(trainer, self, "test", _of_the_recipe(trainer))
 
     def on_validation_batch_start(
         self,

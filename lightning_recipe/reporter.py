@@ -6,7 +6,7 @@ import time
 from dataclasses import replace
 from functools import reduce
 from operator import add
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lightning_recipe.finding import Finding, Status
 from lightning_recipe.ledger import causes
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from lightning_recipe.callback import RecipeCallback
-    from lightning_recipe.record.step import Step
     from lightning_recipe.run import Run
     from lightning_recipe.show.publisher import Publisher
 
@@ -59,7 +58,7 @@ class Reporter:
         """All of the run so far, in the order of the callbacks."""
         return [finding for callback in self.members for finding in callback.findings]
 
-    def ask(self, moment: str, callbacks: Sequence[RecipeCallback], *step: Step) -> None:
+    def ask(self, moment: str, callbacks: Sequence[RecipeCallback], *step: Any) -> None:
         """Collect what callbacks find at a moment; if strict, stop on all ranks when any rank has a failure.
 
         Raises:

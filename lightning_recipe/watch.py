@@ -96,6 +96,16 @@ class Watch:
         else:
             watch.members.append(callback)
 
+    @staticmethod
+    def evaluates(trainer: Trainer, callback: RecipeCallback, stage: str, members: list[RecipeCallback]) -> None:
+        """Ask a callback what it finds when ``trainer.validate`` or ``trainer.test`` begins, which are in no fit."""
+        loop = trainer.test_loop if stage == "test" else trainer.validate_loop
+        loaders = list(getattr(loop._combined_loader, "flattened", []))  # noqa: SLF001 - the property may be nested
+        if trainer not in _WATCHES:
+            run = Run(trainer)
+            run.step = run.batches_that_stepped
+            Reporter(run, Publisher(trainer), members).ask("evaluation", [callback], stage, loaders)
+
     def leave(self) -> None:
         """The fit is over: nothing of the watch stays."""
         if self._probe is not None:

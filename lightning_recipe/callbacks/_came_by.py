@@ -10,7 +10,7 @@ import torch
 
 from lightning_recipe.callbacks._data_seen import BITS, CHANGES, ENTRIES, fingerprints, information
 from lightning_recipe.callbacks._overlap import BY_CHANCE, SHORT, Overlap
-from lightning_recipe.record.tensors import holds, tensors
+from lightning_recipe.record.tensors import holds, plain, tensors
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -61,11 +61,11 @@ class CameBy:
     @torch.no_grad()
     def note(self, batch: Any) -> None:
         """Look at a batch without changing anything in it, and without waiting for an accelerator but now and then."""
-        found = [tensor.detach() for _, tensor in tensors(batch)]
+        found = [plain(tensor.detach()) for _, tensor in tensors(batch)]
         rows = [tensor for tensor in found if tensor.ndim and tensor.layout is torch.strided and tensor.numel()]
         examples = len(rows[0]) if rows else 0
-        plain = len(rows) == len(found) <= ENTRIES and all(len(t) == examples and not t.is_complex() for t in rows)
-        self.readable &= plain and not holds(batch, str, np.ndarray)
+        whole = len(rows) == len(found) <= ENTRIES and all(len(t) == examples and not t.is_complex() for t in rows)
+        self.readable &= whole and not holds(batch, str, np.ndarray)
         self.count += examples or 1
         if not self.readable or not examples:
             return

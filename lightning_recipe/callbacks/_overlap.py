@@ -172,13 +172,14 @@ def _is_same(one: Any, other: Any) -> bool:
     return (one.shape == other.shape and np.may_share_memory(one, other)) if arrays else one is other
 
 
-def verdict(found: Overlap, share: float, *, only: bool) -> Outcome | None:
+def verdict(found: Overlap, share: float, *, only: bool, what: str = "validation") -> Outcome | None:
     """What to say of it.
 
     Args:
         found: What they have in common.
         share: Of validation, from which on it is a warning.
         only: Whether no other validation loader has examples of its own.
+        what: Those that training is not to see.
 
     Returns:
         None if they have nothing in common, or are one and the same graph.
@@ -192,14 +193,14 @@ def verdict(found: Overlap, share: float, *, only: bool) -> Outcome | None:
         return None
     part = found.common / found.looked
     if found.same:
-        message = f"validation is on all {found.looked} training examples, and on no others"
+        message = f"{what} is on all {found.looked} training examples, and on no others"
     else:
-        message = f"{found.common} of {found.looked} validation examples ({part:.0%}) are in training, too"
+        message = f"{found.common} of {found.looked} {what} examples ({part:.0%}) are in training, too"
     worried = part > share and found.looked >= FEW and only and not found.same
     return Outcome(
         Status.WARNING if worried else Status.ADVICE,
         "examples_in_both",
         message,
-        "validate on examples that training never sees: remove duplicates, and split before you oversample or augment",
+        "evaluate on examples that training never sees: remove duplicates, and split before you oversample or augment",
         {"share": part, "common": found.common, "looked_at": found.looked},
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable  # noqa: TC003 - LightningCLI reads the types of arguments at run time
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from lightning.pytorch import LightningModule, Trainer
+    from torch import Tensor
 
     from lightning_recipe.callbacks._fixed_batch import FixedBatch
     from lightning_recipe.record.step import Step
@@ -59,7 +61,8 @@ class PredictionDynamicsLogger(RecipeCallback):
 
     Args:
         max_examples: Examples looked at, from the front of the batch.
-        every_n_steps: Batches between looks after the first ones; twice as many from 8 times that number on, and so on.
+        every_n_steps: Batches between looks after the first ones; twice as many from 8 times that number on, and so on,
+            in the first half of a long run sooner.
         min_steps: Batches from which on predictions should have moved.
         min_moved: Share of probability, 0 to 1; for numbers, standard deviations of the target; less in a shorter run.
         max_jitter: The same unit, from one look to the next; for numbers four times as much.
@@ -223,11 +226,11 @@ class PredictionDynamicsLogger(RecipeCallback):
     # -- looking
 
     def _look(self, run: Run, fixed: FixedBatch) -> None:
-        values = fixed.how.read(fixed.again(run.trainer, run.module))
+        values = _read(run, fixed)
         shown = dynamics.keep(fixed, values) if loggers.is_written(run.trainer) else None
         numbers = fixed.look(run.step, values, shown, loss=run.loss, rate=run.rate)
         for other in self._others:
-            values = other.how.read(other.again(run.trainer, run.module))
+            values = _read(run, other)
             other.look(run.step, values, dynamics.keep(other, values))
         self.plot(run, curves(numbers, of_numbers=fixed.how.of_numbers))
         if self._frames and self._frames[0] <= run.step - fixed.begun and run.step < run.horizon:  # the last is drawn
@@ -259,3 +262,19 @@ class PredictionDynamicsLogger(RecipeCallback):
         """The verdict on all looks together."""
         limits = self.min_steps, self.min_moved, self.max_jitter
         return self.found(outcome(fixed, *limits, adversaries=self._adversaries))
+
+
+def _read(run: Run, fixed: FixedBatch) -> Tensor:
+    """The predictions on a fixed batch, as they are now.
+
+    Raises:
+        CannotReplayError: If there are none, or not as many as at the first look, as of a step that draws its examples.
+
+    """
+    said, values = fixed.again(run.trainer, run.module), None
+    with suppress(KeyError, RuntimeError):
+        values = fixed.how.read(said)
+    if values is None or (fixed.first is not None and values.shape != fixed.first.shape):
+        msg = "the same batch gives outputs of other shapes at each look"
+        raise CannotReplayError(msg)
+    return values

@@ -43,9 +43,10 @@ class SplitCheck(Check):
     The indices of subsets and samplers are compared, else what the data sets store of their examples, as fingerprints,
     and where that does not tell, such as for streams, what comes by in the batches of the first epoch and of
     validation, on all ranks; and the program's own code is read. No example is drawn, but a few of what may be windows
-    of a series, from a copy of the data set. `warning` if:
+    of a series, from a copy of the data set. After a fit, ``trainer.test`` and ``trainer.validate`` are watched, too.
+    `warning` if:
 
-    - more than a share of the validation examples are in training, with the same inputs and targets;
+    - more than a share of the validation or test examples are in training, with the same inputs and targets;
     - the examples of a subject, patient or session were dealt out to both by chance, where their ids are stored under
       such a name, as a column, a key or an attribute of the data set, or come by in the batch;
     - training holds slightly changed copies of most validation examples, in stored arrays of numbers, or of a third of
@@ -111,11 +112,15 @@ class SplitCheck(Check):
     def __init__(self, *, share: float = 0.05, strict: bool = False) -> None:
         super().__init__(strict=strict)
         self.share = share
+        self._trained: tuple[list[Part], set[Any]] | None = None  # the examples, and how batches are made of them
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Begin anew with each fit."""
         super().setup(trainer, pl_module, stage)
+        if stage != "fit":  # what was trained on is compared with what is tested
+            return
         self.needs = type(self).needs
+        self._trained = None
         self._train, self._val = CameBy(), CameBy()
         self._ids, self._times, self._target = Passing(ids_in), Passing(times.numbers), ""
         self._pairs = Reversed()
@@ -130,6 +135,10 @@ class SplitCheck(Check):
 
     def before_training(self, run: Run) -> Iterator[Finding]:
         """Compare the loaders, if validation has one by now: after the sanity check."""
+        parts = [parts_of(loader) for loader in run.loaders]
+        if parts and None not in parts:
+            train = [part for of_loader in parts for part in of_loader or []]
+            self._trained = train, {examples.way(loader) for loader in run.loaders}
         yield from self._judge(run)
         if not run.trainer.enable_validation:
             self.done = True
@@ -171,6 +180,21 @@ class SplitCheck(Check):
             yield from self._of_batches(run)
         elif not self.findings:
             yield self.skipped("there was no validation")
+
+    def evaluation(self, run: Run, stage: str, loaders: list[Any]) -> Iterator[Finding]:
+        """Compare what is stored with what was trained on; whoever validates may want to know of both."""
+        if self._trained is None or run.limited:
+            return
+        train, ways = self._trained
+        for i, loader in enumerate(loaders):
+            parts, alike = parts_of(loader), {examples.way(loader)} == ways
+            found = examples.overlap(train, parts, alike=alike) if parts else None
+            subject = f"{stage} loader {i}" if len(loaders) > 1 else stage
+            if found and not found.common:
+                message = f"none of {found.looked} {stage} examples is in training"
+                yield self.passed(message, code="apart", subject=subject, looked_at=found.looked)
+            elif found and (outcome := examples.verdict(found, self.share, only=stage == "test", what=stage)):
+                yield self.found(outcome, subject)
 
     def _of_batches(self, run: Run) -> Iterator[Finding]:
         self.done, self._kept = True, None
@@ -220,13 +244,11 @@ class SplitCheck(Check):
         if not run.loaders or not run.val_loaders:
             return
         self._compared = True
-        parts = [parts_of(loader) for loader in run.loaders]
         vals = [parts_of(loader) for loader in run.val_loaders]
-        if None in parts or not any(vals):  # known to the sampler or the stream only
+        if self._trained is None or not any(vals):  # known to the sampler or the stream only
             return
-        train = [part for of_loader in parts for part in of_loader or []]
+        train, ways = self._trained
         found = [*self._transforms(run, train, vals)]
-        ways = {examples.way(loader) for loader in run.loaders}
         overlaps = [
             None if val is None or run.limited else examples.overlap(train, val, alike={examples.way(loader)} == ways)
             for val, loader in zip(vals, run.val_loaders, strict=True)

@@ -33,8 +33,6 @@ class Cloneable(ABC):  # noqa: B024 - told by its method alone, and remembered f
         return callable(getattr(other, "clone", None))
 
 
-LEAVES = (Tensor, str, bytes, int, float, type, nn.Module)
-"""What holds nothing that is looked for."""
 COPIED = (Tensor, Cloneable, np.ndarray)
 """What has values that code may change in place."""
 
@@ -88,7 +86,7 @@ def children(structure: Any) -> list[tuple[Any, Any]]:
         ([('x', 1)], [(0, 'a')], [])
 
     """
-    if structure is None or isinstance(structure, LEAVES):
+    if structure is None or isinstance(structure, str | bytes | int | float | type | nn.Module):
         return []
     if isinstance(structure, Mapping):
         return list(structure.items())
@@ -268,7 +266,9 @@ def holds(structure: Any, *kinds: type) -> bool:
 def _holds(structure: Any, kinds: tuple[type, ...], depth: int) -> bool:
     if isinstance(structure, kinds):
         return True
-    return depth < MAX_DEPTH and any(_holds(value, kinds, depth + 1) for _, value in children(structure))
+    if depth == MAX_DEPTH or isinstance(structure, Tensor):  # whose attributes are many
+        return False
+    return any(_holds(value, kinds, depth + 1) for _, value in children(structure))
 
 
 def leading_size(structure: Any) -> int | None:

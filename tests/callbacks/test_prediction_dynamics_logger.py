@@ -949,3 +949,20 @@ def test_a_short_run_has_to_move_at_the_same_pace(fit, rate, status):
     (finding,) = check.findings
     assert finding.status is status, finding
     assert finding.evidence["moved"] < 0.01
+
+
+def test_outputs_of_another_shape_at_each_look_are_not_compared(fit):
+    class Drawn(Healthy):
+        def forward(self, x):
+            logits = super().forward(x)
+            return logits if self.trainer.global_step < 8 else logits[0]
+
+        def training_step(self, batch, batch_idx):
+            logits = self(batch[0])
+            return self.loss(logits.reshape(-1, CLASSES), batch[1][: logits.numel() // CLASSES])
+
+        validation_step = training_step
+
+    finding, _ = run(fit, Drawn(), impatient(), **LONG)
+    assert finding.status is Status.SKIPPED
+    assert "other shapes" in finding.message

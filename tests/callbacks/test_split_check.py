@@ -507,3 +507,47 @@ def test_blank_examples_are_not_equal_ones():
     for one in (train, val):
         one.note((torch.cat([torch.zeros(40, 1, 8, 8), torch.rand(24, 1, 8, 8)]), torch.arange(64) % CLASSES))
     assert common(train, val) == (0, 24, False)
+
+
+# -- after the fit
+
+
+class Tested(Healthy):
+    def test_step(self, batch, batch_idx, dataloader_idx=0):  # noqa: PT028 - a hook of Lightning
+        self.validation_step(batch, batch_idx)
+
+
+def after_the_fit(fit, what, *loaders, **settings):
+    check, module = SplitCheck(), Tested()
+    trainer = fit(module, [check], logger=False, max_steps=2, **settings)
+    getattr(trainer, what)(module, list(loaders), verbose=False)
+    assert not [f for f in check.findings if f.code.endswith("internal_error")], check.findings
+    return {f.subject: f for f in check.findings if f.subject}
+
+
+@pytest.fixture
+def trained():
+    return DataLoader(DATA, 32, shuffle=True)
+
+
+def test_tests_on_new_examples_pass(fit, trained):
+    assert after_the_fit(fit, "test", DataLoader(NEW, 64), train=trained)["test"].status is Status.PASSED
+
+
+def test_who_validates_on_training_examples_may_want_to_know_of_both(fit, trained):
+    part = DataLoader(Subset(DATA, range(100)), 32)
+    assert after_the_fit(fit, "validate", part, train=trained)["validation"].status is Status.ADVICE
+
+
+def test_a_test_after_a_trial_or_of_a_stream_is_not_judged(fit, trained):
+    assert not after_the_fit(fit, "test", DataLoader(DATA, 64), train=trained, limit_train_batches=2)
+    assert not after_the_fit(fit, "test", DataLoader(Stream(), 64), train=trained)
+
+
+def test_a_test_set_that_was_trained_on(fit, trained):
+    both = ConcatDataset([Subset(DATA, range(30)), Subset(NEW, range(30))])
+    findings = after_the_fit(fit, "test", DataLoader(NEW, 32), DataLoader(both, 32), train=trained)
+    assert findings["test loader 0"].status is Status.PASSED
+    assert findings["test loader 1"].status is Status.WARNING
+    assert findings["test loader 1"].evidence["common"] == 30
+    assert findings["test loader 1"].message.startswith("30 of 60 test examples")
