@@ -13,6 +13,7 @@ from lightning_recipe.callbacks._left_out import MadeAnew, without_optimiser
 from lightning_recipe.callbacks._numbers import Numbers
 from lightning_recipe.callbacks._sampled import sampled
 from lightning_recipe.callbacks._straight_through import StraightThrough
+from lightning_recipe.callbacks._thrown_away import thrown_away
 from lightning_recipe.callbacks._unreached import Unreached
 from lightning_recipe.callbacks._untrained import Marks
 from lightning_recipe.finding import Section
@@ -52,6 +53,8 @@ class GradientFlowCheck(Check):
       ``rsample``, and another one goes on with them, without their likelihood: `warning`.
     - `straight_through`: a code e that z chose, as by ``argmin`` or ``round``, is written z + (e - z), with a detach
       around all of it, or none: z cancels, and gets no gradient: `failed`.
+    - `result_thrown_away`: a statement in the code of a module is nothing but a function that returns a new tensor, as
+      ``out.index_add(0, i, x)`` in place of ``index_add_``: `warning`.
     - `in_two_optimisers`: parameters that two optimisers step for one backward, or that one holds twice: `warning`;
       that two step, each for its own loss: `advice`.
     - `one_module_many_times`: one module that is several entries of a list: `warning` if all are called with the same
@@ -83,7 +86,7 @@ class GradientFlowCheck(Check):
     Cost:
         The order of calls and the graph at each look, less than a second step takes. At most four steps on a copy,
         once, where outputs become numbers, a parameter beside the layers has never got a gradient, or a head one of 0
-        for an epoch; one where a module without others chooses something, as a codebook does.
+        for an epoch; one where a module without others chooses something, as a codebook does, or throws a result away.
 
     Example:
         >>> GradientFlowCheck().patience
@@ -109,11 +112,13 @@ class GradientFlowCheck(Check):
         self._numbers, self._unreached, self._emptied = Numbers(self.patience), Unreached(), Emptied()
         self._straight = StraightThrough()
         self._frozen = {name for name, p in run.module.named_parameters() if not p.requires_grad}
-        self._seen = False
+        self._seen, self._thrown_away = False, list[tuple["Outcome", str]]()
         yield from ()
 
     def sampled_step(self, run: Run, step: Step) -> Iterator[Finding]:
         """Look for each of them."""
+        if not self._seen:
+            self._thrown_away = list(thrown_away(run, step))
         self._seen = self._seen or bool(step.leaves)
         for outcome, subject in self._outcomes(run, step):
             yield self.found(outcome, subject)
@@ -135,6 +140,7 @@ class GradientFlowCheck(Check):
         yield from cuts or self._unreached.look(run, step, parameters, self._marks)
         yield from () if cuts else self._emptied.look(run, step, parameters)
         yield from sampled(step)
+        yield from self._thrown_away
         yield from self._straight.look(run, step)
         yield from same_modules(run.module, step)
         yield from stepped_twice(run.trainer.optimizers, step, registered)

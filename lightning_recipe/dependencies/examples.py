@@ -193,7 +193,7 @@ def why_bound(batch: Batch) -> str:
 
     Example:
         >>> x, edges = torch.zeros(8, 3), torch.tensor([[0, 1, 2, 7, 5], [1, 2, 3, 6, 4]])
-        >>> why_bound(Batch(2, True, True, True, [x, edges]))
+        >>> why_bound(Batch(4, True, True, True, [x, edges]))
         'its 8 rows may be the nodes of graphs, whose edges the batch holds'
         >>> why_bound(Batch(8, True, True, True, [x, torch.arange(8)]))
         ''
