@@ -53,7 +53,7 @@ def thrown_away(run: Run, step: Step) -> Iterator[tuple[Outcome, str]]:
         return
     try:
         with torch.enable_grad(), rehearsal(run) as again:
-            events = again.step(step.batch, needs=Need.WIRING | Need.BATCH | Need.PARAMETERS).events
+            events = again.step(step.batch, needs=Need.WIRING | Need.BATCH | Need.PARAMETERS | Need.INSIDE).events
     except CannotRehearseError:
         events = step.events
     used = {number for event in events for number in event.inputs}  # as what was given by an inplace=True
