@@ -106,6 +106,8 @@ class GradientFlowCheck(Check):
         ("not_in_optimiser", "no_gradient", "one_module_many_times", "identical_units", "affine"), _UNABLE
     ) | {
         "made_anew": (*_UNABLE, "ModeCheck/noise_in_validation"),
+        "result_thrown_away": (*_UNABLE, "GradientFlowCheck/affine", "InputIndependenceCheck/*", "Baselines/*"),
+        "zeros_multiplied": ("OverfitOneBatch/*", "Baselines/*"),
         "straight_through": (*_UNABLE, "GradientFlowCheck/no_gradient", "InputIndependenceCheck/*"),
     }
     patience = 3

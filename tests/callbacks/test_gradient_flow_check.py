@@ -1500,7 +1500,8 @@ class OwnLayers(WithoutBody):
      (Convolutions, "layers.0, layers.2, layers.7")],
 )  # fmt: skip
 def test_layers_without_a_nonlinearity(fit, module, subject):
-    (finding,) = judged(fit, module())
+    found = judged(fit, module())
+    (finding,) = [one for one in found if one.code != "GradientFlowCheck/result_thrown_away"]
     assert (finding.status, finding.code) == (Status.WARNING, AFFINE)
     assert set(finding.subject.split(", ")) == set(subject.split(", "))
 
