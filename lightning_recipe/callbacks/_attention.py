@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_recipe.callbacks._attention_scale import EXACT, factor_of, multiplied
+from lightning_recipe.callbacks._masked_scores import without_effect
 from lightning_recipe.callbacks._padding import on_padding, padding
 from lightning_recipe.dependencies.operations import operations
 from lightning_recipe.finding import Outcome, Status
@@ -171,6 +172,8 @@ def attended(run: Run, step: Step, *, drawn: bool) -> list[Outcome]:
         many = [attention for attention in attentions if len(_rows_of(attention)) >= ROWS]
         largest = largest_weights(many)
         found = [multiplied(many, largest) or at_one_place(many, largest)]
+    if loss is not None and (masked := without_effect(loss, step.batch, pads)) is not None:
+        return [*filter(None, found), masked]
     found += [on_padding([*attentions, *([] if loss is None else pooling(loss, pad.shape[1]))], pad) for pad in pads]
     return [outcome for outcome in found if outcome is not None]
 

@@ -63,7 +63,9 @@ class ActivationMonitor(Check):
       where they are divided by it, and what enters is large;
     - `attention_on_padding`: half of the attentions spend more than half of their weight on the padding of sequences,
       told by an embedding's `padding_idx`, or by a token at the ends of sequences and nowhere else; `advice` from a
-      tenth on.
+      tenth on;
+    - `mask_without_effect`: a mask of the batch, or a causal one, leaves the scores of a softmax about 0 where it is to
+      hide something, as filled with -1e-9, or multiplied by it.
 
     Args:
         zeros: Share of zeros, 0 to 1, in what an activation puts out.
@@ -136,6 +138,7 @@ class ActivationMonitor(Check):
         ),
         "attention_at_one_place": ("Baselines/*", "OverfitOneBatch/*"),
         "attention_on_padding": ("Baselines/*",),
+        "mask_without_effect": ("Baselines/*", "CausalityCheck/sees_future"),
         "vanishing": (
             *("PredictionDynamicsLogger/*", "UpdateRatioMonitor/too_small", "Baselines/*"),
             "InputIndependenceCheck/input_ignored",
