@@ -1537,7 +1537,7 @@ class NumberedTokens(Padded):
 
     def __init__(self):
         super().__init__()
-        self.positions = nn.Embedding(32, 32)
+        self.numbers = nn.Embedding(32, 32)
         self.places = None
 
     def numbered(self, tokens):
@@ -1545,7 +1545,7 @@ class NumberedTokens(Padded):
 
     def forward(self, tokens):
         mask = self.numbered(tokens).long()
-        h = self.net(tokens) + self.positions(mask.cumsum(1) * mask)
+        h = self.net(tokens) + self.numbers(mask.cumsum(1) * mask)
         there = (tokens != 0)[..., None]
         return self.head((self.mix(h, src_key_padding_mask=~there[..., 0]) * there).sum(1) / there.sum(1))
 
@@ -1556,7 +1556,7 @@ class NumberedPadding(NumberedTokens):
 
 
 def test_positions_that_count_the_padding(fit):
-    for program, expected in ((NumberedTokens, []), (NumberedPadding, [(Status.WARNING, "positions")])):
+    for program, expected in ((NumberedTokens, []), (NumberedPadding, [(Status.WARNING, "numbers")])):
         check = InputIndependenceCheck()
         fit(program(), [check], logger=False, max_epochs=2)
         assert [(f.status, f.subject) for f in check.findings if f.code == PositionsInVain.code] == expected
