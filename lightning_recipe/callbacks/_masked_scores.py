@@ -73,9 +73,10 @@ def _hidden(node: Node | None, depth: int = 0) -> Tensor | None:
     if node is None or depth > DEEPEST:
         return None
     if node.kind == "MaskedFill":
-        return node.saved("mask")
+        mask: Tensor | None = node.saved("mask")
+        return mask
     if node.kind == "Where" and None in node.parents:
-        condition = node.saved("condition")
+        condition: Tensor = node.saved("condition")
         return condition if node.parents[0] is None else ~condition
     if node.kind == "Mul":
         factor = next((t for t in (node.saved("self"), node.saved("other")) if isinstance(t, Tensor)), None)

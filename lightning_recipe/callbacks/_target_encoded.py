@@ -45,13 +45,13 @@ class Groups(NamedTuple):
 
     Attributes:
         value: Of the column.
-        count: Examples.
+        size: Examples.
         total: The sum of their labels.
 
     """
 
     value: NDArray[np.float64]
-    count: NDArray[np.float64]
+    size: NDArray[np.float64]
     total: NDArray[np.float64]
 
 
@@ -158,7 +158,7 @@ def _are_means(found: Groups, prior: float) -> bool:
 
     That is linear in all three once both sides are multiplied by n + c.
     """
-    v, n = (found.value - found.value.mean()) / (found.value.std() + 1e-12), found.count
+    v, n = (found.value - found.value.mean()) / (found.value.std() + 1e-12), found.size
     if len(v) < GROUPS:
         return False
     above = found.total - n * prior
@@ -186,12 +186,12 @@ def _are_means_of_few(found: Groups, y: NDArray[np.float64]) -> bool:
 
     Values go with the shares, and these differ: in data that were balanced they are all one half.
     """
-    share = found.total / found.count
+    share = found.total / found.size
     if len(np.unique(share)) < SHARES or abs(np.corrcoef(found.value, share)[0, 1]) < GOES_WITH:
         return False
-    positive = np.rint((found.total - found.count * y.min()) / (y.max() - y.min())).astype(int)
+    positive = np.rint((found.total - found.size * y.min()) / (y.max() - y.min())).astype(int)
     bits = 0.0
-    for n, k in zip(found.count.astype(int), positive, strict=True):
+    for n, k in zip(found.size.astype(int), positive, strict=True):
         if n // math.gcd(n, k) > LARGEST:
             return False
         bits -= math.log2(sum(n // math.gcd(n, other) <= LARGEST for other in range(1, n)) / (n - 1))
