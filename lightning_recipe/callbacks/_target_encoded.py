@@ -36,7 +36,7 @@ SHARED = 0.2
 """Share of the values of validation that training has, too, from which on both were scaled alike."""
 APART, NEAR = 0.1, 2e-5
 """How far values may be apart that were standardised by other examples, in standard deviations; and rounding."""
-TRIES, SOME = 4, 200
+TRIES, SOME = 8, 200
 """Pairs of values of validation that are tried, and how many are then compared."""
 
 
