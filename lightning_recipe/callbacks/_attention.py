@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lightning_recipe.callbacks._attention_scale import factor_of, multiplied
+from lightning_recipe.callbacks._attention_scale import EXACT, factor_of, multiplied
+from lightning_recipe.callbacks._masked_scores import without_effect
 from lightning_recipe.callbacks._padding import on_padding, padding
 from lightning_recipe.dependencies.operations import operations
 from lightning_recipe.finding import Outcome, Status
@@ -17,7 +18,7 @@ from lightning_recipe.trial.calming import without_dropout
 from lightning_recipe.trial.rehearsal import CannotRehearseError, rehearsal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
     from lightning_recipe.record.step import Step
     from lightning_recipe.run import Run
@@ -170,21 +171,32 @@ def attended(run: Run, step: Step, *, drawn: bool) -> list[Outcome]:
     if drawn:
         many = [attention for attention in attentions if len(_rows_of(attention)) >= ROWS]
         largest = largest_weights(many)
-        found = [multiplied(many, largest) or at_one_place(largest)]
+        found = [multiplied(many, largest) or at_one_place(many, largest)]
+    if loss is not None and (masked := without_effect(loss, step.batch, pads)) is not None:
+        return [*filter(None, found), masked]
     found += [on_padding([*attentions, *([] if loss is None else pooling(loss, pad.shape[1]))], pad) for pad in pads]
     return [outcome for outcome in found if outcome is not None]
 
 
-def at_one_place(largest: Sequence[float]) -> Outcome | None:
-    """Whether half of the attentions do, by the largest weights of their rows."""
-    sharp = [one for one in largest if one > SHARP]
-    if not sharp or 2 * len(sharp) < len(largest):
+def at_one_place(attentions: Iterable[Weights], largest: Iterable[float]) -> Outcome | None:
+    """Whether half of the attentions do, by the largest weights of their rows.
+
+    `advice` if scores are divided as they should be: then what enters is large, as embeddings that are drawn with a
+    standard deviation of 1 and multiplied by the root of their size, which networks with norms behind them stand.
+    """
+    seen = list(zip(attentions, largest, strict=True))
+    sharp = [(one, most) for one, most in seen if most > SHARP]
+    if not sharp or 2 * len(sharp) < len(seen):
         return None
+    divided = all(one.size and math.isclose(one.factor, one.size**-0.5, rel_tol=EXACT) for one, _ in sharp)
+    most = max(most for _, most in sharp)
     return Outcome(
-        Status.WARNING,
+        Status.ADVICE if divided else Status.WARNING,
         "attention_at_one_place",
-        f"rows of {len(sharp)} of {len(largest)} attentions look at one place from the beginning: their largest weight "
-        f"is {max(sharp):.2f} on average, and its softmax hands next to no gradient on",
-        "divide the scores by the square root of the size of a head before the softmax; normalise what enters",
-        {"largest": max(sharp), "attentions": len(sharp)},
+        f"rows of {len(sharp)} of {len(seen)} attentions look at one place from the beginning: their largest weight "
+        f"is {most:.2f} on average, and its softmax hands next to no gradient on",
+        "normalise what enters, or draw embeddings smaller: scores are divided by the root of the size of a head"
+        if divided
+        else "divide the scores by the square root of the size of a head before the softmax; normalise what enters",
+        {"largest": most, "attentions": len(sharp)},
     )

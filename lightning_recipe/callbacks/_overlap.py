@@ -29,7 +29,7 @@ FEW = 20
 INFORMATION = 24
 """Bytes, compressed, from which on two examples are not equal by chance; 8 of them are zlib's own."""
 SHORT = 32
-"""Integers in an example up to which it may be a common phrase, which comes again in any text."""
+"""Integers, or letters, in an example up to which it may be a common phrase, which comes again in any text."""
 BY_CHANCE = 0.1
 """Of shorter ones: the share of validation found in training must be so many times that of repeats within training."""
 
@@ -131,6 +131,8 @@ def _tell(stored: _Stored, rows: list[bytes], repeats: float, share: float) -> b
     arrays = [value for value in values if isinstance(value, np.ndarray)]
     if arrays and all(array.dtype.kind in "iub" and np.prod(array.shape[1:]) <= SHORT for array in arrays):
         return information >= INFORMATION and repeats <= BY_CHANCE * share
+    if not arrays and not any(b"/" in content for content in rows) and np.median([len(c) for c in rows]) <= SHORT:
+        return information >= INFORMATION and repeats <= BY_CHANCE * share  # phrases, dates, sums
     if information >= INFORMATION:
         return any(map(_holds_numbers, arrays)) or any(b" " in content or b"/" in content for content in rows)
     several = any(array.dtype.kind == "f" and np.prod(array.shape[1:]) > 1 for array in arrays)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_recipe.callbacks._interchanged import NEEDS
+from lightning_recipe.callbacks._padding import padding
 from lightning_recipe.dependencies.sequences import kept_by
 from lightning_recipe.finding import Outcome, Status
 from lightning_recipe.record.added import Added, Shared
@@ -25,11 +26,11 @@ FEWEST = 4
 """Places of a sequence, at least."""
 SAME = 1e-5
 """Change of the loss and of outputs, over the largest of them, that is rounding: of sums in another order."""
-Kind = Literal["examples", "places", "added", "one row", "rows of examples"]
+Kind = Literal["examples", "places", "padding", "added", "one row", "rows of examples"]
 
 
 class Table(NamedTuple):
-    """An embedding that is given ids that count the examples, or the places; or what is added to all at a place.
+    """An embedding that is given ids that count the examples, places or padding; or what is added to all at a place.
 
     Attributes:
         name: Of the module, or the line.
@@ -70,6 +71,8 @@ def idle(again: Rehearsal, batch: Any) -> tuple[Outcome, str] | None:
         before, found = _tables(again, batch, method := "validation_step")
     size = leading_size(batch)
     for table in found:
+        if table.kind == "padding":
+            return _told(table), table.name
         lengths = {t.shape[1] for t in _sequences(batch, size)} & {table.places, table.places - 1}
         if table.kind == "examples":
             lengths = {t.shape[1] for t in _sequences(batch, size)}
@@ -91,12 +94,15 @@ def _tables(again: Rehearsal, batch: Any, method: str) -> tuple[Step, list[Table
         added = stack.enter_context(Added(leading_size(batch) or 0, FEWEST, lambda: _kept(again.module)))
         step = again.step(batch, needs=NEEDS, method=method)
     size, found = leading_size(batch) or 0, []
+    pads = list(padding(batch, again.module))
     for name, ids in given.items():
         rows = again.module.get_submodule(name).num_embeddings
         if ids and all(i.ndim for i in ids):
             kinds = {_kind(i, size, int(rows)) for i in ids}  # type: ignore[arg-type]
             if len(kinds) == 1 and (kind := kinds.pop()) is not None:
                 found.append(Table(name, kind, int(rows), ids[0].shape[-1]))  # type: ignore[arg-type]
+            elif all(any(_counts_padding(i, pad) for pad in pads) for i in ids):
+                found.append(Table(name, "padding", int(rows), ids[0].shape[-1]))  # type: ignore[arg-type]
     found += [Table(where, "added", places, places) for where, places in added.places.items()]
     return step, found + list(_alike(added.shared, size))
 
@@ -143,6 +149,24 @@ def _kind(ids: Tensor, size: int, rows: int) -> Kind | None:
         return "examples"
     counts = FEWEST <= ids.shape[-1] <= rows and bool((ids.diff() == 1).all())
     return "places" if counts else None
+
+
+def _counts_padding(ids: Tensor, pad: Tensor) -> bool:
+    """Whether ids count on through the padding, and are the same at all other places.
+
+    Example:
+        >>> pad = torch.tensor([[0, 0, 1, 1], [0, 0, 0, 1], [0, 0, 1, 1]]).bool()
+        >>> _counts_padding(pad.cumsum(1) + 1, pad), _counts_padding(pad.long(), pad)
+        (True, False)
+        >>> _counts_padding((~pad).cumsum(1) * ~pad, pad)
+        False
+
+    """
+    if ids.shape != pad.shape:
+        return False
+    pad = pad.to(ids.device)
+    both = pad[:, 1:] & pad[:, :-1]
+    return bool(both.any()) and bool((ids.diff()[both] == 1).all()) and len(ids[~pad].unique()) == 1
 
 
 def _sequences(batch: Any, size: int | None) -> list[Tensor]:
@@ -215,6 +239,15 @@ def _told(table: Table) -> Outcome:
             f"positions have no effect: in {table.name} something is added at each of {table.places} places, and the "
             "order of the places makes no difference to what is put out",
             "see that its rows differ from one another: the sine of 2 pi times a whole number is always 0",
+            evidence,
+        )
+    if table.kind == "padding":
+        return Outcome(
+            Status.WARNING,
+            code,
+            f"the positions of {table.name} have no effect: its ids count the places of the padding, and are the same "
+            "at all others (expected: the other way round)",
+            "invert the mask of which ids are made: (tokens != pad).cumsum(1)",
             evidence,
         )
     counted = "the places of a sequence" if table.kind == "places" else "the examples of a batch, not the places"

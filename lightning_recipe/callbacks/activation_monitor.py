@@ -59,10 +59,13 @@ class ActivationMonitor(Check):
       small, what the last puts out for different examples differs less by as much. Or outputs grow by as much from the
       beginning, to a standard deviation above 100, and the loss began more than ten times too high;
     - `attention_at_one_place`: the largest weight of a row, on average, is above 0.9 in half of the attentions, with
-      weights as they were drawn; or above 0.3, and scores are multiplied by the root of the size of a head;
+      weights as they were drawn; or above 0.3, and scores are multiplied by the root of the size of a head; `advice`
+      where they are divided by it, and what enters is large;
     - `attention_on_padding`: half of the attentions spend more than half of their weight on the padding of sequences,
       told by an embedding's `padding_idx`, or by a token at the ends of sequences and nowhere else; `advice` from a
-      tenth on.
+      tenth on;
+    - `mask_without_effect`: a mask of the batch, or a causal one, leaves the scores of a softmax about 0 where it is to
+      hide something, as filled with -1e-9, or multiplied by it.
 
     Args:
         zeros: Share of zeros, 0 to 1, in what an activation puts out.
@@ -135,6 +138,7 @@ class ActivationMonitor(Check):
         ),
         "attention_at_one_place": ("Baselines/*", "OverfitOneBatch/*"),
         "attention_on_padding": ("Baselines/*",),
+        "mask_without_effect": ("Baselines/*", "CausalityCheck/sees_future"),
         "vanishing": (
             *("PredictionDynamicsLogger/*", "UpdateRatioMonitor/too_small", "Baselines/*"),
             "InputIndependenceCheck/input_ignored",

@@ -13,8 +13,10 @@ from lightning_recipe.callbacks._left_out import MadeAnew, without_optimiser
 from lightning_recipe.callbacks._numbers import Numbers
 from lightning_recipe.callbacks._sampled import sampled
 from lightning_recipe.callbacks._straight_through import StraightThrough
+from lightning_recipe.callbacks._thrown_away import thrown_away
 from lightning_recipe.callbacks._unreached import Unreached
 from lightning_recipe.callbacks._untrained import Marks
+from lightning_recipe.callbacks._zero_products import ZeroProducts
 from lightning_recipe.finding import Section
 from lightning_recipe.record.step import Need
 
@@ -52,6 +54,10 @@ class GradientFlowCheck(Check):
       ``rsample``, and another one goes on with them, without their likelihood: `warning`.
     - `straight_through`: a code e that z chose, as by ``argmin`` or ``round``, is written z + (e - z), with a detach
       around all of it, or none: z cancels, and gets no gradient: `failed`.
+    - `zeros_multiplied`: parameters that are all 0 and are multiplied with each other, as both factors of an adapter,
+      so that gradients stay exactly 0, while one of them at other values gives the others a gradient: `warning`.
+    - `result_thrown_away`: a statement in the code of a module is nothing but a function that returns a new tensor, as
+      ``out.index_add(0, i, x)`` in place of ``index_add_``: `warning`.
     - `in_two_optimisers`: parameters that two optimisers step for one backward, or that one holds twice: `warning`;
       that two step, each for its own loss: `advice`.
     - `one_module_many_times`: one module that is several entries of a list: `warning` if all are called with the same
@@ -77,13 +83,14 @@ class GradientFlowCheck(Check):
         - A weight of 0 that grows later, experts and heads of other tasks that nothing is sent to, masks of what the
           network is sure of, and masks that keep something now and then.
         - Weights shared on purpose: tied embeddings, one layer called many times.
-        - Zeros that layers and adapters start from: they differ, and pass gradients on, after a step.
+        - Zeros that layers and adapters start from, where what they are multiplied with is not 0.
         - Affine models that are wide in no place, or side by side: factorisations, autoencoders of two layers, DLinear.
 
     Cost:
         The order of calls and the graph at each look, less than a second step takes. At most four steps on a copy,
         once, where outputs become numbers, a parameter beside the layers has never got a gradient, or a head one of 0
-        for an epoch; one where a module without others chooses something, as a codebook does.
+        for an epoch; one where a module without others chooses something, as a codebook does, or throws a result away;
+        up to nine where parameters are 0 and stay so.
 
     Example:
         >>> GradientFlowCheck().patience
@@ -99,6 +106,8 @@ class GradientFlowCheck(Check):
         ("not_in_optimiser", "no_gradient", "one_module_many_times", "identical_units", "affine"), _UNABLE
     ) | {
         "made_anew": (*_UNABLE, "ModeCheck/noise_in_validation"),
+        "result_thrown_away": (*_UNABLE, "GradientFlowCheck/affine", "InputIndependenceCheck/*", "Baselines/*"),
+        "zeros_multiplied": ("OverfitOneBatch/*", "Baselines/*"),
         "straight_through": (*_UNABLE, "GradientFlowCheck/no_gradient", "InputIndependenceCheck/*"),
     }
     patience = 3
@@ -107,13 +116,15 @@ class GradientFlowCheck(Check):
         """Begin anew with each fit."""
         self._marks, self._units, self._made_anew = Marks(), Units(run.module), MadeAnew()
         self._numbers, self._unreached, self._emptied = Numbers(self.patience), Unreached(), Emptied()
-        self._straight = StraightThrough()
+        self._straight, self._zeros = StraightThrough(), ZeroProducts()
         self._frozen = {name for name, p in run.module.named_parameters() if not p.requires_grad}
-        self._seen = False
+        self._seen, self._thrown_away = False, list[tuple["Outcome", str]]()
         yield from ()
 
     def sampled_step(self, run: Run, step: Step) -> Iterator[Finding]:
         """Look for each of them."""
+        if not self._seen:
+            self._thrown_away = list(thrown_away(run, step))
         self._seen = self._seen or bool(step.leaves)
         for outcome, subject in self._outcomes(run, step):
             yield self.found(outcome, subject)
@@ -135,6 +146,8 @@ class GradientFlowCheck(Check):
         yield from cuts or self._unreached.look(run, step, parameters, self._marks)
         yield from () if cuts else self._emptied.look(run, step, parameters)
         yield from sampled(step)
+        yield from self._thrown_away
+        yield from self._zeros.look(run, step, parameters)
         yield from self._straight.look(run, step)
         yield from same_modules(run.module, step)
         yield from stepped_twice(run.trainer.optimizers, step, registered)

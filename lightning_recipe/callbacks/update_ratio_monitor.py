@@ -14,6 +14,7 @@ from lightning_recipe.callbacks._eps import damped, damping
 from lightning_recipe.callbacks._loss_course import Course
 from lightning_recipe.callbacks._untrained import Unmoved, is_as_drawn
 from lightning_recipe.callbacks._update_ratios import AT_LEAST, PLATEAU, Layer, Look
+from lightning_recipe.callbacks._vanished import Table, vanished
 from lightning_recipe.finding import Section
 from lightning_recipe.record.step import Need
 from lightning_recipe.schedule import highest, rate
@@ -38,7 +39,7 @@ LEARNT = 0.01
 class UpdateRatioMonitor(Check):
     """Compares what the optimiser's steps change with the weights that they change, and judges the extremes.
 
-    Only weights with two dimensions or more, without embeddings, in norms of the whole weight. Each verdict needs
+    Only weights with two dimensions or more, in norms of the whole weight, and of embeddings decay. Each verdict needs
     three looks in a row, and a training loss that agrees:
 
     - `too_large`: the median update was above `largest` at three looks, and the loss is no lower than at first, rose
@@ -50,7 +51,8 @@ class UpdateRatioMonitor(Check):
       squared gradients, in nine of ten elements of weights that were drawn, and all steps of the run together are less
       than a tenth of the weights, or the loss stands still and updates are below `smallest`;
     - `weight_decay_outweighs`: decay is most of what moves the weights, which shrank, and what was learnt is lost; or
-      next to nothing is left of them, by a penalty in the loss;
+      next to nothing is left of them, by a penalty in the loss; or nothing of an embedding, whose decay is larger than
+      its gradient, while the loss is above half of the first;
     - `rounded_away`: 16-bit weights of which more than 90 % of the elements have a gradient and stay as they are;
       `advice` where the loss falls nevertheless. Half of them is enough if they stay so for 50 steps, in a network that
       is trained from scratch. Nothing is said once the loss is below half of the first, but where three quarters are so
@@ -131,6 +133,7 @@ class UpdateRatioMonitor(Check):
     def before_training(self, run: Run) -> Iterator[Finding]:
         """Begin anew with each fit; by hand, the loss is known by its backward only."""
         self._looks: list[Look] = []
+        self._tables: list[tuple[int, dict[str, Table]]] = []
         self._course = Course()
         self._peaks = run.peak_rates
         self._unmoved = Unmoved(AT_LEAST)
@@ -146,7 +149,15 @@ class UpdateRatioMonitor(Check):
             if outcome := ratios.too_large(looks, course, self.largest, broken=True):
                 yield self.found(outcome)
             return
-        look = Look(run.step, self._layers(run, step))
+        layers = self._layers(run, step)
+        embeddings = _embeddings(run)
+        tables = {name: layers.pop(name) for name in list(layers) if name in embeddings}
+        if tables and all(math.isfinite(table.gradient) for table in tables.values()):
+            self._tables.append((run.step, {name: Table(one.weight, one.decay) for name, one in tables.items()}))
+        lost = vanished(self._tables, course) if self._tables else None
+        look = Look(run.step, layers)
+        if lost and not layers:
+            yield self.found(lost)
         if not look.layers or not all(math.isfinite(layer.gradient) for layer in look.layers.values()):
             return
         self._looks.append(look)
@@ -158,7 +169,7 @@ class UpdateRatioMonitor(Check):
         self._unmoved.look(run.step, {name: parameters[name] for name in look.layers}, self._sizes(run))
         if len(self._looks) == 1:
             self._from_scratch = self._unmoved.watches and self._as_drawn(run, look)
-        decay = ratios.decay_outweighs(looks, course) or ratios.shrunk(looks, course)
+        decay = lost or ratios.decay_outweighs(looks, course) or ratios.shrunk(looks, course)
         for outcome in (
             decay or ratios.too_large(looks, course, self.largest),
             damped(
@@ -196,10 +207,7 @@ class UpdateRatioMonitor(Check):
         return {name: peaks[id(p)] for name, p in run.module.named_parameters() if id(p) in peaks}
 
     def _layers(self, run: Run, step: Step) -> dict[str, Layer]:
-        embeddings = {
-            id(p) for m in run.module.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag) for p in m.parameters()
-        }
-        weights = {n: p for n, p in run.module.named_parameters() if p.ndim > 1 and id(p) not in embeddings}
+        weights = {n: p for n, p in run.module.named_parameters() if p.ndim > 1}
         groups = {
             id(p): (optimizer, group, self._peak(i, j, group))
             for i, optimizer in enumerate(run.trainer.optimizers)
@@ -246,13 +254,21 @@ class UpdateRatioMonitor(Check):
     def end(self, run: Run) -> Iterator[Finding]:  # noqa: ARG002
         """There is no silence."""
         known = [look.ratio for look in self._looks if math.isfinite(look.ratio)]
+        if self.findings:
+            return
         if self._looks and not known:
             yield self.skipped("no step was seen at half of the highest rate of the run, or more, as in a warm-up")
         elif not known:
             yield self.skipped("no step was seen to update a weight with two dimensions or more")
-        elif not self.findings:
+        else:
             middle = statistics.median(known)
             yield self.passed(f"an update is {middle:.1g}x the weights (median of {len(known)} looks)", ratio=middle)
+
+
+def _embeddings(run: Run) -> set[str]:
+    """The names of their tables."""
+    own = {id(p) for m in run.module.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag) for p in m.parameters()}
+    return {name for name, p in run.module.named_parameters() if id(p) in own}
 
 
 def _decay(  # noqa: PLR0913, PLR0917 - the numbers of one weight

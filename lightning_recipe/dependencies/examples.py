@@ -170,6 +170,8 @@ def why_not_examples(module: nn.Module, call: NetCall, batch: Batch, dims: Seque
     lists = [value for value in (*call.args, *call.kwargs.values()) if isinstance(value, list)]
     if any(tuple(t.shape) == (size, size) and not (batch.examples and batch.owns(t)) for t in arguments):
         return f"an input of {size} by {size} may relate rows to each other, as the edges of a graph do"
+    if not any(size in t.shape for t in batch.content if t.is_floating_point()) and (bound := why_bound(batch)):
+        return bound
     if _keeps_edges(module, size):
         return f"its {size} rows may be the nodes of a graph that it keeps"
     if any(len(value) == size for value in lists):
@@ -182,6 +184,36 @@ def why_not_examples(module: nn.Module, call: NetCall, batch: Batch, dims: Seque
     if set(dims) != {0} and not any(t.numel() == o.numel() for t in arguments for o in batch.content):
         return f"a dimension other than the first, of size {size}, may be the batch by chance only"
     return ""
+
+
+def why_bound(batch: Batch) -> str:
+    """Why rows may belong together by what else is in the batch, as nodes do by their edges; empty if nothing says so.
+
+    Edges are pairs of the numbers of rows, in one tensor or in two, which reach into the later half of the rows.
+
+    Example:
+        >>> x, edges = torch.zeros(8, 3), torch.tensor([[0, 1, 2, 7, 5], [1, 2, 3, 6, 4]])
+        >>> why_bound(Batch(4, True, True, True, [x, edges]))
+        'its 8 rows may be the nodes of graphs, whose edges the batch holds'
+        >>> why_bound(Batch(8, True, True, True, [x, torch.arange(8)]))
+        ''
+
+    """
+    content = [t for t in batch.content if t.numel()]
+    found = set()
+    for rows in {len(t) for t in content if t.is_floating_point() and len(t) % batch.size == 0}:
+        if any(rows / 2 < int(ends.max()) < rows and int(ends.min()) >= 0 for ends in _pairs_in(content, batch)):
+            found.add(rows)
+    return f"its {max(found)} rows may be the nodes of graphs, whose edges the batch holds" if found else ""
+
+
+def _pairs_in(content: list[Tensor], batch: Batch) -> list[Tensor]:
+    """What may be edges: whole numbers in two rows or columns, or two vectors, with no row for each example."""
+    whole = [t for t in content if t.dtype in {torch.int64, torch.int32} and t.layout is torch.strided]
+    vectors = [t for t in whole if t.ndim == 1 and len(t) != batch.size]
+    found = [t for t in whole if t.ndim == 2 and 2 in t.shape and batch.size not in t.shape]  # noqa: PLR2004
+    two = (pair for pair in itertools.combinations(vectors, 2) if len(pair[0]) == len(pair[1]))
+    return found + [torch.stack(pair) for pair in two]
 
 
 def why_no_rows(args: Sequence[Any], kwargs: dict[str, Any], size: int) -> str:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_recipe.dependencies.backprop import SEED, Rows, UndecidedError
+from lightning_recipe.dependencies.examples import why_bound
 from lightning_recipe.dependencies.traces import Event, trace
 from lightning_recipe.record.tensors import mapped
 
@@ -64,6 +65,8 @@ def judge_places(rerun: Rerun, batch: Batch) -> Placed | float:
         raise UndecidedError(msg)
     if away < rerun.tolerance:
         return away
+    if bound := why_bound(batch):
+        raise UndecidedError(bound)
     if rerun.seeds_itself():
         msg = "random numbers are drawn, from a seed that the step sets"
         raise UndecidedError(msg)

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from lightning_recipe.callbacks.batch_mixing_detector import BatchMixingDetector
 
 B, T, D = 10, 5, 8
+N = 6
 
 
 class Encoded(Healthy):
@@ -363,6 +364,37 @@ class Molecules(Graphs):
 
 class MoleculesPooledTogether(Molecules, PooledTogether):
     pass
+
+
+class Unowned(Graphs):
+    """Graphs of as many nodes each, in a batch that does not tell whose a node is; neighbours are averaged."""
+
+    labels = "nodes"
+
+    def train_dataloader(self):
+        def collate(graphs):
+            drawn = torch.Generator().manual_seed(graphs[0])
+            edges = torch.cat([torch.randint(N, (2, 12), generator=drawn) + N * k for k in range(len(graphs))], 1)
+            x = torch.randn(N * len(graphs), FEATURES, generator=drawn)
+            y = torch.arange(len(x) if self.labels == "nodes" else len(graphs)) % CLASSES
+            return x, torch.cat([edges, edges.new_full((2, 1), len(x) - 1)], 1), y
+
+        return DataLoader(range(36), B, shuffle=True, collate_fn=collate)
+
+    def training_step(self, batch, batch_idx):
+        x, edges, y = batch
+        h = self.message(x.index_add(0, edges[1], x[edges[0]])).relu()
+        return F.cross_entropy(self.head(h if len(h) == len(y) else h.view(len(y), N, -1).mean(1)), y)
+
+
+class UnownedLabels(Unowned):
+    labels = "graphs"
+
+
+@pytest.mark.parametrize("module", [Unowned, UnownedLabels])
+def test_nodes_with_edges_are_bound_to_their_places(fit, module):
+    finding = examined(fit, module())
+    assert finding.status in {"passed", "skipped"}, finding
 
 
 def test_molecules_are_judged_by_the_molecule_of_each_atom(fit):

@@ -1500,7 +1500,8 @@ class OwnLayers(WithoutBody):
      (Convolutions, "layers.0, layers.2, layers.7")],
 )  # fmt: skip
 def test_layers_without_a_nonlinearity(fit, module, subject):
-    (finding,) = judged(fit, module())
+    found = judged(fit, module())
+    (finding,) = [one for one in found if one.code != "GradientFlowCheck/result_thrown_away"]
     assert (finding.status, finding.code) == (Status.WARNING, AFFINE)
     assert set(finding.subject.split(", ")) == set(subject.split(", "))
 
@@ -1718,3 +1719,74 @@ def test_of_a_compiled_network(fit, module):
     compiled = module()
     compiled.body = torch.compile(compiled.body, backend="eager")
     assert [f.code for f in judged(fit, compiled)] == [NOT_HELD]
+
+
+# -- zeros that multiply each other
+
+
+class AdaptedTwice(Adapted):
+    """Both factors begin at zero."""
+
+    def __init__(self):
+        super().__init__()
+        nn.init.zeros_(self.down.weight)
+
+
+class ZeroBranch(Net):
+    """A branch whose weight begins at zero, and so does its last layer."""
+
+    last = True
+
+    def __init__(self):
+        super().__init__()
+        self.branch = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64))
+        self.weight = nn.Parameter(torch.zeros(()))
+        if self.last:
+            nn.init.zeros_(self.branch[2].weight)
+            nn.init.zeros_(self.branch[2].bias)
+
+    def forward(self, x):
+        h = self.body(x)
+        return self.head(h + self.weight * self.branch(h))
+
+
+class ZeroWeight(ZeroBranch):
+    last = False
+
+
+class SetLater(AdaptedTwice):
+    """By hand, after some steps."""
+
+    def on_train_batch_start(self, batch, batch_idx):
+        if self.global_step == 3:
+            with torch.no_grad():
+                self.down.weight.normal_()
+
+
+class SilentHead(Net):
+    """Nothing is sent to a head at zero."""
+
+    def __init__(self):
+        super().__init__()
+        self.other = nn.Linear(64, CLASSES)
+        nn.init.zeros_(self.other.weight)
+        nn.init.zeros_(self.other.bias)
+
+    def forward(self, x):
+        h = self.body(x)
+        return self.head(h) + self.other(h * 0)
+
+
+def zeros_multiplied(fit, module):
+    found = judged(fit, module, max_steps=24, max_epochs=24)
+    return [(f.status, f.subject) for f in found if f.code == "GradientFlowCheck/zeros_multiplied"]
+
+
+@pytest.mark.parametrize("module", [Adapted, ZeroWeight, SetLater, SilentHead])
+def test_zeros_that_do_not_stay(fit, module):
+    assert zeros_multiplied(fit, module()) == []
+
+
+@pytest.mark.parametrize(("module", "subject"), [(AdaptedTwice, "down.weight"), (ZeroBranch, "weight")])
+def test_zeros_that_multiply_each_other(fit, module, subject):
+    assert zeros_multiplied(fit, module()) == [(Status.WARNING, subject)]

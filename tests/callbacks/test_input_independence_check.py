@@ -7,7 +7,7 @@ import lightning.pytorch as L
 import pytest
 import torch
 from patients import FEATURES as WIDTH
-from patients import GivesAway, Healthy, KeepsPadding, PositionsInVain, SoftmaxOfOneGate
+from patients import GivesAway, Healthy, KeepsPadding, Padded, PositionsInVain, SoftmaxOfOneGate
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, TensorDataset
@@ -1530,6 +1530,36 @@ def test_positions_that_are_all_the_same(fit, program):
     alarms = [f for f in check.findings if f.is_alarm]
     assert [(f.status, f.code) for f in alarms] == [(Status.WARNING, PositionsInVain.code)]
     assert alarms[0].subject.startswith("test_input_independence_check.py:")
+
+
+class NumberedTokens(Padded):
+    """Positions of what is no padding are counted from 1, those of padding are 0."""
+
+    def __init__(self):
+        super().__init__()
+        self.numbers = nn.Embedding(32, 32)
+        self.places = None
+
+    def numbered(self, tokens):
+        return tokens != 0
+
+    def forward(self, tokens):
+        mask = self.numbered(tokens).long()
+        h = self.net(tokens) + self.numbers(mask.cumsum(1) * mask)
+        there = (tokens != 0)[..., None]
+        return self.head((self.mix(h, src_key_padding_mask=~there[..., 0]) * there).sum(1) / there.sum(1))
+
+
+class NumberedPadding(NumberedTokens):
+    def numbered(self, tokens):
+        return tokens == 0
+
+
+def test_positions_that_count_the_padding(fit):
+    for program, expected in ((NumberedTokens, []), (NumberedPadding, [(Status.WARNING, "numbers")])):
+        check = InputIndependenceCheck()
+        fit(program(), [check], logger=False, max_epochs=2)
+        assert [(f.status, f.subject) for f in check.findings if f.code == PositionsInVain.code] == expected
 
 
 @pytest.mark.parametrize("program", [PositionsInVain, Dropped, OfTheExample])

@@ -190,6 +190,20 @@ def test_phrases_that_come_again_in_any_text_are_no_overlap():
     assert found.common == 64
 
 
+def dates(n, seed):
+    """Pairs of short texts, of which there are not many."""
+    days = torch.randint(6000, (n,), generator=torch.Generator().manual_seed(seed)).tolist()
+    return [(f"{d % 30} of month {d // 30 % 12}, {1970 + d // 360}", f"{d:08}") for d in days]
+
+
+def test_short_texts_that_come_again_as_often_in_training_are_no_overlap():
+    assert overlap([Part(dates(2000, 1), range(2000))], [Part(dates(200, 2), range(200))]) is None
+    once = list(dict.fromkeys(dates(2000, 1)))
+    assert overlap([Part(once, range(len(once)))], [Part(once[:100], range(100))]).common == 100
+    paths = [f"cats/{i * 7919}_{i * 104729}.png" for i in range(200)] * 2
+    assert overlap([Part(paths, range(300))], [Part(paths.copy(), range(300, 400))]).common == 100
+
+
 def test_one_graph_whose_nodes_are_split_is_legitimate(fit):
     held_out = torch.arange(256) % 4 == 0
 

@@ -430,6 +430,40 @@ def test_weights_that_decay_faster_than_they_learn(fit, net, optimizer):
     assert finding.evidence["norm"] < 0.3 * finding.evidence["norm_first"]
 
 
+class Factors(nn.Module):
+    """The product of two embeddings; of 4,000 rows a few hundred occur."""
+
+    def __init__(self):
+        super().__init__()
+        self.users, self.items, self.leave = nn.Embedding(4000, 8), nn.Embedding(64, 8), nn.Linear(8, CLASSES)
+
+    def forward(self, pairs):
+        return self.leave(self.users(pairs[:, 0]) * self.items(pairs[:, 1]))
+
+
+def _pairs():
+    rng = torch.Generator().manual_seed(0)
+    pairs = torch.stack([torch.randint(n, (512,), generator=rng) for n in (400, 64)], 1)
+    return DataLoader(TensorDataset(pairs, pairs.sum(1) % CLASSES), 32)
+
+
+@pytest.mark.parametrize(
+    "optimizer", [lambda p: Adam(p, 0.03), lambda p: Adam(p, 0.03, weight_decay=1e-6), lambda p: AdamW(p, 0.03)]
+)
+def test_embeddings_that_learn_pass(fit, optimizer):
+    assert only_passed(judged(fit, Lit(Factors(), optimizer), train=_pairs()))
+
+
+def test_embeddings_of_which_nothing_is_left(fit):
+    def optimizer(p):
+        return Adam([{"params": p[:2], "weight_decay": 0.1}, {"params": p[2:]}], 0.03)
+
+    module = Lit(Factors(), optimizer)
+    finding = found(judged(fit, module, train=_pairs(), steps=400), "weight_decay_outweighs")
+    assert "net.users.weight" in finding.message
+    assert finding.evidence["norm"] < 0.01 * finding.evidence["norm_first"]
+
+
 class Penalised(Lit):
     """A penalty on the weights is a part of the loss."""
 
