@@ -125,6 +125,8 @@ class Watch:
             if callback.every_n_steps is None
             and trainer.current_epoch in epochs(callback.every_n_epochs or 1, trainer.max_epochs)
         ]
+        for callback in self._streaming:
+            callback.next_batch = 0
         if self._of_epoch or self._streaming:
             self.host.wake(_TRAINING)
 
@@ -147,7 +149,7 @@ class Watch:
         """Count; show the step that was watched to those who asked for it."""
         self._count -= 1
         self._quiet -= 1
-        if self._quiet == 1:
+        if self._quiet == 0:
             self.host.wake(_TRAINING[:1])
         if self._listening:
             self._hand_on(_loss(outputs), batch)
@@ -163,8 +165,9 @@ class Watch:
             self._wait()
 
     def _stream(self, stage: str, batch: Any) -> None:
+        index = self.run.trainer.fit_loop.epoch_loop.batch_idx
         for callback in self._streaming:
-            if callback.done:
+            if callback.done or (stage == "train" and callback.next_batch > index):
                 continue
             try:
                 callback.every_batch(self.run, stage, batch)
@@ -172,7 +175,6 @@ class Watch:
                 self.reporter.enter(callback, [callback.internal_error(error)])
         self._streaming = [callback for callback in self._streaming if callback.streams and not callback.done]
         if stage == "train":
-            index = self.run.trainer.fit_loop.epoch_loop.batch_idx
             self._quiet = min((callback.next_batch for callback in self._streaming), default=math.inf) - index
 
     def _hand_on(self, loss: Tensor | None, batch: Any) -> None:
@@ -235,7 +237,7 @@ class Watch:
             self.host.wake(_TRAINING)
         else:
             self._listening = self._taking("every_loss")
-            idle = math.isinf(self._count) and not self._listening
+            idle = math.isinf(self._count) and not (self._listening or self._streaming)
             self.host.rest(self.run.trainer, _TRAINING[: 2 if idle else 1])
 
     def _add_up(self, outputs: Any) -> None:

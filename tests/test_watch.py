@@ -1,6 +1,7 @@
 """When the recipe looks, and that it costs nothing in between."""
 
 import itertools
+import math
 import time
 from collections import Counter
 from contextlib import nullcontext
@@ -19,6 +20,7 @@ from lightning_recipe import (
     Check,
     DataProfile,
     FailedCheckError,
+    FirstNonFinite,
     InitLossCheck,
     LRScheduleCheck,
     OverfitOneBatch,
@@ -116,6 +118,23 @@ def test_who_streams_data_is_shown_every_batch(fit):
     fit(Healthy(), [quiet, check], max_epochs=5)
     assert (check.trained, check.validated) == (3 * 256, 4 * 64), "until something goes wrong"
     assert [f.code for f in check.findings] == ["Streams/internal_error"]
+
+
+@pytest.mark.parametrize("others", [0, 1])
+def test_who_streams_some_batches_is_shown_these(fit, others):
+    class Third(Check):
+        section, why = Section.MISTAKES, "a test"
+
+        def every_batch(self, run, stage, batch):
+            index = run.trainer.fit_loop.epoch_loop.batch_idx
+            if stage == "train":
+                self.shown.append((run.trainer.current_epoch, index))
+                self.next_batch = index + 3 if index < 6 else math.inf
+
+    check = Third()
+    check.shown = []
+    fit(Healthy(), [check, *[FirstNonFinite()] * others], max_epochs=2, limit_val_batches=0)
+    assert check.shown == [(epoch, index) for epoch in range(2) for index in (0, 3, 6)]
 
 
 def test_steps_are_those_that_change_weights(fit):

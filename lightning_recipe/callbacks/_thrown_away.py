@@ -103,16 +103,25 @@ def calls(code: str) -> list[tuple[int, int, str]]:
         [(1, 1, 'masked_fill')]
         >>> calls("y = x.masked_fill(mask, 0); x.masked_fill_(mask, 0); F.relu(x, inplace=True); x.sum()")
         []
+        >>> calls("self.log('surprise', p.log())")
+        []
 
     """
     found = []
     for node in ast.walk(ast.parse(code)):
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
             call = node.value
-            name = ast.unparse(call.func).rpartition(".")[2]
+            name = _name(call)
+            given = [part for part in ast.walk(call) if part is not call and isinstance(part, ast.Call)]
+            if name in map(_name, given):
+                continue  # as of self.log, which is given x.log()
             changes = name in CHANGED or hasattr(Tensor, f"{name}_")
             if name in OPERATORS and any(isinstance(part, ast.BinOp) for part in ast.walk(call)):
                 continue  # as of a set to which a sum is added
             if changes and not {keyword.arg for keyword in call.keywords} & {"inplace", "out"}:
                 found.append((node.lineno, node.end_lineno or node.lineno, name))
     return found
+
+
+def _name(call: ast.Call) -> str:
+    return ast.unparse(call.func).rpartition(".")[2]
