@@ -107,10 +107,10 @@ def by_trial(reported: Callable[[Mapping[str, Answer]], Mapping[str, float]], gi
 
 
 def _between_strong(output: Tensor, weak: float) -> Tensor:
-    """Of the shape of logits: every other one is weak, and one in four is a strong no, or a strong yes."""
-    places = torch.arange(output.numel(), device=output.device).reshape(output.shape)
-    strong = torch.where(places % 4 == 0, STRONG, -STRONG)
-    return torch.where(places % 2 == 1, weak, strong).to(output.dtype)
+    """Of the shape of logits: more than half, at random, are weak, and those between are a strong yes or no."""
+    drawn = torch.rand(output.shape, generator=torch.Generator().manual_seed(0)).to(output.device)
+    strong = torch.where(drawn < 0.2, STRONG, -STRONG)  # noqa: PLR2004 - as many as of the other sign
+    return torch.where(drawn > 0.4, weak, strong).to(output.dtype)  # noqa: PLR2004
 
 
 def cut_at_a_half(name: str) -> Outcome:

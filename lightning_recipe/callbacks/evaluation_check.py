@@ -48,14 +48,16 @@ class EvaluationCheck(Check):
 
     `warning` if:
 
-    - a number that Lightning averages over the batches is no mean: F1, AUROC, IoU, a correlation and the like;
+    - a number that is averaged over the batches, by Lightning or by hand at the end of validation, is no mean: F1,
+      AUROC, R2, IoU, a correlation and the like;
     - a metric that is computed by hand, or a list that one is computed of, is never emptied, and mixes the epochs;
     - a mean over the batches weighs them by something else than their number of examples, as by their length in time;
     - one metric gets the examples of several validation sets, each of which it is reported for;
     - an accuracy is monitored with ``mode="min"``, or a loss with ``mode="max"``, by a callback; or a score with
       ``mode="min"`` that rises while a loss of validation falls, over five epochs or more;
     - a callback monitors what is never logged;
-    - logits, as the loss takes them, are rounded or compared with 0.5;
+    - logits, as the loss takes them, are rounded or compared with 0.5, or a number that is logged changes as they pass
+      0.5, and stays the same on either side;
     - an error of numbers compares a prediction that was scaled back with a target that was not, or the other way round;
     - validation trains, or changes a few weights that are not put back afterwards;
     - validation runs with weights that have not changed since training began, as of an average that is never updated;
@@ -85,7 +87,8 @@ class EvaluationCheck(Check):
 
     Cost:
         A copy of the module and a validation step on it; two steps' time more for a metric that may be no mean, half a
-        step's where numbers are logged with a ``batch_size``. A sample of the weights, five times around each of the
+        step's where numbers are logged with a ``batch_size``. Four steps where a number that is no mean is logged at the
+        end of validation, and seven where the loss takes logits, with what the module does at the end. A sample of the weights, five times around each of the
         first two validations.
 
     Example:
