@@ -46,7 +46,10 @@ class Collated:
 
     def __getitem__(self, index: int) -> Any:
         """The only one of its batch."""
-        return mapped(self.collate([self.data[index]]), Tensor, lambda one: one[0] if one.shape[:1] == (1,) else one)
+        batch = self.collate([self.data[index]])
+        if isinstance(batch, list) and len(batch) == 1:
+            return batch[0]
+        return mapped(batch, Tensor, lambda one: one[0] if one.shape[:1] == (1,) else one)
 
 
 def is_augmented(draws: Draws) -> bool:

@@ -176,9 +176,8 @@ def _of_sides(draws: draws_of.Draws, source: Any) -> Iterator[Outcome]:
     """Left and right of targets that are mirrored with their image."""
     if image := draws_of.turned(draws, sides.SIDEWAYS):
 
-        def examples(name: str) -> Tensor | None:
-            known = None if source is None else _told_apart(source, image.name, name)
-            return None if known is None else known[1]
+        def examples(name: str) -> tuple[Tensor, Tensor] | None:
+            return None if source is None else _told_apart(source, image.name, name)
 
         yield from sides.not_exchanged(draws, image, examples)
 
