@@ -20,8 +20,6 @@ from lightning_recipe.trial.rehearsal import CannotRehearseError
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
-    from lightning.pytorch import LightningModule
-
     from lightning_recipe.run import Run
     from lightning_recipe.trial.rehearsal import Answer, Rehearsal
 

@@ -28,7 +28,7 @@ OTHER = 0.2
 RENUMBERED = 0.8
 """Share of answers that is right once classes are renumbered, from which on nothing else is wrong."""
 SLIGHT = 0.02
-"""Share of the constant's loss up to which another constant may be better, which is known from a few hundred targets."""
+"""Share of the constant's loss up to which another constant may be better: it is known from a few hundred targets."""
 OTHERS = "answers to others"
 GUESS = "uniform guess"
 NAMES = {

@@ -29,7 +29,7 @@ def period(run: Run) -> float:
     trainer = run.trainer
     every = trainer.check_val_every_n_epoch
     if every is None:
-        return math.ceil(float(trainer.val_check_batch) / trainer.accumulate_grad_batches)
+        return float(trainer.val_check_batch or math.inf) // trainer.accumulate_grad_batches
     return run.steps_per_epoch * (every if trainer.enable_validation else 1)
 
 
@@ -39,8 +39,8 @@ def shuffled(loaders: Iterable[Any]) -> bool:
     Example:
         >>> import torch
         >>> from torch.utils.data import DataLoader
-        >>> own = torch.Generator()
-        >>> [shuffled([DataLoader([1, 2], **how)]) for how in ({}, {"shuffle": True}, {"shuffle": True, "generator": own})]
+        >>> own = DataLoader([1, 2], shuffle=True, generator=torch.Generator())
+        >>> [shuffled([loader]) for loader in (DataLoader([1, 2]), DataLoader([1, 2], shuffle=True), own)]
         [False, True, False]
 
     """

@@ -83,9 +83,9 @@ def by_trial(reported: Callable[[Mapping[str, Answer]], Mapping[str, float]], gi
         givers: The modules that put out logits.
 
     Example:
+        >>> y = torch.arange(8) % 3 == 0
         >>> def cut_at(threshold):
-        ...     y = torch.arange(8) % 3 == 0
-        ...     return lambda answers: {"acc": ((answers["net"](torch.zeros(8)) > threshold) == y).float().mean().item()}
+        ...     return lambda answers: {"acc": float(((answers["net"](torch.zeros(8)) > threshold) == y).sum())}
         >>> by_trial(cut_at(0.5), ["net"]), by_trial(cut_at(0.0), ["net"])
         (['acc'], [])
 

@@ -55,7 +55,8 @@ class AugmentationCheck(Check):
 
     `advice` if validation examples differ for another reason, if training examples are augmented when they are first
     read and kept like that, and if points are mirrored in place, of which one is always left of another in validation,
-    or is told to be by what a mirror leaves as it is: a left ear becomes a right one. `skipped` where the data set is a stream, too large to copy, or can't be.
+    or is told to be by what a mirror leaves as it is: a left ear becomes a right one. `skipped` where the data set is a
+    stream, too large to copy, or can't be.
 
     Args:
         examples: Read of training and of validation.
@@ -76,11 +77,11 @@ class AugmentationCheck(Check):
         - Another example as noise in the background, up to a share of 0.3, whose label is left out.
 
     Cost:
-        24 examples each of training and validation are read, as many again where there is a ``collate_fn``, of training 4 more, and 16 more each where it has a
-        transform and where it gives seeds, and 150 of validation where images are mirrored and the target is a number
-        that is not, or points that go with them. Where inputs change places, 96 of training and 150 of
-        validation. Of images that the module may augment, 3 more steps on a copy, 6 if it does. At two steps, of those
-        that mix at six, up to 256 examples are compared.
+        24 examples each of training and validation are read, as many again where there is a ``collate_fn``, of training
+        4 more, and 16 more each where it has a transform and where it gives seeds, and 150 of validation where images
+        are mirrored and the target is a number that is not, or points that go with them. Where inputs change places, 96
+        of training and 150 of validation. Of images that the module may augment, 3 more steps on a copy, 6 if it does.
+        At two steps, of those that mix at six, up to 256 examples are compared.
 
     Example:
         >>> import contextlib, io

@@ -87,9 +87,9 @@ class EvaluationCheck(Check):
 
     Cost:
         A copy of the module and a validation step on it; two steps' time more for a metric that may be no mean, half a
-        step's where numbers are logged with a ``batch_size``. Four steps where a number that is no mean is logged at the
-        end of validation, and seven where the loss takes logits, with what the module does at the end. A sample of the weights, five times around each of the
-        first two validations.
+        step's where numbers are logged with a ``batch_size``. Three steps' where a number that is no mean is logged at
+        the end of validation, and eight where the loss takes logits, with what the module does at the end. A sample of
+        the weights, five times around each of the first two validations.
 
     Example:
         >>> import contextlib, io
@@ -191,14 +191,18 @@ class EvaluationCheck(Check):
         self._weights.validated(run, self._used or {call.name for call in step.net_calls})
         self._note_values(run)
         if self._seen is not None:
-            counts = kept.updates(run.module)
-            for name, use in self._seen.uses.items():
-                if (before := counts.get(name, 0) - use.updates) > 0 and use.updates:
-                    if name in self._trained:
-                        if self._seen.in_the_object(use.metric) or kept.computes(run.module, name):
-                            yield self.found(kept.two_stages(name, before), name)
-                    elif not first and kept.is_of_an_epoch(use.metric):
-                        self._mixed[name] = before
+            yield from self._of_metrics(run, self._seen, first=first)
+
+    def _of_metrics(self, run: Run, seen: Seen, *, first: bool) -> Iterator[Finding]:
+        """See what metrics hold from before."""
+        counts = kept.updates(run.module)
+        for name, use in seen.uses.items():
+            if (before := counts.get(name, 0) - use.updates) > 0 and use.updates:
+                if name in self._trained:
+                    if seen.in_the_object(use.metric) or kept.computes(run.module, name):
+                        yield self.found(kept.two_stages(name, before), name)
+                elif not first and kept.is_of_an_epoch(use.metric):
+                    self._mixed[name] = before
 
     def _look_at_numbers(self, run: Run, step: Step) -> Iterator[Finding]:
         if outcome := settings.cut_short(run.trainer, run.val_loaders[0]):

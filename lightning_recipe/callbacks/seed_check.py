@@ -66,7 +66,8 @@ class SeedCheck(Check):
     Cost:
         A copy of the module, and three steps on it; up to nine where losses differ by little, and another copy where
         they differ by more. Eight examples are read twice from copies of the data set, and six times where they differ;
-        another one twice where there are workers. Where the streams stand is read after the first two steps of five epochs.
+        another one twice where there are workers. It is read where the streams stand after the first two steps of five
+        epochs.
 
     Example:
         >>> import contextlib, io, lightning

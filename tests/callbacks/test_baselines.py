@@ -436,7 +436,13 @@ def test_a_constant_that_is_known_from_few_targets_is_no_proof_of_knowledge(weig
     y = torch.arange(400) % 10
     scores = 0.03 * torch.randn(400, 10, generator=rng) + weight * F.one_hot(y, 10)
     call = LossCall(
-        "cross_entropy", F.cross_entropy, {"input": scores, "target": y}, torch.tensor(2.3), 400, "a:1", False
+        "cross_entropy",
+        F.cross_entropy,
+        {"input": scores, "target": y},
+        torch.tensor(2.3),
+        400,
+        "a:1",
+        target_from_net=False,
     )
     look = Look(100, 5, 0.4 * torch.linspace(-1, 1, 10), Estimate(2.3, 0.01), torch.full((10,), 0.1))
     look.add(call, torch.zeros(400, 1), torch.zeros(400), 400)

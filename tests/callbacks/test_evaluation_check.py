@@ -564,7 +564,7 @@ def test_a_hook_that_writes_files_is_not_run_again(fit, tmp_path):
     class Writes(ListOfF1):
         def on_validation_epoch_end(self):
             super().on_validation_epoch_end()
-            with open(tmp_path / "scores.txt", "a") as file:
+            with (tmp_path / "scores.txt").open("a") as file:
                 file.write("once\n")
 
     assert codes(found(fit, Writes(), max_epochs=3, num_sanity_val_steps=0)) == []
