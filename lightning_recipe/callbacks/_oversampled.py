@@ -49,6 +49,7 @@ def oversampled(train: list[Part], val: list[Part]) -> Outcome | None:
         None if there are no classes, all of them have such neighbours, or none has.
 
     Example:
+        >>> from lightning_recipe.trial.stored import Part
         >>> rng = np.random.default_rng(0)
         >>> y = np.repeat([0, 1], 500)
         >>> x = rng.normal(size=(1000, 12))
