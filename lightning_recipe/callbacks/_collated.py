@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import MethodType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -37,8 +38,16 @@ class Collated:
     def of(cls, loader: Any) -> Collated | None:
         """What a loader gives; None if it has no function of its own, or no batches."""
         collate, data = getattr(loader, "collate_fn", None), getattr(loader, "dataset", None)
-        plain = collate in {None, default_collate, default_convert} or getattr(loader, "batch_sampler", None) is None
+        plain = (
+            any(collate is known for known in (None, default_collate, default_convert))
+            or getattr(loader, "batch_sampler", None) is None
+        )
         return None if plain or data is None else cls(data, collate)
+
+    def calls_the_same(self, other: Collated) -> bool:
+        """Whether both have the very same function, or method of one object."""
+        one, two = self.collate, other.collate
+        return one is two or (isinstance(one, MethodType) and one == two)
 
     def __len__(self) -> int:
         """As many as before."""

@@ -109,7 +109,7 @@ class Reading(NamedTuple):
                 reading = Reading(train, val or self.val, *_draws(train, len(self.chosen)), held_out)
                 yield from reading._of_places() if reading.random else ()
             if val is not None and held_out and self.calm is not None and is_augmented(held_out):
-                shared = train is not None and train.collate == val.collate
+                shared = train is not None and train.calls_the_same(val)
                 if outcome := draws_of.of_validation(held_out, shared=shared, what="collate_fn"):
                     yield outcome
 

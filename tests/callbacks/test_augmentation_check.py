@@ -300,7 +300,14 @@ def test_batches_that_are_made_with_chance_by_design(fit, both):
     assert finding.status is Status.PASSED
 
 
-@pytest.mark.parametrize("train", [cut_out, lambda examples: turned(examples, points=True)])
+class Unhashable:
+    __hash__ = None
+
+    def __call__(self, examples):
+        return stacked(examples)
+
+
+@pytest.mark.parametrize("train", [cut_out, Unhashable(), lambda examples: turned(examples, points=True)])
 def test_training_batches_that_are_augmented(fit, train):
     (finding,) = found(fit, STORED, STORED, (train, stacked))
     assert finding.status is Status.PASSED
