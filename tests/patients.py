@@ -1938,6 +1938,16 @@ class SeedsInTheStep(Patient):
         return self.loss(self(x + 0.3 * torch.randn_like(x)), y)
 
 
+class SeedsInValidation(Patient):
+    """Seeds before each validation, to draw the same samples: each epoch goes on from there."""
+
+    code = "SeedCheck/rewound"
+    steps: ClassVar = {"max_epochs": 5}
+
+    def on_validation_epoch_start(self):
+        torch.manual_seed(0)
+
+
 class WorkersAlike(Patient):
     """Each worker begins with the same seed, and so does each epoch."""
 

@@ -143,10 +143,16 @@ def drawn_once(draws: Draws, others: Draws) -> Outcome | None:
     )
 
 
-def of_validation(draws: Draws, *, shared: bool) -> Outcome | None:
+def of_validation(draws: Draws, *, shared: bool, what: str = "transform") -> Outcome | None:
     """What to say of validation whose inputs are others each time, while a label stays.
 
     Where targets change as well, or a target is as large as the input, noise is the task: denoising, masked tokens.
+
+    Args:
+        draws: Of validation.
+        shared: Whether training and validation have the same transform.
+        what: That is called.
+
     """
     first, changed = draws[0][0], differing(draws)
     labels = [name for name in first if name not in changed]
@@ -159,7 +165,7 @@ def of_validation(draws: Draws, *, shared: bool) -> Outcome | None:
         Status.WARNING if shared else Status.ADVICE,
         "validation_augmented",
         f"validation examples{named(changed[0])} differ each time that they are read, while their labels stay"
-        + (": training and validation have the same transform" if shared else ""),
+        + (f": training and validation have the same {what}" if shared else ""),
         "validate on examples without random augmentation, or scores go up and down with it",
         {"examples": len(draws)},
     )

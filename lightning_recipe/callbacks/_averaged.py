@@ -127,6 +127,12 @@ def rehearsed(again: Rehearsal, batch: Any, answers: Mapping[str, Answer] | None
     return Seen(step, list(again.logged), uses)
 
 
+def logged(again: Rehearsal, batch: Any, answers: Mapping[str, Answer] | None = None) -> dict[str, float]:
+    """The numbers that a validation step logs where some modules put out something else."""
+    again.step(batch, method="validation_step", answers=answers)
+    return scalars(again.logged)
+
+
 def suspects(seen: Seen) -> Iterator[Suspect]:
     """The numbers that are averaged over batches, of metrics that random examples prove to be no means, or by name."""
     for one in seen.logged:
@@ -305,9 +311,9 @@ def _drawn(like: Tensor, classes: int, rng: torch.Generator) -> Tensor:
     return torch.randint(classes, shape, generator=rng).to(like)
 
 
-def scalars(logged: Sequence[Logged]) -> dict[str, float]:
+def scalars(given: Sequence[Logged]) -> dict[str, float]:
     """The numbers that a step logged, by name."""
-    values = {one.name: one.value for one in logged if _is_scalar(one.value)}
+    values = {one.name: one.value for one in given if _is_scalar(one.value)}
     return {name: float(value.detach() if isinstance(value, Tensor) else value) for name, value in values.items()}
 
 

@@ -145,7 +145,7 @@ def has_place(name: str, leaf: Tensor, image: Tensor, how: str) -> bool:
     return leaf.numel() > 1 and bool(PLACED.search(name))
 
 
-def turns_sign(images: Tensor, targets: Tensor, how: str) -> float:
+def turns_sign(images: Tensor, targets: Tensor, how: str, numbers: int = NUMBERS) -> float:
     """How well a target is predicted by what changes its sign when the image is mirrored, and by that alone.
 
     A linear model of the odd part of the image, coarse, fitted to one half of the examples.
@@ -154,6 +154,7 @@ def turns_sign(images: Tensor, targets: Tensor, how: str) -> float:
         images: Of shape (N, C, H, W), as they are.
         targets: Of shape (N,).
         how: One of `MIRRORED`.
+        numbers: Values without which 0 is returned.
 
     Returns:
         The correlation on the other half. Near 1, the target has a place: mirrored, it changes its sign.
@@ -165,17 +166,38 @@ def turns_sign(images: Tensor, targets: Tensor, how: str) -> float:
         True
 
     """
-    coarse = F.adaptive_avg_pool2d(images.double().mean(1, keepdim=True), 8)
-    odd = (coarse - MIRRORED[how](coarse)).flatten(1)
-    odd = odd / (odd.std() + 1e-12)
-    y = targets.double()
-    if len(y.unique()) < NUMBERS:
-        return 0.0
+    coarse = _coarse(images)
+    return _predicted(coarse - MIRRORED[how](coarse), targets) if len(targets.unique()) >= numbers else 0.0
+
+
+def keeps_sign(images: Tensor, targets: Tensor, how: str) -> float:
+    """The same of what stays as it is when the image is mirrored: its even part.
+
+    Example:
+        >>> images = torch.rand(100, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+        >>> middle = images[:, 0, :, 3:5].sum((1, 2))
+        >>> keeps_sign(images, middle, "mirrored left to right") > 0.9
+        True
+
+    """
+    coarse = _coarse(images)
+    return _predicted(coarse + MIRRORED[how](coarse), targets)
+
+
+def _coarse(images: Tensor) -> Tensor:
+    return F.adaptive_avg_pool2d(images.double().mean(1, keepdim=True), 8)
+
+
+def _predicted(part: Tensor, targets: Tensor) -> float:
+    """The correlation of a target, on half of the examples, with a linear model of the others."""
+    x, y = part.flatten(1), targets.double()
+    x = x - x.mean(0)
+    x = x / (x.std() + 1e-12)
     y = (y - y.mean()) / (y.std() + 1e-12)
     fit = torch.arange(len(y)) % 2 == 0
-    a, b = odd[fit], y[fit]
+    a, b = x[fit], y[fit]
     ridge = torch.linalg.solve(a.T @ a + len(a) * 0.1 * torch.eye(a.shape[1], dtype=a.dtype), a.T @ b)
-    return correlation(odd[~fit] @ ridge, y[~fit])
+    return correlation(x[~fit] @ ridge, y[~fit])
 
 
 def correlation(one: Tensor, other: Tensor) -> float:

@@ -48,20 +48,32 @@ def computes(module: nn.Module, name: str) -> bool:
         name: One of the names of the metric, which may have several.
 
     """
-    called = [names for hook in HOOKS for names in _called(type(module), hook, 0)]
+    called = [names for hook in HOOKS for names in names_in(type(module), hook, 0)]
     metric = metrics_of(module).get(name)
     names = [other for other, one in module.named_modules(remove_duplicate=False) if one is metric]
     return any({"compute", other.partition(".")[0]} <= names_called for other in names for names_called in called)
 
 
-def _called(kind: type, method: str, depth: int = 2) -> Iterator[set[str]]:
-    """The names in the code of a method, and of each method that it calls."""
+def names_in(kind: type, method: str, depth: int = 2) -> Iterator[set[str]]:
+    """The names in the code of a method, and of each method that it calls.
+
+    Args:
+        kind: Class that has it.
+        method: Its name.
+        depth: Calls that are followed.
+
+    Example:
+        >>> from torch.nn import Module
+        >>> "named_parameters" in next(names_in(Module, "parameters"))
+        True
+
+    """
     function = getattr(kind, method, None)
     code = getattr(inspect.unwrap(function), "__code__", None) if callable(function) else None
     if code is not None:
         yield set(code.co_names)
         for name in code.co_names if depth else ():
-            yield from _called(kind, name, depth - 1)
+            yield from names_in(kind, name, depth - 1)
 
 
 class Kept(NamedTuple):
@@ -118,8 +130,8 @@ def grown(before: dict[str, Kept], now: dict[str, Kept], module: nn.Module) -> d
 def _reported(module: nn.Module, name: str, *words: str) -> bool:
     """Whether a step of validation adds to a list, and the method after it that logs reads it, by their names."""
     kind = type(module)
-    added = set[str]().union(*_called(kind, "validation_step"))
-    logging = [names for hook in HOOKS for names in _called(kind, hook) if names & {"log", "log_dict"}]
+    added = set[str]().union(*names_in(kind, "validation_step"))
+    logging = [names for hook in HOOKS for names in names_in(kind, hook) if names & {"log", "log_dict"}]
     adds = name in added and bool(added & {"append", "extend"})
     return adds and any(name in names and names.issuperset(words) for names in logging)
 

@@ -27,6 +27,8 @@ OTHER = 0.2
 """Share of the examples that are of other classes than in training, from which on they are not compared."""
 RENUMBERED = 0.8
 """Share of answers that is right once classes are renumbered, from which on nothing else is wrong."""
+SLIGHT = 0.02
+"""Share of the constant's loss up to which another constant may be better: it is known from a few hundred targets."""
 OTHERS = "answers to others"
 GUESS = "uniform guess"
 NAMES = {
@@ -255,8 +257,15 @@ class Look:
 
     @property
     def is_ahead(self) -> bool:
-        """Whether more answers are right than the constant's, or the loss is lower."""
-        return self.behind("constant").is_better or self.behind("constant", loss=True).is_better
+        """Whether more answers are right than the constant's, or the loss is lower.
+
+        By a little it is also that of another constant, as of validation's own frequencies: then answers to others cost
+        no more.
+        """
+        lead = self.behind("constant", loss=True)
+        by_little = -lead.mean < SLIGHT * abs(self.loss("constant"))
+        by_loss = lead.is_better and not (by_little and not self.behind(OTHERS, loss=True).is_better)
+        return self.behind("constant").is_better or by_loss
 
     @property
     def is_other(self) -> bool:

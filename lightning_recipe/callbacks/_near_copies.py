@@ -59,20 +59,19 @@ def near_copies(train: list[Part], val: list[Part]) -> Outcome | None:
     if not are_compared(train, val):
         return None
     one, other = gathered(train), gathered(val)
-    inputs = [name for name in one.keys() & other.keys() if _is_input(one[name], other[name])]
-    if not inputs:
+    name = largest_input(one, other)
+    if name is None:
         return None
-    name = max(inputs, key=lambda name: one[name][0].size)
     chosen = np.linspace(0, len(other[name]) - 1, min(PROBES, len(other[name]))).astype(int)
-    rows = _comparable(one[name], other[name][chosen])
+    rows = comparable(one[name], other[name][chosen])
     if rows is None:
         return None
-    nearest, apart, median = _nearest(*rows)
+    near, apart, median = nearest(*rows)
     count = _copies(apart, median)
     for label in one.keys() & other.keys():
         a, b = one[label], other[label]
         if a.ndim == 1 and a.dtype.kind in "iub" and len(np.unique(a)) < len(a) / 2:
-            count = _of_a_class(count, a[nearest], b[chosen], np.array([(a == value).sum() for value in b[chosen]]))
+            count = _of_a_class(count, a[near], b[chosen], np.array([(a == value).sum() for value in b[chosen]]))
     share = float((count > 0).mean())
     if share < MOST:
         return None
@@ -103,12 +102,18 @@ def gathered(parts: list[Part]) -> dict[str, NDArray[Any]]:
     return {name: np.concatenate([one[name] for one in each]) for name in same}
 
 
+def largest_input(one: dict[str, NDArray[Any]], other: dict[str, NDArray[Any]]) -> str | None:
+    """The name of the array of inputs, of training and of validation, that has most numbers for each example."""
+    inputs = [name for name in one.keys() & other.keys() if _is_input(one[name], other[name])]
+    return max(inputs, key=lambda name: one[name][0].size, default=None)
+
+
 def _is_input(one: NDArray[Any], other: NDArray[Any]) -> bool:
     numbers = one.dtype.kind == "f" or one.dtype == np.uint8
     return numbers and one.dtype == other.dtype and one.ndim > 1 and one.shape[1:] == other.shape[1:]
 
 
-def _comparable(one: NDArray[Any], other: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
+def comparable(one: NDArray[Any], other: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
     """Some numbers of each example, those that vary, standardised."""
     a, b = one.reshape(len(one), -1), other.reshape(len(other), -1)
     wide = max(FEWEST, min(WIDE, VALUES // len(a)))
@@ -126,12 +131,12 @@ def _comparable(one: NDArray[Any], other: NDArray[Any]) -> tuple[NDArray[np.floa
     return (a - mean) / std, (b - mean) / std
 
 
-def _nearest(
-    train: NDArray[np.float32], val: NDArray[np.float32]
+def nearest(
+    train: NDArray[np.float32], val: NDArray[np.float32], count: int = COPIES + 1
 ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
     """Of each validation example the nearest of training, their distances, in order, and the median distance of all."""
     squares = (val**2).sum(1)[:, None] + (train**2).sum(1) - 2 * val @ train.T
-    size = min(COPIES + 1, len(train))
+    size = min(count, len(train))
     found = np.argpartition(squares, size - 1, axis=1)[:, :size]
     exact = np.linalg.norm(train[found].astype(float) - val[:, None].astype(float), axis=2)  # without cancellation
     order = np.argsort(exact, axis=1)

@@ -6,12 +6,15 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
+from lightning.fabric.utilities.data import sized_len
 from torch.nn import functional as F
 
 from lightning_recipe.callbacks._baselines import WIDE, narrow
+from lightning_recipe.callbacks._flips import leaves
 from lightning_recipe.callbacks._measured import Estimate
 from lightning_recipe.callbacks._simple_models import CLASSES, nearest, ridge
 from lightning_recipe.finding import Outcome, Status
+from lightning_recipe.trial.reread import CannotRereadError, read_again
 from lightning_recipe.trial.stored import columns
 
 if TYPE_CHECKING:
@@ -23,6 +26,8 @@ if TYPE_CHECKING:
 
 FEWEST, ROWS, MOST = 200, 1000, 200_000
 """Rows, at least; of which simple models are fitted, and on which they are tried, each; and that are put in order."""
+READ, WIDEST = 4000, 20_000
+"""Examples that are read from a data set that keeps no arrays, at most, and numbers of each."""
 SURE, NONE = 6.0, 2.0
 """Standard errors of what is gained over a constant: in another order, of eight; and, at most, as rows stand."""
 MATTERS = 0.1
@@ -46,7 +51,7 @@ class Stored(NamedTuple):
 
 
 def stored(source: Any, shares: Tensor, *, classes: bool) -> Stored | None:
-    """The inputs and the labels that a data set keeps as arrays, if it is plain which are which.
+    """The inputs and the labels that a data set keeps as arrays, if it is plain which are which; else it is read.
 
     Args:
         source: The data set.
@@ -57,11 +62,17 @@ def stored(source: Any, shares: Tensor, *, classes: bool) -> Stored | None:
         >>> x, y = torch.zeros(300, 2), torch.arange(300) % 2
         >>> stored(torch.utils.data.TensorDataset(x, y), torch.tensor([0.5, 0.5]), classes=True).labels[:4]
         array([0, 1, 0, 1])
+        >>> rows = list(zip(x, y.tolist()))
+        >>> stored(rows, torch.tensor([0.5, 0.5]), classes=True).inputs[0].shape
+        (300, 2)
 
     """
-    kept = {
-        name: one for name, one in columns(source).items() if isinstance(one, np.ndarray) and one.dtype.kind in "fiu"
-    }
+    kept = {name: one for name, one in columns(source).items() if isinstance(one, np.ndarray)}
+    return _told_apart(kept, shares, classes=classes) or _told_apart(_read(source), shares, classes=classes)
+
+
+def _told_apart(kept: dict[str, NDArray[Any]], shares: Tensor, *, classes: bool) -> Stored | None:
+    kept = {name: one for name, one in kept.items() if one.dtype.kind in "fiu"}
     labels = {name: one.reshape(-1) for name, one in kept.items() if one.size == len(one)}
     if classes:
         labels = {name: one for name, one in labels.items() if _has_shares(one, shares)}
@@ -72,6 +83,21 @@ def stored(source: Any, shares: Tensor, *, classes: bool) -> Stored | None:
     ((name, label),) = labels.items()
     inputs = [one for other, one in kept.items() if other != name and (one.ndim > 1 or one.dtype.kind == "f")]
     return Stored(inputs, label) if inputs and FEWEST <= len(label) <= MOST else None
+
+
+def _read(source: Any) -> dict[str, NDArray[Any]]:
+    """What comes out of a data set that keeps its examples in another way, one after another; of a small one."""
+    size = sized_len(source) or 0
+    if not FEWEST <= size <= READ:
+        return {}
+    try:
+        examples = [leaves(one) for (one,) in read_again(source, range(size))]
+    except CannotRereadError:
+        return {}
+    shapes = {name: leaf.shape for name, leaf in examples[0].items() if leaf.numel() <= WIDEST}
+    same = [n for n, shape in shapes.items() if all(n in one and one[n].shape == shape for one in examples)]
+    stacked = {name: torch.stack([one[name] for one in examples]) for name in same}
+    return {n: (one.float() if one.is_floating_point() else one).numpy() for n, one in stacked.items()}
 
 
 def _has_shares(values: NDArray[Any], shares: Tensor) -> bool:

@@ -15,6 +15,7 @@ from lightning_recipe.callbacks import _flips as flips
 from lightning_recipe.callbacks import _moved as moved
 from lightning_recipe.callbacks import _sides as sides
 from lightning_recipe.callbacks import _swapped as swapped
+from lightning_recipe.callbacks._collated import Collated, is_augmented
 from lightning_recipe.callbacks._constant_seed import seeded_alike
 from lightning_recipe.callbacks._coordinates import left_behind, moves_along
 from lightning_recipe.callbacks._lost_transform import lost
@@ -97,7 +98,20 @@ class Reading(NamedTuple):
             elsewhere = [] if found or self.random else _draws(self.train, len(self.chosen), 1, _other_streams())[1]
             if elsewhere and (outcome := draws_of.drawn_once(self.draws, elsewhere)):
                 found.append((outcome, ""))
-        return found
+        return found or [(outcome, "") for outcome in self._of_collate(run)]
+
+    def _of_collate(self, run: Run) -> Iterator[Outcome]:
+        """What a ``collate_fn`` does to examples that are read without chance."""
+        train, val = (Collated.of(next(iter(loaders), None)) for loaders in (run.loaders, run.val_loaders))
+        with suppress(CannotRereadError):
+            held_out = _draws(val or self.val, len(self.chosen))[1] if self.val is not None else []
+            if train is not None and not self.random:
+                reading = Reading(train, val or self.val, *_draws(train, len(self.chosen)), held_out)
+                yield from reading._of_places() if reading.random else ()
+            if val is not None and held_out and self.calm is not None and is_augmented(held_out):
+                shared = train is not None and train.calls_the_same(val)
+                if outcome := draws_of.of_validation(held_out, shared=shared, what="collate_fn"):
+                    yield outcome
 
     def _of_places(self) -> Iterator[Outcome]:
         """Targets with a place, and images that are mirrored or moved."""
@@ -162,9 +176,8 @@ def _of_sides(draws: draws_of.Draws, source: Any) -> Iterator[Outcome]:
     """Left and right of targets that are mirrored with their image."""
     if image := draws_of.turned(draws, sides.SIDEWAYS):
 
-        def examples(name: str) -> Tensor | None:
-            known = None if source is None else _told_apart(source, image.name, name)
-            return None if known is None else known[1]
+        def examples(name: str) -> tuple[Tensor, Tensor] | None:
+            return None if source is None else _told_apart(source, image.name, name)
 
         yield from sides.not_exchanged(draws, image, examples)
 

@@ -4,23 +4,34 @@ from __future__ import annotations
 
 import inspect
 import linecache
+import math
 import re
 import sys
-from functools import reduce
+from functools import partial, reduce
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
 
 from lightning_recipe.callbacks._bias_wiring import RESHAPED, giver
 from lightning_recipe.callbacks._modes import COMPARISONS
 from lightning_recipe.finding import Outcome, Status
 from lightning_recipe.losses.table import BCE_WITH_LOGITS
+from lightning_recipe.trial.rehearsal import CannotRehearseError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Callable, Collection, Mapping
 
     from torch import nn
 
     from lightning_recipe.record.step import Step
+    from lightning_recipe.trial.rehearsal import Answer
+
+BELOW, ABOVE = (-0.9, -0.2, 0.1, 0.45), (0.55, 0.9, 2.0)
+"""Logits on either side of a half; a network's own threshold lies elsewhere, and 0 is where probabilities are cut."""
+STRONG = 5.0
+"""Logits between which these stand, so that nobody takes all of them for probabilities."""
 
 _HALF = r"(?<![\w.])0?\.50*(?!\w)"
 _SIGN, _CALL = r"(?<![-<>=])[<>]=?(?![<>=])", r"\b(?:gt|ge|lt|le)\("
@@ -62,6 +73,61 @@ def on_logits(step: Step, module: nn.Module, trained: Collection[str] = ()) -> O
                     "logits > 0, or logits.sigmoid() > 0.5",
                 )
     return None
+
+
+def by_trial(reported: Callable[[Mapping[str, Answer]], Mapping[str, float]], givers: Collection[str]) -> list[str]:
+    """The numbers that change when logits pass a half, and stay as they are on either side, also around 0.
+
+    Args:
+        reported: What is logged when modules put out something else.
+        givers: The modules that put out logits.
+
+    Example:
+        >>> y = torch.arange(8) % 3 == 0
+        >>> def cut_at(threshold):
+        ...     return lambda answers: {"acc": float(((answers["net"](torch.zeros(8)) > threshold) == y).sum())}
+        >>> by_trial(cut_at(0.5), ["net"]), by_trial(cut_at(0.0), ["net"])
+        (['acc'], [])
+
+    """
+    if not givers:
+        return []
+    try:
+        values = [reported(dict.fromkeys(givers, partial(_between_strong, weak=weak))) for weak in (*BELOW, *ABOVE)]
+    except CannotRehearseError:
+        return []
+    found = []
+    for name in values[0]:
+        below, above = (
+            {of.get(name, math.nan) for of in some} for some in (values[: len(BELOW)], values[len(BELOW) :])
+        )
+        if len(below) == len(above) == 1 and not any(map(math.isnan, below | above)) and below != above:
+            found.append(name)
+    return found
+
+
+def _between_strong(output: Tensor, weak: float) -> Tensor:
+    """Of the shape of logits: more than half, at random, are weak, and those between are a strong yes or no."""
+    drawn = torch.rand(output.shape, generator=torch.Generator().manual_seed(0)).to(output.device)
+    strong = torch.where(drawn < 0.2, STRONG, -STRONG)  # noqa: PLR2004 - as many as of the other sign
+    return torch.where(drawn > 0.4, weak, strong).to(output.dtype)  # noqa: PLR2004
+
+
+def cut_at_a_half(name: str) -> Outcome:
+    """What to say of a number that takes logits for yes from a half on.
+
+    Example:
+        >>> cut_at_a_half("val_f1").status
+        <Status.WARNING: 'warning'>
+
+    """
+    return Outcome(
+        Status.WARNING,
+        "thresholds_on_logits",
+        f'"{name}" takes what the loss takes for logits for yes from 0.5 on, and not from 0, which is a probability of '
+        "0.5: a logit of 0.5 is one of 0.62",
+        "logits > 0, or logits.sigmoid() > 0.5",
+    )
 
 
 def _logits(step: Step) -> set[int]:

@@ -32,7 +32,8 @@ LOOKS = 6
 class AugmentationCheck(Check):
     """Judges random augmentation, by reading a few examples again and again.
 
-    They are read from a copy of the data set, in random streams of their own. Where the module itself may augment
+    They are read from a copy of the data set, in random streams of their own, and where nothing is found there they go
+    through the ``collate_fn``, each as a batch of its own. Where the module itself may augment
     images, in ``on_after_batch_transfer`` or its step, the first step is run again on a copy. `warning` if:
 
     - images are mirrored or turned in some draws of an example, and a target with a place is the same in all: a mask
@@ -43,7 +44,7 @@ class AugmentationCheck(Check):
       on validation examples, is predicted by what changes its sign with that, with a correlation above
       ``_swapped.ODD``;
     - images or spectrograms are moved between draws, and a mask of their size, or labels of their frames, are not;
-    - validation examples differ each time, with the very transform of training;
+    - validation examples differ each time, with the very transform or ``collate_fn`` of training;
     - each reading of a training example gives the same seeds, and the numbers drawn then change it in the same way: all
       examples get the same noise, flip or crop;
     - a step mixes inputs with those of other examples, as mixup and CutMix do, and labels by another share, in another
@@ -53,8 +54,9 @@ class AugmentationCheck(Check):
       whose copies end with the epoch.
 
     `advice` if validation examples differ for another reason, if training examples are augmented when they are first
-    read and kept like that, and if points are mirrored in place, of which one is always left of another in validation:
-    a left ear becomes a right one. `skipped` where the data set is a stream, too large to copy, or can't be.
+    read and kept like that, and if points are mirrored in place, of which one is always left of another in validation,
+    or is told to be by what a mirror leaves as it is: a left ear becomes a right one. `skipped` where the data set is a
+    stream, too large to copy, or can't be.
 
     Args:
         examples: Read of training and of validation.
@@ -75,11 +77,11 @@ class AugmentationCheck(Check):
         - Another example as noise in the background, up to a share of 0.3, whose label is left out.
 
     Cost:
-        24 examples each of training and validation are read, of training 4 more, and 16 more each where it has a
-        transform and where it gives seeds, and 150 of validation where images are mirrored and the target is a number
-        that is not, or points that go with them. Where inputs change places, 96 of training and 150 of
-        validation. Of images that the module may augment, 3 more steps on a copy, 6 if it does. At two steps, of those
-        that mix at six, up to 256 examples are compared.
+        24 examples each of training and validation are read, as many again where there is a ``collate_fn``, of training
+        4 more, and 16 more each where it has a transform and where it gives seeds, and 150 of validation where images
+        are mirrored and the target is a number that is not, or points that go with them. Where inputs change places, 96
+        of training and 150 of validation. Of images that the module may augment, 3 more steps on a copy, 6 if it does.
+        At two steps, of those that mix at six, up to 256 examples are compared.
 
     Example:
         >>> import contextlib, io

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from lightning.fabric.utilities.data import sized_len
 
 from lightning_recipe.callback import Check
+from lightning_recipe.callbacks import _at_the_end as at_the_end
 from lightning_recipe.callbacks import _averaged as averaged
 from lightning_recipe.callbacks import _kept_metrics as kept
 from lightning_recipe.callbacks import _monitored as settings
@@ -14,7 +16,7 @@ from lightning_recipe.callbacks import _thresholds as thresholds
 from lightning_recipe.callbacks import _units as units
 from lightning_recipe.callbacks._batch_weights import Weighed
 from lightning_recipe.callbacks._evaluated_weights import Weights
-from lightning_recipe.callbacks._metric_names import is_a_share, is_of_training
+from lightning_recipe.callbacks._metric_names import is_a_share, is_of_training, words
 from lightning_recipe.callbacks._put_back import PutBack
 from lightning_recipe.callbacks._short_batch import Short, mean_of_means, of_one_weight
 from lightning_recipe.finding import Section
@@ -46,14 +48,16 @@ class EvaluationCheck(Check):
 
     `warning` if:
 
-    - a number that Lightning averages over the batches is no mean: F1, AUROC, IoU, a correlation and the like;
+    - a number that is averaged over the batches, by Lightning or by hand at the end of validation, is no mean: F1,
+      AUROC, R2, IoU, a correlation and the like;
     - a metric that is computed by hand, or a list that one is computed of, is never emptied, and mixes the epochs;
     - a mean over the batches weighs them by something else than their number of examples, as by their length in time;
     - one metric gets the examples of several validation sets, each of which it is reported for;
     - an accuracy is monitored with ``mode="min"``, or a loss with ``mode="max"``, by a callback; or a score with
       ``mode="min"`` that rises while a loss of validation falls, over five epochs or more;
     - a callback monitors what is never logged;
-    - logits, as the loss takes them, are rounded or compared with 0.5;
+    - logits, as the loss takes them, are rounded or compared with 0.5, or a number that is logged changes as they pass
+      0.5, and stays the same on either side;
     - an error of numbers compares a prediction that was scaled back with a target that was not, or the other way round;
     - validation trains, or changes a few weights that are not put back afterwards;
     - validation runs with weights that have not changed since training began, as of an average that is never updated;
@@ -83,8 +87,9 @@ class EvaluationCheck(Check):
 
     Cost:
         A copy of the module and a validation step on it; two steps' time more for a metric that may be no mean, half a
-        step's where numbers are logged with a ``batch_size``. A sample of the weights, five times around each of the
-        first two validations.
+        step's where numbers are logged with a ``batch_size``. Three steps' where a number that is no mean is logged at
+        the end of validation, and eight where the loss takes logits, with what the module does at the end. A sample of
+        the weights, five times around each of the first two validations.
 
     Example:
         >>> import contextlib, io
@@ -125,6 +130,8 @@ class EvaluationCheck(Check):
         self._alike: dict[str, int] = {}  # numbers for which all batches weigh as much
         self._reason = "no validation while the model was trained"
         self._open = True  # whether the logged numbers are still to be judged
+        self._of_steps: set[str] = set()  # names of numbers that a step logs
+        self._ends_open = True  # whether those that are logged at the end of validation are still to be judged
         self._before: dict[str, int] = {}
         self._trained: set[str] = set()
         self._mixed: dict[str, int] = {}
@@ -179,17 +186,23 @@ class EvaluationCheck(Check):
         self._lists = (lists if self._lists is None else self._lists[0], lists)
         if self._open:
             yield from self._look_at_numbers(run, step)
+        if not first and self._ends_open:
+            yield from self._look_at_the_end(run, step)
         self._weights.validated(run, self._used or {call.name for call in step.net_calls})
         self._note_values(run)
         if self._seen is not None:
-            counts = kept.updates(run.module)
-            for name, use in self._seen.uses.items():
-                if (before := counts.get(name, 0) - use.updates) > 0 and use.updates:
-                    if name in self._trained:
-                        if self._seen.in_the_object(use.metric) or kept.computes(run.module, name):
-                            yield self.found(kept.two_stages(name, before), name)
-                    elif not first and kept.is_of_an_epoch(use.metric):
-                        self._mixed[name] = before
+            yield from self._of_metrics(run, self._seen, first=first)
+
+    def _of_metrics(self, run: Run, seen: Seen, *, first: bool) -> Iterator[Finding]:
+        """See what metrics hold from before."""
+        counts = kept.updates(run.module)
+        for name, use in seen.uses.items():
+            if (before := counts.get(name, 0) - use.updates) > 0 and use.updates:
+                if name in self._trained:
+                    if seen.in_the_object(use.metric) or kept.computes(run.module, name):
+                        yield self.found(kept.two_stages(name, before), name)
+                elif not first and kept.is_of_an_epoch(use.metric):
+                    self._mixed[name] = before
 
     def _look_at_numbers(self, run: Run, step: Step) -> Iterator[Finding]:
         if outcome := settings.cut_short(run.trainer, run.val_loaders[0]):
@@ -205,18 +218,42 @@ class EvaluationCheck(Check):
                     self._alike = of_one_weight(again, step.batch, seen)
                 parts = averaged.in_parts(again, step.batch, seen) if suspects else {}
                 self._weigh(run, step, seen)
+                told = thresholds.on_logits(seen.step, run.module, self._logits)
+                givers = self._logits if not told and any("loss" not in words(one.name) for one in seen.logged) else ()
+                cut = thresholds.by_trial(partial(averaged.logged, again, step.batch), givers)
                 mixed = list(units.mixed_units(again, step.batch, seen, self._unit)) if self._unit else []
         except CannotRehearseError as error:
             self._open, self._reason = False, str(error)
             return
         self._used = {event.name for event in seen.step.events if event.kind == "module"}
-        if outcome := thresholds.on_logits(seen.step, run.module, self._logits):
-            yield self.found(outcome)
+        self._of_steps = {one.name for one in seen.logged}
+        self._logits = set() if told else self._logits
+        yield from [self.found(told)] if told else []
+        yield from (self.found(thresholds.cut_at_a_half(name), name) for name in cut)
         yield from (self.found(outcome, name) for outcome, name in mixed)
         outcomes = [(averaged.judge(one, parts.get(one.name)), one.name) for one in suspects]
         seen.release()
         self._open = any(outcome is None for outcome, _ in outcomes)  # such as an F1 of 0 while nothing is predicted
         yield from (self.found(outcome, name) for outcome, name in outcomes if outcome)
+
+    def _look_at_the_end(self, run: Run, step: Step) -> Iterator[Finding]:
+        """Have a copy conclude a validation of the batch, whole and in parts, and of logits on both sides of a half."""
+        values = {*run.trainer.callback_metrics} - self._of_steps
+        names = at_the_end.suspects(values, self._of_steps) if (step.batch_size or 0) > 1 else []
+        if not at_the_end.can_be_asked(run) or not (names or (values and self._logits)):
+            self._ends_open = bool(not values and self._validations <= AROUND)
+            return
+        self._ends_open = False
+        try:
+            with rehearsal(run) as again:
+                again.module.requires_grad_(requires_grad=False)
+                parts = at_the_end.in_parts(again, step.batch, names) if names else {}
+                cut = thresholds.by_trial(partial(at_the_end.reported, again, [step.batch]), self._logits)
+        except CannotRehearseError:
+            return
+        outcomes = {one.name: averaged.judge(one, of) for one, of in parts.items()}
+        outcomes |= {name: thresholds.cut_at_a_half(name) for name in cut if name in values}
+        yield from (self.found(outcome, name) for name, outcome in outcomes.items() if outcome)
 
     def _weigh(self, run: Run, step: Step, seen: Seen) -> None:
         if self._weighed is None and len(run.val_loaders) == 1:

@@ -7,6 +7,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from lightning_recipe.callback import Check
+from lightning_recipe.callbacks._rewound import Rewound, period, shuffled
 from lightning_recipe.callbacks._seeds import apart, is_seeded, seeds_all_alike, streams, tells_workers_apart
 from lightning_recipe.callbacks._unseeded import unseeded
 from lightning_recipe.finding import Section
@@ -33,6 +34,7 @@ class SeedCheck(Check):
     `warning` if
 
     - the training step itself sets the seed, so that it draws the same numbers each time;
+    - each epoch begins where the one before it began in the random streams, as where validation sets the seed;
     - examples, read again with all random streams in the same state, differ, and no longer once generators without a
       seed are given one; `advice` where ``seed_everything`` was not called.
 
@@ -57,13 +59,15 @@ class SeedCheck(Check):
     Legitimate:
         - Runs that go on from a checkpoint, whose weights are given.
         - Generators of one's own, which are put back, and sums on a GPU in any order.
-        - Steps that seed by their number, or put the streams back (``fork_rng``).
+        - Steps that seed by their number, or put the streams back (``fork_rng``); validation that does, or draws from
+          a generator of its own.
         - Generators that a data set keeps; examples that depend on the clock or count how often they were read.
 
     Cost:
         A copy of the module, and three steps on it; up to nine where losses differ by little, and another copy where
         they differ by more. Eight examples are read twice from copies of the data set, and six times where they differ;
-        another one twice where there are workers.
+        another one twice where there are workers. It is read where the streams stand after the first two steps of five
+        epochs.
 
     Example:
         >>> import contextlib, io, lightning
@@ -91,6 +95,8 @@ class SeedCheck(Check):
         """Look at seeds and workers, and run the first step several times."""
         self._seeds: set[str] = set()  # streams that the step sets
         self._after: dict[str, bytes] = {}
+        self._clean: Finding | None = None
+        self._rewound = Rewound(run.step + 1, period(run), {"torch"} if shuffled(run.loaders) else ())
         found = [*self._workers(run), *self._unseeded(run)]
         if not run.resumed and not is_seeded():
             found.append(
@@ -122,7 +128,7 @@ class SeedCheck(Check):
             )
             return
         finally:
-            self.done = not self._seeds
+            self.done = not self._seeds and not self._rewound.open
         first, second = losses[-2:]
         difference = apart(first, second)
         if difference > self.rounding:
@@ -135,15 +141,22 @@ class SeedCheck(Check):
                 second=second,
                 difference=difference,
             )
-        elif not found and not self._seeds:
-            yield self.passed("a seed is set, and a step can be repeated", difference=difference)
+        elif not found:
+            self._clean = self.passed("a seed is set, and a step can be repeated", difference=difference)
+            yield from [self._clean] if self.done else []
+
+    def next_look(self, run: Run) -> float:
+        """After the first two steps, those of some epochs."""
+        return run.step + 1 if self._seeds or not self._after else self._rewound.next(run.step)
 
     def sampled_step(self, run: Run, step: Step) -> Iterator[Finding]:  # noqa: ARG002
-        """Whether the streams that the step sets stand where they stood after the step before."""
+        """Whether the streams stand where they stood after the step before, or an epoch ago."""
         before, self._after = self._after, streams()
         alike = sorted(name for name in self._seeds if self._after[name] == before.get(name))
-        self.done = bool(before)
+        if before:
+            self._seeds = set()
         if alike:
+            self.done = True
             yield self.warning(
                 f"the training step sets the seed of {' and '.join(alike)}: the numbers that it draws, for dropout "
                 "and noise, are the same at each step",
@@ -151,13 +164,20 @@ class SeedCheck(Check):
                 fix="seed once, before the model is made; for numbers that are to be the same each time, draw from a "
                 "torch.Generator of their own",
             )
-        elif self.done:
+            return
+        self._rewound.note(run.step, self._after)
+        outcome = self._rewound.verdict()
+        if outcome is not None:
+            self._clean = None
+            yield self.found(outcome)
+        self.done = bool(before) and (outcome is not None or not self._rewound.open)
+        if self.done:
             yield from self.end(run)
 
     def end(self, run: Run) -> Iterator[Finding]:  # noqa: ARG002
         """There is no silence."""
-        if not self.findings:
-            yield self.passed("a seed is set, and a step can be repeated")
+        if not self.findings and self._clean is not None:
+            yield self._clean
 
     def _workers(self, run: Run) -> Iterator[Finding]:
         for loader in run.loaders:

@@ -17,6 +17,7 @@ from lightning_recipe.callbacks._came_by import CameBy, common
 from lightning_recipe.callbacks._data_source import target_of
 from lightning_recipe.callbacks._groups_in_batches import Passing, ids_in
 from lightning_recipe.callbacks._near_texts import near_texts
+from lightning_recipe.callbacks._oversampled import oversampled
 from lightning_recipe.callbacks._reversed import Reversed
 from lightning_recipe.callbacks._split_again import split_again
 from lightning_recipe.callbacks._target_encoded import target_encoded
@@ -54,6 +55,8 @@ class SplitCheck(Check):
       its texts, in stored arrays of tokens;
     - a column of a stored table is made of the labels of validation, too: each of its values is the mean of the labels
       of all examples with it, as of target encoding before the split;
+    - validation examples of one class lie beside copies in training, or on lines between two examples of it, as SMOTE
+      makes them, and those of another class do not: rows were multiplied before the split;
     - most pairs of validation, of ids, texts or images, are in training the other way round with the same label;
       `advice` of fewer, as directed relations are often returned;
     - most windows of a series lie between windows of training that share most of their values; `advice` of tokens;
@@ -263,7 +266,7 @@ class SplitCheck(Check):
         if not found and not run.limited:
             pairs = filter(None, (windows.neighbours(train, val) for val in vals if val))
             told = list(filter(None, map(windows.overlapping, pairs)))
-            for look in (copies.near_copies, near_texts, target_encoded):
+            for look in (copies.near_copies, oversampled, near_texts, target_encoded):
                 told = told or list(filter(None, (look(train, val) for val in vals if val)))
             found += map(self.found, told)
         yield from found

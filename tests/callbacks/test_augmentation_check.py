@@ -24,7 +24,7 @@ MASKS = (torch.rand(64, 12, 12, generator=RNG) * 3).long()
 CLASSES = torch.arange(64) % 4
 
 
-def found(fit, train, val=None):
+def found(fit, train, val=None, collate=(list, list)):
     """Look at data that nobody trains on."""
     check = AugmentationCheck()
 
@@ -36,7 +36,10 @@ def found(fit, train, val=None):
             pass
 
     module = Any()
-    loaders = [None if data is None else DataLoader(data, 16, collate_fn=list) for data in (train, val)]
+    loaders = [
+        None if data is None else DataLoader(data, 16, collate_fn=how)
+        for data, how in zip((train, val), collate, strict=True)
+    ]
     settings = {} if val is not None else {"limit_val_batches": 0}
     fit(module, [check], train=loaders[0], val=loaders[1], logger=False, max_steps=1, **settings)
     assert not [f for f in check.findings if f.code.endswith("internal_error")], check.findings
@@ -235,6 +238,79 @@ class Masked(Dataset):
 @pytest.mark.parametrize("data", [Denoising(), Masked()], ids=["denoising", "masked tokens"])
 def test_noise_is_the_task(fit, data):
     assert found(fit, data, data)[0].status is Status.PASSED
+
+
+STORED = [
+    {"image": image, "points": points, "label": i % 4}
+    for i, (image, points) in enumerate(zip(IMAGES, POINTS, strict=True))
+]
+
+
+def stacked(examples):
+    return torch.stack([one["image"] for one in examples]), torch.tensor([one["label"] for one in examples])
+
+
+def with_noise(examples):
+    """Noise is the task."""
+    images, _ = stacked(examples)
+    return images + torch.randn_like(images), images
+
+
+def with_words_hidden(examples):
+    words = torch.stack([one["image"] for one in examples]).flatten(1).mul(9).long()
+    hidden = torch.rand(words.shape) < 0.2
+    return {"words": words.masked_fill(hidden, 0), "labels": words.where(hidden, -100), "mask": torch.ones_like(words)}
+
+
+def with_negatives(examples):
+    images, labels = stacked(examples)
+    return images, labels, torch.randint(64, (len(labels), 20))
+
+
+def with_latents(examples):
+    """A generator is given other random numbers each time."""
+    _, labels = stacked(examples)
+    return torch.randn(len(labels), 32), labels
+
+
+def cut_out(examples):
+    """One quarter of each image is hidden."""
+    images, labels = stacked(examples)
+    images = images.clone()
+    for image in images:
+        row, column = torch.randint(7, (2,)).tolist()
+        image[:, row : row + 6, column : column + 6] = 0
+    return images, labels
+
+
+def turned(examples, points):
+    """Images are mirrored at random, and their points with them, or not."""
+    images = torch.stack([one["image"] for one in examples])
+    places = torch.stack([one["points"] for one in examples])
+    coins = torch.rand(len(images)) < 0.5
+    images = torch.where(coins[:, None, None, None], images.flip(-1), images)
+    if points:
+        places = torch.where((coins[:, None] & torch.tensor([True, False]))[:, None], 1 - places, places)
+    return images, {"keypoints": places}
+
+
+@pytest.mark.parametrize("both", [with_noise, with_words_hidden, with_negatives, with_latents, stacked])
+def test_batches_that_are_made_with_chance_by_design(fit, both):
+    (finding,) = found(fit, STORED, STORED, (both, both))
+    assert finding.status is Status.PASSED
+
+
+class Unhashable:
+    __hash__ = None
+
+    def __call__(self, examples):
+        return stacked(examples)
+
+
+@pytest.mark.parametrize("train", [cut_out, Unhashable(), lambda examples: turned(examples, points=True)])
+def test_training_batches_that_are_augmented(fit, train):
+    (finding,) = found(fit, STORED, STORED, (train, stacked))
+    assert finding.status is Status.PASSED
 
 
 def test_test_time_augmentation_is_advice(fit):
@@ -646,6 +722,17 @@ def test_targets_left_behind(fit, target, flip):
 def test_targets_that_stay_where_they_are(fit, data):
     (finding,) = found(fit, data)
     assert (finding.status, finding.code) == (Status.WARNING, "AugmentationCheck/target_not_moved")
+
+
+@pytest.mark.parametrize(("train", "status"), [(cut_out, Status.WARNING), (stacked, Status.ADVICE)])
+def test_validation_batches_that_are_augmented(fit, train, status):
+    (finding,) = found(fit, STORED, STORED, (train, cut_out))
+    assert (finding.status, finding.code) == (status, "AugmentationCheck/validation_augmented")
+
+
+def test_batches_whose_images_are_mirrored_alone(fit):
+    (finding,) = found(fit, STORED, STORED, (lambda examples: turned(examples, points=False), stacked))
+    assert (finding.status, finding.code) == (Status.WARNING, "AugmentationCheck/target_not_flipped")
 
 
 class OnTheDevice(L.LightningModule):

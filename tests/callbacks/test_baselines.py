@@ -22,7 +22,9 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset, WeightedRandomS
 
 from lightning_recipe import Baselines, Status
 from lightning_recipe.callbacks import _baselines_verdict
+from lightning_recipe.callbacks._measured import Estimate, Look
 from lightning_recipe.callbacks._other_order import Stored, in_other_order, stored
+from lightning_recipe.record.step import LossCall
 
 LONG = {"max_epochs": 8}
 
@@ -416,7 +418,36 @@ def test_labels_that_are_not_known_among_what_is_kept():
     for data in (TensorDataset(x, y, y.roll(1)), TensorDataset(y), TensorDataset(x), TensorDataset(x[:99], y[:99])):
         assert stored(data, shares, classes=True) is None
     assert stored(TensorDataset(x, y), torch.tensor([0.5, 0.25, 0.25]), classes=True) is None
-    assert stored([(a, b) for a, b in zip(x, y, strict=True)], shares, classes=True) is None
+    many = [(a, b) for a, b in zip(x.repeat(7, 1), y.repeat(7), strict=True)]
+    assert stored(many, shares, classes=True) is None  # too many to be read one after another
+    assert stored([(a[: 2 + int(b)], b) for a, b in zip(x, y, strict=True)], shares, classes=True) is None
+
+
+def test_rows_are_read_where_no_arrays_are_kept():
+    x, y = ROWS, torch.arange(600) % 3
+    rows = stored([(a.bfloat16(), int(b)) for a, b in zip(x, y, strict=True)], torch.full((3,), 1 / 3), classes=True)
+    assert torch.equal(torch.from_numpy(rows.labels), y)
+    assert rows.inputs[0].shape == x.shape
+
+
+@pytest.mark.parametrize(("weight", "ahead"), [(0.0, False), (0.2, True)])
+def test_a_constant_that_is_known_from_few_targets_is_no_proof_of_knowledge(weight, ahead):
+    rng = torch.Generator().manual_seed(0)
+    y = torch.arange(400) % 10
+    scores = 0.03 * torch.randn(400, 10, generator=rng) + weight * F.one_hot(y, 10)
+    call = LossCall(
+        "cross_entropy",
+        F.cross_entropy,
+        {"input": scores, "target": y},
+        torch.tensor(2.3),
+        400,
+        "a:1",
+        target_from_net=False,
+    )
+    look = Look(100, 5, 0.4 * torch.linspace(-1, 1, 10), Estimate(2.3, 0.01), torch.full((10,), 0.1))
+    look.add(call, torch.zeros(400, 1), torch.zeros(400), 400)
+    assert look.behind("constant", loss=True).is_better
+    assert (look.is_informed or look.is_ahead) is ahead
 
 
 # -- what is told
@@ -436,6 +467,22 @@ class Photos(Dataset):
 
     def __getitem__(self, index):
         return {"image": self.images[index] / 255, "kind": self.kinds[index]}
+
+
+class Folder(Photos):
+    """The same by the names of files, and a list of labels."""
+
+    def __init__(self, n, order):
+        super().__init__(n, order)
+        self.files = {f"{i}.png": image for i, image in enumerate(self.images)}
+        self.names, self.labels = list(self.files), self.kinds.tolist()
+        del self.images, self.kinds
+
+    def __len__(self):
+        return len(self.names)
+
+    def __getitem__(self, index):
+        return {"image": self.files[self.names[index]] / 255, "kind": self.labels[index]}
 
 
 class Brightness(Healthy):
@@ -464,8 +511,9 @@ ORDERS = {
 
 
 @pytest.mark.parametrize("order", ORDERS.values(), ids=ORDERS)
-def test_labels_in_the_order_of_another_list(fit, order):
-    train, val = (DataLoader(Photos(n, order), 32, shuffle=n == 640) for n in (640, 256))
+@pytest.mark.parametrize("kept", [Photos, Folder])
+def test_labels_in_the_order_of_another_list(fit, order, kept):
+    train, val = (DataLoader(kept(n, order), 32, shuffle=n == 640) for n in (640, 256))
     (finding,) = found(fit, Brightness(), train=train, val=val)
     assert (finding.status, finding.code) == (Status.WARNING, SortedAsText.code)
     assert finding.evidence["gain"] > 0.2

@@ -1,5 +1,8 @@
 """Evaluation that can be trusted: legitimate practice first, then the mistakes."""
 
+import logging
+from functools import partial
+
 import lightning.pytorch as L
 import patients
 import pytest
@@ -16,6 +19,7 @@ from torchmetrics.classification import (
     MulticlassF1Score,
     MulticlassRecall,
 )
+from torchmetrics.functional import r2_score
 from torchmetrics.functional.classification import multiclass_f1_score
 from torchmetrics.regression import MeanAbsoluteError, MeanSquaredError, R2Score
 
@@ -200,6 +204,47 @@ class Collects(Logs):
             values.clear()
 
 
+class Pools(Logs):
+    """Keeps what was said of each batch, and computes what is no mean of all of it; with an own object, or a list."""
+
+    kept, threshold = list, 0.5
+
+    def on_validation_epoch_start(self):
+        self.outputs = self.kept()
+
+    def training_step(self, batch, batch_idx):
+        return F.binary_cross_entropy_with_logits(self(batch[0]), F.one_hot(batch[1], CLASSES).float())
+
+    def report(self, logits, y):
+        self.outputs.append((logits.sigmoid(), y))
+
+    def on_validation_epoch_end(self):
+        said, true = (torch.cat(values) for values in zip(*self.outputs, strict=True))
+        yes, true = said > self.threshold, F.one_hot(true, CLASSES)
+        self.log("val_f1", 2 * (yes & (true == 1)).sum() / (yes.sum() + true.sum()))
+        self.log("val_hits", (yes == true).float().mean())
+        self.log("val_sure", ((said - 0.5).abs() > 0.4).float().mean())
+
+
+class TunedThreshold(Pools):
+    threshold = 0.3
+
+
+class MeansOfBatches(Pools):
+    """What is a mean may be averaged, and has a name of its own."""
+
+    def report(self, logits, y):
+        self.outputs.append((logits.argmax(1) == y).float().mean())
+
+    def on_validation_epoch_end(self):
+        self.log("val_r2_of_hits", torch.stack(self.outputs).mean())
+
+
+class InOneBatch(Pools):
+    def val_dataloader(self):
+        return DataLoader(self.data(64, 2), 64)
+
+
 class Begins(Collects):
     """Empties lists before, which may be of any length."""
 
@@ -352,6 +397,10 @@ HEALTHY = {
     "codes": Codes,
     "lists that are emptied": Collects,
     "lists that begin anew": Begins,
+    "all that was said": Pools,
+    "a threshold of one's own": TunedThreshold,
+    "means of batches": MeansOfBatches,
+    "all in one batch": InOneBatch,
     "one object for values": Shared,
     "one object, reset": SharedAndReset,
     "one batch": lambda: OneBatch(score=f1()),
@@ -461,6 +510,92 @@ def test_metrics_that_are_averaged(fit, name):
     module, status = AVERAGED[name]
     findings = found(fit, module())
     assert [(f.status, f.code) for f in findings] == [(status, "EvaluationCheck/averaged_over_batches")], findings
+
+
+class Meter:
+    """Averages what it is given, by the size of the batch."""
+
+    def __init__(self):
+        self.sum, self.count = 0.0, 0
+
+    def add(self, value, n):
+        self.sum, self.count = self.sum + float(value) * n, self.count + n
+
+
+class MeterOfR2(Pools):
+    """The R2 of each batch, averaged by hand."""
+
+    kept = Meter
+
+    def val_dataloader(self):
+        data = self.data(64, 2)
+        return DataLoader(Subset(data, torch.randperm(64, generator=torch.Generator().manual_seed(0)).tolist()), 16)
+
+    def report(self, logits, y):
+        self.outputs.add(r2_score(logits[:, 0], y.float()), len(y))
+
+    def on_validation_epoch_end(self):
+        self.log("val_r2", self.outputs.sum / self.outputs.count)
+
+
+class ListOfF1(Pools):
+    def on_validation_epoch_start(self):
+        pass
+
+    def __init__(self):
+        super().__init__()
+        self.f1s = []
+
+    def report(self, logits, y):
+        self.f1s.append(multiclass_f1_score(logits, y, CLASSES, average="macro").item())
+
+    def on_validation_epoch_end(self):
+        self.log("val_f1", sum(self.f1s) / len(self.f1s))
+        self.f1s.clear()
+
+
+@pytest.mark.parametrize("module", [MeterOfR2, ListOfF1])
+def test_metrics_that_are_averaged_by_hand_at_the_end(fit, module):
+    (finding,) = [f for f in found(fit, module(), max_epochs=3) if f.is_alarm]
+    assert (finding.status, finding.code) == (Status.WARNING, "EvaluationCheck/averaged_over_batches")
+    assert abs(finding.evidence["mean_of_parts"] - finding.evidence["whole"]) > 0.05 * abs(finding.evidence["whole"])
+
+
+def test_a_hook_that_writes_files_is_not_run_again(fit, tmp_path):
+    class Writes(ListOfF1):
+        def on_validation_epoch_end(self):
+            super().on_validation_epoch_end()
+            with (tmp_path / "scores.txt").open("a") as file:
+                file.write("once\n")
+
+    assert codes(found(fit, Writes(), max_epochs=3, num_sanity_val_steps=0)) == []
+    assert (tmp_path / "scores.txt").read_text() == 3 * "once\n"
+
+
+HISTORY = []
+
+
+class KeepsHistory(ListOfF1):
+    def on_validation_epoch_end(self):
+        HISTORY.append(max(self.f1s))
+        super().on_validation_epoch_end()
+
+
+class WritesALog(ListOfF1):
+    def on_validation_epoch_end(self):
+        self.tell()
+        super().on_validation_epoch_end()
+
+    def tell(self):
+        [logging.getLogger("epochs").warning("an epoch is over") for _ in self.f1s[:1]]
+
+
+def test_a_hook_that_others_know_of_is_not_run_again(fit, caplog):
+    HISTORY.clear()
+    assert codes(found(fit, KeepsHistory(), max_epochs=3, num_sanity_val_steps=0)) == []
+    assert len(HISTORY) == 3
+    assert codes(found(fit, WritesALog(), max_epochs=3, num_sanity_val_steps=0)) == []
+    assert [record.message for record in caplog.records if record.name == "epochs"] == 3 * ["an epoch is over"]
 
 
 class WantsWholeBatches(Logs):
@@ -660,7 +795,34 @@ class SquashedInside(NoLoss):
         self.net[-1] = Own(32, CLASSES)
 
 
-@pytest.mark.parametrize("module", [Squashed, SquashedInside, NamedZero])
+class OwnZero(NoLoss):
+    """In a function of its own, whose code is not read."""
+
+    cut = staticmethod(partial(torch.gt, other=0.0))
+
+    def report(self, logits, y):
+        self.log("val_hits", (self.cut(logits[:, 0]) == (y > 1)).float().mean())
+
+
+class OwnHalf(OwnZero):
+    cut = staticmethod(partial(torch.gt, other=0.5))
+
+
+class PooledLogits(Pools):
+    def report(self, logits, y):
+        self.outputs.append((logits, y))
+
+
+def test_logits_that_are_cut_elsewhere_than_in_the_code_of_the_step(fit):
+    (finding,) = found(fit, OwnHalf())
+    assert (finding.code, finding.subject) == ("EvaluationCheck/thresholds_on_logits", "val_hits")
+    pooled = found(fit, PooledLogits())
+    assert {(f.code, f.subject) for f in pooled} == {
+        ("EvaluationCheck/thresholds_on_logits", "val_hits"), ("EvaluationCheck/thresholds_on_logits", "val_f1"),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("module", [OwnZero, Squashed, SquashedInside, NamedZero])
 def test_probabilities_of_a_network_that_is_trained_on_logits(fit, module):
     assert [f.status for f in found(fit, module())] == [Status.PASSED]
 

@@ -7,6 +7,7 @@ from torch.utils.data import TensorDataset
 
 from lightning_recipe import SplitCheck, Status
 from lightning_recipe.callbacks._near_copies import near_copies
+from lightning_recipe.callbacks._oversampled import oversampled
 from lightning_recipe.demo import loaders
 from lightning_recipe.trial.stored import Part, parts_of
 
@@ -69,7 +70,86 @@ def test_digits_are_legitimate():
     assert near_copies(parts_of(train), parts_of(val)) is None
 
 
+def rare(multiplied, *, before):
+    """Two classes, one of them rare, of which rows are made, before or after a split."""
+    x, y = normal(1200, 12), torch.zeros(1200).long()
+    x[:100] += 1
+    y[:100] = 1
+    order = torch.randperm(1200, generator=RNG)
+    x, y = x[order], y[order]
+    held_out = torch.arange(1200) >= 900
+    if before:
+        new = multiplied(x[y == 1], 1000)
+        x, y = torch.cat([x, new]), torch.cat([y, torch.ones(1000).long()])
+        held_out = torch.rand(len(x), generator=RNG) < 0.25
+    else:
+        new = multiplied(x[(y == 1) & ~held_out], 1000)
+        more = multiplied(x[(y == 1) & held_out], 300)  # validation is balanced by itself
+        x, y = torch.cat([x, new, more]), torch.cat([y, torch.ones(1300).long()])
+        held_out = torch.cat([held_out, torch.zeros(1000).bool(), torch.ones(300).bool()])
+    train, val = TensorDataset(x[~held_out], y[~held_out]), TensorDataset(x[held_out], y[held_out])
+    return oversampled([Part(train, range(len(train)))], [Part(val, range(len(val)))])
+
+
+def jittered(rows, count):
+    return rows[torch.randint(len(rows), (count,), generator=RNG)] + 0.1 * normal(count, rows.shape[1])
+
+
+def interpolated(rows, count):
+    """SMOTE: between a row and one of its five nearest."""
+    one = torch.randint(len(rows), (count,), generator=RNG)
+    near = torch.cdist(rows, rows).argsort(1)[:, 1:6]
+    other = near[one, torch.randint(5, (count,), generator=RNG)]
+    return rows[one] + torch.rand(count, 1, generator=RNG) * (rows[other] - rows[one])
+
+
+def flat(rows, count):
+    """Signals that have one value all the time."""
+    return normal(count, 1).expand(count, rows.shape[1])
+
+
+def kinds(rows, count):
+    """Of three kinds."""
+    return rows[torch.randint(3, (count,), generator=RNG)] + 0.1 * normal(count, rows.shape[1])
+
+
+def curve(rows, count):
+    """On a curve."""
+    return line(torch.rand(count, generator=RNG) * 3, rows.shape[1])
+
+
+def tight(rows, count):
+    """All of them alike."""
+    return rows[:1] + 0.01 * normal(count, rows.shape[1])
+
+
+@pytest.mark.parametrize("multiplied", [jittered, interpolated])
+def test_oversampling_after_the_split_is_legitimate(multiplied):
+    assert rare(multiplied, before=False) is None
+
+
+@pytest.mark.parametrize("natural", [flat, kinds, curve, tight])
+def test_a_class_that_is_narrow_by_nature(natural):
+    assert rare(natural, before=True) is None
+
+
+@pytest.mark.parametrize("name", LEGITIMATE)
+@pytest.mark.parametrize("classes", [2, 10])
+def test_no_class_is_multiplied(name, classes):
+    x = LEGITIMATE[name]()[0]
+    data = TensorDataset(x, torch.arange(len(x)) % classes)
+    assert oversampled([Part(data, range(0, len(x), 2))], [Part(data, range(1, len(x), 2))]) is None
+
+
 # -- the mistake
+
+
+@pytest.mark.parametrize("multiplied", [jittered, interpolated])
+def test_a_class_that_is_multiplied_before_the_split(multiplied):
+    found = rare(multiplied, before=True)
+    assert (found.status, found.code) == (Status.WARNING, "oversampled_before_split")
+    assert found.evidence["share"] > 0.7
+
 
 MISTAKES = {
     "noise": lambda x: x.repeat(4, 1, 1, 1) + 0.02 * normal(400, 1, 8, 8),

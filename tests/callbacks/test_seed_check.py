@@ -114,6 +114,71 @@ def test_no_mistake(fit, program):
     assert found(fit, program()) == PASSED
 
 
+def over_epochs(fit, module, **settings):
+    check = SeedCheck()
+    fit(
+        module,
+        [check],
+        **{"logger": False, "max_epochs": 5, "limit_train_batches": 3, "limit_val_batches": 1} | settings,
+    )
+    return [(f.status, f.code.partition("/")[2]) for f in check.findings]
+
+
+class SeedsInValidation(Noisy):
+    """Each validation draws the same samples."""
+
+    def on_validation_epoch_start(self):
+        torch.manual_seed(3)
+
+
+class PutsBackInValidation(Noisy):
+    def on_validation_epoch_start(self):
+        with torch.random.fork_rng():
+            torch.manual_seed(3)
+            torch.rand(4)
+
+
+class SeedsByEpoch(Noisy):
+    def on_train_epoch_start(self):
+        L.seed_everything(self.current_epoch, verbose=False)
+
+
+class SeedsOnce(Noisy):
+    def on_validation_epoch_start(self):
+        if self.current_epoch == 1:
+            torch.manual_seed(3)
+
+
+class NobodyDraws(Healthy):
+    """A validation with a seed hurts nobody where training draws nothing, and the order is that of the files."""
+
+    def __init__(self):
+        super().__init__()
+        self.net[3] = torch.nn.Identity()  # no dropout
+
+    def train_dataloader(self):
+        return DataLoader(self.data(256, 1), 32)
+
+    def on_validation_epoch_start(self):
+        torch.manual_seed(3)
+
+
+class OrderOfItsOwn(NobodyDraws):
+    def __init__(self):
+        super().__init__()
+        self.order = torch.Generator()
+
+    def train_dataloader(self):
+        return DataLoader(self.data(256, 1), 32, shuffle=True, generator=self.order)
+
+
+@pytest.mark.parametrize(
+    "program", [Noisy, PutsBackInValidation, SeedsByEpoch, SeedsOnce, NobodyDraws, OrderOfItsOwn, SeedsByNumber]
+)
+def test_epochs_that_go_on(fit, program):
+    assert over_epochs(fit, program()) == PASSED
+
+
 def test_a_seed_of_torch_alone(fit):
     class Seeded(Healthy):
         def setup(self, stage):
@@ -317,6 +382,37 @@ class OfTheSystem(Healthy):
 
 def test_a_step_that_sets_the_seed(fit):
     assert found(fit, SeedsInTheStep()) == [(Status.WARNING, "seeded_in_step")]
+
+
+class SeedsInEpochs(Noisy):
+    def on_train_epoch_start(self):
+        np.random.seed(1)  # noqa: NPY002 - the stream that it draws from
+
+
+class SameOrder(NobodyDraws):
+    """Nothing is drawn but the order of the examples."""
+
+    def train_dataloader(self):
+        return DataLoader(self.data(256, 1), 32, shuffle=True)
+
+    def on_validation_end(self):
+        torch.manual_seed(3)
+
+
+@pytest.mark.parametrize(
+    ("program", "settings"),
+    [
+        (SeedsInValidation, {}),
+        (SeedsInValidation, {"check_val_every_n_epoch": 2, "max_epochs": 7}),
+        (SeedsInValidation, {"check_val_every_n_epoch": None, "val_check_interval": 3}),
+        (SeedsInValidation, {"accumulate_grad_batches": 2, "limit_train_batches": 6}),
+        (SeedsInEpochs, {}),
+        (SeedsInEpochs, {"limit_val_batches": 0}),
+        (SameOrder, {}),
+    ],
+)
+def test_streams_that_are_set_back_in_each_epoch(fit, program, settings):
+    assert over_epochs(fit, program(), **settings) == [(Status.WARNING, "rewound")]
 
 
 @pytest.mark.parametrize("program", [DrawsFromOutside, OfTheSystem])

@@ -100,6 +100,32 @@ MIRRORED_RIGHTLY = {
 }
 
 
+FRONT = torch.arange(N) % 3 > 0
+HANDS = torch.stack([CENTRE, CENTRE + torch.where(FRONT, HALF, -HALF), CENTRE - torch.where(FRONT, HALF, -HALF)], 1)
+HANDS = torch.stack([HANDS, HEIGHT[:, :3]], -1)
+"""Head, left and right hand, of people who are seen from the front, or from behind: then their faces are dark."""
+EAST = torch.where(FRONT, 1.0, -1.0)[:, None] * torch.linspace(-1, 1, WIDTH)
+ANIMALS = torch.stack([CENTRE + torch.where(FRONT, HALF, -HALF), CENTRE - torch.where(FRONT, HALF, -HALF)], 1)
+ANIMALS = torch.stack([ANIMALS, HEIGHT[:, :2]], -1)
+"""Nose and tail, of animals that look to one side or the other."""
+
+
+def people(i, coin, order):
+    image = IMAGES[i] + torch.where(FRONT[i], 1.0, 0.0)
+    points = in_place(HANDS[i])[list(order)] if coin else HANDS[i]
+    return {"image": image.flip(-1) if coin else image, "points": points}
+
+
+def animals(i, coin):
+    image = IMAGES[i] + EAST[i]
+    return {"image": image.flip(-1) if coin else image, "points": in_place(ANIMALS[i]) if coin else ANIMALS[i]}
+
+
+@pytest.mark.parametrize("draw", [animals, lambda i, coin: people(i, coin, (0, 2, 1))])
+def test_sides_that_are_seen(fit, draw):
+    assert alarms(found(fit, draw)) == []
+
+
 def sized(i, coin, order):
     x = FACES[i].clone()
     x[:2, 0] = x[2, 0] + torch.tensor([-0.1, 0.1])
@@ -197,6 +223,12 @@ def test_sides_that_keep_their_names(fit, target):
     (finding,) = found(fit, mirrored(KEPT[target]))
     assert (finding.status, finding.code) == (Status.ADVICE, "AugmentationCheck/sides_not_exchanged")
     assert finding.evidence["share"] == 1
+
+
+def test_sides_of_people_who_turn_round(fit):
+    (finding,) = found(fit, lambda i, coin: people(i, coin, (0, 1, 2)))
+    assert (finding.status, finding.code) == (Status.ADVICE, "AugmentationCheck/sides_not_exchanged")
+    assert finding.evidence["correlation"] > 0.8
 
 
 @pytest.mark.parametrize("many", [lambda _: slice(None), lambda _: slice(0, 1), lambda _: 0, lambda i: slice(i % 5)])
