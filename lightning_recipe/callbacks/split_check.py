@@ -120,6 +120,10 @@ class SplitCheck(Check):
         self.share = share
         self._trained: tuple[list[Part], set[Any]] | None = None  # the examples, and how batches are made of them
 
+    def __getstate__(self) -> dict[str, Any]:
+        """All but the data that were trained on."""
+        return vars(self) | {"_trained": None}
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Begin anew with each fit."""
         super().setup(trainer, pl_module, stage)

@@ -1778,7 +1778,7 @@ class SilentHead(Net):
 
 
 def zeros_multiplied(fit, module):
-    found = judged(fit, module, max_steps=24, max_epochs=24)
+    found = judged(fit, module, max_steps=100, max_epochs=100)
     return [(f.status, f.subject) for f in found if f.code == "GradientFlowCheck/zeros_multiplied"]
 
 

@@ -842,7 +842,7 @@ def test_nothing_of_the_inner_trainer_is_said(fit, capfd, recwarn):
 
 def test_processes_try_each_for_itself(fit, tmp_path):
     class Tells(LambdaCallback):
-        def on_train_end(self, trainer, pl_module):
+        def on_train_epoch_end(self, trainer, pl_module):  # after it, all have what the first one found
             (finding,) = check.findings
             told = finding.to_dict()["evidence"] | {"status": finding.status.value, "code": finding.code}
             (tmp_path / f"{trainer.global_rank}.json").write_text(json.dumps(told), encoding="utf-8")
