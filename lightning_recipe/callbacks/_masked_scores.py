@@ -52,7 +52,7 @@ def without_effect(loss: Tensor, batch: Any, pads: Iterable[Tensor]) -> Outcome 
         if _is_known(hidden, known) and (share := _share(node, hidden)) is not None
     ]
     spent, alike = max(shares, default=(0.0, 1.0), key=lambda share: share[0] / share[1])
-    if spent <= SPENT * alike:
+    if not spent > SPENT * alike:  # nor if it is NaN, as of a row that is masked entirely
         return None
     return Outcome(
         Status.WARNING,

@@ -62,6 +62,12 @@ FORWARD = (
         "an exponential that is too large",
         "softmax() or logsumexp() in place of its own formula, or clamp what goes in",
     ),
+    Rule(
+        {"ctc_loss"},
+        "",
+        "sequences that are too short for their target",
+        "leave out what has fewer time steps than labels and repeats, or CTCLoss(zero_infinity=True)",
+    ),
     Rule(ANY, "", TOO_LARGE, "a lower learning rate, or Trainer(gradient_clip_val=...)"),
 )
 BACKWARD = (

@@ -19,6 +19,7 @@ from lightning_recipe.callbacks._groups_in_batches import Passing, ids_in
 from lightning_recipe.callbacks._near_texts import near_texts
 from lightning_recipe.callbacks._oversampled import oversampled
 from lightning_recipe.callbacks._reversed import Reversed
+from lightning_recipe.callbacks._scaled_apart import scaled_apart
 from lightning_recipe.callbacks._split_again import split_again
 from lightning_recipe.callbacks._target_encoded import target_encoded
 from lightning_recipe.finding import Section
@@ -64,10 +65,11 @@ class SplitCheck(Check):
     - an attribute such as `transform` is set through the validation subset, while the training subset is one of the
       same data set, which then has lost its augmentation.
 
-    `advice` if validation lies between examples of training in time, by a column of the batch, and their targets tell
-    its own, or what follows a series is to be forecast; if fewer examples are in both, validation is on the training
-    set itself, or the attribute was not known to be another before. `skipped` where batches do not tell examples apart,
-    as of graphs, or a run that is cut short has examples in both.
+    `advice` if inputs of validation were standardised by themselves, not as those of training; if validation lies
+    between examples of training in time, by a column of the batch, and their targets tell its own, or what follows a
+    series is to be forecast; if fewer examples are in both, validation is on the training set itself, or the attribute
+    was not known to be another before. `skipped` where batches do not tell examples apart, as of graphs, or a run that
+    is cut short has examples in both.
 
     Args:
         share: Of the validation examples, from which on it is a warning if they are in training. Well-known data sets
@@ -270,7 +272,7 @@ class SplitCheck(Check):
         if not found and not run.limited:
             pairs = filter(None, (windows.neighbours(train, val) for val in vals if val))
             told = list(filter(None, map(windows.overlapping, pairs)))
-            for look in (copies.near_copies, oversampled, near_texts, target_encoded):
+            for look in (copies.near_copies, oversampled, near_texts, target_encoded, scaled_apart):
                 told = told or list(filter(None, (look(train, val) for val in vals if val)))
             found += map(self.found, told)
         yield from found

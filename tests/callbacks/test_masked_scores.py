@@ -64,3 +64,11 @@ def test_pooling_over_places():
         weights = F.softmax(h[..., :1].masked_fill(~VALID[..., None], fill), 1)
         found = without_effect((weights * h).sum(1).sum(), {"mask": VALID, "x": h.detach()}, [])
         assert (found.code if found else None) == code
+
+
+def test_a_row_that_is_masked_entirely_is_another_matter():
+    valid = VALID.clone()
+    valid[0] = False
+    h = torch.randn(N, L, D, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    weights = F.softmax(h[..., :1].masked_fill(~valid[..., None], -torch.inf), 1)
+    assert without_effect((weights * h).sum(1).sum(), {"mask": valid}, []) is None

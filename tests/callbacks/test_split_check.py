@@ -523,6 +523,24 @@ def test_blank_examples_are_not_equal_ones():
     assert common(train, val) == (0, 24, False)
 
 
+# -- how inputs are scaled
+
+
+def scaled(x, by):
+    return TensorDataset((x - by.mean(0)) / by.std(0), Y[: len(x)])
+
+
+def test_validation_that_is_scaled_as_training_is(fit):
+    later = 0.5 + X[:100]
+    assert statuses(found(fit, DataLoader(scaled(X, X), 32), DataLoader(scaled(later, X), 32))) == {Status.PASSED}
+
+
+def test_validation_that_is_scaled_by_itself(fit):
+    later = 0.5 + X[:100] + 0.5 * torch.rand(100, FEATURES)
+    (finding,) = found(fit, DataLoader(scaled(X, X), 32), DataLoader(scaled(later, later), 32))
+    assert (finding.status, finding.code) == (Status.ADVICE, "SplitCheck/scaled_apart")
+
+
 # -- after the fit
 
 
