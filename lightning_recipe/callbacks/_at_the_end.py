@@ -6,17 +6,14 @@ import contextlib
 import dis
 import inspect
 import io
-from itertools import pairwise
 from types import CodeType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 
-from lightning_recipe.callbacks._averaged import MILD_NAMES, NOISE, PARTS, Parts, Suspect, differ, scalars
+from lightning_recipe.callbacks._averaged import MILD_NAMES, NOISE, Parts, Suspect, differ, parted, scalars
 from lightning_recipe.callbacks._metric_names import is_no_mean, is_of_training, words
-from lightning_recipe.record.tensors import leading_size
-from lightning_recipe.trial.first_examples import examples_between
 from lightning_recipe.trial.rehearsal import CannotRehearseError
 
 if TYPE_CHECKING:
@@ -141,23 +138,19 @@ def suspects(values: Collection[str], of_steps: Collection[str]) -> list[str]:
 
 def in_parts(again: Rehearsal, batch: Any, names: Collection[str]) -> dict[Suspect, Parts]:
     """The numbers that are the mean of those of the batches: of a batch, and of its parts one by one."""
-    size = leading_size(batch) or 0
-    count = PARTS if size >= 2 * PARTS else 2
-    ends = [size * i // count for i in range(count + 1)]
-    parts = [examples_between(batch, *between) for between in pairwise(ends)]
-    if size < count or any(part is batch for part in parts):
+    parts, shares = parted(batch)
+    if not parts:
         return {}
     try:
         whole, together = reported(again, [batch]), reported(again, parts)
         single = [reported(again, [part]) for part in parts]
     except CannotRehearseError:  # a step may want whole batches
         return {}
-    shares = [(stop - start) / size for start, stop in pairwise(ends)]
     found = {}
     for name in names:
         if all(name in values for values in (whole, together, *single)):
             of = Parts(shares, [values[name] for values in single], whole[name])
-            plain = sum(of.values) / count
+            plain = sum(of.values) / len(parts)
             if differ(together[name], whole[name]) > NOISE >= min(differ(together[name], m) for m in (of.mean, plain)):
                 found[Suspect(name, "", "", not MILD_NAMES.isdisjoint(words(name)))] = of
     return found

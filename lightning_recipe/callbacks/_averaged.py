@@ -203,13 +203,27 @@ class Parts(NamedTuple):
         return min(differ(squares, self.whole**2), differ(product, self.whole)) < NOISE
 
 
-def in_parts(again: Rehearsal, batch: Any, seen: Seen) -> dict[str, Parts]:
-    """By name, what is logged of the parts of a batch, and of the whole; of what other draws don't change."""
+def parted(batch: Any) -> tuple[list[Any], list[float]]:
+    """A batch in parts, and the share of its examples that each has; none if it can't be parted.
+
+    Example:
+        >>> parted(torch.arange(5))
+        ([tensor([0, 1]), tensor([2, 3, 4])], [0.4, 0.6])
+
+    """
     size = leading_size(batch) or 0
     count = PARTS if size >= 2 * PARTS else 2
     ends = [size * i // count for i in range(count + 1)]
     parts = [examples_between(batch, *between) for between in pairwise(ends)]
     if size < count or any(part is batch for part in parts):
+        return [], []
+    return parts, [(stop - start) / size for start, stop in pairwise(ends)]
+
+
+def in_parts(again: Rehearsal, batch: Any, seen: Seen) -> dict[str, Parts]:
+    """By name, what is logged of the parts of a batch, and of the whole; of what other draws don't change."""
+    parts, shares = parted(batch)
+    if not parts:
         return {}
     of_parts = []
     try:
@@ -220,7 +234,6 @@ def in_parts(again: Rehearsal, batch: Any, seen: Seen) -> dict[str, Parts]:
             of_parts.append(scalars(again.logged))
     except CannotRehearseError:  # a step may want whole batches
         return {}
-    shares = [(stop - start) / size for start, stop in pairwise(ends)]
     return {
         name: Parts(shares, [values[name] for values in of_parts], whole)
         for name, whole in scalars(seen.logged).items()

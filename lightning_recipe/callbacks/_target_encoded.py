@@ -81,11 +81,13 @@ def target_encoded(train: list[Part], val: list[Part]) -> Outcome | None:
     names = [name for name in one if name in other and len(one[name]) + len(other[name]) <= ROWS]
     labels = [name for name in names if one[name].ndim == 1 and one[name].dtype.kind in "fiub"]
     tables = [name for name in names if one[name].ndim == 2 and one[name].dtype.kind == "f"]  # noqa: PLR2004
+    if not labels:
+        return None
     for name in tables:
-        for target in labels:
-            y = np.concatenate([one[target], other[target]]).astype(np.float64)
-            for column in range(min(COLUMNS, one[name].shape[1])):
-                x = aligned(one[name][:, column], other[name][:, column])
+        for column in range(min(COLUMNS, one[name].shape[1])):
+            x = aligned(one[name][:, column], other[name][:, column])
+            for target in labels:
+                y = np.concatenate([one[target], other[target]]).astype(np.float64)
                 if y.std() > 0 and np.isfinite(y).all() and _is_made_of(x, y, len(one[name])):
                     return _told(name, column, target)
     return None
