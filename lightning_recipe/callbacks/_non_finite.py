@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from lightning_recipe.losses.table import CROSS_ENTROPY, NLL
+from lightning_recipe.losses.table import CROSS_ENTROPY, CTC, NLL
 from lightning_recipe.record.origin import ATTENTION, INVERSES
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ FORWARD = (
         "softmax() or logsumexp() in place of its own formula, or clamp what goes in",
     ),
     Rule(
-        {"ctc_loss"},
+        {CTC},
         "",
         "sequences that are too short for their target",
         "leave out what has fewer time steps than labels and repeats, or CTCLoss(zero_infinity=True)",

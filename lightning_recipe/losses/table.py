@@ -118,6 +118,7 @@ TABLE: dict[str, Loss] = {
     )
 }
 CROSS_ENTROPY, NLL, KL, MSE, L1 = "cross_entropy", "nll_loss", "kl_div", "mse_loss", "l1_loss"
+CTC = "ctc_loss"
 BCE_WITH_LOGITS = "binary_cross_entropy_with_logits"
 """Names, for those who tell single losses apart."""
 OF_SIGNS = frozenset({"soft_margin_loss", "margin_ranking_loss", "cosine_embedding_loss", "hinge_embedding_loss"})
