@@ -15,12 +15,16 @@ from lightning_recipe.callbacks import _monitored as settings
 from lightning_recipe.callbacks import _thresholds as thresholds
 from lightning_recipe.callbacks import _units as units
 from lightning_recipe.callbacks._batch_weights import Weighed
+from lightning_recipe.callbacks._error_bars import ErrorBars
 from lightning_recipe.callbacks._evaluated_weights import Weights
 from lightning_recipe.callbacks._metric_names import is_a_share, is_of_training, words
 from lightning_recipe.callbacks._put_back import PutBack
 from lightning_recipe.callbacks._short_batch import Short, mean_of_means, of_one_weight
+from lightning_recipe.figures.canvas import pixels
+from lightning_recipe.figures.metrics import metric_over_steps
 from lightning_recipe.finding import Section
 from lightning_recipe.record.step import Need
+from lightning_recipe.show import loggers
 from lightning_recipe.trial.rehearsal import CannotRehearseError, rehearsal
 
 if TYPE_CHECKING:
@@ -35,6 +39,8 @@ if TYPE_CHECKING:
 
 AROUND = 2
 """Validations around which the weights are compared."""
+DRAWN = 3
+"""Metrics that are drawn, at most: those that somebody chooses by, accuracies, then the others."""
 
 
 class EvaluationCheck(Check):
@@ -89,7 +95,12 @@ class EvaluationCheck(Check):
         A copy of the module and a validation step on it; two steps' time more for a metric that may be no mean, half a
         step's where numbers are logged with a ``batch_size``. Three steps' where a number that is no mean is logged at
         the end of validation, and eight where the loss takes logits, with what the module does at the end. A sample of
-        the weights, five times around each of the first two validations.
+        the weights, five times around each of the first two validations. A hook at the first 256 batches of at most
+        10 validations.
+
+    Pictures:
+        - `val_acc` and the like: A metric over the run, with its standard error at each validation that was looked at;
+            three of them at most, where it is known: of accuracies, and of means over eight batches or more.
 
     Example:
         >>> import contextlib, io
@@ -123,6 +134,7 @@ class EvaluationCheck(Check):
         self._weighing = False
         self._weighed_at = 0
         self._put_back: PutBack | None = None
+        self._bars, self._bars_open = ErrorBars(), False
         self._validations = 0
         self._used: set[str] = set()  # modules in validation
         self._unit: units.Unit | None = None  # of what training compares
@@ -155,6 +167,7 @@ class EvaluationCheck(Check):
 
     def before_validation(self, run: Run) -> Iterator[Finding]:
         """Keep a sample of the weights, twice; see whether they came back the last time."""
+        self._bars.close(run, _examples(next(iter(run.val_loaders), None)))
         yield from self._of_weights()
         self._validations += 1
         self._put_back = PutBack(run) if self._validations <= AROUND and run.step else None
@@ -167,13 +180,14 @@ class EvaluationCheck(Check):
         self._put_back = None
 
     def every_batch(self, run: Run, stage: str, batch: Any) -> None:
-        """See what each batch weighs, in the validation whose first batch was looked at, and around it the weights."""
+        """See what batches weigh and add up to in a validation that is looked at, and around it the weights."""
         if self._weighing and self._weighed is not None:
             same = stage == "validation" and run.batches_that_stepped == self._weighed_at
             self._weighing = same and self._weighed.note(run, batch)
         if self._put_back is not None:
             self._put_back.note(run, stage)
-        self.streams = self._weighing or (self._put_back is not None and self._put_back.open)
+        self._bars_open = self._bars_open and stage == "validation" and self._bars.note(run)
+        self.streams = self._weighing or self._bars_open or (self._put_back is not None and self._put_back.open)
 
     def validation(self, run: Run, step: Step) -> Iterator[Finding]:
         """Run the step again on a copy until its numbers are judged; see what its metrics hold from before."""
@@ -182,6 +196,9 @@ class EvaluationCheck(Check):
         if run.loader:
             yield from (self.found(kept.two_loaders(name), name) for name in kept.of_two_loaders(run))
             return
+        if len(run.val_loaders) == 1:
+            self._bars.begin(run)
+            self.streams = self._bars_open = True
         first, lists = self._seen is None, kept.lists(run.module)
         self._lists = (lists if self._lists is None else self._lists[0], lists)
         if self._open:
@@ -286,10 +303,22 @@ class EvaluationCheck(Check):
                 found.append(self.found(outcome))
             found += self._of_batches(run)
         found += self._of_weights()
+        if not run.interrupted:
+            self._bars.close(run, _examples(next(iter(run.val_loaders), None)))
+        self._draw_metrics(run)
         yield from found
         if not found and not self.findings:
             yield self.passed("what validation reports can be trusted") if self._seen else self.skipped(self._reason)
         self._seen = None
+
+    def _draw_metrics(self, run: Run) -> None:
+        """Draw those of which two validations are known."""
+        chosen_by = {one.name for one in settings.monitored(run.trainer)}
+        known = [name for name, points in self._bars.points.items() if len(points) > 1]
+        known.sort(key=lambda name: (name not in chosen_by, not is_a_share(name), name))
+        for name in known[:DRAWN] if loggers.is_written(run.trainer) else ():
+            self.draw(run, name, pixels(metric_over_steps(name, self._bars.points[name])))
+        self._bars = ErrorBars()
 
     def _of_choices(self, run: Run) -> Iterator[Finding]:
         """By what the run is steered, and how few examples tell."""
