@@ -16,7 +16,7 @@ from lightning_recipe.record.tensors import leading_size, mapped, plain, same, t
 from lightning_recipe.trial.rehearsal import CannotRehearseError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from torch import nn
 
@@ -60,6 +60,7 @@ class Trial(NamedTuple):
         targets: Of each other entry, likewise.
         together: The effects of other values of all inputs at once.
         redrawn: The effect of other random numbers in place of other inputs, where an input is made again.
+        zeroed: How much higher the loss became with zeros in place of each input.
         whole: Whether there is nothing else that may enter and differ: neither entries that could not be interchanged
             nor words or edges of all examples in one row.
 
@@ -69,6 +70,7 @@ class Trial(NamedTuple):
     targets: dict[str, list[Effect]]
     together: list[Effect]
     redrawn: Effect | None = None
+    zeroed: dict[str, float] = {}  # noqa: RUF012 - of a tuple, and never written to
     whole: bool = True
 
 
@@ -94,9 +96,11 @@ def tried(again: Rehearsal, batch: Any) -> Trial:
     entries = differing(batch)
     targets = {path for path, tensor in entries.items() if _is_target(tensor, step)}
 
-    def effects(paths: list[str]) -> list[Effect]:
+    def effects(
+        paths: list[str], changes: Sequence[Callable[[Tensor], Tensor]] = (interchanged, firsts)
+    ) -> list[Effect]:
         found = []
-        for change in (interchanged, firsts):
+        for change in changes:
             swaps = {id(entries[path]): change(entries[path]) for path in paths}
             variant = mapped(batch, Tensor, partial(swapped, swaps))
             try:
@@ -110,13 +114,15 @@ def tried(again: Rehearsal, batch: Any) -> Trial:
     entering = {p: e for p, e in alone.items() if e and any(one.enters for one in e) and p not in targets}
     others = {path: effect for path, effect in alone.items() if effect and path not in entering}
     together = effects(list(entering)) if entering else []
+    numbers = [path for path in entering if entries[path].is_floating_point()]  # 0 is an id, or a class, like any other
+    zeroed = {path: effect.worth for path in numbers for effect in effects([path], [torch.zeros_like])}
     redrawn = None
     if len(entering) == 1 and together and together[0].remade > 0:
         redrawn = compared(
             step, again.step(batch, needs=NEEDS, method=method, seed=1), entries[next(iter(entering))].numel()
         )
     left = entries.keys() - entering.keys() - others.keys()
-    return Trial(entering, others, together, redrawn, whole=not left and not _has_others(batch))
+    return Trial(entering, others, together, redrawn, zeroed, whole=not left and not _has_others(batch))
 
 
 def differing(batch: Any) -> dict[str, Tensor]:
@@ -246,6 +252,7 @@ def _is_target(tensor: Tensor, step: Step) -> bool:
 
 
 def worth(trial: Trial) -> dict[str, float]:
-    """How much the loss rises when an input is interchanged between examples, under the name of the evidence."""
+    """How much the loss rises when an input is interchanged between examples, or zero, by the name of the evidence."""
     numbers = {f"worth {path}": effects[0].worth for path, effects in trial.inputs.items()}
+    numbers |= {f"zeros {path}": more for path, more in trial.zeroed.items()}
     return {name: value for name, value in numbers.items() if not math.isnan(value)}

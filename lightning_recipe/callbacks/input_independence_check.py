@@ -88,7 +88,8 @@ class InputIndependenceCheck(Check):
       class, and leave a tenth of what one class for all gets wrong; or for a few related columns whose weighted sum the
       target is: they give it away.
 
-    The evidence is by how much the loss rises when an input is interchanged between examples.
+    The evidence is by how much the loss rises when an input is interchanged between examples, and when it is zero; this
+    judges nothing, since zeros may be like no input there is.
 
     With `fit_steps` the recipe's own form, too: two copies are fitted to the first batch, one of them with zeros in
     place of what enters, `warning` if it gets as far.

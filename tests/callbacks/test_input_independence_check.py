@@ -698,6 +698,13 @@ def test_what_an_input_is_worth(fit):
     check = InputIndependenceCheck()
     fit(Healthy(), [check], logger=False)
     assert check.findings[0].evidence["worth batch[0]"] > 0.1
+    assert check.findings[0].evidence["zeros batch[0]"] > 0.1
+
+
+def test_0_is_a_word_like_any_other(fit):
+    check = InputIndependenceCheck()
+    fit(WordsInVain(), [check], logger=False, max_epochs=4)
+    assert [name for name in check.findings[0].evidence if name.startswith("zeros")] == ["zeros batch[0]"]
 
 
 def test_only_padding_is_read(fit):
