@@ -166,8 +166,8 @@ def turns_sign(images: Tensor, targets: Tensor, how: str, numbers: int = NUMBERS
         True
 
     """
-    coarse = _coarse(images)
-    return _predicted(coarse - MIRRORED[how](coarse), targets) if len(targets.unique()) >= numbers else 0.0
+    small = coarse(images)
+    return _predicted(small - MIRRORED[how](small), targets) if len(targets.unique()) >= numbers else 0.0
 
 
 def keeps_sign(images: Tensor, targets: Tensor, how: str) -> float:
@@ -180,11 +180,12 @@ def keeps_sign(images: Tensor, targets: Tensor, how: str) -> float:
         True
 
     """
-    coarse = _coarse(images)
-    return _predicted(coarse + MIRRORED[how](coarse), targets)
+    small = coarse(images)
+    return _predicted(small + MIRRORED[how](small), targets)
 
 
-def _coarse(images: Tensor) -> Tensor:
+def coarse(images: Tensor) -> Tensor:
+    """Images in grey, of shape (N, 1, 8, 8)."""
     return F.adaptive_avg_pool2d(images.double().mean(1, keepdim=True), 8)
 
 

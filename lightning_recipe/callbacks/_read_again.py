@@ -18,6 +18,7 @@ from lightning_recipe.callbacks import _swapped as swapped
 from lightning_recipe.callbacks._collated import Collated, is_augmented
 from lightning_recipe.callbacks._constant_seed import seeded_alike
 from lightning_recipe.callbacks._coordinates import left_behind, moves_along
+from lightning_recipe.callbacks._handed import exchanged
 from lightning_recipe.callbacks._lost_transform import lost
 from lightning_recipe.finding import Outcome, Status
 from lightning_recipe.trial.reread import CannotRereadError, read_again, rewritten
@@ -118,6 +119,8 @@ class Reading(NamedTuple):
         draws, calm = self.draws, self.calm
         if image := draws_of.turned(draws):
             yield from draws_of.left_behind(draws, image, partial(_turns_sign, calm, image))
+            if calm is not None:
+                yield from exchanged(draws, image, partial(_told_apart, calm, image.name))
         yield from _of_sides(draws, calm)
         if calm is not None:
             yield from _of_order(draws, self.train, calm)

@@ -39,6 +39,8 @@ class AugmentationCheck(Check):
     - images are mirrored or turned in some draws of an example, and a target with a place is the same in all: a mask
       of the image's size, boxes, points by their name, or a number that what changes its sign in the mirror predicts,
       on validation examples, with a correlation above ``flips.PREDICTED``;
+    - images are mirrored or turned in some draws, their class stays, and in validation the mirrored examples of one
+      class look like another one and the other way round, as left and right hands do;
     - boxes of two corners are inside out once their image is mirrored;
     - two inputs of an example, or its two halves, change places in some draws, and a label is the same in all that,
       on validation examples, is predicted by what changes its sign with that, with a correlation above
@@ -79,9 +81,9 @@ class AugmentationCheck(Check):
     Cost:
         24 examples each of training and validation are read, as many again where there is a ``collate_fn``, of training
         4 more, and 16 more each where it has a transform and where it gives seeds, and 150 of validation where images
-        are mirrored and the target is a number that is not, or points that go with them. Where inputs change places, 96
-        of training and 150 of validation. Of images that the module may augment, 3 more steps on a copy, 6 if it does.
-        At two steps, of those that mix at six, up to 256 examples are compared.
+        are mirrored and the target is a class or number that is not, or points that go with them. Where inputs change
+        places, 96 of training and 150 of validation. Of images that the module may augment, 3 more steps on a copy, 6
+        if it does. At two steps, of those that mix at six, up to 256 examples are compared.
 
     Example:
         >>> import contextlib, io
