@@ -11,6 +11,7 @@ from lightning_recipe.callbacks import _flips as flips
 from lightning_recipe.finding import Outcome, Status
 from lightning_recipe.trial.reread import CannotRereadError, read_again
 from lightning_recipe.trial.seeding import seeding, users_of
+from lightning_recipe.trial.stored import leaves
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -86,7 +87,7 @@ def _judged(source: Any, indices: Sequence[int]) -> Outcome | None:
 def _read(source: Any, indices: Sequence[int], moved: int = 0) -> tuple[list[Leaves], list[Seed]]:
     seeds: list[Seed] = []
     examples = read_again(source, indices, within=seeding(seeds, moved, users_of(source)))
-    return [flips.leaves(one) for (one,) in examples], seeds
+    return [leaves(one) for (one,) in examples], seeds
 
 
 def _same(one: list[Leaves], other: list[Leaves]) -> bool:

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-
-from lightning_recipe.record.tensors import children
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,7 +33,6 @@ NUMBERS = 20
 ENOUGH = 60
 """Examples for that."""
 
-_DEEP = 4
 MIRRORED: dict[str, Callable[[Tensor], Tensor]] = {
     "mirrored left to right": lambda x: x.flip(-1),
     "mirrored top to bottom": lambda x: x.flip(-2),
@@ -45,28 +41,6 @@ MIRRORED: dict[str, Callable[[Tensor], Tensor]] = {
     "turned by 270 degrees": lambda x: x.rot90(3, (-2, -1)),
 }
 """What augmentation does to places."""
-
-
-def leaves(example: Any, path: str = "", depth: int = 0) -> dict[str, Tensor]:
-    """Tensors, arrays, pictures and numbers in an example, as tensors, by their path.
-
-    Example:
-        >>> leaves({"image": np.zeros((2, 2)), "label": 3})
-        {'image': tensor([[0., 0.],
-                [0., 0.]], dtype=torch.float64), 'label': tensor(3)}
-
-    """
-    if isinstance(example, Tensor):
-        return {path: example.detach().cpu()} if example.layout is torch.strided and not example.is_nested else {}
-    if isinstance(example, (bool, int, float)):
-        return {path: torch.tensor(example)}
-    if hasattr(example, "__array__") or hasattr(example, "__array_interface__"):  # PIL has one of them
-        array = np.asarray(example)
-        return {path: torch.from_numpy(array.astype("float64"))} if array.dtype.kind in "biuf" else {}
-    found: dict[str, Tensor] = {}
-    for key, value in children(example) if depth < _DEEP else ():
-        found |= leaves(value, f"{path}.{key}" if path else str(key), depth + 1)
-    return found
 
 
 def as_image(leaf: Tensor) -> Tensor | None:

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, Generic
 import torch
 from torch.utils.data import Dataset, Subset
 
-from lightning_recipe.callbacks._flips import leaves
 from lightning_recipe.callbacks._shared_transform import trees
 from lightning_recipe.finding import Outcome, Status
 from lightning_recipe.trial.reread import CannotRereadError, read_again
+from lightning_recipe.trial.stored import leaves
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lightning_recipe.finding import Outcome, Status
-from lightning_recipe.trial.stored import Part, columns
+from lightning_recipe.trial.stored import Part, arrays
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -93,10 +93,7 @@ def are_compared(train: list[Part], val: list[Part]) -> bool:
 
 def gathered(parts: list[Part]) -> dict[str, NDArray[Any]]:
     """Arrays of what is stored, of all parts, by name."""
-    each = [
-        {n: a[np.asarray(p.indices)] for n, a in columns(p.source).items() if isinstance(a, np.ndarray) and a.ndim}
-        for p in parts
-    ]
+    each = [{name: values[np.asarray(part.indices)] for name, values in arrays(part.source).items()} for part in parts]
     shapes = {name: [one[name].shape[1:] for one in each if name in one] for name in each[0]}
     same = [name for name, of in shapes.items() if len(of) == len(each) and len(set(of)) == 1]
     return {name: np.concatenate([one[name] for one in each]) for name in same}

@@ -10,12 +10,11 @@ from lightning.fabric.utilities.data import sized_len
 from torch.nn import functional as F
 
 from lightning_recipe.callbacks._baselines import WIDE, narrow
-from lightning_recipe.callbacks._flips import leaves
 from lightning_recipe.callbacks._measured import Estimate
 from lightning_recipe.callbacks._simple_models import CLASSES, nearest, ridge
 from lightning_recipe.finding import Outcome, Status
 from lightning_recipe.trial.reread import CannotRereadError, read_again
-from lightning_recipe.trial.stored import columns
+from lightning_recipe.trial.stored import arrays, leaves
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -67,8 +66,7 @@ def stored(source: Any, shares: Tensor, *, classes: bool) -> Stored | None:
         (300, 2)
 
     """
-    kept = {name: one for name, one in columns(source).items() if isinstance(one, np.ndarray)}
-    return _told_apart(kept, shares, classes=classes) or _told_apart(_read(source), shares, classes=classes)
+    return _told_apart(arrays(source), shares, classes=classes) or _told_apart(_read(source), shares, classes=classes)
 
 
 def _told_apart(kept: dict[str, NDArray[Any]], shares: Tensor, *, classes: bool) -> Stored | None:

@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from lightning_recipe.callbacks._flips import leaves
 from lightning_recipe.finding import Outcome, Status
 from lightning_recipe.trial.reread import CannotRereadError, read_again
-from lightning_recipe.trial.stored import Part, columns
+from lightning_recipe.trial.stored import Part, columns, leaves
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

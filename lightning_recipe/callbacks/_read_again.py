@@ -22,7 +22,7 @@ from lightning_recipe.callbacks._handed import exchanged
 from lightning_recipe.callbacks._lost_transform import lost
 from lightning_recipe.finding import Outcome, Status
 from lightning_recipe.trial.reread import CannotRereadError, read_again, rewritten
-from lightning_recipe.trial.stored import parts_of
+from lightning_recipe.trial.stored import leaves, parts_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -137,7 +137,7 @@ def _draws(
         msg = "there is no data set of the map style"
         raise CannotRereadError(msg)
     chosen = _evenly(len(source) if hasattr(source, "__len__") else 0, examples)
-    read = [[flips.leaves(one) for one in each] for each in read_again(source, chosen, times, within)]
+    read = [[leaves(one) for one in each] for each in read_again(source, chosen, times, within)]
     if not read or not read[0][0]:
         msg = "examples hold no numbers before they are put into a batch"
         raise CannotRereadError(msg)
@@ -189,9 +189,7 @@ def _of_order(draws: draws_of.Draws, train: Any, val: Any) -> Iterator[Outcome]:
     """Inputs that change places, and labels that should know: of more examples, as four may have one label."""
     if swapped.swapped(draws):
         with suppress(CannotRereadError):
-            more = [
-                [flips.leaves(one) for one in times] for times in read_again(train, _evenly(len(train), MORE), TIMES)
-            ]
+            more = [[leaves(one) for one in times] for times in read_again(train, _evenly(len(train), MORE), TIMES)]
             if swap := swapped.swapped(more):
                 yield from swapped.left_as_it_was(more, swap, partial(swapped.predicts, _held_out(val), swap))
 
@@ -199,7 +197,7 @@ def _of_order(draws: draws_of.Draws, train: Any, val: Any) -> Iterator[Outcome]:
 def _held_out(source: Any) -> list[dict[str, Tensor]]:
     """Validation examples as they are; none where they can't be read."""
     try:
-        return [flips.leaves(one) for (one,) in read_again(source, _evenly(len(source), PROBED))]
+        return [leaves(one) for (one,) in read_again(source, _evenly(len(source), PROBED))]
     except CannotRereadError:
         return []
 

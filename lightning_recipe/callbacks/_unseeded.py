@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from torch.utils.data import Subset, TensorDataset
 
-from lightning_recipe.callbacks._flips import leaves
 from lightning_recipe.callbacks._moved import same
 from lightning_recipe.finding import Outcome, Status
 from lightning_recipe.trial.reread import read_again
 from lightning_recipe.trial.seeding import users_of, without_entropy
+from lightning_recipe.trial.stored import leaves
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

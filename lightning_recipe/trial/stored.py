@@ -14,6 +14,8 @@ from lightning.fabric.utilities.data import sized_len
 from torch import Tensor
 from torch.utils.data import BatchSampler, ConcatDataset, IterableDataset, SequentialSampler, Subset
 
+from lightning_recipe.record.tensors import children
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
@@ -171,6 +173,53 @@ def columns(source: Any) -> dict[str, Any]:
     return {name: array for name, array in arrays.items() if _has_rows(array, size)}
 
 
+def arrays(source: Any) -> dict[str, NDArray[Any]]:
+    """What a data set stores as arrays; of a list of examples one for each entry that all have, in one shape.
+
+    Example:
+        >>> rows = [{"x": torch.zeros(2), "name": "a", "y": 1}, {"x": torch.ones(2), "name": "b", "y": 0}]
+        >>> {name: values.tolist() for name, values in arrays(rows).items()}
+        {'x': [[0.0, 0.0], [1.0, 1.0]], 'y': [1, 0]}
+
+    """
+    found: dict[str, NDArray[Any]] = {}
+    for name, values in columns(source).items():
+        if isinstance(values, np.ndarray):
+            found |= {name: values} if values.ndim else {}
+        elif len(leaves(values[0])) and len(values) * sum(x.numel() for x in leaves(values[0]).values()) <= _UNPACKED:
+            found |= {f"{name}.{path}".strip("."): value for path, value in _unpacked(values).items()}
+    return found
+
+
+def _unpacked(examples: Sequence[Any]) -> dict[str, NDArray[Any]]:
+    each = [leaves(one) for one in examples]
+    shapes = {path: leaf.shape for path, leaf in each[0].items()}
+    same = [path for path, shape in shapes.items() if all(path in one and one[path].shape == shape for one in each)]
+    return {path: _array(torch.stack([one[path] for one in each]), None) for path in same}
+
+
+def leaves(example: Any, path: str = "", depth: int = 0) -> dict[str, Tensor]:
+    """Tensors, arrays, pictures and numbers in an example, as tensors, by their path.
+
+    Example:
+        >>> leaves({"image": np.zeros((2, 2)), "label": 3})
+        {'image': tensor([[0., 0.],
+                [0., 0.]], dtype=torch.float64), 'label': tensor(3)}
+
+    """
+    if isinstance(example, Tensor):
+        return {path: example.detach().cpu()} if example.layout is torch.strided and not example.is_nested else {}
+    if isinstance(example, (bool, int, float)):
+        return {path: torch.tensor(example)}
+    if hasattr(example, "__array__") or hasattr(example, "__array_interface__"):  # PIL has one of them
+        array = np.asarray(example)
+        return {path: torch.from_numpy(array.astype("float64"))} if array.dtype.kind in "biuf" else {}
+    found: dict[str, Tensor] = {}
+    for key, value in children(example) if depth < _DEEP else ():
+        found |= leaves(value, f"{path}.{key}" if path else str(key), depth + 1)
+    return found
+
+
 def _has_rows(array: Any, size: int | None) -> bool:
     if isinstance(array, np.ndarray):
         return bool(array.ndim) and len(array) == size
@@ -188,6 +237,8 @@ def _array(value: Any, size: int | None) -> Any:
 
 _FEW = 20  # tensors in a tuple or dict
 _COPIED = 2**26  # bytes up to which a tensor is copied from a device
+_UNPACKED = 2**22  # numbers of a list of examples up to which they are put into arrays, which takes a second
+_DEEP = 4
 
 
 def row(stored: dict[str, Any], index: int) -> bytes:
