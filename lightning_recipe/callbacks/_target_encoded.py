@@ -36,8 +36,8 @@ SHARED = 0.2
 """Share of the values of validation that training has, too, from which on both were scaled alike."""
 APART, NEAR = 0.1, 2e-5
 """How far values may be apart that were standardised by other examples, in standard deviations; and rounding."""
-TRIES, SOME = 8, 200
-"""Pairs of values of validation that are tried, and how many are then compared."""
+TRIES, SOME, CLOSEST = 8, 200, 80
+"""Pairs of values of validation that are tried, with how many of training each, and how many are then compared."""
 
 
 class Groups(NamedTuple):
@@ -116,7 +116,7 @@ def aligned(one: NDArray[Any], other: NDArray[Any]) -> NDArray[np.float64]:
     for low, high in zip(
         np.quantile(b, tried, method="nearest"), np.quantile(b, 1 - tried, method="nearest"), strict=True
     ):
-        for mine, last in product(a[np.abs(a - low) < APART], a[np.abs(a - high) < APART]):
+        for mine, last in product(_around(a, low), _around(a, high)):
             by = (last - mine) / (high - low)
             met = float((_nearest(a, by * (some - low) + mine)[1] < NEAR).mean())
             if met > best:
@@ -126,6 +126,12 @@ def aligned(one: NDArray[Any], other: NDArray[Any]) -> NDArray[np.float64]:
     moved = scale * y + shift
     at, apart = _nearest(a, moved)
     return np.concatenate([x, np.where(apart < NEAR, a[at], moved)])
+
+
+def _around(known: NDArray[np.float64], value: float) -> NDArray[np.float64]:
+    """The values that may be this one, the nearest of them, so that no column takes a second."""
+    near = known[np.abs(known - value) < APART]
+    return near[np.argsort(np.abs(near - value))[:CLOSEST]]
 
 
 def _nearest(known: NDArray[np.float64], values: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:

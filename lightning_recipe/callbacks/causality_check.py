@@ -12,6 +12,7 @@ from lightning_recipe.callbacks._looks_ahead import looks_ahead
 from lightning_recipe.callbacks._next_step import Reading, presumed, readings
 from lightning_recipe.callbacks._own_pixel import own_pixel
 from lightning_recipe.callbacks._reads_on import reads_on
+from lightning_recipe.callbacks._rows_ahead import rows_ahead
 from lightning_recipe.callbacks._scaled_ahead import scaled_ahead
 from lightning_recipe.callbacks._window import held_value
 from lightning_recipe.dependencies.backprop import UndecidedError
@@ -66,6 +67,8 @@ class CausalityCheck(Check):
       before, where the network sees nothing later and the batch holds the targets by themselves; `warning` where two of
       these three hold; else `advice`, for it may be to be restored;
     - a window that ends with the value to forecast, or a feature of it that is computed of later values: `warning`;
+    - a column of a table that is a sum of targets of rows around its own, of its own or later ones, too, as they are
+      stored in the order of time: `warning`;
     - a window that, together with the values to forecast, has mean 0 and standard deviation 1 in each example, or a
       lowest value of 0 and a highest of 1, and has not by itself: `warning`;
     - a recurrent state, of a layer of torch or by hand, that is carried from batch to batch where the batches are
@@ -129,7 +132,7 @@ class CausalityCheck(Check):
     def first_step(self, run: Run, step: Step) -> Iterator[Finding]:
         """Read the task from the loss, and chart what the outputs depend on."""
         if not may_hold_sequences(step.batch) and not may_hold_images(step.batch):
-            yield self.skipped(NO_SEQUENCES)
+            yield self._of_rows(run, NO_SEQUENCES)
             return
         try:
             with rehearsal(run) as again:
@@ -165,7 +168,7 @@ class CausalityCheck(Check):
         if images and (told := own_pixel(again, step.batch)):
             finding = self.found(*told)
         elif not seen:
-            finding = self._window(step)
+            finding = self._window(run, step)
         elif not ahead:
             finding = self.found(of_shift(*seen[-1], step.batch))
         elif not self.causal and any(reading.shift == 0 and sees.target for reading, sees in seen):
@@ -184,6 +187,22 @@ class CausalityCheck(Check):
             finding = self.found(*told)
         return [*carried, finding], None
 
+    def _of_rows(self, run: Run, otherwise: str) -> Finding:
+        """Judge a table in the order of time, as it is stored; `skipped` if there is nothing to tell."""
+        ahead = next(filter(None, map(rows_ahead, run.loaders)), None)
+        if ahead is None:
+            return self.skipped(otherwise)
+        of = f"that of {ahead.steps} row{'s' * (ahead.steps > 1)} later" if ahead.steps else "that of its own row"
+        return self.warning(
+            f"column {ahead.column} of `{ahead.table}` is computed of the target `{ahead.target}`, {of} included, in "
+            f"all {ahead.rows} rows: it is what is to be forecast",
+            code="row_holds_target",
+            subject=ahead.table,
+            fix="compute it of rows before: shift(1) before rolling(), without center=True or shift(-1)",
+            steps=ahead.steps,
+            rows=ahead.rows,
+        )
+
     def _carried(self, names: list[str]) -> Finding:
         return self.warning(
             f"{listed(names)} goes on from the state that other sequences left, for batches are shuffled (expected: "
@@ -194,7 +213,7 @@ class CausalityCheck(Check):
             modules=len(names),
         )
 
-    def _window(self, step: Step) -> Finding:
+    def _window(self, run: Run, step: Step) -> Finding:
         """Judge a task that is not to say something at each position."""
         if held := held_value(step):
             return self.warning(
@@ -224,7 +243,7 @@ class CausalityCheck(Check):
                 alone=scaled.alone,
                 examples=scaled.examples,
             )
-        return self.skipped("the targets are not what entered the network, some steps later")
+        return self._of_rows(run, "the targets are not what entered the network, some steps later")
 
     def _seen(self, passage: Passage, step: Step) -> list[tuple[Reading, Sight]]:
         """The outputs for which the loss wants what entered, and what they depend on."""
