@@ -17,7 +17,7 @@ from lightning_recipe.trial.reread import CannotRereadError, read_again
 from lightning_recipe.trial.stored import arrays, leaves
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from typing import Any
 
     from numpy.typing import NDArray
@@ -35,6 +35,8 @@ ALONE = 0.25
 """Correlation of any numbers in neighbouring rows, up to which they are no series: of one, the label of another time
 may be among the inputs."""
 STEPS = (1, -1, 2, -2)
+PART = 80
+"""Rows before and behind a place, at least."""
 
 
 class Stored(NamedTuple):
@@ -49,13 +51,14 @@ class Stored(NamedTuple):
         return torch.cat(taken, 1)[:, :WIDE].nan_to_num(0, 0, 0)
 
 
-def stored(source: Any, shares: Tensor, *, classes: bool) -> Stored | None:
+def stored(source: Any, shares: Tensor, *, classes: bool, read: bool = True) -> Stored | None:
     """The inputs and the labels that a data set keeps as arrays, if it is plain which are which; else it is read.
 
     Args:
         source: The data set.
         shares: Of each class in training.
         classes: Whether labels are classes.
+        read: Whether it may be read.
 
     Example:
         >>> x, y = torch.zeros(300, 2), torch.arange(300) % 2
@@ -66,7 +69,8 @@ def stored(source: Any, shares: Tensor, *, classes: bool) -> Stored | None:
         (300, 2)
 
     """
-    return _told_apart(arrays(source), shares, classes=classes) or _told_apart(_read(source), shares, classes=classes)
+    known = _told_apart(arrays(source), shares, classes=classes)
+    return known or (_told_apart(_read(source), shares, classes=classes) if read else None)
 
 
 def _told_apart(kept: dict[str, NDArray[Any]], shares: Tensor, *, classes: bool) -> Stored | None:
@@ -99,7 +103,7 @@ def _read(source: Any) -> dict[str, NDArray[Any]]:
 
 
 def _has_shares(values: NDArray[Any], shares: Tensor) -> bool:
-    if values.dtype.kind == "f" or values.min() < 0 or values.max() >= len(shares) or len(shares) > CLASSES:
+    if len(shares) > CLASSES or not set(np.unique(values)) <= set(range(len(shares))):
         return False
     own = np.bincount(values.astype(np.int64), minlength=len(shares)) / len(values)
     return bool(np.abs(own - shares.numpy()).max() < MATTERS / 2)
@@ -123,25 +127,72 @@ def in_other_order(rows: Stored, *, classes: int) -> Outcome | None:
     order = torch.randperm(count, generator=torch.Generator().manual_seed(0))
     chosen = torch.cat([order[: count // 2][:ROWS], order[count // 2 :][:ROWS]])
     x = _standardised(rows.features(chosen))
-    y = F.one_hot(labels.long(), classes).float() if classes else labels.float()[:, None]
-    if not classes:
-        y = (y - y.mean()) / y.std().clamp(min=1e-12)
+    y = _aims(labels, classes)
     as_it_is = _gain(x, y[chosen])
     if as_it_is.mean > NONE * as_it_is.error:
         return None
     for said, other in _orders(count, alone=_are_alone(_standardised(rows.features(torch.arange(min(count, ROWS)))))):
         gain = _gain(x, y[torch.from_numpy(other)[chosen]])
         if gain.mean > max(SURE * gain.error, MATTERS):
-            what = "more answers are right than with a constant" if classes else "of the variance"
             return Outcome(
                 Status.WARNING,
                 "labels_of_others",
                 f"inputs and labels do not belong together: nothing tells the labels as they stand, and a simple model "
-                f"does once they are put in another order ({said}): {gain.mean:.0%} {what}",
+                f"does once they are put in another order ({said}): {gain.mean:.0%} {_gain_of(classes)}",
                 "put inputs and labels together by an id, not by their place in two files or lists",
                 {"gain": gain.mean, "error": gain.error, "as_they_stand": as_it_is.mean},
             )
     return None
+
+
+def no_labels_from(rows: Stored, *, classes: int) -> Outcome | None:
+    """`advice` if simple models tell the labels of the rows before a place, and nothing those behind it, or reversed.
+
+    As where rows are left out of one list and not of the other: from the first of them on, labels are those of others.
+    The place is where what is gained over a constant changes most.
+
+    Args:
+        rows: Inputs and labels as they are kept.
+        classes: How many; 0 of numbers.
+
+    Example:
+        >>> x = torch.randn(800, 4, generator=torch.Generator().manual_seed(0)).numpy()
+        >>> y = np.where(np.arange(800) < 300, x[:, 0], np.roll(x[:, 0], -1))
+        >>> abs(no_labels_from(Stored([x], y), classes=0).evidence["row"] - 300) < 20
+        True
+        >>> no_labels_from(Stored([x], x[:, 0]), classes=0)
+
+    """
+    count = min(len(rows.labels), 2 * ROWS)
+    y = _aims(torch.from_numpy(np.array(rows.labels[:count])), classes)
+    x = _standardised(rows.features(torch.arange(count)))
+    gained = _by_half(x, y)[0]
+    apart = (gained - gained.mean()).cumsum(0).abs()
+    apart[: PART - 1] = apart[count - PART :] = 0
+    place = int(apart.argmax()) + 1
+    gains = [_best(_by_half(x[part], y[part])) for part in (slice(place), slice(place, count))]
+    known = gains[0].mean > gains[1].mean
+    some, none = gains if known else gains[::-1]
+    sure = some.mean > max(SURE * some.error, SURE * none.error, MATTERS)
+    if place < PART or not sure or none.mean > NONE * none.error:
+        return None
+    told, untold = ((0, place), (place, count))[:: 1 if known else -1]
+    return Outcome(
+        Status.ADVICE,
+        "labels_of_others_in_part",
+        f"labels of the rows {untold[0]} to {untold[1] - 1} have nothing to do with their inputs: a simple model tells "
+        f"none of them, and gains {some.mean:.0%} {_gain_of(classes)} on the rows {told[0]} to {told[1] - 1}",
+        "see whether rows were left out of the inputs there and not of the labels; put both together by an id",
+        {"row": place, "gain": some.mean, "gain_there": none.mean, "error_there": none.error},
+    )
+
+
+def _by_half(x: Tensor, y: Tensor) -> Tensor:
+    """What each of two simple models of every other row gains over a constant on those between, shape (2, N)."""
+    even, found = torch.arange(len(x)) % 2 == 0, torch.zeros(2, len(x))
+    for fit in (even, ~even):
+        found[:, ~fit] = torch.stack(_gained(x[fit], y[fit], x[~fit], y[~fit]))
+    return found
 
 
 def _standardised(rows: Tensor) -> Tensor:
@@ -155,11 +206,31 @@ def _gain(x: Tensor, y: Tensor) -> Estimate:
     Right answers, or squares over the variance.
     """
     half = len(x) // 2
-    middle, aims = y[:half].mean(0), y[half:]
-    linear = x[half:] @ ridge(x[:half].double(), y[:half].double()).float() + middle
-    neighbours = y[:half][nearest(x[:half], x[half:])].mean(1)
+    return _best(_gained(x[:half], y[:half], x[half:], y[half:]))
+
+
+def _best(gained: Iterable[Tensor]) -> Estimate:
+    return max(map(Estimate.of, gained), key=lambda gain: gain.mean)
+
+
+def _gained(x: Tensor, y: Tensor, others: Tensor, aims: Tensor) -> list[Tensor]:
+    """What a linear model of some rows, and their neighbours, gain over a constant on each of the others."""
+    middle = y.mean(0)
+    linear = others @ ridge(x.double(), y.double()).float() + middle
+    neighbours = y[nearest(x, others)].mean(1)
     wrong = [_wrong(said, aims) for said in (middle.expand_as(aims), linear, neighbours)]
-    return max((Estimate.of(wrong[0] - one) for one in wrong[1:]), key=lambda gain: gain.mean)
+    return [wrong[0] - one for one in wrong[1:]]
+
+
+def _aims(labels: Tensor, classes: int) -> Tensor:
+    if classes:
+        return F.one_hot(labels.long(), classes).float()
+    y = labels.float()[:, None]
+    return (y - y.mean()) / y.std().clamp(min=1e-12)
+
+
+def _gain_of(classes: int) -> str:
+    return "more answers are right than with a constant" if classes else "of the variance"
 
 
 def _wrong(said: Tensor, y: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from lightning_recipe.callbacks._baselines import EXAMPLES, Known, features_of, 
 from lightning_recipe.callbacks._baselines_verdict import judge, worse
 from lightning_recipe.callbacks._human import beside, scores
 from lightning_recipe.callbacks._measured import Estimate, Look, measured
-from lightning_recipe.callbacks._other_order import in_other_order, stored
+from lightning_recipe.callbacks._other_order import in_other_order, no_labels_from, stored
 from lightning_recipe.callbacks._simple_models import constant, is_weighted, simple_models
 from lightning_recipe.figures.baselines import baselines_card
 from lightning_recipe.figures.canvas import pixels
@@ -57,8 +57,9 @@ class Baselines(Check):
     - `warning` if neither it nor a simple model is better than the constant, and one is once the labels that the data
       set keeps in its rows are put into the order of numbers sorted as text, are reversed, or moved by a row or two:
       they stand beside the inputs of others.
-    - `advice` if they have, and it is too sure of itself; if after three epochs it is no better than the constant, or
-      behind a simple model that is not.
+    - `advice` if its answers have to do with the targets, and it is too sure of itself; if simple models tell labels
+      of one part of the rows that the data set keeps in memory, and none of the rest; if after three epochs it is no
+      better than the constant, or behind a simple model that is not.
 
     The evidence holds the share of right answers, or the loss of numbers, of the model and of each baseline.
 
@@ -183,7 +184,7 @@ class Baselines(Check):
         look = self._looks[-1]
         outcome = judge(self._looks, weighted=self._weighted, trial=run.limited or run.interrupted)
         in_doubt = outcome.status is not Status.SKIPPED and not (look.is_informed or look.is_ahead)
-        yield self.found((self._in_other_order(run) if in_doubt else None) or outcome)
+        yield self.found(self._of_others(run, in_doubt=in_doubt) or outcome)
         if loggers.is_written(run.trainer):
             humans = {name: (float(logged[name]), score) for name, score in self.human.items() if name in logged}
             what = f"{'answers right' if look.of_answers else self._name}, {look.examples} validation examples"
@@ -191,12 +192,19 @@ class Baselines(Check):
             self.draw(run, "baselines", pixels(card))
         self._looks, self._known, self._simple = [], Known(), None
 
-    def _in_other_order(self, run: Run) -> Outcome | None:
-        """Whether inputs and labels do not belong together, where both are kept in memory."""
+    def _of_others(self, run: Run, *, in_doubt: bool) -> Outcome | None:
+        """Whether inputs and labels that are kept in memory do not belong together, in a part; in doubt, in all."""
         parts, kind = parts_of(run.loaders[0]) if len(run.loaders) == 1 else None, TABLE[self._name].answers
         sources = {id(part.source): part.source for part in parts or []}
-        if len(sources) != 1 or kind not in {Family.CLASSES, Family.NUMBERS}:
+        if len(sources) != 1 or kind not in {Family.CLASSES, Family.YES_NO, Family.NUMBERS}:
             return None
-        shares, classes = self._known.total / self._known.count, kind is Family.CLASSES
-        rows = stored(next(iter(sources.values())), shares, classes=classes)
-        return in_other_order(rows, classes=len(shares) * classes) if rows else None
+        shares, numbers = self._known.total / self._known.count, kind is Family.NUMBERS
+        if kind is Family.YES_NO and len(shares) > 1:
+            return None
+        shares = torch.cat([1 - shares, shares]) if kind is Family.YES_NO else shares
+        (source,) = sources.values()
+        rows = stored(source, shares, classes=not numbers, read=in_doubt)
+        if rows is None:
+            return None
+        classes = len(shares) * (not numbers)
+        return in_other_order(rows, classes=classes) if in_doubt else no_labels_from(rows, classes=classes)

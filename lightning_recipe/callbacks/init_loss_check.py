@@ -21,7 +21,7 @@ from lightning_recipe.callbacks._init_loss_diagnosis import (
 )
 from lightning_recipe.finding import Outcome, Section, Status
 from lightning_recipe.losses.references import FAR, NotComparableError, References, offset, references
-from lightning_recipe.losses.table import TABLE
+from lightning_recipe.losses.table import TABLE, Family
 from lightning_recipe.record.step import Need
 from lightning_recipe.trial.answers import Answers
 from lightning_recipe.trial.rehearsal import CannotRehearseError, rehearsal
@@ -217,7 +217,7 @@ class InitLossCheck(Check):
                 status, fix = too_high(call, found, layer, self.fail_ratio), scale_fix(call, step, layer)
                 return self.found(Outcome(status, "too_high", message, fix, found.evidence), subject)
             case "too low":
-                return self._too_low(context, subject, step, found, layer)
+                return self._too_low(context, call, step, found, layer)
             case "needs bias":
                 far = offset(call, found)
                 verdict, cost = self.advice, "the first steps go into learning a constant"
@@ -244,12 +244,18 @@ class InitLossCheck(Check):
         return self.found(passed, high.subject) if purpose else high
 
     def _too_low(
-        self, context: str, subject: str, step: Step, found: References, layer: tuple[str, nn.Module] | None
+        self, context: str, call: LossCall, step: Step, found: References, layer: tuple[str, nn.Module] | None
     ) -> Finding:
+        subject = f"{call.name} {call.where}"
         below = f"{context}, below the {found.best_constant:.4g} that any constant prediction can reach"
         if layer is None or not untrained(layer[1]):
             known = "the network has been trained before, or is not initialised by torch's default"
             return self.passed(f"{below}: {known}", subject=subject, **found.evidence)
+        if TABLE[call.name].answers is Family.NUMBERS:
+            carried = (
+                "a connection past the network carries numbers close to the target, as where it corrects a forecast"
+            )
+            return self.passed(f"{below}: {carried}", subject=subject, **found.evidence)
         return self.warning(
             f"{below}, before a single update and though the output layer {layer[0]} is untrained",
             code="too_low",

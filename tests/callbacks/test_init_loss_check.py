@@ -272,6 +272,20 @@ def test_one_class_of_several_in_unshuffled_batches(fit):
     assert min(bias) == pytest.approx(-math.log(2 * 64), abs=0.01)  # not so low that they could never be learnt
 
 
+def test_a_network_that_corrects_a_forecast_is_no_leak(fit):
+    class FromYesterday(Regression):
+        by_hand, scale = False, 1.0
+
+        def training_step(self, batch, batch_idx):
+            x, y = batch
+            yesterday = y + 0.1 * torch.randn(y.shape, generator=torch.Generator().manual_seed(0))
+            return F.mse_loss(yesterday + 0.1 * self.net(x).reshape(y.shape), y)
+
+    finding = judged(fit, FromYesterday())
+    assert finding.status is Status.PASSED
+    assert finding.evidence["measured"] < 0.5 * finding.evidence["best_constant"]
+
+
 def test_target_leaks_into_the_input(fit):
     class Leak(Variant):
         def training_step(self, batch, batch_idx):
