@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from lightning_recipe.callbacks._measured import NAMES, Estimate
+from lightning_recipe.callbacks._simple_models import PREVIOUS
 from lightning_recipe.finding import Outcome, Status, listed
 from lightning_recipe.losses.table import Family
 
@@ -122,26 +123,35 @@ def no_better(looks: Sequence[Look], *, weighted: bool) -> list[Outcome]:
             "target at all, and whether a few examples can be memorised"
         )
         return [Outcome(Status.ADVICE, "no_better_than_constant", said, fix, evidence(now))]
-    name = "" if weighted else now.best_simple
-    if name not in half_way(looks).shown:
+    of_yesterday = not weighted and now.is_behind(PREVIOUS)  # which nobody has to fit: the end of a run is late enough
+    name = PREVIOUS if of_yesterday else "" if weighted else now.best_simple
+    if name not in half_way(looks).shown or (not of_yesterday and _may_yet_win(looks, name)):
         return []
+    lead = now.behind(name)
+    size = f"{lead.mean:.2g} ± {lead.error:.1g}"
+    if now.of_answers:
+        size = f"{100 * lead.mean:.2g} ± {100 * lead.error:.1g} points"
+    fitted = f", and was fitted on {now.simple.fitted_on if now.simple else 0} of training"
+    said = (
+        f"after {now.epochs} epochs: {described(now)}; the {name} is better by {size} on {now.examples} validation "
+        f"examples{'' if of_yesterday else fitted}"
+    )
+    fix = "see to the optimiser, the capacity and the inputs of the network, or take the simple model"
+    if of_yesterday:
+        fix = "forecast the change from the last value, add it to what the network puts out, or train for longer"
+    return [Outcome(Status.ADVICE, "worse_than_simple_model", said, fix, evidence(now))]
+
+
+def _may_yet_win(looks: Sequence[Look], name: str) -> bool:
+    """Whether the model comes closer to a simple one that is ahead of it, so that more steps may do."""
+    now = looks[-1]
     lead = now.behind(name)
     sure = now.step >= MANY and lead.mean > BEYOND_CHANCE * lead.error
     times = sure and not now.of_answers and now.score("model") > TIMES * now.score(name)
     if _closes(looks, name) and not times and not (now.of_answers and lead.mean > FAR):
-        return []
+        return True
     gained = half_way(looks).behind(name).mean - lead.mean
-    if _learns(looks) and not now.of_answers and not times and not (sure and gained < CREEPS * lead.mean):
-        return []
-    size = f"{lead.mean:.2g} ± {lead.error:.1g}"
-    if now.of_answers:
-        size = f"{100 * lead.mean:.2g} ± {100 * lead.error:.1g} points"
-    said = (
-        f"after {now.epochs} epochs: {described(now)}; the {name} is better by {size} on {now.examples} validation "
-        f"examples, and was fitted on {now.simple.fitted_on if now.simple else 0} of training"
-    )
-    fix = "see to the optimiser, the capacity and the inputs of the network, or take the simple model"
-    return [Outcome(Status.ADVICE, "worse_than_simple_model", said, fix, evidence(now))]
+    return _learns(looks) and not now.of_answers and not times and not (sure and gained < CREEPS * lead.mean)
 
 
 def evidence(look: Look) -> dict[str, float]:

@@ -290,11 +290,15 @@ class Look:
     def best_simple(self) -> str:
         """The simple model that is furthest ahead of the model; empty if none is clearly."""
         best = max(self.shown[2:], key=lambda name: self.behind(name).mean, default="")
-        if not best:
-            return ""
-        behind = self.behind(best)
+        return best if self.is_behind(best) else ""
+
+    def is_behind(self, name: str) -> bool:
+        """Whether a simple model is clearly ahead, and by more than a little."""
+        if name not in self.shown:
+            return False
+        behind = self.behind(name)
         matters = MATTERS[self.of_answers] * (1.0 if self.of_answers else self.score("model"))
-        return best if behind.is_worse and behind.mean > matters else ""
+        return behind.is_worse and behind.mean > matters
 
 
 def _as_prediction(call: LossCall, answers: Tensor) -> Tensor:

@@ -31,6 +31,8 @@ SURE, NONE = 6.0, 2.0
 """Standard errors of what is gained over a constant: in another order, of eight; and, at most, as rows stand."""
 MATTERS = 0.1
 """What is gained, at least, as a share of the answers, or of the variance of numbers."""
+ALIKE = 0.1
+"""How far the share of a class may be from that in a few hundred targets of training, at most."""
 ALONE = 0.25
 """Correlation of any numbers in neighbouring rows, up to which they are no series: of one, the label of another time
 may be among the inputs."""
@@ -106,7 +108,7 @@ def _has_shares(values: NDArray[Any], shares: Tensor) -> bool:
     if len(shares) > CLASSES or not set(np.unique(values)) <= set(range(len(shares))):
         return False
     own = np.bincount(values.astype(np.int64), minlength=len(shares)) / len(values)
-    return bool(np.abs(own - shares.numpy()).max() < MATTERS / 2)
+    return bool(np.abs(own - shares.numpy()).max() < ALIKE)
 
 
 def in_other_order(rows: Stored, *, classes: int) -> Outcome | None:
@@ -170,11 +172,13 @@ def no_labels_from(rows: Stored, *, classes: int) -> Outcome | None:
     apart = (gained - gained.mean()).cumsum(0).abs()
     apart[: PART - 1] = apart[count - PART :] = 0
     place = int(apart.argmax()) + 1
+    if place < PART:
+        return None
     gains = [_best(_by_half(x[part], y[part])) for part in (slice(place), slice(place, count))]
     known = gains[0].mean > gains[1].mean
     some, none = gains if known else gains[::-1]
     sure = some.mean > max(SURE * some.error, SURE * none.error, MATTERS)
-    if place < PART or not sure or none.mean > NONE * none.error:
+    if not sure or none.mean > NONE * none.error:
         return None
     told, untold = ((0, place), (place, count))[:: 1 if known else -1]
     return Outcome(

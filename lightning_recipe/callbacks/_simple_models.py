@@ -20,6 +20,7 @@ Model = Callable[[Tensor, Tensor], Tensor]
 
 FEWEST = 50
 """Examples that simple models are fitted on, at least."""
+PREVIOUS = "previous value"
 CLASSES = 100
 """Classes that they tell apart, at most."""
 NEIGHBOURS = 5
@@ -111,7 +112,7 @@ def simple_models(pairs: Pairs | None, call: LossCall) -> Simple | None:
     }
     columns = goes_on(pairs) if kind is Family.NUMBERS else []
     if columns:
-        models["previous value"] = lambda _, last: last[:, columns]
+        models[PREVIOUS] = lambda _, last: last[:, columns]
     return Simple(models, *rows.shape[::-1])
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 
 from lightning_recipe.callback import Check
-from lightning_recipe.callbacks._baselines import EXAMPLES, Known, features_of, minimised, validated
+from lightning_recipe.callbacks._baselines import EXAMPLES, KINDS, Known, features_of, minimised, validated
 from lightning_recipe.callbacks._baselines_verdict import judge, worse
 from lightning_recipe.callbacks._human import beside, scores
 from lightning_recipe.callbacks._measured import Estimate, Look, measured
@@ -183,8 +183,9 @@ class Baselines(Check):
             return
         look = self._looks[-1]
         outcome = judge(self._looks, weighted=self._weighted, trial=run.limited or run.interrupted)
-        in_doubt = outcome.status is not Status.SKIPPED and not (look.is_informed or look.is_ahead)
-        yield self.found(self._of_others(run, in_doubt=in_doubt) or outcome)
+        in_doubt = not (look.is_informed or look.is_ahead)
+        others = self._of_others(run, in_doubt=in_doubt) if outcome.status is not Status.SKIPPED else None
+        yield self.found(others or outcome)
         if loggers.is_written(run.trainer):
             humans = {name: (float(logged[name]), score) for name, score in self.human.items() if name in logged}
             what = f"{'answers right' if look.of_answers else self._name}, {look.examples} validation examples"
@@ -196,7 +197,7 @@ class Baselines(Check):
         """Whether inputs and labels that are kept in memory do not belong together, in a part; in doubt, in all."""
         parts, kind = parts_of(run.loaders[0]) if len(run.loaders) == 1 else None, TABLE[self._name].answers
         sources = {id(part.source): part.source for part in parts or []}
-        if len(sources) != 1 or kind not in {Family.CLASSES, Family.YES_NO, Family.NUMBERS}:
+        if len(sources) != 1 or kind not in KINDS or not self._known.count:
             return None
         shares, numbers = self._known.total / self._known.count, kind is Family.NUMBERS
         if kind is Family.YES_NO and len(shares) > 1:

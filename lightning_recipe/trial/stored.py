@@ -195,7 +195,8 @@ def _unpacked(examples: Sequence[Any]) -> dict[str, NDArray[Any]]:
     each = [leaves(one) for one in examples]
     shapes = {path: leaf.shape for path, leaf in each[0].items()}
     same = [path for path, shape in shapes.items() if all(path in one and one[path].shape == shape for one in each)]
-    return {path: _array(torch.stack([one[path] for one in each]), None) for path in same}
+    stacked = {path: torch.stack([one[path] for one in each]) for path in same}
+    return {path: _array(x.float() if x.dtype is torch.bfloat16 else x, None) for path, x in stacked.items()}
 
 
 def leaves(example: Any, path: str = "", depth: int = 0) -> dict[str, Tensor]:

@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset, WeightedRandomS
 from lightning_recipe import Baselines, Status
 from lightning_recipe.callbacks import _baselines_verdict
 from lightning_recipe.callbacks._measured import Estimate, Look
-from lightning_recipe.callbacks._other_order import Stored, in_other_order, stored
+from lightning_recipe.callbacks._other_order import Stored, in_other_order, no_labels_from, stored
 from lightning_recipe.record.step import LossCall
 
 LONG = {"max_epochs": 8}
@@ -411,6 +411,19 @@ def test_no_other_order_of_the_labels_is_better(rows, classes):
     assert not in_other_order(Stored([x.numpy()], (y > 0).astype(int) if classes else y), classes=classes)
 
 
+class Made(Dataset):
+    """Examples that are made when they are read."""
+
+    def __init__(self, size):
+        self.size = size
+
+    def __len__(self):
+        return self.size
+
+    def __getitem__(self, index):
+        return ROWS[index % 600], index % 3
+
+
 def test_labels_that_are_not_known_among_what_is_kept():
     x, y = ROWS, torch.arange(600) % 3
     shares = torch.full((3,), 1 / 3)
@@ -418,9 +431,51 @@ def test_labels_that_are_not_known_among_what_is_kept():
     for data in (TensorDataset(x, y, y.roll(1)), TensorDataset(y), TensorDataset(x), TensorDataset(x[:99], y[:99])):
         assert stored(data, shares, classes=True) is None
     assert stored(TensorDataset(x, y), torch.tensor([0.5, 0.25, 0.25]), classes=True) is None
-    many = [(a, b) for a, b in zip(x.repeat(7, 1), y.repeat(7), strict=True)]
-    assert stored(many, shares, classes=True) is None  # too many to be read one after another
+    assert stored(Made(4200), shares, classes=True) is None  # too many to be read one after another
+    assert stored(Made(600), shares, classes=True)
+    assert stored(Made(600), shares, classes=True, read=False) is None
     assert stored([(a[: 2 + int(b)], b) for a, b in zip(x, y, strict=True)], shares, classes=True) is None
+
+
+PARTS = {
+    "all told": lambda x, y: y,
+    "all noise": lambda x, y: y[torch.randperm(len(y), generator=torch.Generator().manual_seed(0))],
+    "harder from the middle on": lambda x, y: torch.where(torch.arange(600) < 300, y, (x[:, 0] + x[:, 1] > 0).long()),
+}
+
+
+@pytest.mark.parametrize("name", PARTS)
+@pytest.mark.parametrize("classes", [2, 0])
+def test_parts_whose_labels_can_be_told(name, classes):
+    labels = PARTS[name](ROWS, (ROWS[:, 0] > 0).long())
+    assert (
+        no_labels_from(Stored([ROWS.numpy()], (labels if classes else labels.float()).numpy()), classes=classes) is None
+    )
+
+
+@pytest.mark.parametrize("classes", [2, 0])
+@pytest.mark.parametrize("behind", [True, False])
+def test_rows_from_which_on_labels_are_of_others(classes, behind):
+    y = (ROWS[:, 0] > 0).long()
+    labels = torch.cat([y[:250], y[250:].roll(1)] if behind else [y[:250].roll(1), y[250:]])
+    outcome = no_labels_from(Stored([ROWS.numpy()], (labels if classes else labels.float()).numpy()), classes=classes)
+    assert (outcome.status, outcome.code) == (Status.ADVICE, "labels_of_others_in_part")
+    assert abs(outcome.evidence["row"] - 250) < 30
+    assert ("rows 0 to" in outcome.message.partition("have nothing")[0]) == (not behind)
+
+
+def test_it_is_told_beside_a_model_that_learns_from_the_rest(fit):
+    class Dropped(Healthy):
+        """Rows are left out of the inputs, and not of the labels."""
+
+        def train_dataloader(self):
+            x, y = self.data(600, 1).tensors
+            order = torch.randperm(600, generator=torch.Generator().manual_seed(0))
+            x, y = x[order], y[order]
+            return DataLoader(TensorDataset(x, torch.cat([y[:300], y[300:].roll(1)])), 32, shuffle=True)
+
+    findings = found(fit, Dropped(), max_epochs=3)
+    assert [f.code for f in findings] == ["Baselines/labels_of_others_in_part"]
 
 
 def test_rows_are_read_where_no_arrays_are_kept():
@@ -601,7 +656,21 @@ def test_a_forecast_behind_the_previous_value(fit):
     assert finding.evidence["model"] > finding.evidence["previous_value"]
 
 
+def test_a_forecast_that_comes_nearer_to_the_previous_value_is_told_at_the_end(fit):
+    class Nearer(Forecast):
+        rate = 3e-5
+
+        def forward(self, x):
+            return self.net(x) + 0.3 * x[:, -1:]
+
+    (finding,) = found(fit, Nearer(), val=DataLoader(Forecast().data(512, 2), 64))
+    assert (finding.status, finding.code) == (Status.ADVICE, "Baselines/worse_than_simple_model")
+    assert "the previous value is better by" in finding.message
+
+
 def test_a_loss_that_falls_must_come_nearer_to_what_is_far_ahead(fit, monkeypatch):
+    monkeypatch.setattr(_baselines_verdict, "PREVIOUS", "")  # which is told of at the end in any case
+
     class Slow(Forecast):
         rate = 3e-6
 
@@ -616,6 +685,8 @@ def test_a_loss_that_falls_must_come_nearer_to_what_is_far_ahead(fit, monkeypatc
 
 
 def test_many_times_the_loss_of_a_simple_model_is_told_even_if_it_comes_nearer(fit, monkeypatch):
+    monkeypatch.setattr(_baselines_verdict, "PREVIOUS", "")  # which is told of at the end in any case
+
     class Closing(Forecast):
         rate = 3e-5
 
