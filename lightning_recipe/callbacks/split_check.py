@@ -79,7 +79,9 @@ class SplitCheck(Check):
     Args:
         share: Of the validation examples, from which on it is a warning if they are in training. Well-known data sets
             have 3 % in both (B. Barz, J. Denzler, Do We Train on Test Data?, 2020).
-        keep_examples: Whether examples that are in both are drawn.
+        keep_examples: Whether examples that are in both are drawn, and ids, times and pairs that come by in batches are
+            kept in memory until the first epoch is over; without, these are looked for in what is stored only, of other
+            examples fingerprints are kept.
         decode: Makes text of a list of token ids, such as the ``decode`` of a tokenizer.
         strict: Stop the run when something failed.
 
@@ -153,6 +155,7 @@ class SplitCheck(Check):
         self._train, self._val = CameBy(), CameBy()
         self._ids, self._times, self._target = Passing(ids_in), Passing(times.numbers), ""
         self._pairs = Reversed()
+        self._ids.open = self._times.open = self._pairs.open = self.keep_examples
         self._forecast = False
         self._first, self._compared = trainer.current_epoch, False
         self._known: groups.Known | None = None
