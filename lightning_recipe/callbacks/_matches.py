@@ -119,10 +119,16 @@ def _texts(rows: list[dict[str, Any]]) -> list[str] | None:
 
 
 def _read(places: list[Place]) -> Tensor | None:
+    """The largest that all examples hold; each data set is copied once."""
+    found: dict[tuple[int, int], dict[str, Tensor]] = {}
     try:
-        return _largest([leaves(read_again(one.source, [one.index])[0][0]) for one in places])
+        for source in {id(one.source): one.source for one in places}.values():
+            indices = sorted({one.index for one in places if one.source is source})
+            examples = [leaves(one) for (one,) in read_again(source, indices)]
+            found |= {(id(source), index): of for index, of in zip(indices, examples, strict=True)}
     except CannotRereadError:
         return None
+    return _largest([found[id(one.source), one.index] for one in places])
 
 
 def _largest(examples: list[dict[str, Tensor]]) -> Tensor | None:

@@ -108,7 +108,8 @@ class SplitCheck(Check):
         Where batches are looked at, a sum over at most 8,192 values of each example, in the first epoch.
 
     Pictures:
-        - `pairs`: Up to three validation examples below those of training that they are, or are copies of.
+        - `pairs`: Up to three validation examples below those of training that they are, or are copies of. ``#17`` is
+          the index in the data set itself, behind any ``Subset``.
 
     Example:
         >>> import contextlib, io

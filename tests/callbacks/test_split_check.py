@@ -7,6 +7,7 @@ import lightning.pytorch as L
 import numpy as np
 import pytest
 import torch
+from ends import process, traces
 from patients import CLASSES, FEATURES, Healthy, Noisy
 from torch.utils.data import (
     ConcatDataset,
@@ -343,6 +344,30 @@ def test_cards_hold_the_pairs():
     assert words[1] == words[3]
     stored = [f"a text about {i}" for i in range(9)]
     assert "a text about 7" in card([Match(Place(stored, 7), Place(list(stored), 7))], None).words
+
+
+class Counts(Read):
+    """Draws random numbers, and counts how often it was read."""
+
+    reads = 0
+
+    def __getitem__(self, index):
+        self.reads += 1
+        x, _, y = super().__getitem__(index).values()
+        return x + 0.1 * torch.randn(FEATURES), y
+
+
+def test_drawing_pairs_leaves_no_trace(fit, events):
+    def run(callbacks):
+        torch.manual_seed(1)
+        data, module = Counts(range(256)), Healthy()
+        train, val = (DataLoader(Subset(data, rows), 32, shuffle=not rows[0]) for rows in (range(200), range(100, 256)))
+        trainer = fit(module, callbacks, train=train, val=val, max_steps=6)
+        return traces(trainer, module) | process() | {"reads": data.reads}, events(trainer).Tags()["images"]
+
+    (bare, _), (watched, cards) = run([]), run([SplitCheck()])
+    assert "1.03 SplitCheck/pairs" in cards
+    assert watched == bare
 
 
 def test_what_cannot_be_read_without_trace_is_told_by_its_name():
