@@ -130,6 +130,10 @@ class Reshaped(Digits):
         return logits
 
 
+class OneWay(patients.TargetNotFlipped):
+    """Images of a bright bar are mirrored at random, and its place, which is to be predicted, is not."""
+
+
 def program_for(check: type[RecipeCallback]) -> type[LightningModule]:
     """The first program that `check` is about.
 

@@ -73,6 +73,7 @@ def recipe(
     strict: bool = False,
     verbose: bool = False,
     decode: Callable[..., Any] | None = None,
+    keep_examples: bool = True,
 ) -> list[Callback]:
     """All callbacks with their defaults, in the order of the recipe: ``Trainer(callbacks=recipe())``.
 
@@ -84,8 +85,8 @@ def recipe(
         strict: Stop the run when a check fails; for continuous integration.
         verbose: Print what passed, was skipped or could be better as it arrives, too; by default the closing table
             says so.
-
         decode: Makes text of a list of token ids, such as the ``decode`` of a tokenizer; for all that draw tokens.
+        keep_examples: Whether those that keep, draw or write examples may; without, they tell what they can by numbers.
 
     Raises:
         TypeError: If one of `own` is no callback of the recipe.
@@ -114,6 +115,8 @@ def recipe(
         callback.verbose = callback.verbose or verbose
         if decode is not None and getattr(callback, "decode", ...) is None:
             callback.decode = decode  # type: ignore[attr-defined]
+        if not keep_examples and hasattr(callback, "keep_examples"):
+            callback.keep_examples = False
         if isinstance(callback, Check):
             callback.strict = callback.strict or strict
     left = [c for c in callbacks if not any(fnmatchcase(type(c).__name__, key) for key in skip)]

@@ -94,6 +94,27 @@ def test_machinery_knows_no_check(name):
     assert not [m for m in imports(FILES[name]) if m.startswith("lightning_recipe.callbacks")]
 
 
+def behind(name):
+    """Names of the modules that a page imports, and those that the decisions beside it do."""
+    found, waiting = set(), [name]
+    while waiting:
+        new = set(imports(FILES[waiting.pop()])) - found
+        found |= new
+        inside = (module.removeprefix("lightning_recipe.").replace(".", "/") + ".py" for module in new)
+        waiting += [path for path in inside if path.startswith("callbacks/") and path in FILES]
+    return found
+
+
+@pytest.mark.parametrize("name", CALLBACKS)
+def test_whoever_draws_examples_can_be_told_not_to(name):
+    draws = behind(name) & {f"lightning_recipe.figures.{room}" for room in ("examples", "inputs", "dynamics")}
+    module = importlib.import_module(f"lightning_recipe.callbacks.{CALLBACKS[name].stem}")
+    (check,) = (c for c in vars(module).values() if inspect.isclass(c) and c in map(type, lightning_recipe.recipe()))
+    arguments = inspect.signature(check).parameters
+    assert not draws or "keep_examples" in arguments
+    assert "keep_examples" not in arguments or arguments["keep_examples"].default is True
+
+
 @pytest.mark.parametrize("name", CALLBACKS)
 def test_one_class_per_file_named_after_it(name):
     module = importlib.import_module(f"lightning_recipe.callbacks.{CALLBACKS[name].stem}")

@@ -46,7 +46,7 @@ class CameBy:
         >>> train.note(x[:64])
         >>> val.note(x[32:])
         >>> common(train, val)
-        Overlap(common=32, looked=64, same=False)
+        Overlap(common=32, looked=64, same=False, matches=())
 
     """
 

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lightning_recipe.finding import Outcome, Status
+from lightning_recipe.callbacks._matches import Match, OfMatches, place, some
+from lightning_recipe.finding import Status
 from lightning_recipe.trial.stored import Part, arrays
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ AGREE = 0.9
 """Copies that have the same class."""
 
 
-def near_copies(train: list[Part], val: list[Part]) -> Outcome | None:
+def near_copies(train: list[Part], val: list[Part]) -> OfMatches | None:
     """Look for copies among what data sets store, as arrays of numbers.
 
     Returns:
@@ -75,13 +76,16 @@ def near_copies(train: list[Part], val: list[Part]) -> Outcome | None:
     share = float((count > 0).mean())
     if share < MOST:
         return None
-    return Outcome(
+    matches = [Match(place(train, near[i, 0]), place(val, chosen[i])) for i in some(np.flatnonzero(count))]
+    return OfMatches(
         Status.WARNING,
         "near_copies",
         f"{share:.0%} of {len(chosen)} validation examples have a slightly changed copy in training, at least {GAP:g}x "
-        "nearer than any other example",
+        f"nearer than any other example (for example validation {matches[0].val.index} has training "
+        f"{matches[0].train.index})",
         "split before you augment or oversample, and keep the copies, frames and views of one example on one side",
         {"share": share, "copies": float(np.median(count[count > 0]))},
+        tuple(matches),
     )
 
 

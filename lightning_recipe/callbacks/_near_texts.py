@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lightning_recipe.callbacks._matches import Match, OfMatches, place, some
 from lightning_recipe.callbacks._near_copies import PROBES, are_compared, gathered
-from lightning_recipe.finding import Outcome, Status
+from lightning_recipe.finding import Status
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -35,7 +36,7 @@ MOST = 0.3
 """Validation texts that have copies, from which on it is no chance: the web has them, up to one in ten."""
 
 
-def near_texts(train: list[Part], val: list[Part]) -> Outcome | None:
+def near_texts(train: list[Part], val: list[Part]) -> OfMatches | None:
     """Look for copies among what data sets store, as rows of words' numbers.
 
     A text that goes on where one of training ends, or shares its beginning, is none: words within are changed.
@@ -62,21 +63,27 @@ def near_texts(train: list[Part], val: list[Part]) -> Outcome | None:
         return None
     name = max(names, key=lambda name: one[name].shape[1])
     chosen = np.linspace(0, len(other[name]) - 1, min(PROBES, len(other[name]))).astype(int)
-    grams = [row for row in _grams(other[name][chosen]) if len(np.unique(row[row != 0])) >= FEWEST]
+    of_each = zip(chosen, _grams(other[name][chosen]), strict=True)
+    grams = {int(i): row for i, row in of_each if len(np.unique(row[row != 0])) >= FEWEST}
     if len(grams) < PROBES // 4:
         return None
-    texts = one[name][:: -(-one[name].size // VALUES)]
-    holding = _holding(np.unique(np.concatenate(grams)), texts)
-    told = [_copies(row, holding, texts) for row in grams]
-    share = float(np.mean([count > 0 for count in told]))
+    every = -(-one[name].size // VALUES)
+    texts = one[name][::every]
+    holding = _holding(np.unique(np.concatenate([*grams.values()])), texts)
+    told = {i: _copies(row, holding, texts) for i, row in grams.items()}
+    copied = {i: copies for i, copies in told.items() if copies}
+    share = len(copied) / len(told)
     if share < MOST:
         return None
-    return Outcome(
+    matches = [Match(place(train, copied[i][0] * every), place(val, i)) for i in some([*copied])]
+    return OfMatches(
         Status.WARNING,
         "near_copies",
-        f"{share:.0%} of {len(told)} validation texts have a copy in training in which a few words are others",
+        f"{share:.0%} of {len(told)} validation texts have a copy in training in which a few words are others (for "
+        f"example validation {matches[0].val.index} has training {matches[0].train.index})",
         "split before you augment or oversample, and keep the versions of one text on one side",
-        {"share": share, "copies": float(np.median([count for count in told if count]))},
+        {"share": share, "copies": float(np.median([len(copies) for copies in copied.values()]))},
+        tuple(matches),
     )
 
 
@@ -117,16 +124,17 @@ def _holding(grams: NDArray[np.uint64], texts: NDArray[Any]) -> dict[int, list[i
     return found
 
 
-def _copies(grams: NDArray[np.uint64], holding: dict[int, list[int]], texts: NDArray[Any]) -> int:
-    """How many texts of training are this one with other words within: as many as lie before the first gap."""
+def _copies(grams: NDArray[np.uint64], holding: dict[int, list[int]], texts: NDArray[Any]) -> list[int]:
+    """The texts of training that are this one with other words within, before the first gap, the nearest first."""
     own = set(grams.tolist()) - {0}
     count = Counter(text for gram in own for text in holding.get(gram, ()))
     most = count.most_common(COPIES + 1)
     shares = [held / len(own) for _, held in most] + [0.0]
     copies = next((i + 1 for i in range(min(COPIES, len(most))) if shares[i] >= GAP * shares[i + 1]), 0)
     if not copies or shares[copies - 1] < ALIKE:
-        return 0
+        return []
     (nearest,) = _grams(texts[[most[0][0]]])
     held = np.isin(grams, nearest[nearest != 0])
     where = np.flatnonzero(held)
-    return copies if (~held & (grams != 0))[where[0] : where[-1]].any() else 0
+    changed = (~held & (grams != 0))[where[0] : where[-1]].any()
+    return [text for text, _ in most[:copies]] if changed else []

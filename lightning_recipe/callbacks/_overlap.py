@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from lightning_recipe.finding import Outcome, Status
+from lightning_recipe.callbacks._matches import Match, OfMatches, Place, place, some
+from lightning_recipe.finding import Status
 from lightning_recipe.trial.stored import Part, by_source, columns, digest, distinct, row
 
 if TYPE_CHECKING:
@@ -44,12 +45,14 @@ class Overlap(NamedTuple):
         common: Examples of validation that are in training.
         looked: Examples of validation that were looked at.
         same: Whether both are the same examples, all of them.
+        matches: Some of those in common, if it is known which they are.
 
     """
 
     common: int
     looked: int
     same: bool
+    matches: tuple[Match, ...] = ()
 
 
 def way(loader: Any) -> Any:
@@ -73,8 +76,8 @@ def overlap(train: list[Part], val: list[Part], *, alike: bool = True) -> Overla
     Example:
         >>> import torch
         >>> data, other = torch.utils.data.TensorDataset(torch.rand(9, 9)), ["a b"]
-        >>> overlap([Part(data, range(6))], [Part(data, range(4, 9))])
-        Overlap(common=2, looked=5, same=False)
+        >>> overlap([Part(data, range(6))], [Part(data, range(4, 9))])[:3]
+        (2, 5, False)
 
     """
     own, wanted = by_source(train), by_source(val)
@@ -82,34 +85,41 @@ def overlap(train: list[Part], val: list[Part], *, alike: bool = True) -> Overla
     others = sum(len(part.indices) for key, parts in wanted.items() if key not in own for part in parts)
     looked = others + sum(len(last) for _, last in pairs)
     alike = alike and {type(part.source) for part in val} <= {type(part.source) for part in train}
-    if common := sum(_common(*pair) for pair in pairs):
+    shared = [_common(*pair) for pair in pairs]
+    if common := sum(map(len, shared)):
         if common == looked and not alike:
             return None
-        same = own.keys() == wanted.keys() and all(_common(*pair) == len(pair[0]) == len(pair[1]) for pair in pairs)
-        return Overlap(common, looked, same)
+        every = all(len(both) == len(a) == len(b) for both, (a, b) in zip(shared, pairs, strict=True))
+        sources = [parts[0].source for key, parts in wanted.items() if key in own]
+        places = [Place(source, int(i)) for source, both in zip(sources, shared, strict=True) for i in some(both)]
+        matches = tuple(Match(one, one) for one in some(places))
+        return Overlap(common, looked, own.keys() == wanted.keys() and every, matches)
     nothing = None if others else Overlap(0, looked, same=False)
     stored = {key: columns(parts[0].source) for key, parts in (own | wanted).items()}
     if not all(stored.values()) or _differ_elsewhere(own, wanted, stored):
         return nothing
-    seen, last = Counter(map(digest, rows_of(train, stored))), list(map(digest, rows_of(val, stored)))
-    common = sum(one in seen for one in last)
+    first, last = (list(map(digest, rows_of(parts, stored))) for parts in (train, val))
+    seen = Counter(first)
+    both = [i for i, one in enumerate(last) if one in seen]
+    common = len(both)
     repeats = 1 - len(seen) / seen.total()
     unsure = common == len(last) and not alike
     if unsure or not _tell(stored, list(islice(rows_of(val, stored), SAMPLE)), repeats, common / len(last)):
         return nothing
-    return Overlap(common, len(last), same=len(last) == looked and seen == Counter(last))
+    matches = tuple(Match(place(train, first.index(last[i])), place(val, i)) for i in some(both))
+    return Overlap(common, len(last), len(last) == looked and seen == Counter(last), matches)
 
 
-def _common(one: range | NDArray[np.int64], other: range | NDArray[np.int64]) -> int:
-    """How many indices two selections have in common, each of which has none twice."""
+def _common(one: range | NDArray[np.int64], other: range | NDArray[np.int64]) -> range | NDArray[np.int64]:
+    """The indices that two selections have in common, each of which has none twice."""
     if not isinstance(one, range) or one.step != 1:
         one, other = other, one
     if not isinstance(one, range) or one.step != 1:
-        return len(np.intersect1d(one, other, assume_unique=True))
+        return np.intersect1d(one, other, assume_unique=True)
     if isinstance(other, range) and other.step == 1:
-        return len(range(max(one.start, other.start), min(one.stop, other.stop)))
+        return range(max(one.start, other.start), min(one.stop, other.stop))
     indices = np.asarray(other)
-    return int(np.count_nonzero((one.start <= indices) & (indices < one.stop)))
+    return indices[(one.start <= indices) & (indices < one.stop)]
 
 
 def rows_of(parts: list[Part], stored: _Stored) -> Iterator[bytes]:
@@ -174,7 +184,7 @@ def _is_same(one: Any, other: Any) -> bool:
     return (one.shape == other.shape and np.may_share_memory(one, other)) if arrays else one is other
 
 
-def verdict(found: Overlap, share: float, *, only: bool, what: str = "validation") -> Outcome | None:
+def verdict(found: Overlap, share: float, *, only: bool, what: str = "validation") -> OfMatches | None:
     """What to say of it.
 
     Args:
@@ -198,11 +208,14 @@ def verdict(found: Overlap, share: float, *, only: bool, what: str = "validation
         message = f"{what} is on all {found.looked} training examples, and on no others"
     else:
         message = f"{found.common} of {found.looked} {what} examples ({part:.0%}) are in training, too"
+        for train, val in found.matches[:1]:
+            message += f" (for example {what} {val.index} is training {train.index})"
     worried = part > share and found.looked >= FEW and only and not found.same
-    return Outcome(
+    return OfMatches(
         Status.WARNING if worried else Status.ADVICE,
         "examples_in_both",
         message,
         "evaluate on examples that training never sees: remove duplicates, and split before you oversample or augment",
         {"share": part, "common": found.common, "looked_at": found.looked},
+        () if found.same else found.matches,
     )

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable  # noqa: TC003 - LightningCLI reads the types of arguments at run time
 from contextlib import suppress
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from lightning_recipe.callback import Check
 from lightning_recipe.callbacks import _augmented_in_step as in_step
 from lightning_recipe.callbacks import _mixed_before as mixed_before
 from lightning_recipe.callbacks import _mixing as mixing
 from lightning_recipe.callbacks._read_again import Reading
+from lightning_recipe.callbacks._several_draws import card
+from lightning_recipe.figures.canvas import pixels
 from lightning_recipe.finding import Section
 from lightning_recipe.record.step import Need
+from lightning_recipe.show import loggers
+from lightning_recipe.trial.isolation import isolated
 from lightning_recipe.trial.rehearsal import CannotRehearseError, rehearsal
 from lightning_recipe.trial.reread import CannotRereadError
 
@@ -62,6 +67,8 @@ class AugmentationCheck(Check):
 
     Args:
         examples: Read of training and of validation.
+        keep_examples: Whether an example is drawn.
+        decode: Makes text of a list of token ids, such as the ``decode`` of a tokenizer.
         strict: Stop the run when something failed.
 
     Source:
@@ -85,6 +92,10 @@ class AugmentationCheck(Check):
         places, 96 of training and 150 of validation. Of images that the module may augment, 3 more steps on a copy, 6
         if it does. At two steps, of those that mix at six, up to 256 examples are compared.
 
+    Pictures:
+        - `draws`: A training example that is not the same each time, as it was read first and as it was least like
+          that, each with its target: does it move with its image, and can you still tell what it is?
+
     Example:
         >>> import contextlib, io
         >>> from lightning.pytorch import Trainer
@@ -104,9 +115,16 @@ class AugmentationCheck(Check):
     needs = Need.INPUTS | Need.LOSSES
     explains: ClassVar = {"written_into": ("DataProfile/drifts",)}
 
-    def __init__(self, *, examples: int = 4, strict: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        examples: int = 4,
+        keep_examples: bool = True,
+        decode: Callable[..., Any] | None = None,
+        strict: bool = False,
+    ) -> None:
         super().__init__(strict=strict)
-        self.examples = examples
+        self.examples, self.keep_examples, self.decode = examples, keep_examples, decode
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Begin anew with each fit."""
@@ -188,3 +206,8 @@ class AugmentationCheck(Check):
             same = "are augmented" if reading.random else "come out the same each time"
             self._clean = self.passed(f"training examples {same}, and targets go with them", random=len(reading.random))
         yield from found
+        if self.keep_examples and loggers.is_written(run.trainer):
+            with isolated():
+                picture = card(reading.chosen, reading.draws, self.decode)
+            if picture is not None:
+                self.draw(run, "draws", pixels(picture))

@@ -79,6 +79,9 @@ class DataProfile(Check):
     never change, or hold a number such as -999 for what is missing, or values are NaN or infinite.
 
     Args:
+        keep_examples: Whether some rows of tables, and of what the data set keeps, are kept in memory for up to three
+            epochs; without, neither what changes from epoch to epoch nor a number for what is missing is seen. Of all
+            else there are fingerprints, labels and ranges.
         strict: Stop the run when something failed.
 
     Source:
@@ -129,6 +132,10 @@ class DataProfile(Check):
         ),
     }
 
+    def __init__(self, *, keep_examples: bool = True, strict: bool = False) -> None:
+        super().__init__(strict=strict)
+        self.keep_examples = keep_examples
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Begin anew with each fit."""
         super().setup(trainer, pl_module, stage)
@@ -151,7 +158,7 @@ class DataProfile(Check):
             self.done = True
             yield self.skipped("the run goes on from a checkpoint: its first epoch has passed")
             return
-        self._kept_data = Kept(run.loaders[0]) if len(run.loaders) == 1 else None
+        self._kept_data = Kept(run.loaders[0]) if self.keep_examples and len(run.loaders) == 1 else None
         yield from (self.found(outcome) for loader in run.loaders for outcome in order.too_few_weights(loader))
 
     def every_batch(self, run: Run, stage: str, batch: Any) -> None:
@@ -220,6 +227,8 @@ class DataProfile(Check):
     def _fetch(self) -> None:
         for one in self._waiting:
             add(self._seen, one)
+        if not self.keep_examples:
+            self._seen.rows.clear()
         self._waiting.clear()
 
     def _told(self, run: Run) -> Iterator[Finding]:

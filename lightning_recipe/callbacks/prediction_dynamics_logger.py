@@ -67,6 +67,7 @@ class PredictionDynamicsLogger(RecipeCallback):
         min_moved: Share of probability, 0 to 1; for numbers, standard deviations of the target; less in a shorter run.
         max_jitter: The same unit, from one look to the next; for numbers four times as much.
         max_share: Share of the run's time, 0 to 1, that pictures may take before its end; 1 is no limit.
+        keep_examples: Whether a batch is kept and its predictions drawn; without, there is nothing to look at.
         predict: ``predict(pl_module, batch)``, for modules whose network can't be run again on its own. Returns a
             tensor like the loss function's input. Called in eval mode, without gradients.
         decode: Makes text of a list of token ids, such as the ``decode`` of a tokenizer; it gets one at a time.
@@ -129,6 +130,7 @@ class PredictionDynamicsLogger(RecipeCallback):
         min_moved: float = 0.01,
         max_jitter: float = 0.15,
         max_share: float = 0.0025,
+        keep_examples: bool = True,
         predict: Callable[..., Any] | None = None,
         decode: Callable[..., Any] | None = None,
     ) -> None:
@@ -139,7 +141,7 @@ class PredictionDynamicsLogger(RecipeCallback):
             raise ValueError(msg)
         self.max_examples, self.every_n_steps, self.max_share = max_examples, every_n_steps, max_share
         self.min_steps, self.min_moved, self.max_jitter = min_steps, min_moved, max_jitter
-        self.predict, self.decode = predict, decode
+        self.keep_examples, self.predict, self.decode = keep_examples, predict, decode
         self._forget()
 
     def _forget(self) -> None:
@@ -161,12 +163,16 @@ class PredictionDynamicsLogger(RecipeCallback):
 
     def validation(self, run: Run, step: Step) -> Iterator[Finding]:  # noqa: ARG002
         """Keep the first validation step of the sanity check."""
-        if not self._steps:
+        if self.keep_examples and not self._steps:
             self._steps.append(step)
         yield from ()
 
     def before_training(self, run: Run) -> Iterator[Finding]:
         """Look for the first time."""
+        if not self.keep_examples:
+            self.done = True
+            yield self.skipped("no batch may be kept")
+            return
         yield from self._trying(self._begin, run, last=False)
 
     def sampled_step(self, run: Run, step: Step) -> Iterator[Finding]:

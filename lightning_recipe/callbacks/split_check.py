@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable  # noqa: TC003 - LightningCLI reads the types of arguments at run time
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from lightning_recipe.callback import Check
 from lightning_recipe.callbacks import _groups as groups
+from lightning_recipe.callbacks import _matches as matches
 from lightning_recipe.callbacks import _near_copies as copies
 from lightning_recipe.callbacks import _overlap as examples
 from lightning_recipe.callbacks import _overlapping as windows
@@ -22,8 +24,11 @@ from lightning_recipe.callbacks._reversed import Reversed
 from lightning_recipe.callbacks._scaled_apart import scaled_apart
 from lightning_recipe.callbacks._split_again import split_again
 from lightning_recipe.callbacks._target_encoded import target_encoded
+from lightning_recipe.figures.canvas import pixels
 from lightning_recipe.finding import Section
 from lightning_recipe.record.step import Need
+from lightning_recipe.show import loggers
+from lightning_recipe.trial.isolation import isolated
 from lightning_recipe.trial.stored import Part, distinct, parts_of
 
 if TYPE_CHECKING:
@@ -74,6 +79,10 @@ class SplitCheck(Check):
     Args:
         share: Of the validation examples, from which on it is a warning if they are in training. Well-known data sets
             have 3 % in both (B. Barz, J. Denzler, Do We Train on Test Data?, 2020).
+        keep_examples: Whether examples that are in both are drawn, and ids, times and pairs that come by in batches are
+            kept in memory until the first epoch is over; without, these are looked for in what is stored only, of other
+            examples fingerprints are kept.
+        decode: Makes text of a list of token ids, such as the ``decode`` of a tokenizer.
         strict: Stop the run when something failed.
 
     Source:
@@ -98,6 +107,10 @@ class SplitCheck(Check):
         Where loaders are reloaded, another, and what was trained on first is kept until then.
         Where batches are looked at, a sum over at most 8,192 values of each example, in the first epoch.
 
+    Pictures:
+        - `pairs`: Up to three validation examples below those of training that they are, or are copies of. ``#17`` is
+          the index in the data set itself, behind any ``Subset``.
+
     Example:
         >>> import contextlib, io
         >>> from lightning.pytorch import Trainer
@@ -117,9 +130,16 @@ class SplitCheck(Check):
     needs = Need.INPUTS | Need.LOSSES
     explains: ClassVar = {"shared_transform": ("AugmentationCheck/*",)}
 
-    def __init__(self, *, share: float = 0.05, strict: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        share: float = 0.05,
+        keep_examples: bool = True,
+        decode: Callable[..., Any] | None = None,
+        strict: bool = False,
+    ) -> None:
         super().__init__(strict=strict)
-        self.share = share
+        self.share, self.keep_examples, self.decode = share, keep_examples, decode
         self._trained: tuple[list[Part], set[Any]] | None = None  # the examples, and how batches are made of them
 
     def __getstate__(self) -> dict[str, Any]:
@@ -136,6 +156,7 @@ class SplitCheck(Check):
         self._train, self._val = CameBy(), CameBy()
         self._ids, self._times, self._target = Passing(ids_in), Passing(times.numbers), ""
         self._pairs = Reversed()
+        self._ids.open = self._times.open = self._pairs.open = self.keep_examples
         self._forecast = False
         self._first, self._compared = trainer.current_epoch, False
         self._known: groups.Known | None = None
@@ -207,6 +228,7 @@ class SplitCheck(Check):
                 yield self.passed(message, code="apart", subject=subject, looked_at=found.looked)
             elif found and (outcome := examples.verdict(found, self.share, only=stage == "test", what=stage)):
                 yield self.found(outcome, subject)
+                self._draw(run, [outcome])
 
     def _of_batches(self, run: Run) -> Iterator[Finding]:
         self.done, self._kept = True, None
@@ -260,7 +282,7 @@ class SplitCheck(Check):
         if self._trained is None or not any(vals):  # known to the sampler or the stream only
             return
         train, ways = self._trained
-        found = [*self._transforms(run, train, vals)]
+        found, told = [*self._transforms(run, train, vals)], list[Any]()
         overlaps = [
             None if val is None or run.limited else examples.overlap(train, val, alike={examples.way(loader)} == ways)
             for val, loader in zip(vals, run.val_loaders, strict=True)
@@ -269,6 +291,7 @@ class SplitCheck(Check):
         for i, overlap in enumerate(overlaps):
             if overlap and (outcome := examples.verdict(overlap, self.share, only=not any(own))):
                 found.append(self.found(outcome, f"validation loader {i}" if len(vals) > 1 else ""))
+                told.append(outcome)
         if not found and not run.limited:
             pairs = filter(None, (windows.neighbours(train, val) for val in vals if val))
             told = list(filter(None, map(windows.overlapping, pairs)))
@@ -276,6 +299,7 @@ class SplitCheck(Check):
                 told = told or list(filter(None, (look(train, val) for val in vals if val)))
             found += map(self.found, told)
         yield from found
+        self._draw(run, told)
         if any(own) and not found:
             looked = sum(overlap.looked for overlap in overlaps if overlap)
             self._clean = self.passed(f"none of {looked} validation examples is in training", looked_at=looked)
@@ -283,6 +307,15 @@ class SplitCheck(Check):
         self._parts = None if run.limited else (train, vals)
         self._every = getattr(run.trainer, "reload_dataloaders_every_n_epochs", 0)
         self._kept = train if self._every and not (found or run.limited) and len(vals) == 1 else None
+
+    def _draw(self, run: Run, told: list[Any]) -> None:
+        """Draw the first pairs that are known."""
+        pairs = next((one.matches for one in told if isinstance(one, matches.OfMatches) and one.matches), ())
+        if pairs and self.keep_examples and loggers.is_written(run.trainer):
+            with isolated():
+                picture = matches.card(pairs, self.decode)
+            if picture is not None:
+                self.draw(run, "pairs", pixels(picture))
 
     def _of_reloaded(self, run: Run, first: list[Part]) -> Iterator[Finding]:
         """Compare validation with what was trained on before its loaders were reloaded, once."""

@@ -51,6 +51,7 @@ class VisualizeInputs(RecipeCallback):
 
     Args:
         max_examples: Examples drawn at most.
+        keep_examples: Whether examples are drawn; without, the finding has their shapes and ranges.
         every_n_epochs: Epochs in between are never drawn.
         max_share: Share of the run's time, 0 to 1, that pictures after the first may take; 1 is no limit.
         mean: Mean that the images were normalised with, one value or one for each channel: draws ``x * std + mean``.
@@ -108,6 +109,7 @@ class VisualizeInputs(RecipeCallback):
         self,
         *,
         max_examples: int = 4,
+        keep_examples: bool = True,
         every_n_epochs: int = 1,
         max_share: float = 0.0025,
         mean: list[float] | None = None,
@@ -124,6 +126,7 @@ class VisualizeInputs(RecipeCallback):
             msg = f"max_share must lie between 0 and 1, got {max_share}"
             raise ValueError(msg)
         self.max_examples = max_examples
+        self.keep_examples = keep_examples
         self.every_n_epochs = every_n_epochs
         self.max_share = max_share
         self.mean = mean
@@ -202,7 +205,7 @@ class VisualizeInputs(RecipeCallback):
             before = self._spans.get(key, (low, high))
             self._spans[key] = (min(low, before[0]), max(high, before[1]))
             told.append(summary(name, tensor, reading, measured))
-            if not loggers.is_written(run.trainer):
+            if not self.keep_examples or not loggers.is_written(run.trainer):
                 continue
             rows = examples if reading.kind is Kind.GRAPH else tensor.shape[0] if tensor.ndim else 0
             known = answers(step, rows or 0)
@@ -226,7 +229,8 @@ class VisualizeInputs(RecipeCallback):
         left = len(filled) - MAX_CARDS
         more = f"; {left} more inputs are not drawn" if left > 0 else ""
         more += f"; {empty} are empty" if (empty := sum(not x.numel() for x in step.inputs.values())) else ""
-        return self.passed(f"drew {'; '.join(told)}{more}", inputs=len(step.inputs), examples=examples or 0)
+        did = "drew" if self.keep_examples else "saw"
+        return self.passed(f"{did} {'; '.join(told)}{more}", inputs=len(step.inputs), examples=examples or 0)
 
 
 def short_names(inputs: Iterable[str]) -> dict[str, str]:

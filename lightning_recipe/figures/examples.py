@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from lightning_recipe.figures.canvas import GREY, LINE
-from lightning_recipe.figures.captions import captions
+from lightning_recipe.figures.canvas import GREY, LINE, wrapped
+from lightning_recipe.figures.captions import Caption, captions
+from lightning_recipe.figures.images import pairs
 from lightning_recipe.figures.inputs import input_card
-from lightning_recipe.figures.kinds import Kind
+from lightning_recipe.figures.kinds import Kind, recognise
 from lightning_recipe.figures.picture import BODY, Picture
+from lightning_recipe.figures.scale import PICTURED, span_of, statistics
+from lightning_recipe.losses.targets import Answers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from torch import Tensor
 
     from lightning_recipe.figures.kinds import Reading
-    from lightning_recipe.losses.targets import Answers
 
 LARGE = 4
 """Examples drawn as pictures."""
@@ -61,4 +63,46 @@ def listed(title: str, entered: Tensor | None, answers: Answers) -> Picture:
         if entered is not None:
             numbers = " ".join(f"{value:.2g}" for value in entered[i].flatten()[:NUMBERS].tolist())
             picture.write(BODY.left + 0.48 * BODY.width, y, numbers, GREY, width=0.52 * BODY.width)
+    return picture
+
+
+def pairs_card(
+    title: str, rows: Tensor | list[str], indices: Sequence[tuple[int, int]], decode: Callable[..., Any] | None
+) -> Picture:
+    """Examples of training, each with one of validation: images below each other, all else one after the other.
+
+    Args:
+        title: What they have in common.
+        rows: Two for each pair, that of training first: of shape (2 * N, ...), or texts.
+        indices: Of the two of each pair, in their data sets.
+        decode: Makes text of a list of token ids.
+
+    Example:
+        >>> import torch
+        >>> pairs_card("in both", torch.rand(4, 1, 8, 8), [(4, 1), (7, 2)], None).words
+        ['train', 'val', '#4, #1', '#7, #2']
+        >>> pairs_card("in both", ["a text", "a text"], [(4, 1)], None).words
+        ['train #4', 'a text', 'val #1', 'a text']
+
+    """
+    notes = tuple(note for train, val in indices for note in (f"train #{train}", f"val #{val}"))
+    if isinstance(rows, list):
+        return _written(title, rows[:LARGE], notes)
+    reading = recognise(rows)
+    if reading.kind not in PICTURED:
+        kept = len(rows) if reading.kind in LISTED else LARGE
+        return examples_card(title, rows[:kept], reading, Answers(notes=notes[:kept]), decode)
+    picture = Picture(title)
+    span = span_of(statistics(rows), rows.dtype, reading.kind)
+    pairs(picture, rows, reading, span, [Caption(f"#{train}, #{val}") for train, val in indices])
+    return picture
+
+
+def _written(title: str, texts: list[str], notes: Sequence[str]) -> Picture:
+    picture, each = Picture(title), BODY.height / LARGE
+    for i, (text, note) in enumerate(zip(texts, notes, strict=False)):
+        y = BODY.top + i * each + LINE - 7
+        picture.write(BODY.left, y, note, GREY)
+        for j, line in enumerate(wrapped(text, BODY.width, int(each / LINE) - 1)):
+            picture.write(BODY.left, y + (j + 1) * LINE, line)
     return picture

@@ -85,6 +85,13 @@ def images(
     return thumbnails(picture, inputs, span, captions(answers, len(stack)))
 
 
+def pairs(picture: Picture, tensor: Tensor, reading: Reading, span: tuple[float, float], made: list[Caption]) -> None:
+    """Images that come two by two, of training and of validation, below each other; of volumes the middle slice."""
+    stack, _ = _stack(tensor, reading)
+    middle = stack[:, stack.shape[1] // 2]
+    thumbnails(picture, {"train": middle[::2], "val": middle[1::2]}, span, made)
+
+
 def thumbnails(
     picture: Picture, strips: dict[str, Tensor], span: tuple[float, float], made: list[Caption]
 ) -> list[list[Box]]:

@@ -14,6 +14,7 @@ from lightning_recipe import AugmentationCheck, Status
 from lightning_recipe.callbacks._constant_seed import seeded_alike
 from lightning_recipe.callbacks._flips import turns_sign
 from lightning_recipe.callbacks._lost_transform import lost
+from lightning_recipe.callbacks._several_draws import card
 from lightning_recipe.trial.reread import CannotRereadError, read_again, rewritten
 
 RNG = torch.Generator().manual_seed(0)
@@ -24,18 +25,19 @@ MASKS = (torch.rand(64, 12, 12, generator=RNG) * 3).long()
 CLASSES = torch.arange(64) % 4
 
 
+class Sees(Healthy):
+    """Trains on something else."""
+
+    def training_step(self, batch, batch_idx):
+        return self(torch.randn(32, 12)).square().mean()
+
+    def validation_step(self, batch, batch_idx):
+        pass
+
+
 def found(fit, train, val=None, collate=(list, list)):
     """Look at data that nobody trains on."""
-    check = AugmentationCheck()
-
-    class Any(Healthy):
-        def training_step(self, batch, batch_idx):
-            return self(torch.randn(32, 12)).square().mean()
-
-        def validation_step(self, batch, batch_idx):
-            pass
-
-    module = Any()
+    check, module = AugmentationCheck(), Sees()
     loaders = [
         None if data is None else DataLoader(data, 16, collate_fn=how)
         for data, how in zip((train, val), collate, strict=True)
@@ -60,6 +62,43 @@ class Flipped(Dataset):
         if flipped:
             image = self.flip(image)
         return {"image": image + self.noise * torch.randn_like(image), **self.target(index, flipped)}
+
+
+@pytest.mark.parametrize(
+    ("random", "keep_examples", "cards"),
+    [(True, True, ["2.09 AugmentationCheck/draws"]), (True, False, []), (False, True, [])],
+)
+def test_an_example_is_drawn_several_times_if_it_differs(fit, events, random, keep_examples, cards):
+    data = Flipped(lambda i, _: {"label": CLASSES[i]}, flip=(lambda x: x.flip(-1)) if random else (lambda x: x))
+    check = AugmentationCheck(keep_examples=keep_examples)
+    loader = DataLoader(data, 16, collate_fn=list)
+    trainer = fit(Sees(), [check], train=loader, max_steps=1, limit_val_batches=0)
+    assert [tag for tag in events(trainer).Tags()["images"] if "Augmentation" in tag] == cards
+    assert [finding.status for finding in check.findings] == [Status.PASSED]
+
+
+def draws(*times):
+    return [[{name: torch.as_tensor(leaf) for name, leaf in leaves.items()} for leaves in times]]
+
+
+def test_draws_that_are_least_like_the_first_are_shown_with_their_targets():
+    image, noise = IMAGES[0], [IMAGES[0] + 0.01 * torch.randn(3, 12, 12, generator=RNG) for _ in range(4)]
+    times = [{"image": x, "label": i} for i, x in enumerate([image, *noise, image.flip(-1)])]
+    assert card([5], draws(*times), None).words[:2] == ["0", "5"]
+    assert card([5], draws(*times[:1] * 3), None) is None
+    moved = card([5], draws(*({**one, "mask": MASKS[0]} for one in times)), None)
+    assert moved.words[:2] == ["input", "true"]
+
+
+def test_boxes_that_crops_have_left_out_are_not_missed():
+    times = [{"image": IMAGES[0] + i / 9, "boxes": BOXES[0, : 3 - i], "labels": torch.zeros(3 - i)} for i in range(3)]
+    picture = card([5], draws(*times), None)
+    assert picture.note == "boxes xyxy, pixels"
+
+
+def test_crops_of_all_sizes_and_numbers_have_no_picture():
+    assert card([5], draws(*({"image": IMAGES[0][:, : 12 - i]} for i in range(3))), None) is None
+    assert card([5], draws({"x": 1.0}, {"x": 2.0}), None) is None
 
 
 LEGITIMATE = {

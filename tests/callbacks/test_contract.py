@@ -19,10 +19,10 @@ from ends import frozen, process, traces
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from patients import Healthy, InitTooLarge
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset, TensorDataset
 
 import lightning_recipe
-from lightning_recipe import Check, Finding, RecipeCallback, Status
+from lightning_recipe import Check, Finding, HardExamples, RecipeCallback, Status
 from lightning_recipe.callback import STATE
 
 CALLBACKS = [type(callback) for callback in lightning_recipe.recipe()]
@@ -426,3 +426,41 @@ def _plain_defaults(callback):
 def test_recipe_takes_strict():
     assert all(c.strict for c in lightning_recipe.recipe(strict=True) if isinstance(c, Check))
     assert isinstance(lightning_recipe.recipe()[0], L.Callback)
+
+
+# -- examples are people's data
+
+
+class Flipping(TensorDataset):
+    """Images that are mirrored at random."""
+
+    def __getitem__(self, index):
+        image, label = super().__getitem__(index)
+        return image.flip(-1) if torch.rand(()) < 0.5 else image, label
+
+
+class Sees(Healthy):
+    """Its inputs are images."""
+
+    def forward(self, x):
+        return super().forward(x.flatten(1)[:, :12])
+
+
+def cards(fit, events, callbacks):
+    x, y = Healthy().data(128, 1).tensors
+    data = Flipping(x[:, None, None].repeat(1, 1, 12, 1), y)
+    train, val = (DataLoader(Subset(data, rows), 32) for rows in (range(96), range(48, 128)))
+    trainer = fit(Sees(), callbacks, train=train, val=val, num_sanity_val_steps=1)
+    assert not [f for c in callbacks for f in c.findings if f.code.endswith("internal_error")]
+    return {tag.split()[1].split("/")[0] for tag in events(trainer).Tags()["images"]}
+
+
+def test_no_card_shows_an_example_if_none_is_to_be_kept(fit, events):
+    draw = {"SplitCheck", "AugmentationCheck", "VisualizeInputs", "HardExamples", "PredictionDynamicsLogger"}
+    skip = ["OverfitOneBatch", "InputIndependenceCheck", "ModeCheck"]
+    assert cards(fit, events, lightning_recipe.recipe(skip=skip)) >= draw
+    told = lightning_recipe.recipe(HardExamples(max_share=1), skip=skip, keep_examples=False)
+    assert not any(getattr(callback, "keep_examples", False) for callback in told)
+    kept = cards(fit, events, told)
+    assert not kept & draw
+    assert "DataProfile" in kept

@@ -38,8 +38,8 @@ def by_label(n=512):
     return TensorDataset(x[order], y[order])
 
 
-def found(fit, train, module=None, **settings):
-    check = DataProfile()
+def found(fit, train, module=None, *, keep_examples=True, **settings):
+    check = DataProfile(keep_examples=keep_examples)
     fit(module or Healthy(), [check], train=train, logger=False, limit_val_batches=0, **settings)
     return {finding.code.partition("/")[2]: finding for finding in check.findings}
 
@@ -609,6 +609,14 @@ def test_what_is_done_in_place_adds_up(fit, change):
     codes = found(fit, Batches(ADDING_UP[change]), max_epochs=5)
     assert alarms(codes) == {"drifts"}
     assert codes["drifts"].evidence["apart"] > 0
+
+
+def test_no_rows_are_kept_if_none_are_to_be(fit):
+    values = MEASURED.clone().index_fill(0, torch.arange(0, 512, 25), -999.0)
+    codes = found(fit, with_column(values), keep_examples=False)
+    assert "missing_as_number" not in codes
+    assert codes["passed"].evidence["examples"] == 512
+    assert alarms(found(fit, Batches(ADDING_UP["shift"]), keep_examples=False, max_epochs=5)) == set()
 
 
 def test_a_step_that_changes_batches_that_are_kept(fit):

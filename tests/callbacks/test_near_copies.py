@@ -59,6 +59,14 @@ def test_legitimate(name):
     assert judged(*LEGITIMATE[name]()) is None
 
 
+def test_pairs_are_of_one_example():
+    kinds = torch.randperm(200, generator=RNG).repeat_interleave(4)
+    x = normal(200, 20)[kinds] + 0.01 * normal(800, 20)
+    matches = judged(x).matches
+    assert len({match.val.index for match in matches}) == 3
+    assert all(kinds[match.train.index] == kinds[match.val.index] for match in matches)
+
+
 def test_copies_within_training_are_legitimate():
     x = normal(100, 20)
     copies = torch.cat([x[:80].repeat(4, 1) + 0.01 * normal(320, 20), x[80:].repeat(4, 1)])

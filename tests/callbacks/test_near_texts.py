@@ -118,6 +118,8 @@ def test_texts_with_a_few_other_words(length, copies):
     outcome = near_texts(*split(np.concatenate([texts, *(changed(texts) for _ in range(copies))])))
     assert (outcome.status, outcome.code) == (Status.WARNING, "near_copies")
     assert outcome.evidence["share"] > 0.4
+    assert len(outcome.matches) == 3
+    assert all((match.train.index - match.val.index) % 300 == 0 for match in outcome.matches)
 
 
 def test_padded_texts_of_which_a_word_was_left_out():

@@ -40,6 +40,13 @@ def run(fit, module, callback=None, *, pictures=False, **settings):
     return callback.findings[0], trainer
 
 
+def test_no_batch_is_kept_if_none_is_to_be(fit):
+    logger = PredictionDynamicsLogger(keep_examples=False)
+    finding, _ = run(fit, Healthy(), logger)
+    assert finding.status is Status.SKIPPED
+    assert not logger._steps
+
+
 # -- false alarms first
 
 

@@ -260,8 +260,8 @@ class Adapts(OfDicts):
         return F.cross_entropy(self(batch["x"]) + self.own(batch["meta"]["subject_id"]), batch["y"])
 
 
-def passed_by(fit, held_out=HELD_OUT, *, module=None, settings=None, **given):
-    check = SplitCheck()
+def passed_by(fit, held_out=HELD_OUT, *, module=None, settings=None, keep_examples=True, **given):
+    check = SplitCheck(keep_examples=keep_examples)
     train, val = (Recordings(mask, **given) for mask in (~held_out, held_out))
     loaders = [DataLoader(train, 32, shuffle=True), DataLoader(val, 32)]
     settings = {"max_epochs": 2, **(settings or {})}
@@ -297,6 +297,10 @@ def test_subjects_in_the_batches_of_both(fit, name, settings):
     (finding,) = passed_by(fit, name=name, settings=settings)
     assert (finding.status, finding.code) == (Status.WARNING, "SplitCheck/ids_in_both"), finding
     assert finding.evidence == {"share": 1.0, "ids": 20, "common": 20}
+
+
+def test_ids_that_come_by_are_not_kept_if_nothing_is_to_be(fit):
+    assert [finding.status for finding in passed_by(fit, keep_examples=False)] == [Status.PASSED]
 
 
 # -- rows with a time

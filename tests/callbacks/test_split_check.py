@@ -1,11 +1,13 @@
 """How training and validation were split: legitimate ways first, then the mistakes."""
 
 import copy
+from threading import Lock
 
 import lightning.pytorch as L
 import numpy as np
 import pytest
 import torch
+from ends import process, traces
 from patients import CLASSES, FEATURES, Healthy, Noisy
 from torch.utils.data import (
     ConcatDataset,
@@ -24,6 +26,7 @@ from torch.utils.data import (
 from lightning_recipe import SplitCheck, Status
 from lightning_recipe.callbacks import _came_by, _overlap
 from lightning_recipe.callbacks._came_by import CameBy, common
+from lightning_recipe.callbacks._matches import Match, Place, card
 from lightning_recipe.callbacks._overlap import overlap
 from lightning_recipe.trial.stored import Part, columns, parts_of
 
@@ -290,6 +293,88 @@ def test_a_few_in_both_are_advice(fit):
     assert (finding.status, finding.evidence["common"]) == (Status.ADVICE, 1)
 
 
+# -- which they are, and how they look
+
+
+def drawn(fit, events, train, val, **arguments):
+    """The finding, and the cards of a run that is written."""
+    check = SplitCheck(**arguments)
+    trainer = fit(Healthy(), [check], train=DataLoader(train, 32, shuffle=True), val=DataLoader(val, 32), max_steps=2)
+    return check.findings, [tag for tag in events(trainer).Tags()["images"] if "SplitCheck" in tag]
+
+
+def test_pairs_are_told_and_drawn(fit, events):
+    (finding,), cards = drawn(fit, events, DATA, TensorDataset(X[100:160].clone(), Y[100:160].clone()))
+    assert "(for example validation 0 is training 100)" in finding.message
+    assert cards == ["1.03 SplitCheck/pairs"]
+
+
+def test_pairs_are_found_behind_subsets(fit, events):
+    (finding,), cards = drawn(fit, events, Subset(DATA, range(20, 256)), Subset(DATA, range(100)))
+    assert "(for example validation 20 is training 20)" in finding.message
+    assert cards
+
+
+def test_no_pairs_are_drawn_where_there_are_none_and_where_examples_are_not_to_be(fit, events):
+    assert not drawn(fit, events, DATA, NEW)[1]
+    assert not drawn(fit, events, DATA, DATA)[1]  # to be memorised
+    (finding,), cards = drawn(fit, events, DATA, Subset(DATA, range(100)), keep_examples=False)
+    assert finding.status is Status.WARNING
+    assert not cards
+
+
+class Read(Dataset):
+    """Knows the names of its files only; may not be read where it can't be without trace."""
+
+    def __init__(self, chosen, *, locked=False):
+        self.chosen = [f"folder/{i}" for i in chosen]
+        self.lock = Lock() if locked else None
+
+    def __len__(self):
+        return len(self.chosen)
+
+    def __getitem__(self, index):
+        i = int(self.chosen[index].removeprefix("folder/"))
+        return {"x": X[i], "of": self.chosen[index], "y": Y[i]}
+
+
+def test_cards_hold_the_pairs():
+    words = card([Match(Place(Read(range(9)), 7), Place(Read(range(5, 9)), 2))], None).words
+    assert words[::2] == ["train #7", "val #2"]
+    assert words[1] == words[3]
+    stored = [f"a text about {i}" for i in range(9)]
+    assert "a text about 7" in card([Match(Place(stored, 7), Place(list(stored), 7))], None).words
+
+
+class Counts(Read):
+    """Draws random numbers, and counts how often it was read."""
+
+    reads = 0
+
+    def __getitem__(self, index):
+        self.reads += 1
+        x, _, y = super().__getitem__(index).values()
+        return x + 0.1 * torch.randn(FEATURES), y
+
+
+def test_drawing_pairs_leaves_no_trace(fit, events):
+    def run(callbacks):
+        torch.manual_seed(1)
+        data, module = Counts(range(256)), Healthy()
+        train, val = (DataLoader(Subset(data, rows), 32, shuffle=not rows[0]) for rows in (range(200), range(100, 256)))
+        trainer = fit(module, callbacks, train=train, val=val, max_steps=6)
+        return traces(trainer, module) | process() | {"reads": data.reads}, events(trainer).Tags()["images"]
+
+    (bare, _), (watched, cards) = run([]), run([SplitCheck()])
+    assert "1.03 SplitCheck/pairs" in cards
+    assert watched == bare
+
+
+def test_what_cannot_be_read_without_trace_is_told_by_its_name():
+    locked = Read(range(9), locked=True)
+    assert card([Match(Place(locked, 7), Place(locked, 7))], None).words[1] == "folder/7"
+
+
 # -- one transform for both
 
 
@@ -423,14 +508,14 @@ def test_many_windows_cost_nothing(several):
     train, val = (parts_of(DataLoader(data, 32)) for data in (one, other))
     assert overlap(train, val) is None
     assert all(part.source.looks < 20 for part in (*train, *val))
-    assert overlap(train, train) == (len(one), len(one), True)
+    assert overlap(train, train)[:3] == (len(one), len(one), True)
 
 
 def test_a_part_of_many_windows_costs_its_own_indices():
     data = Windows()
     train, val = (parts_of(DataLoader(Subset(data, chosen))) for chosen in (range(5 * 10**8), range(7, 4 * 10**8)))
-    assert overlap(train, val) == (4 * 10**8 - 7, 4 * 10**8 - 7, False)
-    assert overlap(train, parts_of(DataLoader(Subset(data, [3, 10**9 - 1])))) == (1, 2, False)
+    assert overlap(train, val)[:3] == (4 * 10**8 - 7, 4 * 10**8 - 7, False)
+    assert overlap(train, parts_of(DataLoader(Subset(data, [3, 10**9 - 1]))))[:3] == (1, 2, False)
 
 
 def test_children_get_their_own_indices():
@@ -443,7 +528,7 @@ def test_each_data_set_is_read_once(monkeypatch):
     asked = []
     monkeypatch.setattr(_overlap, "columns", lambda source: asked.append(id(source)) or columns(source))
     found = overlap([Part(DATA, range(8)), Part(DATA, range(8, 16))], [Part(NEW, range(4)), Part(NEW, range(4, 9))])
-    assert found == (0, 9, False)
+    assert found[:3] == (0, 9, False)
     assert sorted(asked) == sorted([id(DATA), id(NEW)])
 
 
@@ -520,7 +605,7 @@ def test_blank_examples_are_not_equal_ones():
     train, val = CameBy(), CameBy()
     for one in (train, val):
         one.note((torch.cat([torch.zeros(40, 1, 8, 8), torch.rand(24, 1, 8, 8)]), torch.arange(64) % CLASSES))
-    assert common(train, val) == (0, 24, False)
+    assert common(train, val)[:3] == (0, 24, False)
 
 
 # -- how inputs are scaled
@@ -583,3 +668,4 @@ def test_a_test_set_that_was_trained_on(fit, trained):
     assert findings["test loader 1"].status is Status.WARNING
     assert findings["test loader 1"].evidence["common"] == 30
     assert findings["test loader 1"].message.startswith("30 of 60 test examples")
+    assert "(for example test 0 is training 0)" in findings["test loader 1"].message

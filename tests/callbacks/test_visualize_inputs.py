@@ -90,6 +90,13 @@ def test_one_finding_tells_what_was_drawn(fit):
     assert finding.step == 0
 
 
+def test_what_entered_is_told_if_no_examples_are_to_be_drawn(fit, events):
+    look = VisualizeInputs(keep_examples=False)
+    assert not events(fit(Healthy(), [look])).Tags()["images"]
+    (finding,) = look.findings
+    assert finding.message.startswith(f"saw x: rows (32, {FEATURES}), float32, mean ")
+
+
 def test_the_beginning_and_the_end_of_a_long_run_are_kept(fit, events):
     trainer = fit(Healthy(), [VisualizeInputs(max_share=1)], max_epochs=20, limit_train_batches=1, limit_val_batches=1)
     for tag, seen in steps(events, trainer).items():
