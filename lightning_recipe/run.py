@@ -260,6 +260,12 @@ class Run:
         return list(getattr(combined, "flattened", []))
 
     @property
+    def val_iterators(self) -> list[Any]:
+        """Those of the validation that goes on; where loaders come one after the other, of the present one alone."""
+        combined = self.trainer.fit_loop.epoch_loop.val_loop._combined_loader  # noqa: SLF001
+        return list(getattr(getattr(combined, "_iterator", None), "iterators", []))
+
+    @property
     def shuffled(self) -> bool | None:
         """Whether training examples are drawn at random; False if a DataLoader goes in order, None if nobody knows."""
         each = [_at_random(getattr(loader, "sampler", None)) for loader in self.loaders]

@@ -13,7 +13,8 @@ from patients import Healthy
 from programs import ByHand
 from torch.utils.data import DataLoader
 
-from lightning_recipe import Status
+from lightning_recipe import FirstNonFinite, Status
+from lightning_recipe.callbacks.first_non_finite import RECENT
 
 pytestmark = [
     pytest.mark.gpu,
@@ -105,4 +106,39 @@ def test_memory_is_given_back_after_the_start(end):
     end(OnGpu, [bare])
     end(OnGpu, [*quick(), full])
     kept = 64 * 2**10  # the fixed batch whose predictions are watched, and the network's call on it
+    kept += RECENT * sum(2**9 * -(-rows.nbytes // 2**9) for rows in Healthy().data(32, 1).tensors)  # the last batches
     assert full.allocated - bare.allocated < kept
+
+
+BAD = 9
+
+
+class BadGradient(OnGpu):
+    """Looks are after 8 and 16 steps."""
+
+    def training_step(self, batch, batch_idx):
+        loss = super().training_step(batch, batch_idx)
+        return loss + (loss * 0).abs().pow(0.5) if self.global_step == BAD else loss
+
+
+class NeverWaits(FirstNonFinite):
+    """An error if the host waits for the device before there is anything to tell."""
+
+    def every_loss(self, run, loss, batch):
+        torch.cuda.set_sync_debug_mode("error" if run.trainer.global_step < BAD else "default")
+        try:
+            return super().every_loss(run, loss, batch)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+
+NeverWaits.__name__ = "FirstNonFinite"
+
+
+def test_a_bad_gradient_is_told_of_its_step_without_waiting(end):
+    check = NeverWaits(keep_examples=False)
+    end(BadGradient, [check])
+    (finding,) = check.findings
+    assert (finding.code, finding.evidence["at"]) == ("FirstNonFinite/gradient", BAD), finding
+    assert "pow" in finding.message
+    assert BAD < finding.step < 16

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from lightning.fabric.utilities.data import sized_len
 from torch.nn.utils.rnn import pad_sequence
-from torch.utils.data import BatchSampler
+from torch.utils.data import BatchSampler, Subset
 
 from lightning_recipe.callbacks._example_scores import oddness, scored
 from lightning_recipe.figures.kinds import Reading, recognise
@@ -130,6 +130,7 @@ class Look:
         examples: How many were looked at.
         mean: Of their losses.
         reading: How to read what entered the network; None if it isn't known.
+        below: Whether indices are those of the data set below a ``Subset``.
 
     """
 
@@ -138,17 +139,20 @@ class Look:
         self.worst = {name: Worst(KEPT) for name in (LOSS, MISTAKES, INPUTS)}
         self.examples, self.mean = 0, 0.0
         self.reading: Reading | None = None
+        self.below = False
 
-    def take(self, step: Step, loader: Any, number: int) -> None:
+    def take(self, step: Step, loader: Any, number: int, fetched: Sequence[Any] | None = None) -> None:
         """Look at a batch.
 
         Args:
             step: What its validation step did.
             loader: Its DataLoader.
             number: Its index.
+            fetched: The indices of its examples, if they were seen.
 
         """
-        examples = examples_of(loader, step.batch, number)
+        self.below |= type(getattr(loader, "dataset", None)) is Subset
+        examples = examples_of(loader, step.batch, number, fetched)
         scores = scored(step, examples) if examples else None
         if examples is None or scores is None:
             return
@@ -161,7 +165,7 @@ class Look:
         self.mean += (float(scores.losses.mean()) - self.mean) * count / self.examples
 
         def made(score: float, row: int) -> Example:
-            index = index_of(loader, number, row)
+            index = index_of(loader, number, row, fetched)
             rows = [row_of(tensor, row) for tensor in (scores.answers.target, scores.answers.prediction, entered)]
             target, said, shown = rows if self.keep else (*map(_alone, rows[:2]), None)
             return Example(score, float(scores.losses[row]), number, row, index, target, said, shown, self.rank)
@@ -176,7 +180,7 @@ class Look:
     def numbers(self) -> Look:
         """The same without examples' tensors, for other ranks."""
         made = Look(self.step, keep=False, rank=self.rank)
-        made.examples, made.mean = self.examples, self.mean
+        made.examples, made.mean, made.below = self.examples, self.mean, self.below
         for name, worst in self.worst.items():
             made.worst[name].examples = [one.without_tensors for one in worst.examples]
         return made
@@ -204,7 +208,8 @@ class Look:
         hardest = self.worst[LOSS].examples[:TOLD]
         places = ", ".join(f"{one.place} ({one.loss:.3g})" for one in hardest)
         unknown = any(one.index is None for one in hardest)
-        how = "batch:row, since the sampler alone knows the index" if unknown else "#index in the data set"
+        of = "#index in the data set below its Subset" if self.below else "#index in the data set"
+        how = "batch:row, where the sampler alone knows the index" if unknown else of
         evidence = {"examples": float(self.examples), "mean_loss": self.mean}
         for i, one in enumerate(hardest, 1):
             evidence |= {f"{name}_{i}": value for name, value in one.numbers.items()}
@@ -253,7 +258,7 @@ def _together(rows: list[Tensor | None]) -> Tensor | None:
     return pad_sequence(known, batch_first=True) if known[0].ndim else torch.stack(known)
 
 
-def examples_of(loader: Any, batch: Any, number: int) -> int | None:
+def examples_of(loader: Any, batch: Any, number: int, fetched: Sequence[Any] | None = None) -> int | None:
     """How many examples a batch holds; None if its tensors contradict its DataLoader.
 
     Example:
@@ -265,9 +270,12 @@ def examples_of(loader: Any, batch: Any, number: int) -> int | None:
     """
     together = getattr(loader, "batch_sampler", None)
     drawn = sized_len(getattr(loader, "sampler", None))
-    if type(together) is not BatchSampler or drawn is None:
+    if fetched is not None:
+        count = len(fetched)
+    elif type(together) is not BatchSampler or drawn is None:
         return leading_size(batch)
-    count = min(together.batch_size, drawn - number * together.batch_size)
+    else:
+        count = min(together.batch_size, drawn - number * together.batch_size)
     return count if any(t.ndim and len(t) == count for _, t in tensors(batch)) else None
 
 

@@ -122,28 +122,6 @@ def surprise(norm: Any, values: Tensor) -> tuple[float, float]:
     return float((variance / seen).median()), float(((mean - expected).abs() / seen.sqrt()).median())
 
 
-def published(root: Any, name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of images that a network says it was trained on; nothing if none says so.
-
-    Args:
-        root: The LightningModule.
-        name: Of a layer of the network, whose ``pretrained_cfg`` is a dictionary, as timm's is.
-
-    Example:
-        >>> from torch import nn
-        >>> net = nn.Sequential(nn.Conv2d(3, 1, 1))
-        >>> net.pretrained_cfg = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
-        >>> published(net, "0")[0], published(nn.Sequential(nn.ReLU()), "0")
-        ((0.5, 0.5, 0.5), ((), ()))
-
-    """
-    parts = name.split(".")
-    around = [root.get_submodule(".".join(parts[:depth])) for depth in range(len(parts), -1, -1)]
-    known = [vars(module).get("pretrained_cfg") for module in around]
-    told = next((one for one in known if isinstance(one, dict) and one.get("mean") and one.get("std")), {})
-    return tuple(told.get("mean", ())), tuple(told.get("std", ()))
-
-
 def scales(values: Tensor) -> tuple[int, int, float]:
     """The features of the largest and the smallest standard deviation, and how many times larger the one is.
 

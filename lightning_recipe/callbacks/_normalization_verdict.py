@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lightning_recipe.callbacks import _normalization as scale
+from lightning_recipe.callbacks._published import published
 from lightning_recipe.callbacks._statistics import has_seen_data
 from lightning_recipe.callbacks._untrained import is_as_drawn
 from lightning_recipe.finding import Outcome, Status
@@ -99,16 +100,19 @@ def of_targets(
 
 
 def of_published(train: Entered, root: nn.Module) -> Iterator[tuple[Outcome, str]]:
-    """Images from 0 to 1 that enter a trained network which says what it was trained on, as those of timm do.
+    """Images from 0 to 1 that enter a trained network of which it is known what it was trained on.
+
+    What BatchNorms have seen says more than a network's class: where there are some, that alone judges.
 
     Args:
         train: What entered.
         root: The LightningModule, in which the network may be anywhere.
 
     """
+    by_class = not any(has_seen_data(norm.module) for norm in train.norms)
     for entry in train.entries:
         channels = entry.values.shape[1] if entry.values.ndim == 4 else 0  # noqa: PLR2004 - (N, C, H, W)
-        mean, std = scale.published(root, entry.name)
+        mean, std, by = published(root, entry.name, by_class=by_class)
         low, high = float(entry.values.min()), float(entry.values.max())
         weight = getattr(entry.module, "weight", None)
         trained = isinstance(weight, nn.Parameter) and not is_as_drawn(weight)
@@ -119,7 +123,7 @@ def of_published(train: Entered, root: nn.Module) -> Iterator[tuple[Outcome, str
                     "unlike_pretraining",
                     f"images enter {entry.name} as they are, {_described(entry.values)}; the network was trained on "
                     "images that were normalised",
-                    f"normalise with mean={_listed(mean)} and std={_listed(std)}, which it publishes",
+                    f"normalise with mean={_listed(mean)} and std={_listed(std)}, {by}",
                     {"mean": float(entry.values.mean()), "max": high},
                 ),
                 entry.name,

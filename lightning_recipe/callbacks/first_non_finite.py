@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections import deque
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch
 from torch import Tensor
 from torch.nn.parameter import is_lazy
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from lightning_recipe.callback import Check
+from lightning_recipe.callbacks._arriving import Arriving
 from lightning_recipe.callbacks._non_finite import TOO_LARGE, cause
 from lightning_recipe.callbacks._non_finite_again import Traced, learned, not_finite, traced
+from lightning_recipe.callbacks._recent import Recent
 from lightning_recipe.finding import Section, Status, listed
 from lightning_recipe.record.copies import snapshot
 from lightning_recipe.record.step import Need
@@ -30,10 +31,11 @@ if TYPE_CHECKING:
 
 KEPT = 2**25
 """Elements of the weights up to which a copy of them is kept, in the memory of the CPU: 128 MiB of float32."""
-RING = 256
-"""Steps whose losses stay on an accelerator before they are read."""
 RECENT = 8
-"""Batches at hand, at most: those whose gradients one step adds up, and the one before."""
+"""Batches at hand, at most: on the CPU those whose gradients one step adds up, and the one before; on an accelerator
+the host knows of a step once it is done there, and is ahead by a step or two, of tiny networks by some."""
+RECENT_BYTES = 2**27
+"""Of an accelerator's memory that they may take together, 128 MiB: a batch of 200 photographs, 2 % of 8 GiB."""
 GROWN = 2.0
 """Times the first loss, from which on the last one before shows that training diverged."""
 IN_A_ROW = 10
@@ -43,12 +45,13 @@ IN_A_ROW = 10
 class FirstNonFinite(Check):
     """Finds the step at which the loss or a weight became NaN or infinite, and the module and line in which it began.
 
-    The loss of each step is looked at: on the CPU at once, on an accelerator by a copy that stays there and is read now
-    and then. Weights are kept at looks, while they are finite. When the loss or a weight is not, the batch is run again
-    on a copy with the weights kept last: `failed`, with the first function whose output or gradient isn't finite while
-    what goes in is, and its usual cause. If that stays finite, a function is named that comes next to where it is
-    infinite, or the weights have diverged since if the last loss was twice the first; else, and without a batch, as on
-    accelerators, the step alone. The batch is written to the run's folder.
+    The loss of each step is looked at, and two weights: on the CPU at once, on CUDA once copies of them have come,
+    which nobody waits for, on other accelerators now and then. Weights are kept at looks, while they are finite. When
+    the loss or a weight is not, the batch is run again on a copy with the weights kept last: `failed`, with the first
+    function whose output or gradient isn't finite while what goes in is, and its usual cause. If that stays finite, a
+    function is named that comes next to where it is infinite, or the weights have diverged since if the last loss was
+    twice the first; else, and where the batch is not at hand any more, the step alone. The batch is written to the
+    run's folder.
 
     Args:
         keep_examples: Whether the batch may be written, as ``first_non_finite.safetensors``, or ``.npz`` where
@@ -64,8 +67,10 @@ class FirstNonFinite(Check):
         - NaN in metrics, in masked targets, and in what reaches no weight; masks of -infinity.
 
     Cost:
-        Reading three numbers each step, 2 microseconds on the CPU; at each look a copy of the weights. On the CPU the
-        batches of a step, 7 at most, and the one before are kept alive, not copied.
+        Reading three numbers each step, 2 microseconds on the CPU; sending them from an accelerator takes the host some
+        50, the device is not waited for. At each look a copy of the weights. Batches are kept alive, not copied: on the
+        CPU those of a step, 7 at most, and the one before; on an accelerator the last 8, as far as they take 128 MiB of
+        its memory together.
 
     Example:
         >>> FirstNonFinite(keep_examples=False).keep_examples
@@ -99,17 +104,16 @@ class FirstNonFinite(Check):
         self._pending: list[Finding] = []
         self._odd: tuple[int, Any] | None = None  # the latest step whose loss was not finite, and its batch
         self._row, self._first, self._last = 0, math.nan, math.nan  # losses that were finite
-        self._returns = True  # whether steps return their losses
         self._at_start = not_finite(run.module)  # some are filled by the first step
         learning = {name: p for name, p in learned(run.module).items() if p.is_floating_point()}
-        sound = [parameter for name, parameter in learning.items() if name not in self._at_start]
+        self._on_cpu = all(p.device.type == "cpu" for p in learning.values())
+        sound = [p for n, p in learning.items() if n not in self._at_start and not is_traceable_wrapper_subclass(p)]
         # one of the first, to which all gradients go back, and one of those that each step changes, unlike embeddings
         chosen = [*sound[:1], *[p for p in sound[1:] if p.ndim == 1][:1]]
-        self._sentinels = [p.detach()[(0,) * p.ndim] for p in chosen]
-        self._on_cpu = all(p.device.type == "cpu" for p in chosen)
-        self._ring: list[Tensor] = []
-        room = min(RECENT, run.trainer.accumulate_grad_batches + 1) if self._on_cpu else 1
-        self._recent: deque[tuple[int, Any]] = deque(maxlen=room)  # batches whose loss was finite
+        self._sentinels = [p.detach()[(0,) * p.ndim].reshape(1) for p in chosen]
+        self._arriving: Arriving | None = None
+        self._span = run.trainer.accumulate_grad_batches + 1  # batches back from which its gradients may be
+        self._recent = Recent(min(RECENT, self._span)) if self._on_cpu else Recent(RECENT, RECENT_BYTES)
         self._keep(run.module)
         yield from ()
 
@@ -124,31 +128,30 @@ class FirstNonFinite(Check):
         fine = math.isfinite(value)
         if fine and all(math.isfinite(sentinel.item()) for sentinel in self._sentinels):
             self._saw(None if loss is None else value)
-            self._recent.append((self._count - 1, batch))
+            self._recent.add(self._count - 1, batch)
             return False
         return self._judge(run, self._count - 1, batch, loss_is_finite=fine)
 
     def _later(self, run: Run, loss: Tensor | None, batch: Any) -> bool:
-        """Leave what it is about on the device, and read it at steps 1, 2, 4, ... and whenever there is no room."""
-        if loss is None and not self._sentinels:
+        """Send what it is about on its way to the host, and look at what has come; if nothing comes, now and then."""
+        self._recent.add(self._count - 1, batch)
+        first = self._sentinels[:1] if loss is None else [loss.detach().reshape(1)]
+        numbers = [*first, *self._sentinels]
+        if not numbers:
             return False
-        self._returns = loss is not None
-        watched = self._sentinels[0] if loss is None else loss
-        if not self._ring:
-            self._ring = list(torch.zeros(RING, device=watched.device).unbind())
-            self._filled = 0
-        self._ring[self._filled].copy_(watched.detach().reshape(()), non_blocking=True)
-        self._filled += 1
+        self._arriving = self._arriving or Arriving(numbers)
+        self._arriving.put(self._count - 1, numbers, has_loss=loss is not None)
         number = self._count - self._began
-        return (self._filled == RING or number & (number - 1) == 0) and self._read(run, batch)
+        return self._look(run, wait=not self._arriving.comes and number & (number - 1) == 0)
 
-    def _read(self, run: Run, batch: Any = None) -> bool:
-        values = torch.stack(self._ring[: self._filled]).tolist() if self._ring and self._filled else []
-        self._filled, first = 0, self._count - len(values)
-        for i, value in enumerate(values):
-            if not math.isfinite(value):
-                return self._judge(run, first + i, batch if i == len(values) - 1 else None, loss_is_finite=False)
-            self._saw(value if self._returns else None)
+    def _look(self, run: Run, *, wait: bool = True) -> bool:
+        """Look at the numbers that have come from an accelerator."""
+        for step, (value, *weights), has_loss in self._arriving.arrived(wait=wait) if self._arriving else ():
+            fine = math.isfinite(value) or not has_loss
+            if fine and all(map(math.isfinite, weights)):
+                self._saw(value if has_loss else None)
+            elif self._judge(run, step, self._recent.of(step), loss_is_finite=fine):
+                return True
         return False
 
     def _saw(self, loss: float | None) -> None:
@@ -187,35 +190,36 @@ class FirstNonFinite(Check):
 
     # -- at looks
 
-    def sampled_step(self, run: Run, step: Step) -> Iterator[Finding]:
+    def sampled_step(self, run: Run, step: Step) -> Iterator[Finding]:  # noqa: ARG002
         """Tell what was found; keep the weights while they are finite."""
         if self.done:
             return
         if not self._pending and not self._on_cpu:
-            self._read(run, step.batch)
+            self._look(run)
         if not self._pending and (bad := self._bad(run)):
-            self._pending = [self._traced(run, run.step - 1, self._latest(run), bad, loss_is_finite=True)]
+            self._pending = [self._traced(run, run.step - 1, self._recent.of(run.step - 1), bad, loss_is_finite=True)]
         found, self._pending = self._pending, []
         yield from found
         self.done = any(finding.status is Status.FAILED for finding in found)
-        if not found:
+        if self.done:
+            self._let_go()
+        elif not found:
             self._keep(run.module)
 
     def end(self, run: Run) -> Iterator[Finding]:
         """There is no silence."""
         if not self._on_cpu and not run.interrupted:
-            self._read(run)
+            self._look(run)
         if not self._pending and not run.interrupted and (bad := self._bad(run)):
-            self._pending = [self._traced(run, run.step - 1, self._latest(run), bad, loss_is_finite=True)]
+            self._pending = [self._traced(run, run.step - 1, self._recent.of(run.step - 1), bad, loss_is_finite=True)]
         yield from self._pending
         if not self._pending and not self.findings:
             yield self.passed(f"losses and weights stayed finite for {run.step} steps")
-        self._weights = self._odd = None
-        self._recent.clear()
+        self._let_go()
 
-    def _latest(self, run: Run) -> Any:
-        """The batch of the step that has just been made, on the CPU."""
-        return self._recent[-1][1] if self._recent and self._recent[-1][0] == run.step - 1 else None
+    def _let_go(self) -> None:
+        self._weights = self._odd = self._arriving = None
+        self._recent.clear()
 
     def _bad(self, run: Run) -> list[str]:
         return [name for name in not_finite(run.module) if name not in self._at_start]
@@ -242,8 +246,9 @@ class FirstNonFinite(Check):
         entered = [name for name, t in tensors(batch, "batch") if t.is_floating_point() and not t.isfinite().all()]
         trace, missing = self._run_again(run, batch, cleaned=bool(entered))
         if not entered and (trace is None or (trace.origin is None and trace.about_to is None)):
-            for before, earlier in reversed(self._recent):  # its gradients may have come to a few weights only
-                found = self._run_again(run, earlier, cleaned=False)[0] if before < step else None
+            for before, earlier in self._recent.backwards():  # its gradients may have come to a few weights only
+                may_be = step - self._span <= before < step
+                found = self._run_again(run, earlier, cleaned=False)[0] if may_be else None
                 if found is not None and found.origin is not None and found.origin.backward:
                     numbers["at"], step, batch, trace, loss_is_finite = before, before, earlier, found, True
                     break

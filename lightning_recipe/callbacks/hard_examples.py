@@ -11,6 +11,7 @@ from lightning_recipe.figures.canvas import pixels
 from lightning_recipe.figures.examples import examples_card
 from lightning_recipe.finding import Section
 from lightning_recipe.show import loggers
+from lightning_recipe.trial.fetched import Fetched, noted
 from lightning_recipe.trial.isolation import isolated
 from lightning_recipe.trial.time_budget import TimeBudget
 
@@ -38,9 +39,11 @@ class HardExamples(RecipeCallback):
     an output with such a target. How sure a mistake is, is the probability of what was said. How odd an input is, is
     its distance from the others of its batch, in standard deviations of each feature.
 
-    An example is told by its index in the data set of the DataLoader (``#17`` is ``loader.dataset[17]``), which
-    follows from its place in the epoch, as long as ``collate_fn`` keeps the order. Of streams, and where the sampler
-    shuffles, nobody knows it: the example is told by its batch and row (``3:7``), and its rank if that is not zero.
+    An example is told by its index in the data set of the DataLoader (``#17`` is ``loader.dataset[17]``), or in the one
+    below it if that is a ``Subset``, as long as ``collate_fn`` keeps the order. Indices are noted on their way from the
+    sampler to the data set, whatever the sampler. Nobody knows them of streams, nor, where a sampler shuffles, of the
+    batches that workers are sent before validation begins, two for each: such an example is told by its batch and row
+    (``3:7``), and its rank if that is not zero.
 
     Args:
         keep_examples: Whether examples are kept and drawn; without, the finding has their indices and losses.
@@ -99,6 +102,13 @@ class HardExamples(RecipeCallback):
         super().setup(trainer, pl_module, stage)
         self._time = TimeBudget(self.max_share)
         self._look: Look | None = None
+        self._fetched: Fetched | None = None
+
+    def before_validation(self, run: Run) -> Iterator[Finding]:
+        """Note which examples the first loader fetches."""
+        iterator = next(iter(run.val_iterators), None)
+        self._fetched = None if iterator is None else noted(run.val_loaders[0], iterator)
+        yield from ()
 
     def validation(self, run: Run, step: Step) -> Iterator[Finding]:
         """Keep the worst of a batch; draw those of the look before when the next begins."""
@@ -109,12 +119,14 @@ class HardExamples(RecipeCallback):
                 self._draw(run, self._look)
             self._look = Look(run.step, keep=self.keep_examples, rank=run.shard[0])
             self.val_batches = ALL if run.step + run.steps_per_epoch >= run.horizon else FEW
-        self._look.take(step, run.val_loaders[0], run.val_batch)
+        fetched = None if self._fetched is None else self._fetched.of(run.val_batch)
+        self._look.take(step, run.val_loaders[0], run.val_batch, fetched)
         yield from ()
 
     def end(self, run: Run) -> Iterator[Finding]:
         """Draw the last look, and tell of it."""
         look, self._look = self._look, None
+        self._fetched = None
         if look is None:
             yield self.skipped("there was no validation after training began")
             return

@@ -43,7 +43,8 @@ class NormalizationCheck(Check):
     - images enter as raw bytes, or divided once too often, and the next layer is no norm;
     - a BatchNorm that was trained before gets another input: a variance `scale.VARIANCE` times that of its statistics;
       or as many times smaller, by images between 0 and 1, which are not normalised;
-    - such images enter a trained network that says which mean it expects, as those of timm do;
+    - such images enter a trained network that is known to expect another mean: by what it says, as those of timm do;
+      without BatchNorms also by its class in torchvision, or by the name that transformers loaded it by;
     - what enters has a standard deviation above 1,000, and the layer's weights are as they were drawn;
     - numbers between 0 and 1 become the ids of an embedding, so that nearly all are 0;
     - features of a table have standard deviations that differ by a factor of 1,000, the larger above 100;

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 from bisect import bisect_right
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import PurePath
@@ -94,30 +96,44 @@ def _divided(ends: list[int], indices: Sequence[int]) -> list[Sequence[int]]:
     return list(children)
 
 
-def index_of(loader: Any, batch: int, row: int) -> int | None:
-    """Where an example stands in the data set of its DataLoader, by its place in the epoch.
+def index_of(loader: Any, batch: int, row: int, fetched: Sequence[Any] | None = None) -> int | None:
+    """Where an example stands in the data set of its DataLoader, below any ``Subset``.
 
     Args:
         loader: The DataLoader.
         batch: Index of its batch.
         row: Row in the batch.
+        fetched: The indices of the batch, if they were seen; else its place in the epoch tells them.
 
     Returns:
         None if the sampler alone knows.
 
     Example:
         >>> from torch.utils.data import DataLoader
-        >>> index_of(DataLoader(range(9), 4), 2, 0), index_of(DataLoader(range(9), 4, shuffle=True), 2, 0)
-        (8, None)
+        >>> loader = DataLoader(range(9), 4, shuffle=True)
+        >>> index_of(DataLoader(range(9), 4), 2, 0), index_of(loader, 2, 0), index_of(loader, 2, 0, [7])
+        (8, None, 7)
+        >>> index_of(DataLoader(Subset(range(9), [2, 5, 6]), 4), 0, 1)
+        5
 
     """
     together, sampler = (getattr(loader, name, None) for name in ("batch_sampler", "sampler"))
-    if type(together) is not BatchSampler:
+    if fetched is not None:
+        index = fetched[row] if row < len(fetched) else None
+    elif type(together) is not BatchSampler:
         return None
-    place = batch * together.batch_size + row
-    if type(sampler).__name__ == "DistributedSampler" and not sampler.shuffle:  # type: ignore[union-attr]
-        return int((place * sampler.num_replicas + sampler.rank) % len(sampler.dataset))  # type: ignore[union-attr]
-    return place if type(sampler) is SequentialSampler else None
+    else:
+        place = batch * together.batch_size + row
+        index = place if type(sampler) is SequentialSampler else None
+        if type(sampler).__name__ == "DistributedSampler" and not sampler.shuffle:  # type: ignore[union-attr]
+            index = (place * sampler.num_replicas + sampler.rank) % len(sampler.dataset)  # type: ignore[union-attr]
+    data = loader.dataset
+    with suppress(TypeError):  # a sampler's index may be anything that its data set takes
+        index = None if index is None else operator.index(index)
+        while index is not None and type(data) is Subset:
+            index, data = int(data.indices[index]), data.dataset
+        return index
+    return None
 
 
 def by_source(parts: Iterable[Part]) -> dict[int, list[Part]]:

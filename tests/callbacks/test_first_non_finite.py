@@ -1,4 +1,5 @@
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -19,7 +20,11 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_recipe import FirstNonFinite, InitLossCheck, Status
+from lightning_recipe.callbacks import first_non_finite
+from lightning_recipe.callbacks._arriving import RING, Arriving
 from lightning_recipe.callbacks._non_finite import cause
+from lightning_recipe.callbacks._recent import Recent
+from lightning_recipe.callbacks.first_non_finite import RECENT
 from lightning_recipe.record.origin import Origin, tracing
 
 
@@ -27,6 +32,77 @@ def judged(fit, module, check=None, **settings):
     check = check or FirstNonFinite()
     fit(module, [check], limit_val_batches=0, **{"logger": False, **settings})
     return check.findings
+
+
+# -- an accelerator, simulated
+
+
+class Device:
+    """One whose numbers come some steps later.
+
+    Attributes:
+        lag: Steps.
+        done: Steps that were sent.
+        waits: Times that the host has waited, and of these at looks, which wait anyway.
+
+    """
+
+    def __init__(self, lag):
+        self.lag, self.done, self.waits, self.waits_of_looks = lag, 0, 0, 0
+
+
+class Event:
+    def __init__(self, device):
+        self.device = device
+
+    def record(self):
+        self.at = self.device.done
+
+    def query(self):
+        return self.device.done - self.at >= self.device.lag
+
+    def synchronize(self):
+        self.device.waits += 1
+
+
+class Elsewhere(FirstNonFinite):
+    """On a device that tells nothing of what it has done."""
+
+    device = None
+
+    def before_training(self, run):
+        yield from super().before_training(run)
+        self._on_cpu = False
+        self._recent = Recent(first_non_finite.RECENT, first_non_finite.RECENT_BYTES)
+        self.reads, self.most_kept = [], 0
+        if self.device is not None:
+            like = [torch.zeros(1)] * (1 + len(self._sentinels))
+            self._arriving = Arriving(like, lambda: Event(self.device))
+
+    def every_loss(self, run, loss, batch):
+        if self.device is not None:
+            self.device.done += 1
+        told = super().every_loss(run, loss, batch)
+        if self._arriving is not None and not self._arriving._under_way:
+            self.reads.append(self._count)
+        self.most_kept = max(self.most_kept, len(list(self._recent.backwards())))
+        return told
+
+    def sampled_step(self, run, step):
+        before = 0 if self.device is None else self.device.waits
+        yield from super().sampled_step(run, step)
+        if self.device is not None:
+            self.device.waits_of_looks += self.device.waits - before
+
+
+Elsewhere.__name__ = "FirstNonFinite"
+
+
+def on_device(lag):
+    """A check on a device that tells what it has done."""
+    check = Elsewhere()
+    check.device = Device(lag)
+    return check
 
 
 # -- false alarms first
@@ -105,6 +181,7 @@ class Lossless(Healthy):
         return None
 
 
+@pytest.mark.parametrize("check", [FirstNonFinite, Elsewhere, lambda: on_device(1)])
 @pytest.mark.parametrize(
     "module",
     [
@@ -120,8 +197,8 @@ class Lossless(Healthy):
         Lossless,
     ],
 )
-def test_what_reaches_no_weight_passes(fit, module):
-    findings = judged(fit, module())
+def test_what_reaches_no_weight_passes(fit, module, check):
+    findings = judged(fit, module(), check())
     assert [f.status for f in findings] == [Status.PASSED], findings
 
 
@@ -431,27 +508,81 @@ def test_with_many_weights_none_are_kept(fit, monkeypatch):
     assert (finding.status, finding.code) == (Status.FAILED, "FirstNonFinite/origin_unknown")
 
 
-def test_what_lies_on_an_accelerator_is_read_now_and_then(fit, monkeypatch):
-    """The step is exact, the batch is at hand only if it is the latest."""
-    ring = {}
+@pytest.mark.parametrize("bad", [1, 6, 9, 12])
+@pytest.mark.parametrize("lag", [0, 1, 3])
+def test_a_bad_loss_on_an_accelerator_is_known_without_waiting(fit, bad, lag):
+    check = on_device(lag)
+    (finding,) = judged(fit, of_loss(squares, at=bad), check, max_epochs=2)
+    assert (finding.code, finding.evidence["at"]) == ("FirstNonFinite/operation", bad)
+    assert "exp" in finding.message
+    assert finding.step <= bad + 1 + lag, "looks are after 1, 2, 4, 8, 16 steps, and read what is under way"
+    assert check.device.waits == check.device.waits_of_looks
 
-    class Elsewhere(FirstNonFinite):
-        def before_training(self, run):
-            yield from super().before_training(run)
-            self._on_cpu = False
 
-        def every_loss(self, run, loss, batch):
-            told = super().every_loss(run, loss, batch)
-            ring[self._count] = self._filled
-            return told
+@pytest.mark.parametrize("lag", [0, 2])
+def test_a_bad_gradient_on_an_accelerator_is_told_as_of_its_own_step(fit, lag):
+    check = on_device(lag)
+    (finding,) = judged(fit, of_loss(GRADIENTS["power"][0], at=9), check, max_epochs=2)
+    assert (finding.code, finding.evidence["at"]) == ("FirstNonFinite/gradient", 9)
+    assert finding.message.startswith("gradients are NaN or infinite at step 9")
+    assert finding.step == 10 + lag
 
-    Elsewhere.__name__ = "FirstNonFinite"
-    (finding,) = judged(fit, of_loss(squares, at=5), Elsewhere())
+
+def test_one_that_comes_to_other_weights_is_found_by_the_batch_before(fit):
+    class Once(Pairs):
+        zero_at = 6
+
+    (finding,) = judged(fit, Once(), on_device(2), max_epochs=2)
+    assert (finding.code, finding.evidence["at"]) == ("FirstNonFinite/gradient", 6)
+
+
+def test_accumulated_on_an_accelerator(fit):
+    (finding,) = judged(fit, MissingAtFive(), on_device(2), accumulate_grad_batches=4)
+    assert (finding.code, finding.evidence["at"]) == ("FirstNonFinite/inputs", 5)
+
+
+def test_where_the_device_tells_nothing_it_is_read_now_and_then(fit):
+    """The step is exact, and the batch is at hand."""
+    check = Elsewhere()
+    (finding,) = judged(fit, of_loss(GRADIENTS["power"][0], at=9), check, max_epochs=3)
+    assert (finding.code, finding.evidence["at"]) == ("FirstNonFinite/gradient", 9)
+    assert finding.step == 16
+    assert check.reads == [1, 2, 4, 8, 16]
+
+
+def test_a_batch_that_is_not_at_hand_any_more(fit, monkeypatch):
+    monkeypatch.setattr("lightning_recipe.callbacks.first_non_finite.RECENT", 2)
+    (finding,) = judged(fit, of_loss(squares, at=9), Elsewhere(), max_epochs=3)
+    assert (finding.code, finding.evidence["at"]) == ("FirstNonFinite/origin_unknown", 9)
+    assert "not at hand" in finding.message
+
+
+def test_no_large_batches_are_kept(fit, monkeypatch):
+    monkeypatch.setattr("lightning_recipe.callbacks.first_non_finite.RECENT_BYTES", 100)
+    check = on_device(1)
+    (finding,) = judged(fit, of_loss(squares, at=5), check)
     assert (finding.code, finding.evidence["at"]) == ("FirstNonFinite/origin_unknown", 5)
-    assert finding.step == 8, "read after 1, 2, 4, 8 steps"
-    assert [ring[i] for i in (1, 2, 3, 4)] == [0, 0, 1, 0]
-    (finding,) = judged(fit, of_loss(squares, at=3), Elsewhere())
-    assert (finding.code, finding.evidence["at"]) == ("FirstNonFinite/operation", 3)
+    assert check.most_kept == 0
+
+
+def test_few_batches_are_kept_and_none_afterwards(fit):
+    check = on_device(1)
+    judged(fit, Healthy(), check, max_epochs=2)
+    assert check.most_kept == RECENT
+    assert not list(check._recent.backwards())
+    assert pickle.loads(pickle.dumps(check)).findings == check.findings  # noqa: S301
+
+
+def test_a_device_far_behind_is_waited_for_once_there_is_no_room():
+    device = Device(lag=2**30)
+    arriving = Arriving([torch.zeros(1)], lambda: Event(device))
+    come = []
+    for step in range(RING + 3):
+        arriving.put(step, [torch.full((1,), float(step))], has_loss=True)
+        come += arriving.arrived()
+    assert [(one.step, one.values) for one in come] == [(i, [float(i)]) for i in range(4)]
+    assert device.waits == 4
+    assert [one.step for one in arriving.arrived(wait=True)] == list(range(4, RING + 3))
 
 
 # -- what it leaves behind

@@ -1,5 +1,6 @@
 """The worst examples of validation: programs of many kinds in which some labels are wrong, found by their index."""
 
+import re
 from dataclasses import dataclass
 
 import lightning.pytorch as L
@@ -17,6 +18,7 @@ from torch.utils.data import (
     Subset,
     SubsetRandomSampler,
     TensorDataset,
+    WeightedRandomSampler,
 )
 from torch.utils.data.distributed import DistributedSampler
 
@@ -30,6 +32,8 @@ from lightning_recipe.figures.kinds import recognise
 from lightning_recipe.losses.targets import Answers
 from lightning_recipe.record.probe import Probe
 from lightning_recipe.record.step import LossCall
+from lightning_recipe.trial.fetched import noted
+from lightning_recipe.trial.stored import index_of
 
 N, BATCH, CLASSES = 100, 16, 3
 WRONG = {5, 40, 77, 99}
@@ -248,23 +252,97 @@ def distributed(data):
     return DataLoader(data, BATCH, sampler=DistributedSampler(data, num_replicas=2, rank=1, shuffle=False))
 
 
+class Drawn(BatchSampler):
+    def __iter__(self):
+        yield from reversed(list(super().__iter__()))
+
+
+class Lengths:
+    """Batches of several sizes, each of which it empties and fills anew, drawn from a generator of its own."""
+
+    def __init__(self):
+        self.rng = torch.Generator().manual_seed(1)
+
+    def __len__(self):
+        return 8
+
+    def __iter__(self):
+        order, batch = torch.randperm(N, generator=self.rng).tolist(), []
+        for size in (1, 2, 5, 12, 20, 20, 20, 20):
+            batch[:] = [order.pop() for _ in range(size)]
+            yield batch
+
+
 KNOWN = {
     "in order": (lambda data: DataLoader(data, BATCH), WRONG),
     "an incomplete batch left out": (lambda data: DataLoader(data, BATCH, drop_last=True), WRONG - {99}),
     "a batch sampler": (
         lambda data: DataLoader(data, batch_sampler=BatchSampler(SequentialSampler(data), 8, drop_last=False)), WRONG,
     ),
-    "a subset, by its own indices": (lambda data: DataLoader(Subset(data, range(30, N)), BATCH),
-                                     {i - 30 for i in WRONG if i >= 30}),
+    "a subset, by the indices of what it is of": (lambda data: DataLoader(Subset(data, range(30, N)), BATCH),
+                                                  {i for i in WRONG if i >= 30}),
+    "a subset of a subset, shuffled": (
+        lambda data: DataLoader(Subset(Subset(data, torch.arange(N).flip(0)), range(50)), BATCH, shuffle=True),
+        {i for i in WRONG if i >= 50},
+    ),
     "the second of two ranks": (distributed, {i for i in WRONG if i % 2}),
     "workers": (lambda data: DataLoader(data, BATCH, num_workers=1), WRONG),
+    "shuffled": (lambda data: DataLoader(data, BATCH, sampler=RandomSampler(data)), WRONG),
+    "shuffled by a generator": (
+        lambda data: DataLoader(data, BATCH, shuffle=True, generator=torch.Generator()), WRONG,
+    ),
+    "a random subset": (lambda data: DataLoader(data, BATCH, sampler=SubsetRandomSampler(range(N))), WRONG),
+    "by weights": (
+        lambda data: DataLoader(data, BATCH, sampler=WeightedRandomSampler(torch.ones(N), N, replacement=False)), WRONG,
+    ),
+    "two ranks, shuffled": (
+        lambda data: DataLoader(data, BATCH, sampler=DistributedSampler(data, num_replicas=1, rank=0)), WRONG,
+    ),
+    "a batch sampler of its own": (
+        lambda data: DataLoader(data, batch_sampler=Drawn(range(N), BATCH, drop_last=False)), WRONG,
+    ),
+    "batches of several sizes": (lambda data: DataLoader(data, batch_sampler=Lengths()), WRONG),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", KNOWN)
 def test_the_index_follows_from_the_place(fit, name):
     loader, expected = KNOWN[name]
-    assert expected <= indices(found(fit, Program(loader)))
+    finding = found(fit, Program(loader), max_epochs=2)
+    assert expected <= indices(finding)
+    assert len(indices(finding)) == 4
+    assert ("below its Subset" in finding.message) == ("subset, by" in name or "subset of a" in name)
+
+
+def test_what_workers_are_sent_before_validation_is_not_known(fit):
+    """Of seven batches the first two."""
+    finding = found(fit, Program(lambda data: DataLoader(data, BATCH, shuffle=True, num_workers=1)))
+    assert indices(finding) <= WRONG
+    places = re.findall(r"(\d+):\d+ \(", finding.message)
+    assert len(places) + len(indices(finding)) == 4
+    assert {int(batch) for batch in places} <= {0, 1}
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_noting_changes_neither_the_order_nor_random_streams(workers):
+    def order(*, noting):
+        torch.manual_seed(1)
+        loader = DataLoader(range(100), 8, shuffle=True, num_workers=workers)
+        iterator = iter(loader)
+        fetched = noted(loader, iterator) if noting else None
+        read = []
+        for i, batch in enumerate(iterator):
+            read.append(batch.tolist())
+            if noting:
+                assert fetched.of(i) == (tuple(read[-1]) if i >= 2 * workers else None)
+        return read, torch.rand(1)
+
+    assert order(noting=True) == order(noting=False)
+
+
+def test_indices_that_are_no_numbers():
+    loader = DataLoader({"a": 1, "b": 2}, sampler=["a", "b"])
+    assert index_of(loader, 0, 0, ["a"]) is None
 
 
 class Stream(IterableDataset):
@@ -275,15 +353,7 @@ class Stream(IterableDataset):
         return iter(self.data)
 
 
-class Drawn(BatchSampler):
-    def __iter__(self):
-        yield from reversed(list(super().__iter__()))
-
-
 UNKNOWN = {
-    "shuffled": lambda data: DataLoader(data, BATCH, sampler=RandomSampler(data)),
-    "a random subset": lambda data: DataLoader(data, BATCH, sampler=SubsetRandomSampler(range(N))),
-    "a batch sampler of its own": lambda data: DataLoader(data, batch_sampler=Drawn(range(N), BATCH, drop_last=False)),
     "a stream": lambda data: DataLoader(Stream(data), BATCH),
     "batches that the data set makes": lambda data: DataLoader(
         TensorDataset(*(t[:96].unflatten(0, (6, 16)) for t in data.tensors)), batch_size=None

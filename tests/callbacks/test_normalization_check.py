@@ -1,5 +1,7 @@
 """What enters a network: legitimate inputs of odd scales first, then the mistakes."""
 
+import types
+
 import lightning.pytorch as L
 import pytest
 import torch
@@ -672,6 +674,103 @@ def test_what_a_network_publishes(fit):
     assert "0.485" in finding.fix
     for program in (Timm(learnt=False), Timm(mean=(0.0, 0.0, 0.0)), Timm(normalised=True)):
         assert [f.status for f in found(fit, program)] == [Status.PASSED]
+
+
+def of(package, *layers, config=None):
+    """A network of a package that need not be installed, whose first weights have learnt something."""
+    net = type("Net", (nn.Sequential,), {"__module__": package})(*layers)
+    net.config = config
+    with torch.no_grad():
+        net[0].weight.add_(torch.randn(8, 1, 1, 1) * torch.randn(1, 3, 4, 4))
+    return net
+
+
+def patches(head=2):
+    return nn.Conv2d(3, 8, 4, 4), nn.Flatten(), nn.Linear(32, head)
+
+
+def config_of(kind, name):
+    return types.SimpleNamespace(model_type=kind, _name_or_path=name)
+
+
+def loaded(kind, name):
+    """By transformers; the head is the user's own."""
+    first, *rest = patches()
+    return nn.Sequential(of(f"transformers.models.{kind}.modeling", first, config=config_of(kind, name)), *rest)
+
+
+def within(kind, outer):
+    """A part of a larger network, which alone knows the name that it was loaded by."""
+    first, *rest = patches()
+    inner = of("transformers.models.clip.modeling", first, config=config_of(kind, ""))
+    net = of("transformers.models.clip.modeling", nn.Conv2d(3, 8, 4, 4), config=config_of("clip", outer))
+    net[0] = inner
+    return nn.Sequential(net, *rest)
+
+
+def learnt_all(net):
+    with torch.no_grad():
+        net[-1].weight.add_(0.05 * torch.randn(2, 32))
+    return net
+
+
+def sure(net):
+    """With a BatchNorm that has seen what enters now."""
+    net.insert(1, nn.BatchNorm2d(8))
+    x = images(channels=3)[0] / 255
+    for _ in range(50):
+        net[:2](x)
+    return net
+
+
+UNNORMALISED = {
+    "torchvision": (lambda: of("torchvision.models.vision_transformer", *patches()), "0.485"),
+    "torchvision, all of it": (lambda: of("torchvision.models.vgg", *patches(1000)), "0.485"),
+    "segmentation": (lambda: of("torchvision.models.segmentation.fcn", *patches()), "0.485"),
+    "ViT": (lambda: loaded("vit", "google/vit-base-patch16-224"), "mean=(0.5, 0.5, 0.5)"),
+    "BEiT": (lambda: loaded("beit", "microsoft/beit-base-patch16-224"), "mean=(0.5, 0.5, 0.5)"),
+    "DINOv2": (lambda: loaded("dinov2", "facebook/dinov2-small"), "mean=(0.485, 0.456, 0.406)"),
+    "CLIP": (lambda: within("clip_vision_model", "openai/clip-vit-base-patch32"), "std=(0.269, 0.261, 0.276)"),
+}
+NOTHING_KNOWN = {
+    "nobody's": lambda: of("nets", *patches()),
+    "a user's own of that name": lambda: of("torchvision_models", *patches()),
+    "detection": lambda: of("torchvision.models.detection.ssd", *patches()),
+    "trained before, head and all": lambda: learnt_all(of("torchvision.models.swin_transformer", *patches())),
+    "BatchNorms that are used to it": lambda: sure(of("torchvision.models.resnet", *patches())),
+    "a local path": lambda: loaded("vit", "/home/me/vit-base"),
+    "a user's": lambda: loaded("vit", "me/vit-base"),
+    "DINO, a vit": lambda: loaded("vit", "facebook/dino-vits16"),
+    "never loaded": lambda: loaded("vit", ""),
+    "no vision": lambda: loaded("bert", "google/bert"),
+}
+
+
+class Scaled(Program):
+    """Photographs from 0 to 1."""
+
+    def __init__(self, net, change=lambda x: x):
+        x, y = images(channels=3)
+        super().__init__(net, (change(x / 255), y))
+
+
+@pytest.mark.parametrize("name", UNNORMALISED)
+def test_what_is_known_of_a_network(fit, name):
+    net, said = UNNORMALISED[name]
+    (finding,) = found(fit, Scaled(net()))
+    assert (finding.status, finding.code) == (Status.WARNING, "NormalizationCheck/unlike_pretraining")
+    assert said in finding.fix
+    assert [f.status for f in found(fit, Scaled(net(), as_published))] == [Status.PASSED]
+
+
+@pytest.mark.parametrize("name", NOTHING_KNOWN)
+def test_where_nothing_is_known_nothing_is_said(fit, name):
+    assert [f.status for f in found(fit, Scaled(NOTHING_KNOWN[name]()))] == [Status.PASSED]
+
+
+def test_a_network_that_was_just_drawn_expects_nothing(fit):
+    net = type("ViT", (nn.Sequential,), {"__module__": "torchvision.models.vision_transformer"})(*patches())
+    assert [f.status for f in found(fit, Scaled(net))] == [Status.PASSED]
 
 
 def test_advises_on_targets_of_a_wild_scale(fit):
