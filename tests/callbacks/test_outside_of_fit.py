@@ -179,17 +179,26 @@ def test_what_training_began_with_beside_what_it_has_come_to(fit, tmp_path):
     trainer = fit(module, [check, keep], **settings)
     path = str(tmp_path / "begin.ckpt")
     torch.save({**torch.load(keep.best_model_path, weights_only=False), "state_dict": before.state_dict()}, path)
-    quietly(trainer.test, module, ckpt_path=path)  # asked for by name
-    quietly(trainer.test, module, ckpt_path="best")
-    quietly(trainer.test, before)
-    assert not alarms(check)
+    for tested, given in ((module, path), (module, "best"), (before, None)):
+        quietly(trainer.test, tested, ckpt_path=given)
+        assert not alarms(check)
 
 
-def test_frozen_networks_and_what_never_moves(tested):
-    module = Net()
-    module.requires_grad_(requires_grad=False)
-    module.net[-1].weight.requires_grad_()
-    assert not alarms(tested(module))
+class Frozen(Net):
+    """All but the last layer."""
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.net[-1].parameters(), lr=0.1)
+
+
+class Still(Net):
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.0)
+
+
+@pytest.mark.parametrize("make", [Frozen, Still])
+def test_what_training_does_not_change(tested, make):
+    assert "weights_of_the_beginning" not in alarms(tested(make()))
 
 
 @pytest.mark.parametrize(("count", "ranks"), [(64, 8), (65, 1), (9999, 2), (1000, 8), (10**6 + 1, 64)])
