@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch.utils.data import DistributedSampler
 
+from lightning_recipe.callbacks._data_counted import Counted
 from lightning_recipe.callbacks._data_verdict import Examples
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ class Share:
         apart: Whether a batch held anything besides rows of its examples.
         whole: Whether all examples of the epoch were looked at.
         dealt: Whether no other rank is given the same examples: each index goes to one of them.
+        counted: How targets and lengths are distributed.
 
     """
 
@@ -42,6 +44,7 @@ class Share:
     apart: bool = False
     whole: bool = False
     dealt: bool = True
+    counted: Counted = field(default_factory=Counted)
 
     def bounded(self, most: int, ranks: int) -> Share:
         """At most so many examples of it, to be told to others.
@@ -58,13 +61,13 @@ class Share:
         return replace(self, examples=first(self.examples, most), rows=rows, whole=whole)
 
 
-def share_of(examples: Examples, seen: Seen, loaders: Sequence[Any], *, whole: bool) -> Share:
+def share_of(examples: Examples, seen: Seen, counted: Counted, loaders: Sequence[Any], *, whole: bool) -> Share:
     """What this rank has seen, but for the example that another has, too, so that all have as many."""
     loader = loaders[0] if loaders else None
     if whole and (own := drawn_by_one(loader)) is not None:
         examples = first(examples, own)
     rows = {path: np.concatenate(parts) for path, parts in seen.rows.items()}
-    return Share(examples, seen.ranges, rows, seen.apart, whole, is_dealt(loader))
+    return Share(examples, seen.ranges, rows, seen.apart, whole, is_dealt(loader), counted)
 
 
 def together(shares: Sequence[Share]) -> Share:
@@ -88,8 +91,9 @@ def together(shares: Sequence[Share]) -> Share:
         np.concatenate([part.batch for part in parts]),
         np.concatenate([part.rich for part in parts]),
     )
-    ranges, rows = dict[str, "Range"](), dict[str, list[Any]]()
+    ranges, rows, counted = dict[str, "Range"](), dict[str, list[Any]](), Counted()
     for share in shares:
+        counted.add(copy.deepcopy(share.counted))
         for path, seen in share.ranges.items():
             if path not in ranges:
                 ranges[path] = copy.deepcopy(seen)
@@ -105,6 +109,7 @@ def together(shares: Sequence[Share]) -> Share:
         any(share.apart for share in shares),
         all(share.whole for share in shares),
         all(share.dealt for share in shares),
+        counted,
     )
 
 

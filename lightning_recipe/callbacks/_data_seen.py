@@ -46,11 +46,13 @@ LOOKED = 64
 
 @dataclass
 class Range:
-    """Of the finite values of each feature or channel: how many, mean, sum of squared deviations, lowest and highest.
+    """Of each feature or channel: how many values and finite ones, and of these mean, squares, lowest and highest.
 
+    `squares` are those of the deviations, summed up; `missing` is how many of all the entry's values are not finite.
     Added up batch by batch, by the update of Chan, Golub and LeVeque (1979).
     """
 
+    total: NDArray[np.float64]
     count: NDArray[np.float64]
     mean: NDArray[np.float64]
     squares: NDArray[np.float64]
@@ -60,9 +62,9 @@ class Range:
 
     @classmethod
     def of(cls, rows: NDArray[np.float64], missing: float) -> Range:
-        """From rows of (count, mean, variance, low, high)."""
-        count, mean, variance, low, high = rows
-        return cls(count, mean, variance * count, low, high, missing)
+        """From rows of (total, count, mean, variance, low, high)."""
+        total, count, mean, variance, low, high = rows
+        return cls(total, count, mean, variance * count, low, high, missing)
 
     def add(self, other: Range) -> None:
         """Take in another batch."""
@@ -71,6 +73,7 @@ class Range:
         self.squares += other.squares + apart**2 * self.count * other.count / total
         self.mean += apart * other.count / total
         self.count += other.count
+        self.total += other.total
         self.low, self.high = np.minimum(self.low, other.low), np.maximum(self.high, other.high)
         self.missing += other.missing
 
@@ -78,6 +81,11 @@ class Range:
     def std(self) -> NDArray[np.float64]:
         """Standard deviation of each."""
         return np.sqrt(self.squares / np.maximum(self.count, 1))
+
+    @property
+    def lost(self) -> NDArray[np.float64]:
+        """Share of each that is NaN or infinite."""
+        return 1 - self.count / np.maximum(self.total, 1)
 
 
 @dataclass
@@ -139,7 +147,7 @@ def glance(batch: Any, examples: int, epoch: int, *, measured: bool) -> Glance:
     Example:
         >>> seen = glance({"x": torch.ones(4, 3), "y": torch.arange(4)}, 4, 0, measured=True)
         >>> list(seen.prints), seen.values, seen.columns["batch.x"].shape
-        (['batch.x', 'batch.y'], {'batch.y': tensor([0, 1, 2, 3])}, torch.Size([5, 3]))
+        (['batch.x', 'batch.y'], {'batch.y': tensor([0, 1, 2, 3])}, torch.Size([6, 3]))
 
     """
     made = Glance(epoch, examples)
@@ -213,7 +221,7 @@ def _measure(made: Glance, path: str, tensor: Tensor, flat: Tensor) -> None:
     variance = ((columns - mean).square().where(finite, columns.new_zeros(()))).sum(0) / count.clamp(min=1)
     low = columns.where(finite, columns.new_full((), math.inf)).amin(0)
     high = columns.where(finite, columns.new_full((), -math.inf)).amax(0)
-    made.columns[path] = torch.stack([count.to(mean), mean, variance, low, high])
+    made.columns[path] = torch.stack([torch.full_like(mean, len(columns)), count.to(mean), mean, variance, low, high])
     made.missing[path] = (~flat.isfinite()).sum()
 
 
@@ -268,7 +276,7 @@ def _folded(words: Tensor) -> Tensor:
 def add(seen: Seen, one: Glance) -> None:
     """Take in a batch, from where it is: this waits for an accelerator."""
     seen.prints.append({path: values.cpu().numpy() for path, values in one.prints.items()})
-    seen.values.append({path: _as_array(values.cpu()) for path, values in one.values.items()})
+    seen.values.append({path: as_array(values.cpu()) for path, values in one.values.items()})
     seen.epochs.append(one.epoch)
     seen.sizes.append(one.size)
     seen.apart |= one.apart
@@ -292,7 +300,8 @@ def add(seen: Seen, one: Glance) -> None:
     seen.rich.append(np.any(rich, axis=0) if rich else np.zeros(one.size, bool))
 
 
-def _as_array(values: Tensor) -> NDArray[Any]:
+def as_array(values: Tensor) -> NDArray[Any]:
+    """Numbers of any dtype on the host, real ones in double precision."""
     return (values.double() if values.is_floating_point() else values).numpy()
 
 

@@ -219,3 +219,21 @@ def _repeats(loader: Any) -> bool:
     subclassed = [part.source for part in parts if isinstance(part.source, Subset)]
     parts += [Part(subset.dataset, subset.indices) for subset in subclassed]
     return any(len(distinct(same)) < sum(len(part.indices) for part in same) for same in by_source(parts).values())
+
+
+def class_names(loader: Any) -> list[str]:
+    """What a data set calls its classes, in an attribute ``classes`` as torchvision's do; none where it does not.
+
+    Example:
+        >>> from torch.utils.data import DataLoader, TensorDataset
+        >>> data = TensorDataset(torch.ones(4))
+        >>> data.classes = ["cat", "dog"]
+        >>> class_names(DataLoader(Subset(data, [0, 1]))), class_names(None)
+        (['cat', 'dog'], [])
+
+    """
+    data = getattr(loader, "dataset", None)
+    while isinstance(data, Subset):
+        data = data.dataset
+    names = getattr(data, "classes", None)
+    return list(names) if isinstance(names, list | tuple) and all(isinstance(name, str) for name in names) else []

@@ -40,6 +40,40 @@ class Weights:
         self._begin, self._sample = norms(module), sampled(module)
         self._same: dict[str, bool] = {}
         self._modules: dict[str, set[str]] = {}
+        self._end: dict[str, Tensor] = {}
+        self._steps, self._evaluated = 0, False  # whether anything but the beginning was evaluated since
+
+    def ended(self, run: Run) -> None:
+        """Keep a sample of the weights after training, too; of a run that goes on, nobody knows where it began."""
+        self._end, self._steps = {} if run.resumed else sampled(run.module), run.step
+
+    def tested(self, run: Run, stage: str) -> Outcome | None:
+        """A `warning` if all that training has changed is, in the module that is evaluated now, as it was before.
+
+        Not if what was trained was evaluated before, to be compared, or a checkpoint was asked for.
+
+        Args:
+            run: The run that evaluates.
+            stage: "test" or "validation".
+
+        """
+        now, begin, end = (
+            {name: values.cpu() for name, values in of.items()} for of in (sampled(run.module), self._sample, self._end)
+        )
+        moved = [name for name, values in end.items() if name in begin and not same(values, begin[name])]
+        untrained = bool(moved) and all(name in now and same(now[name], begin[name]) for name in moved)
+        self._evaluated |= not untrained
+        if not untrained or self._evaluated or run.trainer.ckpt_path:
+            return None
+        return Outcome(
+            Status.WARNING,
+            "weights_of_the_beginning",
+            f"{stage} runs with the weights that training began with, to the last digit: of its {self._steps} steps "
+            "nothing is in them",
+            f"give trainer.{'test' if stage == 'test' else 'validate'} the module that trainer.fit was given, not one "
+            "that it was copied from, or a checkpoint by ckpt_path",
+            {"steps": self._steps},
+        )
 
     def validated(self, run: Run, modules: Iterable[str]) -> None:
         """See which of the networks that validation calls are as in the beginning.

@@ -180,16 +180,28 @@ def of_one_example(loader: Any) -> bool:
     return getattr(loader, "batch_size", 0) == 1 or (together is None and getattr(loader, "batch_size", 0) is None)
 
 
-def cut_short(trainer: Trainer, loader: Any) -> Outcome | None:
-    """Advice if the first validation loader is not read to its end."""
-    there, read = sized_len(loader), trainer.num_val_batches[0]
-    if overfitted(trainer) or there is None or not 0 < read < there:
+def cut_short(loader: Any, read: float, stage: str = "validation") -> Outcome | None:
+    """Advice if a loader is not read to its end.
+
+    Args:
+        loader: The loader.
+        read: How many batches of it are.
+        stage: "validation" or "test".
+
+    Example:
+        >>> cut_short([1, 2, 3], 2, "test").message, cut_short([1, 2, 3], 3)
+        ('test reads 2 of 3 batches', None)
+
+    """
+    there = sized_len(loader)
+    if there is None or not 0 < read < there:
         return None
     return Outcome(
         Status.ADVICE,
         "limited_batches",
-        f"validation reads {read:g} of {there} batches",
-        "leave out limit_val_batches and fast_dev_run for results that are reported",
+        f"{stage} reads {read:g} of {there} batches",
+        f"leave out limit_{'test' if stage == 'test' else 'val'}_batches and fast_dev_run for results that are "
+        "reported",
         {"read": read, "batches": there},
     )
 

@@ -6,20 +6,29 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
 from torch import Tensor
 
 from lightning_recipe.callback import Check
 from lightning_recipe.callbacks import _data_order as order
 from lightning_recipe.callbacks import _data_ranks as ranks
 from lightning_recipe.callbacks import _data_verdict as verdict
+from lightning_recipe.callbacks._data_counted import Passing
+from lightning_recipe.callbacks._data_described import describe
+from lightning_recipe.callbacks._data_examples import combined, examples_of, numbers_of
 from lightning_recipe.callbacks._data_repeated import repeated as repeats
 from lightning_recipe.callbacks._data_seen import VALUES, Glance, Seen, add, glance
-from lightning_recipe.callbacks._data_source import by_index, drawn, entered, is_stream, label_of, number_of
+from lightning_recipe.callbacks._data_source import (
+    by_index,
+    class_names,
+    drawn,
+    entered,
+    is_stream,
+    label_of,
+    number_of,
+)
 from lightning_recipe.callbacks._kept_data import Kept
 from lightning_recipe.callbacks._missing_marks import marks
 from lightning_recipe.figures.canvas import pixels
-from lightning_recipe.figures.profile import profile_card
 from lightning_recipe.finding import Section, Status
 from lightning_recipe.record.step import Need
 from lightning_recipe.record.tensors import mapped, tensors
@@ -48,8 +57,6 @@ MOST = 2**26
 """Numbers read in a run, which takes about a second."""
 KEPT = 2**20
 """Examples of which a fingerprint of each entry is kept, 8 bytes."""
-IDS = 2**12
-"""Different integers from which on they are ids, not classes."""
 
 
 class DataProfile(Check):
@@ -57,7 +64,8 @@ class DataProfile(Check):
 
     Of each example a fingerprint of 64 bits, also of its texts, and the label are kept, of each feature or channel its
     range; of all ranks, but for the order of examples, which is each rank's own. The label is what the loss compares
-    with, as far as it is an integer for each example. `warning` if:
+    with, as far as it is an integer for each example; other targets, such as several labels, masks and numbers, are
+    described only. `warning` if:
 
     - identical inputs have different labels, from 1 % of the examples on, below it is `advice`;
     - more than 5 % of the examples are exact duplicates though each index is drawn once; `advice` if most examples come
@@ -99,12 +107,15 @@ class DataProfile(Check):
 
     Cost:
         A pass over the numbers of a batch where they are, of the first 64 and then of ever fewer, of large images some;
-        8 bytes for each entry of an example, of a million examples at most. A search for arrays among 20,000 objects of
+        8 bytes for each entry of an example, of a million examples at most; of targets 16,384 values of such a batch,
+        counted in 1,024 cells. A search for arrays among 20,000 objects of
         the data set, at most, and 16 rows of each are kept.
 
     Pictures:
-        - `data`: How many examples each class has, and the range, mean and standard deviation of each feature or
-          channel.
+        - `data`: How many examples each class has, how often each label holds, which share of the pixels each class
+          has, or how the numbers are distributed that are to be predicted; and the range, mean, standard deviation and
+          share of NaN of each feature or channel.
+        - `lengths`: How long sequences of tokens are, without their padding, where they differ.
 
     Example:
         >>> import contextlib, io
@@ -140,7 +151,7 @@ class DataProfile(Check):
         """Begin anew with each fit."""
         super().setup(trainer, pl_module, stage)
         self.needs = type(self).needs
-        self._seen, self._waiting = Seen(), list[Glance]()
+        self._seen, self._waiting, self._passing = Seen(), list[Glance](), Passing()
         self._label: str | None = None
         self._target: str | None = None
         self._entered: set[str] = set()
@@ -181,6 +192,8 @@ class DataProfile(Check):
         if examples:
             measured = epoch == 0 and index < MEASURED
             self._waiting.append(glance(batch, examples, epoch, measured=measured))
+            if epoch == 0:
+                self._passing.note(batch)
             self._spent += sum(min(tensor.numel(), VALUES * examples) for _, tensor in tensors(batch))
             self._kept += examples
 
@@ -192,6 +205,7 @@ class DataProfile(Check):
         self._label, self._classes = label_of(step, examples)
         self._target = number_of(step, examples)
         self._entered = entered(step, examples)
+        self._passing.begin(step, examples, run.module, self._label)
         self._sizes = {t[0].numel() for path, t in tensors(step.batch, "batch") if path in self._entered}
         yield from ()
 
@@ -230,6 +244,7 @@ class DataProfile(Check):
         if not self.keep_examples:
             self._seen.rows.clear()
         self._waiting.clear()
+        self._passing.fetch()
 
     def _told(self, run: Run) -> Iterator[Finding]:
         share, (_, count) = self._share(run), run.shard
@@ -238,34 +253,21 @@ class DataProfile(Check):
         seen = ranks.together(shares)
         found = list(self._judge(run, seen, all_seen=len(shares) == count))
         yield from found
-        examples, ranges = seen.examples, seen.ranges
         self._said, self._seen = True, Seen()
-        if not len(examples.inputs):
+        if not len(seen.examples.inputs):
             yield self.skipped("no batch holds a row for each example")
             return
-        numbers: dict[str, float] = {"examples": len(examples.inputs)}
-        said = f"looked at {len(examples.inputs)} training examples of the first epoch"
-        values, counts = np.array([]), np.array([])
-        if examples.labels is not None:
-            values, counts = np.unique(examples.labels, return_counts=True)
-            share = counts.max() / counts.sum()
-            said += f", {len(values)} classes, the largest {share:.0%} and the smallest {counts.min()} examples"
-            numbers |= {"classes": len(values), "largest": share, "smallest": counts.min()}
-        if examples.rich.any():
-            rich = examples.inputs[examples.rich]
-            numbers["duplicates"] = len(rich) - len(np.unique(rich))
-            said += f", {numbers['duplicates']:.0f} duplicates"
-        for path, of in list(ranges.items())[:2]:
-            spread = f"{of.low.min():.3g} to {of.high.max():.3g}, mean {of.mean.mean():.3g}"
-            said += f"; {path} {spread}, std {of.std.mean():.3g}"
-        if loggers.is_written(run.trainer):
-            self.draw(run, "data", pixels(profile_card(values, counts, ranges)))
+        names = class_names(run.loaders[0]) if len(run.loaders) == 1 else []
+        said = describe(seen.examples, seen.counted, seen.ranges, names)
+        for name, card in said.cards.items() if loggers.is_written(run.trainer) else ():
+            self.draw(run, name, pixels(card))
         if not any(finding.is_alarm for finding in found):
-            yield self.passed(said, code="", subject="", **numbers)
+            yield self.passed(said.text, code="", subject="", **said.numbers)
 
     def _share(self, run: Run) -> ranks.Share:
         whole = math.isfinite(run.batches_per_epoch) and self._seen.epochs.count(0) == run.batches_per_epoch
-        return ranks.share_of(self._examples(), self._seen, run.loaders, whole=whole)
+        examples = examples_of(self._seen, self._label)
+        return ranks.share_of(examples, self._seen, self._passing.counted, run.loaders, whole=whole)
 
     def _judge(self, run: Run, of_all: ranks.Share, *, all_seen: bool = False) -> Iterator[Finding]:
         """Judge what was seen on all ranks, and in which order examples come on this one.
@@ -276,7 +278,8 @@ class DataProfile(Check):
             all_seen: Whether it is of all ranks.
 
         """
-        examples, seen = self._examples(), self._seen
+        seen = self._seen
+        examples = examples_of(seen, self._label)
         if not len(examples.inputs):
             return
         stored, once, unshuffled, each = drawn(run)
@@ -284,12 +287,12 @@ class DataProfile(Check):
         if once and not of_all.apart:
             apart = of_all.examples if of_all.dealt or run.shard[1] == 1 else examples
             found += verdict.duplicates(apart, sure=by_index(run.loaders[0].dataset))
-        first, second = self._combined(0), self._combined(1)[:AGAIN]
+        first, second = combined(seen, 0, self._label), combined(seen, 1, self._label)[:AGAIN]
+        numbers, alike = numbers_of(seen, self._target, self._entered)
         repeated = list(order.again(first[:AGAIN], second))
         if (unshuffled or (each and repeated)) and not run.limited:
-            found += (
-                list(order.in_order(examples)) or list(order.by_number(*self._numbers())) or self._drifting(examples)
-            )
+            by = list(order.in_order(examples)) or list(order.by_number(numbers, alike))
+            found += by or order.drifting(examples, alike)
         elif stored and not run.limited:
             found += order.in_groups(examples, first, second)
         found += repeated if stored and not run.limited else []
@@ -297,7 +300,7 @@ class DataProfile(Check):
             workers = getattr(run.loaders[0], "num_workers", 0) if is_stream(run) else 0
             found += repeats(first[:DENSE], seen.rich[: min(DENSE, len(first))], workers)
         if is_stream(run) and run.trainer.current_epoch > self._first and not run.limited:
-            warned = (o for o in self._drifting(examples) if o.status is Status.WARNING)
+            warned = (o for o in order.drifting(examples, alike) if o.status is Status.WARNING)
             found += list(order.by_class(examples)) or warned
         found += self._never(run, of_all, shuffled=once and not unshuffled) if all_seen or run.shard[1] == 1 else []
         for outcome in found:
@@ -315,37 +318,3 @@ class DataProfile(Check):
         labels = of_all.examples.labels
         if (of_all.whole or shuffled) and not run.limited and self._classes and labels is not None:
             yield from verdict.never(labels, self._classes, whole=of_all.whole)
-
-    def _combined(self, epoch: int) -> list[np.ndarray]:
-        """A fingerprint of each example without its label, by batch."""
-        made = []
-        for of, prints, size in zip(self._seen.epochs, self._seen.prints, self._seen.sizes, strict=True):
-            total = np.zeros(size, np.int64)
-            for path, values in prints.items():
-                if path != self._label:
-                    total = total * 6364136223846793005 + values
-            if of == epoch:
-                made.append(total)
-        return made
-
-    def _drifting(self, examples: verdict.Examples) -> list[Outcome]:
-        return list(order.drifting(examples, self._numbers()[1]))
-
-    def _numbers(self) -> tuple[list[np.ndarray], float]:
-        """What is to be predicted of each example, by batch, and how alike neighbours are that the network is given."""
-        seen, count = self._seen, self._seen.epochs.count(0)
-        given = [alike for path, alike in seen.alike.items() if path in self._entered] or list(seen.alike.values())
-        numbers = [values[self._target] for values in seen.values[:count] if self._target in values]
-        return numbers, max((float(np.mean(alike)) for alike in given), default=0.0)
-
-    def _examples(self) -> verdict.Examples:
-        inputs, seen = self._combined(0), self._seen
-        count = len(inputs)  # batches of the first epoch come first
-        if not count:
-            return verdict.Examples(*(np.zeros(0, np.int64),) * 3, np.zeros(0, bool))
-        labels = None
-        if self._label is not None and all(self._label in values for values in seen.values[:count]):
-            labels = np.concatenate([values[self._label] for values in seen.values[:count]]).astype(np.int64)
-            labels = labels if len(np.unique(labels)) <= IDS else None
-        batch = np.repeat(np.arange(count), seen.sizes[:count])
-        return verdict.Examples(np.concatenate(inputs), labels, batch, np.concatenate(seen.rich[:count]))

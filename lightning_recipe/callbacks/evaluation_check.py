@@ -6,12 +6,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from lightning.fabric.utilities.data import sized_len
+from torch import nn
 
 from lightning_recipe.callback import Check
 from lightning_recipe.callbacks import _at_the_end as at_the_end
 from lightning_recipe.callbacks import _averaged as averaged
 from lightning_recipe.callbacks import _kept_metrics as kept
 from lightning_recipe.callbacks import _monitored as settings
+from lightning_recipe.callbacks import _outside_of_fit as outside
 from lightning_recipe.callbacks import _thresholds as thresholds
 from lightning_recipe.callbacks import _units as units
 from lightning_recipe.callbacks._batch_weights import Weighed
@@ -66,15 +68,18 @@ class EvaluationCheck(Check):
       0.5, and stays the same on either side;
     - an error of numbers compares a prediction that was scaled back with a target that was not, or the other way round;
     - validation trains, or changes a few weights that are not put back afterwards;
-    - validation runs with weights that have not changed since training began, as of an average that is never updated;
+    - validation runs with weights that have not changed since training began, as of an average that is never updated,
+      or ``trainer.test`` with a module that ``trainer.fit`` was given a copy of;
+    - a metric holds updates from before as ``trainer.test`` begins, which logs or computes it as a whole;
     - ``overfit_batches`` is on while a callback chooses by what is monitored.
 
     `advice` if a root, a perplexity or a macro accuracy is averaged and little is lost; if ``overfit_batches`` is on;
-    if validation is cut short; if the training loss is monitored though validation logs one, or what goes
-    the other way than a loss, and says nothing by its name; if an accuracy that is
-    monitored has improved by less than its standard error, or one is of few examples though training has many; if a
-    short last batch weighs as much as the others, of few, in a mean that is taken by hand, or by a ``batch_size=`` that
-    is none; if validation runs with an average of the weights that is still near the initialisation.
+    if validation or a test is cut short, or a DistributedSampler has one example in a hundred count twice; if the
+    training loss is monitored though validation logs one, or what goes the other way than a loss, and says nothing by
+    its name; if an accuracy that is monitored has improved by less than its standard error, or one is of few examples
+    though training has many; if a short last batch weighs as much as the others, of few, in a mean that is taken by
+    hand, or by a ``batch_size=`` that is none; if validation runs with an average of the weights that is still near the
+    initialisation.
 
     Args:
         strict: Stop the run when something failed.
@@ -90,12 +95,13 @@ class EvaluationCheck(Check):
         - Names that say nothing of their direction.
         - Averages that are put into the module for validation, and taken out again before the next step.
         - Means over tokens or nodes, a ``batch_size=`` that says what a batch weighs.
+        - Tests before training, of a checkpoint, or of what training began with after what it has come to.
 
     Cost:
         A copy of the module and a validation step on it; two steps' time more for a metric that may be no mean, half a
         step's where numbers are logged with a ``batch_size``. Three steps' where a number that is no mean is logged at
         the end of validation, and eight where the loss takes logits, with what the module does at the end. A sample of
-        the weights, five times around each of the first two validations. A hook at the first 256 batches of at most
+        the weights, five times around each of the first two validations, at the end, and where a test begins. A hook at the first 256 batches of at most
         10 validations.
 
     Pictures:
@@ -125,9 +131,16 @@ class EvaluationCheck(Check):
         "weights_far_behind": ("Baselines/worse_than_simple_model", "Baselines/no_better_than_constant"),
     }
 
+    def __init__(self, *, strict: bool = False) -> None:
+        super().__init__(strict=strict)
+        self._weights, self._fitted = Weights(nn.Module()), False
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Begin anew with each fit."""
         super().setup(trainer, pl_module, stage)
+        if stage != "fit":  # what was trained is compared with what is tested
+            return
+        self._weights, self._fitted = Weights(nn.Module()), True
         self.needs, self._logits = type(self).needs, set[str]()
         self.streams = False  # but for one validation, to its end
         self._weighed: Weighed | None = None
@@ -222,8 +235,9 @@ class EvaluationCheck(Check):
                     self._mixed[name] = before
 
     def _look_at_numbers(self, run: Run, step: Step) -> Iterator[Finding]:
-        if outcome := settings.cut_short(run.trainer, run.val_loaders[0]):
-            yield self.found(outcome)
+        read = run.trainer.num_val_batches[0]
+        cut_short = settings.cut_short(run.val_loaders[0], read) if not settings.overfitted(run.trainer) else None
+        yield from map(self.found, filter(None, (cut_short, outside.padded(run.val_loaders[0], "validation"))))
         try:
             with rehearsal(run) as again:
                 self._seen = seen = averaged.rehearsed(again, step.batch)
@@ -295,6 +309,7 @@ class EvaluationCheck(Check):
         if self._lists is not None:
             held = kept.grown(*self._lists, run.module)
             found += [self.found(kept.never_reset(name, more, metric=False), name) for name, more in held.items()]
+        self._weights.ended(run)
         if self._seen is not None and not run.interrupted:
             self._note_values(run)
             found += self._of_choices(run)
@@ -319,6 +334,15 @@ class EvaluationCheck(Check):
         for name in known[:DRAWN] if loggers.is_written(run.trainer) else ():
             self.draw(run, name, pixels(metric_over_steps(name, self._bars.points[name])))
         self._bars = ErrorBars()
+
+    def evaluation(self, run: Run, stage: str, loaders: list[Any]) -> Iterator[Finding]:
+        """See what a test begins with; of a validation, the fit before it has seen all but its weights."""
+        if run.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        if stage == "test" or not self._fitted:
+            yield from (self.found(outcome, subject) for outcome, subject in outside.found(run, stage, loaders))
+        if outcome := self._weights.tested(run, stage):
+            yield self.found(outcome, stage)
 
     def _of_choices(self, run: Run) -> Iterator[Finding]:
         """By what the run is steered, and how few examples tell."""
