@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 
-from lightning_recipe.callbacks._flips import leaves
 from lightning_recipe.figures.examples import pairs_card
 from lightning_recipe.finding import Outcome
 from lightning_recipe.trial.reread import CannotRereadError, read_again
-from lightning_recipe.trial.stored import Part, columns
+from lightning_recipe.trial.stored import Part, columns, leaves
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -101,8 +101,8 @@ class EvaluationCheck(Check):
         A copy of the module and a validation step on it; two steps' time more for a metric that may be no mean, half a
         step's where numbers are logged with a ``batch_size``. Three steps' where a number that is no mean is logged at
         the end of validation, and eight where the loss takes logits, with what the module does at the end. A sample of
-        the weights, five times around each of the first two validations, at the end, and where a test begins. A hook at the first 256 batches of at most
-        10 validations.
+        the weights, five times around each of the first two validations, at the end, and where a test begins. A hook at
+        the first 256 batches of at most 10 validations.
 
     Pictures:
         - `val_acc` and the like: A metric over the run, with its standard error at each validation that was looked at;
