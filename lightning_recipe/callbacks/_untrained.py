@@ -55,6 +55,7 @@ class Unmoved:
         shares: Of elements that are the same, by name of the weight, as of then; empty before that.
         beyond: Share of elements that are so large that to add or take off a whole step makes no difference, of weights
             of which it is known how large that is.
+        elements: How many there are with a gradient, about.
 
     Example:
         >>> unmoved, weight = Unmoved(steps=50), torch.ones(4, dtype=torch.bfloat16)
@@ -69,7 +70,7 @@ class Unmoved:
 
     def __init__(self, steps: int) -> None:
         self.steps, self.since = steps, 0
-        self.shares, self.beyond = dict[str, float](), dict[str, float]()
+        self.shares, self.beyond, self.elements = dict[str, float](), dict[str, float](), dict[str, float]()
         self._kept, self._at = dict[str, Tensor](), 0
 
     @property
@@ -97,6 +98,7 @@ class Unmoved:
         self.since = step - self._at
         self.shares = {name: float(share) for name, share in same.items()}
         self.beyond = {name: float(share) for name, share in beyond.items()}
+        self.elements = {name: float(of.double().mean()) * short[name].numel() for name, of in known.items()}
         self._kept, self._at = {name: values.clone() for name, values in now.items()}, step
 
 

@@ -41,6 +41,10 @@ BEYOND = 0.75
 """Share of elements that no step of many moves, and that are so large that none can. Of a network that was trained
 before, and is tuned to other data by Adam at seven rates, the loss after 300 steps is eight times that of 32 bits where
 it is 0.82, twice at 0.66, and 1.2 times at 0.37. Where all is learnt, they hardly move, either, and need not."""
+MANY = 0.5
+"""The same, of the elements of all weights together, from which on it is told that they could be in 32 bits."""
+LITTLE = 0.1
+"""Of the first loss, below which there is little left to learn."""
 PRECISION = 1e-7
 """Half of the distance between two neighbouring numbers of 32 bits, in those numbers."""
 SEVERAL_ORDERS = 1e-3
@@ -300,6 +304,36 @@ def out_of_reach(looks: Sequence[Look], course: Course, unmoved: Unmoved) -> Out
         f"{rate:.1g} is rounded away in 16 bits (loss {course}, still falling)",
         "keep the weights in 32 bits: precision='bf16-mixed' in place of 'bf16-true'; or stochastic rounding",
         {"share": share, "beyond": beyond, "layers": len(hit), **course.evidence},
+    )
+
+
+def partly_out_of_reach(looks: Sequence[Look], course: Course, unmoved: Unmoved) -> Outcome | None:
+    """Half of all elements of 16 bits are so large that no step of the run can move them; the others learn meanwhile.
+
+    As of embeddings, which begin with numbers of about 1, beside layers with small weights.
+
+    Args:
+        looks: All until now.
+        course: Of the loss.
+        unmoved: Elements that stay what they are over many steps.
+
+    """
+    layers = {name for name, layer in looks[-1].layers.items() if layer.on_plateau and layer.gradient > 0}
+    hit = {name: min(unmoved.shares[name], share) for name, share in unmoved.beyond.items() if name in layers}
+    elements = sum(unmoved.elements[name] for name in layers & unmoved.elements.keys())
+    still = sum(share * unmoved.elements[name] for name, share in hit.items())
+    if not elements or still <= MANY * elements or course.is_below(LITTLE):
+        return None
+    most = max(hit, key=lambda name: hit[name] * unmoved.elements[name])
+    rate = looks[-1].layers[most].rate
+    return Outcome(
+        Status.ADVICE,
+        "rounded_away",
+        f"{still / elements:.0%} of all elements of the weights in 16 bits are exactly what they were {unmoved.since} "
+        f"steps before, although they have a gradient: they are so large that a step at a rate of {rate:.1g} is "
+        f"rounded away, most of them in {most}",
+        "keep the weights in 32 bits: precision='bf16-mixed' in place of 'bf16-true'; or stochastic rounding",
+        {"share": still / elements, "rate": rate, **course.evidence},
     )
 
 

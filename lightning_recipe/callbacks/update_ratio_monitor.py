@@ -56,8 +56,8 @@ class UpdateRatioMonitor(Check):
     - `rounded_away`: 16-bit weights of which more than 90 % of the elements have a gradient and stay as they are;
       `advice` where the loss falls nevertheless. Half of them is enough if they stay so for 50 steps, in a network that
       is trained from scratch. Nothing is said once the loss is below half of the first, but where three quarters are so
-      large that no step of Adam can move them, and stay while the loss goes on falling; nor of other optimisers than
-      torch's, which may keep what is rounded away;
+      large that no step of Adam can move them, and stay while the loss goes on falling, and, as `advice`, where half of
+      all elements are; nor of other optimisers than torch's, which may keep what is rounded away;
     - `never_moves`: weights with a gradient and a rate that no step changes.
 
     Looks below half of the highest rate, as in a warm-up and at the end of a schedule, and steps whose gradients were
@@ -191,8 +191,12 @@ class UpdateRatioMonitor(Check):
     def _rounded_away(self, run: Run) -> Outcome | None:
         if not all(type(optimizer).__module__.startswith("torch.optim") for optimizer in run.trainer.optimizers):
             return None
-        return ratios.out_of_reach(self._looks, self._course, self._unmoved) or ratios.rounded_away(
-            self._looks, self._course, self._unmoved if self._from_scratch else None
+        known = (self._looks, self._course, self._unmoved)
+        scratch = self._unmoved if self._from_scratch else None
+        return (
+            ratios.out_of_reach(*known)
+            or ratios.rounded_away(self._looks, self._course, scratch)
+            or ratios.partly_out_of_reach(*known)
         )
 
     def _sizes(self, run: Run) -> dict[str, float]:
