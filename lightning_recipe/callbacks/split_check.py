@@ -67,11 +67,12 @@ class SplitCheck(Check):
     - an attribute such as `transform` is set through the validation subset, while the training subset is one of the
       same data set, which then has lost its augmentation.
 
-    `advice` if inputs of validation were standardised by themselves, not as those of training; if validation lies
-    between examples of training in time, by a column of the batch, and their targets tell its own, or what follows a
-    series is to be forecast; if fewer examples are in both, validation is on the training set itself, or the attribute
-    was not known to be another before. `skipped` where batches do not tell examples apart, as of graphs, or a run that
-    is cut short has examples in both.
+    `advice` if inputs of validation were standardised by themselves, not as those of training, or both were scaled
+    together, before the split; if validation lies before all training in time and is to be forecast, or it lies between
+    examples of training in time, by a column of the batch, and their targets tell its own, or what follows a series is
+    to be forecast; if fewer examples are in both, validation is on the training set itself, or the attribute was not
+    known to be another before. `skipped` where batches do not tell examples apart, as of graphs, or a run that is cut
+    short has examples in both.
 
     Args:
         share: Of the validation examples, from which on it is a warning if they are in training. Well-known data sets
@@ -91,7 +92,8 @@ class SplitCheck(Check):
         - One data set for both that is given a transform once.
         - Windows that overlap within training, or where a split by time has its borders.
         - Images, templates or frames that are as near to one another within training, or within validation.
-    - Pairs whose direction matters, of users and items, and random ones that meet by chance.
+        - Pairs whose direction matters, of users and items, and random ones that meet by chance.
+        - Inputs that were scaled by published numbers, by medians, one mean of all pixels, or to their unit's range.
         - Ids that the network is given or is to recognise, as of users in a recommender; subjects that were split by
           time, by session or evenly.
 
