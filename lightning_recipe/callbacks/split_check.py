@@ -101,8 +101,8 @@ class SplitCheck(Check):
         One pass over what is stored in memory, 256 MB or 200,000 examples at most, and the parsing of the program's own
         files; once. Where most of validation lies between examples of training, 3 pairs are read, of windows 16.
         Where loaders are reloaded, another, and what was trained on first is kept until then.
-        Where batches are looked at, a sum over at most 8,192 values of each example, in the first epoch, and a few
-        tenths of a millisecond for fingerprints that small changes leave as they are.
+        Where batches are looked at, a sum over at most 8,192 values of each example, in the first epoch, and up to a
+        millisecond for fingerprints that small changes leave as they are.
 
     Example:
         >>> import contextlib, io
