@@ -95,6 +95,15 @@ def are_compared(train: list[Part], val: list[Part]) -> bool:
     return 0 < size <= ROWS and held_out >= PROBES // 4
 
 
+def are_stored(parts: list[Part]) -> bool:
+    """Whether data sets keep their examples as arrays of several numbers each."""
+    return any(
+        isinstance(array, np.ndarray) and array.ndim > 1 and array.dtype.kind in "fiu"
+        for part in parts
+        for array in columns(part.source).values()
+    )
+
+
 def gathered(parts: list[Part]) -> dict[str, NDArray[Any]]:
     """Arrays of what is stored, of all parts, by name."""
     each = [{name: values[np.asarray(part.indices)] for name, values in arrays(part.source).items()} for part in parts]

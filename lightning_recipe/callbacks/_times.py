@@ -1,7 +1,8 @@
-"""Rows with a time that were dealt out to both sides by chance, though their neighbours in time tell the target."""
+"""Rows with a time: dealt out to both sides by chance, though neighbours in time tell the target, or held out first."""
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,6 +30,7 @@ OWN = 0.9
 ALIKE = 0.5
 """Correlation of validation targets with those of training that are nearest in time, from which on these tell them."""
 
+_COUNTDOWN = re.compile("ago|until|left|remain|before|to_", re.IGNORECASE)  # what runs backwards
 AHEAD = 2
 """Times the error, at most, with which what is to be forecast goes on as the series does: of a few steps, too."""
 
@@ -74,6 +76,8 @@ def is_forecast(step: Step, target: str) -> bool:
 def verdict(found: Mapping[str, Ids], target: str, *, forecast: bool = False) -> Outcome | None:
     """`advice` where validation lies among training in time, and gets its targets from there, or is to forecast.
 
+    And where it is to forecast, and all of it lies before training.
+
     Args:
         found: The numbers of training and of validation, by path.
         target: The path of what is to be said.
@@ -86,6 +90,9 @@ def verdict(found: Mapping[str, Ids], target: str, *, forecast: bool = False) ->
         >>> by_path["batch.load"] = Ids(*(np.sin(part / 50) for part in by_path["batch.time"][:2]), None)
         >>> verdict(by_path, "batch.load").code
         'between_in_time'
+        >>> by_path["batch.time"] = Ids(np.arange(300) + 100, np.arange(100), None)
+        >>> verdict(by_path, "batch.load", forecast=True).code, verdict(by_path, "batch.load")
+        ('before_in_time', None)
 
     """
     if is_timed(_last(target)) or not (forecast or target in found):
@@ -95,6 +102,8 @@ def verdict(found: Mapping[str, Ids], target: str, *, forecast: bool = False) ->
         calendar = len(np.unique(both)) < OWN * len(both)
         if not is_timed(_last(path)) or calendar or len(times.val) < FEWEST or not np.isfinite(both).all():
             continue
+        if forecast and times.val.max() < times.train.min() and not _COUNTDOWN.search(_last(path)):
+            return _before(_last(path), len(times.val))
         held_out = np.arange(len(both)) >= len(times.train)
         order = np.argsort(both, kind="stable")
         share = held_out.mean()
@@ -115,6 +124,17 @@ def verdict(found: Mapping[str, Ids], target: str, *, forecast: bool = False) ->
                 {"correlation": correlation, "mixed": mixed},
             )
     return None
+
+
+def _before(name: str, count: int) -> Outcome:
+    return Outcome(
+        Status.ADVICE,
+        "before_in_time",
+        f"all of validation lies before training by `{name}`, while the task is to forecast what comes next: what is "
+        "known of the time between is used to foretell it",
+        "validate on the last stretch of time, as it will be used; nothing if this is one of several folds",
+        {"validation": float(count)},
+    )
 
 
 def _with_neighbours(times: Ids, aims: Ids) -> float:

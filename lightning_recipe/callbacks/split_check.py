@@ -18,6 +18,7 @@ from lightning_recipe.callbacks import _times as times
 from lightning_recipe.callbacks._came_by import CameBy, common
 from lightning_recipe.callbacks._data_source import target_of
 from lightning_recipe.callbacks._groups_in_batches import Passing, ids_in
+from lightning_recipe.callbacks._near_by import NearBy, near_stored
 from lightning_recipe.callbacks._near_texts import near_texts
 from lightning_recipe.callbacks._oversampled import oversampled
 from lightning_recipe.callbacks._reversed import Reversed
@@ -58,7 +59,8 @@ class SplitCheck(Check):
     - the examples of a subject, patient or session were dealt out to both by chance, where their ids are stored under
       such a name, as a column, a key or an attribute of the data set, or come by in the batch;
     - training holds slightly changed copies of most validation examples, in stored arrays of numbers, or of a third of
-      its texts, in stored arrays of tokens;
+      its texts, in stored arrays of tokens; or copies with the same label of more than a share of them, of images,
+      texts or rows of numbers as they are stored or come by, and many more than by chance;
     - a column of a stored table is made of the labels of validation, too: each of its values is the mean of the labels
       of all examples with it, as of target encoding before the split;
     - validation examples of one class lie beside copies in training, or on lines between two examples of it, as SMOTE
@@ -70,11 +72,12 @@ class SplitCheck(Check):
     - an attribute such as `transform` is set through the validation subset, while the training subset is one of the
       same data set, which then has lost its augmentation.
 
-    `advice` if inputs of validation were standardised by themselves, not as those of training; if validation lies
-    between examples of training in time, by a column of the batch, and their targets tell its own, or what follows a
-    series is to be forecast; if fewer examples are in both, validation is on the training set itself, or the attribute
-    was not known to be another before. `skipped` where batches do not tell examples apart, as of graphs, or a run that
-    is cut short has examples in both.
+    `advice` if inputs of validation were standardised by themselves, not as those of training, or both were scaled
+    together, before the split; if validation lies before all training in time and is to be forecast, or it lies between
+    examples of training in time, by a column of the batch, and their targets tell its own, or what follows a series is
+    to be forecast; if fewer examples are in both, validation is on the training set itself, or the attribute was not
+    known to be another before. `skipped` where batches do not tell examples apart, as of graphs, or a run that is cut
+    short has examples in both.
 
     Args:
         share: Of the validation examples, from which on it is a warning if they are in training. Well-known data sets
@@ -97,7 +100,9 @@ class SplitCheck(Check):
           same in two folders.
         - One data set for both that is given a transform once.
         - Windows that overlap within training, or where a split by time has its borders.
+        - Images, templates or frames that are as near to one another within training, or within validation.
         - Pairs whose direction matters, of users and items, and random ones that meet by chance.
+        - Inputs that were scaled by published numbers, by medians, one mean of all pixels, or to their unit's range.
         - Ids that the network is given or is to recognise, as of users in a recommender; subjects that were split by
           time, by session or evenly.
 
@@ -105,7 +110,8 @@ class SplitCheck(Check):
         One pass over what is stored in memory, 256 MB or 200,000 examples at most, and the parsing of the program's own
         files; once. Where most of validation lies between examples of training, 3 pairs are read, of windows 16.
         Where loaders are reloaded, another, and what was trained on first is kept until then.
-        Where batches are looked at, a sum over at most 8,192 values of each example, in the first epoch.
+        Where batches are looked at, a sum over at most 8,192 values of each example, in the first epoch, and up to a
+        millisecond for fingerprints that small changes leave as they are.
 
     Pictures:
         - `pairs`: Up to three validation examples below those of training that they are, or are copies of. ``#17`` is
@@ -155,7 +161,7 @@ class SplitCheck(Check):
         self._trained = None
         self._train, self._val = CameBy(), CameBy()
         self._ids, self._times, self._target = Passing(ids_in), Passing(times.numbers), ""
-        self._pairs = Reversed()
+        self._pairs, self._near = Reversed(), NearBy()
         self._ids.open = self._times.open = self._pairs.open = self.keep_examples
         self._forecast = False
         self._first, self._compared = trainer.current_epoch, False
@@ -183,7 +189,7 @@ class SplitCheck(Check):
             if not self._settled:
                 (self._val if stage == "validation" else self._train).note(batch)
             if not run.trainer.sanity_checking:
-                for one in (self._ids, self._times, self._pairs):
+                for one in (self._ids, self._times, self._pairs, self._near):
                     one.note(stage, batch, run.batches_that_stepped)
 
     def validation(self, run: Run, step: Step) -> Iterator[Finding]:  # noqa: ARG002
@@ -203,7 +209,7 @@ class SplitCheck(Check):
             yield from self._of_ids(run)
             return
         over = self._compared and run.trainer.current_epoch > self._first and self._kept is None
-        over = over and all(one.is_complete for one in (self._ids, self._times, self._pairs))
+        over = over and all(one.is_complete for one in (self._ids, self._times, self._pairs, self._near))
         if over and (self._settled or self._val.count):
             yield from self._of_batches(run)
 
@@ -233,19 +239,15 @@ class SplitCheck(Check):
     def _of_batches(self, run: Run) -> Iterator[Finding]:
         self.done, self._kept = True, None
         self._unite(run)
-        known, told = self._known, []
-        if known is not None and not run.limited:
-            ids = groups.one_of_each(self._ids.shared())
-            told = [self.found(o, name) for name in ids if (o := groups.verdict(ids[name], name, known))]
-            if not told and (outcome := times.verdict(self._times.shared(), self._target, forecast=self._forecast)):
-                told.append(self.found(outcome))
-            if not told and (outcome := self._pairs.verdict()):
-                told.append(self.found(outcome))
+        found, count = common(self._train, self._val), self._train.count
+        told = [] if self._known is None or run.limited else list(self._of_what_came_by(self._known))
+        exact = found is not None and found.common > self.share * found.looked
+        near = None if told or exact or run.limited else self._near.verdict(self.share)
+        told += [self.found(near)] if near else []
         if self._settled:
             yield from told or ([self._clean] if self._clean else [])
             return
         yield from told
-        found, count = common(self._train, self._val), self._train.count
         if found is None and not told:
             yield self.skipped("what is stored, and what comes by, does not tell which examples are the same")
         elif found is not None and not found.common and not told:
@@ -254,22 +256,31 @@ class SplitCheck(Check):
                 looked_at=found.looked,
                 training=count,
             )
-        elif found is None or not found.common:
+        elif found is None or not found.common or near:
             return
         elif run.limited or run.trainer.sanity_checking:
             yield self.skipped(f"{found.common} of {found.looked} validation examples are in training, in a trial")
         elif outcome := examples.verdict(found, self.share, only=len(run.val_loaders) == 1):
             yield self.found(outcome)
 
+    def _of_what_came_by(self, known: groups.Known) -> Iterator[Finding]:
+        """Judge ids, else times, else pairs."""
+        ids = groups.one_of_each(self._ids.shared())
+        told = [self.found(o, name) for name in ids if (o := groups.verdict(ids[name], name, known))]
+        yield from told
+        outcome = None if told else times.verdict(self._times.shared(), self._target, forecast=self._forecast)
+        if not told and (outcome := outcome or self._pairs.verdict()):
+            yield self.found(outcome)
+
     def _unite(self, run: Run) -> None:
         """Put together what came by on all ranks."""
-        own, (_, count) = (self._train, self._val, self._ids, self._times, self._pairs), run.shard
+        own, (_, count) = (self._train, self._val, self._ids, self._times, self._pairs, self._near), run.shard
         if count == 1:
             return
         for one in own:
             one.condense(SHARED // count)
         first, *others = run.gather(type(self).__name__, own)
-        self._train, self._val, self._ids, self._times, self._pairs = first
+        self._train, self._val, self._ids, self._times, self._pairs, self._near = first
         for one, *same in zip(first, *others, strict=True):
             for other in same:
                 one.join(other)
@@ -295,7 +306,7 @@ class SplitCheck(Check):
         if not found and not run.limited:
             pairs = filter(None, (windows.neighbours(train, val) for val in vals if val))
             told = list(filter(None, map(windows.overlapping, pairs)))
-            for look in (copies.near_copies, oversampled, near_texts, target_encoded, scaled_apart):
+            for look in (copies.near_copies, oversampled, near_texts, near_stored, target_encoded, scaled_apart):
                 told = told or list(filter(None, (look(train, val) for val in vals if val)))
             found += map(self.found, told)
         yield from found
@@ -350,7 +361,8 @@ class SplitCheck(Check):
         self._ids.open &= not (stored or several or told)
         self._times.open &= bool(self._target) and not (several or told)
         self._pairs.open &= not (several or told)
-        waits = self._ids.open or self._times.open or self._pairs.open
+        self._near.open &= not (several or told or (self._settled and copies.are_stored(train)))
+        waits = any(one.open for one in (self._ids, self._times, self._pairs, self._near))
         self._parts, self.done = None, bool(found) or (self._settled and not waits and self._kept is None)
         yield from found or ([self._clean] if self._clean and self.done else [])
 

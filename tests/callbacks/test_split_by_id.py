@@ -345,6 +345,7 @@ def rows_apart(fit, held_out=HELD_OUT, **given):
     ("held_out", "given"),
     [
         (torch.arange(400) >= 300, {}),
+        (torch.arange(400) < 100, {}),  # no forecast
         (PLACE >= 15, {}),
         (HELD_OUT, {"drift": False}),
         (HELD_OUT, {"name": "place"}),
@@ -407,6 +408,7 @@ NOISE = torch.randn(400 * 30, generator=torch.Generator().manual_seed(1))
     [
         (torch.arange(400) >= 300, {}),
         (torch.arange(400) // 80 == 2, {}),  # cross validation in blocks
+        (torch.arange(400) < 100, {"name": "hours_left"}),
         (HELD_OUT, {"name": "place"}),
         (HELD_OUT, {"series": NOISE}),
         (HELD_OUT, {"target": NOISE[:400, None]}),
@@ -421,3 +423,8 @@ def test_windows_that_were_split_by_time_or_are_no_forecast(fit, held_out, given
 def test_forecasts_between_in_time_are_advice(fit, horizon):
     finding = forecast(fit, HELD_OUT, horizon)
     assert (finding.status, finding.code) == (Status.ADVICE, "SplitCheck/between_in_time")
+
+
+def test_a_forecast_of_what_lies_before_training_is_advice(fit):
+    finding = forecast(fit, torch.arange(400) < 100)
+    assert (finding.status, finding.code) == (Status.ADVICE, "SplitCheck/before_in_time")

@@ -28,6 +28,7 @@ from lightning_recipe.callbacks import _came_by, _overlap
 from lightning_recipe.callbacks._came_by import CameBy, common
 from lightning_recipe.callbacks._matches import Match, Place, card
 from lightning_recipe.callbacks._overlap import overlap
+from lightning_recipe.callbacks._scaled_apart import scaled_apart
 from lightning_recipe.trial.stored import Part, columns, parts_of
 
 X, Y = Healthy().data(256, 1).tensors
@@ -624,6 +625,62 @@ def test_validation_that_is_scaled_by_itself(fit):
     later = 0.5 + X[:100] + 0.5 * torch.rand(100, FEATURES)
     (finding,) = found(fit, DataLoader(scaled(X, X), 32), DataLoader(scaled(later, later), 32))
     assert (finding.status, finding.code) == (Status.ADVICE, "SplitCheck/scaled_apart")
+
+
+WIDE = X[:, :6] * torch.tensor([1.0, 5, 0.2, 9, 3, 40]) + 2
+LATER = NEW.tensors[0][:, :6] * torch.tensor([1.0, 5, 0.2, 9, 3, 40]) + 2
+BOTH = torch.cat([WIDE, LATER])
+
+
+def of(one, other):
+    return [[Part(TensorDataset(x, torch.zeros(len(x))), range(len(x)))] for x in (one, other)]
+
+
+def to_range(by, *sides):
+    return of(*((x - by.amin(0)) / (by.amax(0) - by.amin(0)) for x in sides))
+
+
+def by_median(by, *sides):
+    return of(*((x - by.median(0).values) / (by.quantile(0.75, 0) - by.quantile(0.25, 0)) for x in sides))
+
+
+def by_row(*sides):
+    return of(*((x - x.mean(1, keepdim=True)) / x.std(1, correction=0, keepdim=True) for x in sides))
+
+
+def units(n, seed):
+    return (torch.rand(n, 6, generator=torch.Generator().manual_seed(seed)) * 1.2 - 0.1).clamp(0, 1)
+
+
+@pytest.mark.parametrize(
+    "sides",
+    [
+        of((WIDE - WIDE.mean(0)) / WIDE.std(0), (LATER - WIDE.mean(0)) / WIDE.std(0)),
+        of((WIDE - 2) / 5, (LATER - 2) / 5),  # published numbers
+        to_range(WIDE, WIDE, LATER),
+        by_median(WIDE, WIDE, LATER),
+        by_median(BOTH, WIDE, LATER),
+        by_row(WIDE, LATER),
+        of(units(256, 1), units(64, 2)),  # shares, which reach their bounds
+        of((units(256, 1) * 255).round() / 255, (units(64, 2) * 255).round() / 255),
+        of((units(40, 1) * 255).round() / 255, (units(400, 2) * 255).round() / 255),
+        of(torch.rand(30, 6), torch.rand(300, 6)),
+        of(*((x[:, None] - BOTH.mean()) / BOTH.std() for x in (WIDE, LATER))),  # as images are, by two numbers
+    ],
+)
+def test_scaled_in_another_way(sides):
+    assert scaled_apart(*sides) is None
+
+
+@pytest.mark.parametrize("correction", [0, 1])
+def test_standardised_together(correction):
+    mean, std = BOTH.mean(0), BOTH.std(0, correction=correction)
+    assert scaled_apart(*of((WIDE - mean) / std, (LATER - mean) / std)).code == "scaled_together"
+
+
+def test_scaled_to_their_range_together():
+    outcome = scaled_apart(*to_range(BOTH, WIDE, LATER))
+    assert (outcome.status, outcome.code) == (Status.ADVICE, "scaled_together")
 
 
 # -- after the fit
