@@ -100,7 +100,7 @@ def are_stored(parts: list[Part]) -> bool:
     return any(
         isinstance(array, np.ndarray) and array.ndim > 1 and array.dtype.kind in "fiu"
         for part in parts
-        for array in columns(part.source).values()
+        for array in arrays(part.source).values()
     )
 
 

@@ -318,14 +318,13 @@ def partly_out_of_reach(looks: Sequence[Look], course: Course, unmoved: Unmoved)
         unmoved: Elements that stay what they are over many steps.
 
     """
-    layers = {name for name, layer in looks[-1].layers.items() if layer.on_plateau and layer.gradient > 0}
-    hit = {name: min(unmoved.shares[name], share) for name, share in unmoved.beyond.items() if name in layers}
-    elements = sum(unmoved.elements[name] for name in layers & unmoved.elements.keys())
+    hit = {name: min(unmoved.shares[name], share) for name, share in unmoved.beyond.items()}
+    elements = sum(unmoved.elements.values())
     still = sum(share * unmoved.elements[name] for name, share in hit.items())
-    if not elements or still <= MANY * elements or course.is_below(LITTLE):
+    if not elements or still <= MANY * elements or course.is_below(LITTLE) or not looks[-1].moved:
         return None
     most = max(hit, key=lambda name: hit[name] * unmoved.elements[name])
-    rate = looks[-1].layers[most].rate
+    rate = max(layer.rate for layer in looks[-1].moved)
     return Outcome(
         Status.ADVICE,
         "rounded_away",

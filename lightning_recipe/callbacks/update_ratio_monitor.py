@@ -166,7 +166,7 @@ class UpdateRatioMonitor(Check):
         if look.ratio < smallest and not self._as_drawn(run, look):
             smallest *= LEARNT
         parameters = dict(run.module.named_parameters())
-        self._unmoved.look(run.step, {name: parameters[name] for name in look.layers}, self._sizes(run))
+        self._unmoved.look(run.step, {name: parameters[name] for name in (*layers, *tables)}, self._sizes(run))
         if len(self._looks) == 1:
             self._from_scratch = self._unmoved.watches and self._as_drawn(run, look)
         decay = lost or ratios.decay_outweighs(looks, course) or ratios.shrunk(looks, course)

@@ -202,7 +202,7 @@ def arrays(source: Any) -> dict[str, NDArray[Any]]:
     for name, values in columns(source).items():
         if isinstance(values, np.ndarray):
             found |= {name: values} if values.ndim else {}
-        elif len(leaves(values[0])) and len(values) * sum(x.numel() for x in leaves(values[0]).values()) <= _UNPACKED:
+        elif len(values) <= _EXAMPLES and sum(x.numel() for x in leaves(values[0]).values()) <= _UNPACKED / len(values):
             found |= {f"{name}.{path}".strip("."): value for path, value in _unpacked(values).items()}
     return found
 
@@ -254,7 +254,7 @@ def _array(value: Any, size: int | None) -> Any:
 
 _FEW = 20  # tensors in a tuple or dict
 _COPIED = 2**26  # bytes up to which a tensor is copied from a device
-_UNPACKED = 2**22  # numbers of a list of examples up to which they are put into arrays, which takes a second
+_EXAMPLES, _UNPACKED = 2**14, 2**22  # in a list, and numbers of all, up to which they are put into arrays: 0.3 seconds
 _DEEP = 4
 
 

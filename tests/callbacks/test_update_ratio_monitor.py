@@ -516,6 +516,38 @@ def test_tuning_with_weights_that_can_not_move(fit, optimizer):
     assert finding.evidence["loss"] < finding.evidence["loss_first"]
 
 
+class Words(L.LightningModule):
+    """Tells the topic of a bag of words, whose vectors begin as numbers of about 1."""
+
+    def __init__(self, *, dtype=torch.bfloat16, std=1.0):
+        super().__init__()
+        self.words, self.head = nn.EmbeddingBag(60, 16), nn.Linear(16, 4)
+        nn.init.normal_(self.words.weight, std=std)
+        self.to(dtype)
+
+    def train_dataloader(self):
+        rng = torch.Generator().manual_seed(0)
+        y = torch.randint(4, (640,), generator=rng)
+        words = 15 * y[:, None] + torch.randint(15, (640, 5), generator=rng)
+        other = torch.randint(60, (640, 5), generator=rng)
+        return DataLoader(TensorDataset(torch.cat([words, other], 1), y), 32)
+
+    def training_step(self, batch, batch_idx):
+        return F.cross_entropy(self.head(self.words(batch[0])).float(), batch[1])
+
+    def configure_optimizers(self):
+        return Adam(self.parameters(), 1e-3)
+
+
+@pytest.mark.parametrize(("settings", "told"), [({}, True), ({"dtype": torch.float32}, False), ({"std": 0.05}, False)])
+def test_words_that_can_not_move_in_16_bits(fit, settings, told):
+    check = UpdateRatioMonitor()
+    fit(Words(**settings), [check], logger=False, max_epochs=10)
+    told_of = [f for f in check.findings if f.code == "UpdateRatioMonitor/rounded_away"]
+    assert [f.status for f in told_of] == [Status.ADVICE] * told
+    assert all(f.evidence["share"] > 0.5 and "words.weight" in f.message for f in told_of)
+
+
 def test_arguments_in_order():
     with pytest.raises(ValueError, match="smallest < largest"):
         UpdateRatioMonitor(smallest=0.1, largest=0.01)
