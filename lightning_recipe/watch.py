@@ -246,7 +246,7 @@ class Watch:
         if loss is None or not self._due:
             return
         with suppress(Exception):  # of another device
-            added = loss.item() if loss.device.type == "cpu" else loss.detach().reshape(()).float()  # halves overflow
+            added = loss.item() if loss.is_cpu else loss.detach().reshape(()).float()  # halves overflow
             self._sum = self._sum.add_(added) if isinstance(self._sum, Tensor) else added + self._sum
             self._added += 1
 

@@ -44,7 +44,7 @@ class Recent:
         counted = math.isfinite(self._most_bytes)
         held = {storage(t): _bytes(t) for _, t in tensors(batch)} if counted else {}
         self._batches.append((step, batch, held))
-        while self._bytes > self._most_bytes:
+        while counted and self._bytes > self._most_bytes:
             self._batches.popleft()
 
     @property

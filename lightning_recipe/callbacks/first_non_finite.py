@@ -124,7 +124,7 @@ class FirstNonFinite(Check):
             return False
         if not self._on_cpu:
             return self._later(run, loss, batch)
-        value = 0.0 if loss is None or loss.device.type != "cpu" else loss.item()
+        value = loss.item() if loss is not None and loss.is_cpu else 0.0
         fine = math.isfinite(value)
         if fine and all(math.isfinite(sentinel.item()) for sentinel in self._sentinels):
             self._saw(None if loss is None else value)
