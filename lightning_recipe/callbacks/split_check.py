@@ -14,14 +14,11 @@ from lightning_recipe.callbacks import _near_copies as copies
 from lightning_recipe.callbacks import _overlap as examples
 from lightning_recipe.callbacks import _overlapping as windows
 from lightning_recipe.callbacks import _shared_transform as transforms
-from lightning_recipe.callbacks import _times as times
-from lightning_recipe.callbacks._came_by import CameBy, common
 from lightning_recipe.callbacks._data_source import target_of
-from lightning_recipe.callbacks._groups_in_batches import Passing, ids_in
-from lightning_recipe.callbacks._near_by import NearBy, near_stored
+from lightning_recipe.callbacks._near_by import near_stored
 from lightning_recipe.callbacks._near_texts import near_texts
 from lightning_recipe.callbacks._oversampled import oversampled
-from lightning_recipe.callbacks._reversed import Reversed
+from lightning_recipe.callbacks._passed_by import PassedBy
 from lightning_recipe.callbacks._scaled_apart import scaled_apart
 from lightning_recipe.callbacks._split_again import split_again
 from lightning_recipe.callbacks._target_encoded import target_encoded
@@ -40,10 +37,6 @@ if TYPE_CHECKING:
     from lightning_recipe.finding import Finding
     from lightning_recipe.record.step import Step
     from lightning_recipe.run import Run
-
-
-SHARED = 2**17
-"""Examples of which ranks tell each other what came by, in all."""
 
 
 class SplitCheck(Check):
@@ -159,11 +152,7 @@ class SplitCheck(Check):
             return
         self.needs = type(self).needs
         self._trained = None
-        self._train, self._val = CameBy(), CameBy()
-        self._ids, self._times, self._target = Passing(ids_in), Passing(times.numbers), ""
-        self._pairs, self._near = Reversed(), NearBy()
-        self._ids.open = self._times.open = self._pairs.open = self.keep_examples
-        self._forecast = False
+        self._passed_by = PassedBy(keep=self.keep_examples)
         self._first, self._compared = trainer.current_epoch, False
         self._known: groups.Known | None = None
         self._parts: tuple[list[Part], list[list[Part] | None]] | None = None
@@ -186,11 +175,8 @@ class SplitCheck(Check):
     def every_batch(self, run: Run, stage: str, batch: Any) -> None:
         """Look at what comes by, until it is known which examples are the same."""
         if stage == "validation" or run.trainer.current_epoch == self._first:
-            if not self._settled:
-                (self._val if stage == "validation" else self._train).note(batch)
-            if not run.trainer.sanity_checking:
-                for one in (self._ids, self._times, self._pairs, self._near):
-                    one.note(stage, batch, run.batches_that_stepped)
+            self._passed_by.exact = not self._settled
+            self._passed_by.note(run, stage, batch)
 
     def validation(self, run: Run, step: Step) -> Iterator[Finding]:  # noqa: ARG002
         """Compare them once both are known."""
@@ -204,18 +190,16 @@ class SplitCheck(Check):
         """Look at ids at the first; compare what came by once an epoch and a validation are over, and look no more."""
         if self._known is None:
             self._known, self.needs = groups.Known.of(run.module, step), Need(0)
-            self._target = self._pairs.target = target_of(step)
-            self._forecast = self._times.open and bool(self._target) and times.is_forecast(step, self._target)
+            self._passed_by.know(step, target_of(step))
             yield from self._of_ids(run)
             return
         over = self._compared and run.trainer.current_epoch > self._first and self._kept is None
-        over = over and all(one.is_complete for one in (self._ids, self._times, self._pairs, self._near))
-        if over and (self._settled or self._val.count):
+        if over and self._passed_by.is_complete and (self._settled or self._passed_by.counts[1]):
             yield from self._of_batches(run)
 
     def end(self, run: Run) -> Iterator[Finding]:
         """There is no silence."""
-        if self._settled or (self._train.count and self._val.count):
+        if self._settled or all(self._passed_by.counts):
             yield from self._of_batches(run)
         elif not self.findings:
             yield self.skipped("there was no validation")
@@ -238,11 +222,12 @@ class SplitCheck(Check):
 
     def _of_batches(self, run: Run) -> Iterator[Finding]:
         self.done, self._kept = True, None
-        self._unite(run)
-        found, count = common(self._train, self._val), self._train.count
-        told = [] if self._known is None or run.limited else list(self._of_what_came_by(self._known))
+        self._passed_by.unite(run, type(self).__name__)
+        found, (count, _) = self._passed_by.common(), self._passed_by.counts
+        known = None if run.limited else self._known
+        told = [] if known is None else [self.found(*one) for one in self._passed_by.outcomes(known)]
         exact = found is not None and found.common > self.share * found.looked
-        near = None if told or exact or run.limited else self._near.verdict(self.share)
+        near = None if told or exact or run.limited else self._passed_by.near(self.share)
         told += [self.found(near)] if near else []
         if self._settled:
             yield from told or ([self._clean] if self._clean else [])
@@ -262,28 +247,6 @@ class SplitCheck(Check):
             yield self.skipped(f"{found.common} of {found.looked} validation examples are in training, in a trial")
         elif outcome := examples.verdict(found, self.share, only=len(run.val_loaders) == 1):
             yield self.found(outcome)
-
-    def _of_what_came_by(self, known: groups.Known) -> Iterator[Finding]:
-        """Judge ids, else times, else pairs."""
-        ids = groups.one_of_each(self._ids.shared())
-        told = [self.found(o, name) for name in ids if (o := groups.verdict(ids[name], name, known))]
-        yield from told
-        outcome = None if told else times.verdict(self._times.shared(), self._target, forecast=self._forecast)
-        if not told and (outcome := outcome or self._pairs.verdict()):
-            yield self.found(outcome)
-
-    def _unite(self, run: Run) -> None:
-        """Put together what came by on all ranks."""
-        own, (_, count) = (self._train, self._val, self._ids, self._times, self._pairs, self._near), run.shard
-        if count == 1:
-            return
-        for one in own:
-            one.condense(SHARED // count)
-        first, *others = run.gather(type(self).__name__, own)
-        self._train, self._val, self._ids, self._times, self._pairs, self._near = first
-        for one, *same in zip(first, *others, strict=True):
-            for other in same:
-                one.join(other)
 
     def _judge(self, run: Run) -> Iterator[Finding]:
         if not run.loaders or not run.val_loaders:
@@ -358,12 +321,10 @@ class SplitCheck(Check):
         stored = any(groups.has_ids(parts) for parts in (train, *filter(None, vals)))
         several = len(run.loaders) != 1 or len(run.val_loaders) != 1
         told = bool(found) or (self._settled and self._clean is None)
-        self._ids.open &= not (stored or several or told)
-        self._times.open &= bool(self._target) and not (several or told)
-        self._pairs.open &= not (several or told)
-        self._near.open &= not (several or told or (self._settled and copies.are_stored(train)))
-        waits = any(one.open for one in (self._ids, self._times, self._pairs, self._near))
-        self._parts, self.done = None, bool(found) or (self._settled and not waits and self._kept is None)
+        near = self._settled and copies.are_stored(train)
+        self._passed_by.close(ids=stored, others=several or told, near=near)
+        waits = self._passed_by.waits or self._kept is not None
+        self._parts, self.done = None, bool(found) or (self._settled and not waits)
         yield from found or ([self._clean] if self._clean and self.done else [])
 
     def _transforms(self, run: Run, train: list[Part], vals: list[Any]) -> Iterator[Finding]:
