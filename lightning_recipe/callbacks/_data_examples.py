@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def combined(seen: Seen, epoch: int, label: str | None) -> list[NDArray[np.int64]]:
-    """A fingerprint of each example without its label, by batch of an epoch."""
+    """A fingerprint of each example without its label, or number, by batch of an epoch."""
     made = []
     for of, prints, size in zip(seen.epochs, seen.prints, seen.sizes, strict=True):
         total = np.zeros(size, np.int64)
@@ -30,8 +30,8 @@ def combined(seen: Seen, epoch: int, label: str | None) -> list[NDArray[np.int64
     return made
 
 
-def examples_of(seen: Seen, label: str | None) -> Examples:
-    """Those of the first epoch, with their classes if `label` is the path of some.
+def examples_of(seen: Seen, label: str | None, target: str | None = None) -> Examples:
+    """Those of the first epoch, with their classes if `label` is the path of some, else with their numbers.
 
     Example:
         >>> import torch
@@ -42,7 +42,7 @@ def examples_of(seen: Seen, label: str | None) -> Examples:
         ([0, 1, 2, 3], [0, 0, 0, 0])
 
     """
-    inputs = combined(seen, 0, label)
+    inputs = combined(seen, 0, label or target)
     count = len(inputs)  # batches of the first epoch come first
     if not count:
         return Examples(*(np.zeros(0, np.int64),) * 3, np.zeros(0, bool))
@@ -50,8 +50,11 @@ def examples_of(seen: Seen, label: str | None) -> Examples:
     if label is not None and all(label in values for values in seen.values[:count]):
         labels = np.concatenate([values[label] for values in seen.values[:count]]).astype(np.int64)
         labels = labels if len(np.unique(labels)) <= IDS else None
+    numbers = None
+    if label is None and target is not None and all(target in values for values in seen.values[:count]):
+        numbers = np.concatenate([values[target] for values in seen.values[:count]]).astype(np.float64)
     batch = np.repeat(np.arange(count), seen.sizes[:count])
-    return Examples(np.concatenate(inputs), labels, batch, np.concatenate(seen.rich[:count]))
+    return Examples(np.concatenate(inputs), labels, batch, np.concatenate(seen.rich[:count]), numbers)
 
 
 def numbers_of(seen: Seen, target: str | None, entered: Collection[str]) -> tuple[list[NDArray[Any]], float]:

@@ -85,11 +85,13 @@ def together(shares: Sequence[Share]) -> Share:
         return shares[0]
     parts = [share.examples for share in shares if len(share.examples.inputs)] or [shares[0].examples]
     labels = [part.labels for part in parts if part.labels is not None]
+    numbers = [part.numbers for part in parts if part.numbers is not None]
     examples = Examples(
         np.concatenate([part.inputs for part in parts]),
         np.concatenate(labels) if len(labels) == len(parts) else None,
         np.concatenate([part.batch for part in parts]),
         np.concatenate([part.rich for part in parts]),
+        np.concatenate(numbers) if len(numbers) == len(parts) else None,
     )
     ranges, rows, counted = dict[str, "Range"](), dict[str, list[Any]](), Counted()
     for share in shares:
@@ -116,7 +118,8 @@ def together(shares: Sequence[Share]) -> Share:
 def first(examples: Examples, count: int) -> Examples:
     """The first of them."""
     labels = None if examples.labels is None else examples.labels[:count]
-    return Examples(examples.inputs[:count], labels, examples.batch[:count], examples.rich[:count])
+    numbers = None if examples.numbers is None else examples.numbers[:count]
+    return Examples(examples.inputs[:count], labels, examples.batch[:count], examples.rich[:count], numbers)
 
 
 def is_dealt(loader: Any) -> bool:

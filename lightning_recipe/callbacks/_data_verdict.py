@@ -24,6 +24,9 @@ FEW, TELLING = 0.1, 0.8
 """Different inputs as a share of the examples, at most, and share of the labels that they can tell, at least."""
 OTHER_LABEL = 0.01
 """Share of examples with another label than their twin, from which on it is no slip of an annotator."""
+SPREAD, ANYTHING = 0.25, 0.6
+"""Variance within inputs that are the same, as a share of all: below the first, measurements were repeated; from the
+second on a number may be anything."""
 ENOUGH = 64
 """Examples without which nothing is said of them."""
 MANY = 10
@@ -45,6 +48,7 @@ class Examples:
         labels: Class of each, shape (N,); None where it is not known.
         batch: Number of the batch of each, shape (N,).
         rich: Whether an example does not come twice by chance, shape (N,).
+        numbers: What is to be predicted of each, shape (N,), where that is no class; None where it is not known.
 
     """
 
@@ -52,6 +56,7 @@ class Examples:
     labels: NDArray[np.int64] | None
     batch: NDArray[np.int64]
     rich: NDArray[np.bool_]
+    numbers: NDArray[np.float64] | None = None
 
 
 def other_label(examples: Examples) -> Iterator[Outcome]:
@@ -84,6 +89,41 @@ def other_label(examples: Examples) -> Iterator[Outcome]:
         "look at how inputs and labels are put together: an index that is off, a join that repeats rows, labels that "
         "were shuffled; else remove these examples, or make their labels soft",
         {"examples": len(inputs), "contradicting": count, "share": share, "agreement": agreement},
+    )
+
+
+def other_number(examples: Examples) -> Iterator[Outcome]:
+    """Inputs that are identical with different numbers to predict; nothing where they differ as measurements do.
+
+    Example:
+        >>> x, rich = np.arange(120) // 3, np.ones(120, bool)
+        >>> noise = np.random.default_rng(0).normal(size=120)
+        >>> [[o.code for o in other_number(Examples(x, None, x, rich, y))] for y in (noise, x + 0.1 * noise)]
+        [['same_input_other_label'], []]
+
+    """
+    if examples.numbers is None or examples.rich.sum() < ENOUGH:
+        return
+    inputs, numbers = examples.inputs[examples.rich], examples.numbers[examples.rich]
+    _, which, times = np.unique(inputs, return_inverse=True, return_counts=True)
+    mean = np.bincount(which, numbers) / times
+    apart = np.bincount(which, (numbers - mean[which]) ** 2)
+    twice = (times > 1) & (apart > 0)
+    count, whole = int(times[twice].sum()), float(numbers.var())
+    share = count / len(inputs)
+    if share < OTHER_LABEL or not np.isfinite(whole) or not whole:
+        return
+    spread = float(apart[twice].sum() / (times[twice] - 1).sum()) / whole
+    if spread < SPREAD:
+        return
+    yield Outcome(
+        Status.WARNING if spread > ANYTHING else Status.ADVICE,
+        "same_input_other_label",
+        f"{count} of {len(inputs)} training examples have an identical twin with another number to predict, and within "
+        f"twins these vary by {spread:.0%} of their variance in all: nobody can tell which is right",
+        "look at how inputs and targets are put together: a join that repeats rows, or lacks a part of the key, an "
+        "index that is off; else the inputs lack what tells the targets",
+        {"examples": len(inputs), "contradicting": count, "share": share, "spread": spread},
     )
 
 

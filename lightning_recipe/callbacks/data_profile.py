@@ -266,7 +266,7 @@ class DataProfile(Check):
 
     def _share(self, run: Run) -> ranks.Share:
         whole = math.isfinite(run.batches_per_epoch) and self._seen.epochs.count(0) == run.batches_per_epoch
-        examples = examples_of(self._seen, self._label)
+        examples = examples_of(self._seen, self._label, self._target)
         return ranks.share_of(examples, self._seen, self._passing.counted, run.loaders, whole=whole)
 
     def _judge(self, run: Run, of_all: ranks.Share, *, all_seen: bool = False) -> Iterator[Finding]:
@@ -279,15 +279,18 @@ class DataProfile(Check):
 
         """
         seen = self._seen
-        examples = examples_of(seen, self._label)
+        examples = examples_of(seen, self._label, self._target)
         if not len(examples.inputs):
             return
         stored, once, unshuffled, each = drawn(run)
-        found = list(verdict.other_label(of_all.examples)) if stored and not of_all.apart else []
+        found = []
+        if stored and not of_all.apart:
+            found += [*verdict.other_label(of_all.examples), *verdict.other_number(of_all.examples)]
         if once and not of_all.apart:
             apart = of_all.examples if of_all.dealt or run.shard[1] == 1 else examples
             found += verdict.duplicates(apart, sure=by_index(run.loaders[0].dataset))
-        first, second = combined(seen, 0, self._label), combined(seen, 1, self._label)[:AGAIN]
+        aim = self._label or self._target
+        first, second = combined(seen, 0, aim), combined(seen, 1, aim)[:AGAIN]
         numbers, alike = numbers_of(seen, self._target, self._entered)
         repeated = list(order.again(first[:AGAIN], second))
         if (unshuffled or (each and repeated)) and not run.limited:
