@@ -61,6 +61,8 @@ class SplitCheck(Check):
       its texts, in stored arrays of tokens;
     - a column of a stored table is made of the labels of validation, too: each of its values is the mean of the labels
       of all examples with it, as of target encoding before the split;
+    - or of the labels of training, the example's own included, where categories have few examples: it tells training
+      what validation will not know;
     - validation examples of one class lie beside copies in training, or on lines between two examples of it, as SMOTE
       makes them, and those of another class do not: rows were multiplied before the split;
     - most pairs of validation, of ids, texts or images, are in training the other way round with the same label;
@@ -98,6 +100,7 @@ class SplitCheck(Check):
         - One data set for both that is given a transform once.
         - Windows that overlap within training, or where a split by time has its borders.
         - Pairs whose direction matters, of users and items, and random ones that meet by chance.
+        - Means of the labels of other folds, or of a category with many examples; totals whose parts are predicted.
         - Ids that the network is given or is to recognise, as of users in a recommender; subjects that were split by
           time, by session or evenly.
 
