@@ -93,10 +93,8 @@ class Column:
         kept &= (within > 1e-6 * y.var()) & np.isfinite(self.values)
         if kept.sum() < SHARES:
             return None
-        size = count[kept]
-        spread = within[kept] / size / y.var()
-        of = (self.values[kept], size, total[kept], spread)
-        return Groups(*(one.astype(np.float64) for one in of), float(y.mean()))
+        value, sums, sizes = (one[kept].astype(np.float64) for one in (self.values, total, count))
+        return Groups(value, sizes, sums, within[kept] / sizes / y.var(), float(y.mean()))
 
 
 def are_means(found: Groups) -> bool:
