@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
+from torchmetrics import Metric
 
 from lightning_recipe.callbacks._averaged import MILD_NAMES, NOISE, Parts, Suspect, differ, parted, scalars
 from lightning_recipe.callbacks._metric_names import is_no_mean, is_of_training, words
 from lightning_recipe.trial.rehearsal import CannotRehearseError
+from lightning_recipe.trial.stand_ins import Logged
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -43,7 +45,7 @@ FOLLOWED = 3
 def can_be_asked(run: Run) -> bool:
     """Whether what the module does at the end of a validation may be done on a copy."""
     module = run.module
-    one = len(run.val_loaders) == 1 and run.trainer.world_size == 1 and run.trainer.num_val_batches[0] > 1
+    one = len(run.val_loaders) == 1 and run.trainer.world_size == 1
     hooks = (HOOK, *_AROUND) if one and is_overridden(HOOK, module) else ()
     return bool(hooks) and all(_leaves_no_trace(type(module), hook) for hook in hooks)
 
@@ -105,9 +107,15 @@ def reported(again: Rehearsal, batches: Sequence[Any], answers: Mapping[str, Ans
     """
     module = again.module
 
+    def logged_metrics() -> list[Metric]:
+        metrics = {id(one.value): one.value for one in again.logged if isinstance(one.value, Metric)}
+        return list(metrics.values())
+
     def validated(several: Sequence[Any]) -> None:
         with contextlib.suppress(Exception):  # nothing may be left of that batch
             getattr(module, HOOK)()
+        for metric in logged_metrics():
+            metric.reset()  # as Lightning does
         module.on_validation_epoch_start()
         for index, batch in enumerate(several):
             place = [index] * is_param_in_hook_signature(module.validation_step, "batch_idx", min_args=2)
@@ -115,6 +123,10 @@ def reported(again: Rehearsal, batches: Sequence[Any], answers: Mapping[str, Ans
             module.on_validation_batch_end(output, batch, index)
         again.logged.clear()
         getattr(module, HOOK)()
+        for metric in logged_metrics():
+            names = [one.name for one in again.logged if one.value is metric]
+            value = metric.compute() if metric.update_count else None  # while it holds these batches
+            again.logged += [Logged(name, value, on_epoch=None, mean=True) for name in names]
 
     module.__dict__["validated_again"] = validated
     try:

@@ -1,35 +1,30 @@
-"""Columns that were made from the labels: for each category the mean of its labels, those of validation included."""
+"""Columns that were made from the labels: the mean of those of a category, with the example's own or validation's."""
 
 from __future__ import annotations
 
-import math
+import re
 from itertools import product
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lightning_recipe.callbacks._means_of_labels import GROUPS, LARGEST, OWN, Column, are_means, are_means_of_few
 from lightning_recipe.callbacks._near_copies import gathered
 from lightning_recipe.finding import Outcome, Status
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
     from lightning_recipe.trial.stored import Part
 
 COLUMNS, ROWS = 16, 200_000
 """Of a table that are looked at, at most."""
-GROUPS = 30
-"""Values of a column that examples of both sides have, with different labels, at least."""
-EXACT = 1e-3
-"""What is left of a column where the labels explain it, over what is left without them: rounding."""
-MOST = 0.8
-"""Share of the values that are the means of their labels, at least: two categories may have the same."""
-LARGEST = 12
-"""Examples of a category up to which several have the same mean of labels of two classes."""
-SHARES, GOES_WITH = 5, 0.8
-"""Different shares of a class, at least, and their correlation with the values."""
-BITS = 40.0
-"""Of the numbers of labels that values can have, to the base 2: from here on none are means of so few by chance."""
+LABELS = {"y", "label", "labels", "target", "targets"}
+"""Words in the names of what is to be predicted."""
+CLASSES = 10
+"""Up to which the labels are taken for one number for each class, too."""
 REPEATED = 0.9
 """Values of a column, for each example, up to which they are those of categories."""
 SHARED = 0.2
@@ -40,26 +35,12 @@ TRIES, SOME, CLOSEST = 8, 200, 80
 """Pairs of values of validation that are tried, with how many of training each, and how many are then compared."""
 
 
-class Groups(NamedTuple):
-    """The examples with the same value, one entry for each value.
-
-    Attributes:
-        value: Of the column.
-        size: Examples.
-        total: The sum of their labels.
-
-    """
-
-    value: NDArray[np.float64]
-    size: NDArray[np.float64]
-    total: NDArray[np.float64]
-
-
 def target_encoded(train: list[Part], val: list[Part]) -> Outcome | None:
     """A `warning` for a column of which each value is the mean of the labels of all examples with it, on both sides.
 
-    The mean may be drawn to that of all labels, as by smoothing, and scaled. Means over training alone, or over other
-    folds, are what target encoding should be, and not what is found.
+    Or of the examples of training with it, each itself included, where these are few: then the column tells the label
+    of an example of training, and not that of others. The mean may be drawn to that of all labels, as by smoothing, and
+    scaled. Means over other folds are what target encoding should be, and not what is found, nor are means over many.
 
     Args:
         train: What training draws.
@@ -79,18 +60,42 @@ def target_encoded(train: list[Part], val: list[Part]) -> Outcome | None:
     """
     one, other = gathered(train), gathered(val)
     names = [name for name in one if name in other and len(one[name]) + len(other[name]) <= ROWS]
-    labels = [name for name in names if one[name].ndim == 1 and one[name].dtype.kind in "fiub"]
-    tables = [name for name in names if one[name].ndim == 2 and one[name].dtype.kind == "f"]  # noqa: PLR2004
-    if not labels:
-        return None
-    for name in tables:
-        for column in range(min(COLUMNS, one[name].shape[1])):
-            x = aligned(one[name][:, column], other[name][:, column])
-            for target in labels:
-                y = np.concatenate([one[target], other[target]]).astype(np.float64)
-                if y.std() > 0 and np.isfinite(y).all() and _is_made_of(x, y, len(one[name])):
-                    return _told(name, column, target)
+    names = [name for name in names if one[name].ndim in {1, 2} and one[name].dtype.kind in "fiub"]
+    labels = [name for name in names if one[name][:1].size == 1]
+    likely = _likely(labels)
+    for name in names if labels else ():
+        if one[name].dtype.kind != "f":
+            continue
+        tables = [side[name].reshape(len(side[name]), -1) for side in (one, other)]
+        for number in range(min(COLUMNS, tables[0].shape[1])):
+            column = Column(aligned(*(table[:, number] for table in tables)), len(tables[0]))
+            for label in labels if column.repeated else ():
+                if label == name or (label not in likely and one[name].ndim == 1):
+                    continue
+                for y in _numbers(one[label].reshape(-1), other[label].reshape(-1)):
+                    if _is_made_of(column, y):
+                        return _told(name, number, label)
+                    if label in likely and (size := _is_made_of_training(column, y)):
+                        return _told_of_training(name, number, label, size)
     return None
+
+
+def _likely(labels: list[str]) -> list[str]:
+    """Those arrays of one number for each example that are the labels, by name or, without one, as they come last."""
+    named = [name for name in labels if not LABELS.isdisjoint(re.split("[^a-z]+", name.lower()))]
+    return named or (labels[-1:] if all(name.split(".")[-1].isdigit() for name in labels) else labels)
+
+
+def _numbers(one: NDArray[Any], other: NDArray[Any]) -> Iterator[NDArray[np.float64]]:
+    """Labels of both sides, and of each of several classes whether it is that."""
+    y = np.concatenate([one, other]).astype(np.float64)
+    if not np.isfinite(y).all():
+        return
+    if y[: len(one)].std() > 0:
+        yield y
+    classes = np.unique(y) if one.dtype.kind in "iu" else ()
+    if 2 < len(classes) <= CLASSES:  # noqa: PLR2004 - of two each is the other one
+        yield from ((y == k).astype(np.float64) for k in classes if 0 < (one == k).mean() < 1)
 
 
 def aligned(one: NDArray[Any], other: NDArray[Any]) -> NDArray[np.float64]:
@@ -141,69 +146,29 @@ def _nearest(known: NDArray[np.float64], values: NDArray[np.float64]) -> tuple[N
     return at, np.abs(known[at] - values)
 
 
-def _is_made_of(x: NDArray[Any], y: NDArray[np.float64], split: int) -> bool:
-    """Whether a column is made of the labels of all examples, of which the first are those of training."""
-    found = _grouped(x, y, split)
+def _is_made_of(column: Column, y: NDArray[np.float64]) -> bool:
+    """Whether a column is made of the labels of all examples."""
+    found = column.grouped(y)
+    return found is not None and (are_means(found) or (_are_two(y) and are_means_of_few(found, y)))
+
+
+def _is_made_of_training(column: Column, y: NDArray[np.float64]) -> float:
+    """How many examples of training a value is the mean of, if it is, and they are few; else 0.
+
+    Of groups of one size it may be a total that is known beforehand, and the labels its parts: then their examples are
+    on one side.
+    """
+    found = column.grouped(y, training_alone=True)
     if found is None:
-        return False
-    return _are_means(found, float(y.mean())) or (len(np.unique(y)) == 2 and _are_means_of_few(found, y))  # noqa: PLR2004
+        return 0.0
+    if column.own_part >= OWN and are_means(found):
+        total = len(np.unique(found.size)) == 1 and not column.on_both.any()
+        return 0.0 if total else 1 / column.own_part
+    return float(LARGEST) if _are_two(y) and are_means_of_few(found, y) else 0.0
 
 
-def _grouped(x: NDArray[Any], y: NDArray[np.float64], split: int) -> Groups | None:
-    """Those with examples on both sides, and labels that differ; None if there are few."""
-    values, which, count = np.unique(x, return_inverse=True, return_counts=True)
-    trained = np.bincount(which[:split], minlength=len(values))
-    total, squares = np.bincount(which, y), np.bincount(which, (y - y.mean()) ** 2)
-    differ = squares - (total - count * y.mean()) ** 2 / count > 1e-6 * y.var()
-    kept = (trained > 0) & (trained < count) & differ & np.isfinite(values)
-    if kept.sum() < SHARES:
-        return None
-    return Groups(values[kept].astype(np.float64), count[kept].astype(np.float64), total[kept])
-
-
-def _are_means(found: Groups, prior: float) -> bool:
-    """Whether values are a + b (s - n p) / (n + c), with any a, b and c, of sums s of n labels with a mean p.
-
-    That is linear in all three once both sides are multiplied by n + c.
-    """
-    v, n = (found.value - found.value.mean()) / (found.value.std() + 1e-12), found.size
-    if len(v) < GROUPS:
-        return False
-    above = found.total - n * prior
-    smoothed = np.stack([n, np.ones_like(n), v, above], 1), v * n
-    plain = np.stack([np.ones_like(n), above / n], 1), v
-    return any(_explains(*equation) for equation in (smoothed, plain))
-
-
-def _explains(known: NDArray[np.float64], wanted: NDArray[np.float64]) -> bool:
-    """Whether the last column of what is known explains to the last digit what the others do not."""
-
-    def left(columns: NDArray[np.float64], rows: NDArray[np.bool_]) -> NDArray[np.float64]:
-        return np.abs(columns @ np.linalg.lstsq(columns[rows], wanted[rows], rcond=None)[0] - wanted)
-
-    rows = np.ones(len(wanted), dtype=bool)
-    for _ in range(4):  # without those that are several categories
-        rest = left(known, rows)
-        rows = rest <= np.quantile(rest, MOST)
-    without = left(known[:, :-1], np.ones_like(rows))
-    return bool(np.quantile(left(known, rows), MOST) < EXACT * np.median(without))
-
-
-def _are_means_of_few(found: Groups, y: NDArray[np.float64]) -> bool:
-    """Whether in each group the share of a class is that of a few examples, as where many categories have the same.
-
-    Values go with the shares, and these differ: in data that were balanced they are all one half.
-    """
-    share = found.total / found.size
-    if len(np.unique(share)) < SHARES or abs(np.corrcoef(found.value, share)[0, 1]) < GOES_WITH:
-        return False
-    positive = np.rint((found.total - found.size * y.min()) / (y.max() - y.min())).astype(int)
-    bits = 0.0
-    for n, k in zip(found.size.astype(int), positive, strict=True):
-        if n // math.gcd(n, k) > LARGEST:
-            return False
-        bits -= math.log2(sum(n // math.gcd(n, other) <= LARGEST for other in range(1, n)) / (n - 1))
-    return bits >= BITS
+def _are_two(y: NDArray[np.float64]) -> bool:
+    return len(np.unique(y)) == 2  # noqa: PLR2004
 
 
 def _told(name: str, column: int, target: str) -> Outcome:
@@ -214,4 +179,18 @@ def _told(name: str, column: int, target: str) -> Outcome:
         "examples with it, those of validation included",
         "compute it from training alone, and for training from the other folds; validation gets the means of training",
         {"column": column},
+    )
+
+
+def _told_of_training(name: str, column: int, target: str, size: float) -> Outcome:
+    size = round(size, 1)
+    many = f"at most {size:.0f}" if size == LARGEST else f"{size:g}, on average,"
+    return Outcome(
+        Status.WARNING,
+        "own_label_in_column",
+        f"column {column} of `{name}` is made of `{target}`: in training each of its values is the mean of the labels "
+        f"of the examples with it, {many} of a category, and so tells an example its own label",
+        "give each example of training a mean of others: of the other folds (KFold, or fit_transform of scikit-learn's "
+        "TargetEncoder, not fit and then transform); validation gets the means of training",
+        {"column": column, "examples": size},
     )

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
-from functools import partial
+import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from lightning_recipe.callbacks._averaged import rehearsed, scalars
+from lightning_recipe.callbacks._at_the_end import reported
+from lightning_recipe.callbacks._averaged import ROUNDING, differ, rehearsed, scalars
 from lightning_recipe.callbacks._baselines import minimised
 from lightning_recipe.callbacks._bias_wiring import giver
 from lightning_recipe.callbacks._metric_names import words
@@ -19,22 +20,59 @@ from lightning_recipe.record.tensors import dense
 from lightning_recipe.trial.rehearsal import CannotRehearseError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from torchmetrics import Metric
 
     from lightning_recipe.callbacks._averaged import Seen
     from lightning_recipe.record.step import Step
-    from lightning_recipe.trial.rehearsal import Rehearsal
+    from lightning_recipe.trial.rehearsal import Answer, Rehearsal
 
 FEWEST = 8
 """Examples by which distributions of targets are compared."""
-SPREADS = {"mae": 1, "rmse": 1, "mse": 2}
-"""Names of errors, with the power of the target's unit that they are in."""
+POWERS = {
+    **dict.fromkeys(("mae", "rmse", "l1", "absolute", "abs", "root"), (1,)),
+    **dict.fromkeys(("mse", "squared"), (2,)),
+    **dict.fromkeys(("error", "errors", "err"), (1, 2)),
+}
+"""Words for errors, with the powers of the target's unit that they may be in; the first that is in a name counts."""
+FORMS: dict[str, Callable[[Tensor], Tensor]] = {
+    "": torch.clone,
+    "log": torch.log,
+    "log1p": torch.log1p,
+    "sqrt": torch.sqrt,
+}
+"""What training may make of an entry, before it scales it, to compare with it."""
 SAME = 1e-3
 """Standard deviations by which a target may be off what is made of an entry: of halves more is rounding."""
 FAR = 3.0
 """Standard deviations of the target, from which on an error is none of a right answer."""
+
+
+class Way(NamedTuple):
+    """How training makes its target of an entry of the batch, each of K columns by itself.
+
+    Attributes:
+        form: Of `FORMS`, such as a logarithm.
+        scale: What a column is then multiplied with.
+        shift: What is added to it.
+        mean: Of each column of the entry in the first batch.
+        std: Likewise.
+        std_of_target: Of what is made of it.
+
+    """
+
+    form: str
+    scale: Tensor
+    shift: Tensor
+    mean: Tensor
+    std: Tensor
+    std_of_target: Tensor
+
+    @property
+    def is_none(self) -> bool:
+        """Whether the entry is the target."""
+        return not self.form and bool((self.scale == 1).all() and (self.shift == 0).all())
 
 
 class Unit(NamedTuple):
@@ -44,19 +82,13 @@ class Unit(NamedTuple):
         module: Whose output it compares with an entry of the batch, each as it is but for its shape, or the entry once
             it was standardised, or scaled otherwise.
         path: Of that entry.
-        mean: Of each of its K columns in the first batch.
-        std: Likewise.
-        scale: What a column is multiplied with before it is compared.
-        shift: What is then added to it.
+        way: From the entry to what is compared.
 
     """
 
     module: str
     path: str
-    mean: Tensor
-    std: Tensor
-    scale: Tensor
-    shift: Tensor
+    way: Way
 
     @classmethod
     def of(cls, step: Step) -> Unit | None:
@@ -67,50 +99,56 @@ class Unit(NamedTuple):
         target = call.arguments["target"]
         event = next((event for event in step.events if event.kind == "loss" and event.name == call.name), None)
         modules = {made.name for number in (event.inputs if event else ()) if (made := giver(step, number)) is not None}
-        entries = {
-            path: way for path, tensor in dense(step.batch, "batch") if (way := _way(tensor, target)) is not None
-        }
-        if len(modules) != 1 or len(entries) != 1 or len(target) < FEWEST:
+        ways = {path: way for path, tensor in dense(step.batch, "batch") if (way := _way(tensor, target)) is not None}
+        as_they_are = {path: way for path, way in ways.items() if way.is_none}
+        ways = as_they_are or ways
+        if len(modules) != 1 or len(ways) != 1 or len(target) < FEWEST:
             return None
-        ((path, way),) = entries.items()
-        return cls(modules.pop(), path, *way)
+        return cls(modules.pop(), *ways.popitem())
 
-    def is_that_of(self, entry: Tensor) -> bool:
-        """Whether targets are distributed as in training: those of a data set that was not scaled are not."""
-        columns = entry.detach().cpu().double().reshape(-1, len(self.mean))
+    def is_asked_once(self, step: Step) -> bool:
+        """Whether the module is called a single time in a step."""
+        return sum(event.kind == "module" and event.name == self.module for event in step.events) == 1
+
+    def right_answers(self, batch: Any) -> dict[str, Answer] | None:
+        """What the module should put out; None if targets are distributed otherwise, as those that were not scaled."""
+        entry = dict(dense(batch, "batch")).get(self.path)
+        if entry is None or len(entry) < FEWEST or entry.numel() % len(self.way.mean):
+            return None
+        columns = entry.detach().cpu().double().reshape(-1, len(self.way.mean))
         mean, std = columns.mean(0), columns.std(0)
-        alike = (mean - self.mean).abs() < self.std
-        return len(entry) >= FEWEST and bool((alike & (std > self.std / 2) & (std < self.std * 2)).all())
-
-    def right_answer(self, entry: Tensor, output: Tensor) -> Tensor:
-        """What an output should be, in its shape."""
-        columns = entry.detach().cpu().double().reshape(-1, len(self.mean))
-        return (columns * self.scale + self.shift).to(output).reshape(output.shape)
+        alike = (mean - self.way.mean).abs() < self.way.std
+        if not (alike & (std > self.way.std / 2) & (std < self.way.std * 2)).all():
+            return None
+        right = FORMS[self.way.form](columns) * self.way.scale + self.way.shift
+        return {self.module: lambda output: right.to(output).reshape(output.shape)}
 
     @property
     def spread(self) -> float:
         """The largest standard deviation of a column, in either unit."""
-        return float(torch.cat([self.std, self.std * self.scale.abs()]).max())
+        return float(torch.cat([self.way.std, self.way.std_of_target]).max())
 
 
-def _way(entry: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor] | None:
-    """Mean and standard deviation of an entry's columns, and what makes a target of them; None if nothing does."""
+def _way(entry: Tensor, target: Tensor) -> Way | None:
+    """What makes a target of an entry; None if nothing does."""
     if entry.numel() != target.numel() or not entry.is_floating_point() or not target.numel():
         return None
     width = target.shape[-1] if target.ndim > 1 else 1
     x, y = (tensor.detach().cpu().double().reshape(-1, width) for tensor in (entry, target))
-    std = x.std(0)
+    mean, std, aim = x.mean(0), x.std(0), y.std(0)
     if torch.equal(x, y):
-        return x.mean(0), std, torch.ones(width).double(), torch.zeros(width).double()
-    scale = y.std(0) / std
-    shift = y.mean(0) - scale * x.mean(0)
-    if bool((std > 0).all()) and bool(((x * scale + shift - y).abs() <= SAME * y.std(0)).all()):
-        return x.mean(0), std, scale, shift
+        return Way("", torch.ones(width).double(), torch.zeros(width).double(), mean, std, aim)
+    for form, of in FORMS.items():
+        made = of(x)
+        scale = aim / made.std(0)
+        shift = y.mean(0) - scale * made.mean(0)
+        if bool(torch.isfinite(scale).all()) and bool(((made * scale + shift - y).abs() <= SAME * aim).all()):
+            return Way(form, scale, shift, mean, std, aim)
     return None
 
 
-def mixed_units(again: Rehearsal, batch: Any, seen: Seen, unit: Unit) -> Iterator[tuple[Outcome, str]]:
-    """A `warning` for each error that right answers do not bring down, with its name.
+def of_a_step(again: Rehearsal, batch: Any, seen: Seen, unit: Unit) -> Iterator[tuple[Outcome, str]]:
+    """A `warning` for each error that a step logs, and that right answers do not bring down, with its name.
 
     Args:
         again: The copy, on which the step is run with the targets in place of what the module puts out.
@@ -119,18 +157,31 @@ def mixed_units(again: Rehearsal, batch: Any, seen: Seen, unit: Unit) -> Iterato
         unit: Of training.
 
     """
-    target = dict(dense(batch, "batch")).get(unit.path)
-    own = {name: value for name, value in _values(seen).items() if not SPREADS.keys().isdisjoint(words(name))}
-    calls = [event for event in seen.step.events if event.kind == "module" and event.name == unit.module]
-    if target is None or not own or len(calls) != 1 or not unit.is_that_of(target):
+    own, right = _values(seen), unit.right_answers(batch)
+    if right is None or not any(map(_powers, own)):
         return
     try:
-        right = _values(rehearsed(again, batch, {unit.module: partial(unit.right_answer, target)}))
+        yield from _mixed(own, _values(rehearsed(again, batch, right)), unit)
     except CannotRehearseError:  # such as if a module puts out more than is compared
         return
+
+
+def at_the_end(again: Rehearsal, batch: Any, unit: Unit) -> Iterator[tuple[Outcome, str]]:
+    """The same of errors that are logged at the end of validation, of this batch alone."""
+    right = unit.right_answers(batch)
+    if right is None:
+        return
+    try:
+        yield from _mixed(reported(again, [batch]), reported(again, [batch], right), unit)
+    except CannotRehearseError:
+        return
+
+
+def _mixed(own: dict[str, float], right: dict[str, float], unit: Unit) -> Iterator[tuple[Outcome, str]]:
     for name in own.keys() & right.keys():
-        power = max(SPREADS[word] for word in words(name) if word in SPREADS)
-        if right[name] > (FAR * unit.spread) ** power and right[name] > own[name] / 2:
+        far = max(((FAR * unit.spread) ** power for power in _powers(name)), default=math.inf)
+        depends = differ(own[name], right[name]) > ROUNDING  # or it is that of a naive forecast
+        if depends and right[name] > far and right[name] > own[name] / 2:
             yield (
                 Outcome(
                     Status.WARNING,
@@ -142,6 +193,11 @@ def mixed_units(again: Rehearsal, batch: Any, seen: Seen, unit: Unit) -> Iterato
                 ),
                 name,
             )
+
+
+def _powers(name: str) -> tuple[int, ...]:
+    said = words(name)
+    return next((powers for word, powers in POWERS.items() if word in said), ())
 
 
 def _values(seen: Seen) -> dict[str, float]:

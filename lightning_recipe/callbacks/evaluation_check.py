@@ -66,7 +66,8 @@ class EvaluationCheck(Check):
     - a callback monitors what is never logged;
     - logits, as the loss takes them, are rounded or compared with 0.5, or a number that is logged changes as they pass
       0.5, and stays the same on either side;
-    - an error of numbers compares a prediction that was scaled back with a target that was not, or the other way round;
+    - an error of numbers compares a prediction that was scaled back with a target that was not, or the other way round,
+      in the step or at the end of validation;
     - validation trains, or changes a few weights that are not put back afterwards;
     - validation runs with weights that have not changed since training began, as of an average that is never updated,
       or ``trainer.test`` with a module that ``trainer.fit`` was given a copy of;
@@ -93,6 +94,7 @@ class EvaluationCheck(Check):
         - Losses that are not additive, as contrastive ones are: only what is proved, or named, to be no mean is judged.
         - A validation set of one batch, single examples that are scored each by itself.
         - Names that say nothing of their direction.
+        - Errors in another unit than the loss, and those of a naive forecast.
         - Averages that are put into the module for validation, and taken out again before the next step.
         - Means over tokens or nodes, a ``batch_size=`` that says what a batch weighs.
         - Tests before training, of a checkpoint, or of what training began with after what it has come to.
@@ -252,7 +254,9 @@ class EvaluationCheck(Check):
                 told = thresholds.on_logits(seen.step, run.module, self._logits)
                 givers = self._logits if not told and any("loss" not in words(one.name) for one in seen.logged) else ()
                 cut = thresholds.by_trial(partial(averaged.logged, again, step.batch), givers)
-                mixed = list(units.mixed_units(again, step.batch, seen, self._unit)) if self._unit else []
+                if self._unit is not None and not self._unit.is_asked_once(seen.step):
+                    self._unit = None
+                mixed = list(units.of_a_step(again, step.batch, seen, self._unit)) if self._unit else []
         except CannotRehearseError as error:
             self._open, self._reason = False, str(error)
             return
@@ -270,8 +274,9 @@ class EvaluationCheck(Check):
     def _look_at_the_end(self, run: Run, step: Step) -> Iterator[Finding]:
         """Have a copy conclude a validation of the batch, whole and in parts, and of logits on both sides of a half."""
         values = {*run.trainer.callback_metrics} - self._of_steps
-        names = at_the_end.suspects(values, self._of_steps) if (step.batch_size or 0) > 1 else []
-        if not at_the_end.can_be_asked(run) or not (names or (values and self._logits)):
+        several = (step.batch_size or 0) > 1 and run.trainer.num_val_batches[0] > 1
+        names = at_the_end.suspects(values, self._of_steps) if several else []
+        if not at_the_end.can_be_asked(run) or not (names or (values and (self._logits or self._unit))):
             self._ends_open = bool(not values and self._validations <= AROUND)
             return
         self._ends_open = False
@@ -280,10 +285,12 @@ class EvaluationCheck(Check):
                 again.module.requires_grad_(requires_grad=False)
                 parts = at_the_end.in_parts(again, step.batch, names) if names else {}
                 cut = thresholds.by_trial(partial(at_the_end.reported, again, [step.batch]), self._logits)
+                mixed = list(units.at_the_end(again, step.batch, self._unit)) if self._unit else []
         except CannotRehearseError:
             return
         outcomes = {one.name: averaged.judge(one, of) for one, of in parts.items()}
         outcomes |= {name: thresholds.cut_at_a_half(name) for name in cut if name in values}
+        outcomes |= {name: outcome for outcome, name in mixed if name in values}
         yield from (self.found(outcome, name) for name, outcome in outcomes.items() if outcome)
 
     def _weigh(self, run: Run, step: Step, seen: Seen) -> None:

@@ -56,6 +56,8 @@ class SplitCheck(Check):
       texts or rows of numbers as they are stored or come by, and many more than by chance;
     - a column of a stored table is made of the labels of validation, too: each of its values is the mean of the labels
       of all examples with it, as of target encoding before the split;
+    - or of the labels of training, the example's own included, where categories have few examples: it tells training
+      what validation will not know;
     - validation examples of one class lie beside copies in training, or on lines between two examples of it, as SMOTE
       makes them, and those of another class do not: rows were multiplied before the split;
     - most pairs of validation, of ids, texts or images, are in training the other way round with the same label;
@@ -96,6 +98,7 @@ class SplitCheck(Check):
         - Images, templates or frames that are as near to one another within training, or within validation.
         - Pairs whose direction matters, of users and items, and random ones that meet by chance.
         - Inputs that were scaled by published numbers, by medians, one mean of all pixels, or to their unit's range.
+        - Means of the labels of other folds, or of a category with many examples; totals whose parts are predicted.
         - Ids that the network is given or is to recognise, as of users in a recommender; subjects that were split by
           time, by session or evenly.
 

@@ -4,6 +4,7 @@ import logging
 from functools import partial
 
 import lightning.pytorch as L
+import numpy as np
 import patients
 import pytest
 import torch
@@ -943,15 +944,111 @@ class InOneUnit(InTwoUnits):
         self.log("val_mae", self.mae)
 
 
-@pytest.mark.parametrize("module", [Scaled, NotScaled, RawValidation, NearlyRaw, ResidualMean, InOneUnit])
+class AtTheEnd(Scaled):
+    """Errors of what was kept, by hand and by a metric; that of a naive forecast is in the unit that people know."""
+
+    code = "EvaluationCheck/mixed_units"
+
+    def on_validation_epoch_start(self):
+        self.kept = []
+
+    def validation_step(self, batch, batch_idx):
+        said, true = self.back(self(batch[0])), self.true(batch[1])
+        self.kept.append((said.detach(), true))
+        self.mae.update(said, true)
+
+    def on_validation_epoch_end(self):
+        said, true = map(torch.cat, zip(*self.kept, strict=True))
+        self.log("val_rmse", (said - true).square().mean().sqrt())
+        self.log("val_naive_mae", (4 * self.back(true) - true).abs().mean())
+        self.log("val/mean_absolute_error", self.mae)
+
+
+class NaiveInTheStep(Scaled):
+    def validation_step(self, batch, batch_idx):
+        true = self.true(batch[1])
+        self.log("val_naive_mae", (true - true.roll(1)).abs().mean() + 1000)
+
+
+class WithWhatItWas(Scaled):
+    """Batches hold the target as it was, too."""
+
+    def data(self, n, seed):
+        x, y = super().data(n, seed).tensors
+        return TensorDataset(x, y, self.back(y))
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val_mae", (self.back(self(batch[0])) - batch[2]).abs().mean())
+
+
+class OfLogarithms(patients.ScaledBackAlone):
+    """The step takes logarithms of what is stored."""
+
+    def data(self, n, seed):
+        x, y = super().data(n, seed).tensors
+        return TensorDataset(x, (8 + 0.2 * y).exp())
+
+    def training_step(self, batch, batch_idx):
+        return F.mse_loss(self(batch[0]), batch[1].log())
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val_mae", (self(batch[0]).exp() - batch[1]).abs().mean())
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        *(Scaled, NotScaled, RawValidation, NearlyRaw, ResidualMean, InOneUnit),
+        *(AtTheEnd, NaiveInTheStep, WithWhatItWas, OfLogarithms),
+    ],
+)
 def test_errors_in_one_unit(fit, module):
     assert codes(found(fit, module())) == []
 
 
-@pytest.mark.parametrize("module", [patients.ScaledBackAlone, TargetAlone, InTwoUnits])
+class WithTheScaled(WithWhatItWas):
+    def validation_step(self, batch, batch_idx):
+        self.log("val_mae", (self(batch[0]) - batch[2]).abs().mean())
+
+
+class LogarithmsAlone(OfLogarithms):
+    def validation_step(self, batch, batch_idx):
+        self.log("val_mae", (self(batch[0]).exp() - batch[1].log()).abs().mean())
+
+
+class OfStoredLogarithms(patients.ScaledBackAlone):
+    """What is stored are logarithms; numpy scales the prediction back."""
+
+    def data(self, n, seed):
+        x, y = super().data(n, seed).tensors
+        return TensorDataset(x, 5 + y)
+
+    def validation_step(self, batch, batch_idx):
+        said, true = (one.cpu().numpy() for one in (self(batch[0]), batch[1]))
+        self.log("val_mae", np.abs(np.exp(said) - true).mean())
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        *(patients.ScaledBackAlone, TargetAlone, InTwoUnits, WithTheScaled),
+        *(LogarithmsAlone, OfStoredLogarithms),
+    ],
+)
 def test_errors_in_two_units(fit, module):
     (finding,) = found(fit, module())
     assert (finding.status, finding.code, finding.subject) == (Status.WARNING, module.code, "val_mae")
+
+
+class AtTheEndAlone(AtTheEnd):
+    def true(self, y):
+        return y
+
+
+def test_errors_in_two_units_at_the_end(fit):
+    findings = found(fit, AtTheEndAlone(), max_epochs=3)
+    assert {finding.subject for finding in findings} == {"val_rmse", "val/mean_absolute_error"}
+    assert {finding.code for finding in findings} == {AtTheEnd.code}
 
 
 class Overlap(Healthy):
