@@ -125,7 +125,7 @@ class Wrapping(TorchFunctionMode):
         """The tensors that a function is given, if there is anything to see."""
         if not self._known and name not in ARITHMETIC:
             return []
-        given = [tensor for _, tensor in tensors((args[0], args[2:]) if name in INDEXED else (args, kwargs))]
+        given = [tensor for _, tensor in tensors((args[:1], args[2:]) if name in INDEXED else (args, kwargs))]
         if any(id(tensor) in self._known for tensor in given):
             return given
         small = any(tensor.dtype in SMALL and tensor.layout is torch.strided for tensor in given)

@@ -72,6 +72,12 @@ def written_into(a, b):
     return a / 255
 
 
+def by_name(a, b):
+    c = a - b
+    torch.gather(input=a, dim=1, index=torch.zeros_like(b, dtype=torch.long))
+    return c / 255
+
+
 HEALTHY = {
     "converted before": lambda a, b: (a.float() - b.float()) / 255,
     "inverted": lambda a, b: (255 - a) / 255,
@@ -122,6 +128,7 @@ DISEASED = {
     "energy": (lambda a, b: (a**2).sum(1) / 65025, 1.0),
     "written into": (written_into, 0.5),
     "painted": (painted, 0.5),
+    "beside arguments by name": (by_name, 0.5),
     "stacked": (lambda a, b: torch.cat([a, a - b], 1).permute(0, 2, 3, 1) / 255, 0.2),
     "differences of neighbours": (lambda a, b: a.diff(dim=-1).to(torch.float32) / 255, 0.5),
     "between masks": (lambda a, b: ((a > 99).byte() - (b > 99).byte()).float(), 0.2),
