@@ -11,6 +11,7 @@ from lightning_recipe.callbacks._cuts import disconnected
 from lightning_recipe.callbacks._emptied import Emptied
 from lightning_recipe.callbacks._left_out import MadeAnew, without_optimiser
 from lightning_recipe.callbacks._numbers import Numbers
+from lightning_recipe.callbacks._same_rows import SameRows
 from lightning_recipe.callbacks._sampled import sampled
 from lightning_recipe.callbacks._straight_through import StraightThrough
 from lightning_recipe.callbacks._thrown_away import thrown_away
@@ -56,6 +57,9 @@ class GradientFlowCheck(Check):
       around all of it, or none: z cancels, and gets no gradient: `failed`.
     - `zeros_multiplied`: parameters that are all 0 and are multiplied with each other, as both factors of an adapter,
       so that gradients stay exactly 0, while one of them at other values gives the others a gradient: `warning`.
+    - `ids_share_a_row`: an embedding that is not trained has one row, such as zeros, for many ids, as of words without
+      a pretrained vector, and they are 5 % of the tokens or more: `advice`, or from 20 % on `warning`. Seen in a batch
+      after an epoch; padding and the commonest of these ids are left out.
     - `result_thrown_away`: a statement in the code of a module is nothing but a function that returns a new tensor, as
       ``out.index_add(0, i, x)`` in place of ``index_add_``: `warning`.
     - `in_two_optimisers`: parameters that two optimisers step for one backward, or that one holds twice: `warning`;
@@ -84,13 +88,14 @@ class GradientFlowCheck(Check):
           network is sure of, and masks that keep something now and then.
         - Weights shared on purpose: tied embeddings, one layer called many times.
         - Zeros that layers and adapters start from, where what they are multiplied with is not 0.
+        - Tables of attributes, one row for unknown words, and words that another embedding or their letters tell apart.
         - Affine models that are wide in no place, or side by side: factorisations, autoencoders of two layers, DLinear.
 
     Cost:
         The order of calls and the graph at each look, less than a second step takes. At most four steps on a copy,
         once, where outputs become numbers, a parameter beside the layers has never got a gradient, or a head one of 0
-        for an epoch; one where a module without others chooses something, as a codebook does, or throws a result away;
-        up to nine where parameters are 0 and stay so.
+        for an epoch; one where a module without others chooses something, as a codebook does, or throws a result away,
+        or an embedding with equal rows is not trained; up to nine where parameters are 0 and stay so.
 
     Example:
         >>> GradientFlowCheck().patience
@@ -116,7 +121,7 @@ class GradientFlowCheck(Check):
         """Begin anew with each fit."""
         self._marks, self._units, self._made_anew = Marks(), Units(run.module), MadeAnew()
         self._numbers, self._unreached, self._emptied = Numbers(self.patience), Unreached(), Emptied()
-        self._straight, self._zeros = StraightThrough(), ZeroProducts()
+        self._straight, self._zeros, self._rows = StraightThrough(), ZeroProducts(), SameRows()
         self._frozen = {name for name, p in run.module.named_parameters() if not p.requires_grad}
         self._seen, self._thrown_away = False, list[tuple["Outcome", str]]()
         yield from ()
@@ -146,6 +151,7 @@ class GradientFlowCheck(Check):
         yield from cuts or self._unreached.look(run, step, parameters, self._marks)
         yield from () if cuts else self._emptied.look(run, step, parameters)
         yield from sampled(step)
+        yield from self._rows.look(run, step, held)
         yield from self._thrown_away
         yield from self._zeros.look(run, step, parameters)
         yield from self._straight.look(run, step)

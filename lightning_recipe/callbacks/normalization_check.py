@@ -13,9 +13,11 @@ from lightning_recipe.callbacks._channels import Channels
 from lightning_recipe.callbacks._factor import of_factor, times, undone
 from lightning_recipe.callbacks._places import of_places
 from lightning_recipe.callbacks._standardised import of_features
+from lightning_recipe.callbacks._wraps import wraps
 from lightning_recipe.finding import Section, Status
 from lightning_recipe.losses.by_hand import likely
 from lightning_recipe.record.step import Need
+from lightning_recipe.record.wrapped import Wrapping
 from lightning_recipe.trial.entries import Entered, entered
 from lightning_recipe.trial.rehearsal import CannotRehearseError, rehearsal
 
@@ -47,6 +49,8 @@ class NormalizationCheck(Check):
       without BatchNorms also by its class in torchvision, or by the name that transformers loaded it by;
     - what enters has a standard deviation above 1,000, and the layer's weights are as they were drawn;
     - numbers between 0 and 1 become the ids of an embedding, so that nearly all are 0;
+    - integers of 8 or 16 bits are added, subtracted or multiplied by the step, wrap around, and become floating-point
+      numbers that meet weights, or a loss;
     - features of a table have standard deviations that differ by a factor of 1,000, the larger above 100;
     - training and validation are normalised differently: standard deviations that differ by a factor of 10, or of 2
       where the one has negative numbers and the other goes from 0 to 1, or to 255; or a feature is standardised in one
@@ -72,6 +76,8 @@ class NormalizationCheck(Check):
     Legitimate:
         - Networks that normalise by themselves, embeddings, counts whose logarithm is taken inside, one-hot and sparse
           features, examples that are each standardised by themselves.
+        - Integers that wrap around to be ids, to be compared, or as a mark, such as 255 for what is to be ignored,
+          and those that are put right again.
         - Augmentation in training only, also noise that is most of what enters. Images of another kind than those that
           the weights were trained on, dark ones.
 
@@ -99,7 +105,7 @@ class NormalizationCheck(Check):
     needs = Need.INPUTS | Need.LOSSES
     explains: ClassVar = {
         **dict.fromkeys(
-            ("raw_bytes", "scaled_twice", "unlike_pretraining", "scales_differ", "unscaled"),
+            ("raw_bytes", "scaled_twice", "unlike_pretraining", "scales_differ", "unscaled", "integers_wrap"),
             (
                 *("InitLossCheck/too_high", "OverfitOneBatch/*", "ActivationMonitor/*", "PredictionDynamicsLogger/*"),
                 *("UpdateRatioMonitor/too_large", "InputIndependenceCheck/input_ignored", "Baselines/*"),
@@ -130,12 +136,13 @@ class NormalizationCheck(Check):
             yield self.skipped("the run goes on from a checkpoint: its statistics are those of its own inputs")
             return
         try:
-            train = self._entered(run, run.batch, "training_step")
+            with Wrapping() as wrapping:
+                train = self._entered(run, run.batch, "training_step")
         except CannotRehearseError as error:
             self.done = True
             yield self.skipped(str(error))
             return
-        places = [self.found(*pair) for pair in (*of_places(train), *lost_by_cast(train, run.batch))]
+        places = [self.found(*pair) for pair in (*of_places(train), *lost_by_cast(train, run.batch), *wraps(wrapping))]
         yield from places
         if not train.entries:
             self.done = True

@@ -113,7 +113,7 @@ class _Seen:
             if is_traced():  # by vmap: what enters stands for one example
                 return
             every = [t for _, t in tensors((args, kwargs)) if t.layout is torch.strided]
-            if isinstance(module, nn.Embedding) and every:
+            if isinstance(module, nn.Embedding | nn.EmbeddingBag) and every:
                 self.indices.setdefault(id(module), Entry(name, module, every[0].detach()))
                 return
             given = [t for t in every if t.is_floating_point()]
