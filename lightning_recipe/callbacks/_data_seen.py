@@ -29,6 +29,10 @@ CHANNELS = 12
 """Channels, of what is no table, that are measured one by one."""
 CHANGES = 8
 """Values of an example that differ from the one before, at least, in what is no blank image, silence, or short code."""
+NARROW = 5
+"""Columns of a table, at least, of which all may tell."""
+UNSEEN = 3.0
+"""Pairs that there may be by chance where none was seen, with 95 % certainty."""
 COMPARED = 2**10
 """Values that are compared with the next, evenly spaced."""
 CHARACTERS, LETTERS = 2**16, 8
@@ -100,6 +104,7 @@ class Seen:
         sizes: Examples in each batch.
         ranges: By path, of the entries with real numbers.
         bits: Information in the features of an example, by path.
+        least: Values of an example that differ from the one before, at least, in a table of few columns, by path.
         alike: Correlation of an example's features with those of the next one, by path, a batch a number.
         apart: Whether a batch held anything besides rows of its examples, such as edges between them or texts.
         rows: Of tables, some of a batch, by path.
@@ -113,6 +118,7 @@ class Seen:
     sizes: list[int] = field(default_factory=list)
     ranges: dict[str, Range] = field(default_factory=dict)
     bits: dict[str, float] = field(default_factory=dict)
+    least: dict[str, int] = field(default_factory=dict)
     alike: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     apart: bool = False
     rows: defaultdict[str, list[NDArray[np.float32]]] = field(default_factory=lambda: defaultdict(list))
@@ -290,10 +296,11 @@ def add(seen: Seen, one: Glance) -> None:
         seen.alike[path].append(alike(sample))
         if sample.shape[1] == part.mean.size:  # a table, with all its columns
             seen.rows[path].append(sample)
+            seen.least[path] = min(CHANGES, max(NARROW, sample.shape[1]) - 1)
         if path not in seen.bits:
             seen.bits[path] = information(sample)
     rich = [
-        changes.cpu().numpy() >= CHANGES
+        changes.cpu().numpy() >= seen.least.get(path, CHANGES)
         for path, changes in one.changes.items()
         if seen.bits.get(path, 0) >= BITS or path in one.texts
     ]
@@ -322,13 +329,19 @@ def alike(sample: NDArray[np.float32]) -> float:
 def information(sample: NDArray[np.float32]) -> float:
     """Bits in the features of shape (N, D), taken one by one: of each, how rarely two examples have the same value.
 
+    Of many examples by the pairs of them that have, and three more, which there may be where none is seen.
+
     Example:
         >>> information(np.array([[0.0, 1.0], [1.0, 1.0]], np.float32))
         1.0
+        >>> information(np.arange(64.0)[:, None]) > 9
+        True
 
     """
-    bits = 0.0
+    bits, pairs = 0.0, len(sample) * (len(sample) - 1) / 2
     for column in sample.T:
         counts = np.unique(column, return_counts=True)[1]
-        bits -= math.log2(float(((counts / len(column)) ** 2).sum()))
+        same = float(((counts / len(column)) ** 2).sum())
+        seen = (float((counts * (counts - 1)).sum() / 2) + UNSEEN) / max(pairs, 1.0)
+        bits -= math.log2(min(same, seen))
     return bits

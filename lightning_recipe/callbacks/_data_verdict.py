@@ -59,6 +59,11 @@ class Examples:
     numbers: NDArray[np.float64] | None = None
 
 
+def other_target(examples: Examples) -> Iterator[Outcome]:
+    """Inputs that are identical with another label, or another number to predict."""
+    yield from other_label(examples) if examples.numbers is None else other_number(examples)
+
+
 def other_label(examples: Examples) -> Iterator[Outcome]:
     """Inputs that are identical with different labels; `advice` where twins agree as those of several annotators do.
 

@@ -59,19 +59,44 @@ def padding(weights_of: WeightsOf, graph: list[Node], step: Step) -> Iterator[tu
         counts = weight != 0 if weight.shape == target.shape else torch.ones_like(target, dtype=torch.bool)
         if (ignored := node.saved("ignore_index")) is not None:
             counts = counts & (target != ignored)
+        is_the_end = _says_the_end(target.reshape(rows, -1), at_ends, entered)
+        if is_the_end:
+            at_ends = at_ends & (at_ends.long().cumsum(1) > 1)
         share = float((at_ends & counts.reshape(rows, -1)).sum() / counts.sum().clamp(min=1))
         if share > PADDED:
             yield (
                 node,
                 Outcome(
-                    Status.WARNING,
+                    Status.ADVICE if is_the_end else Status.WARNING,
                     "padding_scored",
                     f"{share:.0%} of the targets that count are {value:g} at the ends of rows, where the input is "
-                    "padded: padding is learnt",
+                    f"padded: padding is learnt{', behind the first that says where a row ends' if is_the_end else ''}",
                     f"ignore_index={value:g}, or a mask" if ignored is not None else "leave it out with a mask",
                     {"share": share, "value": value},
                 ),
             )
+
+
+def _says_the_end(target: Tensor, at_ends: Tensor, entered: list[Tensor]) -> bool:
+    """Whether what rows are padded with tells where each of them ends, in a task to say the next word.
+
+    All have one, and nothing else always comes before it.
+
+    Example:
+        >>> words = torch.tensor([[5, 3, 1, 1], [4, 1, 1, 1], [7, 2, 6, 1]])
+        >>> ended = torch.tensor([[5, 2, 1, 1], [2, 1, 1, 1], [7, 4, 2, 1]])
+        >>> [_says_the_end(x, x == 1, [torch.cat([x[:, :1], x[:, :-1]], 1)]) for x in (words, ended)]
+        [True, False]
+
+    """
+    lengths = (~at_ends).sum(1)
+    size = target.shape[1]
+    words = [t for t in entered if t.ndim == 2 and len(t) == len(target) and t.shape[1] in {size, size + 1}]  # noqa: PLR2004
+    is_next = any(bool((tensor[:, 1:size] == target[:, :-1]).all()) for tensor in words)
+    if not is_next or not bool(at_ends.any(1).all()) or int(lengths.min()) == 0:
+        return False
+    before = target.gather(1, (lengths - 1)[:, None])
+    return not bool((before == before[0]).all())
 
 
 def _padded(target: Tensor, entered: list[Tensor]) -> tuple[float, Tensor] | None:

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 WIDE = 0.1
 """Width of the interval around an accuracy in which nobody can tell a good model from a fair one."""
+LOST, MUCH = 0.02, 0.1
+"""Share of the examples to be evaluated that a last batch holds, from which on it is told that it is left out: a whole
+number of points of an accuracy; and from which on that may be a kind of examples by itself."""
 SMALL = 0.02
 """Share of the examples in training from which on a validation set is large enough, or as large as it can be."""
 FEWEST, TOGETHER = 5, 0.9
@@ -203,6 +206,33 @@ def cut_short(loader: Any, read: float, stage: str = "validation") -> Outcome | 
         f"leave out limit_{'test' if stage == 'test' else 'val'}_batches and fast_dev_run for results that are "
         "reported",
         {"read": read, "batches": there},
+    )
+
+
+def left_out(loader: Any, stage: str = "validation") -> Outcome | None:
+    """What to say of a last batch that is left out, of what is to be evaluated: a `warning` if it is much of all.
+
+    Args:
+        loader: The loader.
+        stage: "validation" or "test".
+
+    Example:
+        >>> from torch.utils.data import DataLoader
+        >>> [left_out(DataLoader(range(n), 32, drop_last=True)) is None for n in (90, 96, 3203)]
+        [False, True, True]
+
+    """
+    batches = getattr(loader, "batch_sampler", None)
+    examples, size = sized_len(getattr(batches, "sampler", None)) or 0, getattr(batches, "batch_size", None) or 1
+    lost = examples % size if getattr(batches, "drop_last", False) is True else 0
+    if lost < max(1, LOST * examples):
+        return None
+    return Outcome(
+        Status.WARNING if lost >= MUCH * examples else Status.ADVICE,
+        "drops_last",
+        f"{stage} leaves out the last {lost} of its {examples} examples, which fill no batch of {size}",
+        f"drop_last=False in the DataLoader of {stage}: it is for training",
+        {"left_out": lost, "examples": examples},
     )
 
 

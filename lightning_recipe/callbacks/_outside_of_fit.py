@@ -10,7 +10,7 @@ from torch.utils.data import DistributedSampler
 
 from lightning_recipe.callbacks._averaged import metrics_of
 from lightning_recipe.callbacks._kept_metrics import is_of_an_epoch
-from lightning_recipe.callbacks._monitored import cut_short
+from lightning_recipe.callbacks._monitored import cut_short, left_out
 from lightning_recipe.callbacks._shared_transform import trees
 from lightning_recipe.finding import Outcome, Status
 
@@ -40,7 +40,7 @@ def found(run: Run, stage: str, loaders: Sequence[Any]) -> Iterator[tuple[Outcom
     read = run.trainer.num_test_batches if stage == "test" else run.trainer.num_val_batches
     for i, loader in enumerate(loaders):
         subject = f"{stage} loader {i}" if len(loaders) > 1 else stage
-        for outcome in (cut_short(loader, read[i], stage), padded(loader, stage)):
+        for outcome in (cut_short(loader, read[i], stage), padded(loader, stage), left_out(loader, stage)):
             if outcome is not None:
                 yield outcome, subject
     yield from held(run.module, stage)

@@ -283,9 +283,7 @@ class DataProfile(Check):
         if not len(examples.inputs):
             return
         stored, once, unshuffled, each = drawn(run)
-        found = []
-        if stored and not of_all.apart:
-            found += [*verdict.other_label(of_all.examples), *verdict.other_number(of_all.examples)]
+        found = list(verdict.other_target(of_all.examples)) if stored and not of_all.apart else []
         if once and not of_all.apart:
             apart = of_all.examples if of_all.dealt or run.shard[1] == 1 else examples
             found += verdict.duplicates(apart, sure=by_index(run.loaders[0].dataset))

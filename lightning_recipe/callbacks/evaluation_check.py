@@ -19,6 +19,7 @@ from lightning_recipe.callbacks import _units as units
 from lightning_recipe.callbacks._batch_weights import Weighed
 from lightning_recipe.callbacks._error_bars import ErrorBars
 from lightning_recipe.callbacks._evaluated_weights import Weights
+from lightning_recipe.callbacks._kept_by_reference import by_reference
 from lightning_recipe.callbacks._metric_names import is_a_share, is_of_training, words
 from lightning_recipe.callbacks._put_back import PutBack
 from lightning_recipe.callbacks._short_batch import Short, mean_of_means, of_one_weight
@@ -72,6 +73,8 @@ class EvaluationCheck(Check):
     - validation runs with weights that have not changed since training began, as of an average that is never updated,
       or ``trainer.test`` with a module that ``trainer.fit`` was given a copy of;
     - a metric holds updates from before as ``trainer.test`` begins, which logs or computes it as a whole;
+    - a state of the best weights is kept without a copy, and goes on with the weights;
+    - a tenth of the examples or more is left out by ``drop_last``, `advice` from 2 % on;
     - ``overfit_batches`` is on while a callback chooses by what is monitored.
 
     `advice` if a root, a perplexity or a macro accuracy is averaged and little is lost; if ``overfit_batches`` is on;
@@ -239,7 +242,8 @@ class EvaluationCheck(Check):
     def _look_at_numbers(self, run: Run, step: Step) -> Iterator[Finding]:
         read = run.trainer.num_val_batches[0]
         cut_short = settings.cut_short(run.val_loaders[0], read) if not settings.overfitted(run.trainer) else None
-        yield from map(self.found, filter(None, (cut_short, outside.padded(run.val_loaders[0], "validation"))))
+        others = (outside.padded(run.val_loaders[0], "validation"), settings.left_out(run.val_loaders[0]))
+        yield from map(self.found, filter(None, (cut_short, *others)))
         try:
             with rehearsal(run) as again:
                 self._seen = seen = averaged.rehearsed(again, step.batch)
@@ -319,6 +323,7 @@ class EvaluationCheck(Check):
         self._weights.ended(run)
         if self._seen is not None and not run.interrupted:
             self._note_values(run)
+            found += [self.found(outcome, place) for outcome, place in by_reference(run)]
             found += self._of_choices(run)
             behind = None if run.limited else self._weights.behind(run)
             if outcome := self._weights.verdict(run) or behind:

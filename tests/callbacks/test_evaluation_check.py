@@ -1,5 +1,6 @@
 """Evaluation that can be trusted: legitimate practice first, then the mistakes."""
 
+import copy
 import logging
 from functools import partial
 
@@ -1252,3 +1253,49 @@ def test_a_number_that_is_drawn_is_not_judged_by_its_parts(fit):
             self.log("val_auc", (energies[0][:, None] < energies[1][None]).float().mean())
 
     assert codes(found(fit, AgainstNoise())) == []
+
+
+# -- the best weights
+
+
+class KeepsBest(Healthy):
+    """Keeps something of its weights after each validation."""
+
+    def __init__(self, keep):
+        super().__init__()
+        self.keep = keep
+
+    def on_validation_epoch_end(self):
+        self.best = self.keep(self)
+
+
+@pytest.mark.parametrize(
+    "keep",
+    [
+        lambda module: copy.deepcopy(module.state_dict()),
+        lambda module: {name: value.clone() for name, value in module.state_dict().items()},
+        lambda module: dict(module.named_parameters()),  # for torch.func.functional_call
+        lambda module: dict(module.net.named_buffers()),
+        lambda module: {"loss": 0.1},
+    ],
+    ids=["a copy", "clones", "parameters", "buffers", "numbers"],
+)
+def test_what_may_be_kept(fit, keep):
+    assert codes(found(fit, KeepsBest(keep))) == []
+
+
+@pytest.mark.parametrize("keep", [lambda m: m.state_dict(), lambda m: dict(m.net.state_dict())], ids=["all", "net"])
+def test_the_best_weights_kept_without_a_copy(fit, keep):
+    assert codes(found(fit, KeepsBest(keep))) == ["kept_by_reference"]
+
+
+# -- the last batch
+
+
+@pytest.mark.parametrize(
+    ("examples", "size", "status"), [(64, 16, None), (970, 10, None), (66, 16, "advice"), (79, 16, "warning")]
+)
+def test_a_last_batch_that_is_left_out(fit, examples, size, status):
+    val = DataLoader(Healthy().data(examples, 2), size, drop_last=True)
+    told = [f for f in found(fit, Healthy(), val=val) if f.code.endswith("drops_last")]
+    assert [f.status.value for f in told] == [status] * bool(status)
