@@ -1,6 +1,7 @@
 """Several processes that train together judge all examples, not each its own, and agree."""
 
 import json
+import math
 import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -17,13 +18,14 @@ from patients import CLASSES, Healthy
 from torch import distributed
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from lightning_recipe import DataProfile, FirstNonFinite, HardExamples, SplitCheck, ranks
+from lightning_recipe import Baselines, DataProfile, FirstNonFinite, HardExamples, SplitCheck, ranks
 from lightning_recipe.callbacks import hard_examples
 from lightning_recipe.callbacks._hard_examples import stacked
 from lightning_recipe.finding import Finding, Status
 from lightning_recipe.ledger import Ledger
 from lightning_recipe.run import Run
 from lightning_recipe.trial.isolation import isolated
+from lightning_recipe.watch import Watch
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 WIDE = 40
@@ -44,6 +46,7 @@ class TellsAll(L.Callback):
         end = {
             "findings": [finding.to_dict() for callback in self.callbacks for finding in callback.findings],
             "left": [key for key in store.list_keys() if "lightning_recipe" in key],
+            "silent": Watch.of(trainer) is not None and Watch.of(trainer).run.ranks.silent,
             "weights": [p.detach().tolist() for p in pl_module.parameters()],
             "random": [torch.rand(()).item(), torch.get_rng_state().sum().item()],
         }
@@ -159,6 +162,47 @@ class Sick(Wide):
         return DataLoader(TensorDataset(x, y), 8)
 
 
+class OneHasNone(Divided):
+    """A rank whose stream of validation is empty, and one that looks at nothing in the second epoch."""
+
+    def val_dataloader(self):
+        loader = super().val_dataloader()
+        return DataLoader(Stream([], []), 16) if self.trainer.global_rank else loader
+
+    def validation_step(self, batch, batch_idx):
+        if self.current_epoch != 1:
+            super().validation_step(batch, batch_idx)
+
+
+class OneLeavesOut(DividedByHand):
+    """A rank that computes no loss in the validation of the second epoch."""
+
+    def validation_step(self, batch, batch_idx):
+        if self.current_epoch != 1 or not self.trainer.global_rank:
+            super().validation_step(batch, batch_idx)
+
+
+class OneIsGivenNone(DividedByHand):
+    """A rank that never validates, as Lightning allows if it is told so."""
+
+    allow_zero_length_dataloader_with_multiple_devices = True
+
+    def val_dataloader(self):
+        x, y = self.data(64, 2).tensors
+        return DataLoader(TensorDataset(x[:0], y[:0]) if self.trainer.global_rank else TensorDataset(x, y), 16)
+
+
+class NumberedOtherwise(Wide):
+    """Classes of validation, of which each rank alone has too few examples to judge, are other ones."""
+
+    def train_dataloader(self):
+        return DataLoader(TensorDataset(*self.examples()), 4, shuffle=True)
+
+    def val_dataloader(self):
+        x, y = self.data(32, 2).tensors
+        return DataLoader(TensorDataset(x, (y + 1) % CLASSES), 8)
+
+
 class TrainedOnElsewhere(Divided):
     """Rank 1 trains on what rank 0 validates on."""
 
@@ -210,7 +254,50 @@ def test_nothing_changes(on_two_ranks):
     assert not alarms(agreed(full))
 
 
+@pytest.fixture
+def by_itself(on_two_ranks, monkeypatch):
+    """What each rank comes to before findings are united, and nobody has waited in vain."""
+    monkeypatch.setattr(Ledger, "unite", lambda *_: [])
+
+    def run(module, **settings):
+        ends = on_two_ranks(module, [Baselines()], **settings)
+        assert [(end["silent"], end["left"]) for end in ends] == [(False, [])] * 2
+        return [[Finding.from_dict(values) for values in end["findings"]] for end in ends]
+
+    return run
+
+
+@pytest.mark.parametrize("make", [Wide, Divided])
+def test_baselines_of_all_examples(by_itself, make):
+    one, other = by_itself(make(), use_distributed_sampler=make is Wide, max_epochs=3)
+    assert one == other
+    assert [f.status for f in one] == [Status.PASSED]
+    assert one[0].evidence["examples"] == 64
+    assert one[0].evidence["constant_loss"] == pytest.approx(math.log(CLASSES), rel=0.05)
+    assert "linear_model" in one[0].evidence
+
+
+@pytest.mark.parametrize(("make", "examples"), [(OneHasNone, 32), (OneLeavesOut, 64)])
+def test_a_rank_that_saw_nothing_answers(by_itself, make, examples):
+    one, other = by_itself(make(), use_distributed_sampler=False, max_epochs=3)
+    assert one == other
+    assert [f.evidence["examples"] for f in one] == [examples]
+
+
+def test_nobody_waits_for_a_rank_that_never_validates(by_itself):
+    (one,), (other,) = by_itself(OneIsGivenNone(), use_distributed_sampler=False)
+    assert one.evidence["examples"] == 64
+    assert other.status is Status.SKIPPED
+
+
 # -- patients
+
+
+def test_worse_than_a_constant_on_all_examples(by_itself):
+    one, other = by_itself(NumberedOtherwise(), max_epochs=5)
+    assert one == other
+    assert alarms(one) == ["Baselines/worse_than_constant"]
+    assert one[0].evidence["examples"] == 32
 
 
 def test_what_is_wrong_with_all_examples_together(on_two_ranks, tmp_path, monkeypatch):

@@ -20,6 +20,8 @@ Model = Callable[[Tensor, Tensor], Tensor]
 
 FEWEST = 50
 """Examples that simple models are fitted on, at least."""
+WEIGHTS = ("weight", "pos_weight")
+"""Arguments of loss functions by which some answers count more than others."""
 PREVIOUS = "previous value"
 CLASSES = 100
 """Classes that they tell apart, at most."""
@@ -71,7 +73,7 @@ def _weight(call: LossCall, name: str, outputs: int) -> Tensor | float:
 
 def is_weighted(call: LossCall) -> bool:
     """Whether some answers count more than others, which simple models do not know."""
-    return any(isinstance(call.arguments.get(name), Tensor) for name in ("weight", "pos_weight"))
+    return any(isinstance(call.arguments.get(name), Tensor) for name in WEIGHTS)
 
 
 class Simple(NamedTuple):

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
 from lightning_recipe.callback import Check
 from lightning_recipe.callbacks._baselines import EXAMPLES, KINDS, Known, features_of, minimised, validated
+from lightning_recipe.callbacks._baselines_ranks import Share, together
 from lightning_recipe.callbacks._baselines_verdict import judge, worse
 from lightning_recipe.callbacks._human import beside, scores
 from lightning_recipe.callbacks._measured import Estimate, Look, measured
 from lightning_recipe.callbacks._other_order import in_other_order, no_labels_from, stored
-from lightning_recipe.callbacks._simple_models import constant, is_weighted, simple_models
+from lightning_recipe.callbacks._simple_models import WEIGHTS, constant, is_weighted, simple_models
 from lightning_recipe.figures.baselines import baselines_card
 from lightning_recipe.figures.canvas import pixels
 from lightning_recipe.finding import Section, Status
+from lightning_recipe.looks import epochs
 from lightning_recipe.losses.by_hand import likely
 from lightning_recipe.losses.table import TABLE, Family
 from lightning_recipe.show import loggers
@@ -49,7 +52,8 @@ class Baselines(Check):
     costs least: the frequencies of the classes, the share of positives, the mean or median of numbers. On up to 1,000
     of their examples the 5 nearest neighbours and a linear model (ridge regression, its penalty by leaving one out) are
     fitted, where an example has one target and its input is of numbers; and the previous value is tried where targets
-    go on where windows end. The model is compared with all of them on 8 batches of validations.
+    go on where windows end. The model is compared with all of them on 8 batches of validations, of each rank: all judge
+    what they saw together.
 
     - `warning` if at two validations in a row, from the second epoch on, its loss is worse than the constant's by more
       than 3 standard errors of the paired difference, the gap does not close, and its answers have nothing to do with
@@ -118,12 +122,23 @@ class Baselines(Check):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Begin anew with each fit."""
         super().setup(trainer, pl_module, stage)
-        self._known, self._looks = Known(), list[Look]()
+        self._known, self._of_all = Known(), Share()  # of this rank's training, and of all, as of the latest look
+        self._look: Look | None = None  # of this rank, until the others know it
+        self._looks = list[Look]()  # of all
+        self._call: LossCall | None = None  # of training, without its examples
+        self._epoch: int | None = None  # in which ranks told each other what they saw
         self._name, self._weighted, self._by_hand = "", False, False
         self._costs: list[float] = []  # of the constant in training
         self._constant = torch.zeros(0)
         self._simple: Simple | None = None
         self._reason = "no validation was looked at after training began"
+
+    def before_training(self, run: Run) -> Iterator[Finding]:
+        """Nobody waits for a rank that is given no batch of validation: it never comes there."""
+        batches = run.trainer.num_val_batches
+        if run.shard[1] > 1 and batches and not sum(batches):
+            self.done = True
+            yield self.skipped("this rank has no validation examples")
 
     def next_look(self, run: Run) -> float:
         """There is no more to see once enough training examples are known."""
@@ -139,6 +154,8 @@ class Baselines(Check):
             yield self.skipped(f"not compared: {call if isinstance(call, str) else 'the batch holds no examples'}")
             return
         self._name, self._weighted = call.name, is_weighted(call)
+        weights = {name: call.arguments[name] for name in WEIGHTS if name in call.arguments}
+        self._call = replace(call, arguments=weights, value=torch.zeros(()))
         self._by_hand = (compared := likely(step)) is not None and compared.name == call.name
         if self._known.count:
             self._costs.append(float(measured(call, self._constant, examples).loss.mean()))
@@ -148,36 +165,57 @@ class Baselines(Check):
         if self._known.count:
             self._constant = constant(self._known, call)
 
-    def validation(self, run: Run, step: Step) -> Iterator[Finding]:
-        """Measure the model and the baselines on a batch; when the next look begins, judge those before."""
-        examples = step.batch_size
-        if run.trainer.sanity_checking or run.loader or not self._costs or not examples:
+    def before_validation(self, run: Run) -> Iterator[Finding]:
+        """Where one may be looked at, put together what all ranks have seen, and judge the looks before.
+
+        All ranks come here, whatever they see in it.
+        """
+        epoch, last = run.trainer.current_epoch, self._epoch
+        if epoch == last or (
+            last is not None and epoch not in epochs(self.every_n_epochs or 1, run.trainer.max_epochs)
+        ):
             return
-        if not self._known.varied:
+        self._epoch, before = epoch, len(self._looks)
+        self._unite(run)
+        if len(self._looks) > max(before, 1) and run.step >= EARLY * run.horizon and not run.limited:
+            yield from map(self.found, worse(self._looks))
+
+    def _unite(self, run: Run) -> None:
+        own, (_, count) = Share(self._known, self._costs[-LATEST:], self._look), run.shard
+        shares = run.gather(type(self).__name__, own.bounded(count)) if count > 1 else [own]
+        self._of_all, self._look = together(shares) if len(shares) > 1 else own, None
+        self._looks += [self._of_all.look] if self._of_all.look else []
+
+    def validation(self, run: Run, step: Step) -> Iterator[Finding]:
+        """Measure the model and the baselines on a batch."""
+        examples, known = step.batch_size, self._of_all.known
+        if run.trainer.sanity_checking or run.loader or not self._of_all.costs or not examples:
+            return
+        if not known.varied:
             self._reason = "all targets of training are the same"
             return
-        call = validated(step, self._name, self._known, by_hand=self._by_hand)
+        call = validated(step, self._name, known, by_hand=self._by_hand)
         if isinstance(call, str):
             self._reason = call
             return
-        if not self._looks or self._looks[-1].step != run.step:
-            if len(self._looks) > 1 and run.step >= EARLY * run.horizon and not run.limited:
-                yield from map(self.found, worse(self._looks))
-            self._looks.append(self._look(run, call))
-        self._looks[-1].add(call, *features_of(step, examples, examples), examples)
+        if self._look is None:
+            self._look = self._begun(run, call)
+        self._look.add(call, *features_of(step, examples, examples), examples)
+        yield from ()
 
-    def _look(self, run: Run, call: LossCall) -> Look:
-        known, before = self._known, self._simple.fitted_on if self._simple else 0
+    def _begun(self, run: Run, call: LossCall) -> Look:
+        known, before = self._of_all.known, self._simple.fitted_on if self._simple else 0
         if known.kept > GROWN * before:
             self._simple = simple_models(known.together(), call)
-        easy = Estimate.of(torch.tensor(self._costs[-LATEST:]))
-        shares = known.total / known.count
-        return Look(run.step, run.trainer.current_epoch + 1, self._constant, easy, shares, self._simple)
+        easy = Estimate.of(torch.tensor(self._of_all.costs))
+        best, shares = constant(known, self._call or call), known.total / known.count
+        return Look(run.step, run.trainer.current_epoch + 1, best, easy, shares, self._simple)
 
     def end(self, run: Run) -> Iterator[Finding]:
         """Judge the last look, and draw it."""
         logged = run.trainer.callback_metrics
         yield from (self.found(outcome, name) for name, outcome in beside(self.human, logged))
+        self._unite(run)
         if not self._looks:
             yield self.skipped(f"not compared: {self._reason}")
             return
@@ -191,15 +229,16 @@ class Baselines(Check):
             what = f"{'answers right' if look.of_answers else self._name}, {look.examples} validation examples"
             card = baselines_card(what, look.rows, humans, share=look.of_answers)
             self.draw(run, "baselines", pixels(card))
-        self._looks, self._known, self._simple = [], Known(), None
+        self._looks, self._known, self._of_all, self._simple, self._call = [], Known(), Share(), None, None
 
     def _of_others(self, run: Run, *, in_doubt: bool) -> Outcome | None:
         """Whether inputs and labels that are kept in memory do not belong together, in a part; in doubt, in all."""
+        known = self._of_all.known
         parts, kind = parts_of(run.loaders[0]) if len(run.loaders) == 1 else None, TABLE[self._name].answers
         sources = {id(part.source): part.source for part in parts or []}
-        if len(sources) != 1 or kind not in KINDS or not self._known.count:
+        if len(sources) != 1 or kind not in KINDS or not known.count:
             return None
-        shares, numbers = self._known.total / self._known.count, kind is Family.NUMBERS
+        shares, numbers = known.total / known.count, kind is Family.NUMBERS
         if kind is Family.YES_NO and len(shares) > 1:
             return None
         shares = torch.cat([1 - shares, shares]) if kind is Family.YES_NO else shares
