@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from lightning_recipe.callback import Check
+from lightning_recipe.callbacks._counted_only import counted_only
 from lightning_recipe.callbacks._init_loss_by_hand import ask, decided, outcome
 from lightning_recipe.callbacks._init_loss_diagnosis import (
     bias_fix,
@@ -149,6 +150,8 @@ class InitLossCheck(Check):
             yield self.skipped("training_step returned no loss and called backward on none")
         elif step.loss_calls:
             found = [self._judge(call, step, run.module) for call in step.loss_calls]
+            if any(finding.is_alarm for finding in found):
+                found = [self._judge(call, step, run.module) for call in counted_only(run, step)]
             high = [finding.code.endswith("/too_high") for finding in found]
             cosines, share = once_more(run, step) if any(high) else (False, 1.0)
             for finding, is_high in zip(found, high, strict=True):

@@ -24,6 +24,8 @@ RESHAPES = {
     *("Clone", "Alias", "ToCopy", "AsStrided", "Narrow", "Repeat", "Flip", "Roll"),
 }
 """Hand values on as they are: in another shape or type, only some of them, or several together."""
+JOINS = {"Cat", "Stack"}
+"""Of them, those that put several together."""
 PRODUCTS = {
     *("Addmm", "Mm", "Bmm", "Baddbmm", "Linear", "Mv", "Dot", "Addmv", "Convolution", "ConvolutionOverrideable"),
     *("MkldnnConvolution", "CudnnConvolution"),
@@ -85,10 +87,29 @@ class Node(NamedTuple):
         return value.detach() if isinstance(value, Tensor) else _signed(value)
 
     def source(self, argument: int = 0) -> Node | None:
-        """What made its argument, past everything that hands values on as they are; None if it has no gradient."""
+        """What made its argument, past everything that hands values on as they are; None if it has no gradient.
+
+        Example:
+            >>> x = torch.zeros(3, requires_grad=True)
+            >>> for parts in ((x.exp(), x.exp()), (x.exp(), x.sin())):
+            ...     print(Node(torch.cat(parts).sum().grad_fn).source().kind)
+            Exp
+            Cat
+
+        """
         node = self.parents[argument] if argument < len(self.parents) else None
+        return None if node is None else node.origin
+
+    @property
+    def origin(self) -> Node | None:
+        """It, or what it hands on; of several things that one operation made, the first, of others what joins them."""
+        node: Node | None = self
         while node is not None and node.kind in RESHAPES:
-            node = next((parent for parent in node.parents if parent is not None), None)
+            parents = node.parents
+            if node.kind in JOINS and len(parents) > 1:
+                made = [None if parent is None else parent.origin for parent in parents]
+                return made[0] if len({None if one is None else one.kind for one in made}) == 1 else node
+            node = next((parent for parent in parents if parent is not None), None)
         return node
 
     @property

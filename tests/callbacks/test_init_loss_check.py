@@ -286,6 +286,27 @@ def test_a_network_that_corrects_a_forecast_is_no_leak(fit):
     assert finding.evidence["measured"] < 0.5 * finding.evidence["best_constant"]
 
 
+class Masked(Regression):
+    """Boxes: numbers that are asked for in one cell of ten, and zeros that do not count in the others."""
+
+    by_hand, scale, outputs = False, 1.0, 10
+
+    def training_step(self, batch, batch_idx):
+        x, _ = batch
+        mask = F.one_hot(torch.arange(len(x)) % 10, 10).float()
+        target = mask * (0.3 + 0.1 * x[:, :1])
+        each = F.smooth_l1_loss(self.net(x).sigmoid() + self.far, target, reduction="none")
+        return (each * mask).sum() / mask.sum()
+
+
+@pytest.mark.parametrize(("far", "code"), [(0.0, "passed"), (4.0, "too_high")])
+def test_elements_that_a_mask_leaves_out_are_left_out(fit, far, code):
+    module = Masked()
+    module.far = far
+    finding = judged(fit, module)
+    assert finding.code == f"InitLossCheck/{code}", finding
+
+
 def test_target_leaks_into_the_input(fit):
     class Leak(Variant):
         def training_step(self, batch, batch_idx):

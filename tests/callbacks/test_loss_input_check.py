@@ -192,6 +192,11 @@ def chosen_experts(out, batch):
     return (weights.softmax(1)[:, 0] - batch["time"]).square().mean()
 
 
+def boxes(out, batch):
+    """Centres by a sigmoid, sizes as logarithms, joined."""
+    return F.smooth_l1_loss(torch.cat([out[:, :2].sigmoid(), out[:, 2:]], 1), batch["y"])
+
+
 LEGITIMATE = {
     "several instances": (mlp(), several_instances),
     "chosen experts": (mlp(), chosen_experts),
@@ -404,6 +409,12 @@ def all_next(out, batch):
 def test_padding_that_says_where_a_row_ends_is_advice(found):
     told = found(Sequence(), all_next, {"x": padded()})
     assert {code: finding.status for code, finding in told.items()} == {"padding_scored": Status.ADVICE}
+
+
+def test_a_sigmoid_of_some_outputs_only(found):
+    data = rows(y=torch.cat([numbers(2).sigmoid(), numbers(2) - 1], 1))
+    assert found(mlp(4), boxes, data) == {}
+    assert set(found(mlp(4), lambda out, b: F.smooth_l1_loss(out.sigmoid(), b["y"]), data)) == {"out_of_range"}
 
 
 def test_padding_that_is_ignored(found):
