@@ -380,6 +380,9 @@ class EvaluationCheck(Check):
 
 
 def _examples(loader: object) -> int:
-    """How many examples a loader has; 0 if nobody knows, as of a data set that gives whole batches."""
+    """How many examples a loader has; 0 if nobody knows, as of a data set that gives whole batches.
+
+    Those of all ranks, as its sampler deals out the whole data set; of one that is divided by hand, this rank's.
+    """
     whole = getattr(loader, "batch_sampler", ...) is None
     return 0 if whole else sized_len(getattr(loader, "dataset", None)) or 0
