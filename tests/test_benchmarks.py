@@ -16,7 +16,7 @@ def test_overhead_runs_in_its_short_form():
     environment = os.environ | script["ONE_ARENA"] | script["KEPT"]  # or it starts itself once more, with these
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=600)  # noqa: S603
     printed = done.stdout
-    row = r"^mlp +(\S+(?: again)?) +(processor|wall) +steady x[\d.]+ .*start-up [+-][\d.]+ s"
+    row = r"^mlp +(\S+(?: again)?) +(processor|wall) +first epoch x[\d.]+ .*; steady x[\d.]+ .*start-up [+-][\d.]+ s"
     rows = re.findall(row, printed, re.MULTILINE)
     names = ("recipe()", "data", "monitors", "bare again")
     assert rows == [(name, clock) for name in names for clock in ("processor", "wall")]
