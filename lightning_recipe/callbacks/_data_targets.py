@@ -163,7 +163,7 @@ def target(step: Step, examples: int) -> Target | None:
         Target(path='batch.y', kind=<Kind.NUMBERS: 'numbers'>, ignored=None)
 
     """
-    entered = [tensor.flatten() for tensor in step.inputs.values()]
+    entered = [tensor.flatten() for _, tensor in dense(step.inputs)]
     entries = {
         path: tensor.detach()
         for path, tensor in dense(step.batch, "batch")
