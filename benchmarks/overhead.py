@@ -271,6 +271,8 @@ def time_all(make: str, rounds: int, steps: int, *, warm_up: bool = True) -> Non
     for i in range(rounds):
         for name, measured in fit_in_turn(make, random.Random(i).sample(names, len(names)), steps).items():
             seen[name].append(measured)
+        now = {n: seen[n][-1]["steady processor"] / seen["bare"][-1]["steady processor"] for n in names[1:]}
+        print(f"  round {i + 1}: " + ", ".join(f"{name} x{ratio:.3f}" for name, ratio in now.items()), flush=True)
     for name in names[1:]:
         pairs = list(zip(seen[name], seen["bare"], strict=True))
         for clock in ("processor", "wall"):
