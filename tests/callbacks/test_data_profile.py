@@ -755,6 +755,37 @@ def test_texts_that_differ(fit):
     assert codes["passed"].evidence["duplicates"] == 0
 
 
+class Amount(Healthy):
+    def forward(self, x):
+        return super().forward(F.pad(x, (0, FEATURES - x.shape[1])))
+
+    def loss(self, logits, y):
+        return F.mse_loss(logits[:, 0], y)
+
+    def training_step(self, batch, batch_idx):
+        return self.loss(self(batch[0]), batch[1])
+
+
+def amounts(noise, columns=FEATURES):
+    """Three measurements of each of 100 rows, that differ by noise, or are of other rows."""
+    rng = torch.Generator().manual_seed(0)
+    x, y = torch.randn(100, columns, generator=rng).repeat(3, 1), torch.randn(100, generator=rng).repeat(3)
+    y = y[torch.randperm(300, generator=rng)] if noise is None else y + noise * torch.randn(300, generator=rng)
+    return DataLoader(TensorDataset(x, y), 32, shuffle=True)
+
+
+@pytest.mark.parametrize("columns", [FEATURES, 6])
+def test_numbers_of_others(fit, columns):
+    told = found(fit, amounts(None, columns), Amount())["same_input_other_label"]
+    assert told.status is Status.WARNING
+    assert told.evidence["spread"] > 0.6
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.2])
+def test_measurements_that_were_repeated(fit, noise):
+    assert "same_input_other_label" not in found(fit, amounts(noise), Amount())
+
+
 def test_texts_that_come_again(fit):
     texts = reviews(200, 12)
     codes = of_texts(fit, texts + texts[:50], [i % CLASSES for i in range(200)] + [i % CLASSES for i in range(50)])
