@@ -774,7 +774,7 @@ def amounts(noise, columns=FEATURES):
     return DataLoader(TensorDataset(x, y), 32, shuffle=True)
 
 
-@pytest.mark.parametrize("columns", [FEATURES, 6])
+@pytest.mark.parametrize("columns", [FEATURES, 8])
 def test_numbers_of_others(fit, columns):
     told = found(fit, amounts(None, columns), Amount())["same_input_other_label"]
     assert told.status is Status.WARNING
