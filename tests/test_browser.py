@@ -110,7 +110,9 @@ def test_pictures_can_be_read_on_the_page(visit, tag):
 
 
 def test_predictions_can_be_followed_over_time(visit):
-    found = card(visit("timeseries"), "2.11 PredictionDynamicsLogger/predictions")
+    page = visit("timeseries")
+    page.get_by_role("button", name="Next page").first.click()  # twelve cards on each
+    found = card(page, "2.11 PredictionDynamicsLogger/predictions")
     picture = found.locator("img")
     expect(found).to_contain_text("Step 66")  # the last
     last = picture.get_attribute("src")
