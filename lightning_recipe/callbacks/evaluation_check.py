@@ -107,7 +107,7 @@ class EvaluationCheck(Check):
         step's where numbers are logged with a ``batch_size``. Three steps' where a number that is no mean is logged at
         the end of validation, and eight where the loss takes logits, with what the module does at the end. A sample of
         the weights, five times around each of the first two validations, at the end, and where a test begins. A hook at
-        the first 256 batches of at most 10 validations.
+        the first 256 batches of at most 10 validations, where pictures are written.
 
     Pictures:
         - `val_acc` and the like: A metric over the run, with its standard error at each validation that was looked at;
@@ -214,7 +214,7 @@ class EvaluationCheck(Check):
         if run.loader:
             yield from (self.found(kept.two_loaders(name), name) for name in kept.of_two_loaders(run))
             return
-        if len(run.val_loaders) == 1:
+        if len(run.val_loaders) == 1 and loggers.is_written(run.trainer):
             self._bars.begin(run)
             self.streams = self._bars_open = True
         first, lists = self._seen is None, kept.lists(run.module)
@@ -343,7 +343,7 @@ class EvaluationCheck(Check):
         chosen_by = {one.name for one in settings.monitored(run.trainer)}
         known = [name for name, points in self._bars.points.items() if len(points) > 1]
         known.sort(key=lambda name: (name not in chosen_by, not is_a_share(name), name))
-        for name in known[:DRAWN] if loggers.is_written(run.trainer) else ():
+        for name in known[:DRAWN]:
             self.draw(run, name, pixels(metric_over_steps(name, self._bars.points[name])))
         self._bars = ErrorBars()
 
