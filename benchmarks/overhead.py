@@ -37,7 +37,7 @@ from concurrent.futures import ThreadPoolExecutor
 from statistics import median
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import psutil
 import torch
@@ -145,6 +145,23 @@ class Classifier(LightningModule):
         return torch.optim.Adam(self.parameters(), 1e-3)
 
 
+class Batches(NamedTuple):
+    """A size, and examples with their labels for as many batches as are asked for; none twice, all to be learnt.
+
+    Else the checks of the data had something to tell, which takes time.
+    """
+
+    size: int
+    inputs: Tensor
+    labels: Tensor
+
+
+def patterns(size: int, batches: int, *shape: int, of: Tensor) -> Batches:
+    """Noise of a shape, upon which each class has its pattern."""
+    labels = torch.randint(CLASSES, (size * batches,))
+    return Batches(size, torch.randn(len(labels), *shape) + of[labels], labels)
+
+
 class Transformer(nn.Module):
     """A small encoder over tokens (N, 32)."""
 
@@ -161,34 +178,37 @@ class Transformer(nn.Module):
         return logits
 
 
-def mlp() -> tuple[nn.Module, Tensor]:
+def mlp(batches: int) -> tuple[nn.Module, Batches]:
     """Three layers; so small that Lightning's own cost of a step is most of it."""
     hidden = 256
     return nn.Sequential(
         nn.Linear(784, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, CLASSES)
-    ), torch.randn(64, 784)
+    ), patterns(64, batches, 784, of=0.1 * torch.randn(CLASSES, 784))
 
 
-def cnn() -> tuple[nn.Module, Tensor]:
+def cnn(batches: int) -> tuple[nn.Module, Batches]:
     """Two convolutions with BatchNorm."""
     return nn.Sequential(
         nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d(2),
         nn.Conv2d(16, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU(), nn.AdaptiveAvgPool2d(1),
         nn.Flatten(), nn.Linear(32, CLASSES),
-    ), torch.randn(32, 3, 32, 32)  # fmt: skip
+    ), patterns(32, batches, 3, 32, 32, of=0.3 * torch.randn(CLASSES, 3, 1, 1))  # fmt: skip
 
 
-def transformer() -> tuple[nn.Module, Tensor]:
-    """Two layers over 32 tokens."""
-    return Transformer(), torch.randint(100, (16, 32))
+def transformer(batches: int) -> tuple[nn.Module, Batches]:
+    """Two layers over 32 tokens, of which each class has ten that are more frequent."""
+    labels = torch.randint(CLASSES, (16 * batches,))
+    tokens, own = torch.randint(100, (len(labels), 32)), torch.rand(len(labels), 32) < 1 / CLASSES
+    tokens[own] = (10 * labels[:, None] + tokens % 10)[own]
+    return Transformer(), Batches(16, tokens, labels)
 
 
-def large() -> tuple[nn.Module, Tensor]:
+def large(batches: int) -> tuple[nn.Module, Batches]:
     """Parameters of 100 MB, so that a copy is seen among all else that a process holds."""
     width = 2900
     return nn.Sequential(
         nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 10)
-    ), (torch.randn(8, width))
+    ), patterns(8, batches, width, of=0.1 * torch.randn(CLASSES, width))
 
 
 ATTACHED: dict[str, Callable[[], list[Callback]]] = {
@@ -234,17 +254,15 @@ def fit(make: str, attached: str, steps: int, turns: Turns | None = None) -> dic
 def _fit(make: str, attached: str, steps: int, pause: Callable[[], None]) -> dict[str, float]:
     torch.set_num_threads(1)  # of each thread
     seed_everything(0, verbose=False)
-    net, x = globals()[make]()
+    net, (size, inputs, labels) = globals()[make](steps // EPOCHS)
     module = Classifier(net, pause)
-    each = steps // EPOCHS
-    batches = TensorDataset(x.repeat(each, *[1] * (x.ndim - 1)), torch.randint(CLASSES, (len(x) * each,)))
     with TemporaryDirectory() as folder:
         trainer = Trainer(
             max_epochs=EPOCHS, accelerator="cpu", callbacks=ATTACHED[attached](), logger=TensorBoardLogger(folder),
             enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
         )  # fmt: skip
         module.read_clocks()
-        trainer.fit(module, DataLoader(batches, len(x)))
+        trainer.fit(module, DataLoader(TensorDataset(inputs, labels), size, shuffle=True))
     spans = list(zip(module.phases, module.clocks[::2], module.clocks[1::2], strict=True))
     hooks = HOOKS.seconds.pop(trainer, Counter())
     return {f"{phase} hooks": hooks[phase] for phase in PHASES} | {
@@ -316,7 +334,7 @@ def measure_memory(make: str, attached: str, steps: int) -> dict[str, float]:
 
 def compare_memory(make: str, steps: int) -> None:
     """Print how much more a process holds with the recipe than without."""
-    net, _ = globals()[make]()
+    net, _ = globals()[make](1)
     copy = 4 * sum(p.numel() * p.element_size() for p in net.parameters()) / MEGABYTE  # gradients, and two moments
     held = {}
     for attached in ("bare", "recipe()"):
@@ -341,16 +359,16 @@ def compare_checklist() -> None:
         return
     for make in ("mlp", "cnn"):
         seed_everything(0, verbose=False)
-        _, x = globals()[make]()
-        batch = x, torch.arange(len(x)) % CLASSES
+        _, batch = globals()[make](1)
+        batch = batch.inputs, batch.labels
         start = time.perf_counter()
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             checklist.assert_balanced_classification_cross_entropy_loss_at_init(
-                globals()[make]()[0], batch, num_classes=CLASSES
+                globals()[make](1)[0], batch, num_classes=CLASSES
             )
-            checklist.assert_forward_batch_independence(lambda make=make: globals()[make]()[0], batch)
-            checklist.assert_backward_batch_independence(lambda make=make: globals()[make]()[0], batch)
-            checklist.assert_overfit_to_batch(globals()[make]()[0], batch)
+            checklist.assert_forward_batch_independence(lambda make=make: globals()[make](1)[0], batch)
+            checklist.assert_backward_batch_independence(lambda make=make: globals()[make](1)[0], batch)
+            checklist.assert_overfit_to_batch(globals()[make](1)[0], batch)
         print(f"{make:12} neural_net_checklist, the same four checks: {time.perf_counter() - start:.2f} s")
 
 

@@ -45,6 +45,7 @@ class RecipeCallback(Callback):
         done: Whether it has nothing more to look at in this fit.
         streams: Whether it is shown each batch, if it asks for that; some need the first ones only.
         next_batch: Index of the training batch that it needs to be shown next, in this epoch; others may be left out.
+        hosts: The watch of the fit that goes on, if its hooks are those that drive it.
         verbose: Whether findings that are no alarms are printed as they arrive, too.
 
     """
@@ -65,6 +66,7 @@ class RecipeCallback(Callback):
         self.ledger = Ledger(self.patience)
         self.done, self.streams = False, True
         self.next_batch: float = 0
+        self.hosts: Watch | None = None
 
     @property
     def findings(self) -> list[Finding]:
@@ -326,8 +328,8 @@ class RecipeCallback(Callback):
                 self.ledger.load_state_dict(state, type(self).__name__)
 
     def _hosted(self, trainer: Trainer) -> Watch | None:
-        watch = Watch.of(trainer)
-        return watch if watch is not None and watch.host is self else None
+        watch = self.hosts  # at each step, when nothing of it is in the processor's cache: so as directly as can be
+        return watch if watch is not None and watch.run.trainer is trainer else None
 
     def wake(self, hooks: Iterable[str] = STEP_HOOKS) -> None:
         """Have Lightning enter per-step hooks again."""

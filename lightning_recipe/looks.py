@@ -12,9 +12,9 @@ LONG = 1000
 """Steps of a run that is long: at two looks a doubling, those of its first 400 steps would take 1 % of it."""
 WIDEST = 0.02
 """Share of the run between two looks at most: what goes wrong late is then seen by several in a row."""
-CHEAP = 400
-"""Steps between two looks that are never too many: a look takes as long as two or three steps of 2 ms (5.5 ms were
-measured), and all are to take 1 %."""
+CHEAP = 800
+"""Steps between two looks that are never too many: a look takes as long as two to four steps (10 ms of 4 were measured),
+and all are to take 0.5 %."""
 STRIPS = 4
 """Pictures of a run, besides that of its end, that each show all of it so far."""
 FRAMES = 10

@@ -92,7 +92,9 @@ class Watch:
         """Take part in the fit that begins; the first to join hosts."""
         watch = _WATCHES.get(trainer)
         if watch is None or callback in watch.members:
-            _WATCHES[trainer] = Watch(trainer, callback)
+            if watch is not None:
+                watch.host.hosts = None
+            _WATCHES[trainer] = callback.hosts = Watch(trainer, callback)
         else:
             watch.members.append(callback)
 
@@ -112,6 +114,7 @@ class Watch:
             self._probe.detach()  # it waits for a step that never came
         self._probe = None
         self._put_back()
+        self.host.hosts = None
         _WATCHES.pop(self.run.trainer, None)
 
     # -- training
@@ -179,18 +182,19 @@ class Watch:
 
     def _hand_on(self, loss: Tensor | None, batch: Any) -> None:
         """Give each loss to those who listen; who has something to tell at once is asked as at a look."""
-        for callback in list(self._listening):
+        for callback in self._listening:
             try:
-                urgent = callback.every_loss(self.run, loss, batch)
+                if not callback.every_loss(self.run, loss, batch):
+                    continue
             except Exception as error:  # noqa: BLE001 - none of these may end the run
                 self.reporter.enter(callback, [callback.internal_error(error)])
-                self._listening.remove(callback)
-                continue
-            if urgent and self.run.trainer.world_size == 1:  # several ranks wait for the next look, which all have
+            else:
+                if self.run.trainer.world_size > 1:  # several ranks wait for the next look, which all have
+                    continue
                 self.run.step = self.run.batches_that_stepped + 1
                 with self._time_given_back():
                     self.reporter.ask("sampled_step", [callback], Step(batch))
-                self._listening = self._taking("every_loss")
+            self._listening = self._taking("every_loss")
 
     def _show(self, step: Step, asked: list[RecipeCallback]) -> None:
         first, of_epoch, self._first, self._of_epoch = self._first, self._of_epoch, [], []

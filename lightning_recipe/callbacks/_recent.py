@@ -36,15 +36,13 @@ class Recent:
     """
 
     def __init__(self, most: int, most_bytes: float = math.inf) -> None:
-        self._most_bytes = most_bytes
+        self._most_bytes, self._counts = most_bytes, math.isfinite(most_bytes)
         self._batches: deque[tuple[int, Any, dict[int, int]]] = deque(maxlen=most)
 
     def add(self, step: int, batch: Any) -> None:
         """Keep the batch of a step, unless it alone is too large."""
-        counted = math.isfinite(self._most_bytes)
-        held = {storage(t): _bytes(t) for _, t in tensors(batch)} if counted else {}
-        self._batches.append((step, batch, held))
-        while counted and self._bytes > self._most_bytes:
+        self._batches.append((step, batch, {storage(t): _bytes(t) for _, t in tensors(batch)} if self._counts else {}))
+        while self._counts and self._bytes > self._most_bytes:
             self._batches.popleft()
 
     @property
