@@ -38,6 +38,8 @@ def in_vain(again: Rehearsal, batch: Any, path: str, trained: Collection[str]) -
 
     """
     entries, before = differing(batch), again.index
+    if path not in entries:  # features of nodes or edges
+        return []
     other = mapped(batch, Tensor, partial(swapped, {id(entries[path]): interchanged(entries[path])}))
     try:
         with torch.inference_mode(mode=False), torch.enable_grad():  # in validation both are otherwise

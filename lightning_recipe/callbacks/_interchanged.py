@@ -116,12 +116,16 @@ def tried(again: Rehearsal, batch: Any) -> Trial:
     together = effects(list(entering)) if entering else []
     numbers = [path for path in entering if entries[path].is_floating_point()]  # 0 is an id, or a class, like any other
     zeroed = {path: effect.worth for path in numbers for effect in effects([path], [torch.zeros_like])}
+    entries |= (of_others := _of_others(batch))
+    for path in of_others:  # they are not interchanged together with the rest, since they go with places in it
+        effect = effects([path], [interchanged])
+        entering |= {path: effect} if any(one.enters for one in effect) else {}
     redrawn = None
     if len(entering) == 1 and together and together[0].remade > 0:
         redrawn = compared(
             step, again.step(batch, needs=NEEDS, method=method, seed=1), entries[next(iter(entering))].numel()
         )
-    left = entries.keys() - entering.keys() - others.keys()
+    left = entries.keys() - entering.keys() - others.keys() - of_others.keys()
     return Trial(entering, others, together, redrawn, zeroed, whole=not left and not _has_others(batch))
 
 
@@ -138,6 +142,17 @@ def differing(batch: Any) -> dict[str, Tensor]:
         path: tensor
         for path, tensor in tensors(batch, "batch")
         if size >= FEWEST and tensor.ndim and len(tensor) == size and not same(tensor, firsts(tensor))
+    }
+
+
+def _of_others(batch: Any) -> dict[str, Tensor]:
+    """Features that have no row for each example, but one for each node or edge."""
+    size = leading_size(batch) or 0
+    return {
+        path: tensor
+        for path, tensor in list(tensors(batch, "batch"))[: 2 * MOST]
+        if size >= FEWEST and tensor.ndim == 2 and len(tensor) > size  # noqa: PLR2004
+        if tensor.is_floating_point() and tensor.layout is torch.strided and not same(tensor, firsts(tensor))
     }
 
 

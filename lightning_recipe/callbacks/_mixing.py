@@ -123,6 +123,11 @@ class Share(NamedTuple):
     partners: float = 1.0
 
     @property
+    def tells(self) -> bool:
+        """Whether a label with the weight of the other one would be seen to be wrong."""
+        return not math.isnan(self.labels) and abs(2 * self.inputs - 1) > APART
+
+    @property
     def is_wrong(self) -> bool:
         """Whether labels are mixed in another way, or left out although the other one is no background."""
         if self.labels == 1:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 NORMS = (_BatchNorm, nn.LayerNorm, nn.GroupNorm, nn.modules.instancenorm._InstanceNorm)  # noqa: SLF001
 """Layers behind which the scale of what enters makes no difference."""
+BY_FEATURE = (nn.Linear, nn.RNNBase, nn.modules.rnn.RNNCellBase)
+"""Layers with a weight of its own for each feature, the last dimension of what enters."""
 
 
 def of_scale(train: Entered, batch: Any) -> Iterator[tuple[Outcome, str]]:
@@ -52,14 +54,14 @@ def of_scale(train: Entered, batch: Any) -> Iterator[tuple[Outcome, str]]:
         if spread:
             yield _shrunk(entry, spread, whole), entry.name
             return
-        if isinstance(entry.module, nn.Linear) and entry.values.ndim == 2:  # noqa: PLR2004 - a table
-            large, small, ratio = scale.scales(entry.values)
-            if ratio > scale.SCALES and float(entry.values[:, large].std()) > scale.LARGE:
+        if isinstance(entry.module, BY_FEATURE) and entry.values.ndim in {2, 3}:
+            table = entry.values.flatten(0, -2)  # of all steps of sequences, too
+            large, small, ratio = scale.scales(table)
+            if ratio > scale.SCALES and float(table[:, large].std()) > scale.LARGE:
                 yield _scales_differ(entry, large, small, ratio), entry.name
                 continue
-        weight = getattr(entry.module, "weight", None)
-        drawn = isinstance(weight, nn.Parameter) and is_as_drawn(weight)
-        if drawn and float(entry.values.float().std()) > scale.UNSCALED:
+        weight = _first_weight(entry.module)
+        if weight is not None and is_as_drawn(weight) and float(entry.values.float().std()) > scale.UNSCALED:
             yield _unscaled(entry), entry.name
     trained = [n for n in train.norms if has_seen_data(n.module) and scale.is_finite(n.values)]
     if trained and entries and (outcome := _pretrained(trained[0], entries[0])) is not None:
@@ -160,6 +162,12 @@ def of_both(name: str, train: Tensor, val: Tensor, *, whole: bool) -> Iterator[O
         )
 
 
+def _first_weight(module: nn.Module) -> Tensor | None:
+    """By which a layer multiplies what enters it: of recurrent ones, and of attention, too."""
+    names = ("weight", "weight_ih_l0", "weight_ih", "in_proj_weight")
+    return next((weight for name in names if isinstance(weight := getattr(module, name, None), nn.Parameter)), None)
+
+
 def _all_alike(entry: Entry) -> Outcome:
     return Outcome(
         Status.WARNING,
@@ -208,7 +216,7 @@ def _shrunk(entry: Entry, spread: float, whole: float) -> Outcome:
 
 
 def _scales_differ(entry: Entry, large: int, small: int, ratio: float) -> Outcome:
-    deviation = float(entry.values[:, large].float().std())
+    deviation = float(entry.values[..., large].float().std())
     return Outcome(
         Status.WARNING,
         "scales_differ",

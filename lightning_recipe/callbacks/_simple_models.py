@@ -31,6 +31,8 @@ RIDGES = tuple(10.0**power for power in range(-1, 5))
 """Strengths of the linear model's penalty, of which that with the lowest error on examples left out is taken."""
 GOES_ON = 0.5
 """Share of the targets' variance that is left after the previous value, below which it is a forecast."""
+OTHER_UNIT = 0.1
+"""The same where it is in another unit than the targets, which is fitted: a loss may be of what was divided by a scale."""
 
 
 def constant(known: Known, call: LossCall) -> Tensor:
@@ -112,9 +114,9 @@ def simple_models(pairs: Pairs | None, call: LossCall) -> Simple | None:
         "nearest neighbours": lambda x, _: aims[nearest(rows, (x - mean) / std)].mean(1),
         "linear model": lambda x, _: (x - mean) / std @ weights + middle,
     }
-    columns = goes_on(pairs) if kind is Family.NUMBERS else []
-    if columns:
-        models[PREVIOUS] = lambda _, last: last[:, columns]
+    if kind is Family.NUMBERS and (found := goes_on(pairs)) is not None:
+        columns, slopes, offsets = found
+        models[PREVIOUS] = lambda _, last: last[:, columns] * slopes + offsets
     return Simple(models, *rows.shape[::-1])
 
 
@@ -154,19 +156,44 @@ def ridge(rows: Tensor, aims: Tensor) -> Tensor:
     return found
 
 
-def goes_on(pairs: Pairs) -> list[int]:
-    """For each target the feature of a window whose last value forecasts it; none if they do not go on where it ends.
+def goes_on(pairs: Pairs) -> tuple[list[int], Tensor, Tensor] | None:
+    """For each target the feature of a window whose last value forecasts it, and its unit: a factor and an offset.
+
+    Returns:
+        None if targets do not go on where windows end.
 
     Example:
         >>> from lightning_recipe.callbacks._baselines import Pairs
         >>> walk = torch.arange(50.0).reshape(25, 2)
-        >>> goes_on(Pairs(walk, walk, walk.flip(1) + 0.1)), goes_on(Pairs(walk, walk, -walk))
-        ([1, 0], [])
+        >>> goes_on(Pairs(walk, walk, walk.flip(1) + 0.1))
+        ([1, 0], tensor([1., 1.]), tensor([0., 0.]))
+        >>> goes_on(Pairs(walk, walk, 3 + walk / 10))
+        ([0, 1], tensor([0.1000, 0.1000]), tensor([3., 3.]))
+        >>> goes_on(Pairs(walk, walk, -walk)) is None
+        True
 
     """
     aims, last = pairs.targets, pairs.last
     if not last.shape[1]:
-        return []
+        return None
+    spread = (aims - aims.mean(0)).square().mean(0)
     errors = torch.stack([(aims - value.unsqueeze(1)).square().mean(0) for value in last.T])
     least, columns = errors.min(0)
-    return columns.tolist() if least.mean() < GOES_ON * (aims - aims.mean(0)).square().mean() else []
+    if least.mean() < GOES_ON * spread.mean():
+        return columns.tolist(), torch.ones(len(columns)), torch.zeros(len(columns))
+    middle, centred = last.mean(0), (last - last.mean(0)).double()
+    slopes = centred.T @ (aims - aims.mean(0)).double() / centred.square().sum(0).clamp(min=1e-12).unsqueeze(1)
+    errors = _left(centred, slopes, aims)
+    least, columns = errors.min(0)
+    chosen = slopes[columns, torch.arange(len(columns))].float()
+    if float(least.mean()) < OTHER_UNIT * float(spread.mean()) and bool((chosen > 0).all()):
+        return columns.tolist(), chosen, aims.mean(0) - chosen * middle[columns]
+    return None
+
+
+def _left(centred: Tensor, slopes: Tensor, aims: Tensor) -> Tensor:
+    """Mean squares that are left of targets after each value times its slope, of shape (F, K)."""
+    above = (aims - aims.mean(0)).double()
+    return torch.stack(
+        [(above - value.unsqueeze(1) * slope).square().mean(0) for value, slope in zip(centred.T, slopes, strict=True)]
+    )

@@ -109,6 +109,7 @@ class NormalizationCheck(Check):
             (
                 *("InitLossCheck/too_high", "OverfitOneBatch/*", "ActivationMonitor/*", "PredictionDynamicsLogger/*"),
                 *("UpdateRatioMonitor/too_large", "InputIndependenceCheck/input_ignored", "Baselines/*"),
+                "BatchMixingDetector/constant_output",
             ),
         ),
         "channel_order": ("Baselines/*",),

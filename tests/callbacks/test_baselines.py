@@ -656,6 +656,31 @@ def test_a_forecast_behind_the_previous_value(fit):
     assert finding.evidence["model"] > finding.evidence["previous_value"]
 
 
+class InOtherUnits(Forecast):
+    """The network is given what was standardised, and its loss is of levels over their scale."""
+
+    def data(self, n, seed):
+        x, y = super().data(n, seed).tensors
+        level = 9 * torch.randn(n, 1, generator=torch.Generator().manual_seed(seed + 1))
+        return TensorDataset((x + level) / 3 - 7, y + level)
+
+
+def test_a_forecast_in_another_unit_than_its_window(fit):
+    class Behind(InOtherUnits):
+        def forward(self, x):
+            return 0.5 * 3 * (x[:, -1:] + 7) + 0.0 * self.net(x)
+
+    class AtPar(InOtherUnits):
+        def forward(self, x):
+            return 3 * (x[:, -1:] + 7) + 0.0 * self.net(x)
+
+    (finding,) = found(fit, Behind(), val=DataLoader(InOtherUnits().data(256, 2), 64))
+    assert finding.code == "Baselines/worse_than_simple_model"
+    assert "the previous value is better by" in finding.message
+    at_par = quiet(fit, AtPar(), val=DataLoader(InOtherUnits().data(256, 2), 64))
+    assert at_par.evidence["previous_value"] == pytest.approx(at_par.evidence["model"], rel=0.1)
+
+
 def test_a_forecast_that_comes_nearer_to_the_previous_value_is_told_at_the_end(fit):
     class Nearer(Forecast):
         rate = 3e-5

@@ -1019,6 +1019,77 @@ def test_one_of_several_is_ignored(fit):
     assert math.isclose(finding.evidence["worth batch[1]"], 0, abs_tol=1e-6)
 
 
+# -- features that have no row for each example
+
+
+class Bonded(Program):
+    """Examples are tied to one another by edges, with three features each."""
+
+    def tied(self, rows):
+        x, y = (torch.stack(part) for part in zip(*rows, strict=True))
+        draw = torch.Generator().manual_seed(len(x))
+        edges = {"ends": torch.randint(len(x), (2, 40), generator=draw), "kind": torch.randn(40, 3, generator=draw)}
+        return {"x": x, "y": y, **edges}
+
+    def __init__(self):
+        super().__init__()
+        self.layer = Bonds(used=self.used)
+
+    used = True
+
+    def training_step(self, batch, batch_idx):
+        return F.cross_entropy(self.layer(self.net(batch["x"]), batch["ends"], batch["kind"]), batch["y"])
+
+    def train_dataloader(self):
+        return DataLoader(TensorDataset(*self.data), 16, shuffle=True, collate_fn=self.tied)
+
+    val_dataloader = train_dataloader
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val", self.training_step(batch, batch_idx), batch_size=len(batch["x"]))
+
+
+class Bonds(nn.Module):
+    def __init__(self, *, used):
+        super().__init__()
+        self.weigh, self.used = nn.Linear(3, 1), used
+
+    def forward(self, h, ends, kind):
+        weights = self.weigh(kind) if self.used else h.new_ones(len(kind), 1)
+        return h.index_add(0, ends[1], weights * h[ends[0]])
+
+
+class BondsAlike(Bonded):
+    used = False
+
+    def tied(self, rows):
+        batch = super().tied(rows)
+        return batch | {"kind": torch.ones_like(batch["kind"])}
+
+
+class BondsLeftOut(Bonded):
+    """They are in the batch, and nobody is given them."""
+
+    used = False
+
+    def training_step(self, batch, batch_idx):
+        given = torch.ones_like(batch["kind"])
+        return F.cross_entropy(self.layer(self.net(batch["x"]), batch["ends"], given), batch["y"])
+
+
+class BondsUnread(Bonded):
+    used = False
+
+
+@pytest.mark.parametrize("program", [Bonded, BondsAlike, BondsLeftOut])
+def test_features_of_edges_are_used_or_nobody_asks_for_them(fit, program):
+    assert not {Status.ADVICE, Status.WARNING, Status.FAILED} & {status for status, *_ in found(fit, program())}
+
+
+def test_features_of_edges_that_are_given_and_not_read(fit):
+    assert found(fit, BondsUnread()) == [(Status.ADVICE, "one_input_ignored", "batch.kind")]
+
+
 # -- what is made of an entry before a layer sees it
 
 

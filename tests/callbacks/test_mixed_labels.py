@@ -108,6 +108,15 @@ class InCollate(AfterTransfer):
         return DataLoader(self.data(256, 1), 32, shuffle=True, collate_fn=lambda rows: self.mix(*default_collate(rows)))
 
 
+class Rarely(InCollate):
+    """Most batches are mixed by a share of which nobody can tell whether labels have it."""
+
+    def mix(self, x, y):
+        share, order = 0.2 if torch.rand(()) < 0.25 else 0.5, torch.randperm(len(x))
+        y, of_labels = F.one_hot(y, CLASSES).float(), self.of_labels(share)
+        return share * x + (1 - share) * x[order], of_labels * y + (1 - of_labels) * y[order]
+
+
 class Cutting(AfterTransfer):
     """Does something else with a batch before its step."""
 
@@ -150,7 +159,7 @@ LEGITIMATE = [
     Noise,
     Seldom,
 ]
-LEGITIMATE += [AfterTransfer, InCollate, Cutting]
+LEGITIMATE += [AfterTransfer, InCollate, Rarely, Cutting]
 
 
 @pytest.mark.parametrize("module", LEGITIMATE)
@@ -219,6 +228,10 @@ class InterchangedInCollate(InCollate):
     of_labels = InterchangedAfterTransfer.of_labels
 
 
+class RarelyInterchanged(Rarely):
+    of_labels = InterchangedAfterTransfer.of_labels
+
+
 MISTAKES = [
     LabelsNotMixed,
     Interchanged,
@@ -230,7 +243,7 @@ MISTAKES = [
     SoftOtherShare,
     PastesWithoutLabels,
 ]
-MISTAKES += [InterchangedAfterTransfer, InterchangedInCollate]
+MISTAKES += [InterchangedAfterTransfer, InterchangedInCollate, RarelyInterchanged]
 
 
 def test_weights_of_losses_that_cost_the_same(fit):

@@ -71,6 +71,23 @@ def mlp(features, *first):
     return nn.Sequential(nn.Flatten(), *first, nn.Linear(features, 8), nn.ReLU(), nn.Linear(8, 2))
 
 
+class Last(nn.Module):
+    """The output of the last step."""
+
+    def forward(self, states):
+        return states[0][:, -1]
+
+
+def recurrent():
+    return nn.Sequential(nn.GRU(4, 8, batch_first=True), Last(), nn.Linear(8, 2))
+
+
+def steps(scales):
+    """Sequences of 12 steps, each of 4 features."""
+    x = torch.randn(64, 12, 4, generator=RNG)
+    return x * scales, (x[:, -1, 0] > 0).long()
+
+
 def conv(*after, channels=1):
     return nn.Sequential(
         nn.Conv2d(channels, 4, 3), *after, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)
@@ -591,6 +608,8 @@ DISEASED = {
     "pretrained, fine-tuned": (lambda: Program(pretrained(frozen=False), images()), "unlike_pretraining"),
     "ids that were scaled": (lambda: Ids(with_ids(scaled_ids)), "ids_cut_off"),
     "samples of 16 bits": (lambda: Program(mlp(64), (sounds().float() * 20, images()[1])), "unscaled"),
+    "pressures in steps": (lambda: Program(recurrent(), steps(torch.full((4,), 3e4))), "unscaled"),
+    "one sensor in steps": (lambda: Program(recurrent(), steps(torch.tensor([1, 1e-2, 1, 4e3]))), "scales_differ"),
     "prices in all columns": (lambda: ByHand(mlp(6), (table()[0] * 3000 + 9000, table()[1])), "unscaled"),
     "divided twice, then normalised": (lambda: Twice(conv(), (images()[0] / 255, images()[1])), "scaled_twice"),
     "divided twice, then normalised, MLP": (lambda: Twice(mlp(64), (images()[0] / 255, images()[1])), "scaled_twice"),
