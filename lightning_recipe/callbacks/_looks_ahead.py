@@ -123,7 +123,7 @@ def told_by_what_was(series: Tensor) -> tuple[Tensor, float]:
 
     """
     rows = series.unfold(1, LAGS + 1, 1)
-    return _fit(rows[..., :-1].reshape(-1, LAGS), rows[..., -1].flatten())
+    return fitted(rows[..., :-1].reshape(-1, LAGS), rows[..., -1].flatten())
 
 
 def _is_ahead(feature: Tensor, series: Tensor, reach: int) -> bool:
@@ -133,13 +133,25 @@ def _is_ahead(feature: Tensor, series: Tensor, reach: int) -> bool:
     rows = series.unfold(1, 2 * reach + 1, 1).reshape(-1, 2 * reach + 1)[:MOST]
     if len(rows) < ROWS * (2 * reach + 1) or not float(inner.std()) > 0:
         return False
-    weights, left = _fit(rows, inner)
+    weights, left = fitted(rows, inner)
     later = weights[reach + 1 : -1].abs().sum() / weights[:-1].abs().sum().clamp(min=1e-30)
-    return left < EXACT and float(later) > MATTERS and _fit(rows[:, : reach + 1], inner)[1] > APART
+    return left < EXACT and float(later) > MATTERS and fitted(rows[:, : reach + 1], inner)[1] > APART
 
 
-def _fit(rows: Tensor, values: Tensor) -> tuple[Tensor, float]:
-    """Weights of a linear fit, the last of them a constant, and what it leaves, over the standard deviation."""
+def fitted(rows: Tensor, values: Tensor) -> tuple[Tensor, float]:
+    """Weights of a linear fit, the last of them a constant, and what it leaves, over the standard deviation.
+
+    Args:
+        rows: Of shape (N, D), N > D.
+        values: Of shape (N,).
+
+    Example:
+        >>> x = torch.randn(9, 2, generator=torch.Generator().manual_seed(0)).double()
+        >>> weights, left = fitted(x, 3 * x[:, 0] + 7)
+        >>> [round(weight, 6) for weight in weights.tolist()], left < 1e-9
+        ([3.0, -0.0, 7.0], True)
+
+    """
     given = torch.cat([rows, torch.ones(len(rows), 1, dtype=rows.dtype)], 1)
     weights: Tensor = torch.linalg.lstsq(given, values[:, None], driver="gelsd").solution[:, 0]
     return weights, float((given @ weights - values).square().mean().sqrt() / values.std().clamp(min=1e-30))

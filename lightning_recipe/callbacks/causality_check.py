@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from lightning_recipe.callback import Check
 from lightning_recipe.callbacks._carried import carried as of_examples
 from lightning_recipe.callbacks._causality_verdict import Sight, of_shift, of_sight, sight
+from lightning_recipe.callbacks._known_ahead import known_ahead
 from lightning_recipe.callbacks._lag_zero import lag_zero
 from lightning_recipe.callbacks._looks_ahead import looks_ahead
 from lightning_recipe.callbacks._next_step import Reading, presumed, readings
@@ -66,7 +67,8 @@ class CausalityCheck(Check):
     - a feature that is the number to be said at its own step: `failed` beside features that are the number of steps
       before, where the network sees nothing later and the batch holds the targets by themselves; `warning` where two of
       these three hold; else `advice`, for it may be to be restored;
-    - a window that ends with the value to forecast, or a feature of it that is computed of later values: `warning`;
+    - a window that ends with the value to forecast, or a feature of it that is computed of later values, or one of the
+      steps to forecast that is computed of what is to be forecast: `warning`;
     - a column of a table that is a sum of targets of rows around its own, of its own or later ones, too, as they are
       stored in the order of time: `warning`;
     - a window that, together with the values to forecast, has mean 0 and standard deviation 1 in each example, or a
@@ -232,6 +234,17 @@ class CausalityCheck(Check):
                 subject=ahead.name,
                 fix='compute it of values before its time: without center=True, mode="same", np.gradient or shift(-1)',
                 steps=ahead.steps,
+            )
+        if known := known_ahead(step):
+            of = f"up to {known.steps} step{'s' * (known.steps > 1)} later" if known.steps else "at its own step"
+            return self.warning(
+                f"feature {known.feature} of {known.name} is computed of the value to forecast {of}, in all "
+                f"{known.examples} examples: when a forecast is made, nobody knows that",
+                code="window_holds_value",
+                subject=known.name,
+                fix="compute it of values before the forecast, as of the day on which it is made",
+                steps=known.steps,
+                examples=known.examples,
             )
         if scaled := scaled_ahead(step):
             return self.warning(

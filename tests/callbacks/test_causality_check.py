@@ -929,6 +929,80 @@ def test_features_that_look_ahead(fit, of, told):
     assert judged(fit, Computed(of)).code == (WindowTooLong.code if told else "CausalityCheck/skipped")
 
 
+class StepsAhead(WindowTooLong):
+    """A window, and features of the 7 steps to forecast, one of which is computed of the series.
+
+    Args:
+        of: From series (N, 36) to the feature of each of its steps.
+        restored: Whether the past is another series.
+
+    """
+
+    def __init__(self, of, *, restored=False):
+        super().__init__()
+        self.of, self.restored = of, restored
+        self.past, self.net = nn.Linear(24, 4), Given(nn.Linear(4 + 14, 7))
+
+    def training_step(self, batch, batch_idx):
+        past, ahead, target = batch
+        return F.mse_loss(self.net(ahead, self.past(past)), target)
+
+    def data(self, n, seed):
+        rng = torch.Generator().manual_seed(seed)
+        y = torch.randn(n, 36, generator=rng).cumsum(1)
+        past = torch.randn(n, 24, generator=rng).cumsum(1) if self.restored else y[:, 5:29]
+        ahead = torch.stack([self.of(y)[:, 29:], torch.randn(n, 7, generator=rng)], 2)
+        return TensorDataset(past, ahead, y[:, 29:])
+
+
+class Given(nn.Module):
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, ahead, past):
+        return self.net(torch.cat([past, ahead.flatten(1)], 1))
+
+
+class StepsAheadByHand(StepsAhead):
+    def training_step(self, batch, batch_idx):
+        past, ahead, target = batch
+        return (self.net(ahead, self.past(past)) - target).abs().mean()
+
+
+def up_to(steps):
+    """The mean of the latest steps, the own one included."""
+    return lambda y: torch.stack([y.roll(i, 1) for i in range(steps)]).mean(0)
+
+
+@pytest.mark.parametrize(
+    ("of", "told"),
+    [
+        (lambda y: up_to(3)(y).roll(7, 1), False),
+        (rolled(7), False),
+        (rolled(1), False),
+        (torch.randn_like, False),
+        (lambda y: torch.arange(36.0).expand_as(y) % 7, False),
+        (lambda y: (torch.arange(36) % 7 == 0).float().expand_as(y), False),
+        (lambda y: y + torch.randn_like(y), False),
+        (up_to(3), True),
+        (up_to(7), True),
+        (lambda y: y - y.roll(1, 1), True),
+        (lambda y: 3 * y + 1, True),
+        (lambda y: (rolled(-1)(y) + y + rolled(1)(y)) / 3, True),
+    ],
+    ids=["earlier mean", "a week ago", "yesterday", "noise", "weekday", "monday", "measured otherwise", "mean of three"]
+    + ["mean of a week", "change", "other unit", "centred mean"],
+)
+@pytest.mark.parametrize("module", [StepsAhead, StepsAheadByHand])
+def test_features_of_the_steps_to_forecast(fit, module, of, told):
+    assert judged(fit, module(of)).code == (WindowTooLong.code if told else "CausalityCheck/skipped")
+
+
+def test_what_is_to_be_restored_from_its_mean_is_no_forecast(fit):
+    assert judged(fit, StepsAhead(up_to(3), restored=True)).status is Status.SKIPPED
+
+
 class Scaled(WindowTooLong):
     """Series of several features, scaled by statistics of some steps, of which the first is forecast for some steps.
 
