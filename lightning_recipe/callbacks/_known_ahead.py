@@ -1,4 +1,4 @@
-"""Features of the steps to forecast that are computed of what is to be forecast, as a rolling mean up to its own day."""
+"""Features of the steps to forecast that are computed of what is to be forecast, as a rolling mean up to its day."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from lightning_recipe.record.step import Step
 
 AROUND = ((0, 0), (1, 0), (2, 0), (3, 0), (6, 0), (1, 1), (2, 2), (3, 3))
-"""Steps before and after the own one that are tried: a mean of a week that ends with its day, centred ones of a week."""
+"""Steps before and after its own that are tried: means of a week that end with its day, or have it in the middle."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Known:
 
 
 def known_ahead(step: Step) -> Known | None:
-    """A feature that is the same weighted sum of values around its step, of the one to forecast there, or of later ones.
+    """A feature that is the same weighted sum of values around its step, that to forecast or later ones among them.
 
     That it is no sum of earlier values alone leaves out what is known of the past; that the values to forecast go on
     where a window of the same inputs ends, what is to be restored, such as a sharp signal from its moving average.

@@ -32,7 +32,7 @@ RIDGES = tuple(10.0**power for power in range(-1, 5))
 GOES_ON = 0.5
 """Share of the targets' variance that is left after the previous value, below which it is a forecast."""
 OTHER_UNIT = 0.1
-"""The same where it is in another unit than the targets, which is fitted: a loss may be of what was divided by a scale."""
+"""The same where it is in another unit than the targets, which is fitted: a loss may be of what was scaled."""
 
 
 def constant(known: Known, call: LossCall) -> Tensor:

@@ -991,8 +991,10 @@ def up_to(steps):
         (lambda y: 3 * y + 1, True),
         (lambda y: (rolled(-1)(y) + y + rolled(1)(y)) / 3, True),
     ],
-    ids=["earlier mean", "a week ago", "yesterday", "noise", "weekday", "monday", "measured otherwise", "mean of three"]
-    + ["mean of a week", "change", "other unit", "centred mean"],
+    ids=[
+        *("earlier mean", "a week ago", "yesterday", "noise", "weekday", "monday", "measured otherwise"),
+        *("mean of three", "mean of a week", "change", "other unit", "centred mean"),
+    ],
 )
 @pytest.mark.parametrize("module", [StepsAhead, StepsAheadByHand])
 def test_features_of_the_steps_to_forecast(fit, module, of, told):
