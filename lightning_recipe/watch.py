@@ -154,8 +154,15 @@ class Watch:
         self._quiet -= 1
         if self._quiet == 0:
             self.host.wake(_TRAINING[:1])
-        if self._listening:
-            self._hand_on(_loss(outputs), batch)
+        for callback in self._listening:  # without further calls, whose code would have left the processor's cache
+            try:
+                urgent = callback.every_loss(self.run, _loss(outputs), batch)
+            except Exception as error:  # noqa: BLE001 - none of these may end the run
+                urgent = False
+                self.reporter.enter(callback, [callback.internal_error(error)])
+                self._listening = self._taking("every_loss")
+            if urgent:
+                self._at_once(callback, batch)
         if self._count >= WINDOW and not self._asked:
             return
         self._add_up(outputs)
@@ -180,20 +187,12 @@ class Watch:
         if stage == "train":
             self._quiet = min((callback.next_batch for callback in self._streaming), default=math.inf) - index
 
-    def _hand_on(self, loss: Tensor | None, batch: Any) -> None:
-        """Give each loss to those who listen; who has something to tell at once is asked as at a look."""
-        for callback in self._listening:
-            try:
-                if not callback.every_loss(self.run, loss, batch):
-                    continue
-            except Exception as error:  # noqa: BLE001 - none of these may end the run
-                self.reporter.enter(callback, [callback.internal_error(error)])
-            else:
-                if self.run.trainer.world_size > 1:  # several ranks wait for the next look, which all have
-                    continue
-                self.run.step = self.run.batches_that_stepped + 1
-                with self._time_given_back():
-                    self.reporter.ask("sampled_step", [callback], Step(batch))
+    def _at_once(self, callback: RecipeCallback, batch: Any) -> None:
+        """Ask who has something to tell, as at a look; of several ranks it waits for the next look, which all have."""
+        if self.run.trainer.world_size == 1:
+            self.run.step = self.run.batches_that_stepped + 1
+            with self._time_given_back():
+                self.reporter.ask("sampled_step", [callback], Step(batch))
             self._listening = self._taking("every_loss")
 
     def _show(self, step: Step, asked: list[RecipeCallback]) -> None:

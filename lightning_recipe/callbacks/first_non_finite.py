@@ -127,10 +127,11 @@ class FirstNonFinite(Check):
         if loss is not None and loss.is_cpu:  # which knows of weights that are not finite one step later
             value = loss.item()
             fine = sound = math.isfinite(value)
+            self._last = value if sound else self._last
         else:
-            value, fine, sound = 0.0, True, all(math.isfinite(sentinel.item()) for sentinel in self._sentinels)
+            fine, sound = True, all(math.isfinite(sentinel.item()) for sentinel in self._sentinels)
         if sound:
-            self._saw(None if loss is None else value)
+            self._row = 0
             self._recent.add(self._count - 1, batch)
             return False
         return self._judge(run, self._count - 1, batch, loss_is_finite=fine)
@@ -152,15 +153,10 @@ class FirstNonFinite(Check):
         for step, (value, *weights), has_loss in self._arriving.arrived(wait=wait) if self._arriving else ():
             fine = math.isfinite(value) or not has_loss
             if fine and all(map(math.isfinite, weights)):
-                self._saw(value if has_loss else None)
+                self._row, self._last = 0, value if has_loss else self._last
             elif self._judge(run, step, self._recent.of(step), loss_is_finite=fine):
                 return True
         return False
-
-    def _saw(self, loss: float | None) -> None:
-        self._row = 0
-        if loss is not None:
-            self._last, self._first = loss, loss if math.isnan(self._first) else self._first
 
     @property
     def _has_grown(self) -> bool:
@@ -196,6 +192,7 @@ class FirstNonFinite(Check):
             return
         if not self._pending and not self._on_cpu:
             self._look(run)
+        self._first = self._last if math.isnan(self._first) else self._first
         if not self._pending and (bad := self._bad(run)):
             self._pending = [self._of_weights(run, self._count - 1, self._recent.of(self._count - 1), bad)]
         found, self._pending = self._pending, []
