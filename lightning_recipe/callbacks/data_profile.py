@@ -28,6 +28,7 @@ from lightning_recipe.callbacks._data_source import (
 )
 from lightning_recipe.callbacks._kept_data import Kept
 from lightning_recipe.callbacks._missing_marks import marks
+from lightning_recipe.callbacks._never_drawn import never_drawn
 from lightning_recipe.figures.canvas import pixels
 from lightning_recipe.finding import Section, Status
 from lightning_recipe.record.step import Need
@@ -82,9 +83,9 @@ class DataProfile(Check):
       what they were: what is done to them, in the data set or the step, is done in place, and adds up.
 
     `advice` if inputs are so few that they can't tell the labels, other classes never occur, in a whole epoch or among
-    examples that are drawn at random, examples come in
-    the same order in each epoch, or the same batches again and again within one, features that the network is given
-    never change, or hold a number such as -999 for what is missing, or values are NaN or infinite.
+    examples that are drawn at random, examples come in the same order in each epoch, or the same batches again and
+    again within one, a sampler draws the same part of the rows in both of the first epochs, features that the network
+    is given never change, or hold a number such as -999 for what is missing, or values are NaN or infinite.
 
     Args:
         keep_examples: Whether some rows of tables, and of what the data set keeps, are kept in memory for up to three
@@ -299,6 +300,11 @@ class DataProfile(Check):
         found += repeated if stored and not run.limited else []
         if not run.limited:
             workers = getattr(run.loaders[0], "num_workers", 0) if is_stream(run) else 0
+            found += (
+                never_drawn(run.loaders[0], run.batches_per_epoch, first, second)
+                if stored and run.shard[1] == 1
+                else []
+            )
             found += repeats(first[:DENSE], seen.rich[: min(DENSE, len(first))], workers)
         if is_stream(run) and run.trainer.current_epoch > self._first and not run.limited:
             warned = (o for o in order.drifting(examples, alike) if o.status is Status.WARNING)

@@ -18,6 +18,7 @@ from torch.utils.data import (
     RandomSampler,
     Sampler,
     Subset,
+    SubsetRandomSampler,
     TensorDataset,
     WeightedRandomSampler,
 )
@@ -396,6 +397,72 @@ def test_an_own_sampler_with_the_same_order_each_time(fit):
     assert {code: finding.status for code, finding in codes.items() if code != "passed"} == {
         "same_order": Status.ADVICE
     }
+
+
+class Part(Sampler):
+    """Draws 128 rows in each epoch.
+
+    Args:
+        order: From the epoch to an order of all rows.
+
+    """
+
+    def __init__(self, order):
+        self.order, self.epoch = order, 0
+
+    def __iter__(self):
+        self.epoch += 1
+        return iter(self.order(self.epoch)[:128].tolist())
+
+    def __len__(self):
+        return 128
+
+
+class Easy(Part):
+    """Begins with what is easy."""
+
+    def set_epoch(self, epoch):
+        self.epoch = epoch
+
+
+def drawn_anew(epoch):
+    return torch.randperm(512, generator=torch.Generator().manual_seed(epoch))
+
+
+def drawn_again(_):
+    return torch.randperm(512, generator=torch.Generator().manual_seed(7))
+
+
+def shuffled_part(epoch):
+    return drawn_again(epoch)[:128][torch.randperm(128, generator=torch.Generator().manual_seed(epoch))]
+
+
+@pytest.mark.parametrize(
+    "loader",
+    [
+        lambda: DataLoader(data(512), 32, sampler=Part(drawn_anew)),
+        lambda: DataLoader(data(512), 32, sampler=Easy(drawn_again)),
+        lambda: DataLoader(Subset(data(512), range(128)), 32, shuffle=True),
+        lambda: DataLoader(data(512), 32, sampler=SubsetRandomSampler(range(128))),
+        lambda: DataLoader(data(512), 32, sampler=RandomSampler(data(512), num_samples=128)),
+        lambda: DataLoader(ConcatDataset([data(128)] * 4), 32, sampler=Part(drawn_anew)),
+        lambda: DataLoader(
+            TensorDataset(*(x[:32].repeat(16, *[1] * (x.ndim - 1)) for x in data().tensors)),
+            32,
+            sampler=Part(drawn_anew),
+        ),
+    ],
+    ids=["drawn anew", "with epochs", "subset", "subset sampler", "random", "rows that repeat", "few rows"],
+)
+def test_parts_of_a_data_set_that_are_meant(fit, loader):
+    assert "never_drawn" not in found(fit, loader(), max_epochs=3)
+
+
+@pytest.mark.parametrize("order", [drawn_again, shuffled_part])
+def test_rows_that_are_never_drawn(fit, order):
+    finding = found(fit, DataLoader(data(512), 32, sampler=Part(order)), max_epochs=3)["never_drawn"]
+    assert finding.status is Status.ADVICE
+    assert (finding.evidence["drawn"], finding.evidence["rows"]) == (128, 512)
 
 
 def with_column(values):
