@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lightning_recipe.callbacks import _flips as flips
 from lightning_recipe.callbacks._moved import named
+from lightning_recipe.callbacks._winding import counterparts
 from lightning_recipe.finding import Outcome, Status
 
 if TYPE_CHECKING:
@@ -87,6 +88,18 @@ def not_exchanged(
                 "validation examples), and changes in mirrored ones",
                 "exchange left and right after mirroring, as in points[:, [1, 0, 2]]",
                 {"correlation": correlation, "examples": len(known), "columns": len(columns)},
+            )
+        elif (pair := counterparts(known, columns)) is not None:
+            yield Outcome(
+                Status.ADVICE,
+                "sides_not_exchanged",
+                f"images are {SIDEWAYS} in some draws of an example, and all numbers of the target{named(name)} that "
+                f"move with them stay in their places: those at {_at(pair.one, shape)} and {_at(pair.other, shape)} "
+                f"belong to counterparts, and seen from these, that at {_at(pair.beside, shape)} is on the same side "
+                f"in {pair.share:.0%} of {pair.examples} validation examples, and on the other in mirrored ones",
+                "exchange left and right after mirroring, as in points[:, [1, 0, 2]]; nothing if these two look "
+                "different, whichever side they are on",
+                {"share": pair.share, "examples": pair.examples, "columns": len(columns)},
             )
 
 

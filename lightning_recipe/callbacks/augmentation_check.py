@@ -62,8 +62,9 @@ class AugmentationCheck(Check):
 
     `advice` if validation examples differ for another reason, if training examples are augmented when they are first
     read and kept like that, and if points are mirrored in place, of which one is always left of another in validation,
-    or is told to be by what a mirror leaves as it is: a left ear becomes a right one. `skipped` where the data set is a
-    stream, too large to copy, or can't be.
+    or is told to be by what a mirror leaves as it is, or of which two are counterparts and a third one is always on the
+    same side of the way between them, whichever way an object lies: a left ear becomes a right one. `skipped` where the
+    data set is a stream, too large to copy, or can't be.
 
     Args:
         examples: Read of training and of validation.
@@ -77,8 +78,8 @@ class AugmentationCheck(Check):
 
     Legitimate:
         - Classes, ages and other targets that a mirror does not change; targets that were changed with the image.
-        - Sides that are exchanged as they are mirrored; points without an order. Pairs whose order does not matter, as
-          of the same and of different things.
+        - Sides that are exchanged as they are mirrored; points without an order, or without counterparts, as of a hand.
+          Pairs whose order does not matter, as of the same and of different things.
         - Crops of what has one class, colours and noise; coordinates that all examples share; the image as its target.
         - Permutations, projections and masks that are the same for all examples, and drawn each time by a generator of
           their own; seeds made of the index.

@@ -12,6 +12,7 @@ from lightning_recipe.callback import Check
 from lightning_recipe.callbacks import _update_ratios as ratios
 from lightning_recipe.callbacks._eps import damped, damping
 from lightning_recipe.callbacks._loss_course import Course
+from lightning_recipe.callbacks._penalised import Penalties
 from lightning_recipe.callbacks._untrained import Unmoved, is_as_drawn
 from lightning_recipe.callbacks._update_ratios import AT_LEAST, PLATEAU, Layer, Look
 from lightning_recipe.callbacks._vanished import Table, vanished
@@ -52,7 +53,8 @@ class UpdateRatioMonitor(Check):
       than a tenth of the weights, or the loss stands still and updates are below `smallest`;
     - `weight_decay_outweighs`: decay is most of what moves the weights, which shrank, and what was learnt is lost; or
       next to nothing is left of them, by a penalty in the loss; or nothing of an embedding, whose decay is larger than
-      its gradient, while the loss is above half of the first;
+      its gradient, while the loss is above half of the first; or nothing of some weights, while their gradient points
+      along themselves, as that of a penalty does; `advice` where that is a norm, as of a group lasso;
     - `rounded_away`: 16-bit weights of which more than 90 % of the elements have a gradient and stay as they are;
       `advice` where the loss falls nevertheless. Half of them is enough if they stay so for 50 steps, in a network that
       is trained from scratch. Nothing is said once the loss is below half of the first, but where three quarters are so
@@ -81,6 +83,7 @@ class UpdateRatioMonitor(Check):
         - Fine-tuning with rates of 1e-5: updates are small, and the loss falls. Converged training.
         - An `eps` of 1e-3, or of 1, with a rate to go with it, or gradients as large.
         - Frozen parts; groups with a rate of 0.
+        - Small penalties in the loss; layers that nothing uses; what a group lasso takes to 0.
 
     Cost:
         At each look a copy of the weights, and three norms for each of them, on their device.
@@ -134,6 +137,7 @@ class UpdateRatioMonitor(Check):
         """Begin anew with each fit; by hand, the loss is known by its backward only."""
         self._looks: list[Look] = []
         self._tables: list[tuple[int, dict[str, Table]]] = []
+        self._penalties = Penalties()
         self._course = Course()
         self._peaks = run.peak_rates
         self._unmoved = Unmoved(AT_LEAST)
@@ -150,14 +154,15 @@ class UpdateRatioMonitor(Check):
                 yield self.found(outcome)
             return
         layers = self._layers(run, step)
-        embeddings = _embeddings(run)
+        parameters, embeddings = dict(run.module.named_parameters()), _embeddings(run)
+        penalised = self._penalties.look(run.step, layers, parameters, run.horizon, course)
         tables = {name: layers.pop(name) for name in list(layers) if name in embeddings}
         if tables and all(math.isfinite(table.gradient) for table in tables.values()):
             self._tables.append((run.step, {name: Table(one.weight, one.decay) for name, one in tables.items()}))
         lost = vanished(self._tables, course) if self._tables else None
         look = Look(run.step, layers)
-        if lost and not layers:
-            yield self.found(lost)
+        if (alone := lost or penalised) and not layers:
+            yield self.found(alone)
         if not look.layers or not all(math.isfinite(layer.gradient) for layer in look.layers.values()):
             return
         self._looks.append(look)
@@ -165,11 +170,10 @@ class UpdateRatioMonitor(Check):
         smallest = self.smallest
         if look.ratio < smallest and not self._as_drawn(run, look):
             smallest *= LEARNT
-        parameters = dict(run.module.named_parameters())
         self._unmoved.look(run.step, {name: parameters[name] for name in (*layers, *tables)}, self._sizes(run))
         if len(self._looks) == 1:
             self._from_scratch = self._unmoved.watches and self._as_drawn(run, look)
-        decay = lost or ratios.decay_outweighs(looks, course) or ratios.shrunk(looks, course)
+        decay = lost or ratios.decay_outweighs(looks, course) or ratios.shrunk(looks, course) or penalised
         for outcome in (
             decay or ratios.too_large(looks, course, self.largest),
             damped(

@@ -72,6 +72,10 @@ def faces(i, coin, order=(0, 1, 2, 3)):
     return in_place(FACES[i])[list(order)] if coin else FACES[i]
 
 
+def crowd(i, coin):
+    return in_place(CROWD[i]) if coin else CROWD[i]
+
+
 def boxes(i, coin, columns):
     x = CORNERS[i].clone()
     if coin:
@@ -139,6 +143,67 @@ def alarms(findings):
 @pytest.mark.parametrize("target", MIRRORED_RIGHTLY)
 def test_mirrored_targets_that_are_right(fit, target):
     told = [f for f in alarms(found(fit, mirrored(MIRRORED_RIGHTLY[target]))) if not f.code.endswith("not_flipped")]
+    assert told == []
+
+
+HEADING, SIZE = 6.28 * torch.rand(N, generator=RNG), 0.15 + 0.1 * torch.rand(N, generator=RNG)
+TURN = torch.stack([torch.stack([HEADING.cos(), -HEADING.sin()], 1), torch.stack([HEADING.sin(), HEADING.cos()], 1)], 1)
+SIDE = torch.where(torch.rand(N, generator=RNG) < 0.5, 1.0, -1.0)
+MOUSE = ((1.0, 0.0), (0.5, 0.4), (0.5, -0.4), (-1.0, 0.0))
+"""Nose, left ear, right ear and tail, seen from above."""
+HAND = ((0.0, -1.0), (-0.8, -0.1), (-0.3, 0.9), (0.0, 1.0), (0.3, 0.85), (0.6, 0.5))
+"""Wrist, and the five fingers of a left one."""
+PROFILE = ((1.0, 0.3), (0.4, -0.8), (-0.7, -0.8), (-1.0, 0.2), (0.3, 0.4))
+"""Nose, front hoof, hind hoof, tail and withers of what walks to the right."""
+
+
+def anywhere(shape, *, flat=False):
+    """Points of all examples, any way round, and seen from either side; with a little movement."""
+    points = torch.tensor(shape) + 0.03 * torch.randn(N, len(shape), 2, generator=torch.Generator().manual_seed(1))
+    if flat:
+        points[..., 1] *= SIDE[:, None]
+    return 0.5 + SIZE[:, None, None] * (points @ TURN.transpose(1, 2))
+
+
+def lying(shape, order=None, *, to=lambda points: points, flat=False):
+    points = anywhere(shape, flat=flat)
+
+    def target(i, coin):
+        placed = in_place(points[i])[list(order or range(len(shape)))] if coin else points[i]
+        return {"points": to(placed)}
+
+    return target
+
+
+def hidden(fill, of=3):
+    """One of so many points is out of sight, the same ones in the mirror."""
+
+    def some(points):
+        rng = torch.Generator().manual_seed(int(points[:, 1].sum() * 1e4))
+        return torch.where((torch.rand(len(points), generator=rng) * of < 1)[:, None], fill, points)
+
+    return some
+
+
+LYING_RIGHTLY = {
+    "ears that are exchanged": lying(MOUSE, (0, 2, 1, 3)),
+    "exchanged, some out of sight": lying(MOUSE, (0, 2, 1, 3), to=hidden(0.0)),
+    "left hands, and mirrored ones": lying(HAND),
+    "the wrist and two tips": lying((HAND[0], HAND[2], HAND[4])),
+    "all walk to the right": lying(PROFILE),
+    "seen from both sides": lying(MOUSE, flat=True),
+    "without a tail and nose": lying(MOUSE[1:3]),
+    "points in a row": lying(((1.0, 0.0), (0.0, 0.0), (-1.0, 0.0), (0.5, 0.0))),
+    "one point": lambda i, coin: {"at": crowd(i, coin)[0]},
+    "the middle and size": lambda i, coin: {"points": torch.cat([crowd(i, coin), CROWD[i]], 1)},
+    "what looks like an S": lying(((1.0, 0.5), (0.3, -0.5), (-0.3, 0.5), (-1.0, -0.5))),
+    "mostly out of sight": lying(MOUSE, to=hidden(0.0, of=1.2)),
+}
+
+
+@pytest.mark.parametrize("target", LYING_RIGHTLY)
+def test_points_of_what_lies_any_way_round(fit, target):
+    told = [f for f in alarms(found(fit, mirrored(LYING_RIGHTLY[target]))) if not f.code.endswith("not_flipped")]
     assert told == []
 
 
@@ -223,6 +288,28 @@ def test_sides_that_keep_their_names(fit, target):
     (finding,) = found(fit, mirrored(KEPT[target]))
     assert (finding.status, finding.code) == (Status.ADVICE, "AugmentationCheck/sides_not_exchanged")
     assert finding.evidence["share"] == 1
+
+
+LYING = {
+    "a mouse": lying(MOUSE),
+    "in pixels": lying(MOUSE, to=lambda points: points * (WIDTH - 1)),
+    "in a row": lying(MOUSE, to=lambda points: points.flatten()),
+    "x first, then y": lying(MOUSE, to=lambda points: points.T),
+    "y before x": lying(MOUSE, to=lambda points: points.flip(1)),
+    "with visibility": lying(MOUSE, to=lambda points: torch.cat([points, torch.ones(4, 1)], 1)),
+    "some are not known": lying(MOUSE, to=hidden(torch.nan, of=6)),
+    "some out of sight": lying(MOUSE, to=hidden(0.0, of=6)),
+    "a car": lying(((1.0, 0.4), (1.0, -0.4), (-1.0, 0.4), (-1.0, -0.4))),
+    "with paws": lying((*MOUSE, (0.3, 0.3), (0.3, -0.3))),
+}
+
+
+@pytest.mark.parametrize("target", LYING)
+def test_sides_of_what_lies_any_way_round(fit, target):
+    (finding,) = found(fit, mirrored(LYING[target]))
+    assert (finding.status, finding.code) == (Status.ADVICE, "AugmentationCheck/sides_not_exchanged")
+    assert "counterparts" in finding.message
+    assert finding.evidence["share"] > 0.95
 
 
 def test_sides_of_people_who_turn_round(fit):

@@ -485,6 +485,152 @@ def test_a_small_penalty(fit):
     assert only_passed(judged(fit, module))
 
 
+class Partly(Lit):
+    """A penalty of some kind on some of the weights."""
+
+    def __init__(self, net, of, optimizer=lambda p: Adam(p, 0.01), *, by_hand=False):
+        super().__init__(net, optimizer)
+        self.of, self.by_hand = of, by_hand
+        self.automatic_optimization = not by_hand
+
+    def training_step(self, batch, batch_idx):
+        loss = F.cross_entropy(self.net(batch[0]), batch[1]) + self.of(self.net, batch[0])
+        if not self.by_hand:
+            return loss
+        self.optimizers().zero_grad()
+        self.manual_backward(loss)
+        self.optimizers().step()
+        return None
+
+
+def squared(factor, *names):
+    """A penalty on weights whose names begin like these."""
+
+    def of(net, _):
+        return factor * sum(p.square().sum() for n, p in net.named_parameters() if n.startswith(names or ""))
+
+    return of
+
+
+def by_groups(factor, least=0.0, eps=1e-12):
+    """A group lasso on the rows of the first layer, that leaves the first ones alone."""
+    return lambda net, _: factor * (net[0].weight[int(least * len(net[0].weight)) :].square().sum(1) + eps).sqrt().sum()
+
+
+def with_unused():
+    net = mlp()
+    net.unused = nn.Linear(16, 16)
+    net.forward = lambda x: nn.Sequential(*net[:5])(x) + 0 * net.unused.weight.sum()
+    return net
+
+
+def dead():
+    net = mlp(depth=3)
+    nn.init.constant_(net[0].bias, -100)
+    return net
+
+
+def normed():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(FEATURES, 64, bias=False), nn.BatchNorm1d(64), nn.ReLU(), nn.Linear(64, CLASSES))
+
+
+class Residual(nn.Module):
+    """A branch that is drawn large, and has to become small."""
+
+    def __init__(self):
+        super().__init__()
+        self.branch, self.leave = nn.Linear(FEATURES, FEATURES), nn.Linear(FEATURES, CLASSES)
+        nn.init.normal_(self.branch.weight, std=3.0)
+
+    def forward(self, x):
+        return self.leave(x + self.branch(x).tanh())
+
+
+class Rated(Factors):
+    """Users and items, and what each is worth by itself; few of the users occur."""
+
+    def __init__(self):
+        super().__init__()
+        self.worth = nn.Embedding(64, CLASSES)
+        nn.init.normal_(self.users.weight, std=0.3)
+        nn.init.normal_(self.items.weight, std=0.3)
+        nn.init.zeros_(self.worth.weight)
+
+    def forward(self, pairs):
+        return super().forward(pairs) + self.worth(pairs[:, 1])
+
+
+def of_the_batch(factor):
+    def of(net, pairs):
+        rows = net.users(pairs[:, 0]).square().sum(1) + net.items(pairs[:, 1]).square().sum(1)
+        return factor * rows.mean()
+
+    return of
+
+
+class Zero(Lit):
+    """The target is 0, whatever the input, so that weights of zero are right."""
+
+    def training_step(self, batch, batch_idx):
+        return self.net(batch[0]).square().mean()
+
+
+@pytest.mark.parametrize(
+    ("net", "of"),
+    {
+        "on all": (mlp, squared(1e-3)),
+        "a head of zeros": (zero_head, squared(1e-2)),
+        "low rank": (Adapted, squared(1e-3)),
+        "what nothing uses": (with_unused, squared(1e-4)),
+        "units that are dead": (dead, squared(1e-3)),
+        "before a norm": (normed, squared(0.1, "0")),
+        "a large branch": (Residual, squared(3e-3)),
+        "some groups": (mlp, by_groups(0.3, 0.5)),
+    }.values(),
+    ids=lambda thing: getattr(thing, "__name__", ""),
+)
+@pytest.mark.parametrize("random_labels", [False, True])
+def test_penalties_that_leave_something(fit, net, of, random_labels):
+    findings = judged(fit, Partly(net(), of), train=healthy_data(random_labels=random_labels), steps=600)
+    assert "along" not in {name for f in findings for name in f.evidence}
+
+
+@pytest.mark.parametrize("of", [of_the_batch(3e-3), of_the_batch(0.03), squared(1e-5, "users", "items")])
+def test_embeddings_with_a_penalty(fit, of):
+    assert not [f for f in judged(fit, Partly(Rated(), of), train=_pairs(), steps=600) if f.is_alarm]
+
+
+@pytest.mark.parametrize("width", [1, 32])
+def test_zeros_that_are_right(fit, width):
+    findings = judged(fit, Zero(nn.Linear(FEATURES, width), lambda p: SGD(p, 1.0)), steps=400)
+    assert "along" not in {name for f in findings for name in f.evidence}
+
+
+@pytest.mark.parametrize("rate", [1e-4, 1e-3])
+@pytest.mark.parametrize("eps", [1e-12, 1e-6])
+def test_a_norm_takes_weights_to_zero_on_purpose(fit, rate, eps):
+    findings = judged(fit, Partly(mlp(depth=3), by_groups(3.0, eps=eps), lambda p: SGD(p, rate)), steps=1200)
+    assert not [f for f in findings if f.is_alarm]
+
+
+@pytest.mark.parametrize("by_hand", [False, True])
+@pytest.mark.parametrize("optimizer", [lambda p: Adam(p, 0.01), lambda p: SGD(p, 1.0)])
+def test_embeddings_of_which_a_penalty_leaves_nothing(fit, optimizer, by_hand):
+    module = Partly(Rated(), squared(0.02, "users", "items"), optimizer, by_hand=by_hand)
+    finding = found(judged(fit, module, train=_pairs(), steps=600), "weight_decay_outweighs")
+    assert "net.users.weight, net.items.weight" in finding.message
+    assert finding.evidence["along"] > 0.5
+
+
+@pytest.mark.parametrize(("factor", "rate"), [(3, 0.03), (10, 0.01)])
+def test_a_layer_of_which_a_penalty_leaves_nothing(fit, factor, rate):
+    module = Partly(mlp(depth=3), squared(factor, "2"), lambda p: SGD(p, rate))
+    finding = found(judged(fit, module, steps=600), "weight_decay_outweighs")
+    assert "net.2.weight" in finding.message
+    assert "net.0.weight" not in finding.message
+
+
 @pytest.mark.parametrize("net", [mlp, Recurrent])
 def test_a_group_that_stays_as_it_was_drawn(fit, net):
     (finding,) = judged(fit, Lit(net(), in_groups(1e-8)))
