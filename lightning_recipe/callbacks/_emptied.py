@@ -28,6 +28,8 @@ FEW = 1024
 MASKING = {"mul", "rmul", "mul_", "imul", "where", "masked_fill", "masked_fill_", "getitem", "masked_select"}
 MASKING |= {"index_select"}
 """Functions that a mask goes into."""
+ATTENDING = {"Bmm", "Mm", "UnsafeView"}
+"""Operations in which shares weigh what is attended to."""
 
 
 class Emptied:
@@ -70,9 +72,50 @@ def _found(run: Run, step: Step, names: set[str]) -> dict[str, tuple[Outcome, se
             torch.autograd.set_detect_anomaly(mode=True, check_nan=False),
         ):
             once_more = again.step(step.batch, needs=Need.WIRING)
-            return dict(_empty_masks(again.module, once_more, names))
+            return dict([*_shares_of_one(again.module, once_more, names), *_empty_masks(again.module, once_more, names)])
     except CannotRehearseError:
         return {}
+
+
+def _shares_of_one(root: nn.Module, step: Step, names: set[str]) -> Iterator[tuple[str, tuple[Outcome, set[str]]]]:
+    """A softmax over one thing gives 1, whatever it is: as over the one expert that is left, or the one place there is.
+
+    Attention to one place, as to a single token that says what is wanted, has no other way.
+    """
+    known = {id(p): name for name, p in root.named_parameters()}
+    every = [] if step.loss is None else list(nodes(step.loss, through_layers=True))
+    attending = {node.source(i) for node in every if node.kind in ATTENDING for i in (0, 1)}
+    for node in every:
+        if node.kind != "Softmax" or node.dim is None or node.shape[node.dim] != 1:
+            continue
+        heads = {known[leaf] for leaf in _behind(node) if leaf in known} & names
+        if heads:
+            subject = ", ".join(modules := sorted({name.rpartition(".")[0] or name for name in heads}))
+            outcome = Outcome(
+                Status.ADVICE if node in attending else Status.WARNING,
+                "no_gradient",
+                f"{listed(modules)} gets a gradient of 0 and has learnt nothing in an epoch: the softmax behind it"
+                f"{f' ({node.where})' if node.where else ''} is over one number, {_sizes(node)}, and always 1",
+                "take the softmax over all before one of them is chosen, or a sigmoid; over the dimension of the classes",
+                {"parameters": sum(root.get_parameter(name).numel() for name in heads)},
+            )
+            yield subject, (outcome, heads)
+
+
+def _behind(node: Node) -> Iterator[int]:
+    """All parameters that a node was computed by."""
+    waiting, seen = [node], {node}
+    while waiting:
+        at = waiting.pop()
+        if at.kind == "AccumulateGrad":
+            yield id(at.raw.variable)
+        further = {parent for parent in at.parents if parent is not None} - seen
+        seen |= further
+        waiting += further
+
+
+def _sizes(node: Node) -> str:
+    return f"dimension {node.dim} of {tuple(node.shape)}"
 
 
 def _empty_masks(root: nn.Module, step: Step, names: set[str]) -> Iterator[tuple[str, tuple[Outcome, set[str]]]]:

@@ -151,7 +151,8 @@ def no_labels_from(rows: Stored, *, classes: int) -> Outcome | None:
     """`advice` if simple models tell the labels of the rows before a place, and nothing those behind it, or reversed.
 
     As where rows are left out of one list and not of the other: from the first of them on, labels are those of others.
-    The place is where what is gained over a constant changes most.
+    The place is where what is gained over a constant changes most. Nor does a model of the others tell them: few rows
+    may be too few to fit one.
 
     Args:
         rows: Inputs and labels as they are kept.
@@ -177,10 +178,12 @@ def no_labels_from(rows: Stored, *, classes: int) -> Outcome | None:
     gains = [_best(_by_half(x[part], y[part])) for part in (slice(place), slice(place, count))]
     known = gains[0].mean > gains[1].mean
     some, none = gains if known else gains[::-1]
+    told, untold = ((0, place), (place, count))[:: 1 if known else -1]
+    of_told, of_untold = slice(*told), slice(*untold)
+    none = max(none, _best(_gained(x[of_told], y[of_told], x[of_untold], y[of_untold])), key=lambda gain: gain.mean)
     sure = some.mean > max(SURE * some.error, SURE * none.error, MATTERS)
     if not sure or none.mean > NONE * none.error:
         return None
-    told, untold = ((0, place), (place, count))[:: 1 if known else -1]
     return Outcome(
         Status.ADVICE,
         "labels_of_others_in_part",

@@ -158,8 +158,12 @@ def _signed(value: Any) -> Any:
     return value - 2**64 if isinstance(value, int) and value >= 2**63 else value
 
 
-def nodes(loss: Tensor) -> Iterator[Node]:
+def nodes(loss: Tensor, *, through_layers: bool = False) -> Iterator[Node]:
     """All that a loss was computed by from what the last layers put out, these included, the last first.
+
+    Args:
+        loss: With its graph.
+        through_layers: Go on to the parameters.
 
     Example:
         >>> layer = torch.nn.Linear(2, 1)
@@ -173,7 +177,7 @@ def nodes(loss: Tensor) -> Iterator[Node]:
         if raw not in seen:
             seen.add(raw)
             yield (node := Node(raw))
-            if node.kind not in PRODUCTS:
+            if through_layers or node.kind not in PRODUCTS:
                 waiting.extend(parent for parent, _ in raw.next_functions if parent is not None)
 
 

@@ -453,6 +453,16 @@ def test_parts_whose_labels_can_be_told(name, classes):
     )
 
 
+def test_few_rows_of_many_features_may_be_too_few_to_fit_a_model():
+    told = []
+    for seed in range(20):
+        draw = torch.Generator().manual_seed(seed)
+        x = torch.randn(800, 150, generator=draw)
+        y = (x[:, :10].sum(1) + torch.randn(800, generator=draw) > 0).long()
+        told.append(no_labels_from(Stored([x.numpy()], y.numpy()), classes=2))
+    assert told == [None] * 20
+
+
 @pytest.mark.parametrize("classes", [2, 0])
 @pytest.mark.parametrize("behind", [True, False])
 def test_rows_from_which_on_labels_are_of_others(classes, behind):

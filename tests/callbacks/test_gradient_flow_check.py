@@ -1427,6 +1427,63 @@ def test_a_part_of_the_loss_that_is_always_empty(fit, module):
     assert "test_gradient_flow_check.py:" in finding.message
 
 
+class Routed(Net):
+    """Each example is sent to some of four experts, whose answers are weighed by a gate."""
+
+    asked, before = 2, False
+
+    def __init__(self):
+        super().__init__()
+        self.router, self.experts = nn.Linear(self.width, 4), nn.Parameter(torch.randn(4, self.width, self.width) / 4)
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        h = self.body(x)
+        scores = self.router(h)
+        best, chosen = (scores.softmax(1) if self.before else scores).topk(self.asked, 1)
+        answers = torch.einsum("nd,nkde->nke", h, self.experts[chosen])
+        return self.loss(self.head(((best if self.before else best.softmax(1))[..., None] * answers).sum(1)), y)
+
+
+class RoutedBefore(Routed):
+    """A softmax over all experts, of which one is taken."""
+
+    asked, before = 1, True
+
+
+class RoutedToOne(Routed):
+    asked = 1
+
+
+class OnePlace(Net):
+    """Attention to the one token that there is."""
+
+    def __init__(self):
+        super().__init__()
+        self.query, self.key = nn.Linear(self.width, self.width), nn.Linear(self.width, self.width)
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        h = self.body(x)[:, None]
+        scores = self.query(h) @ self.key(h).transpose(1, 2)
+        return self.loss(self.head((scores.softmax(-1) @ h)[:, 0]), y)
+
+
+@pytest.mark.parametrize("module", [Routed, RoutedBefore])
+def test_a_gate_over_several(fit, module):
+    assert [f.status for f in judged(fit, module(), max_steps=64, max_epochs=8)] == [Status.PASSED]
+
+
+@pytest.mark.parametrize(
+    ("module", "status", "subject"),
+    [(RoutedToOne, Status.WARNING, "router"), (OnePlace, Status.ADVICE, "key, query")],
+)
+def test_a_softmax_over_one(fit, module, status, subject):
+    (finding,) = judged(fit, module(), max_steps=64, max_epochs=8)
+    assert (finding.status, finding.code, finding.subject) == (status, NO_GRADIENT, subject)
+    assert "over one number" in finding.message
+
+
 class LossAsANumber(Net):
     def training_step(self, batch, batch_idx):
         return torch.tensor(super().training_step(batch, batch_idx).item(), requires_grad=True)
