@@ -72,7 +72,9 @@ def _found(run: Run, step: Step, names: set[str]) -> dict[str, tuple[Outcome, se
             torch.autograd.set_detect_anomaly(mode=True, check_nan=False),
         ):
             once_more = again.step(step.batch, needs=Need.WIRING)
-            return dict([*_shares_of_one(again.module, once_more, names), *_empty_masks(again.module, once_more, names)])
+            return dict(
+                [*_shares_of_one(again.module, once_more, names), *_empty_masks(again.module, once_more, names)]
+            )
     except CannotRehearseError:
         return {}
 

@@ -24,6 +24,9 @@ BITS = 40.0
 WRONG, ENOUGH = 0.1, 10
 """Share of what one class for all gets wrong that is left if the ids of a column are known, at most, and how many that
 are, at least. Of passengers of the Titanic, by their sex, it is 0.6; of mushrooms, by their odour, 0.03."""
+SPIKE, HALF, FEW = 0.3, 0.5, 2
+"""Share of the examples in which a column has one and the same value, at least; of a class's that have another one, at
+least; and columns of a table of which that is so, at most: of words, and of pixels, it is so of many by nature."""
 IDS, CLASSES, COLUMNS = 4, 100, 64
 """Examples for each id and classes that are told apart, and columns of ids: there are more in texts."""
 
@@ -46,6 +49,8 @@ class Giveaway(NamedTuple):
         constant: Share of the most frequent class; 0 of numbers.
         counts: Whether the column counts the rows of a file: then `by_ids` is the share of the examples that have the
             class of the one before, in its order.
+        filled: Examples in which the column has not the value that it has elsewhere, all of one class, of which they
+            are the share `by_ids`; 0 of other columns.
 
     """
 
@@ -56,6 +61,7 @@ class Giveaway(NamedTuple):
     by_ids: float = 1.0
     constant: float = 0.0
     counts: bool = False
+    filled: int = 0
 
     @property
     def key(self) -> tuple[str, int, str]:
@@ -80,6 +86,15 @@ class Giveaway(NamedTuple):
                 f"of {self.examples} examples have the class of the one before, {self.constant:.1%} that of most",
                 "leave it out: it is the number of a row, which came along as a column",
                 {**numbers, "right": self.by_ids, "constant": self.constant},
+            )
+        if self.filled:
+            return Outcome(
+                Status.ADVICE,
+                "target_given_away",
+                f"{which} is filled in, and not one and the same value, in {self.filled} of {self.examples} examples, "
+                f"all of one class of {self.target}, {self.by_ids:.0%} of it, which {self.constant:.0%} of all have",
+                "see when it is filled in: leave it out if it is known only after the target, or made from it",
+                {**numbers, "filled": self.filled, "constant": self.constant},
             )
         if self.constant:
             return Outcome(
@@ -109,9 +124,9 @@ def told(found: Iterable[Giveaway]) -> list[tuple[Outcome, str]]:
         [('batch.words[:, 2]', 'so do columns 7, 13')]
 
     """
-    alike: dict[tuple[str, str, bool, bool], list[Giveaway]] = {}
+    alike: dict[tuple[str, str, bool, bool, bool], list[Giveaway]] = {}
     for one in sorted(found):
-        alike.setdefault((one.path, one.target, one.counts, one.constant > 0), []).append(one)
+        alike.setdefault((one.path, one.target, one.counts, one.constant > 0, one.filled > 0), []).append(one)
     result = []
     for first, *others in alike.values():
         outcome = first.outcome
@@ -146,7 +161,8 @@ def giveaways(batch: Any, trial: Trial) -> Iterator[Giveaway]:
         if _bits(target) < BITS:
             continue
         told = set[tuple[str, int]]()
-        for one in (*_ordering(tables, path, target), *_counting(tables, path, target), *_telling(ids, path, target)):
+        found = (*_ordering(tables, path, target), *_counting(tables, path, target), *_telling(ids, path, target))
+        for one in (*found, *_filled_in(tables, path, target)):
             if (one.path, one.column) not in told:
                 told.add((one.path, one.column))
                 yield one
@@ -178,6 +194,41 @@ def _telling(ids: dict[str, Tensor], path: str, target: Tensor) -> Iterator[Give
             shares = None if torch.equal(values, target.to(values)) else told_by_ids(values, target)
             if shares is not None:
                 yield Giveaway(name, column if entry.ndim > 1 else -1, path, len(target), *shares)
+
+
+def _filled_in(tables: dict[str, Tensor], path: str, target: Tensor) -> Iterator[Giveaway]:
+    for name, table in tables.items():
+        found = []
+        for column, values in enumerate(table.T[:COLUMNS]):
+            if (of_one := filled_in_for_one(values, target)) is not None:
+                filled, share, constant = of_one
+                found.append(Giveaway(name, column, path, len(target), share, constant, filled=filled))
+        if len(found) <= FEW < table.shape[1]:
+            yield from found
+
+
+def filled_in_for_one(column: Tensor, target: Tensor) -> tuple[int, float, float] | None:
+    """Whether a column is one and the same value, but in examples of one class, as what is entered after a default.
+
+    Returns:
+        How many have another value, the share of their class that has, and that class's share of all; None if this may
+        be by chance, or they are less than half of the class.
+
+    Example:
+        >>> y, x = torch.arange(200) % 4 == 0, torch.rand(200, generator=torch.Generator().manual_seed(0))
+        >>> filled_in_for_one(torch.where(y & (x > 0.2), x, 0), y), filled_in_for_one(torch.where(x > 0.8, x, 0), y)
+        ((37, 0.74, 0.25), None)
+
+    """
+    values, counts = column.unique(return_counts=True)
+    classes, label = target.unique(return_inverse=True)
+    if len(values) < 3 or not 1 < len(classes) <= CLASSES or int(counts.max()) < SPIKE * len(column):  # noqa: PLR2004
+        return None
+    filled = label[column != values[counts.argmax()]]
+    of_one = int((label == filled[0]).sum()) if len(filled) and bool((filled == filled[0]).all()) else 0
+    if not of_one or len(filled) < HALF * of_one or len(filled) * math.log2(len(label) / of_one) < BITS:
+        return None
+    return len(filled), float(len(filled) / of_one), of_one / len(label)
 
 
 def told_by_ids(ids: Tensor, target: Tensor) -> tuple[float, float] | None:

@@ -176,8 +176,24 @@ class Numbered(Program):
         self.net = nn.Linear(FEATURES + 2, 3)
 
 
+class Amounts(Numbered):
+    """Mostly 0, and else of either class; and of one class, but seldom."""
+
+    seldom = torch.where((Y == 1) & (torch.arange(N) % 6 == 0), X[:, 0], 0)
+    data = (torch.cat([X, torch.where(X[:, 1] > 0, X[:, 2], 0)[:, None], seldom[:, None]], 1), Y)
+
+
+class TopicWords(Numbered):
+    """Words that only one kind of text has, and many of them."""
+
+    own = torch.stack([torch.where(Y == i % 3, X[:, i].abs(), 0) for i in range(6)], 1)
+    data = (torch.cat([X[:, :4], own], 1), Y)
+
+
 LEGITIMATE = [
     Numbered,
+    Amounts,
+    TopicWords,
     Formula,
     OneColumn,
     FewExamples,
@@ -1310,6 +1326,22 @@ class EndsTooLate(Rolling):
     """The mean takes in the day to be forecast."""
 
     ends = 0
+
+
+def test_a_column_that_is_filled_in_for_one_class(fit):
+    class Recovered(Numbered):
+        """Which is known once it was lost; not of all that were."""
+
+        many = torch.randn(4 * N, FEATURES, generator=torch.Generator().manual_seed(3))
+        lost = (many[:, 0] > 0.5).long()
+        amount = torch.where((lost == 1) & (torch.arange(4 * N) % 8 > 0), many[:, 1].exp(), 0)
+        data = (torch.cat([many, amount[:, None], many[:, :1]], 1), lost)
+
+        def val_dataloader(self):
+            return DataLoader(TensorDataset(*self.data), 4 * N)
+
+    subject = f"batch[0][:, {FEATURES}]"
+    assert found(fit, Recovered(), max_epochs=2) == [(Status.ADVICE, "target_given_away", subject)]
 
 
 def test_columns_whose_sum_is_the_target(fit):
