@@ -55,6 +55,7 @@ def lost(source: Any, indices: Sequence[int], *others: Any) -> Iterator[tuple[Ou
     own: Any = source
     inside = list(indices)
     while type(own) is Subset:
+        yield from _of_subset(own)
         own, inside = own.dataset, [int(own.indices[index]) for index in inside]
     held = getattr(own, "__dict__", {})
     for name in [name for name, value in held.items() if _NAMES.fullmatch(name) and callable(value)]:
@@ -76,6 +77,25 @@ def lost(source: Any, indices: Sequence[int], *others: Any) -> Iterator[tuple[Ou
             code = trees(own, *others)
             if code and not any(_is_read(tree, name) for tree in code):
                 yield _told(name, "is stored, and nothing calls it", 0), name
+
+
+def _of_subset(subset: Subset[Any]) -> Iterator[tuple[Outcome, str]]:
+    """A transform that was set on a Subset, whose own code calls none."""
+    below = {id(value) for value in getattr(subset.dataset, "__dict__", {}).values()}
+    for name, value in vars(subset).items():
+        if name != "dataset" and _NAMES.fullmatch(name) and callable(value) and id(value) not in below:
+            yield (
+                Outcome(
+                    Status.WARNING,
+                    "transform_without_effect",
+                    f"`{name}` was set on the Subset of the training data, which does not call it: examples are those "
+                    "of its data set, as they are",
+                    f"subset.dataset.{name} = {name}, on a data set that validation does not share; or a data set of "
+                    "your own around the Subset that calls it",
+                    {"calls": 0},
+                ),
+                name,
+            )
 
 
 class _Reporting:

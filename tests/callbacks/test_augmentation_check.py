@@ -700,7 +700,37 @@ class Unused(Dataset):
         return self.x[index], self.y[index]
 
 
-@pytest.mark.parametrize("data", [Forgets, Unused, lambda *a: Subset(Forgets(*a), range(9, 40))])
+class Around(Subset):
+    """A Subset that knows of transforms."""
+
+    def __getitem__(self, index):
+        x, y = super().__getitem__(index)
+        return self.transform(x), y
+
+    def __getitems__(self, indices):
+        return [self[index] for index in indices]
+
+
+def with_transform(kind, *, below=None):
+    data = kind(Augments(*Healthy().data(64, 1).tensors, below), range(9, 60))
+    data.transform = jitter
+    return data
+
+
+class Augments(Unused):
+    def __getitem__(self, index):
+        x, y = super().__getitem__(index)
+        return (self.augment(x) if self.augment else x), y
+
+
+@pytest.mark.parametrize("data", [with_transform(Around), with_transform(Subset, below=jitter)], ids=["own", "both"])
+def test_a_subset_that_is_augmented(fit, data):
+    assert not [f for f in found(fit, data) if f.code == "AugmentationCheck/transform_without_effect"]
+
+
+@pytest.mark.parametrize(
+    "data", [Forgets, Unused, lambda *a: Subset(Forgets(*a), range(9, 40)), lambda *_: with_transform(Subset)]
+)
 def test_a_transform_without_effect(fit, data):
     (finding,) = found(fit, data(*Healthy().data(64, 1).tensors, jitter))
     assert (finding.status, finding.code) == (Status.WARNING, "AugmentationCheck/transform_without_effect")

@@ -179,7 +179,7 @@ class Numbered(Program):
 class Amounts(Numbered):
     """Mostly 0, and else of either class; and of one class, but seldom."""
 
-    seldom = torch.where((Y == 1) & (torch.arange(N) % 6 == 0), X[:, 0], 0)
+    seldom = torch.where((torch.arange(N) % 6 == 0) & (Y == 1), X[:, 0], 0)
     data = (torch.cat([X, torch.where(X[:, 1] > 0, X[:, 2], 0)[:, None], seldom[:, None]], 1), Y)
 
 
