@@ -98,7 +98,7 @@ def _shares_of_one(root: nn.Module, step: Step, names: set[str]) -> Iterator[tup
                 "no_gradient",
                 f"{listed(modules)} gets a gradient of 0 and has learnt nothing in an epoch: the softmax behind it"
                 f"{f' ({node.where})' if node.where else ''} is over one number, {_sizes(node)}, and always 1",
-                "take the softmax over all before one of them is chosen, or a sigmoid; over the dimension of the classes",
+                "take the softmax over all before one is chosen, or a sigmoid; or over the dimension of the classes",
                 {"parameters": sum(root.get_parameter(name).numel() for name in heads)},
             )
             yield subject, (outcome, heads)

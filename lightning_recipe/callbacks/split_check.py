@@ -17,6 +17,7 @@ from lightning_recipe.callbacks import _shared_transform as transforms
 from lightning_recipe.callbacks._data_source import target_of
 from lightning_recipe.callbacks._near_by import near_stored
 from lightning_recipe.callbacks._near_texts import near_texts
+from lightning_recipe.callbacks._numbered_apart import numbered_apart
 from lightning_recipe.callbacks._oversampled import oversampled
 from lightning_recipe.callbacks._passed_by import PassedBy
 from lightning_recipe.callbacks._scaled_apart import scaled_apart
@@ -70,7 +71,8 @@ class SplitCheck(Check):
     `advice` if inputs of validation were standardised by themselves, not as those of training, or both were scaled
     together, before the split; if validation lies before all training in time and is to be forecast, or it lies between
     examples of training in time, by a column of the batch, and their targets tell its own, or what follows a series is
-    to be forecast; if fewer examples are in both, validation is on the training set itself, or the attribute was not
+    to be forecast; if names or words were numbered in the order in which they come, on both sides anew; if fewer
+    examples are in both, validation is on the training set itself, or the attribute was not
     known to be another before. `skipped` where batches do not tell examples apart, as of graphs, or a run that is cut
     short has examples in both.
 
@@ -272,7 +274,15 @@ class SplitCheck(Check):
         if not found and not run.limited:
             pairs = filter(None, (windows.neighbours(train, val) for val in vals if val))
             told = list(filter(None, map(windows.overlapping, pairs)))
-            for look in (copies.near_copies, oversampled, near_texts, near_stored, target_encoded, scaled_apart):
+            for look in (
+                copies.near_copies,
+                oversampled,
+                near_texts,
+                near_stored,
+                target_encoded,
+                scaled_apart,
+                numbered_apart,
+            ):
                 told = told or list(filter(None, (look(train, val) for val in vals if val)))
             found += map(self.found, told)
         yield from found

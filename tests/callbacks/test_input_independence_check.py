@@ -179,14 +179,14 @@ class Numbered(Program):
 class Amounts(Numbered):
     """Mostly 0, and else of either class; and of one class, but seldom."""
 
-    seldom = torch.where((torch.arange(N) % 6 == 0) & (Y == 1), X[:, 0], 0)
+    seldom = torch.where(torch.arange(N) % 6 < Y % 2, X[:, 0], 0)
     data = (torch.cat([X, torch.where(X[:, 1] > 0, X[:, 2], 0)[:, None], seldom[:, None]], 1), Y)
 
 
 class TopicWords(Numbered):
     """Words that only one kind of text has, and many of them."""
 
-    own = torch.stack([torch.where(Y == i % 3, X[:, i].abs(), 0) for i in range(6)], 1)
+    own = torch.stack([torch.where(i % 3 == Y, X[:, i].abs(), 0) for i in range(6)], 1)
     data = (torch.cat([X[:, :4], own], 1), Y)
 
 
