@@ -61,7 +61,7 @@ def only_penalised(again: Rehearsal, batch: Any) -> tuple[Outcome, str] | None:
     again.module.train()
     try:
         with torch.inference_mode(mode=False), torch.enable_grad():
-            for pair in _pairs(again, batch, size)[:MOST]:
+            for pair in pairs(again, batch, size)[:MOST]:
                 drawn = [head for head in pair if _is_drawn_to_0(again, batch, head)]
                 others = [head for head in pair if head not in drawn]
                 if len(drawn) == 1 and _can_be_interchanged(again, batch, others[0]) is False:
@@ -73,7 +73,7 @@ def only_penalised(again: Rehearsal, batch: Any) -> tuple[Outcome, str] | None:
     return None
 
 
-def _pairs(again: Rehearsal, batch: Any, size: int) -> list[tuple[Head, Head]]:
+def pairs(again: Rehearsal, batch: Any, size: int) -> list[tuple[Head, Head]]:
     """Layers that are called once, with the same, and put out a row for each example; or the halves of such a one."""
     shapes: dict[str, list[torch.Size]] = {}
     with ExitStack() as stack:

@@ -22,6 +22,7 @@ from lightning_recipe.callbacks._places_unread import unread
 from lightning_recipe.callbacks._positions import idle as idle_positions
 from lightning_recipe.callbacks._same_for_most import same_for_most
 from lightning_recipe.callbacks._summed import summed
+from lightning_recipe.callbacks._unused_code import code_of
 from lightning_recipe.callbacks._zeros import fitted
 from lightning_recipe.callbacks._zeros import judge as on_zeros
 from lightning_recipe.figures.canvas import pixels
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from lightning_recipe.callbacks._collapsed import Made
     from lightning_recipe.callbacks._interchanged import Trial
     from lightning_recipe.callbacks._summed import Summed
+    from lightning_recipe.callbacks._unused_code import Code
     from lightning_recipe.finding import Finding
     from lightning_recipe.record.followed import Constant
     from lightning_recipe.record.step import Step
@@ -80,6 +82,8 @@ class InputIndependenceCheck(Check):
     - `warning` for an entry of which the step makes something that is the same for all examples, as by
       `//` in place of `/`, before any layer sees it, in batches of training and of validation, the latest in the second
       half of the run.
+    - `advice` if the code of a variational autoencoder may be that of another example, as where its decoder sees what
+      it is to say up to its own place, in the second half of the run.
     - `advice` if what is made of the input depends on random numbers far more than on the input, at both looks.
     - `advice` for what the step draws and the network is given, such as the time of a diffusion, likewise.
     - `advice` for a head that only a penalty sees, as the mean of a code that is not added, while another head that is
@@ -178,6 +182,7 @@ class InputIndependenceCheck(Check):
         self._flat: list[dict[str, Constant]] = []
         self._flat_at_first: dict[str, Constant] = {}
         self._is_early = True
+        self._code: Code | None = None  # of the latest look, if that was late
         self._reason = "there was no validation after training began"
 
     def before_training(self, run: Run) -> Iterator[Finding]:
@@ -227,6 +232,7 @@ class InputIndependenceCheck(Check):
                     or idle_draw(again, step.batch)
                     or only_penalised(again, step.batch)
                 )
+                code = None if positions else code_of(again, step.batch)
                 early = verdict.of_all(trial) is not None and run.step < EARLY * run.horizon
                 if early and _may_come_to_see(again, step.batch):
                     self._reason = f"at step {run.step} nothing that enters had an effect, which is early"
@@ -248,6 +254,7 @@ class InputIndependenceCheck(Check):
             return
         self._trials.append(trial)
         self._idle.append(positions)
+        self._code = None if early or run.step < YOUNG else code
         self._given_away.append({*giveaways(step.batch, trial), *summed(step.batch, trial)})
         self._made.append(made)
         early = run.step < EARLY * run.horizon
@@ -255,7 +262,7 @@ class InputIndependenceCheck(Check):
         self._flat.append(flat)
         self._is_early = early
         unsure = made is not None and (early or run.step < YOUNG)  # it may yet come to tell them apart, or no longer do
-        if unsure or (early and (vain or flat)):
+        if unsure or (early and (vain or flat or code)):  # nor is a code of use from the beginning
             for kept in (self._trials, self._idle, self._given_away, self._made, self._in_vain, self._flat):
                 del kept[:-1]
             return
@@ -279,6 +286,8 @@ class InputIndependenceCheck(Check):
         idle = [(p, outcome) for p, outcome in verdict.of_each(now, by_hand=by_hand, in_vain=vain) if p in earlier]
         if len({told[1] if told is not None else None for told in self._idle}) == 1 and self._idle[-1] is not None:
             idle.append((self._idle[-1][1], self._idle[-1][0]))
+        if self._code is not None and self._code.unused is not None:
+            idle.append(self._code.unused[::-1])
         if not self._is_early and self._flat:
             flat = on_flattened([self._flat_at_first, *self._flat], [before, now])
             idle = [*flat, *((path, outcome) for path, outcome in idle if path not in dict(flat))]

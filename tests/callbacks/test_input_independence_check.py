@@ -252,6 +252,42 @@ class Collapsed(Variational):
         return torch.optim.Adam(self.parameters(), lr=0.02)
 
 
+class Says(Program):
+    """A decoder that sees the places before its own, and a code that is drawn for each sequence."""
+
+    steps = 12
+    data = (
+        ((X[:, 0].repeat(8) > 0).long() + torch.arange(12)[:, None] * (X[:, 1].repeat(8) > 0).long()).T % 6,
+        torch.zeros(8 * N),
+    )
+
+    def __init__(self, weight):
+        super().__init__()
+        self.weight = weight
+        self.word, self.encoder = nn.Embedding(7, 8), nn.GRU(8, 8, batch_first=True)
+        self.posterior, self.decoder = nn.Linear(8, 8), nn.GRU(12, 16, batch_first=True)
+        self.head = nn.Linear(16, 6)
+
+    def training_step(self, batch, batch_idx):
+        mean, log_var = self.posterior(self.encoder(self.word(batch[0]))[1][0]).chunk(2, 1)
+        code = mean + (0.5 * log_var).exp() * torch.randn_like(mean)
+        before = self.word(F.pad(batch[0][:, :-1], (1, 0), value=6))
+        said = self.head(self.decoder(torch.cat([before, code[:, None].expand(-1, self.steps, -1)], 2))[0])
+        kl = 0.5 * (mean.square() + log_var.exp() - 1 - log_var).mean(0)
+        return F.cross_entropy(said.mT, batch[0]) + self.weight * kl.sum()
+
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters(), lr=0.01)
+
+
+def test_codes_that_are_of_use_beside_what_a_decoder_sees(fit):
+    assert found(fit, Says(weight=0.01), max_epochs=8) == PASSED
+
+
+def test_codes_that_are_of_no_use_beside_what_a_decoder_sees(fit):
+    assert found(fit, Says(weight=10.0), max_epochs=8) == [(Status.ADVICE, "code_unused", "posterior")]
+
+
 class Quantised(Program):
     """All examples have one code, until the encoder has moved far enough."""
 
