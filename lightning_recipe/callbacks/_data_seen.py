@@ -107,7 +107,7 @@ class Seen:
         least: Values of an example that differ from the one before, at least, in a table of few columns, by path.
         alike: Correlation of an example's features with those of the next one, by path, a batch a number.
         apart: Whether a batch held anything besides rows of its examples, such as edges between them or texts.
-        rows: Of tables, some of a batch, by path.
+        rows: Of tables, and steps of series, some of a batch, by path.
 
     """
 
@@ -135,6 +135,7 @@ class Glance:
     changes: dict[str, Tensor] = field(default_factory=dict)
     columns: dict[str, Tensor] = field(default_factory=dict)
     sample: dict[str, Tensor] = field(default_factory=dict)
+    steps: dict[str, Tensor] = field(default_factory=dict)
     missing: dict[str, Tensor] = field(default_factory=dict)
     texts: set[str] = field(default_factory=set)
     apart: bool = False
@@ -220,6 +221,8 @@ def strings(structure: Any, depth: int = 0) -> int:
 def _measure(made: Glance, path: str, tensor: Tensor, flat: Tensor) -> None:
     made.sample[path] = flat[:LOOKED, :: max(1, flat.shape[1] // LOOKED)][:, :LOOKED].float()
     columns = by_channel(tensor).float()
+    if tensor.ndim == 3 and tensor.shape[1] > 4 and columns.shape[1] == tensor.shape[2]:  # noqa: PLR2004 - series
+        made.steps[path] = columns[torch.linspace(0, len(columns) - 1, LOOKED, device=columns.device).long()]
     finite = columns.isfinite()
     count = finite.sum(0)
     known = columns.where(finite, columns.new_zeros(()))
@@ -297,6 +300,10 @@ def add(seen: Seen, one: Glance) -> None:
         if sample.shape[1] == part.mean.size:  # a table, with all its columns
             seen.rows[path].append(sample)
             seen.least[path] = min(CHANGES, max(NARROW, sample.shape[1]) - 1)
+        elif path in one.steps:
+            steps = one.steps[path].cpu().numpy()
+            filled = (steps != steps[:, :1]).any(1) if steps.shape[1] > 1 else steps[:, 0] != 0
+            seen.rows[path].append(steps[filled])  # the others are padding, it may be
         if path not in seen.bits:
             seen.bits[path] = information(sample)
     rich = [

@@ -492,6 +492,50 @@ def test_a_number_for_what_is_missing(fit, scaled):
     assert (codes["missing_as_number"].status, alarms(codes)) == (Status.ADVICE, set())
 
 
+class Recurrent(Healthy):
+    """Sees series (N, T, F)."""
+
+    def __init__(self, features):
+        super().__init__()
+        self.rnn, self.head = nn.GRU(features, 8, batch_first=True), nn.Linear(8, CLASSES)
+
+    def forward(self, x):
+        return self.head(self.rnn(x)[0][:, -1])
+
+
+def series(features=3):
+    return 20 + torch.randn(512, 12, features, generator=torch.Generator().manual_seed(6))
+
+
+def padded(x):
+    """Each with another length."""
+    return x * (torch.arange(12) < 4 + torch.arange(512)[:, None] % 9)[..., None]
+
+
+def missing(x):
+    """In one of the features, now and then."""
+    x = x.clone()
+    x[torch.arange(0, 512, 3), 5, 1] = -200.0
+    return x
+
+
+@pytest.mark.parametrize(
+    ("x", "told"),
+    [
+        (series(), False),
+        (padded(series()), False),
+        (padded(series(1)), False),
+        (missing(series()), True),
+        (missing(padded(series())), True),
+        ((missing(series()) - 18) / 20, True),
+    ],
+    ids=["measured", "padded", "padded, one feature", "missing", "padded and missing", "missing, standardised"],
+)
+def test_a_number_for_what_is_missing_in_series(fit, x, told):
+    loader = DataLoader(TensorDataset(x, data(512).tensors[1]), 32, shuffle=True)
+    assert ("missing_as_number" in found(fit, loader, Recurrent(x.shape[2]))) == told
+
+
 def test_texts_that_were_cut_to_what_all_begin_with(fit):
     class Words(Healthy):
         def forward(self, x):
