@@ -17,6 +17,8 @@ from lightning_recipe.losses.targets import is_target
 from lightning_recipe.record.tensors import same
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from lightning_recipe.record.step import LossCall, Step
 
 EXAMPLES = 1000
@@ -55,6 +57,7 @@ class Known:
         pairs: Features and targets.
         seen: Examples looked at.
         kept: Of these, those whose features are looked at.
+        names: Of the inputs that these are: validation may give the network something else, too.
 
     """
 
@@ -66,6 +69,7 @@ class Known:
     pairs: list[Pairs] = field(default_factory=list)
     seen: int = 0
     kept: int = 0
+    names: tuple[str, ...] = ()
 
     def add(self, call: LossCall, examples: int) -> None:
         """Count the targets of a batch."""
@@ -86,6 +90,7 @@ class Known:
         room, found = EXAMPLES - self.kept, targets_of(call)
         if room > 0:
             self.rows += [found] if TABLE[call.name].answers is Family.NUMBERS else []
+            self.names = self.names or tuple(step.inputs)
             features, last = features_of(step, examples, room)
             if features.shape[1] and len(found) == examples:
                 self.pairs.append(Pairs(features, last, found[:room].float()))
@@ -188,8 +193,14 @@ def targets_of(call: LossCall) -> Tensor:
     return found
 
 
-def features_of(step: Step, examples: int, most: int) -> tuple[Tensor, Tensor]:
+def features_of(step: Step, examples: int, most: int, names: Collection[str] = ()) -> tuple[Tensor, Tensor]:
     """What enters the network in the first `most` examples, as features, and what windows end with.
+
+    Args:
+        step: Its inputs are read.
+        examples: In its batch.
+        most: Of these, at most.
+        names: Of the inputs, where all of these enter; else of all that do.
 
     Returns:
         Shapes (N, D) and (N, F), without columns if there are none. Targets are left out, as what an autoencoder is to
@@ -198,7 +209,8 @@ def features_of(step: Step, examples: int, most: int) -> tuple[Tensor, Tensor]:
     """
     features, last = [torch.zeros(min(most, examples), 0)], torch.zeros(min(most, examples), 0)
     aims = [t for call in step.loss_calls if isinstance(t := call.arguments.get("target"), Tensor)]
-    for name, entered in step.inputs.items():
+    known = names and step.inputs.keys() >= set(names)
+    for name, entered in [(n, t) for n, t in step.inputs.items() if not known or n in names]:
         dense = entered.layout is torch.strided and entered.is_floating_point() and entered.ndim and entered.numel()
         if not dense or len(entered) != examples or is_target(name, entered, step):
             continue

@@ -66,6 +66,9 @@ def judge(looks: Sequence[Look], *, weighted: bool = False, trial: bool = False)
     if trial:
         return Outcome(Status.SKIPPED, "", f"the run was cut short; {described(now)}", evidence=numbers)
     if now.is_other:
+        found = behind_the_previous(looks) if len(looks) > 1 and not weighted else None  # it was fitted on nothing
+        if found is not None:
+            return found
         said = (
             f"the targets of {now.examples} validation examples are distributed otherwise than those of "
             f"training (a constant has a loss of {now.loss('constant'):.4g} there, and {now.easy.mean:.4g} in training)"
@@ -123,23 +126,34 @@ def no_better(looks: Sequence[Look], *, weighted: bool) -> list[Outcome]:
             "target at all, and whether a few examples can be memorised"
         )
         return [Outcome(Status.ADVICE, "no_better_than_constant", said, fix, evidence(now))]
-    of_yesterday = not weighted and now.is_behind(PREVIOUS)  # which nobody has to fit: the end of a run is late enough
-    name = PREVIOUS if of_yesterday else "" if weighted else now.best_simple
-    if name not in half_way(looks).shown or (not of_yesterday and _may_yet_win(looks, name)):
+    if not weighted and (found := behind_the_previous(looks)) is not None:
+        return [found]
+    name = "" if weighted else now.best_simple
+    if name not in half_way(looks).shown or _may_yet_win(looks, name):
         return []
+    fitted = f", and was fitted on {now.simple.fitted_on if now.simple else 0} of training"
+    fix = "see to the optimiser, the capacity and the inputs of the network, or take the simple model"
+    return [Outcome(Status.ADVICE, "worse_than_simple_model", _is_better(now, name) + fitted, fix, evidence(now))]
+
+
+def behind_the_previous(looks: Sequence[Look]) -> Outcome | None:
+    """`advice` if the value before is a better forecast: nobody has to fit it, and the end of a run is late enough."""
+    now = looks[-1]
+    if now.epochs < LONGER or now.step < STEPS or not now.is_behind(PREVIOUS) or PREVIOUS not in half_way(looks).shown:
+        return None
+    fix = "forecast the change from the last value, add it to what the network puts out, or train for longer"
+    return Outcome(Status.ADVICE, "worse_than_simple_model", _is_better(now, PREVIOUS), fix, evidence(now))
+
+
+def _is_better(now: Look, name: str) -> str:
     lead = now.behind(name)
     size = f"{lead.mean:.2g} ± {lead.error:.1g}"
     if now.of_answers:
         size = f"{100 * lead.mean:.2g} ± {100 * lead.error:.1g} points"
-    fitted = f", and was fitted on {now.simple.fitted_on if now.simple else 0} of training"
-    said = (
+    return (
         f"after {now.epochs} epochs: {described(now)}; the {name} is better by {size} on {now.examples} validation "
-        f"examples{'' if of_yesterday else fitted}"
+        "examples"
     )
-    fix = "see to the optimiser, the capacity and the inputs of the network, or take the simple model"
-    if of_yesterday:
-        fix = "forecast the change from the last value, add it to what the network puts out, or train for longer"
-    return [Outcome(Status.ADVICE, "worse_than_simple_model", said, fix, evidence(now))]
 
 
 def _may_yet_win(looks: Sequence[Look], name: str) -> bool:

@@ -46,6 +46,8 @@ MEASURED = 2**16
 """Pixels or time steps of a batch that ranges are measured on, evenly spaced."""
 LOOKED = 64
 """Columns that this is measured on, and examples that columns are compared on."""
+GOLDEN = 0.61803
+"""Share of all rows between two that are looked at: no multiple of a series' length, so that all its steps are."""
 
 
 @dataclass
@@ -222,7 +224,8 @@ def _measure(made: Glance, path: str, tensor: Tensor, flat: Tensor) -> None:
     made.sample[path] = flat[:LOOKED, :: max(1, flat.shape[1] // LOOKED)][:, :LOOKED].float()
     columns = by_channel(tensor).float()
     if tensor.ndim == 3 and tensor.shape[1] > 4 and columns.shape[1] == tensor.shape[2]:  # noqa: PLR2004 - series
-        made.steps[path] = columns[torch.linspace(0, len(columns) - 1, LOOKED, device=columns.device).long()]
+        spread = (torch.arange(LOOKED, device=columns.device) * GOLDEN % 1 * len(columns)).long()
+        made.steps[path] = columns[spread]
     finite = columns.isfinite()
     count = finite.sum(0)
     known = columns.where(finite, columns.new_zeros(()))

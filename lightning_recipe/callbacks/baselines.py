@@ -200,7 +200,7 @@ class Baselines(Check):
             return
         if self._look is None:
             self._look = self._begun(run, call)
-        self._look.add(call, *features_of(step, examples, examples), examples)
+        self._look.add(call, *features_of(step, examples, examples, self._known.names), examples)
         yield from ()
 
     def _begun(self, run: Run, call: LossCall) -> Look:

@@ -666,6 +666,46 @@ def test_a_forecast_behind_the_previous_value(fit):
     assert finding.evidence["model"] > finding.evidence["previous_value"]
 
 
+class Grows(Forecast):
+    """Levels of validation were never met in training."""
+
+    def data(self, n, seed):
+        x, y = super().data(n, seed).tensors
+        return TensorDataset(x + 20 * (seed == 2), y + 20 * (seed == 2))
+
+
+def test_levels_beyond_those_of_training_are_compared_with_the_value_before(fit):
+    class Behind(Grows):
+        def forward(self, x):
+            return x[:, -1:].clamp(max=5) + 0.0 * self.net(x)
+
+    (finding,) = found(fit, Behind(), val=DataLoader(Grows().data(256, 2), 64))
+    assert finding.code == "Baselines/worse_than_simple_model"
+    assert "the previous value is better by" in finding.message
+
+    class AtPar(Grows):
+        def forward(self, x):
+            return x[:, -1:] + 0.0 * self.net(x)
+
+    assert quiet(fit, AtPar(), val=DataLoader(Grows().data(256, 2), 64))
+
+
+class AsksTwice(Forecast):
+    """Validation asks the module itself, too, which gives what enters another name."""
+
+    def training_step(self, batch, batch_idx):
+        return self.loss(batch[0][:, -1:] + self.net(batch[0] * 1), batch[1])
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val_mae", (self(batch[0]) - batch[1]).abs().mean())
+        self.log("val_loss", self.training_step(batch, batch_idx))
+
+
+def test_simple_models_are_given_what_they_were_fitted_on(fit):
+    finding = quiet(fit, AsksTwice(), max_epochs=10)
+    assert {"linear_model", "previous_value"} <= finding.evidence.keys()
+
+
 class InOtherUnits(Forecast):
     """The network is given what was standardised, and its loss is of levels over their scale."""
 
