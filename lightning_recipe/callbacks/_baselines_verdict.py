@@ -66,9 +66,9 @@ def judge(looks: Sequence[Look], *, weighted: bool = False, trial: bool = False)
     if trial:
         return Outcome(Status.SKIPPED, "", f"the run was cut short; {described(now)}", evidence=numbers)
     if now.is_other:
-        found = behind_the_previous(looks) if len(looks) > 1 and not weighted else None  # it was fitted on nothing
-        if found is not None:
-            return found
+        behind = behind_the_previous(looks) if len(looks) > 1 and not weighted else None  # it was fitted on nothing
+        if behind is not None:
+            return behind
         said = (
             f"the targets of {now.examples} validation examples are distributed otherwise than those of "
             f"training (a constant has a loss of {now.loss('constant'):.4g} there, and {now.easy.mean:.4g} in training)"
