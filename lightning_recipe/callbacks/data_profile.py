@@ -29,6 +29,7 @@ from lightning_recipe.callbacks._data_source import (
 from lightning_recipe.callbacks._kept_data import Kept
 from lightning_recipe.callbacks._missing_marks import marks
 from lightning_recipe.callbacks._never_drawn import never_drawn
+from lightning_recipe.callbacks._rounded import rounded
 from lightning_recipe.figures.canvas import pixels
 from lightning_recipe.finding import Section, Status
 from lightning_recipe.record.step import Need
@@ -85,7 +86,8 @@ class DataProfile(Check):
     `advice` if inputs are so few that they can't tell the labels, other classes never occur, in a whole epoch or among
     examples that are drawn at random, examples come in the same order in each epoch, or the same batches again and
     again within one, a sampler draws the same part of the rows in both of the first epochs, features that the network
-    is given never change, or hold a number such as -999 for what is missing, or values are NaN or infinite.
+    is given never change, or hold a number such as -999 for what is missing, or values are NaN or infinite, or so far
+    from 0 that 32 bits have no room for whole numbers, as for time stamps.
 
     Args:
         keep_examples: Whether some rows of tables, and of what the data set keeps, are kept in memory for up to three
@@ -208,7 +210,7 @@ class DataProfile(Check):
         self._entered = entered(step, examples)
         self._passing.begin(step, examples, run.module, self._label)
         self._sizes = {t[0].numel() for path, t in tensors(step.batch, "batch") if path in self._entered}
-        yield from ()
+        yield from (self.found(outcome, path) for path, outcome in rounded(step.batch))
 
     def sampled_step(self, run: Run, step: Step) -> Iterator[Finding]:  # noqa: ARG002
         """Fetch what waits; judge whenever there is twice as much, and once for all in the second epoch."""

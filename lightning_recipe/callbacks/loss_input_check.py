@@ -22,6 +22,7 @@ from lightning_recipe.callbacks import (
     _loss_trials,
     _masked_targets,
 )
+from lightning_recipe.callbacks._generated import beyond_what_is_made
 from lightning_recipe.callbacks._loss_of_itself import of_itself
 from lightning_recipe.finding import Outcome, Section, Status
 from lightning_recipe.record.loss_graph import nodes, weights
@@ -76,8 +77,9 @@ class LossInputCheck(Check):
     same; the number of a class is compared with several outputs; a term of the loss has no gradient, although it is
     computed from what the network puts out, or compares the batch or a frozen network with itself, or the network, both
     views being the same; the loss is the same whatever an entry of the batch holds that is 0 where targets are filled
-    in, or tells whether something has happened by a time. `advice`: integers that may be names of classes are taken for
-    numbers; none of many pixels has a class that the network can say.
+    in, or tells whether something has happened by a time; a network judges what another one makes, which ends in a tanh
+    or sigmoid, beside data of which a twentieth lie outside of its range. `advice`: integers that may be names of
+    classes are taken for numbers; none of many pixels has a class that the network can say.
 
     Args:
         strict: Stop the run when something failed.
@@ -159,6 +161,7 @@ class LossInputCheck(Check):
         found += [*_of_calls(step), *_loss_trials.never_read(again, batch)]
         terms = (*_loss_terms.of_frozen(step), *_loss_terms.of_batch(again, batch, step))
         found += [_placed(*verdict) for verdict in terms]
+        found += beyond_what_is_made(step)
         if not found and (outcome := _loss_trials.constant(again, step, graph)) is not None:
             found.append(("", outcome))
         found += [_placed(*verdict) for verdict in of_itself(again, batch, step)]  # the last: weights are moved

@@ -27,6 +27,7 @@ from lightning_recipe import DataProfile, Status
 from lightning_recipe.callbacks import _data_order as order
 from lightning_recipe.callbacks import _data_verdict as verdict
 from lightning_recipe.callbacks._data_seen import Seen, add, fingerprints, glance
+from lightning_recipe.callbacks._rounded import rounded
 
 
 def data(n=256):
@@ -534,6 +535,34 @@ def missing(x):
 def test_a_number_for_what_is_missing_in_series(fit, x, told):
     loader = DataLoader(TensorDataset(x, data(512).tensors[1]), 32, shuffle=True)
     assert ("missing_as_number" in found(fit, loader, Recurrent(x.shape[2]))) == told
+
+
+STAMPS = 1_769_904_000 + 61 * torch.arange(64)
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        STAMPS.double(),
+        STAMPS,
+        (STAMPS - STAMPS[0]).float(),
+        torch.randn(64).mul(2).exp() * 1e9,
+        torch.full((64,), 3e8),
+        1000 + torch.randn(64, 3),
+        torch.stack([torch.randn(64), 3e9 * torch.rand(64)], 1),
+    ],
+    ids=["64 bits", "integers", "from the first", "amounts", "constant", "small", "a column of amounts"],
+)
+def test_large_numbers_that_lose_nothing(entry):
+    assert not list(rounded([entry, torch.zeros(64)]))
+
+
+@pytest.mark.parametrize(
+    "entry", [STAMPS.float(), torch.stack([torch.randn(64), STAMPS.float()], 1), STAMPS[:, None].float()]
+)
+def test_time_stamps_in_32_bits(entry):
+    ((path, outcome),) = rounded({"time": entry})
+    assert (path, outcome.code, outcome.evidence["multiple"]) == ("batch.time", "rounded", 128)
 
 
 def test_texts_that_were_cut_to_what_all_begin_with(fit):
