@@ -41,9 +41,12 @@ def rounded(batch: Any) -> Iterator[tuple[str, Outcome]]:
             continue
         columns = tensor.detach().flatten(1)[:, :COLUMNS].T if tensor.ndim == 2 else tensor.detach().flatten()[None]  # noqa: PLR2004
         for column, values in enumerate(columns.double()):
-            mean, deviation = float(values.mean()), float(values.std()) if len(values) > 1 else 0.0
+            known = values[values.isfinite()]
+            if len(known) < FEW:
+                continue
+            mean, deviation = float(known.mean()), float(known.std())
             step = 2.0 ** math.floor(math.log2(abs(mean) or 1.0)) * torch.finfo(tensor.dtype).eps
-            if step > 1 and 0 < OFFSET * deviation < abs(mean) and len(values.unique()) >= FEW:
+            if step > 1 and 0 < OFFSET * deviation < abs(mean) and len(known.unique()) >= FEW:
                 which = f"column {column} of {path}" if len(columns) > 1 else path
                 yield (
                     path,

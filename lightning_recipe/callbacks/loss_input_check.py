@@ -24,6 +24,7 @@ from lightning_recipe.callbacks import (
 )
 from lightning_recipe.callbacks._generated import beyond_what_is_made
 from lightning_recipe.callbacks._loss_of_itself import of_itself
+from lightning_recipe.callbacks._missing_counted import missing_counted
 from lightning_recipe.finding import Outcome, Section, Status
 from lightning_recipe.record.loss_graph import nodes, weights
 from lightning_recipe.record.step import Need
@@ -78,8 +79,9 @@ class LossInputCheck(Check):
     computed from what the network puts out, or compares the batch or a frozen network with itself, or the network, both
     views being the same; the loss is the same whatever an entry of the batch holds that is 0 where targets are filled
     in, or tells whether something has happened by a time; a network judges what another one makes, which ends in a tanh
-    or sigmoid, beside data of which a twentieth lie outside of its range. `advice`: integers that may be names of
-    classes are taken for numbers; none of many pixels has a class that the network can say.
+    or sigmoid, beside data of which a twentieth lie outside of its range; targets that are NaN count as 0. `advice`:
+    integers that may be names of classes are taken for numbers; none of many pixels has a class that the network can
+    say.
 
     Args:
         strict: Stop the run when something failed.
@@ -162,6 +164,7 @@ class LossInputCheck(Check):
         terms = (*_loss_terms.of_frozen(step), *_loss_terms.of_batch(again, batch, step))
         found += [_placed(*verdict) for verdict in terms]
         found += beyond_what_is_made(step)
+        found += [told] if (told := missing_counted(again, batch)) is not None else []
         if not found and (outcome := _loss_trials.constant(again, step, graph)) is not None:
             found.append(("", outcome))
         found += [_placed(*verdict) for verdict in of_itself(again, batch, step)]  # the last: weights are moved

@@ -550,8 +550,10 @@ STAMPS = 1_769_904_000 + 61 * torch.arange(64)
         torch.full((64,), 3e8),
         1000 + torch.randn(64, 3),
         torch.stack([torch.randn(64), 3e9 * torch.rand(64)], 1),
+        torch.full((64,), torch.nan),
+        torch.full((64, 2), torch.inf),
     ],
-    ids=["64 bits", "integers", "from the first", "amounts", "constant", "small", "a column of amounts"],
+    ids=["64 bits", "integers", "from the first", "amounts", "constant", "small", "a column of amounts", "nan", "inf"],
 )
 def test_large_numbers_that_lose_nothing(entry):
     assert not list(rounded([entry, torch.zeros(64)]))
