@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import inspect
 import re
 import sys
@@ -50,10 +51,14 @@ def trees(*objects: Any) -> list[ast.Module]:
         except (OSError, TypeError):  # a notebook
             code = [text for c in own if (text := _source(c))]
         for text in code:
-            tree = ast.parse(textwrap.dedent(text))
-            tree.body = [node for node in tree.body if not isinstance(node, ast.ClassDef) or node.name in names]
-            found.append(tree)
+            body = [node for node in _parsed(text).body if not isinstance(node, ast.ClassDef) or node.name in names]
+            found.append(ast.Module(body, []))
     return found
+
+
+@functools.lru_cache(maxsize=8)  # several checks ask for the same files, and each fit of a process does
+def _parsed(text: str) -> ast.Module:
+    return ast.parse(textwrap.dedent(text))
 
 
 def _source(kind: type) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import inspect
 import sys
 import textwrap
@@ -90,25 +91,26 @@ def statements(root: nn.Module) -> dict[str, str]:
         except (OSError, TypeError):
             continue
         if not any(part in file for part in _INSTALLED):
-            for line, last, name in calls(textwrap.dedent(text)):
+            for line, last, name in calls(text):
                 found |= {place(file, at + first - 1): name for at in range(line, last + 1)}
     return found
 
 
-def calls(code: str) -> list[tuple[int, int, str]]:
+@functools.lru_cache(maxsize=64)  # a file is asked for each class in it, and in each fit of a process
+def calls(code: str) -> tuple[tuple[int, int, str], ...]:
     """The first and last line of such statements in some code, and the name of the function.
 
     Example:
         >>> calls("x.masked_fill(mask, 0)")
-        [(1, 1, 'masked_fill')]
+        ((1, 1, 'masked_fill'),)
         >>> calls("y = x.masked_fill(mask, 0); x.masked_fill_(mask, 0); F.relu(x, inplace=True); x.sum()")
-        []
+        ()
         >>> calls("self.log('surprise', p.log())")
-        []
+        ()
 
     """
     found = []
-    for node in ast.walk(ast.parse(code)):
+    for node in ast.walk(ast.parse(textwrap.dedent(code))):
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
             call = node.value
             name = _name(call)
@@ -120,7 +122,7 @@ def calls(code: str) -> list[tuple[int, int, str]]:
                 continue  # as of a set to which a sum is added
             if changes and not {keyword.arg for keyword in call.keywords} & {"inplace", "out"}:
                 found.append((node.lineno, node.end_lineno or node.lineno, name))
-    return found
+    return tuple(found)
 
 
 def _name(call: ast.Call) -> str:
