@@ -268,7 +268,8 @@ class DataProfile(Check):
             yield self.passed(said.text, code="", subject="", **said.numbers)
 
     def _share(self, run: Run) -> ranks.Share:
-        whole = math.isfinite(run.batches_per_epoch) and self._seen.epochs.count(0) == run.batches_per_epoch
+        over = run.trainer.current_epoch > self._first  # of a stream nobody knows before how long it is
+        whole = self._seen.epochs.count(0) == (self._passed[0] if over else run.batches_per_epoch)
         examples = examples_of(self._seen, self._label, self._target)
         return ranks.share_of(examples, self._seen, self._passing.counted, run.loaders, whole=whole)
 

@@ -372,6 +372,12 @@ def test_streams_whose_classes_come_again(fit, labels):
     assert not alarms(found(fit, DataLoader(Labelled(labels), 16), max_epochs=3))
 
 
+@pytest.mark.parametrize("classes", [CLASSES, CLASSES - 1])
+def test_a_class_that_a_stream_never_has(fit, classes):
+    labels = torch.randint(classes, (640,), generator=torch.Generator().manual_seed(0))
+    assert ("label_never_occurs" in found(fit, DataLoader(Labelled(labels), 16), max_epochs=3)) == (classes < CLASSES)
+
+
 def test_shuffle_buffers_that_are_large_enough(fit):
     assert not alarms(found(fit, DataLoader(Buffered(by_label(), 400), 16), max_epochs=3))
 
