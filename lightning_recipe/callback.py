@@ -68,6 +68,10 @@ class RecipeCallback(Callback):
         self.next_batch: float = 0
         self.hosts: Watch | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """All but the fit that goes on, and with it the trainer: for copies of what holds a callback."""
+        return vars(self) | {"hosts": None}
+
     @property
     def findings(self) -> list[Finding]:
         """What it found in the latest ``fit``."""

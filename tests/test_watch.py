@@ -1,7 +1,9 @@
 """When the recipe looks, and that it costs nothing in between."""
 
+import copy
 import itertools
 import math
+import pickle
 import time
 from collections import Counter
 from contextlib import nullcontext
@@ -398,3 +400,16 @@ def test_nothing_is_left_in_module_or_process(fit):
     assert vars(module).keys() == vars(bare).keys()
     assert not _WATCHES
     assert torch.overrides._get_current_function_mode() is None
+
+
+def test_a_copy_that_is_made_in_a_fit_knows_nothing_of_it(fit):
+    check = Looks()
+
+    class Copies(Callback):
+        def on_train_batch_end(self, *_):
+            self.copied = copy.deepcopy(check), pickle.loads(pickle.dumps(check))  # noqa: S301
+
+    copies = Copies()
+    fit(Healthy(), [check, copies], logger=False, max_steps=3)
+    assert [copied.hosts for copied in copies.copied] == [None, None]
+    assert all(type(copied.findings) is list for copied in copies.copied)

@@ -148,7 +148,7 @@ class SplitCheck(Check):
 
     def __getstate__(self) -> dict[str, Any]:
         """All but the data that were trained on."""
-        return vars(self) | {"_trained": None}
+        return super().__getstate__() | {"_trained": None}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Begin anew with each fit."""
