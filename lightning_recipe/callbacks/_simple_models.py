@@ -167,8 +167,8 @@ def goes_on(pairs: Pairs) -> tuple[list[int], Tensor, Tensor] | None:
         >>> walk = torch.arange(50.0).reshape(25, 2)
         >>> goes_on(Pairs(walk, walk, walk.flip(1) + 0.1))
         ([1, 0], tensor([1., 1.]), tensor([0., 0.]))
-        >>> goes_on(Pairs(walk, walk, 3 + walk / 10))
-        ([0, 1], tensor([0.1000, 0.1000]), tensor([3., 3.]))
+        >>> goes_on(Pairs(walk, walk[:, :1], 3 + walk[:, :1] / 10))
+        ([0], tensor([0.1000]), tensor([3.]))
         >>> goes_on(Pairs(walk, walk, -walk)) is None
         True
 
