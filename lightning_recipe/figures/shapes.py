@@ -25,6 +25,8 @@ TRUE = COLOURS[6]
 """The colour of targets in an image, and its black edge: seen on any ground."""
 MOST = 20
 """Boxes, or keypoints, drawn in an image."""
+NEGATIVE = 0.1
+"""Share of the points with a negative coordinate from which on these do not lie beyond the image."""
 LIKELY = 0.8
 """Share of rows of four numbers that have to look like boxes."""
 SLACK = 0.02
@@ -61,6 +63,8 @@ def draw_shapes(
                 for box in row[:MOST]:
                     _box(picture, place, box / (size[1], size[0], size[1], size[0]), said=name == "said")
         return
+    if around_the_middle(target):
+        target, said, unit = (target + 1) / 2, None if said is None else (said + 1) / 2, "-1 to 1"
     picture.note = f"keypoints, {unit}"
     for name, points in (("true", target), ("said", said)):
         for place, row in zip(places, points * scale if points is not None else (), strict=False):
@@ -86,6 +90,19 @@ def are_boxes(values: NDArray[np.float64], size: tuple[int, int]) -> bool:
     finite = pixels[np.isfinite(pixels).all(-1)]
     proper = [(b >= 0).all() and (inside(corners(b, "xywh"), size) or (b[2:] > b[:2]).all()) for b in finite]
     return float(np.mean(proper or [0])) > LIKELY
+
+
+def around_the_middle(points: NDArray[np.float64]) -> bool:
+    """Whether the middle of an image is 0, and its edges are at -1 and 1, as ``grid_sample`` counts them.
+
+    Example:
+        >>> around_the_middle(np.array([[[-0.5, 0.2], [0.3, 0.1]]])), around_the_middle(np.array([[[0.5, 0.2]]]))
+        (True, False)
+
+    """
+    known = points[np.isfinite(points).all(-1)].reshape(-1, points.shape[-1])
+    within = np.abs(known).max(initial=0) <= 1 + SLACK
+    return bool(within and len(known) and (known < -SLACK).any(1).mean() > NEGATIVE)
 
 
 def scale_of(values: NDArray[np.float64], size: tuple[int, int]) -> tuple[NDArray[np.float64], str]:

@@ -118,11 +118,11 @@ def test_the_format_is_told_by_what_lies_within_the_image():
     assert likeliest(np.concatenate([corner + 0.3, size / 2], 1) * 64, (64, 64)) in {"xywh", "cxcywh"}
 
 
-@pytest.mark.parametrize("scale", [1, 4, 1 / SIDE])
-def test_keypoints_lie_where_they_are_or_beyond_the_image(scale):
+@pytest.mark.parametrize(("scale", "unit"), [(1, "pixels"), (4, "pixels"), (1 / SIDE, "0 to 1"), (2 / SIDE, "-1 to 1")])
+def test_keypoints_lie_where_they_are_or_beyond_the_image(scale, unit):
     points = torch.stack([CENTRES - 4, CENTRES, CENTRES + 4], 1)
-    picture = card(IMAGES, Answers(points * scale))
-    assert picture.note == ("keypoints, 0 to 1" if scale < 1 else "keypoints, pixels")
+    picture = card(IMAGES, Answers(points * scale - int(unit == "-1 to 1")))
+    assert picture.note == f"keypoints, {unit}"
     assert (crosses(picture) > 3) == (scale > 1)
     if scale <= 1:
         first = [line for line in picture.lines if line.colour == COLOURS[1] and len(line.points) == 5]
