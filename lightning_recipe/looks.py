@@ -13,8 +13,8 @@ LONG = 1000
 WIDEST = 0.02
 """Share of the run between two looks at most: what goes wrong late is then seen by several in a row."""
 CHEAP = 800
-"""Steps between two looks that are never too many: a look takes as long as two or three steps (10 ms; 4 each),
-and all are to take 0.5 %."""
+"""Steps between two looks that are never too many: a look takes as long as two or three steps of 4 ms (10 ms were
+measured), and all are to take 0.5 %."""
 STRIPS = 4
 """Pictures of a run, besides that of its end, that each show all of it so far."""
 FRAMES = 10

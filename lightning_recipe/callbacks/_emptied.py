@@ -90,34 +90,19 @@ def _shares_of_one(root: nn.Module, step: Step, names: set[str]) -> Iterator[tup
     for node in every:
         if node.kind != "Softmax" or node.dim is None or node.shape[node.dim] != 1:
             continue
-        heads = {known[leaf] for leaf in _behind(node) if leaf in known} & names
+        heads = {known[leaf] for leaf in _ends(node, through_layers=True) if leaf in known} & names
         if heads:
             subject = ", ".join(modules := sorted({name.rpartition(".")[0] or name for name in heads}))
             outcome = Outcome(
                 Status.ADVICE if node in attending else Status.WARNING,
                 "no_gradient",
                 f"{listed(modules)} gets a gradient of 0 and has learnt nothing in an epoch: the softmax behind it"
-                f"{f' ({node.where})' if node.where else ''} is over one number, {_sizes(node)}, and always 1",
+                f"{f' ({node.where})' if node.where else ''} is over one number, dimension {node.dim} of {node.shape}: "
+                "it is always 1",
                 "take the softmax over all before one is chosen, or a sigmoid; or over the dimension of the classes",
                 {"parameters": sum(root.get_parameter(name).numel() for name in heads)},
             )
             yield subject, (outcome, heads)
-
-
-def _behind(node: Node) -> Iterator[int]:
-    """All parameters that a node was computed by."""
-    waiting, seen = [node], {node}
-    while waiting:
-        at = waiting.pop()
-        if at.kind == "AccumulateGrad":
-            yield id(at.raw.variable)
-        further = {parent for parent in at.parents if parent is not None} - seen
-        seen |= further
-        waiting += further
-
-
-def _sizes(node: Node) -> str:
-    return f"dimension {node.dim} of {tuple(node.shape)}"
 
 
 def _empty_masks(root: nn.Module, step: Step, names: set[str]) -> Iterator[tuple[str, tuple[Outcome, set[str]]]]:
@@ -180,8 +165,8 @@ def _counts(loss: Tensor, node: Node) -> bool:
     return weight is not None and bool(weight.any())
 
 
-def _ends(node: Node) -> Iterator[int]:
-    """The parameters of the last layers behind a node."""
+def _ends(node: Node, *, through_layers: bool = False) -> Iterator[int]:
+    """The parameters of the last layers behind a node, or of all."""
     waiting, seen = [node], {node}
     while waiting:
         at = waiting.pop()
@@ -191,7 +176,7 @@ def _ends(node: Node) -> Iterator[int]:
             last = (
                 at.kind in PRODUCTS and parent is not None and parent.kind not in {"AccumulateGrad", "T", "Transpose"}
             )
-            if parent is not None and parent not in seen and not last:
+            if parent is not None and parent not in seen and (through_layers or not last):
                 seen.add(parent)
                 waiting.append(parent)
 

@@ -18,7 +18,8 @@ OFFSET = 50.0
 the digits; of amounts, which begin near 0, none do."""
 FEW = 8
 """Different numbers, at least."""
-COLUMNS = 64
+COLUMNS, ROWS = 64, 1024
+"""That are looked at."""
 
 
 def rounded(batch: Any) -> Iterator[tuple[str, Outcome]]:
@@ -39,7 +40,8 @@ def rounded(batch: Any) -> Iterator[tuple[str, Outcome]]:
     for path, tensor in dense(batch, "batch"):
         if not tensor.is_floating_point() or tensor.dtype is torch.float64 or not tensor.ndim or not tensor.numel():
             continue
-        columns = tensor.detach().flatten(1)[:, :COLUMNS].T if tensor.ndim == 2 else tensor.detach().flatten()[None]  # noqa: PLR2004
+        rows = tensor.detach()[:, :COLUMNS] if tensor.ndim == 2 else tensor.detach().reshape(-1, 1)  # noqa: PLR2004
+        columns = rows[:: max(1, len(rows) // ROWS)].T
         for column, values in enumerate(columns.double()):
             known = values[values.isfinite()]
             if len(known) < FEW:

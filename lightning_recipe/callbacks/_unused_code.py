@@ -107,7 +107,7 @@ def _drawn_around(again: Rehearsal, batch: Any, size: int) -> list[tuple[str, ..
     made_by = {number: event.name for event in step.events if event.kind == "module" for number in event.outputs}
     spreads = {made_by.get(number) for event in step.events if event.name in SPREADS for number in _behind(step, event)}
     found = []
-    for pair in pairs(again, batch, size):
+    for pair in pairs(again, batch, size) if any(spreads) else ():
         names = tuple(dict.fromkeys(head.name for head in pair))
         if spreads.intersection(names) and names not in found:
             found.append(names)
