@@ -9,6 +9,7 @@ from torch import Tensor
 from lightning_recipe.callbacks import _augmentation as draws_of
 from lightning_recipe.callbacks import _moved as moved
 from lightning_recipe.callbacks._mixed_before import hooks_first
+from lightning_recipe.callbacks._turned_apart import turned_apart
 from lightning_recipe.losses.by_hand import likely
 from lightning_recipe.record.copies import snapshot
 from lightning_recipe.record.step import Need
@@ -52,6 +53,7 @@ def left_behind(again: Rehearsal, run: Run, batch: Any) -> Iterator[Outcome]:
         yield from draws_of.left_behind(draws, image, lambda _: 0.0)
     yield from moved.left_where_they_are(draws)
     yield from moved.moved_otherwise(draws)
+    yield from turned_apart(draws)
 
 
 def _draws(again: Rehearsal, batch: Any, given: list[Any]) -> Draws:

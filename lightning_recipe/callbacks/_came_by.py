@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from lightning_recipe.callbacks._by_chance import are_copies
 from lightning_recipe.callbacks._data_seen import BITS, CHANGES, ENTRIES, fingerprints, information
 from lightning_recipe.callbacks._overlap import BY_CHANCE, SHORT, Overlap
 from lightning_recipe.record.tensors import holds, plain, tensors
@@ -35,6 +36,7 @@ class CameBy:
 
     Attributes:
         kept: The fingerprints that end in so many zero bits, sorted.
+        times: How often each of them came.
         zeros: How many.
         count: Examples that came by, or batches of which that is not known.
         readable: Whether all batches held rows of their examples, and nothing else.
@@ -52,9 +54,9 @@ class CameBy:
 
     def __init__(self) -> None:
         self.kept: NDArray[np.int64] = np.zeros(0, np.int64)
+        self.times: NDArray[np.int64] = np.zeros(0, np.int64)
         self.zeros = self.count = 0
         self.readable = self.short = True
-        self._again = 0
         self._bits: dict[int, float] = {}
         self._waiting: list[tuple[Tensor, list[Tensor]]] = []
 
@@ -85,16 +87,15 @@ class CameBy:
 
     def fetch(self) -> None:
         """Take in what waits on its device."""
-        found = [self.kept]
+        found = []
         for total, changes in self._waiting:
             telling = [change for entry, change in enumerate(changes) if self._bits.get(entry, 0.0) >= BITS]
             if telling:
                 rich = torch.stack([change.to(total.device) for change in telling]).amax(0) >= CHANGES
                 found.append(total[rich].cpu().numpy())
         self._waiting.clear()
-        together = np.concatenate([one[one & ((1 << self.zeros) - 1) == 0] for one in found])
-        self.kept = np.unique(together)
-        self._again += len(together) - len(self.kept)
+        new = np.concatenate([one[one & ((1 << self.zeros) - 1) == 0] for one in found] or [self.kept[:0]])
+        self._add(new, np.ones_like(new))
         while len(self.kept) > KEPT:
             self.thin(self.zeros + 1)
 
@@ -108,9 +109,7 @@ class CameBy:
         """Take in what came by on another rank."""
         for one in (self, other):
             one.thin(max(self.zeros, other.zeros))
-        together = np.concatenate([self.kept, other.kept])
-        self.kept = np.unique(together)
-        self._again += other._again + len(together) - len(self.kept)
+        self._add(other.kept, other.times)
         self.count, self.readable, self.short = (
             self.count + other.count, self.readable and other.readable, self.short and other.short
         )  # fmt: skip
@@ -118,12 +117,18 @@ class CameBy:
     @property
     def repeats(self) -> float:
         """Share of the examples that came before."""
-        return self._again / max(1, self._again + len(self.kept))
+        return 1 - len(self.kept) / max(1, int(self.times.sum()))
 
     def thin(self, zeros: int) -> None:
         """Keep those that end in at least so many zero bits."""
         self.zeros = max(self.zeros, zeros)
-        self.kept = self.kept[self.kept & ((1 << self.zeros) - 1) == 0]
+        ends = self.kept & ((1 << self.zeros) - 1) == 0
+        self.kept, self.times = self.kept[ends], self.times[ends]
+
+    def _add(self, prints: NDArray[np.int64], times: NDArray[np.int64]) -> None:
+        together, counts = np.concatenate([self.kept, prints]), np.concatenate([self.times, times])
+        self.kept, where = np.unique(together, return_inverse=True)
+        self.times = np.bincount(where.ravel(), counts, len(self.kept)).astype(np.int64)
 
 
 def common(train: CameBy, val: CameBy) -> Overlap | None:
@@ -136,6 +141,6 @@ def common(train: CameBy, val: CameBy) -> Overlap | None:
     if not (train.readable and val.readable and len(train.kept) and len(val.kept)):
         return None
     both = len(np.intersect1d(train.kept, val.kept, assume_unique=True))
-    if train.short and train.repeats > BY_CHANCE * both / len(val.kept):
+    if train.short and train.repeats > BY_CHANCE * both / len(val.kept) and not are_copies(train.times):
         return None
     return Overlap(both, len(val.kept), same=both == len(val.kept) > MOST * len(train.kept))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lightning_recipe.callbacks._by_chance import are_copies
 from lightning_recipe.finding import Outcome, Status, listed
 
 if TYPE_CHECKING:
@@ -171,17 +172,23 @@ def duplicates(examples: Examples, *, sure: bool) -> Iterator[Outcome]:
         >>> [o.evidence["share"] for o in duplicates(Examples(x, None, x, np.ones(100, bool)), sure=True)]
         [0.1]
 
+        What may be the same by chance, as phrases are, counts where half of it comes twice and nothing three times.
+
+        >>> x = np.arange(900) % 600
+        >>> [o.status.value for o in duplicates(Examples(x, None, x, np.zeros(900, bool)), sure=True)]
+        ['advice']
+
     """
-    if examples.rich.sum() < ENOUGH:
-        return
-    inputs = examples.inputs[examples.rich]
-    whole = inputs if examples.labels is None else inputs * 1000003 + examples.labels[examples.rich]
+    rich = examples.rich if examples.rich.sum() >= ENOUGH else np.ones_like(examples.rich)
+    inputs = examples.inputs[rich]
+    whole = inputs if examples.labels is None else inputs * 1000003 + examples.labels[rich]
     _, times = np.unique(whole, return_counts=True)
-    share = (len(whole) - len(times)) / len(whole)
-    if share < DUPLICATES:
+    share = (len(whole) - len(times)) / max(1, len(whole))
+    if share < DUPLICATES or not (rich is examples.rich or are_copies(times)):
         return
+    sure &= rich is examples.rich
     evenly = bool((times > 1).mean() > 0.5)  # noqa: PLR2004 - a data set that says it is longer than it is
-    balanced = _of_rare_classes(examples)
+    balanced = rich is examples.rich and _of_rare_classes(examples)
     meant = evenly or balanced
     yield Outcome(
         Status.WARNING if sure and not meant else Status.ADVICE,

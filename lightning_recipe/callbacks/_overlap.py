@@ -12,6 +12,7 @@ import numpy as np
 
 from lightning_recipe.callbacks._matches import Match, OfMatches, Place, place, some
 from lightning_recipe.finding import Status
+from lightning_recipe.record.tensors import holds
 from lightning_recipe.trial.stored import Part, by_source, columns, digest, distinct, row
 
 if TYPE_CHECKING:
@@ -120,6 +121,21 @@ def _common(one: range | NDArray[np.int64], other: range | NDArray[np.int64]) ->
         return range(max(one.start, other.start), min(one.stop, other.stop))
     indices = np.asarray(other)
     return indices[(one.start <= indices) & (indices < one.stop)]
+
+
+def in_words(parts: list[Part]) -> bool:
+    """Whether texts or names of files are stored: what differs in these may be the same once it enters the network.
+
+    Example:
+        >>> in_words([Part([("Hello", 1), ("hello", 1)], range(2))]), in_words([Part([(0.5, 1)], range(1))])
+        (True, False)
+
+    """
+    stored = (values for part in parts for values in columns(part.source).values())
+    return any(
+        values.dtype.kind in "UO" if isinstance(values, np.ndarray) else holds(values[0], str, PurePath)
+        for values in stored
+    )
 
 
 def rows_of(parts: list[Part], stored: _Stored) -> Iterator[bytes]:

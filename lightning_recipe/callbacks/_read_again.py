@@ -20,6 +20,7 @@ from lightning_recipe.callbacks._constant_seed import seeded_alike
 from lightning_recipe.callbacks._coordinates import left_behind, moves_along
 from lightning_recipe.callbacks._handed import exchanged
 from lightning_recipe.callbacks._lost_transform import lost
+from lightning_recipe.callbacks._turned_apart import turned_apart
 from lightning_recipe.finding import Outcome, Status
 from lightning_recipe.trial.reread import CannotRereadError, read_again, rewritten
 from lightning_recipe.trial.stored import leaves, parts_of
@@ -126,6 +127,7 @@ class Reading(NamedTuple):
             yield from _of_order(draws, self.train, calm)
         yield from moved.left_where_they_are(draws)
         yield from moved.moved_otherwise(draws)
+        yield from turned_apart(draws)
         yield from left_behind(draws, partial(_follows, calm))
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from torch.utils.data import Subset, TensorDataset
 
 from lightning_recipe.callbacks._moved import same
 from lightning_recipe.finding import Outcome, Status
-from lightning_recipe.trial.reread import read_again
+from lightning_recipe.trial.reread import drawn_from, generators_of, read_again
 from lightning_recipe.trial.seeding import users_of, without_entropy
 from lightning_recipe.trial.stored import leaves
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+CHANCE = 2**64
+"""Numbers from here on are no seeds that people write: the system gives numpy 128 bits where none is given."""
 READ = 8
 """Examples: those that are mirrored half of the time come out alike in two readings with a chance of 0.4 %."""
 
@@ -58,6 +61,45 @@ def unseeded(source: Any, *, seeded: bool) -> Outcome | None:
         "draw from torch, random or np.random, which a seed reaches and torch seeds in each worker; or make the "
         "generator of a number that torch draws: np.random.default_rng(torch.randint(2**31, ()).item())",
         {"examples": len(indices)},
+    )
+
+
+def by_chance(generator: Any) -> bool:
+    """Whether a generator of numpy was made without a seed; of others nobody can tell.
+
+    Example:
+        >>> by_chance(np.random.default_rng()), by_chance(np.random.RandomState()), by_chance(np.random.default_rng(1))
+        (True, True, False)
+
+    """
+    bits = getattr(generator, "bit_generator", None) or getattr(generator, "_bit_generator", None)
+    entropy = getattr(getattr(bits, "seed_seq", None), "entropy", None)
+    return isinstance(entropy, int) and entropy >= CHANCE
+
+
+def kept_without_seed(source: Any) -> Outcome | None:
+    """Whether a data set draws from a generator that it keeps, and that was made without a seed.
+
+    Raises:
+        CannotRereadError: If it can't be read again without trace.
+
+    Example:
+        >>> kept_without_seed([1.0, 2.0])
+
+    """
+    paths = [path for path, generator in generators_of(source).items() if by_chance(generator)]
+    drawn = [path for path in drawn_from(source, 0) if path in paths] if paths else []
+    return made_by_chance(f"reading an example draws from {type(source).__name__}.{drawn[0]}") if drawn else None
+
+
+def made_by_chance(who: str) -> Outcome:
+    """What to say of a generator without a seed, which somebody draws from."""
+    return Outcome(
+        Status.ADVICE,
+        "own_generator",
+        f"{who}, a generator of numpy that was made without a seed: seed_everything does not reach it, and another run "
+        "draws other numbers",
+        "make it of a number that torch draws: np.random.default_rng(torch.randint(2**31, ()).item())",
     )
 
 

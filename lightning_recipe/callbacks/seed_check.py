@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 from lightning_recipe.callback import Check
 from lightning_recipe.callbacks._rewound import Rewound, period, shuffled
 from lightning_recipe.callbacks._seeds import apart, is_seeded, seeds_all_alike, streams, tells_workers_apart
-from lightning_recipe.callbacks._unseeded import unseeded
+from lightning_recipe.callbacks._unseeded import by_chance, kept_without_seed, made_by_chance, unseeded
 from lightning_recipe.finding import Section
 from lightning_recipe.record.step import Need
 from lightning_recipe.trial.rehearsal import CannotRehearseError, rehearsal
 from lightning_recipe.trial.reread import CannotRereadError, drawn_from
+from lightning_recipe.trial.rng import held_by, named, untouched_generators
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,6 +44,7 @@ class SeedCheck(Check):
     - no seed was set, by ``seed_everything`` or ``torch.manual_seed``;
     - the first step, run twice on a copy from the same state and in the same random streams, gives losses that differ
       by more than rounding;
+    - the training step, or the data set, draws from a generator of numpy that it keeps and that has no seed;
     - all workers of a DataLoader are given the same seed by its ``worker_init_fn``, or the same generator by the data
       set, which draws from it and does not set it back, so that they draw the same numbers.
       Torch gives each one of its own, for numpy, too.
@@ -109,7 +111,8 @@ class SeedCheck(Check):
         yield from found
         try:
             with rehearsal(run) as again:
-                losses = [self._loss(again, run.batch)]
+                with untouched_generators(list(filter(by_chance, (*held_by(again.module), *named())))) as drawn:
+                    losses = [self._loss(again, run.batch)]
                 before = streams()
                 self._loss(again, run.batch, seed=1)
                 self._seeds = {name for name, state in streams().items() if state == before[name]}
@@ -129,6 +132,9 @@ class SeedCheck(Check):
             return
         finally:
             self.done = not self._seeds and not self._rewound.open
+        if drawn:
+            found.append(self.found(made_by_chance("the training step draws from a generator of its own")))
+            yield found[-1]
         first, second = losses[-2:]
         difference = apart(first, second)
         if difference > self.rounding:
@@ -212,7 +218,7 @@ class SeedCheck(Check):
             if getattr(loader, "num_workers", 0) and tells_workers_apart(data):
                 continue  # in a worker it may have a seed
             with suppress(CannotRereadError):
-                if outcome := unseeded(data, seeded="PL_GLOBAL_SEED" in os.environ):
+                if outcome := unseeded(data, seeded="PL_GLOBAL_SEED" in os.environ) or kept_without_seed(data):
                     yield self.found(outcome)
                     return
 

@@ -207,7 +207,7 @@ class SplitCheck(Check):
         if self._settled or all(self._passed_by.counts):
             yield from self._of_batches(run)
         elif not self.findings:
-            yield self.skipped("there was no validation")
+            yield self._clean or self.skipped("there was no validation")
 
     def evaluation(self, run: Run, stage: str, loaders: list[Any]) -> Iterator[Finding]:
         """Compare what is stored with what was trained on; whoever validates may want to know of both."""
@@ -239,7 +239,7 @@ class SplitCheck(Check):
             return
         yield from told
         if found is None and not told:
-            yield self.skipped("what is stored, and what comes by, does not tell which examples are the same")
+            yield self._clean or self.skipped("what is stored, and what comes by, does not tell which examples are the same")
         elif found is not None and not found.common and not told:
             yield self.passed(
                 f"none of {found.looked} validation examples came by among {count} of training",
@@ -290,7 +290,7 @@ class SplitCheck(Check):
         if any(own) and not found:
             looked = sum(overlap.looked for overlap in overlaps if overlap)
             self._clean = self.passed(f"none of {looked} validation examples is in training", looked_at=looked)
-        self._settled = bool(found) or any(own)
+        self._settled = bool(found) or (any(own) and not examples.in_words(train))
         self._parts = None if run.limited else (train, vals)
         self._every = getattr(run.trainer, "reload_dataloaders_every_n_epochs", 0)
         self._kept = train if self._every and not (found or run.limited) and len(vals) == 1 else None

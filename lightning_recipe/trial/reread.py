@@ -145,7 +145,7 @@ def drawn_from(source: Any, index: int) -> list[str]:
 
     """
     with _copied(source) as duplicate:
-        held = _generators(duplicate)
+        held = generators_of(duplicate)
         states = [[state(generator) for generator in held.values()]]
         for _ in range(2):
             duplicate[index]
@@ -153,8 +153,14 @@ def drawn_from(source: Any, index: int) -> list[str]:
     return [path for path, *seen in zip(held, *states, strict=True) if len(set(seen)) == len(seen)]
 
 
-def _generators(source: Any) -> dict[str, Any]:
-    """The generators that a data set holds."""
+def generators_of(source: Any) -> dict[str, Any]:
+    """The generators that a data set holds, by their paths in it.
+
+    Example:
+        >>> list(generators_of({"rng": random.Random(1), "x": [1.0]}))
+        ['rng']
+
+    """
     found: dict[str, Any] = {}
     seen: set[int] = set()
     waiting = [("", source)]

@@ -840,7 +840,7 @@ def test_images_that_the_module_turns(fit, hook, inputs, masks):
     module.hook, module.inputs, module.masks = hook, inputs, masks
     fit(module, [check], logger=False, max_steps=2, limit_val_batches=0)
     alarms = [f.code.partition("/")[2] for f in check.findings if f.is_alarm]
-    assert alarms == (["target_not_flipped"] if inputs and not masks else [])
+    assert alarms == (["target_not_flipped"] if inputs != masks else [])
 
 
 def elsewhere(i, _):
@@ -894,3 +894,56 @@ def test_a_data_set_that_is_copied_once_is_judged_by_what_was_read(fit):
 
     (finding,) = found(fit, Once(lambda x: None))
     assert finding.status is Status.PASSED, finding
+
+
+class TurnedPairs(Dataset):
+    """Images, and what lies upon them, each turned by `turn`."""
+
+    def __init__(self, turn, second=lambda image, mask: mask):
+        generator = torch.Generator().manual_seed(0)
+        self.images = torch.randn(40, 1, 8, 8, generator=generator)
+        self.masks = (torch.randn(40, 1, 8, 8, generator=generator) > 0).float()
+        self.turn, self.second = turn, second
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, index):
+        return self.turn(self.images[index], self.second(self.images[index], self.masks[index]))
+
+
+def quarter(x):
+    return torch.rot90(x, int(torch.randint(4, ())), (-2, -1))
+
+
+def together(image, mask):
+    return tuple(quarter(torch.cat([image, mask])).split(1))
+
+
+def apart(image, mask):
+    return quarter(image), quarter(mask)
+
+
+def how_far(image, mask):
+    """Two pictures, and by how much the one is turned against the other."""
+    one, other = (int(torch.randint(4, ())) for _ in range(2))
+    return torch.rot90(image, one, (-2, -1)), torch.rot90(mask, other, (-2, -1)), torch.tensor((one - other) % 4)
+
+
+@pytest.mark.parametrize(
+    ("turn", "second"),
+    [
+        (together, lambda image, mask: mask),
+        (apart, lambda image, mask: image.round(decimals=1)),  # two views of an image
+        (apart, lambda image, mask: mask[..., :4]),  # of another size
+        (apart, lambda image, mask: torch.zeros_like(mask)),  # nobody can tell
+        (how_far, lambda image, mask: mask),
+    ],
+)
+def test_images_that_are_turned_with_their_masks_or_need_none(fit, turn, second):
+    assert not [f for f in found(fit, TurnedPairs(turn, second)) if f.is_alarm]
+
+
+def test_masks_that_are_turned_by_a_draw_of_their_own(fit):
+    (finding,) = found(fit, TurnedPairs(apart))
+    assert (finding.status, finding.code) == (Status.WARNING, "AugmentationCheck/target_not_flipped")

@@ -354,7 +354,7 @@ UNGOVERNED = {
     "python": lambda i: random.Random().random(),
     "seeded with nothing": lambda i: np.random.seed() or np.random.rand(),  # noqa: NPY002
     "system": lambda i: secrets.randbelow(100) / 100,
-    "now and then": lambda i: random.SystemRandom().random() < 0.5,
+    "few values": lambda i: random.SystemRandom().randrange(4),
 }
 
 
@@ -423,6 +423,26 @@ def test_a_step_that_can_not_be_repeated(fit, program):
     assert (finding.status, finding.code) == (Status.ADVICE, DrawsFromOutside.code)
     assert finding.evidence["difference"] > 1e-3
     assert finding.evidence["first"] != finding.evidence["second"]
+
+
+class WithoutASeed(OwnGenerator):
+    """Its generator is made anew in each run, whatever the seed."""
+
+    def __init__(self):
+        super().__init__()
+        self.rng = np.random.default_rng()
+
+
+class NeverDrawnFrom(WithoutASeed):
+    def noise(self, x):
+        return torch.randn_like(x)
+
+
+def test_generators_of_numpy_without_a_seed(fit):
+    assert found(fit, NeverDrawnFrom()) == PASSED
+    assert found(fit, WithoutASeed()) == [(Status.ADVICE, "own_generator")]
+    for rng, said in ((np.random.default_rng(0), PASSED), (np.random.default_rng(), [(Status.ADVICE, "own_generator")])):
+        assert found(fit, Healthy(), train=DataLoader(Draws(rng), 16)) == said
 
 
 def test_workers_that_draw_the_same(fit):

@@ -726,3 +726,35 @@ def test_a_test_set_that_was_trained_on(fit, trained):
     assert findings["test loader 1"].evidence["common"] == 30
     assert findings["test loader 1"].message.startswith("30 of 60 test examples")
     assert "(for example test 0 is training 0)" in findings["test loader 1"].message
+
+
+def tickets(count, seed, most=1):
+    """Short texts of 12 words out of 40, some of which come again in capitals."""
+    rng = np.random.default_rng(seed)
+    rows = rng.integers(1, 40, (count, 12)).repeat(rng.integers(1, most + 1, count), 0)
+    order = rng.permutation(len(rows))
+    texts = [" ".join(f"w{word}" for word in row) for row in rows]
+    return [((texts[i].upper() if i and texts[i] == texts[i - 1] else texts[i]), i % 2) for i in order]
+
+
+def in_numbers(examples):
+    words = [[int(word[1:]) for word in text.lower().split()] for text, _ in examples]
+    return torch.tensor(words), torch.tensor([label for _, label in examples]) * 0
+
+
+class ReadsPhrases(Healthy):
+    def training_step(self, batch, batch_idx):
+        return self.loss(self(batch[0].float()), batch[1])
+
+    def validation_step(self, batch, batch_idx):
+        pass
+
+
+@pytest.mark.parametrize(("most", "said"), [(1, Status.PASSED), (2, Status.WARNING)])
+def test_texts_that_are_the_same_once_they_are_numbers(fit, most, said):
+    texts = tickets(900, 0, most)
+    train = DataLoader(texts[:-300], 32, shuffle=True, collate_fn=in_numbers)
+    val = DataLoader(texts[-300:], 32, collate_fn=in_numbers)
+    check = SplitCheck()
+    fit(ReadsPhrases(), [check], train=train, val=val, logger=False, max_epochs=2)
+    assert [f.status for f in check.findings] == [said], check.findings
