@@ -10,7 +10,12 @@ from torch import nn
 
 from lightning_recipe.callbacks._next_step import is_in
 from lightning_recipe.callbacks._turned import along, turned
-from lightning_recipe.dependencies.operations import attention_over_batch, operations, softmax_over_queries
+from lightning_recipe.dependencies.operations import (
+    attention_over_batch,
+    cuts_convolution,
+    operations,
+    softmax_over_queries,
+)
 from lightning_recipe.finding import Outcome, Status
 
 if TYPE_CHECKING:
@@ -115,6 +120,8 @@ def likely_cause(begins: Passed, reach: int, positions: int) -> tuple[str, str]:
         return "a bidirectional layer", "bidirectional=False"
     if isinstance(module, nn.modules.conv._ConvNd) or "conv" in kind:  # noqa: SLF001 - the only common base
         return "padding on both sides", "pad (kernel_size - 1) * dilation on the left only, and nothing on the right"
+    if next(module.parameters(), None) is None and cuts_convolution(begins.value):
+        return "the end of a padded convolution that is cut off is the first", "keep the first T of T + padding outputs"
     if softmax_over_queries([begins.value], positions):
         return "a softmax over the queries, which are later positions, too", "softmax(dim=-1), over the keys"
     if reach == 1 or (attention and reach <= FEW < positions - 1):  # one more in each layer

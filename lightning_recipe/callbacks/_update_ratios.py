@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from lightning_recipe.callbacks._loss_course import Course
-    from lightning_recipe.callbacks._untrained import Unmoved
 
 PLATEAU = 0.5
 """Share of its highest rate from which on the rate is not that of a warm-up or of the end of a schedule."""
@@ -32,19 +31,6 @@ SPIKE = 2.0
 DECAY = 0.6
 """Share of decay in what moves a weight. Where a penalised loss is at its minimum, decay equals the mean gradient, and
 gradients of batches are larger than that: the share stays below 0.5."""
-ROUNDED = 0.9
-"""Share of elements that a step leaves as they were, though they have a gradient."""
-STUCK = 0.5
-"""Share of elements that no step of many moves. The loss of a small network in bfloat16, with Adam and SGD at sixteen
-rates, falls much more slowly than in 32 bits where it is above this, and nearly as fast where it is below."""
-BEYOND = 0.75
-"""Share of elements that no step of many moves, and that are so large that none can. Of a network that was trained
-before, and is tuned to other data by Adam at seven rates, the loss after 300 steps is eight times that of 32 bits where
-it is 0.82, twice at 0.66, and 1.2 times at 0.37. Where all is learnt, they hardly move, either, and need not."""
-MANY = 0.5
-"""The same, of the elements of all weights together, from which on it is told that they could be in 32 bits."""
-LITTLE = 0.1
-"""Of the first loss, below which there is little left to learn."""
 PRECISION = 1e-7
 """Half of the distance between two neighbouring numbers of 32 bits, in those numbers."""
 SEVERAL_ORDERS = 1e-3
@@ -238,101 +224,6 @@ def shrunk(looks: Sequence[Look], course: Course) -> Outcome | None:
         f"(loss {course}): a penalty on them outweighs the data",
         "a smaller factor of the penalty in the loss, a thousandth; or weight_decay of the optimiser in its place",
         {"norm_first": first, "norm": last, **course.evidence},
-    )
-
-
-def rounded_away(looks: Sequence[Look], course: Course, unmoved: Unmoved | None = None) -> Outcome | None:
-    """The weights are in 16 bits, and most of what the steps should change is too small for that.
-
-    Args:
-        looks: All until now.
-        course: Of the loss.
-        unmoved: Elements that stay what they are over many steps; of weights that learnt something before, None: to
-            change few of them can be enough.
-
-    """
-    layers = {name: layer for name, layer in looks[-1].layers.items() if layer.on_plateau and layer.gradient > 0}
-    short = {name: layer.rounded for name, layer in layers.items() if layer.rounded > ROUNDED}
-    slow = {
-        name: share
-        for name, share in (unmoved.shares if unmoved is not None else {}).items()
-        if share > STUCK and name in layers and layers[name].rounded > STUCK
-    }
-    stuck = bool(course.points) and 2 * len(slow) > len(layers)
-    if course.is_below(HALF) or not (stuck or (short and 2 * len(short) >= len(layers))):
-        return None  # where much was learnt, there is little left to change
-    hit = slow if stuck else short
-    share = statistics.median(hit.values())
-    since = f"what they were {unmoved.since} steps before" if stuck and unmoved is not None else "the same after a step"
-    return Outcome(
-        Status.WARNING if stuck or course.stands_still else Status.ADVICE,
-        "rounded_away",
-        f"{100 * share:.0f} % of the elements of {listed(hit)} are exactly {since}, although they have a gradient: "
-        f"16 bits are too few for so small a change (loss {course})",
-        "keep the weights in 32 bits: precision='bf16-mixed' in place of 'bf16-true'; or stochastic rounding",
-        {"share": share, "layers": len(hit), **course.evidence},
-    )
-
-
-def out_of_reach(looks: Sequence[Look], course: Course, unmoved: Unmoved) -> Outcome | None:
-    """Most elements of 16 bits are so large that no step of the run can move them, while there is much to learn.
-
-    This asks neither for a network that is trained from scratch nor for a loss that stands still: what can be moved,
-    such as biases and small weights, brings it down slowly.
-
-    Args:
-        looks: All until now.
-        course: Of the loss.
-        unmoved: Elements that stay what they are over many steps.
-
-    """
-    layers = {name for name, layer in looks[-1].layers.items() if layer.on_plateau and layer.gradient > 0}
-    hit = {
-        name: share
-        for name, share in unmoved.shares.items()
-        if name in layers and min(share, unmoved.beyond.get(name, 0.0)) > BEYOND
-    }
-    if 2 * len(hit) <= len(layers) or not course.falls(unmoved.since):
-        return None
-    share, beyond = statistics.median(hit.values()), statistics.median(unmoved.beyond[name] for name in hit)
-    rate = max(looks[-1].layers[name].rate for name in hit)
-    return Outcome(
-        Status.WARNING,
-        "rounded_away",
-        f"{100 * share:.0f} % of the elements of {listed(hit)} are exactly what they were {unmoved.since} steps "
-        f"before, although they have a gradient, and {100 * beyond:.0f} % are so large that a step at a rate of "
-        f"{rate:.1g} is rounded away in 16 bits (loss {course}, still falling)",
-        "keep the weights in 32 bits: precision='bf16-mixed' in place of 'bf16-true'; or stochastic rounding",
-        {"share": share, "beyond": beyond, "layers": len(hit), **course.evidence},
-    )
-
-
-def partly_out_of_reach(looks: Sequence[Look], course: Course, unmoved: Unmoved) -> Outcome | None:
-    """Half of all elements of 16 bits are so large that no step of the run can move them; the others learn meanwhile.
-
-    As of embeddings, which begin with numbers of about 1, beside layers with small weights.
-
-    Args:
-        looks: All until now.
-        course: Of the loss.
-        unmoved: Elements that stay what they are over many steps.
-
-    """
-    hit = {name: min(unmoved.shares[name], share) for name, share in unmoved.beyond.items()}
-    elements = sum(unmoved.elements.values())
-    still = sum(share * unmoved.elements[name] for name, share in hit.items())
-    if not elements or still <= MANY * elements or course.is_below(LITTLE) or not looks[-1].moved:
-        return None
-    most = max(hit, key=lambda name: hit[name] * unmoved.elements[name])
-    rate = max(layer.rate for layer in looks[-1].moved)
-    return Outcome(
-        Status.ADVICE,
-        "rounded_away",
-        f"{still / elements:.0%} of all elements of the weights in 16 bits are exactly what they were {unmoved.since} "
-        f"steps before, although they have a gradient: they are so large that a step at a rate of {rate:.1g} is "
-        f"rounded away, most of them in {most}",
-        "keep the weights in 32 bits: precision='bf16-mixed' in place of 'bf16-true'; or stochastic rounding",
-        {"share": still / elements, "rate": rate, **course.evidence},
     )
 
 

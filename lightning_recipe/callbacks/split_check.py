@@ -239,7 +239,9 @@ class SplitCheck(Check):
             return
         yield from told
         if found is None and not told:
-            yield self._clean or self.skipped("what is stored, and what comes by, does not tell which examples are the same")
+            yield self._clean or self.skipped(
+                "what is stored, and what comes by, does not tell which examples are the same"
+            )
         elif found is not None and not found.common and not told:
             yield self.passed(
                 f"none of {found.looked} validation examples came by among {count} of training",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from torch import nn
 
 from lightning_recipe.callback import Check
+from lightning_recipe.callbacks import _rounded_away as rounding
 from lightning_recipe.callbacks import _update_ratios as ratios
 from lightning_recipe.callbacks._eps import damped, damping
 from lightning_recipe.callbacks._loss_course import Course
@@ -59,7 +60,7 @@ class UpdateRatioMonitor(Check):
       `advice` where the loss falls nevertheless. Half of them is enough if they stay so for 50 steps, in a network that
       is trained from scratch. Nothing is said once the loss is below half of the first, but where three quarters are so
       large that no step of Adam can move them, and stay while the loss goes on falling, and, as `advice`, where half of
-      all elements are; nor of other optimisers than torch's, which may keep what is rounded away;
+      all elements are, or those of embeddings that were just drawn stay, a quarter of which is as large; nor of other optimisers than torch's, which may keep what is rounded away;
     - `never_moves`: weights with a gradient and a rate that no step changes.
 
     Looks below half of the highest rate, as in a warm-up and at the end of a schedule, and steps whose gradients were
@@ -198,9 +199,10 @@ class UpdateRatioMonitor(Check):
         known = (self._looks, self._course, self._unmoved)
         scratch = self._unmoved if self._from_scratch else None
         return (
-            ratios.out_of_reach(*known)
-            or ratios.rounded_away(self._looks, self._course, scratch)
-            or ratios.partly_out_of_reach(*known)
+            rounding.out_of_reach(*known)
+            or rounding.rounded_away(self._looks, self._course, scratch)
+            or rounding.partly_out_of_reach(*known)
+            or (rounding.tables_out_of_reach(self._course, scratch, _embeddings(run)) if scratch else None)
         )
 
     def _sizes(self, run: Run) -> dict[str, float]:

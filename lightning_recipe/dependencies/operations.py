@@ -28,6 +28,24 @@ def operations(outputs: Sequence[Tensor]) -> Iterator[Any]:
             waiting.extend(parent for parent, _ in node.next_functions)
 
 
+def cuts_convolution(output: Tensor) -> bool:
+    """Whether a tensor is a part of what a convolution put out, cut off by slices.
+
+    Example:
+        >>> import torch
+        >>> x = torch.nn.Conv1d(1, 1, 3, padding=2)(torch.ones(1, 1, 9))
+        >>> cuts_convolution(x[..., 2:]), cuts_convolution(x), cuts_convolution(x.relu()[..., 2:])
+        (True, False, False)
+
+    """
+    cut, node = False, output.grad_fn
+    while node is not None and type(node).__name__.startswith("Slice"):
+        cut, node = True, node.next_functions[0][0]
+    while node is not None and type(node).__name__.startswith(("Squeeze", "Unsqueeze")):
+        node = node.next_functions[0][0]
+    return cut and type(node).__name__.startswith("Convolution")
+
+
 def softmax_over_batch(outputs: Sequence[Tensor], batch_size: int) -> bool:
     """Whether some softmax was taken over the examples, other than one that weighs examples for examples.
 

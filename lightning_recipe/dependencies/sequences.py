@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import ParametrizationList
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from lightning_recipe.record.tensors import mapped, storage, tensors
@@ -139,8 +140,11 @@ class Passage:
         self._called: set[int] = set()
         self._kept: dict[int, Tensor] = {}
         self._learnt = False
+        weights = {id(m) for whole in root.modules() if isinstance(whole, ParametrizationList) for m in whole.modules()}
         with ExitStack() as stack:
             for module in root.modules():
+                if id(module) in weights:  # which it makes of others, and nothing passes through
+                    continue
                 stack.callback(module.register_forward_pre_hook(self._before, with_kwargs=True).remove)
                 stack.callback(module.register_forward_hook(self._after, with_kwargs=True).remove)
             yield

@@ -539,6 +539,29 @@ class OneChannel(ChannelsFirst):
         return F.l1_loss(self(x[..., :-1]), x[..., 1:])
 
 
+class Chomps(OneChannel):
+    """Pads on both sides, with a weight that is made of two, and cuts off one end: the last, or by mistake the first."""
+
+    class Chomp(nn.Module):
+        def __init__(self, wrong):
+            super().__init__()
+            self.kept = slice(2, None) if wrong else slice(None, -2)
+
+        def forward(self, x):
+            return x[..., self.kept]
+
+    def __init__(self, *, wrong=False):
+        super().__init__(wrong=wrong)
+        conv = nn.utils.parametrizations.weight_norm(nn.Conv1d(1, WIDTH, 3, padding=2))
+        self.net = nn.Sequential(conv, self.Chomp(wrong))
+
+
+def test_the_wrong_end_of_a_padded_convolution_is_cut_off(fit):
+    assert judged(fit, Chomps()).status is Status.PASSED
+    finding = judged(fit, Chomps(wrong=True))
+    assert (finding.status, finding.code) == (Status.FAILED, "CausalityCheck/sees_future")
+
+
 class Intervals(OneChannel):
     """Says in which interval the next number lies, as WaveNet does of sound."""
 

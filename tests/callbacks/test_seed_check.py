@@ -441,7 +441,10 @@ class NeverDrawnFrom(WithoutASeed):
 def test_generators_of_numpy_without_a_seed(fit):
     assert found(fit, NeverDrawnFrom()) == PASSED
     assert found(fit, WithoutASeed()) == [(Status.ADVICE, "own_generator")]
-    for rng, said in ((np.random.default_rng(0), PASSED), (np.random.default_rng(), [(Status.ADVICE, "own_generator")])):
+    for rng, said in (
+        (np.random.default_rng(0), PASSED),
+        (np.random.default_rng(), [(Status.ADVICE, "own_generator")]),
+    ):
         assert found(fit, Healthy(), train=DataLoader(Draws(rng), 16)) == said
 
 

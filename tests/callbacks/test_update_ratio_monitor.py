@@ -694,6 +694,41 @@ def test_words_that_can_not_move_in_16_bits(fit, settings, told):
     assert all(f.evidence["share"] > 0.5 and "words.weight" in f.message for f in told_of)
 
 
+class FewWords(Words):
+    """Its vectors are a small part of all weights."""
+
+    rate = 1e-3
+
+    def __init__(self, **settings):
+        super().__init__(**settings)
+        hidden = nn.Linear(16, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 4)
+        self.head = nn.Sequential(*hidden).to(self.words.weight.dtype)
+
+    def configure_optimizers(self):
+        return Adam(self.parameters(), self.rate)
+
+
+class FewWordsThatMove(FewWords):
+    rate = 1e-2
+
+
+@pytest.mark.parametrize(
+    ("module", "told"),
+    [
+        (FewWords(), True),
+        (FewWords(dtype=torch.float32), False),
+        (FewWords(std=0.05), False),
+        (FewWordsThatMove(), False),
+    ],
+    ids=["drawn from 1", "32 bits", "small", "a higher rate"],
+)
+def test_words_that_can_not_move_beside_weights_that_can(fit, module, told):
+    check = UpdateRatioMonitor()
+    fit(module, [check], logger=False, max_epochs=10)
+    told_of = [f for f in check.findings if f.code == "UpdateRatioMonitor/rounded_away"]
+    assert [f.status for f in told_of] == [Status.ADVICE] * told, check.findings
+
+
 def test_arguments_in_order():
     with pytest.raises(ValueError, match="smallest < largest"):
         UpdateRatioMonitor(smallest=0.1, largest=0.01)
