@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
 ENOUGH = 8.0
@@ -25,6 +24,7 @@ def are_copies(times: NDArray[np.int64]) -> bool:
         times: How often each example comes, shape (N,).
 
     Example:
+        >>> import numpy as np
         >>> drawn = np.unique(np.random.default_rng(0).integers(2000, size=2000), return_counts=True)[1]
         >>> copied = np.random.default_rng(0).integers(1, 3, size=2000)
         >>> are_copies(drawn), are_copies(copied)

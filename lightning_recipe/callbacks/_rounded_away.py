@@ -29,9 +29,9 @@ MANY = 0.5
 LITTLE = 0.1
 """Of the first loss, below which there is little left to learn."""
 QUARTER = 0.25
-"""Of embeddings that are drawn and not trained before, the share that is so large that no step can move them: of numbers
-with a standard deviation of 1, as ``nn.Embedding`` draws them, those above 1 are 0.32, which a rate of 0.003 can't move
-in bfloat16."""
+"""Of embeddings that are drawn and not trained before, the share that is so large that no step can move them: of
+numbers with a standard deviation of 1, as ``nn.Embedding`` draws them, 0.32 are above 1, which a rate of 0.003 can't
+move in bfloat16."""
 FIX = "keep the weights in 32 bits: precision='bf16-mixed' in place of 'bf16-true'; or stochastic rounding"
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from torch.utils.data import Subset, TensorDataset
 
 from lightning_recipe.callbacks._moved import same
@@ -68,6 +67,7 @@ def by_chance(generator: Any) -> bool:
     """Whether a generator of numpy was made without a seed; of others nobody can tell.
 
     Example:
+        >>> import numpy as np
         >>> by_chance(np.random.default_rng()), by_chance(np.random.RandomState()), by_chance(np.random.default_rng(1))
         (True, True, False)
 

@@ -60,7 +60,8 @@ class UpdateRatioMonitor(Check):
       `advice` where the loss falls nevertheless. Half of them is enough if they stay so for 50 steps, in a network that
       is trained from scratch. Nothing is said once the loss is below half of the first, but where three quarters are so
       large that no step of Adam can move them, and stay while the loss goes on falling, and, as `advice`, where half of
-      all elements are, or those of embeddings that were just drawn stay, a quarter of which is as large; nor of other optimisers than torch's, which may keep what is rounded away;
+      all elements are, or those of embeddings that were just drawn stay, a quarter of which is as large; nor of other
+      optimisers than torch's, which may keep what is rounded away;
     - `never_moves`: weights with a gradient and a rate that no step changes.
 
     Looks below half of the highest rate, as in a warm-up and at the end of a schedule, and steps whose gradients were

@@ -540,7 +540,7 @@ class OneChannel(ChannelsFirst):
 
 
 class Chomps(OneChannel):
-    """Pads on both sides, with a weight that is made of two, and cuts off one end: the last, or by mistake the first."""
+    """Pads on both sides, with a weight made of two, and cuts off one end: the last, or by mistake the first."""
 
     class Chomp(nn.Module):
         def __init__(self, wrong):
