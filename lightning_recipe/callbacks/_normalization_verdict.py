@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lightning_recipe.callbacks import _normalization as scale
+from lightning_recipe.callbacks._far_off import far_off, told
 from lightning_recipe.callbacks._published import published
 from lightning_recipe.callbacks._statistics import has_seen_data
 from lightning_recipe.callbacks._untrained import is_as_drawn
@@ -60,9 +61,8 @@ def of_scale(train: Entered, batch: Any) -> Iterator[tuple[Outcome, str]]:
             if ratio > scale.SCALES and float(table[:, large].std()) > scale.LARGE:
                 yield _scales_differ(entry, large, small, ratio), entry.name
                 continue
-        weight = _first_weight(entry.module)
-        if weight is not None and is_as_drawn(weight) and float(entry.values.float().std()) > scale.UNSCALED:
-            yield _unscaled(entry), entry.name
+        if (weight := _first_weight(entry.module)) is not None and is_as_drawn(weight):
+            yield from ((outcome, entry.name) for outcome in _of_drawn(entry, given))
     trained = [n for n in train.norms if has_seen_data(n.module) and scale.is_finite(n.values)]
     if trained and entries and (outcome := _pretrained(trained[0], entries[0])) is not None:
         yield outcome, trained[0].name
@@ -166,6 +166,16 @@ def _first_weight(module: nn.Module) -> Tensor | None:
     """By which a layer multiplies what enters it: of recurrent ones, and of attention, too."""
     names = ("weight", "weight_ih_l0", "weight_ih", "in_proj_weight")
     return next((weight for name in names if isinstance(weight := getattr(module, name, None), nn.Parameter)), None)
+
+
+def _of_drawn(entry: Entry, given: list[Tensor]) -> Iterator[Outcome]:
+    """What is wrong with what enters a layer whose weights were just drawn."""
+    if float(entry.values.float().std()) > scale.UNSCALED:
+        yield _unscaled(entry)
+    elif any(tensor.numel() == entry.values.numel() for tensor in given):  # it is not made of embeddings
+        by_feature = isinstance(entry.module, BY_FEATURE) and entry.values.ndim > 1
+        if band := far_off(entry.values, by_feature=by_feature):
+            yield told(band, entry.name)
 
 
 def _all_alike(entry: Entry) -> Outcome:

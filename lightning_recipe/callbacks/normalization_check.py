@@ -59,6 +59,7 @@ class NormalizationCheck(Check):
     - each batch has mean 0 and standard deviation 1 by itself: single examples then depend on the others; so they do by
       BatchNorms without running statistics, which is `advice` unless the loss of validation doubles once each of its
       examples comes alone;
+    - `advice` if all that enters, or one feature of a table, lies in a narrow band far from 0, as years do;
     - all examples of a batch are the same, or all tokens have the same place when places are embedded.
 
     Targets of a squared or absolute error, also by hand: `warning` if what the network puts out at first is 1,000 times

@@ -338,6 +338,7 @@ def column(change, i=3):
     return torch.cat([x[:, :i], change(x[:, i : i + 1]), x[:, i + 1 :]], 1), y
 
 
+OF_FIVE = torch.tensor([1.0, 1, 1, 1, 1, 0])
 HEALTHY = {
     "two inputs": lambda: Named(lambda x: x * 1.2, lambda x: x + 0.5),
     "normalised images": lambda: Program(conv(), normalised(images())),
@@ -359,7 +360,8 @@ HEALTHY = {
     "large numbers before a norm": lambda: Program(mlp(64, nn.LayerNorm(64)), (sounds().float() * 20, images()[1])),
     "under-exposed images": lambda: Program(conv(), (images()[0] / 255 / 20, images()[1])),
     "quiet sounds, as integers": lambda: Quiet(mlp(64), (sounds(), images()[1])),
-    "degrees from 0 kelvin": lambda: Program(mlp(6), (table()[0] * 8 + 290, table()[1])),
+    "a feature that is always 1": lambda: Program(mlp(6), (table()[0] * OF_FIVE + 1 - OF_FIVE, table()[1])),
+    "bright images": lambda: Program(conv(), ((images()[0] / 255 + 1) / 2, images()[1])),
     "binary images": lambda: Program(conv(), ((images()[0] > 128).float(), images()[1])),
     "counts with a logarithm": lambda: Counts(mlp(64), images()),
     "counts": lambda: Program(mlp(6), (torch.poisson(torch.full((64, 6), 20.0), generator=RNG), table()[1])),
@@ -398,6 +400,26 @@ def test_says_nothing_against(fit, name):
     findings = found(fit, HEALTHY[name]())
     assert not codes(findings), findings
     assert findings[0].status in {Status.PASSED, Status.SKIPPED}
+
+
+def of_feature(column, factor, offset):
+    x, y = table()
+    x[:, column] = x[:, column] * factor + offset
+    return x, y
+
+
+@pytest.mark.parametrize(
+    ("program", "said"),
+    [
+        (lambda: Program(mlp(6), (table()[0] * 8 + 290, table()[1])), "all numbers that enter net.1"),  # kelvin
+        (lambda: Program(mlp(6), of_feature(2, 5, 2010)), "all numbers of feature 2 that enter net.1"),  # years
+        (lambda: Program(conv(), (images()[0] / 255 / 8 - 1, images()[1])), "lie between -1 and"),
+    ],
+)
+def test_a_narrow_band_far_from_zero_is_advice(fit, program, said):
+    (finding,) = found(fit, program())
+    assert (finding.status, finding.code) == (Status.ADVICE, "NormalizationCheck/far_off")
+    assert said in finding.message
 
 
 class Decoder(Program):
