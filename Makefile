@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo broken test corpus lint fix generate docs clean
+.PHONY: demo broken test corpus lint style fix generate docs clean
 
 demo: $(VENV)/installed
 	$(BIN)/python -m lightning_recipe.demo
@@ -11,17 +11,20 @@ demo: $(VENV)/installed
 broken: $(VENV)/installed
 	$(BIN)/python -m lightning_recipe.demo --broken
 
-test: lint
+# types, too: tests/test_types.py
+test: style
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 # what names the causes of the bugs in a folder of programs: make corpus CORPUS=folder; it takes minutes
 corpus: $(VENV)/installed
 	RECIPE_CORPUS=$(CORPUS) OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_corpus.py
 
-lint: $(VENV)/installed
+lint: style
+	$(BIN)/mypy
+
+style: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
 
 fix: $(VENV)/installed
 	$(BIN)/ruff check --fix .

@@ -15,7 +15,7 @@ settings.register_profile("same", derandomize=True, deadline=None, phases=[Phase
 settings.register_profile("long", max_examples=1000, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
-LONG = ("test_notebooks", "test_no_harm", "test_benchmarks")
+LONG = ("test_types", "test_notebooks", "test_no_harm", "test_benchmarks")
 """Files whose tests take half a minute each: begun last, one of them would run alone on its core."""
 
 gc.disable()  # until all is collected: to search a million objects that stay takes a quarter of a second

@@ -51,7 +51,7 @@ def far_off(values: Tensor, *, by_feature: bool) -> Band | None:
         1
 
     """
-    tables = [(None, values.flatten())]
+    tables: list[tuple[int | None, Tensor]] = [(None, values.flatten())]
     if by_feature:
         tables += enumerate(values.flatten(0, -2).T)
     for column, numbers in tables:
