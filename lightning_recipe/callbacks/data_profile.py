@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
     from lightning.pytorch import LightningModule, Trainer
 
+    from lightning_recipe.callbacks._data_described import Said
     from lightning_recipe.finding import Finding, Outcome
     from lightning_recipe.record.step import Step
     from lightning_recipe.run import Run
@@ -161,7 +162,7 @@ class DataProfile(Check):
         self._kept_data: Kept | None = None
         self._first_batch: Any = None
         self._sizes: set[int] = set()
-        self._epoch, self._said = trainer.current_epoch, False
+        self._epoch, self._said, self._drawn = trainer.current_epoch, False, False
         self._classes = 0
         self._spent = self._kept = self._judged = 0
         self._first, self._passed = trainer.current_epoch, [0, 0]  # batches of the first two epochs that passed by
@@ -212,10 +213,17 @@ class DataProfile(Check):
         self._sizes = {t[0].numel() for path, t in tensors(step.batch, "batch") if path in self._entered}
         yield from (self.found(outcome, path) for path, outcome in rounded(step.batch))
 
+    def next_look(self, run: Run) -> float:
+        """As all others, and at the last step of the first epoch."""
+        due, last = super().next_look(run), run.steps_per_epoch
+        return min(due, last) if run.step < last else due
+
     def sampled_step(self, run: Run, step: Step) -> Iterator[Finding]:  # noqa: ARG002
         """Fetch what waits; judge whenever there is twice as much, and once for all in the second epoch."""
         self._fetch()
         epoch = run.trainer.current_epoch - self._first
+        if epoch == 0 and run.step >= run.steps_per_epoch and run.shard[1] == 1 and self._seen.sizes:
+            self._draw(run, self._share(run))
         if self._said:
             pass
         elif epoch > 1 or (epoch == 1 and self._passed[1] >= AGAIN):
@@ -260,12 +268,19 @@ class DataProfile(Check):
         if not len(seen.examples.inputs):
             yield self.skipped("no batch holds a row for each example")
             return
-        names = class_names(run.loaders[0]) if len(run.loaders) == 1 else []
-        said = describe(seen.examples, seen.counted, seen.ranges, names)
-        for name, card in said.cards.items() if loggers.is_written(run.trainer) else ():
-            self.draw(run, name, pixels(card))
+        said = self._draw(run, seen)
         if not any(finding.is_alarm for finding in found):
             yield self.passed(said.text, code="", subject="", **said.numbers)
+
+    def _draw(self, run: Run, seen: ranks.Share) -> Said:
+        """Put what was seen into words, and once on cards."""
+        names = class_names(run.loaders[0]) if len(run.loaders) == 1 else []
+        said = describe(seen.examples, seen.counted, seen.ranges, names)
+        if loggers.is_written(run.trainer) and not self._drawn and len(seen.examples.inputs):
+            self._drawn = True
+            for name, card in said.cards.items():
+                self.draw(run, name, pixels(card))
+        return said
 
     def _share(self, run: Run) -> ranks.Share:
         over = run.trainer.current_epoch > self._first  # of a stream nobody knows before how long it is
