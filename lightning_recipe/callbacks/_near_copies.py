@@ -34,6 +34,10 @@ NEAR = 0.25
 """Distance of a copy, over the median distance of any example."""
 MOST = 0.5
 """Validation examples that have copies, from which on it is no chance."""
+RARE = 0.01
+"""Share of training, at most, that has the target of an example."""
+DISTINCT = 100
+"""Different targets, at least."""
 AGREE = 0.9
 """Copies that have the same class."""
 
@@ -73,6 +77,10 @@ def near_copies(train: list[Part], val: list[Part]) -> OfMatches | None:
         a, b = one[label], other[label]
         if a.ndim == 1 and a.dtype.kind in "iub" and len(np.unique(a)) < len(a) / 2:
             count = _of_a_class(count, a[near], b[chosen], np.array([(a == value).sum() for value in b[chosen]]))
+    told = f"a slightly changed copy in training, at least {GAP:g}x nearer than any other example"
+    if (count > 0).mean() < MOST:
+        count = _with_one_number(near[:, 0], one, other, chosen)
+        told = "one and the same number to predict as the training example that is most like them, to the last digit"
     share = float((count > 0).mean())
     if share < MOST:
         return None
@@ -80,9 +88,8 @@ def near_copies(train: list[Part], val: list[Part]) -> OfMatches | None:
     return OfMatches(
         Status.WARNING,
         "near_copies",
-        f"{share:.0%} of {len(chosen)} validation examples have a slightly changed copy in training, at least {GAP:g}x "
-        f"nearer than any other example (for example validation {matches[0].val.index} has training "
-        f"{matches[0].train.index})",
+        f"{share:.0%} of {len(chosen)} validation examples have {told} (for example validation "
+        f"{matches[0].val.index} has training {matches[0].train.index})",
         "split before you augment or oversample, and keep the copies, frames and views of one example on one side",
         {"share": share, "copies": float(np.median(count[count > 0]))},
         tuple(matches),
@@ -164,6 +171,37 @@ def _copies(apart: NDArray[np.float64], median: NDArray[np.float64]) -> NDArray[
     """
     gap = (apart[:, 1:] >= GAP * apart[:, :-1]) & (apart[:, :-1] <= NEAR * median[:, None]) & (apart[:, :-1] > 0)
     return np.where(gap.any(1) & (apart[:, 0] > 0), gap.argmax(1) + 1, 0)
+
+
+def _with_one_number(
+    near: NDArray[np.int64], one: dict[str, NDArray[Any]], other: dict[str, NDArray[Any]], chosen: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """How many examples of training have the target of each, if the one that is most like it has.
+
+    Asked of targets that may be any number, which two examples do not have in common by chance.
+    """
+    for label in one.keys() & other.keys():
+        a, b = one[label].reshape(len(one[label]), -1), other[label].reshape(len(other[label]), -1)
+        if a.dtype.kind == "f" and a.shape[1] == b.shape[1] == 1 and _are_any_numbers(a):
+            held = (a[:, 0] == b[chosen]).sum(1)
+            if held.mean() <= RARE * len(a):
+                return np.where(a[near, 0] == b[chosen, 0], held, 0)
+    return np.zeros(len(chosen), np.int64)
+
+
+def _are_any_numbers(values: NDArray[Any]) -> bool:
+    """Whether numbers are on no grid, as counts, ratings and prices are.
+
+    Example:
+        >>> x = np.random.default_rng(0).normal(size=500)
+        >>> _are_any_numbers(x), _are_any_numbers(x.round(1)), _are_any_numbers(np.arange(500) / 3)
+        (True, False, False)
+
+    """
+    distinct = np.unique(values)
+    gaps = np.diff(distinct)
+    steps = np.unique((gaps / max(float(np.median(gaps)), 1e-12) * 1e3).round()) if len(gaps) else gaps
+    return len(distinct) >= DISTINCT and len(steps) > len(gaps) / 2
 
 
 def _of_a_class(

@@ -21,6 +21,7 @@ from lightning_recipe.callbacks._coordinates import left_behind, moves_along
 from lightning_recipe.callbacks._handed import exchanged
 from lightning_recipe.callbacks._lost_transform import lost
 from lightning_recipe.callbacks._turned_apart import turned_apart
+from lightning_recipe.callbacks._turned_points import left_as_they_are
 from lightning_recipe.finding import Outcome, Status
 from lightning_recipe.trial.reread import CannotRereadError, read_again, rewritten
 from lightning_recipe.trial.stored import leaves, parts_of
@@ -129,6 +130,8 @@ class Reading(NamedTuple):
         yield from moved.moved_otherwise(draws)
         yield from turned_apart(draws)
         yield from left_behind(draws, partial(_follows, calm))
+        if calm is not None:
+            yield from left_as_they_are(draws, partial(_held_out, calm))
 
 
 def _draws(

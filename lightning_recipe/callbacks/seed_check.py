@@ -15,6 +15,7 @@ from lightning_recipe.record.step import Need
 from lightning_recipe.trial.rehearsal import CannotRehearseError, rehearsal
 from lightning_recipe.trial.reread import CannotRereadError, drawn_from
 from lightning_recipe.trial.rng import held_by, named, untouched_generators
+from lightning_recipe.trial.seeding import at_another_time
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -66,7 +67,7 @@ class SeedCheck(Check):
         - Generators that a data set keeps; examples that depend on the clock or count how often they were read.
 
     Cost:
-        A copy of the module, and three steps on it; up to nine where losses differ by little, and another copy where
+        A copy of the module, and four steps on it; up to nine where losses differ by little, and another copy where
         they differ by more. Eight examples are read twice from copies of the data set, and six times where they differ;
         another one twice where there are workers. It is read where the streams stand after the first two steps of five
         epochs.
@@ -117,6 +118,9 @@ class SeedCheck(Check):
                 self._loss(again, run.batch, seed=1)
                 self._seeds = {name for name, state in streams().items() if state == before[name]}
                 losses.append(self._loss(again, run.batch))
+                later = losses[0]
+                if losses[0] == losses[1] and apart(later := self._later(again, run.batch), losses[0]) > self.rounding:
+                    losses.append(self._loss(again, run.batch))  # as before, or something else than the clock changes
                 while 0 < apart(*losses[-2:]) <= self.rounding and len(losses) < MOST:
                     losses.append(self._loss(again, run.batch))
             if apart(*losses[-2:]) > self.rounding:  # or an object of the module's own has kept something
@@ -132,6 +136,18 @@ class SeedCheck(Check):
             return
         finally:
             self.done = not self._seeds and not self._rewound.open
+        if apart(losses[0], later) > self.rounding:
+            found.append(
+                self.advice(
+                    f"the same step, from the same state and random streams, gives a loss of {losses[0]:.4g}, and of "
+                    f"{later:.4g} at another time of the day: it reads the clock",
+                    code="not_reproducible",
+                    fix="seed by a number of your own, not by time.time()",
+                    first=losses[0],
+                    second=later,
+                )
+            )
+            yield found[-1]
         if drawn:
             found.append(self.found(made_by_chance("the training step draws from a generator of its own")))
             yield found[-1]
@@ -221,6 +237,11 @@ class SeedCheck(Check):
                 if outcome := unseeded(data, seeded="PL_GLOBAL_SEED" in os.environ) or kept_without_seed(data):
                     yield self.found(outcome)
                     return
+
+    def _later(self, again: Rehearsal, batch: Any) -> float:
+        """The loss of the step at another time."""
+        with at_another_time():
+            return self._loss(again, batch)
 
     def _loss(self, again: Rehearsal, batch: Any, seed: int = 0) -> float:
         loss = again.step(batch, seed=seed).loss

@@ -15,7 +15,7 @@ from lightning_recipe.record.copies import cloned
 from lightning_recipe.record.probe import original
 from lightning_recipe.record.tensors import is_compressed, tensors
 from lightning_recipe.run import copied_optimizer
-from lightning_recipe.trial.shared_code import shares_code
+from lightning_recipe.trial.shared_code import functions_copied, shares_code
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -61,13 +61,15 @@ def copied(pl_module: LightningModule, memo: dict[int, Any] | None = None) -> Li
     trainer, pl_module._trainer = pl_module._trainer, None  # noqa: SLF001 - deepcopy would follow it to the data
     known = dict(memo)
     try:
-        duplicate = copy.deepcopy(pl_module, memo)
+        with functions_copied(pl_module, memo):
+            duplicate = copy.deepcopy(pl_module, memo)
     except RuntimeError:  # results of computations in objects, such as distributions; searching these may take long
         values = (value for module in pl_module.modules() for value in vars(module).values())
         results = {id(t): t for value in values for _, t in tensors(value) if t.grad_fn is not None or is_compressed(t)}
         memo.clear()
         memo |= known | {key: cloned(t) for key, t in results.items()}
-        duplicate = copy.deepcopy(pl_module, memo)
+        with functions_copied(pl_module, memo):
+            duplicate = copy.deepcopy(pl_module, memo)
     finally:
         pl_module._trainer = trainer  # noqa: SLF001
     duplicate._metric_attributes = None  # noqa: SLF001 - Lightning's cache holds the ids of the original's metrics
@@ -96,7 +98,7 @@ def copied_with(
     """
     memo: dict[int, Any] = {id(optimizer): object.__new__(type(optimizer)) for optimizer in optimizers}
     duplicate = copied(pl_module, memo)  # which may hold them, or schedules that work on them
-    if shares_code(duplicate):
+    if shares_code(duplicate, memo):
         msg = "the module holds a hook or another function that a copy would share"
         raise RuntimeError(msg)
     for optimizer in optimizers:

@@ -6,6 +6,7 @@ import os
 import random
 import sys
 import threading
+import time
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 from unittest import mock
@@ -109,6 +110,32 @@ def without_entropy(users: Iterable[Any] = ()) -> Iterator[None]:
         seeding([], users=users, missing=fixed),
         mock.patch.object(os, "urandom", urandom),
         mock.patch.object(random, "_urandom", urandom),  # which secrets and numpy draw from
+    ):
+        yield
+
+
+@contextmanager
+def at_another_time(seconds: float = 1e5) -> Iterator[None]:
+    """Have this thread read the clock so many seconds later, by ``time.time`` and ``time.time_ns``.
+
+    Example:
+        >>> before = time.time()
+        >>> with at_another_time(1e6):
+        ...     time.time() - before > 1e5
+        True
+
+    """
+    real, here = time.time, threading.get_ident()
+
+    def later() -> float:
+        return real() + (seconds if threading.get_ident() == here else 0.0)
+
+    def later_ns() -> int:
+        return int(later() * 1e9)
+
+    with (
+        mock.patch.object(time, "time", later),
+        mock.patch.object(time, "time_ns", later_ns),
     ):
         yield
 

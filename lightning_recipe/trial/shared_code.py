@@ -1,20 +1,111 @@
-"""Functions that a deep copy shares with its original, such as hooks: run by the copy, they may change the original."""
+"""Functions of a module, such as hooks, and what they work on: a deep copy would share them with its original."""
 
 from __future__ import annotations
 
+import copy
 import functools
+from contextlib import contextmanager
 from types import CellType, FunctionType, ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 _DEEP = 3  # containers, objects or functions within each other
 
 
-def shares_code(module: nn.Module) -> bool:
+@contextmanager
+def functions_copied(module: nn.Module, memo: dict[int, Any]) -> Iterator[None]:
+    """Have a deep copy of a module, made within, hold copies of its functions, which work on what was copied.
+
+    What they close over is the copy's own: what belongs to the module, and lists and dictionaries that hooks write to.
+
+    Args:
+        module: The original.
+        memo: As of ``copy.deepcopy``.
+
+    Example:
+        >>> net, memo = nn.Linear(3, 2), {}
+        >>> net.seen = []
+        >>> _ = net.register_forward_hook(lambda module, args, output, kept=net.seen: kept.append(output))
+        >>> with functions_copied(net, memo):
+        ...     duplicate = copy.deepcopy(net, memo)
+        >>> _ = duplicate(torch.ones(1, 3))
+        >>> len(net.seen), len(duplicate.seen)
+        (0, 1)
+
+    """
+    twins = [twin for function in _functions_of(module) if (twin := _twin(function, memo)) is not None]
+    yield
+    for function, twin in twins:
+        _bind(function, twin, memo)
+
+
+def _functions_of(module: nn.Module) -> Iterator[FunctionType]:
+    for child in module.modules():
+        for name, value in vars(child).items():
+            if not name.startswith("_compile"):
+                yield from _functions_in(value)
+
+
+def _functions_in(value: Any, depth: int = 0) -> Iterator[FunctionType]:
+    if isinstance(value, FunctionType):
+        yield value
+    elif depth < _DEEP and isinstance(value, functools.partial | dict | list | tuple):
+        if isinstance(value, functools.partial):
+            value = value.func, *value.args, *value.keywords.values()
+        for content in value.values() if isinstance(value, dict) else value:
+            yield from _functions_in(content, depth + 1)
+
+
+def _twin(function: FunctionType, memo: dict[int, Any]) -> tuple[FunctionType, FunctionType] | None:
+    """A function with its copy, which closes over nothing yet; None where it needs none, or has one."""
+    closed = function.__closure__ or ()
+    if id(function) in memo or not (closed or function.__defaults__ or function.__kwdefaults__):
+        return None
+    cells = tuple(CellType() for _ in closed)
+    twin = FunctionType(function.__code__, function.__globals__, function.__name__, None, cells)
+    twin.__dict__ |= vars(function)
+    memo[id(function)] = twin
+    return function, twin
+
+
+def _bind(function: FunctionType, twin: FunctionType, memo: dict[int, Any]) -> None:
+    for cell, own in zip(function.__closure__ or (), twin.__closure__ or (), strict=True):
+        if cell != CellType():
+            own.cell_contents = _of_copy(cell.cell_contents, memo)
+    defaults, named = function.__defaults__, function.__kwdefaults__
+    twin.__defaults__ = None if defaults is None else tuple(_of_copy(value, memo) for value in defaults)
+    twin.__kwdefaults__ = None if named is None else {name: _of_copy(value, memo) for name, value in named.items()}
+
+
+def _of_copy(value: Any, memo: dict[int, Any]) -> Any:
+    """What the copy has in the place of something that a function works on; the same where it has nothing."""
+    if id(value) in memo:
+        return memo[id(value)]
+    if isinstance(value, FunctionType):
+        if (both := _twin(value, memo)) is None:
+            return value
+        _bind(*both, memo)
+        return both[1]
+    if isinstance(value, dict | list | set):
+        try:
+            return copy.deepcopy(value, memo)
+        except Exception:  # noqa: BLE001 - it may hold anything; the copy is then known to share it
+            return value
+    return value
+
+
+def shares_code(module: nn.Module, memo: dict[int, Any] | None = None) -> bool:
     """Whether a copy holds functions, such as hooks, that work on what does not belong to it: they would change that.
+
+    Args:
+        module: The copy.
+        memo: As of ``copy.deepcopy``; what was copied with it belongs to it.
 
     Example:
         >>> net, seen = nn.Linear(3, 2), []
@@ -25,7 +116,7 @@ def shares_code(module: nn.Module) -> bool:
         True
 
     """
-    own = {id(child) for child in module.modules()}
+    own = {id(child) for child in module.modules()} | {id(value) for value in (memo or {}).values()}
     return any(  # all but how to compile it: experiments run uncompiled
         _holds_shared(value, own)
         for child in module.modules()

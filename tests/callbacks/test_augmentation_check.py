@@ -947,3 +947,36 @@ def test_images_that_are_turned_with_their_masks_or_need_none(fit, turn, second)
 def test_masks_that_are_turned_by_a_draw_of_their_own(fit):
     (finding,) = found(fit, TurnedPairs(apart))
     assert (finding.status, finding.code) == (Status.WARNING, "AugmentationCheck/target_not_flipped")
+
+
+class Tracks(Dataset):
+    """Where something was, and where it goes, seen from its last place; turned at random."""
+
+    def __init__(self, target=lambda past, future, turn: future @ turn, *, turned=True):
+        generator = torch.Generator().manual_seed(0)
+        speed = torch.randn(80, 1, 2, generator=generator)
+        self.tracks = speed * (torch.arange(-7, 5)[:, None] + 0.1 * torch.randn(80, 12, 1, generator=generator))
+        self.target, self.turned = target, turned
+
+    def __len__(self):
+        return len(self.tracks)
+
+    def __getitem__(self, index):
+        angle = torch.rand(()) * 6.28 * self.turned
+        turn = torch.stack([torch.stack([angle.cos(), angle.sin()]), torch.stack([-angle.sin(), angle.cos()])])
+        past, future = self.tracks[index].split((8, 4))
+        return {"past": past @ turn, "future": self.target(past, future, turn)}
+
+
+@pytest.mark.parametrize(
+    ("target", "codes"),
+    [
+        (lambda past, future, turn: future @ turn, []),
+        (lambda past, future, turn: future.amax(0) - future.amin(0), []),  # its size
+        (lambda past, future, turn: (past @ turn).norm(dim=1), []),
+        (lambda past, future, turn: future, ["AugmentationCheck/target_not_turned"]),
+        (lambda past, future, turn: future[-1], ["AugmentationCheck/target_not_turned"]),
+    ],
+)
+def test_tracks_that_are_turned(fit, target, codes):
+    assert [f.code for f in found(fit, Tracks(target), Tracks(target, turned=False)) if f.is_alarm] == codes

@@ -448,6 +448,24 @@ def test_generators_of_numpy_without_a_seed(fit):
         assert found(fit, Healthy(), train=DataLoader(Draws(rng), 16)) == said
 
 
+class SeededByTheClock(Noisy):
+    """Within a second it draws the same."""
+
+    def noise(self, x):
+        return torch.randn(x.shape, generator=torch.Generator().manual_seed(int(time.time() / 1e4)))
+
+
+class TellsTheTime(Noisy):
+    def noise(self, x):
+        self.log("hours", time.time() / 3600)
+        return torch.randn_like(x)
+
+
+def test_a_step_that_is_seeded_by_the_clock(fit):
+    assert found(fit, TellsTheTime()) == PASSED
+    assert found(fit, SeededByTheClock()) == [(Status.ADVICE, "not_reproducible")]
+
+
 def test_workers_that_draw_the_same(fit):
     assert found(fit, WorkersAlike()) == [(Status.ADVICE, "workers_alike")]
 
