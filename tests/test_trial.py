@@ -3,6 +3,7 @@ import gc
 import pickle
 import random
 import weakref
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -337,3 +338,46 @@ def test_what_the_user_has_frozen_is_not_thawed(monkeypatch, frozen):
     with pytest.raises(ZeroDivisionError), memory_given_back(torch.device("cpu")):
         1 / 0  # noqa: B018
     assert called == (["collect"] if frozen else ["freeze", "collect", "unfreeze"])
+
+
+class KeepsFeatures(nn.Module):
+    """Reads by what hooks have kept: of a closure, of an object, of a list."""
+
+    def __init__(self):
+        super().__init__()
+        self.net, self.kept, self.store, self.calls = nn.Linear(3, 2), {}, SimpleNamespace(seen={}), []
+        self.net.register_forward_hook(self.keeping("net"))
+        store, calls = self.store, []
+
+        def hook(module, args, output):
+            store.seen["net"] = output
+            calls.append(module)
+
+        self.net.register_forward_hook(hook)
+        self.hook = hook
+
+    def keeping(self, name):
+        def hook(module, args, output):
+            self.kept[name] = output
+
+        return hook
+
+    def forward(self, x):
+        self.net(x)
+        return self.kept["net"] + self.store.seen["net"]
+
+
+def test_hooks_of_a_copy_work_on_the_copy():
+    module = Healthy()
+    module.net = KeepsFeatures()
+    module.net(torch.ones(1, 3))
+    before = dict(module.net.kept), dict(module.net.store.seen)
+    duplicate, _, _ = copied_with(module, [])
+    with torch.no_grad():
+        duplicate.net.net.weight.zero_()
+    assert torch.equal(duplicate.net(torch.ones(1, 3)), 2 * duplicate.net.net.bias[None])
+    assert module.net.kept["net"] is before[0]["net"]
+    assert module.net.store.seen["net"] is before[1]["net"]
+    calls = dict(zip(module.net.hook.__code__.co_freevars, module.net.hook.__closure__, strict=True))["calls"]
+    assert len(calls.cell_contents) == 1
+    assert all(part is not module.net.net for part in duplicate.modules())

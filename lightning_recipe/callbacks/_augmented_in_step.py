@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from lightning_recipe.callbacks import _augmentation as draws_of
 from lightning_recipe.callbacks import _moved as moved
-from lightning_recipe.callbacks._mixed_before import hooks_first
+from lightning_recipe.callbacks._mixed_before import HOOKS, hooks_first
 from lightning_recipe.callbacks._turned_apart import turned_apart
 from lightning_recipe.losses.by_hand import likely
 from lightning_recipe.record.copies import snapshot
 from lightning_recipe.record.step import Need
 from lightning_recipe.record.tensors import same, tensors
+from lightning_recipe.trial.rehearsal import CannotRehearseError, rehearsal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,6 +56,29 @@ def left_behind(again: Rehearsal, run: Run, batch: Any) -> Iterator[Outcome]:
     yield from moved.left_where_they_are(draws)
     yield from moved.moved_otherwise(draws)
     yield from turned_apart(draws)
+
+
+def has_hooks(run: Run) -> bool:
+    """Whether hooks of the module change a batch before the step."""
+    return any(run.overrides(hook) for hook in HOOKS)
+
+
+def in_validation(run: Run, batch: Any) -> Outcome | None:
+    """What to say of hooks that draw anew what the validation step is given, while labels stay.
+
+    They are called on a batch that they were called on before, twice with the same random numbers and once with others.
+    """
+    made, hooks = [], [hook for hook in HOOKS if run.overrides(hook)]
+    with suppress(CannotRehearseError), rehearsal(run) as again:
+        given = hooks_first(again.module, run, lambda: snapshot(batch), hooks, "validation_step")
+        for seed in (0, 0, 1):
+            again.step(batch, method="validation_step", seed=seed)
+            made.append({path: tensor.detach().cpu() for path, tensor in tensors(given[0], "batch")})
+    rows = [{path: t[:FEW] for path, t in one.items() if t.ndim and len(t) >= FEW} for one in made]
+    if len(rows) < 3 or not _are_same(*rows[:2]) or rows[2].keys() != rows[0].keys():  # noqa: PLR2004
+        return None
+    each = [[{path: t[i] for path, t in one.items()} for one in rows[1:]] for i in range(FEW)]
+    return draws_of.of_validation(each, shared=False, what=" and ".join(hooks)) if rows[0] else None
 
 
 def _draws(again: Rehearsal, batch: Any, given: list[Any]) -> Draws:

@@ -68,7 +68,9 @@ def shares(run: Run) -> list[Share]:
         return []
 
 
-def hooks_first(module: LightningModule, run: Run, collate: Callable[[], Any], hooks: list[str]) -> list[Any]:
+def hooks_first(
+    module: LightningModule, run: Run, collate: Callable[[], Any], hooks: list[str], method: str = "training_step"
+) -> list[Any]:
     """Let the step of a copy do what is done to a batch before it.
 
     Args:
@@ -76,22 +78,23 @@ def hooks_first(module: LightningModule, run: Run, collate: Callable[[], Any], h
         run: Of the module.
         collate: Makes the batch that hooks are given, in place of the step's own.
         hooks: Names of the module's.
+        method: Name of the step.
 
     Returns:
         What the step was given last.
 
     """
-    step, given = module.training_step, [None]
+    step, given = getattr(module, method), [None]
 
     @functools.wraps(step)
-    def training_step(_: Any, *args: Any) -> Any:
+    def with_hooks(_: Any, *args: Any) -> Any:
         batch = _there(run, collate())
         for hook in hooks:
             batch = MethodType(getattr(type(run.module), hook), module)(batch, 0)
         given[0] = batch
         return step(batch, *args)
 
-    module.training_step = training_step  # type: ignore[method-assign]
+    setattr(module, method, with_hooks)
     return given
 
 

@@ -86,7 +86,7 @@ def extremes(activations: Activations, zeros: float, least: float) -> set[str]:
 
 
 def dead(activations: Activations, course: Course, zeros: float) -> Outcome | None:
-    """Activations that put out zeros only, or hardly anything else while nothing is learnt."""
+    """Activations that put out zeros only, or hardly anything else; `advice` if something is learnt nevertheless."""
     shares = {name: numbers.zeros for name, (kind, numbers) in activations.items() if isinstance(kind, CUT_OFF)}
     learns = course.is_below(LEARNT) or not course.points
     off = {name: share for name, share in shares.items() if share == 1 or (share > zeros and not learns)}
@@ -94,7 +94,7 @@ def dead(activations: Activations, course: Course, zeros: float) -> Outcome | No
         return None
     worst = max(off.values())
     return Outcome(
-        Status.WARNING,
+        Status.ADVICE if worst < 1 and course.fell_to(SLOWLY) else Status.WARNING,
         "dead",
         f"{100 * worst:.4g} % of the output of {listed(off)} is 0 (about 50 % expected), and no gradient comes back "
         f"through that (loss {course})",

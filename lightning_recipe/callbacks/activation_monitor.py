@@ -44,7 +44,8 @@ class ActivationMonitor(Check):
 
     Each verdict needs three looks in a row, after the first steps, and a training loss that agrees:
 
-    - `dead`: a ReLU puts out nothing but zeros; or more than `zeros` of them, and the loss is above 0.7 of the first;
+    - `dead`: a ReLU puts out nothing but zeros; or more than `zeros` of them, and the loss is above 0.7 of the first:
+      `advice` if it is below 0.95 of it, for units that are seldom on may be all that is needed;
       or the gradient of most weights is exactly 0, as where ReLU is called as a function;
     - `units_dead`: more than half of the units of a ReLU put out 0 for whole batches, while the others don't, and the
       loss is above 0.95 of the first; `advice` above 0.7;

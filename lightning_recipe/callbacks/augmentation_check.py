@@ -131,19 +131,26 @@ class AugmentationCheck(Check):
         """Begin anew with each fit."""
         super().setup(trainer, pl_module, stage)
         self.needs = type(self).needs
-        self._read, self._looks = False, 0
+        self._read, self._looks, self._validated = False, 0, True
         self._shares: list[mixing.Share] = []
         self._clean: Finding | None = None
 
     def before_training(self, run: Run) -> Iterator[Finding]:
         """Read, if validation has a loader by now or never will: after the sanity check."""
+        self._validated = not (run.trainer.enable_validation and in_step.has_hooks(run))
         if run.val_loaders or not run.trainer.enable_validation:
             yield from self._judge(run)
 
-    def validation(self, run: Run, step: Step) -> Iterator[Finding]:  # noqa: ARG002
-        """Read once both loaders are known."""
+    def validation(self, run: Run, step: Step) -> Iterator[Finding]:
+        """Read once both loaders are known; see whether hooks augment what is validated."""
         if run.loaders and not self._read:
             yield from self._judge(run)
+        if not (self._validated or run.trainer.sanity_checking):
+            self._validated = True
+            if outcome := in_step.in_validation(run, step.batch):
+                self._clean = None
+                yield self.found(outcome)
+            yield from self._concluded()
 
     def first_step(self, run: Run, step: Step) -> Iterator[Finding]:
         """See whether the module turns or moves images by itself, and their targets with them."""
@@ -179,12 +186,12 @@ class AugmentationCheck(Check):
 
     def end(self, run: Run) -> Iterator[Finding]:
         """There is no silence."""
-        self._looks = LOOKS
+        self._looks, self._validated = LOOKS, True
         yield from self._concluded() if self._read else self._judge(run)
 
     def _concluded(self) -> Iterator[Finding]:
         """Say that all is well, once examples were read and steps were looked at."""
-        if self._read and self._looks == LOOKS:
+        if self._read and self._looks == LOOKS and self._validated:
             self.done = True
             yield from [self._clean] if self._clean else []
 

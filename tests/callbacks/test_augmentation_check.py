@@ -840,7 +840,8 @@ def test_images_that_the_module_turns(fit, hook, inputs, masks):
     module.hook, module.inputs, module.masks = hook, inputs, masks
     fit(module, [check], logger=False, max_steps=2, limit_val_batches=0)
     alarms = [f.code.partition("/")[2] for f in check.findings if f.is_alarm]
-    assert alarms == (["target_not_flipped"] if inputs != masks else [])
+    alone = (inputs and not masks) or (masks and not inputs and hook)
+    assert alarms == (["target_not_flipped"] if alone else [])
 
 
 def elsewhere(i, _):
@@ -955,7 +956,7 @@ class Tracks(Dataset):
     def __init__(self, target=lambda past, future, turn: future @ turn, *, turned=True):
         generator = torch.Generator().manual_seed(0)
         speed = torch.randn(80, 1, 2, generator=generator)
-        self.tracks = speed * (torch.arange(-7, 5)[:, None] + 0.1 * torch.randn(80, 12, 1, generator=generator))
+        self.tracks = speed * (torch.arange(-7, 5)[:, None] + 0.1 * torch.randn(80, 12, 2, generator=generator))
         self.target, self.turned = target, turned
 
     def __len__(self):
@@ -980,3 +981,29 @@ class Tracks(Dataset):
 )
 def test_tracks_that_are_turned(fit, target, codes):
     assert [f.code for f in found(fit, Tracks(target), Tracks(target, turned=False)) if f.is_alarm] == codes
+
+
+class HidesRows(Healthy):
+    """A hook hides numbers of a batch at random: of training, or by mistake of validation, too."""
+
+    hides = staticmethod(lambda module: module.trainer.training)
+
+    def on_after_batch_transfer(self, batch, dataloader_idx):
+        x, y = batch
+        return (x * (torch.rand_like(x) > 0.3) if self.hides(self) else x.sub(0.1).clamp(-3, 3)), y
+
+
+@pytest.mark.parametrize(
+    ("hides", "codes"),
+    [
+        (lambda module: module.trainer.training, ["passed"]),
+        (lambda module: module.training, ["passed"]),
+        (lambda module: False, ["passed"]),
+        (lambda module: True, ["validation_augmented"]),
+    ],
+)
+def test_hooks_that_augment_what_is_validated(fit, hides, codes):
+    module, check = HidesRows(), AugmentationCheck()
+    module.hides = hides
+    fit(module, [check], logger=False)
+    assert [f.code.partition("/")[2] for f in check.findings] == codes
