@@ -60,10 +60,11 @@ class AugmentationCheck(Check):
     - reading an example changes what the data set keeps of it, in place, again each time; `advice` where workers read,
       whose copies end with the epoch.
 
-    `advice` if validation examples differ for another reason, if training examples are augmented when they are first
-    read and kept like that, and if points are mirrored in place, of which one is always left of another in validation,
-    or is told to be by what a mirror leaves as it is, or of which two are counterparts and a third one is always on the
-    same side of the way between them, whichever way an object lies: a left ear becomes a right one. `skipped` where the
+    `advice` if validation examples differ for another reason, or by what a hook of the module draws for them, if
+    training examples are augmented when they are first read and kept like that, and if points are mirrored in place, of
+    which one is always left of another in validation, or is told to be by what a mirror leaves as it is, or of which
+    two are counterparts and a third one is always on the same side of the way between them, whichever way an object
+    lies: a left ear becomes a right one. `skipped` where the
     data set is a stream, too large to copy, or can't be.
 
     Args:
@@ -147,6 +148,7 @@ class AugmentationCheck(Check):
             yield from self._judge(run)
         if not (self._validated or run.trainer.sanity_checking):
             self._validated = True
+            self.needs = Need(0) if self._looks == LOOKS else self.needs
             if outcome := in_step.in_validation(run, step.batch):
                 self._clean = None
                 yield self.found(outcome)
@@ -175,7 +177,7 @@ class AugmentationCheck(Check):
             self._clean = None
             yield self.found(outcome)
         if outcome or self._looks == LOOKS or (self._looks > 1 and not self._shares):
-            self._looks, self.needs = LOOKS, Need(0)
+            self._looks, self.needs = LOOKS, Need(0) if self._validated else Need.INPUTS
             yield from self._concluded()
 
     def _again(self, run: Run, step: Step) -> mixing.Share | None:

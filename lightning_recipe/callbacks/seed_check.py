@@ -7,27 +7,22 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from lightning_recipe.callback import Check
+from lightning_recipe.callbacks._repeated import repeated
 from lightning_recipe.callbacks._rewound import Rewound, period, shuffled
 from lightning_recipe.callbacks._seeds import apart, is_seeded, seeds_all_alike, streams, tells_workers_apart
-from lightning_recipe.callbacks._unseeded import by_chance, kept_without_seed, made_by_chance, unseeded
+from lightning_recipe.callbacks._unseeded import kept_without_seed, made_by_chance, unseeded
 from lightning_recipe.finding import Section
 from lightning_recipe.record.step import Need
-from lightning_recipe.trial.rehearsal import CannotRehearseError, rehearsal
+from lightning_recipe.trial.rehearsal import CannotRehearseError
 from lightning_recipe.trial.reread import CannotRereadError, drawn_from
-from lightning_recipe.trial.rng import held_by, named, untouched_generators
-from lightning_recipe.trial.seeding import at_another_time
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import Any
 
+    from lightning_recipe.callbacks._repeated import Repeated
     from lightning_recipe.finding import Finding
     from lightning_recipe.record.step import Step
     from lightning_recipe.run import Run
-    from lightning_recipe.trial.rehearsal import Rehearsal
-
-MOST = 8
-"""Steps at most, before losses that differ by little are taken for rounding: of noise, two may agree by chance."""
 
 
 class SeedCheck(Check):
@@ -111,24 +106,8 @@ class SeedCheck(Check):
             )
         yield from found
         try:
-            with rehearsal(run) as again:
-                with untouched_generators(list(filter(by_chance, (*held_by(again.module), *named())))) as drawn:
-                    losses = [self._loss(again, run.batch)]
-                before = streams()
-                self._loss(again, run.batch, seed=1)
-                self._seeds = {name for name, state in streams().items() if state == before[name]}
-                losses.append(self._loss(again, run.batch))
-                later = losses[0]
-                if losses[0] == losses[1] and apart(later := self._later(again, run.batch), losses[0]) > self.rounding:
-                    losses.append(self._loss(again, run.batch))  # as before, or something else than the clock changes
-                while 0 < apart(*losses[-2:]) <= self.rounding and len(losses) < MOST:
-                    losses.append(self._loss(again, run.batch))
-            if apart(*losses[-2:]) > self.rounding:  # or an object of the module's own has kept something
-                del losses[1:]
-                while len(losses) == 1 or (0 < apart(losses[0], losses[-1]) <= self.rounding and len(losses) < MOST):
-                    with rehearsal(run) as fresh:
-                        losses.append(self._loss(fresh, run.batch))
-                losses = [losses[0], losses[-1]]
+            repeat = repeated(run, run.batch, self.rounding)
+            self._seeds = repeat.seeds
         except CannotRehearseError as error:
             yield from (
                 [] if found else [self.skipped(f"a seed is set; whether steps can be repeated is unknown: {error}")]
@@ -136,36 +115,35 @@ class SeedCheck(Check):
             return
         finally:
             self.done = not self._seeds and not self._rewound.open
-        if apart(losses[0], later) > self.rounding:
-            found.append(
-                self.advice(
-                    f"the same step, from the same state and random streams, gives a loss of {losses[0]:.4g}, and of "
-                    f"{later:.4g} at another time of the day: it reads the clock",
-                    code="not_reproducible",
-                    fix="seed by a number of your own, not by time.time()",
-                    first=losses[0],
-                    second=later,
-                )
-            )
-            yield found[-1]
-        if drawn:
-            found.append(self.found(made_by_chance("the training step draws from a generator of its own")))
-            yield found[-1]
-        first, second = losses[-2:]
-        difference = apart(first, second)
-        if difference > self.rounding:
+        told = list(self._of(repeat))
+        yield from told
+        if not (told or found):
+            difference = apart(repeat.first, repeat.second)
+            self._clean = self.passed("a seed is set, and a step can be repeated", difference=difference)
+            yield from [self._clean] if self.done else []
+
+    def _of(self, repeat: Repeated) -> Iterator[Finding]:
+        same = "the same step, from the same state and random streams, gives a loss of"
+        first, second, later = repeat.first, repeat.second, repeat.later
+        if apart(first, later) > self.rounding:
             yield self.advice(
-                f"the same step twice, from the same state and random streams, gives a loss of {first:.4g} and then of "
-                f"{second:.4g}",
+                f"{same} {first:.4g}, and of {later:.4g} at another time of the day: it reads the clock",
+                code="not_reproducible",
+                fix="seed by a number of your own, not by time.time()",
+                first=first,
+                second=later,
+            )
+        if repeat.by_chance:
+            yield self.found(made_by_chance("the training step draws from a generator of its own"))
+        if (difference := apart(first, second)) > self.rounding:
+            yield self.advice(
+                f"{same} {first:.4g} and then of {second:.4g}",
                 code="not_reproducible",
                 fix="look for numbers drawn from a generator without a seed, the clock, or the order of a set",
                 first=first,
                 second=second,
                 difference=difference,
             )
-        elif not found:
-            self._clean = self.passed("a seed is set, and a step can be repeated", difference=difference)
-            yield from [self._clean] if self.done else []
 
     def next_look(self, run: Run) -> float:
         """After the first two steps, those of some epochs."""
@@ -237,15 +215,3 @@ class SeedCheck(Check):
                 if outcome := unseeded(data, seeded="PL_GLOBAL_SEED" in os.environ) or kept_without_seed(data):
                     yield self.found(outcome)
                     return
-
-    def _later(self, again: Rehearsal, batch: Any) -> float:
-        """The loss of the step at another time."""
-        with at_another_time():
-            return self._loss(again, batch)
-
-    def _loss(self, again: Rehearsal, batch: Any, seed: int = 0) -> float:
-        loss = again.step(batch, seed=seed).loss
-        if loss is None:
-            msg = "the step has no loss"
-            raise CannotRehearseError(msg)
-        return float(loss.detach().sum())
