@@ -65,7 +65,7 @@ def repeated(run: Run, batch: Any, rounding: float) -> Repeated:
             with rehearsal(run) as fresh:
                 losses.append(_loss(fresh, batch))
         losses = [losses[0], losses[-1]]
-    return Repeated(*losses[-2:], later, bool(drawn), seeds)
+    return Repeated(losses[-2], losses[-1], later, bool(drawn), seeds)
 
 
 def _later(again: Rehearsal, batch: Any, loss: float, rounding: float) -> float:

@@ -39,9 +39,9 @@ def functions_copied(module: nn.Module, memo: dict[int, Any]) -> Iterator[None]:
         (0, 1)
 
     """
-    twins = [twin for function in _functions_of(module) if (twin := _twin(function, memo)) is not None]
+    both = [pair for function in _functions_of(module) if (pair := _twin(function, memo)) is not None]
     yield
-    for function, twin in twins:
+    for function, twin in both:
         _bind(function, twin, memo)
 
 
