@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
-from lightning_recipe.finding import Outcome, Status
+from lightning_recipe.finding import Outcome, Status, listed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from lightning_recipe.record.events import Event
     from lightning_recipe.trial.entries import Entered
 
+EXAMPLES, FEW = 16, 2
+"""Examples of a batch, at least, and rows of an embedding, more than which are no mark of a kind."""
 PLACES = 4
 """Tokens of an example, at least. Kinds of tokens, which may all be the same, are fewer than tokens."""
 
@@ -49,6 +51,34 @@ def of_places(train: Entered) -> Iterator[tuple[Outcome, str]]:
                 ),
                 entry.name,
             )
+
+
+def of_one_id(train: Entered) -> Iterator[tuple[Outcome, str]]:
+    """`advice` where no embedding is given more than one id: where codes were looked up, none may have been found.
+
+    Where some ids differ, as of words, others may be all the same, as of a speaker, or of a kind.
+
+    Args:
+        train: What entered, recorded before any update.
+
+    """
+    tables = [entry for entry in train.indices if isinstance(entry.module, nn.Embedding) and entry.values.ndim]
+    if not tables or any(len(entry.values) < EXAMPLES or len(entry.values.unique()) > 1 for entry in tables):
+        return
+    if all(entry.module.num_embeddings > FEW for entry in tables):
+        ids = sorted({int(entry.values.flatten()[0]) for entry in tables})
+        which = listed(entry.name for entry in tables)
+        yield (
+            Outcome(
+                Status.ADVICE,
+                "one_id",
+                f"all {len(tables[0].values)} examples of the first batch have the same id where {which} look it up: "
+                f"{' and '.join(map(str, ids))} of {tables[0].module.num_embeddings}",
+                "see how codes become ids: keys that are texts are not found among numbers, and all become unknown",
+                {"embeddings": len(tables)},
+            ),
+            tables[0].name,
+        )
 
 
 def _have_order(train: Entered) -> bool:

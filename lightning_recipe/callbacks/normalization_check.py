@@ -11,7 +11,7 @@ from lightning_recipe.callbacks._alone import each_alone, has_no_statistics, of_
 from lightning_recipe.callbacks._cast import lost_by_cast
 from lightning_recipe.callbacks._channels import Channels
 from lightning_recipe.callbacks._factor import of_factor, times, undone
-from lightning_recipe.callbacks._places import of_places
+from lightning_recipe.callbacks._places import of_one_id, of_places
 from lightning_recipe.callbacks._standardised import of_features
 from lightning_recipe.callbacks._wraps import wraps
 from lightning_recipe.finding import Section, Status
@@ -60,7 +60,8 @@ class NormalizationCheck(Check):
       BatchNorms without running statistics, which is `advice` unless the loss of validation doubles once each of its
       examples comes alone;
     - `advice` if all that enters, or one feature of a table, lies in a narrow band far from 0, as years do;
-    - all examples of a batch are the same, or all tokens have the same place when places are embedded.
+    - all examples of a batch are the same, or all tokens have the same place when places are embedded; `advice` if all
+      ids that are embedded are one and the same.
 
     Targets of a squared or absolute error, also by hand: `warning` if what the network puts out at first is 1,000 times
     as large as they vary, or they have a standard deviation above 100 and leave nothing to other losses of the sum, or
@@ -144,7 +145,8 @@ class NormalizationCheck(Check):
             self.done = True
             yield self.skipped(str(error))
             return
-        places = [self.found(*pair) for pair in (*of_places(train), *lost_by_cast(train, run.batch), *wraps(wrapping))]
+        of_integers = (*of_places(train), *of_one_id(train), *lost_by_cast(train, run.batch), *wraps(wrapping))
+        places = [self.found(*pair) for pair in of_integers]
         yield from places
         if not train.entries:
             self.done = True

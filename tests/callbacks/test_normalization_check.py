@@ -1029,3 +1029,25 @@ def test_an_example_that_comes_alone_is_another(fit):
     assert (finding.status, finding.code) == (Status.WARNING, "NormalizationCheck/statistics_of_the_batch")
     assert finding.subject == "net.0"
     assert finding.evidence["alone"] > 2 * finding.evidence["loss"]
+
+
+class Codes(nn.Module):
+    """Three codes of a contract, each with a table, beside numbers."""
+
+    def __init__(self):
+        super().__init__()
+        self.tables = nn.ModuleList(nn.Embedding(9, 4) for _ in range(3))
+        self.numbers, self.leave = nn.Linear(6, 4), nn.Linear(16, 2)
+
+    def forward(self, x):
+        codes, numbers = x[:, :3].long(), x[:, 3:]
+        words = [table(codes[:, i]) for i, table in enumerate(self.tables)]
+        return self.leave(torch.cat([*words, self.numbers(numbers)], 1))
+
+
+@pytest.mark.parametrize(("known", "said"), [(3, []), (1, []), (0, ["one_id"])])
+def test_codes_of_which_none_is_known(fit, known, said):
+    codes = torch.randint(9, (64, 3), generator=RNG) * (torch.arange(3) < known)
+    batch = torch.cat([codes.float(), torch.randn(64, 6, generator=RNG)], 1), torch.arange(64) % 2
+    findings = found(fit, Program(Codes(), batch))
+    assert [f.code.partition("/")[2] for f in findings if f.status is Status.ADVICE] == said
