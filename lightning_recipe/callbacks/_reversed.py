@@ -34,6 +34,12 @@ AS_THEY_ARE = 0.1
 """Share that is in training as it is, up to which pairs do not come again by themselves."""
 BY_CHANCE = 4.0
 """Times as many as of pairs that are drawn at random from the same ids, at least."""
+AGREE, BY_LABEL = 0.95, 0.8
+"""Share of those that are there the other way round that have the same label, from which on it is no chance, unless so
+many have the same anyway."""
+MORE = 1.2
+"""Times as many as of random pairs, then: of most pairs that there are, most are there by chance; of all, as of sums in
+a table, no more than that."""
 DRAWN = 8
 """Random pairs for each."""
 
@@ -185,6 +191,8 @@ class Shares(NamedTuple):
         mirrored: The same, in training or in validation.
         same: In training as they are, with any label.
         chance: Pairs drawn at random from the same ids that are in training the other way round, with any label.
+        agree: Of those that are in training the other way round, with any label, those with the same one.
+        alike: The same, by chance.
         pairs: How many there are.
 
     """
@@ -193,7 +201,16 @@ class Shares(NamedTuple):
     mirrored: float
     same: float
     chance: float
+    agree: float
+    alike: float
     pairs: int
+
+    @property
+    def is_told(self) -> bool:
+        """Whether they are there more often than by chance, and not as they are."""
+        agree = self.agree >= AGREE > BY_LABEL >= self.alike
+        likelier = self.turned >= (MORE if agree else BY_CHANCE) * self.chance
+        return self.turned >= OFTEN and self.same <= AS_THEY_ARE and likelier
 
 
 def verdict(train: Kept, val: Kept, name: str) -> Outcome | None:
@@ -219,7 +236,7 @@ def verdict(train: Kept, val: Kept, name: str) -> Outcome | None:
     labels, counts = np.unique(rows[:, 2], return_counts=True)
     groups = [rows, *(rows[rows[:, 2] == label] for label in labels[counts >= FEWEST][:LABELS])]
     each = [_shares(train.rows, group, zeros) for group in groups if len(group) >= FEWEST]
-    told = [s for s in each if s.turned >= OFTEN and s.same <= AS_THEY_ARE and s.turned >= BY_CHANCE * s.chance]
+    told = [shares for shares in each if shares.is_told]
     if not told:
         return None
     found = max(told, key=lambda s: s.turned)
@@ -248,4 +265,7 @@ def _shares(train: NDArray[np.int64], val: NDArray[np.int64], zeros: int) -> Sha
         hits += int(np.isin(_key(other[there], a[there]), of_any).sum())
         tried += int(there.sum())
     same = np.isin(_key(a, b), of_any).mean()
-    return Shares(float(turned.mean()), float(mirrored.mean()), float(same), hits / max(1, tried), len(val))
+    back = np.isin(_key(b, a), of_any).mean()
+    alike = float(((np.unique(label, return_counts=True)[1] / len(label)) ** 2).sum())
+    shares = float(turned.mean()), float(mirrored.mean()), float(same)
+    return Shares(*shares, hits / max(1, tried), float(turned.mean() / max(back, 1e-12)), alike, len(val))

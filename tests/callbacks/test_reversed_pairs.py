@@ -193,6 +193,19 @@ def test_pairs_of_one_label_among_random_ones():
     assert "with one label" in outcome.message
 
 
+def test_most_of_all_pairs_that_there_are():
+    """Of 60 people two thirds of all pairs are listed, each in both directions before the split."""
+    pairs = torch.stack(torch.triu_indices(60, 60, 1).unbind(), 1)
+    pairs = pairs[torch.randperm(len(pairs), generator=rng())[: len(pairs) * 2 // 3]]
+    label = torch.randint(2, (len(pairs),), generator=rng(1))
+    order = torch.randperm(2 * len(pairs), generator=rng(2))
+    both, labels = torch.cat([pairs, pairs.flip(1)])[order], label.repeat(2)[order]
+    cut = len(both) // 5
+    found = judged(batches(both[cut:], labels[cut:]), batches(both[:cut], labels[:cut]))
+    assert found.status is Status.WARNING
+    assert judged(batches(pairs[cut:], label[cut:]), batches(pairs[:cut], label[:cut])) is None
+
+
 def test_without_a_label():
     train, val = split(both_directions(drawn(600)))
     assert judged(batches(train), batches(val), "").status is Status.WARNING
