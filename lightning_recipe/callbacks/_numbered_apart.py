@@ -99,6 +99,7 @@ def as_they_come(codes: NDArray[Any]) -> int:
         [3, 0, 0, 0]
 
     """
+    codes = codes.astype(np.int64)  # else sums of bytes are out of range
     values, places = np.unique(codes, return_index=True)
     first = values[places.argsort()]
     first = first[first >= first[0]] if len(first) else first

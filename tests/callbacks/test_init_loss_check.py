@@ -571,3 +571,29 @@ def test_numbers_as_layers_give_them_against_smaller_targets_are_advice(fit):
 
     finding = judged(fit, Small())
     assert (finding.status, finding.code) == (Status.ADVICE, "InitLossCheck/too_high")
+
+
+class DividesByExamples(Healthy):
+    """Its loss is a mean, or a sum, divided by the examples of the batch."""
+
+    reduction, by = "mean", staticmethod(len)
+
+    def loss(self, logits, y):
+        return F.cross_entropy(logits, y, reduction=self.reduction) / self.by(y)
+
+
+@pytest.mark.parametrize(
+    ("reduction", "by", "codes"),
+    [
+        ("sum", len, ["passed"]),
+        ("mean", lambda y: 4, ["passed"]),  # batches whose gradients are added up
+        ("mean", lambda y: 0.5, ["passed"]),
+        ("mean", len, ["passed", "divided_again"]),
+    ],
+)
+def test_a_mean_that_is_divided_by_the_examples_again(fit, reduction, by, codes):
+    module, check = DividesByExamples(), InitLossCheck()
+    module.reduction, module.by = reduction, by
+    fit(module, [check], logger=False, max_steps=1, limit_val_batches=0)
+    assert [f.code.partition("/")[2] for f in check.findings] == codes
+    assert [f.status for f in check.findings if f.code.endswith("again")] == [Status.WARNING] * (len(codes) - 1)
