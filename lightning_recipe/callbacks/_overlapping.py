@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SHORTEST = 6
-"""Steps of a window; shorter ones may be equal by chance."""
+"""Steps of a window; shorter ones may be equal by chance, but for those of `DISTINCT` numbers each."""
 LARGEST = 2**16
 """Values of a window that are compared, at most."""
 FIRST, PROBES = 3, 16
@@ -199,7 +199,8 @@ def _shift(one: dict[str, Tensor], other: dict[str, Tensor]) -> Shift | None:
         if a.shape != b.shape or not 0 < a.ndim < 4 or a.numel() > LARGEST or a.is_complex():  # noqa: PLR2004
             continue
         for axis, size in enumerate(a.shape):
-            if size >= SHORTEST and (moved := _moved(a.movedim(axis, 0).double(), b.movedim(axis, 0).double())):
+            enough = size >= SHORTEST or (axis == 0 and a.ndim == 2 and size > 1 and a.shape[1] >= DISTINCT)  # noqa: PLR2004
+            if enough and (moved := _moved(a.movedim(axis, 0).double(), b.movedim(axis, 0).double())):
                 return Shift((name, axis), 1 - moved / size, bool((a == a.round()).all()))
     return None
 

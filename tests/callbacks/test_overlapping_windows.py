@@ -8,6 +8,8 @@ from torch.nn import functional as F
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset, TensorDataset, random_split
 
 from lightning_recipe import SplitCheck, Status
+from lightning_recipe.callbacks._overlapping import neighbours, overlapping
+from lightning_recipe.trial.stored import Part
 
 RNG = torch.Generator().manual_seed(0)
 SERIES = torch.randn(500, generator=RNG).cumsum(0)
@@ -133,3 +135,14 @@ def test_windows_in_both(fit, form):
     assert (finding.status, finding.code) == (Status.WARNING, WindowsInBoth.code), finding
     assert finding.evidence["share"] > 0.6
     assert finding.evidence["overlap"] == pytest.approx(20 / 24 if form == "every fourth" else 23 / 24)
+
+
+@pytest.mark.parametrize(("features", "told"), [(6, True), (1, False)])
+def test_short_windows_of_several_features(features, told):
+    series = torch.randn(400, features, generator=torch.Generator().manual_seed(0)).cumsum(0)
+    windows = list(series.unfold(0, 2, 1).transpose(1, 2))
+    order = torch.randperm(399, generator=torch.Generator().manual_seed(1)).tolist()
+    parts = [Part(windows, order[100:])], [Part(windows, order[:100])]
+    assert (overlapping(neighbours(*parts)) is not None) == told
+    apart = [Part(windows, range(300))], [Part(windows, range(310, 399))]
+    assert neighbours(*apart) is None
