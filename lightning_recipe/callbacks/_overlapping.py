@@ -151,7 +151,7 @@ def overlapping(found: Neighbours) -> Outcome | None:
     chosen = found.pairs[:: max(1, len(found.pairs) // PROBES)][:PROBES]
     try:
         shifts = _shifts(found, chosen[:FIRST])
-        if len(shifts) < FIRST or None in shifts:
+        if len(shifts) < FIRST or not any(shifts):
             return None
         shifts += _shifts(found, chosen[FIRST:])
     except CannotRereadError:
