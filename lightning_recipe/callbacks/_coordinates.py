@@ -33,6 +33,8 @@ STEADY = 0.75
 direction, which is told by the same pixels, changes one way or the other, and by chance less than 0.2."""
 FAR = 0.25
 """The same in standard deviations of the target, at least; for a tenth of the width or height 0.6 was measured."""
+LEAST, ROUNDING = 4, 1e-3
+"""Draws between which an image was moved, and the share by which a number may miss its step by rounding."""
 STEP = 0.1
 """Share of the width or height by which images are moved."""
 
@@ -68,8 +70,66 @@ def left_behind(draws: Draws, probe: Callable[[str, str, Shift], bool]) -> Itera
                 )
 
 
-def moves_along(images: Tensor, targets: Tensor, by: Shift) -> bool:
-    """Whether moving images would change a target, for all of them by about as much.
+def moved_otherwise(draws: Draws, probe: Callable[[str, str, int], tuple[float, float]]) -> Iterator[Outcome]:
+    """A `warning` for each target whose numbers move with an image, but along the other side of it, or the other way.
+
+    Args:
+        draws: Of training.
+        probe: How a number of the target, by paths and its place, changes when images of validation are moved down,
+            and when they are moved to the right; 0 where that is not known.
+
+    """
+    for name in draws[0][0]:
+        pairs = [(times[0], now, by) for times in draws for now in times[1:] if (by := _shift(times[0], now, name))]
+        for target, first in draws[0][0].items() if len(pairs) >= LEAST else ():
+            numbers = first.is_floating_point() and 0 < first.ndim < 3 and first.numel() <= FEW  # noqa: PLR2004
+            if target == name or not numbers or any(a[target].shape != b[target].shape for a, b, _ in pairs):
+                continue
+            steps = torch.tensor([[by.down, by.right] for _, _, by in pairs], dtype=torch.double)
+            changes = torch.stack([(b[target] - a[target]).flatten().double() for a, b, _ in pairs])
+            told = [
+                bool(follows @ torch.tensor(probe(name, target, place), dtype=torch.double) <= 0)
+                for place, follows in enumerate(_followed(steps, changes))
+                if follows is not None and any(probe(name, target, place))
+            ]
+            if told and sum(told) > len(told) / 2:
+                yield Outcome(
+                    Status.WARNING,
+                    "target_not_moved",
+                    f"numbers of the target{moved.named(target)} do not move as their image does, between "
+                    f"{len(pairs)} draws of examples: along its other side, or the other way",
+                    "see which offset is that of rows and which that of columns, and what is added where",
+                    {"draws": len(pairs), "numbers": len(told)},
+                )
+
+
+def _shift(first: dict[str, Tensor], other: dict[str, Tensor], name: str) -> Shift | None:
+    if any(path not in other for path in first):
+        return None
+    one, image = flips.as_image(first[name]), flips.as_image(other[name])
+    return None if one is None or image is None else moved.shift(one, image)
+
+
+def _followed(steps: Tensor, changes: Tensor) -> Iterator[Tensor | None]:
+    """By how much each number changes with a step down and one to the right; None unless it follows one, to the digit.
+
+    Example:
+        >>> steps = torch.tensor([[1.0, 2], [3, -1], [0, 4], [2, 2]], dtype=torch.double)
+        >>> changes = torch.stack([steps[:, 1] / 4, steps.sum(1), torch.zeros(4)], 1)
+        >>> [None if one is None else [round(x, 2) for x in one.tolist()] for one in _followed(steps, changes)]
+        [[0.0, 0.25], None, None]
+
+    """
+    known = torch.linalg.matrix_rank(steps) == 2  # noqa: PLR2004
+    for change in changes.T:
+        follows = torch.linalg.lstsq(steps, change[:, None]).solution[:, 0] if known else torch.zeros(2)
+        small, large = sorted(follows.abs().tolist())
+        exact = large > 0 and (steps @ follows.double() - change).norm() <= ROUNDING * change.norm()
+        yield follows.double() if exact and small <= ROUNDING * large else None
+
+
+def change_along(images: Tensor, targets: Tensor, by: Shift) -> float:
+    """By how much moving images would change a target, if for all of them by about as much; else 0.
 
     Told by a linear model of the coarse images, once it predicts the target of examples that were left out.
 
@@ -83,8 +143,8 @@ def moves_along(images: Tensor, targets: Tensor, by: Shift) -> bool:
         >>> at = 3 + torch.arange(100) % 10
         >>> stripes = (-(torch.arange(16) - at[:, None]).square() / 8).exp()
         >>> images = stripes[:, None, None].expand(-1, 1, 16, -1)
-        >>> moves_along(images, at, Shift(0, 3)), moves_along(images, at, Shift(3, 0))
-        (True, False)
+        >>> [change_along(images, at, by) > 1 for by in (Shift(0, 3), Shift(3, 0), Shift(0, -3))]
+        [True, False, False]
 
     """
     x = F.adaptive_avg_pool2d(images.double().mean(1, keepdim=True), COARSE)
@@ -97,6 +157,7 @@ def moves_along(images: Tensor, targets: Tensor, by: Shift) -> bool:
     weights = inverse @ y
     left_out = (weights / inverse.diagonal()).square().mean()
     if not bool(y.any()) or left_out > (1 - KNOWN) * y.square().mean():
-        return False
+        return 0.0
     moved_by = change @ (x.T @ weights)
-    return bool(moved_by.mean().abs() > max(STEADY * moved_by.std(), FAR * y.std()))
+    steady = moved_by.mean().abs() > max(STEADY * moved_by.std(), FAR * y.std())
+    return float(moved_by.mean()) if steady else 0.0

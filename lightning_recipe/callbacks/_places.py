@@ -65,7 +65,8 @@ def of_one_id(train: Entered) -> Iterator[tuple[Outcome, str]]:
     tables = [entry for entry in train.indices if isinstance(entry.module, nn.Embedding) and entry.values.ndim]
     if not tables or any(len(entry.values) < EXAMPLES or len(entry.values.unique()) > 1 for entry in tables):
         return
-    if all(entry.module.num_embeddings > FEW for entry in tables):
+    rows = [len(next(entry.module.parameters())) for entry in tables]
+    if min(rows) > FEW:
         ids = sorted({int(entry.values.flatten()[0]) for entry in tables})
         which = listed(entry.name for entry in tables)
         yield (
@@ -73,7 +74,7 @@ def of_one_id(train: Entered) -> Iterator[tuple[Outcome, str]]:
                 Status.ADVICE,
                 "one_id",
                 f"all {len(tables[0].values)} examples of the first batch have the same id where {which} look it up: "
-                f"{' and '.join(map(str, ids))} of {tables[0].module.num_embeddings}",
+                f"{' and '.join(map(str, ids))} of {rows[0]}",
                 "see how codes become ids: keys that are texts are not found among numbers, and all become unknown",
                 {"embeddings": len(tables)},
             ),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from contextlib import AbstractContextManager, contextmanager, suppress
-from functools import partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -17,7 +17,7 @@ from lightning_recipe.callbacks import _sides as sides
 from lightning_recipe.callbacks import _swapped as swapped
 from lightning_recipe.callbacks._collated import Collated, is_augmented
 from lightning_recipe.callbacks._constant_seed import seeded_alike
-from lightning_recipe.callbacks._coordinates import left_behind, moves_along
+from lightning_recipe.callbacks._coordinates import change_along, left_behind, moved_otherwise
 from lightning_recipe.callbacks._handed import exchanged
 from lightning_recipe.callbacks._lost_transform import lost
 from lightning_recipe.callbacks._turned_apart import turned_apart
@@ -27,7 +27,7 @@ from lightning_recipe.trial.reread import CannotRereadError, read_again, rewritt
 from lightning_recipe.trial.stored import leaves, parts_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from torch import Tensor
 
@@ -130,6 +130,7 @@ class Reading(NamedTuple):
         yield from moved.moved_otherwise(draws)
         yield from turned_apart(draws)
         yield from left_behind(draws, partial(_follows, calm))
+        yield from moved_otherwise(draws, _follows_by(calm))
         if calm is not None:
             yield from left_as_they_are(draws, partial(_held_out, calm))
 
@@ -164,7 +165,19 @@ def _rewritten(run: Run, source: Any, chosen: Sequence[int]) -> Iterator[tuple[O
 def _follows(source: Any, name: str, target: str, by: moved.Shift) -> bool:
     """Whether moving images would change a target, as validation shows."""
     known = None if source is None else _told_apart(source, name, target)
-    return known is not None and any(moves_along(known[0], column, by) for column in known[1].T)
+    return known is not None and any(change_along(known[0], column, by) for column in known[1].T)
+
+
+def _follows_by(source: Any) -> Callable[[str, str, int], tuple[float, float]]:
+    """How numbers of a target change when images are moved down, and to the right, as validation shows."""
+
+    @lru_cache
+    def changes(name: str, target: str) -> list[tuple[float, float]]:
+        known = None if source is None else _told_apart(source, name, target)
+        ways = moved.Shift(1, 0), moved.Shift(0, 1)
+        return [] if known is None else [tuple(change_along(known[0], c, by) for by in ways) for c in known[1].T]  # type: ignore[misc]
+
+    return lambda name, target, place: (changes(name, target) or [(0.0, 0.0)] * (place + 1))[place]
 
 
 @contextmanager

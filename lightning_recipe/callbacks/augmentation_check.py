@@ -50,7 +50,10 @@ class AugmentationCheck(Check):
     - two inputs of an example, or its two halves, change places in some draws, and a label is the same in all that,
       on validation examples, is predicted by what changes its sign with that, with a correlation above
       ``_swapped.ODD``;
-    - images or spectrograms are moved between draws, and a mask of their size, or labels of their frames, are not;
+    - images or spectrograms are moved between draws, and a mask of their size, or labels of their frames, are not; or
+      numbers of a place are, along their other side or the other way, as a linear model of validation's images tells;
+    - a mask lies in another way than its image, as each is turned by a draw of its own; points are turned, and vectors
+      that turn with them in validation are not;
     - validation examples differ each time, with the very transform or ``collate_fn`` of training;
     - each reading of a training example gives the same seeds, and the numbers drawn then change it in the same way: all
       examples get the same noise, flip or crop;

@@ -1007,3 +1007,32 @@ def test_hooks_that_augment_what_is_validated(fit, hides, codes):
     module.hides = hides
     fit(module, [check], logger=False)
     assert [f.code.partition("/")[2] for f in check.findings] == codes
+
+
+def with_offset(change):
+    """The place in a crop, counted from where `change` says that it begins: (row, column)."""
+    return lambda data, i, at: {"at": data.at[i] - change(torch.tensor(at, dtype=torch.float32))}
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda at: at, False),
+        (lambda at: 2 * at - 4, False),  # another unit
+        (lambda at: at + torch.randn(2), False),
+        (lambda at: at.flip(0), True),
+        (lambda at: 8 - at, True),
+    ],
+)
+def test_coordinates_that_move_along_the_other_side(fit, change, told):
+    data = [Spots(with_offset(one), anywhere=anywhere) for one, anywhere in ((change, True), (lambda at: at, False))]
+    alarms = [f.code for f in found(fit, *data) if f.is_alarm]
+    assert alarms == ["AugmentationCheck/target_not_moved"] * told
+
+
+def test_coordinates_in_the_order_of_x_and_y_move_with_their_image(fit):
+    data = [
+        Spots(lambda d, i, at: {"at": (d.at[i] - torch.tensor(at)).flip(0)}, anywhere=anywhere)
+        for anywhere in (True, False)
+    ]
+    assert found(fit, *data)[0].status is Status.PASSED
