@@ -354,7 +354,11 @@ class KeepsFeatures(nn.Module):
             calls.append(module)
 
         self.net.register_forward_hook(hook)
-        self.hook = hook
+        self.net.register_forward_hook(lambda *_, noted=self.note: noted())
+        self.hook, self.noted = hook, 0
+
+    def note(self):
+        self.noted += 1
 
     def keeping(self, name):
         def hook(module, args, output):
@@ -378,6 +382,7 @@ def test_hooks_of_a_copy_work_on_the_copy():
     assert torch.equal(duplicate.net(torch.ones(1, 3)), 2 * duplicate.net.net.bias[None])
     assert module.net.kept["net"] is before[0]["net"]
     assert module.net.store.seen["net"] is before[1]["net"]
+    assert (module.net.noted, duplicate.net.noted) == (1, 2)
     calls = dict(zip(module.net.hook.__code__.co_freevars, module.net.hook.__closure__, strict=True))["calls"]
     assert len(calls.cell_contents) == 1
     assert all(part is not module.net.net for part in duplicate.modules())

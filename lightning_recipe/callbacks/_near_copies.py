@@ -178,14 +178,15 @@ def _with_one_number(
 ) -> NDArray[np.int64]:
     """How many examples of training have the target of each, if the one that is most like it has.
 
-    Asked of targets that may be any number, which two examples do not have in common by chance.
+    Asked of targets that may be any number, which two examples do not have in common by chance; and where there is but
+    one number for each example, since others are none to predict.
     """
-    for label in one.keys() & other.keys():
-        a, b = one[label].reshape(len(one[label]), -1), other[label].reshape(len(other[label]), -1)
-        if a.dtype.kind == "f" and a.shape[1] == b.shape[1] == 1 and _are_any_numbers(a):
-            held = (a[:, 0] == b[chosen]).sum(1)
-            if held.mean() <= RARE * len(a):
-                return np.where(a[near, 0] == b[chosen, 0], held, 0)
+    numbers = [name for name in one.keys() & other.keys() if one[name].dtype.kind == "f" and one[name][0].size == 1]
+    if len(numbers) == 1 and other[numbers[0]][0].size == 1:
+        a, b = one[numbers[0]].ravel(), other[numbers[0]].ravel()[chosen]
+        held = (a == b[:, None]).sum(1)
+        if _are_any_numbers(a) and held.mean() <= RARE * len(a):
+            return np.where(a[near] == b, held, 0)
     return np.zeros(len(chosen), np.int64)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 from contextlib import contextmanager
-from types import CellType, FunctionType, ModuleType
+from types import CellType, FunctionType, MethodType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -65,7 +65,8 @@ def _functions_in(value: Any, depth: int = 0) -> Iterator[FunctionType]:
 def _twin(function: FunctionType, memo: dict[int, Any]) -> tuple[FunctionType, FunctionType] | None:
     """A function with its copy, which closes over nothing yet; None where it needs none, or has one."""
     closed = function.__closure__ or ()
-    if id(function) in memo or not (closed or function.__defaults__ or function.__kwdefaults__):
+    works_on = closed or function.__defaults__ or function.__kwdefaults__
+    if id(function) in memo or not works_on or "_torchdynamo_orig_callable" in vars(function):  # compiled once
         return None
     cells = tuple(CellType() for _ in closed)
     twin = FunctionType(function.__code__, function.__globals__, function.__name__, None, cells)
@@ -92,6 +93,8 @@ def _of_copy(value: Any, memo: dict[int, Any]) -> Any:
             return value
         _bind(*both, memo)
         return both[1]
+    if isinstance(value, MethodType) and id(value.__self__) in memo:
+        return MethodType(value.__func__, memo[id(value.__self__)])
     if isinstance(value, dict | list | set):
         try:
             return copy.deepcopy(value, memo)

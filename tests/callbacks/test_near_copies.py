@@ -190,3 +190,27 @@ def test_it_is_told_once(fit):
     fit(AugmentedBeforeTheSplit(), [check], logger=False, max_epochs=1)
     (finding,) = check.findings
     assert (finding.status, finding.code) == (Status.WARNING, AugmentedBeforeTheSplit.code)
+
+
+def spectra(times, target=lambda y: y):
+    """Eight distorted copies of what is drawn on few dimensions, with one number each."""
+    rng = torch.Generator().manual_seed(2)
+    hidden = torch.rand(150, 3, generator=rng)
+    x = hidden @ torch.randn(3, 20, generator=rng)
+    x = x.repeat(times, 1) + 0.1 * torch.randn(150 * times, 20, generator=rng)
+    return x, target(hidden[:, 0] + torch.randn(150, generator=rng)).repeat(times)
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        (spectra(8), True),
+        (spectra(1), False),
+        (spectra(8, lambda y: y.round(decimals=1)), False),  # on a grid two may have it by chance
+        ((*spectra(8), torch.arange(1200.0) % 7), False),  # nobody knows which is to be predicted
+    ],
+)
+def test_copies_that_are_known_by_their_number(data, told):
+    outcome = judged(*data)
+    assert (outcome is not None) == told
+    assert outcome is None or "one and the same number to predict" in outcome.message
