@@ -116,7 +116,7 @@ def _followed(steps: Tensor, changes: Tensor) -> Iterator[Tensor | None]:
     Example:
         >>> steps = torch.tensor([[1.0, 2], [3, -1], [0, 4], [2, 2]], dtype=torch.double)
         >>> changes = torch.stack([steps[:, 1] / 4, steps.sum(1), torch.zeros(4)], 1)
-        >>> [None if one is None else [round(x, 2) for x in one.tolist()] for one in _followed(steps, changes)]
+        >>> [None if one is None else [round(abs(x), 2) for x in one.tolist()] for one in _followed(steps, changes)]
         [[0.0, 0.25], None, None]
 
     """
