@@ -33,7 +33,7 @@ def divided_again(step: Step) -> Outcome | None:
     if call.times != 1 or value.numel() != 1 or call.examples < FEWEST or not loss:
         return None
     mean = call.arguments.get("reduction") == "mean" and not isinstance(call.arguments.get("weight"), Tensor)
-    if not mean or abs(float(value) / loss / call.examples - 1) > ROUNDING:
+    if not (mean and abs(float(value) / loss / call.examples - 1) <= ROUNDING):
         return None
     return Outcome(
         Status.WARNING,
