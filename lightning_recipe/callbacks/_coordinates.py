@@ -88,9 +88,9 @@ def moved_otherwise(draws: Draws, probe: Callable[[str, str, int], tuple[float, 
             steps = torch.tensor([[by.down, by.right] for _, _, by in pairs], dtype=torch.double)
             changes = torch.stack([(b[target] - a[target]).flatten().double() for a, b, _ in pairs])
             told = [
-                bool(follows @ torch.tensor(probe(name, target, place), dtype=torch.double) <= 0)
+                _differ(follows, torch.tensor(wanted, dtype=torch.double))
                 for place, follows in enumerate(_followed(steps, changes))
-                if follows is not None and any(probe(name, target, place))
+                if follows is not None and any(wanted := probe(name, target, place))
             ]
             if told and sum(told) > len(told) / 2:
                 yield Outcome(
@@ -101,6 +101,18 @@ def moved_otherwise(draws: Draws, probe: Callable[[str, str, int], tuple[float, 
                     "see which offset is that of rows and which that of columns, and what is added where",
                     {"draws": len(pairs), "numbers": len(told)},
                 )
+
+
+def _differ(follows: Tensor, wanted: Tensor) -> bool:
+    """Whether two directions are at right angles, or opposite, and not by rounding.
+
+    Example:
+        >>> one, other = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])
+        >>> _differ(one, one), _differ(one, other), _differ(one, -one)
+        (False, True, True)
+
+    """
+    return bool(follows @ wanted < follows.norm() * wanted.norm() / 2)
 
 
 def _shift(first: dict[str, Tensor], other: dict[str, Tensor], name: str) -> Shift | None:
