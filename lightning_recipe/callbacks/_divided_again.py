@@ -6,9 +6,14 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from lightning_recipe.callbacks._update_ratios import ADAMS
 from lightning_recipe.finding import Outcome, Status
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch.optim import Optimizer
+
     from lightning_recipe.record.step import Step
 
 FEWEST = 8
@@ -17,13 +22,14 @@ ROUNDING = 1e-3
 """Relative, of losses in half precision."""
 
 
-def divided_again(step: Step) -> Outcome | None:
+def divided_again(step: Step, optimizers: Sequence[Optimizer]) -> Outcome | None:
     """What to say of a step with a single loss, whose mean it divides by as many as there are examples.
 
-    Adam does not mind: its steps are as long whatever the size of gradients.
+    `advice` with Adam, whose steps are as long whatever the size of gradients.
 
     Args:
         step: The first, with its losses.
+        optimizers: All of the run.
 
     """
     if len(step.loss_calls) != 1 or step.loss is None or step.loss.numel() != 1:
@@ -36,7 +42,7 @@ def divided_again(step: Step) -> Outcome | None:
     if not (mean and abs(float(value) / loss / call.examples - 1) <= ROUNDING):
         return None
     return Outcome(
-        Status.WARNING,
+        Status.ADVICE if all(type(one).__name__ in ADAMS for one in optimizers) else Status.WARNING,
         "divided_again",
         f"the loss is {loss:.3g}, which is the mean {float(value):.3g} of {call.name} ({call.where}) divided by the "
         f"{call.examples} examples of the batch again: gradients, and the steps of SGD, are as many times too small",

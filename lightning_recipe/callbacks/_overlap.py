@@ -133,7 +133,7 @@ def in_words(parts: list[Part]) -> bool:
     """
     stored = (values for part in parts for values in columns(part.source).values())
     return any(
-        values.dtype.kind in "UO" if isinstance(values, np.ndarray) else holds(values[0], str, PurePath)
+        values.dtype.kind in "UO" if isinstance(values, np.ndarray) else holds(values[:1], str, PurePath)
         for values in stored
     )
 

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     from lightning_recipe.callbacks._loss_course import Course
 
+ADAMS = {"Adam", "AdamW", "NAdam", "RAdam", "Adamax"}
+"""Optimisers whose steps move an element by no more than about the rate."""
 PLATEAU = 0.5
 """Share of its highest rate from which on the rate is not that of a warm-up or of the end of a schedule."""
 AT_LEAST = 50

@@ -67,8 +67,7 @@ class AugmentationCheck(Check):
     training examples are augmented when they are first read and kept like that, and if points are mirrored in place, of
     which one is always left of another in validation, or is told to be by what a mirror leaves as it is, or of which
     two are counterparts and a third one is always on the same side of the way between them, whichever way an object
-    lies: a left ear becomes a right one. `skipped` where the
-    data set is a stream, too large to copy, or can't be.
+    lies: a left ear becomes a right one. `skipped` where the data set is a stream, too large to copy, or can't be.
 
     Args:
         examples: Read of training and of validation.
@@ -95,7 +94,8 @@ class AugmentationCheck(Check):
         4 more, and 16 more each where it has a transform and where it gives seeds, and 150 of validation where images
         are mirrored and the target is a class or number that is not, or points that go with them. Where inputs change
         places, 96 of training and 150 of validation. Of images that the module may augment, 3 more steps on a copy, 6
-        if it does. At two steps, of those that mix at six, up to 256 examples are compared.
+        if it does; of validation three where hooks change a batch. At two steps, of those that mix at six, up to 256
+        examples are compared.
 
     Pictures:
         - `draws`: A training example that is not the same each time, as it was read first and as it was least like

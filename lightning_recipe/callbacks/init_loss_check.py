@@ -66,7 +66,7 @@ class InitLossCheck(Check):
     - nearer to the guess than to the best constant, where a constant bias alone would remove more than
       ``bias_share + 3 / n`` of the guess: `advice`, with that bias, since it costs the first steps only; `warning`
       where the mean of numbers lies more than 10 of their standard deviations from 0, which training can't make up for;
-    - a mean over the examples that the step divides by their number again: `warning`;
+    - a mean over the examples that the step divides by their number again: `warning`, `advice` with Adam;
     - below ``1 - 16 / n``, and half, of the best constant, although the output layer's weights lie within the bounds
       of torch's default initialisation, so that it can't have been pretrained: `warning`. Chance correlates by about
       ``1 / n``, squared. Regression is judged at a hundredth only: skip connections know much already.
@@ -158,7 +158,7 @@ class InitLossCheck(Check):
             cosines, share = once_more(run, step) if any(high) else (False, 1.0)
             for finding, is_high in zip(found, high, strict=True):
                 yield self._on_purpose(finding, share, cosines=cosines) if is_high else finding
-            if outcome := divided_again(step):
+            if outcome := divided_again(step, run.trainer.optimizers):
                 yield self.found(outcome)
         elif not step.loss.isfinite().all():
             loss = float(step.loss.mean())

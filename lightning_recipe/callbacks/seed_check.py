@@ -39,7 +39,7 @@ class SeedCheck(Check):
 
     - no seed was set, by ``seed_everything`` or ``torch.manual_seed``;
     - the first step, run twice on a copy from the same state and in the same random streams, gives losses that differ
-      by more than rounding;
+      by more than rounding, or run at another time of the day;
     - the training step, or the data set, draws from a generator of numpy that it keeps and that has no seed;
     - all workers of a DataLoader are given the same seed by its ``worker_init_fn``, or the same generator by the data
       set, which draws from it and does not set it back, so that they draw the same numbers.
@@ -59,7 +59,8 @@ class SeedCheck(Check):
         - Generators of one's own, which are put back, and sums on a GPU in any order.
         - Steps that seed by their number, or put the streams back (``fork_rng``); validation that does, or draws from
           a generator of its own.
-        - Generators that a data set keeps; examples that depend on the clock or count how often they were read.
+        - Generators with a seed that a data set keeps; examples that depend on the clock or count how often they were
+          read.
 
     Cost:
         A copy of the module, and four steps on it; up to nine where losses differ by little, and another copy where

@@ -15,7 +15,7 @@ from lightning_recipe.callbacks._eps import damped, damping
 from lightning_recipe.callbacks._loss_course import Course
 from lightning_recipe.callbacks._penalised import Penalties
 from lightning_recipe.callbacks._untrained import Unmoved, is_as_drawn
-from lightning_recipe.callbacks._update_ratios import AT_LEAST, PLATEAU, Layer, Look
+from lightning_recipe.callbacks._update_ratios import ADAMS, AT_LEAST, PLATEAU, Layer, Look
 from lightning_recipe.callbacks._vanished import Table, vanished
 from lightning_recipe.finding import Section
 from lightning_recipe.record.step import Need
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 
 DECOUPLED = {"Adafactor", "Lamb", "LAMB", "Lion", "Muon", "SGDW", "AdamWScheduleFree", "SGDScheduleFree"}
 """Optimisers that take weight decay, times the rate, off the weights; others add it to the gradient."""
-ADAMS = {"Adam", "AdamW", "NAdam", "RAdam", "Adamax"}
-"""Optimisers whose steps move an element by no more than about the rate."""
 LEARNT = 0.01
 """Of `smallest`: what is too small for weights that have learnt something before, and are to change little."""
 

@@ -576,7 +576,10 @@ def test_numbers_as_layers_give_them_against_smaller_targets_are_advice(fit):
 class DividesByExamples(Healthy):
     """Its loss is a mean, or a sum, divided by the examples of the batch."""
 
-    reduction, by = "mean", staticmethod(len)
+    reduction, by, optimizer = "mean", staticmethod(len), torch.optim.SGD
+
+    def configure_optimizers(self):
+        return self.optimizer(self.parameters(), 0.01)
 
     def loss(self, logits, y):
         return F.cross_entropy(logits, y, reduction=self.reduction) / self.by(y)
@@ -592,8 +595,9 @@ class DividesByExamples(Healthy):
     ],
 )
 def test_a_mean_that_is_divided_by_the_examples_again(fit, reduction, by, codes):
-    module, check = DividesByExamples(), InitLossCheck()
-    module.reduction, module.by = reduction, by
-    fit(module, [check], logger=False, max_steps=1, limit_val_batches=0)
-    assert [f.code.partition("/")[2] for f in check.findings] == codes
-    assert [f.status for f in check.findings if f.code.endswith("again")] == [Status.WARNING] * (len(codes) - 1)
+    for optimizer, status in ((torch.optim.SGD, Status.WARNING), (torch.optim.Adam, Status.ADVICE)):
+        module, check = DividesByExamples(), InitLossCheck()
+        module.reduction, module.by, module.optimizer = reduction, by, optimizer
+        fit(module, [check], logger=False, max_steps=1, limit_val_batches=0)
+        assert [f.code.partition("/")[2] for f in check.findings] == codes
+        assert [f.status for f in check.findings if f.code.endswith("again")] == [status] * (len(codes) - 1)
