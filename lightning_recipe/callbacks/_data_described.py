@@ -40,7 +40,9 @@ class Said:
     cards: dict[str, Picture] = field(default_factory=dict)
 
 
-def describe(examples: Examples, counted: Counted, ranges: Mapping[str, Range], names: list[str]) -> Said:
+def describe(
+    examples: Examples, counted: Counted, ranges: Mapping[str, Range], names: list[str], *, drawn: bool = True
+) -> Said:
     """Put what was seen into words, and on cards.
 
     Args:
@@ -48,6 +50,7 @@ def describe(examples: Examples, counted: Counted, ranges: Mapping[str, Range], 
         counted: Other targets, and lengths.
         ranges: Of each entry, by path.
         names: Of the classes; none where nobody knows.
+        drawn: Whether cards are asked for, which take the most time.
 
     Example:
         >>> from lightning_recipe.callbacks._data_counted import Counted
@@ -68,6 +71,8 @@ def describe(examples: Examples, counted: Counted, ranges: Mapping[str, Range], 
     for path, of in list(ranges.items())[:2]:
         spread = f"{of.low.min():.3g} to {of.high.max():.3g}, mean {of.mean.mean():.3g}"
         text += f"; {path} {spread}, std {of.std.mean():.3g}"
+    if not drawn:
+        return Said(text, numbers)
     charted = {} if target.chart is None else {counted.path}
     features = {path: of for path, of in ranges.items() if path not in charted or of.missing}
     cards = {"data": profile_card(target.chart, features)} if target.chart or features else {}

@@ -21,12 +21,13 @@ def combined(seen: Seen, epoch: int, label: str | None) -> list[NDArray[np.int64
     """A fingerprint of each example without its label, or number, by batch of an epoch."""
     made = []
     for of, prints, size in zip(seen.epochs, seen.prints, seen.sizes, strict=True):
+        if of != epoch:
+            continue
         total = np.zeros(size, np.int64)
         for path, values in prints.items():
             if path != label:
                 total = total * 6364136223846793005 + values
-        if of == epoch:
-            made.append(total)
+        made.append(total)
     return made
 
 

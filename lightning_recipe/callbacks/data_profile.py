@@ -6,6 +6,7 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
 from torch import Tensor
 
 from lightning_recipe.callback import Check
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
 
     from lightning_recipe.callbacks._data_described import Said
+    from lightning_recipe.callbacks._data_verdict import Examples
     from lightning_recipe.finding import Finding, Outcome
     from lightning_recipe.record.step import Step
     from lightning_recipe.run import Run
@@ -156,6 +158,7 @@ class DataProfile(Check):
         super().setup(trainer, pl_module, stage)
         self.needs = type(self).needs
         self._seen, self._waiting, self._passing = Seen(), list[Glance](), Passing()
+        self._put_together: Examples | None = None  # of what was seen
         self._label: str | None = None
         self._target: str | None = None
         self._entered: set[str] = set()
@@ -252,6 +255,7 @@ class DataProfile(Check):
     def _fetch(self) -> None:
         for one in self._waiting:
             add(self._seen, one)
+            self._put_together = None
         if not self.keep_examples:
             self._seen.rows.clear()
         self._waiting.clear()
@@ -264,7 +268,7 @@ class DataProfile(Check):
         seen = ranks.together(shares)
         found = list(self._judge(run, seen, all_seen=len(shares) == count))
         yield from found
-        self._said, self._seen = True, Seen()
+        self._said, self._seen, self._put_together = True, Seen(), None
         if not len(seen.examples.inputs):
             yield self.skipped("no batch holds a row for each example")
             return
@@ -275,18 +279,22 @@ class DataProfile(Check):
     def _draw(self, run: Run, seen: ranks.Share) -> Said:
         """Put what was seen into words, and once on cards."""
         names = class_names(run.loaders[0]) if len(run.loaders) == 1 else []
-        said = describe(seen.examples, seen.counted, seen.ranges, names)
-        if loggers.is_written(run.trainer) and not self._drawn and len(seen.examples.inputs):
-            self._drawn = True
-            for name, card in said.cards.items():
-                self.draw(run, name, pixels(card))
+        drawn = loggers.is_written(run.trainer) and not self._drawn and len(seen.examples.inputs) > 0
+        said = describe(seen.examples, seen.counted, seen.ranges, names, drawn=drawn)
+        self._drawn = self._drawn or drawn
+        for name, card in said.cards.items():
+            self.draw(run, name, pixels(card))
         return said
 
     def _share(self, run: Run) -> ranks.Share:
         over = run.trainer.current_epoch > self._first  # of a stream nobody knows before how long it is
         whole = self._seen.epochs.count(0) == (self._passed[0] if over else run.batches_per_epoch)
-        examples = examples_of(self._seen, self._label, self._target)
-        return ranks.share_of(examples, self._seen, self._passing.counted, run.loaders, whole=whole)
+        return ranks.share_of(self._examples(), self._seen, self._passing.counted, run.loaders, whole=whole)
+
+    def _examples(self) -> Examples:
+        if self._put_together is None:
+            self._put_together = examples_of(self._seen, self._label, self._target)
+        return self._put_together
 
     def _judge(self, run: Run, of_all: ranks.Share, *, all_seen: bool = False) -> Iterator[Finding]:
         """Judge what was seen on all ranks, and in which order examples come on this one.
@@ -298,7 +306,7 @@ class DataProfile(Check):
 
         """
         seen = self._seen
-        examples = examples_of(seen, self._label, self._target)
+        examples = self._examples()
         if not len(examples.inputs):
             return
         stored, once, unshuffled, each = drawn(run)
@@ -306,8 +314,8 @@ class DataProfile(Check):
         if once and not of_all.apart:
             apart = of_all.examples if of_all.dealt or run.shard[1] == 1 else examples
             found += verdict.duplicates(apart, sure=by_index(run.loaders[0].dataset))
-        aim = self._label or self._target
-        first, second = combined(seen, 0, aim), combined(seen, 1, aim)[:AGAIN]
+        first = np.split(examples.inputs, np.flatnonzero(np.diff(examples.batch)) + 1)
+        second = combined(seen, 1, self._label or self._target)[:AGAIN]
         numbers, alike = numbers_of(seen, self._target, self._entered)
         repeated = list(order.again(first[:AGAIN], second))
         if (unshuffled or (each and repeated)) and not run.limited:

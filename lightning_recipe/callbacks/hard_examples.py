@@ -89,7 +89,7 @@ class HardExamples(RecipeCallback):
     val_batches = FEW
 
     def __init__(
-        self, *, keep_examples: bool = True, max_share: float = 0.001, decode: Callable[..., Any] | None = None
+        self, *, keep_examples: bool = True, max_share: float = 0.0003, decode: Callable[..., Any] | None = None
     ) -> None:
         super().__init__()
         if not 0 <= max_share <= 1:

@@ -129,7 +129,7 @@ class PredictionDynamicsLogger(RecipeCallback):
         min_steps: int = 200,
         min_moved: float = 0.01,
         max_jitter: float = 0.15,
-        max_share: float = 0.001,
+        max_share: float = 0.0003,
         keep_examples: bool = True,
         predict: Callable[..., Any] | None = None,
         decode: Callable[..., Any] | None = None,

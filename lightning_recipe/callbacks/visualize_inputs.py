@@ -111,7 +111,7 @@ class VisualizeInputs(RecipeCallback):
         max_examples: int = 4,
         keep_examples: bool = True,
         every_n_epochs: int = 1,
-        max_share: float = 0.001,
+        max_share: float = 0.0003,
         mean: list[float] | None = None,
         std: list[float] | None = None,
         decode: Callable[..., Any] | None = None,

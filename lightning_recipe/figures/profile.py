@@ -89,17 +89,10 @@ def profile_card(chart: Bars | Bins | None, ranges: Mapping[str, Any]) -> Pictur
 
     """
     rows = [
-        (
-            name if len(r.mean) == 1 else str(i) if len(ranges) == 1 else f"{name} {i}",
-            r.low[i],
-            r.high[i],
-            r.mean[i],
-            r.std[i],
-            r.lost[i],
-        )
+        (name if len(r.mean) == 1 else str(i) if len(ranges) == 1 else f"{name} {i}", low, high, mean, std, lost)
         for name, r in ranges.items()
-        for i in range(len(r.mean))
-        if np.isfinite(r.low[i]) or r.lost[i] == 1
+        for i, (low, high, mean, std, lost) in enumerate(zip(r.low, r.high, r.mean, r.std, r.lost, strict=True))
+        if np.isfinite(low) or lost == 1
     ]
     note = chart.note if isinstance(chart, Bars) else "" if chart is None else "targets, | median"
     picture = Picture("data", note)
