@@ -7,17 +7,20 @@ import re
 HIGHER = {
     *("acc", "accuracy", "top1", "top5", "f1", "fbeta", "fscore", "auroc", "auc", "aupr", "auprc", "mcc", "kappa"),
     *("precision", "recall", "sensitivity", "specificity", "iou", "miou", "jaccard", "map", "mrr", "ndcg"),
-    *("r2", "psnr", "ssim", "bleu", "rouge", "meteor", "cider"),
+    *("r2", "psnr", "ssim", "bleu", "rouge", "meteor", "cider", "chrf", "bertscore", "pesq", "stoi"),
+    *("hit", "hits", "hitrate", "ap", "tpr", "tnr", "pck", "pearson", "spearman", "kendall", "cindex"),
 }
 """Words for what is the better the higher it is."""
 LOWER = {
     *("loss", "losses", "error", "errors", "err", "errs", "cost", "regret", "mse", "rmse", "nmse", "nrmse", "mae"),
     *("mape", "smape", "nll", "nlpd", "crps", "perplexity", "ppl", "wer", "cer", "fid", "kid", "lpips", "brier", "ece"),
-    *("bce", "xent", "crossentropy"),
+    *("bce", "xent", "crossentropy", "logloss", "fpr", "fnr", "eer", "mpjpe", "mase", "wape", "rmsle", "hausdorff"),
 }
 """Words for what is the better the lower it is."""
 SCORES = {"score", "scores", "dice"}
 """Words for what is the better the higher it is as a rule: they put the others in doubt, and say nothing alone."""
+AMONG_THE_FIRST = r"(hr|p|r|success)@\d"
+"""Short for what is found among the first few, which says nothing without their number."""
 TURNED = {
     "neg",
     "negative",
@@ -60,11 +63,14 @@ def better(name: str) -> str:
     Example:
         >>> better("val_acc"), better("val/loss"), better("acc_loss"), better("neg_loss"), better("brier_score")
         ('max', 'min', '', '', '')
+        >>> better("hit@10"), better("HR@10"), better("hr"), better("val_AP50"), better("fpr@95")
+        ('max', 'max', '', 'max', 'min')
 
     """
     said = {*words(name), *words(name.lower())}  # mAP
     said |= {word.rstrip("0123456789") for word in said}
-    higher, lower = bool(said & HIGHER), bool(said & LOWER)
+    higher = bool(said & HIGHER) or re.search(rf"\b{AMONG_THE_FIRST}", name.lower()) is not None
+    lower = bool(said & LOWER)
     if higher == lower or said & TURNED or "1-" in name or (lower and said & SCORES):
         return ""
     return "max" if higher else "min"

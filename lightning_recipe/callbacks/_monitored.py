@@ -27,6 +27,8 @@ SMALL = 0.02
 FEWEST, TOGETHER = 5, 0.9
 """Epochs, at least, and rank correlation with a loss from which on a number goes its way, or the other: the ranks of
 five reach 0.9 by chance four times in 100."""
+TRAINING = "the training loss"
+"""What its mean is called beside what was logged."""
 CHOOSING = {"EarlyStopping", "ModelCheckpoint"}
 """Callbacks, also derived ones, that monitor what was logged; others may monitor what they know themselves."""
 
@@ -78,13 +80,14 @@ def wrong_mode(one: Monitored) -> Outcome | None:
 
 
 def against_the_loss(one: Monitored, course: Sequence[Mapping[str, float]]) -> Outcome | None:
-    """What is seen of a name that says nothing: that it rises while a loss of validation falls, or the other way.
+    """What is seen of a name that says nothing: that it rises while a loss falls, or the other way.
 
-    `warning` if it is a score by its name, too, else `advice`.
+    `warning` if it is a score by its name, too, and the loss is one of validation, else `advice`.
 
     Args:
         one: What is monitored.
-        course: What was logged, by the epochs with validation that were looked at.
+        course: What was logged, by the epochs with validation that were looked at; and `TRAINING`, which counts where
+            no loss of validation was logged.
 
     Example:
         >>> course = [{"val_dice": 0.1 * i, "val_loss": 1 / (1 + i)} for i in range(8)]
@@ -98,18 +101,19 @@ def against_the_loss(one: Monitored, course: Sequence[Mapping[str, float]]) -> O
     if better(one.name) or not wanted:
         return None
     losses = {name for seen in course for name in seen if better(name) == "min" and not is_of_training(name)}
-    for loss in sorted(losses - {one.name}):
+    for loss in sorted(losses - {one.name}) or [TRAINING]:
         pairs = [(seen[one.name], seen[loss]) for seen in course if {one.name, loss} <= seen.keys()]
         if len(pairs) < FEWEST or not all(map(math.isfinite, (number for pair in pairs for number in pair))):
             continue
         together = float(spearman_corrcoef(*torch.tensor(pairs, dtype=torch.float64).T.contiguous()))
+        quoted = loss if loss == TRAINING else f'"{loss}"'
         if (together < -TOGETHER and wanted == "max") or (together > TOGETHER and wanted == "min"):
-            known = wanted == "max" and not SCORES.isdisjoint(words(one.name))
+            known = wanted == "max" and loss != TRAINING and not SCORES.isdisjoint(words(one.name))
             return Outcome(
                 Status.WARNING if known else Status.ADVICE,
                 "monitors_wrong",
                 f'{one.who} monitors "{one.name}" with mode="{one.mode}", which goes '
-                f'{"the other way than" if wanted == "max" else "up and down with"} "{loss}" (rank correlation '
+                f"{'the other way than' if wanted == 'max' else 'up and down with'} {quoted} (rank correlation "
                 f"{together:.2f} over {len(pairs)} epochs)",
                 f'{one.who}(monitor="{one.name}", mode="{wanted}"), if it is the better the '
                 f"{'higher' if wanted == 'max' else 'lower'} it is",

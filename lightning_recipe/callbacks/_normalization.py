@@ -197,29 +197,6 @@ def is_drawn(values: Tensor, again: Tensor) -> bool:
     return drawn > float(values.float().std()) / 2
 
 
-def is_standardised_alone(values: Tensor) -> bool:
-    """Whether a batch has mean 0 and standard deviation 1 by itself, in all or in each channel, its examples not.
-
-    Example:
-        >>> x = torch.randn(16, 3)
-        >>> is_standardised_alone(x), is_standardised_alone((x - x.mean(0)) / x.std(0))
-        (False, True)
-
-    """
-    if values.ndim < 2 or len(values) < FEW:  # noqa: PLR2004
-        return False
-    values = values.double()
-    if values.flatten(1).shape[1] > 1 and float(values.flatten(1).mean(1).abs().max()) < 1e-3:  # noqa: PLR2004
-        return False  # of each example: it is its own
-    channel = [dim for dim in range(values.ndim) if dim != 1]
-    for dims in (list(range(values.ndim)), channel, [0]):
-        mean = values.mean(dims)
-        for unbiased in (True, False):
-            if mean.abs().max() < 1e-4 and (values.std(dims, unbiased=unbiased) - 1).abs().max() < 1e-3:  # noqa: PLR2004
-                return True
-    return False
-
-
 def are_all_alike(values: Tensor) -> bool:
     """Whether all examples are equal, without being one that was expanded.
 

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lightning_recipe.callbacks import _normalization as scale
+from lightning_recipe.callbacks._by_the_batch import scaled_by
 from lightning_recipe.callbacks._far_off import far_off, told
 from lightning_recipe.callbacks._published import published
 from lightning_recipe.callbacks._statistics import has_seen_data
@@ -151,13 +152,13 @@ def of_both(name: str, train: Tensor, val: Tensor, *, whole: bool) -> Iterator[O
             "normalise both with the same numbers, those of the training set",
             {"ratio": ratio},
         )
-    elif not whole and scale.is_standardised_alone(train) and scale.is_standardised_alone(val):
+    elif not whole and (to := scaled_by(train, val)):
         yield Outcome(
             Status.WARNING,
             "statistics_of_the_batch",
-            f"each batch that enters {name} has mean 0 and standard deviation 1 by itself: what becomes of an "
-            "example depends on the others in its batch",
-            "normalise with the mean and standard deviation of the training set, kept as buffers",
+            f"each batch that enters {name} has {to} by itself: what becomes of an example depends on the others in "
+            "its batch",
+            "scale by the statistics of the training set, kept as buffers or in the data set",
             {"examples": len(train)},
         )
 

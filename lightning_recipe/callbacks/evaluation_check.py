@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -304,8 +305,9 @@ class EvaluationCheck(Check):
             self.streams |= self._weighing
 
     def _note_values(self, run: Run) -> None:
-        self._course.append({name: float(value) for name, value in run.trainer.callback_metrics.items()})
-        for name, value in self._course[-1].items():
+        logged = {name: float(value) for name, value in run.trainer.callback_metrics.items()}
+        self._course.append(logged if math.isnan(run.loss) else {**logged, settings.TRAINING: run.loss})
+        for name, value in logged.items():
             if is_a_share(name) and not is_of_training(name):
                 self._values.setdefault(name, []).append(value)
 

@@ -25,7 +25,7 @@ from torchmetrics.functional import r2_score
 from torchmetrics.functional.classification import multiclass_f1_score
 from torchmetrics.regression import MeanAbsoluteError, MeanSquaredError, R2Score
 
-from lightning_recipe import EvaluationCheck, Status
+from lightning_recipe import EvaluationCheck, Status, UpdateRatioMonitor
 from lightning_recipe.callbacks._thresholds import _with_numbers
 
 
@@ -1093,13 +1093,33 @@ class Nameless(OfAnUnknownName):
     name = "val_q"
 
 
+class Alone(OfAnUnknownName):
+    """Beside which no loss of validation is logged."""
+
+    def validation_step(self, batch, batch_idx):
+        self.log(self.name, self.sign * self.loss(self(batch[0]), batch[1]))
+
+
 @pytest.mark.parametrize(
     ("module", "status"),
-    [(Maximised, None), (DiceLoss, None), (Nameless, Status.ADVICE), (OfAnUnknownName, Status.WARNING)],
+    [
+        (Maximised, None),
+        (DiceLoss, None),
+        (Nameless, Status.ADVICE),
+        (OfAnUnknownName, Status.WARNING),
+    ],
 )
 def test_what_is_monitored_and_goes_the_other_way_than_the_loss(fit, module, status):
     told = {f.code: f.status for f in found(fit, module(), max_epochs=7, enable_checkpointing=True)}
     assert told.get("EvaluationCheck/monitors_wrong") == status
+
+
+@pytest.mark.parametrize(("sign", "told"), [(-1.0, {Status.ADVICE}), (1.0, set())])
+def test_what_is_monitored_alone_and_rises_while_training_learns(fit, sign, told):
+    check, module = EvaluationCheck(), Alone()
+    module.sign = sign
+    fit(module, [check, UpdateRatioMonitor()], max_epochs=12, enable_checkpointing=True)
+    assert {f.status for f in check.findings if f.code == "EvaluationCheck/monitors_wrong"} == told
 
 
 class TooFew(patients.WorstIsBest):

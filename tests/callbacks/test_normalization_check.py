@@ -340,6 +340,8 @@ def column(change, i=3):
 
 OF_FIVE = torch.tensor([1.0, 1, 1, 1, 1, 0])
 HEALTHY = {
+    "extremes of all data": lambda: ExtremesOfAll(mlp(6), table(256)),
+    "answers from 1 to 5": lambda: RanksOfFew(mlp(6), table(256)),
     "two inputs": lambda: Named(lambda x: x * 1.2, lambda x: x + 0.5),
     "normalised images": lambda: Program(conv(), normalised(images())),
     "normalised inside": lambda: Inside(conv(), images()),
@@ -447,6 +449,26 @@ class BatchStatistics(Program):
 class BatchStatisticsOfColumns(Program):
     def prepare(self, x):
         return (x - x.mean(0)) / x.std(0)
+
+
+class ExtremesOfTheBatch(Program):
+    batch_size = 64
+
+    def prepare(self, x):
+        return (x - x.amin(0)) / (x.amax(0) - x.amin(0))
+
+
+class ExtremesOfAll(ExtremesOfTheBatch):
+    def prepare(self, x):
+        low, high = (end(self.train_data[0], 0) for end in (torch.amin, torch.amax))
+        return (x - low) / (high - low)
+
+
+class RanksOfFew(ExtremesOfTheBatch):
+    """Answers from 1 to 5, of which each batch has both ends."""
+
+    def prepare(self, x):
+        return (2 * x).round().clamp(-2, 2) / 2
 
 
 class Truncated(Program):
@@ -683,6 +705,7 @@ DISEASED = {
     ),
     "statistics of the batch": (lambda: BatchStatistics(conv(), images()), "statistics_of_the_batch"),
     "statistics of its columns": (lambda: BatchStatisticsOfColumns(mlp(6), table()), "statistics_of_the_batch"),
+    "extremes of its columns": (lambda: ExtremesOfTheBatch(mlp(6), table(256)), "statistics_of_the_batch"),
     "divided as integers": (lambda: Truncated(conv(), dim()), "all_alike"),
 }
 
