@@ -62,12 +62,21 @@ class ByTorch(ByHand):
         loss.backward()
 
 
+class ClippedByHand(ByHand):
+    """What reads gradients has some to read."""
+
+    def backward_of(self, loss):
+        self.manual_backward(loss)
+        torch.nn.utils.clip_grad_value_(self.parameters(), 0.5)
+        self.log("norm", torch.stack([p.grad.norm() for p in self.parameters()]).norm())
+
+
 class ByDict(Healthy):
     def training_step(self, batch, index):  # another name
         return {"loss": super().training_step(batch, index), "n": len(batch[0])}
 
 
-@pytest.mark.parametrize("module", [Healthy, ByHand, ByTorch, ByDict])
+@pytest.mark.parametrize("module", [Healthy, ByHand, ByTorch, ClippedByHand, ByDict])
 def test_the_same_step_again(fit, module):
     def ask(again, batch):
         steps = [again.step(batch, needs=Need.LOSSES, seed=seed) for seed in (0, 0, 1)]

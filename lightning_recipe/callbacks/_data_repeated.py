@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 PAIRS = 8
 """Pairs of equal batches without which nothing is told."""
+ROUNDS = 3
+"""Rounds of all workers, in each of which all give the same, and each time others: of a short epoch there are few."""
 
 
 def repeated(
@@ -39,7 +41,7 @@ def repeated(
         batch.tobytes() if len(batch) > 1 and known.all() else None for batch, known in zip(batches, rich, strict=False)
     ]
     rounds = [told[i : i + workers] for i in range(0, len(told) - workers + 1, workers)] if workers > 1 else []
-    if len(rounds) >= PAIRS and all(len({*each}) == 1 and each[0] for each in rounds) and _differ(told[::workers]):
+    if len(rounds) >= ROUNDS and all(len({*each}) == 1 and each[0] for each in rounds) and _differ(told[::workers]):
         yield Outcome(
             Status.WARNING,
             "workers_alike",

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from lightning_recipe.callbacks._loss_course import Course
     from lightning_recipe.callbacks._untrained import Unmoved
-    from lightning_recipe.callbacks._update_ratios import Look
+    from lightning_recipe.callbacks._update_ratios import Layer, Look
 
 ROUNDED = 0.9
 """Share of elements that a step leaves as they were, though they have a gradient."""
@@ -38,6 +38,9 @@ FIX = "keep the weights in 32 bits: precision='bf16-mixed' in place of 'bf16-tru
 def rounded_away(looks: Sequence[Look], course: Course, unmoved: Unmoved | None = None) -> Outcome | None:
     """The weights are in 16 bits, and most of what the steps should change is too small for that.
 
+    Where the loss has fallen to less than half, it is `advice` after two such looks in a row, while there is more than
+    a little left to learn.
+
     Args:
         looks: All until now.
         course: Of the loss.
@@ -45,16 +48,17 @@ def rounded_away(looks: Sequence[Look], course: Course, unmoved: Unmoved | None 
             change few of them can be enough.
 
     """
-    layers = {name: layer for name, layer in looks[-1].layers.items() if layer.on_plateau and layer.gradient > 0}
-    short = {name: layer.rounded for name, layer in layers.items() if layer.rounded > ROUNDED}
+    layers, short = _short(looks[-1])
     slow = {
         name: share
         for name, share in (unmoved.shares if unmoved is not None else {}).items()
         if share > STUCK and name in layers and layers[name].rounded > STUCK
     }
     stuck = bool(course.points) and 2 * len(slow) > len(layers)
-    if course.is_below(HALF) or not (stuck or (short and 2 * len(short) >= len(layers))):
+    learnt, again = course.is_below(HALF), all(map(_is_short, looks[-2:])) and len(looks) > 1
+    if not (stuck or _is_short(looks[-1])) or (learnt and (course.is_below(LITTLE) or not again)):
         return None  # where much was learnt, there is little left to change
+    stuck = stuck and not learnt
     hit = slow if stuck else short
     share = statistics.median(hit.values())
     since = f"what they were {unmoved.since} steps before" if stuck and unmoved is not None else "the same after a step"
@@ -66,6 +70,17 @@ def rounded_away(looks: Sequence[Look], course: Course, unmoved: Unmoved | None 
         FIX,
         {"share": share, "layers": len(hit), **course.evidence},
     )
+
+
+def _short(look: Look) -> tuple[dict[str, Layer], dict[str, float]]:
+    """The layers that a step at a full rate should change, and those of them that stay nearly what they were."""
+    layers = {name: layer for name, layer in look.layers.items() if layer.on_plateau and layer.gradient > 0}
+    return layers, {name: layer.rounded for name, layer in layers.items() if layer.rounded > ROUNDED}
+
+
+def _is_short(look: Look) -> bool:
+    layers, short = _short(look)
+    return bool(short) and 2 * len(short) >= len(layers)
 
 
 def out_of_reach(looks: Sequence[Look], course: Course, unmoved: Unmoved) -> Outcome | None:

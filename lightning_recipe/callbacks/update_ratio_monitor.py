@@ -56,10 +56,11 @@ class UpdateRatioMonitor(Check):
       along themselves, as that of a penalty does; `advice` where that is a norm, as of a group lasso;
     - `rounded_away`: 16-bit weights of which more than 90 % of the elements have a gradient and stay as they are;
       `advice` where the loss falls nevertheless. Half of them is enough if they stay so for 50 steps, in a network that
-      is trained from scratch. Nothing is said once the loss is below half of the first, but where three quarters are so
-      large that no step of Adam can move them, and stay while the loss goes on falling, and, as `advice`, where half of
-      all elements are, or those of embeddings that were just drawn stay, a quarter of which is as large; nor of other
-      optimisers than torch's, which may keep what is rounded away;
+      is trained from scratch. Once the loss is below half of the first, it takes two looks in a row, and is `advice`;
+      below a tenth of it nothing is said but where three quarters are so large that no step of Adam can move them, and
+      stay while the loss goes on falling, and, as `advice`, where half of all elements are, or those of embeddings that
+      were just drawn stay, a quarter of which is as large; nor of other optimisers than torch's, which may keep what is
+      rounded away;
     - `never_moves`: weights with a gradient and a rate that no step changes.
 
     Looks below half of the highest rate, as in a warm-up and at the end of a schedule, and steps whose gradients were

@@ -138,7 +138,7 @@ class Rehearsal:
                 raise
         for parameter, before in trained:  # which it may have been about to put back
             parameter.requires_grad_(before)
-        self._climbs = True  # it may have missed gradients of its own tensors
+        self._climbs = True  # it may have missed gradients
         try:
             return self._step(batch, needs, answers or {}, method, seed, given)
         except CannotRehearseError:

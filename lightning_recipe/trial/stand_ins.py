@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 
 from lightning_recipe.record.graph import graph
 
@@ -123,10 +124,14 @@ def without_backward(
     """Note what backward is called on, in place of going back: the graph stays, and no parameter gets a gradient.
 
     If it `climbs`, tensors of the step's own get theirs: it goes up a slope of its inputs, as for adversarial examples,
-    or for samples of an energy, where no parameter takes part.
+    or for samples of an energy, where no parameter takes part. And parameters have gradients of 0 until the step ends,
+    since a step by hand may clip them, or log their norm.
     """
     original = torch.autograd.backward
     own = {id(parameter) for parameter in module.parameters()}
+    without = (
+        [p for p in module.parameters() if p.requires_grad and p.grad is None and not is_lazy(p)] if climbs else []
+    )
 
     def noted(tensors: Any, *args: Any, **more: Any) -> None:
         roots = [tensors] if isinstance(tensors, Tensor) else list(tensors)
@@ -136,6 +141,8 @@ def without_backward(
         for tensor in roots if len(others) < len(ends) or not ends else ():
             heard.append(Heard("backward", len(held_back)))
             held_back.append(tensor)
+        for parameter in without:
+            parameter.grad = torch.zeros_like(parameter)
 
     torch.autograd.backward = noted
     module.__dict__["manual_backward"] = lambda loss, *_, **__: loss.backward()
@@ -144,3 +151,5 @@ def without_backward(
     finally:
         torch.autograd.backward = original
         del module.__dict__["manual_backward"]
+        for parameter in without:
+            parameter.grad = None

@@ -592,8 +592,9 @@ def test_texts_that_were_cut_to_what_all_begin_with(fit):
     assert told["by chance"].status is Status.ADVICE
 
 
-def test_workers_that_all_give_the_same(fit):
-    codes = found(fit, DataLoader(Drawn(torch.Generator().manual_seed(0)), 16, num_workers=2))
+@pytest.mark.parametrize("rows", [16, 40])
+def test_workers_that_all_give_the_same(fit, rows):
+    codes = found(fit, DataLoader(Drawn(torch.Generator().manual_seed(0)), rows, num_workers=2))
     assert alarms(codes) == {"workers_alike"}
 
 

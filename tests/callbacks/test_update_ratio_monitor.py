@@ -662,6 +662,12 @@ def test_tuning_with_weights_that_can_not_move(fit, optimizer):
     assert finding.evidence["loss"] < finding.evidence["loss_first"]
 
 
+def test_tuning_that_is_half_done_although_most_is_rounded_away(fit):
+    (finding,) = tuned(fit, Tuned(lambda p: AdamW(p, 2e-4)), OTHER_ARM)
+    assert (finding.status, finding.code) == (Status.ADVICE, "UpdateRatioMonitor/rounded_away")
+    assert finding.evidence["loss"] < 0.5 * finding.evidence["loss_first"]
+
+
 class Words(L.LightningModule):
     """Tells the topic of a bag of words, whose vectors begin as numbers of about 1."""
 
