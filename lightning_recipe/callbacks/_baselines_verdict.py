@@ -39,6 +39,8 @@ BEYOND_CHANCE = 10
 """Standard errors that a simple model is ahead by, from which on a loss that falls must come nearer to it, too."""
 CREEPS = 0.02
 """Share of its lead that the second half of the steps must make up for then, fifty of which would do."""
+OVER = 0.05
+"""Share of the highest learning rate below which a schedule has come to its end, and more steps would change little."""
 MANY = 200
 """Steps before which any that falls is on its way."""
 CONSTANTS = {
@@ -159,6 +161,8 @@ def _is_better(now: Look, name: str) -> str:
 def _may_yet_win(looks: Sequence[Look], name: str) -> bool:
     """Whether the model comes closer to a simple one that is ahead of it, so that more steps may do."""
     now = looks[-1]
+    if now.step >= MANY and now.rate < OVER * max(look.rate for look in looks):
+        return False
     lead = now.behind(name)
     sure = now.step >= MANY and lead.mean > BEYOND_CHANCE * lead.error
     times = sure and not now.of_answers and now.score("model") > TIMES * now.score(name)

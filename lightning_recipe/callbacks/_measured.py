@@ -156,6 +156,7 @@ class Look:
         easy: Its loss in training.
         shares: How often each class, or a yes, comes in training.
         simple: Simple models, if there are any.
+        rate: The learning rate.
         kind: Family of the answers.
         losses: Per example, of "model" and "constant", batch by batch.
         errors: Likewise, and of the simple models: the share that is wrong, or the loss of numbers.
@@ -170,6 +171,7 @@ class Look:
     easy: Estimate
     shares: Tensor
     simple: Simple | None = None
+    rate: float = math.nan
     kind: Family = Family.NUMBERS
     losses: dict[str, list[Tensor]] = field(default_factory=dict)
     errors: dict[str, list[Tensor]] = field(default_factory=dict)

@@ -209,7 +209,7 @@ class Baselines(Check):
             self._simple = simple_models(known.together(), call)
         easy = Estimate.of(torch.tensor(self._of_all.costs))
         best, shares = constant(known, self._call or call), known.total / known.count
-        return Look(run.step, run.trainer.current_epoch + 1, best, easy, shares, self._simple)
+        return Look(run.step, run.trainer.current_epoch + 1, best, easy, shares, self._simple, run.rate)
 
     def end(self, run: Run) -> Iterator[Finding]:
         """Judge the last look, and draw it."""

@@ -831,3 +831,17 @@ def test_the_picture_is_drawn_once(fit, events):
     images = events(trainer).Images("2.06 Baselines/baselines")
     assert len(images) == 1
     assert (images[0].width, images[0].height) == (640, 360)
+
+
+@pytest.mark.parametrize("ends", [False, True])
+def test_where_a_schedule_has_come_to_its_end_nothing_comes_nearer_any_more(fit, monkeypatch, ends):
+    monkeypatch.setattr(_baselines_verdict, "FAR", torch.inf)
+
+    class Annealed(Healthy):
+        def configure_optimizers(self):
+            optimizer = torch.optim.SGD(self.parameters(), lr=2e-3)
+            rates = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: 0.01 if ends and epoch > 24 else 1.0)
+            return [optimizer], [rates]
+
+    findings = found(fit, Annealed(), max_epochs=27)
+    assert [f.code for f in findings if f.status is Status.ADVICE] == ["Baselines/worse_than_simple_model"] * ends
