@@ -56,10 +56,10 @@ def shares(run: Run) -> list[Share]:
         examples = [example for (example,) in read_again(source, chosen)]
         plain = _there(run, default_collate(examples))
         with rehearsal(run) as again:
-            hooks_first(again.module, run, lambda: collate(examples), hooks)
+            given = hooks_first(again.module, run, lambda: collate(examples), hooks)
             found: list[Share] = []
             for seed in range(DRAWS):
-                share = share_of(again.step(plain, needs=Need.INPUTS | Need.LOSSES, seed=seed))
+                share = share_of(again.step(plain, needs=Need.INPUTS | Need.LOSSES, seed=seed), given[0])
                 found += [share] if share is not None else []
                 if sum(share.tells for share in found) == TELLING or (seed + 1 == FEW and not found):
                     break

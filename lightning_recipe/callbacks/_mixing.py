@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from lightning_recipe.finding import Outcome, Status
+from lightning_recipe.losses.by_hand import likely
 from lightning_recipe.record.loss_graph import nodes, weights
 from lightning_recipe.record.tensors import tensors
 
@@ -135,8 +136,12 @@ class Share(NamedTuple):
         return abs(self.inputs - self.labels) > APART or self.partners < SAME
 
 
-def share_of(step: Step) -> Share | None:
+def share_of(step: Step, given: Any = None) -> Share | None:
     """How a step mixed its inputs and its labels; None if it did not, or it can't be told how.
+
+    Args:
+        step: With its batch as it was before anything was mixed.
+        given: The batch that was mixed before the step, which may hold a distribution for each example.
 
     Example:
         >>> from lightning_recipe.record.step import Step
@@ -145,26 +150,38 @@ def share_of(step: Step) -> Share | None:
 
     """
     entries = [t for _, t in tensors(step.batch) if t.ndim and t.layout is torch.strided]
-    given = next(iter(step.inputs.values()), None)
-    if given is None or given.layout is not torch.strided or not given.is_floating_point() or given.ndim < 2:  # noqa: PLR2004
+    enters = next(iter(step.inputs.values()), None)
+    if enters is None or enters.layout is not torch.strided or not enters.is_floating_point() or enters.ndim < 2:  # noqa: PLR2004
         return None
-    batch = next((t for t in entries if t.shape == given.shape and t.is_floating_point()), None)
-    found = None if batch is None else mixed(batch, given)
-    labels = [t for t in entries if t.ndim == 1 and len(t) == len(given) and not t.is_floating_point()]
+    rows = [t for t in entries if len(t) == len(enters) and t.numel() == enters.numel() and t.is_floating_point()]
+    found = mixed(rows[0], enters) if rows else None  # with a dimension of channels, it may be
+    labels = [t for t in entries if t.ndim == 1 and len(t) == len(enters) and not t.is_floating_point()]
     if found is None or len(labels) != 1:
         return None
-    return _labels(step, found, labels[0].detach().cpu().long()) or Share(float(found.own.mean()), math.nan)
+    soft = [t for _, t in tensors(given) if t.ndim == 2 and len(t) == len(enters) and _are_shares(t)]  # noqa: PLR2004
+    share = _labels(step, found, labels[0].detach().cpu().long(), soft[0] if len(soft) == 1 else None)
+    return share or Share(float(found.own.mean()), math.nan)
 
 
-def _labels(step: Step, found: Mixed, y: Tensor) -> Share | None:
+def _are_shares(rows: Tensor) -> bool:
+    """Whether each row is a distribution."""
+    if not rows.is_floating_point() or rows.shape[1] < 2:  # noqa: PLR2004
+        return False
+    return bool((rows >= 0).all()) and bool(((rows.float().sum(1) - 1).abs() < PURE).all())
+
+
+def _labels(step: Step, found: Mixed, y: Tensor, soft: Tensor | None) -> Share | None:
     own, other = y[: len(found.own)], y[found.partner]
     told = (own != other) & (found.own > PURE) & (found.own < 1 - PURE)
     if int(told.sum()) < NEEDED:
         return None
     inputs = float(found.own[told].mean())
-    targets = [call.arguments.get("target") for call in step.loss_calls if call.times == 1]
+    calls = step.loss_calls or [call for call in (likely(step),) if call is not None]
+    targets = [call.arguments.get("target") for call in calls if call.times == 1]
     known = [t.detach().cpu() for t in targets if isinstance(t, Tensor) and t.ndim and len(t) == len(y)]
-    if not known or len(known) < len(step.loss_calls):
+    if not known and soft is not None:
+        known = [soft.detach().cpu()]
+    elif not known or len(known) < len(calls):
         return None
     if len(known) == 1 and known[0].is_floating_point():
         return _soft(known[0][: len(own)].double(), own, other, told, inputs)

@@ -118,7 +118,10 @@ class AugmentationCheck(Check):
     sentence = 9
     why = "a target that does not move with its image tells the network to predict the middle"
     needs = Need.INPUTS | Need.LOSSES
-    explains: ClassVar = {"written_into": ("DataProfile/drifts",)}
+    explains: ClassVar = {
+        "written_into": ("DataProfile/drifts",),
+        "labels_not_mixed": ("ActivationMonitor/*", "PredictionDynamicsLogger/*", "Baselines/*"),
+    }
 
     def __init__(
         self,

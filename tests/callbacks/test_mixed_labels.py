@@ -31,12 +31,6 @@ class Smoothed(AsOne):
     smoothing = 0.1
 
 
-class ByHand(Mixes):
-    def mixed_loss(self, logits, y, order, share):
-        own = logits.log_softmax(1).gather(1, y[:, None])
-        return -own.mean()
-
-
 class Pastes(Mixes):
     """Puts some features of others in the place of its own."""
 
@@ -99,6 +93,16 @@ class AfterTransfer(Healthy):
         return self.loss(self(batch[0]), batch[1])
 
 
+class ByHandAfterTransfer(AfterTransfer):
+    """Its loss is no function of PyTorch, and its inputs get one more dimension."""
+
+    def forward(self, x):
+        return super().forward(x.unsqueeze(1).flatten(1))
+
+    def loss(self, logits, y):
+        return -(y * logits.log_softmax(1)).sum(1).mean() if y.ndim > 1 else super().loss(logits, y)
+
+
 class InCollate(AfterTransfer):
     """Mixes where examples are put together."""
 
@@ -152,14 +156,13 @@ LEGITIMATE = [
     Mixes,
     AsOne,
     Smoothed,
-    ByHand,
     Pastes,
     PastesBlanks,
     Background,
     Noise,
     Seldom,
 ]
-LEGITIMATE += [AfterTransfer, InCollate, Rarely, Cutting]
+LEGITIMATE += [AfterTransfer, ByHandAfterTransfer, InCollate, Rarely, Cutting]
 
 
 @pytest.mark.parametrize("module", LEGITIMATE)
@@ -224,6 +227,11 @@ class InterchangedAfterTransfer(AfterTransfer):
         return 1 - share
 
 
+class DrawnAgainAfterTransfer(ByHandAfterTransfer):
+    def mix(self, x, y):
+        return super().mix(x, y)[0], super().mix(x, y)[1]
+
+
 class InterchangedInCollate(InCollate):
     of_labels = InterchangedAfterTransfer.of_labels
 
@@ -232,8 +240,15 @@ class RarelyInterchanged(Rarely):
     of_labels = InterchangedAfterTransfer.of_labels
 
 
+class LeftOutByHand(Mixes):
+    def mixed_loss(self, logits, y, order, share):
+        own = logits.log_softmax(1).gather(1, y[:, None])
+        return -own.mean()
+
+
 MISTAKES = [
     LabelsNotMixed,
+    LeftOutByHand,
     Interchanged,
     LateLearner,
     NeverLearns,
@@ -243,7 +258,7 @@ MISTAKES = [
     SoftOtherShare,
     PastesWithoutLabels,
 ]
-MISTAKES += [InterchangedAfterTransfer, InterchangedInCollate, RarelyInterchanged]
+MISTAKES += [InterchangedAfterTransfer, DrawnAgainAfterTransfer, InterchangedInCollate, RarelyInterchanged]
 
 
 def test_weights_of_losses_that_cost_the_same(fit):
