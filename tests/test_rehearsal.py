@@ -71,12 +71,22 @@ class ClippedByHand(ByHand):
         self.log("norm", torch.stack([p.grad.norm() for p in self.parameters()]).norm())
 
 
+class DecayedByHand(ByHand):
+    """Weights change within the step."""
+
+    def backward_of(self, loss):
+        self.manual_backward(loss)
+        with torch.no_grad():
+            for p in self.parameters():
+                p.mul_(0.9)
+
+
 class ByDict(Healthy):
     def training_step(self, batch, index):  # another name
         return {"loss": super().training_step(batch, index), "n": len(batch[0])}
 
 
-@pytest.mark.parametrize("module", [Healthy, ByHand, ByTorch, ClippedByHand, ByDict])
+@pytest.mark.parametrize("module", [Healthy, ByHand, ByTorch, ClippedByHand, DecayedByHand, ByDict])
 def test_the_same_step_again(fit, module):
     def ask(again, batch):
         steps = [again.step(batch, needs=Need.LOSSES, seed=seed) for seed in (0, 0, 1)]

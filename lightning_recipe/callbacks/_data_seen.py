@@ -301,7 +301,8 @@ def add(seen: Seen, one: Glance) -> None:
         sample = one.sample[path].cpu().numpy()
         seen.alike[path].append(alike(sample))
         if sample.shape[1] == part.mean.size:  # a table, with all its columns
-            seen.rows[path].append(sample)
+            if not seen.rows[path] or seen.rows[path][0].shape[1] == sample.shape[1]:  # not of as many nodes each time
+                seen.rows[path].append(sample)
             seen.least[path] = min(CHANGES, max(NARROW, sample.shape[1]) - 1)
         elif path in one.steps:
             steps = one.steps[path].cpu().numpy()

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 
 from lightning_recipe.finding import in_short
 from lightning_recipe.record.copies import cloned
@@ -45,6 +46,8 @@ if TYPE_CHECKING:
 NOTHING = Need(0)
 APART = 1009
 """Numbers from where a generator of the user's goes on with one seed to where it does with the next."""
+WEIGHTS = 2**24
+"""Weights that are kept for what a step by hand does to them, at most: 64 MB."""
 Answer = Tensor | Callable[[Any], Any]
 """What a module puts out instead: a tensor, or what is made of its own output."""
 
@@ -158,6 +161,8 @@ class Rehearsal:
         for kept in (self.logged, self.heard, self.losses):
             kept.clear()
         with ExitStack() as stack:
+            if not module.automatic_optimization:
+                stack.enter_context(_same_weights(module))
             stack.enter_context(put_back(*module.modules()))
             _renew_buffers(module)
             stack.enter_context(self._trainer.precision_plugin.forward_context())
@@ -309,6 +314,27 @@ def _let_go(inner: Trainer, module: LightningModule) -> None:
 def _own(value: Any) -> Any:
     """A copy that a step may write to."""
     return value.clone() if isinstance(value, Tensor) and value.requires_grad else cloned(value)
+
+
+@contextmanager
+def _same_weights(module: LightningModule) -> Iterator[None]:
+    """Undo what a step by hand does to weights, such as decay, so that the graph of the step stays what it was.
+
+    Autograd knows of changes by a count of versions, and refuses to go back through what has changed.
+    """
+    weights = tuple(p for p in module.parameters() if p.layout is torch.strided and not is_lazy(p))
+    if sum(p.numel() for p in weights) > WEIGHTS:
+        yield
+        return
+    before = [p.detach().clone() for p in weights]
+    with torch.autograd._unsafe_preserve_version_counter(weights):  # noqa: SLF001 - values are what they were, too
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for weight, value in zip(weights, before, strict=True):
+                    if not torch.equal(weight, value):
+                        weight.copy_(value)
 
 
 def _renew_buffers(module: LightningModule) -> None:

@@ -21,6 +21,7 @@ from torch.utils.data import (
     SubsetRandomSampler,
     TensorDataset,
     WeightedRandomSampler,
+    default_collate,
 )
 
 from lightning_recipe import DataProfile, Status
@@ -999,3 +1000,19 @@ def test_what_is_kept_is_bounded(fit, monkeypatch):
 def test_a_picture_is_drawn_once(fit, events):
     trainer = fit(Healthy(), [DataProfile()])
     assert len(events(trainer).Images("1.01 DataProfile/data")) == 1
+
+
+def test_rows_that_are_as_wide_as_their_batch(fit):
+    """As adjacency matrices of graphs, which have as many columns as nodes."""
+
+    class Graphs(Healthy):
+        def forward(self, x):
+            return super().forward(x[:, :FEATURES])
+
+    def widened(rows):
+        x, y = default_collate(rows)
+        return torch.cat([x, torch.randn(len(x), int(y.sum()) % 5)], 1), y
+
+    codes = found(fit, DataLoader(DATA, 16, shuffle=True, collate_fn=widened), Graphs())
+    assert not alarms(codes)
+    assert "internal_error" not in codes
