@@ -15,6 +15,7 @@ from lightning_recipe.callbacks import _overlap as examples
 from lightning_recipe.callbacks import _overlapping as windows
 from lightning_recipe.callbacks import _shared_transform as transforms
 from lightning_recipe.callbacks._data_source import target_of
+from lightning_recipe.callbacks._in_between import in_between
 from lightning_recipe.callbacks._near_by import near_stored
 from lightning_recipe.callbacks._near_texts import near_texts
 from lightning_recipe.callbacks._numbered_apart import numbered_apart
@@ -70,8 +71,8 @@ class SplitCheck(Check):
 
     `advice` if inputs of validation were standardised by themselves, not as those of training, or both were scaled
     together, before the split; if validation lies before all training in time and is to be forecast, or it lies between
-    examples of training in time, by a column of the batch, and their targets tell its own, or what follows a series is
-    to be forecast; if names or words were numbered in the order in which they come, on both sides anew; if fewer
+    examples of training in time, by a column of the batch or as rows of a slow series, and their targets tell its own,
+    or what follows a series is to be forecast; if names or words were numbered in the order in which they come, on both sides anew; if fewer
     examples are in both, validation is on the training set itself, or the attribute was not
     known to be another before. `skipped` where batches do not tell examples apart, as of graphs, or a run that is cut
     short has examples in both.
@@ -284,6 +285,7 @@ class SplitCheck(Check):
                 target_encoded,
                 scaled_apart,
                 numbered_apart,
+                in_between,
             ):
                 told = told or list(filter(None, (look(train, val) for val in vals if val)))
             found += map(self.found, told)

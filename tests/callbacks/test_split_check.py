@@ -758,3 +758,63 @@ def test_texts_that_are_the_same_once_they_are_numbers(fit, most, said):
     check = SplitCheck()
     fit(ReadsPhrases(), [check], train=train, val=val, logger=False, max_epochs=2)
     assert [f.status for f in check.findings] == [said], check.findings
+
+
+# -- rows of a series
+
+
+class Record(Dataset):
+    """Slow sensors, hour by hour, and what they tell."""
+
+    def __init__(self, inertia=0.97, order=None):
+        draws = torch.randn(1200, 5, generator=torch.Generator().manual_seed(0)).double()
+        for i in range(1, 1200):
+            draws[i] = inertia * draws[i - 1] + (1 - inertia**2) ** 0.5 * draws[i]
+        draws = draws if order is None else draws[order(draws)]
+        self.x, self.y = draws[:, 1:].float(), (draws[:, 0] + draws[:, 1]).float()
+
+    def __len__(self):
+        return len(self.y)
+
+    def __getitem__(self, i):
+        return self.x[i], self.y[i]
+
+
+class Sensors(Healthy):
+    def __init__(self, record, dealt):
+        super().__init__()
+        self.net, self.record, self.dealt = torch.nn.Linear(4, 1), record, dealt
+
+    def training_step(self, batch, batch_idx):
+        return torch.nn.functional.mse_loss(self.net(batch[0])[:, 0], batch[1])
+
+    validation_step = training_step
+
+    def train_dataloader(self):
+        return DataLoader(Subset(self.record, self.dealt[:960].tolist()), 32, shuffle=True)
+
+    def val_dataloader(self):
+        return DataLoader(Subset(self.record, self.dealt[960:].tolist()), 32)
+
+
+DEALT = torch.randperm(1200, generator=torch.Generator().manual_seed(1))
+DAYS = (24 * DEALT[DEALT < 50][:, None] + torch.arange(24)).flatten()
+
+
+@pytest.mark.parametrize(
+    ("record", "dealt", "told"),
+    [
+        (Record(), torch.arange(1200), []),  # split by time
+        (Record(), DAYS, []),  # by day
+        (Record(0.5), DEALT, []),  # hardly alike
+        (Record(0.0), DEALT, []),  # a table
+        (Record(0.0, lambda rows: (rows[:, 0] + rows[:, 1]).argsort()), DEALT, []),  # sorted by what is to be told
+        (Record(0.0, lambda rows: rows[:, 1].argsort()), DEALT, []),  # by a column
+        (Record(), DEALT, ["between_in_time"]),
+    ],
+    ids=["by time", "by day", "fast", "table", "sorted", "sorted by a column", "hour by hour"],
+)
+def test_rows_of_a_slow_series_that_are_dealt_out_one_by_one(fit, record, dealt, told):
+    findings = found(fit, module=Sensors(record, dealt))
+    assert [f.code.partition("/")[2] for f in findings if f.status is Status.ADVICE] == told
+    assert not [f for f in findings if f.is_alarm and f.status is not Status.ADVICE]
