@@ -52,7 +52,9 @@ class Ahead:
 
 
 def looks_ahead(step: Step) -> Ahead | None:
-    """A feature that is the same weighted sum of values before and after its time, in all windows of (N, L, C) numbers.
+    """A feature that is the same weighted sum of values before and after its time, in all windows of a batch.
+
+    These are numbers of shape (N, L, C), or (N, C, L) where there are fewer features than steps.
 
     That it is no sum of earlier values alone leaves out smooth series, of which the past tells everything; that the
     target goes on as the series does, features that come later than it, such as lags.
@@ -75,9 +77,10 @@ def looks_ahead(step: Step) -> Ahead | None:
 
     """
     for name, window in dense(step.inputs):
-        if window.ndim != 3 or not window.is_floating_point() or window.shape[2] < 2:  # noqa: PLR2004
+        if window.ndim != 3 or not window.is_floating_point() or min(window.shape[1:]) < 2:  # noqa: PLR2004
             continue
-        values = window[..., :FEATURES].detach().double().cpu()
+        in_rows = window.shape[1] < window.shape[2] and window.shape[1] <= FEATURES  # as of convolutions
+        values = (window.mT if in_rows else window)[..., :FEATURES].detach().double().cpu()
         if not values.isfinite().all():
             continue
         for target in targets_of(step):
@@ -90,14 +93,25 @@ def looks_ahead(step: Step) -> Ahead | None:
 
 
 def _found(values: Tensor, target: Tensor) -> tuple[int, int, int] | None:
-    for own in range(values.shape[2]):
-        if not goes_on(values[..., own], target):
+    series = list(values.unbind(2))
+    changes = [_changes(one, target) for one in series]
+    for own in range(len(series)):
+        itself = goes_on(series[own], target)
+        if not (itself or goes_on(changes[own], target)):
             continue
-        for feature in range(values.shape[2]):
+        for feature in range(len(series)):
             for reach in REACHES if feature != own else ():
-                if _is_ahead(values[..., feature], values[..., own], reach):
-                    return feature, own, reach
+                if _is_ahead(series[feature], series[own], reach):
+                    if itself or not _is_lag(series[own], series[feature], reach):
+                        return feature, own, reach
+                    break
     return None
+
+
+def _is_lag(series: Tensor, feature: Tensor, reach: int) -> bool:
+    """Whether a series is another one, some steps late, so that this is none of its features."""
+    ways = [(feature[:, :-late].flatten(), series[:, late:].flatten()) for late in range(1, reach + 1)]
+    return any(float(torch.corrcoef(torch.stack(way))[0, 1].abs()) > 1 - EXACT for way in ways)
 
 
 def goes_on(series: Tensor, target: Tensor, most: float = OWN) -> bool:
@@ -108,6 +122,12 @@ def goes_on(series: Tensor, target: Tensor, most: float = OWN) -> bool:
     told = torch.cat([series[:, -LAGS:], torch.ones(len(series), 1)], 1) @ weights
     error, spread = float((told - target).square().mean().sqrt()), float(target.std())
     return bool(spread > 0 and left > EXACT and error < most * left * float(series.std()) and error < spread)
+
+
+def _changes(series: Tensor, target: Tensor) -> Tensor:
+    """From value to value, in the target's unit, as where the next change is to be forecast."""
+    changes = series.diff(dim=1)
+    return changes * (target.std() / changes.std().clamp(min=1e-30))
 
 
 def told_by_what_was(series: Tensor) -> tuple[Tensor, float]:
@@ -148,8 +168,8 @@ def fitted(rows: Tensor, values: Tensor) -> tuple[Tensor, float]:
     Example:
         >>> x = torch.randn(9, 2, generator=torch.Generator().manual_seed(0)).double()
         >>> weights, left = fitted(x, 3 * x[:, 0] + 7)
-        >>> [round(weight, 6) for weight in weights.tolist()], left < 1e-9
-        ([3.0, -0.0, 7.0], True)
+        >>> [round(weight) for weight in weights.tolist()], left < 1e-9
+        ([3, 0, 7], True)
 
     """
     given = torch.cat([rows, torch.ones(len(rows), 1, dtype=rows.dtype)], 1)
