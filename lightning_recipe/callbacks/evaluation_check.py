@@ -23,7 +23,7 @@ from lightning_recipe.callbacks._evaluated_weights import Weights
 from lightning_recipe.callbacks._kept_by_reference import by_reference
 from lightning_recipe.callbacks._metric_names import is_a_share, is_of_training, words
 from lightning_recipe.callbacks._put_back import PutBack
-from lightning_recipe.callbacks._short_batch import Short, mean_of_means, of_one_weight
+from lightning_recipe.callbacks._short_batch import Short, counted_alike, mean_at_the_end, mean_of_means, of_one_weight
 from lightning_recipe.figures.canvas import pixels
 from lightning_recipe.figures.metrics import metric_over_steps
 from lightning_recipe.finding import Section
@@ -106,9 +106,10 @@ class EvaluationCheck(Check):
     Cost:
         A copy of the module and a validation step on it; two steps' time more for a metric that may be no mean, half a
         step's where numbers are logged with a ``batch_size``. Three steps' where a number that is no mean is logged at
-        the end of validation, and eight where the loss takes logits, with what the module does at the end. A sample of
-        the weights, five times around each of the first two validations, at the end, and where a test begins. A hook at
-        the first 256 batches of at most 10 validations, where pictures are written.
+        the end of validation, or any number where the last batch is short, and eight where the loss takes logits, with
+        what the module does at the end. A sample of the weights, five times around each of the first two validations,
+        at the end, and where a test begins. A hook at the first 256 batches of at most 10 validations, where pictures
+        are written.
 
     Pictures:
         - `val_acc` and the like: A metric over the run, with its standard error at each validation that was looked at;
@@ -159,6 +160,7 @@ class EvaluationCheck(Check):
         self._unit: units.Unit | None = None  # of what training compares
         self._seen: Seen | None = None
         self._alike: dict[str, int] = {}  # numbers for which all batches weigh as much
+        self._alike_at_the_end: list[str] = []  # the same, of those that are logged at the end of validation
         self._reason = "no validation while the model was trained"
         self._open = True  # whether the logged numbers are still to be judged
         self._of_steps: set[str] = set()  # names of numbers that a step logs
@@ -277,11 +279,12 @@ class EvaluationCheck(Check):
         yield from (self.found(outcome, name) for outcome, name in outcomes if outcome)
 
     def _look_at_the_end(self, run: Run, step: Step) -> Iterator[Finding]:
-        """Have a copy conclude a validation of the batch, whole and in parts, and of logits on both sides of a half."""
+        """Have a copy conclude a validation of the batch, whole, in parts, and of logits on both sides of a half."""
         values = {*run.trainer.callback_metrics} - self._of_steps
         several = (step.batch_size or 0) > 1 and run.trainer.num_val_batches[0] > 1
         names = at_the_end.suspects(values, self._of_steps) if several else []
-        if not at_the_end.can_be_asked(run) or not (names or (values and (self._logits or self._unit))):
+        short = Short.of(run) if several and values else None
+        if not at_the_end.can_be_asked(run) or not (names or short or (values and (self._logits or self._unit))):
             self._ends_open = bool(not values and self._validations <= AROUND)
             return
         self._ends_open = False
@@ -289,6 +292,7 @@ class EvaluationCheck(Check):
             with rehearsal(run) as again:
                 again.module.requires_grad_(requires_grad=False)
                 parts = at_the_end.in_parts(again, step.batch, names) if names else {}
+                alike = counted_alike(again, step.batch, short) if short else []
                 cut = thresholds.by_trial(partial(at_the_end.reported, again, [step.batch]), self._logits)
                 mixed = list(units.at_the_end(again, step.batch, self._unit)) if self._unit else []
         except CannotRehearseError:
@@ -296,6 +300,7 @@ class EvaluationCheck(Check):
         outcomes = {one.name: averaged.judge(one, of) for one, of in parts.items()}
         outcomes |= {name: thresholds.cut_at_a_half(name) for name in cut if name in values}
         outcomes |= {name: outcome for outcome, name in mixed if name in values}
+        self._alike_at_the_end = [name for name in alike if name in values and not outcomes.get(name)]
         yield from (self.found(outcome, name) for name, outcome in outcomes.items() if outcome)
 
     def _weigh(self, run: Run, step: Step, seen: Seen) -> None:
@@ -377,6 +382,9 @@ class EvaluationCheck(Check):
             yield self.found(outcome)
         if (short := Short.of(run)) is not None:
             by_hand = kept.unweighted(self._lists[0], run.module) if self._lists else []
+            if names := self._alike_at_the_end:  # what they are is surer than what lists are for
+                by_hand = []
+                yield self.found(mean_at_the_end(names, short), names[0])
             yield from (self.found(mean_of_means(name, short), name) for name in by_hand)
             yield from (self.found(mean_of_means(name, short, by), name) for name, by in self._alike.items())
 

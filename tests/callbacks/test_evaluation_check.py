@@ -1309,6 +1309,195 @@ def test_the_best_weights_kept_without_a_copy(fit, keep):
     assert codes(found(fit, KeepsBest(keep))) == ["kept_by_reference"]
 
 
+# -- batches that count alike at the end of validation
+
+
+class Numbers(MeanByHand):
+    """Keeps a number of each batch, and its size; what is made of them is the test's own."""
+
+    def __init__(self):
+        super().__init__()
+        self.errors, self.counts = [], []
+
+    def report(self, logits, y):
+        self.errors.append(self.of(logits, y).item())
+        self.counts.append(len(y))
+
+    def of(self, logits, y):
+        return self.loss(logits, y)
+
+    def on_validation_epoch_end(self):
+        self.conclude(np.array(self.errors), np.array(self.counts))
+        self.errors.clear()
+        self.counts.clear()
+
+    def conclude(self, errors, counts):
+        self.log("val_loss", float(np.average(errors)))
+
+
+class WeighedByCounts(Numbers):
+    def conclude(self, errors, counts):
+        self.log("val_loss", float(np.average(errors, weights=counts)))
+        self.log("val_perplexity", float(np.exp((errors * counts).sum() / counts.sum())))
+        self.log("val_lr", self.trainer.optimizers[0].param_groups[0]["lr"])
+        self.log("val_batches", float(len(errors)))
+        self.log("val_beta", 0.1 * self.current_epoch)
+
+
+class ByIndex(Numbers):
+    """Knows how many examples the last batch has."""
+
+    def validation_step(self, batch, batch_idx):
+        self.errors.append(self.loss(self(batch[0]), batch[1]).item())
+        self.counts.append(8 if batch_idx == 2 else 16)
+
+    conclude = WeighedByCounts.conclude
+
+
+class OfSums(Numbers):
+    def of(self, logits, y):
+        return F.cross_entropy(logits, y, reduction="sum")
+
+    def conclude(self, errors, counts):
+        self.log("val_loss", errors.sum() / counts.sum())
+
+
+class InTheMiddle(Numbers):
+    def conclude(self, errors, counts):
+        self.log_dict({"val_median": float(np.median(errors)), "val_worst": errors.max(), "val_best": errors.min()})
+
+
+class OfPairs(Numbers):
+    """A contrastive loss, which no weights make that of all examples."""
+
+    def of(self, logits, y):
+        return F.cross_entropy(logits @ logits.T, torch.arange(len(y)))
+
+
+class ByClass(Numbers):
+    """A mean that counts some examples more."""
+
+    def of(self, logits, y):
+        return F.cross_entropy(logits, y, torch.arange(1.0, 1 + CLASSES))
+
+
+class DropsLast(Numbers):
+    def val_dataloader(self):
+        return DataLoader(self.data(47, 2), 16, drop_last=True)
+
+
+class AllAsLarge(Numbers):
+    examples = 48
+
+
+class OfManyBatches(Numbers):
+    examples = 16 * 20 + 1
+
+
+class OfTwoLoaders(Numbers):
+    def val_dataloader(self):
+        return [super().val_dataloader()] * 2
+
+    def validation_step(self, batch, batch_idx, dataloader_idx):
+        super().validation_step(batch, batch_idx)
+
+
+class Computed(Numbers):
+    """Metrics count the examples themselves."""
+
+    def __init__(self):
+        super().__init__()
+        self.acc, self.mean = micro(), MeanMetric()
+
+    def report(self, logits, y):
+        self.acc.update(logits, y)
+        self.mean.update(self.loss(logits, y), weight=len(y))
+
+    def on_validation_epoch_end(self):
+        self.log_dict({"val_acc": self.acc.compute(), "val_loss": self.mean.compute()})
+        self.acc.reset()
+        self.mean.reset()
+
+
+class NoMeans(Numbers):
+    """What is no mean is told as that."""
+
+    def of(self, logits, y):
+        return multiclass_f1_score(logits, y, CLASSES, average="macro")
+
+    def conclude(self, errors, counts):
+        self.log("val_f1", errors.mean())
+
+
+class Alike(Numbers):
+    """All batches have the same number."""
+
+    def of(self, logits, y):
+        return torch.tensor(0.5)
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        *(WeighedByCounts, ByIndex, OfSums, InTheMiddle, OfPairs, ByClass, Computed, NoMeans, Alike),
+        *(DropsLast, AllAsLarge, OfManyBatches, OfTwoLoaders),
+    ],
+)
+def test_batches_that_count_as_they_should(fit, module):
+    findings = found(fit, module(), max_epochs=3)
+    told = {f.code.partition("/")[2] for f in findings if f.status is not Status.PASSED}
+    assert told == {NoMeans: {"averaged_over_batches"}, DropsLast: {"drops_last"}}.get(module, set())
+
+
+class Counted(Numbers):
+    """Adds them up."""
+
+    def on_validation_epoch_start(self):
+        self.sum, self.batches = 0.0, 0
+
+    def report(self, logits, y):
+        self.sum += float((logits - F.one_hot(y, CLASSES)).abs().mean())
+        self.batches += 1
+
+    def on_validation_epoch_end(self):
+        self.log("val_loss", self.sum / self.batches)
+
+
+class OfRoots(Numbers):
+    def conclude(self, errors, counts):
+        self.log("val_loss", np.sqrt(errors.mean()))
+
+
+class OfExponentials(Numbers):
+    def conclude(self, errors, counts):
+        self.log("val_loss", np.exp(sum(errors) / len(errors)))
+
+
+class MetricOfMeans(Computed):
+    """A metric that is not told how many examples there are."""
+
+    def report(self, logits, y):
+        self.mean.update(self.loss(logits, y))
+
+    def on_validation_epoch_end(self):
+        self.log("val_loss", self.mean.compute())
+        self.mean.reset()
+
+
+class Twice(Numbers):
+    def conclude(self, errors, counts):
+        self.log_dict({"val_loss": errors.mean(), "val_gap": errors.mean() - 0.1, "val_true": errors @ counts / 40})
+
+
+@pytest.mark.parametrize("module", [Numbers, MeanByHand, Counted, OfRoots, OfExponentials, MetricOfMeans, Twice])
+def test_batches_that_count_alike_at_the_end_are_advice(fit, module):
+    (finding,) = found(fit, module(), max_epochs=3)
+    assert (finding.status, finding.code) == (Status.ADVICE, "EvaluationCheck/mean_of_means")
+    assert finding.subject == "val_loss"
+    assert finding.evidence == {"batch_size": 16, "last": 8}
+    assert ('"val_gap"' in finding.message, "val_true" in finding.message) == (module is Twice, False)
+
+
 # -- the last batch
 
 
