@@ -5,15 +5,17 @@ from __future__ import annotations
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from lightning_recipe.callbacks._interchanged import NEEDS
 from lightning_recipe.callbacks._padding import padding
+from lightning_recipe.callbacks._reordered import FEWEST, SAME, change, reordered, reordering, sequences
+from lightning_recipe.callbacks._rotary import idle_angles
 from lightning_recipe.dependencies.sequences import kept_by
 from lightning_recipe.finding import Outcome, Status
 from lightning_recipe.record.added import Added, Shared
-from lightning_recipe.record.tensors import leading_size, mapped, tensors
+from lightning_recipe.record.multiplied import Multiplied
+from lightning_recipe.record.tensors import leading_size
 from lightning_recipe.trial.rehearsal import CannotRehearseError
 
 if TYPE_CHECKING:
@@ -22,10 +24,6 @@ if TYPE_CHECKING:
     from lightning_recipe.record.step import Step
     from lightning_recipe.trial.rehearsal import Rehearsal
 
-FEWEST = 4
-"""Places of a sequence, at least."""
-SAME = 1e-5
-"""Change of the loss and of outputs, over the largest of them, that is rounding: of sums in another order."""
 Kind = Literal["examples", "places", "padding", "added", "one row", "rows of examples"]
 
 
@@ -56,32 +54,30 @@ def idle(again: Rehearsal, batch: Any) -> tuple[Outcome, str] | None:
     places alike is meant for one of them if its number is the length of a sequence or of the batch: an index where a
     slice was due. Examples in which the places are put into another order must lead to the same outputs and the same
     loss: queries that are counted, too, are not meant to tell an order. That all places are given one id is seen by
-    NormalizationCheck.
+    NormalizationCheck. For positions that turn vectors see ``_rotary.py``.
 
     Args:
         again: The copy, in eval mode.
         batch: As the step receives it.
 
     """
-    found: list[Table] = []
     try:
-        before, found = _tables(again, batch, "training_step")
-        method = "training_step"
+        before, found, multiplied = _tables(again, batch, method := "training_step")
     except CannotRehearseError:
-        before, found = _tables(again, batch, method := "validation_step")
+        before, found, multiplied = _tables(again, batch, method := "validation_step")
     size = leading_size(batch)
     for table in found:
         if table.kind == "padding":
             return _told(table), table.name
-        lengths = {t.shape[1] for t in _sequences(batch, size)} & {table.places, table.places - 1}
+        lengths = {t.shape[1] for t in sequences(batch, size)} & {table.places, table.places - 1}
         if table.kind == "examples":
-            lengths = {t.shape[1] for t in _sequences(batch, size)}
+            lengths = {t.shape[1] for t in sequences(batch, size)}
         if len(lengths) == 1 and _is_free(again, batch, before, method, lengths.pop()):
             return _told(table), table.name
-    return None
+    return idle_angles(again, batch, before, method, multiplied)
 
 
-def _tables(again: Rehearsal, batch: Any, method: str) -> tuple[Step, list[Table]]:
+def _tables(again: Rehearsal, batch: Any, method: str) -> tuple[Step, list[Table], Multiplied]:
     given: dict[str, list[Tensor]] = {}
     with ExitStack() as stack:
         for name, module in again.module.named_modules():
@@ -92,6 +88,7 @@ def _tables(again: Rehearsal, batch: Any, method: str) -> tuple[Step, list[Table
 
                 stack.callback(module.register_forward_hook(note).remove)
         added = stack.enter_context(Added(leading_size(batch) or 0, FEWEST, lambda: _kept(again.module)))
+        multiplied = stack.enter_context(Multiplied())
         step = again.step(batch, needs=NEEDS, method=method)
     size, found = leading_size(batch) or 0, []
     pads = list(padding(batch, again.module))
@@ -104,7 +101,7 @@ def _tables(again: Rehearsal, batch: Any, method: str) -> tuple[Step, list[Table
             elif all(any(_counts_padding(i, pad) for pad in pads) for i in ids):
                 found.append(Table(name, "padding", int(rows), ids[0].shape[-1]))  # type: ignore[arg-type]
     found += [Table(where, "added", places, places) for where, places in added.places.items()]
-    return step, found + list(_alike(added.shared, size))
+    return step, found + list(_alike(added.shared, size)), multiplied
 
 
 def _kept(module: nn.Module) -> list[Tensor]:
@@ -169,46 +166,15 @@ def _counts_padding(ids: Tensor, pad: Tensor) -> bool:
     return bool(both.any()) and bool((ids.diff()[both] == 1).all()) and len(ids[~pad].unique()) == 1
 
 
-def _sequences(batch: Any, size: int | None) -> list[Tensor]:
-    """Tokens, and vectors, of each example: integers in two dimensions, numbers in three."""
-    return [
-        tensor
-        for _, tensor in tensors(batch)
-        if tensor.layout is torch.strided
-        and tensor.ndim == 2 + tensor.is_floating_point()
-        and tensor.shape[0] == size
-        and tensor.shape[1] >= FEWEST
-    ]
-
-
 def _is_free(again: Rehearsal, batch: Any, before: Step, method: str, places: int) -> bool:
     """Whether outputs and loss are as before if the places are in another order, in all that has them."""
-    order = torch.randperm(places, generator=torch.Generator().manual_seed(0))
-
-    def reordered(tensor: Tensor) -> Tensor:
-        if tensor.ndim > 1 and tensor.shape[1] == places and tensor.layout is torch.strided:
-            return tensor.index_select(1, order.to(tensor.device))
-        return tensor
-
-    other = mapped(batch, Tensor, reordered)
-    sequences = zip(_sequences(batch, leading_size(batch)), _sequences(other, leading_size(batch)), strict=True)
-    if not any(bool((a != b).any()) for a, b in sequences):
+    if (other := reordered(batch, places)) is None:
         return False
     try:
         after = again.step(other, needs=NEEDS, method=method)
     except CannotRehearseError:
         return False
-    if before.loss is None or after.loss is None or not before.net_calls:
-        return False
-    outputs = [
-        [t.double() for _, t in tensors(step.net_calls[-1].output) if t.is_floating_point() and t.ndim]
-        for step in (before, after)
-    ]
-    pairs = [(reordered(a), b) for a, b in zip(*outputs, strict=False)]
-    same = [a.shape == b.shape and bool((a - b).abs().max() <= SAME * a.abs().max()) for a, b in pairs if a.numel()]
-    loss, then = before.loss.detach().double().sum(), after.loss.detach().double().sum()
-    spread = [bool((a != a[:1]).any()) for a, _ in pairs if a.numel()]  # outputs that answer to what they see
-    return bool(same) and all(same) and any(spread) and bool((loss - then).abs() <= SAME * loss.abs())
+    return change(before, after, reordering(places)) <= SAME
 
 
 def _told(table: Table) -> Outcome:

@@ -71,8 +71,8 @@ class InputIndependenceCheck(Check):
       all hold the same value, and leaves out those that don't.
     - `warning` if the input is the target, too, and what is made of it is the same for all examples at two looks, the
       latest in the second half of the run: only what enters the network is interchanged then.
-    - `warning` if positions are embedded, of places or by mistake of examples, or one of them for all places, and the
-      order of the places makes no difference.
+    - `warning` if positions are embedded, of places or by mistake of examples, or one of them for all places, or turn
+      vectors by angles, as by mistake of their heads, and the order of the places makes no difference.
     - `warning` if layers compute with all places of a sequence, and the later half or more of them has no effect, as
       where the first output of a recurrent network is taken for the last; `advice` if it is the earlier half.
     - `warning` if at least half of the examples, and not all, get the same output to the last bit, as where the last
