@@ -40,6 +40,7 @@ DISTINCT = 100
 """Different targets, at least."""
 AGREE = 0.9
 """Copies that have the same class."""
+FIX = "split before you augment or oversample, and keep the copies, frames and views of one example on one side"
 
 
 def near_copies(train: list[Part], val: list[Part]) -> OfMatches | None:
@@ -72,11 +73,7 @@ def near_copies(train: list[Part], val: list[Part]) -> OfMatches | None:
     if rows is None:
         return None
     near, apart, median = nearest(*rows)
-    count = _copies(apart, median)
-    for label in one.keys() & other.keys():
-        a, b = one[label], other[label]
-        if a.ndim == 1 and a.dtype.kind in "iub" and len(np.unique(a)) < len(a) / 2:
-            count = _of_a_class(count, a[near], b[chosen], np.array([(a == value).sum() for value in b[chosen]]))
+    count = of_a_class(before_a_gap(apart, median), near, one, other, chosen)
     told = f"a slightly changed copy in training, at least {GAP:g}x nearer than any other example"
     if (count > 0).mean() < MOST:
         count = _with_one_number(near[:, 0], one, other, chosen)
@@ -90,7 +87,7 @@ def near_copies(train: list[Part], val: list[Part]) -> OfMatches | None:
         "near_copies",
         f"{share:.0%} of {len(chosen)} validation examples have {told} (for example validation "
         f"{matches[0].val.index} has training {matches[0].train.index})",
-        "split before you augment or oversample, and keep the copies, frames and views of one example on one side",
+        FIX,
         {"share": share, "copies": float(np.median(count[count > 0]))},
         tuple(matches),
     )
@@ -116,7 +113,7 @@ def gathered(parts: list[Part]) -> dict[str, NDArray[Any]]:
     each = [{name: values[np.asarray(part.indices)] for name, values in arrays(part.source).items()} for part in parts]
     shapes = {name: [one[name].shape[1:] for one in each if name in one] for name in each[0]}
     same = [name for name, of in shapes.items() if len(of) == len(each) and len(set(of)) == 1]
-    return {name: np.concatenate([one[name] for one in each]) for name in same}
+    return {name: np.concatenate([one[name] for one in each]) if len(each) > 1 else each[0][name] for name in same}
 
 
 def largest_input(one: dict[str, NDArray[Any]], other: dict[str, NDArray[Any]]) -> str | None:
@@ -133,12 +130,7 @@ def _is_input(one: NDArray[Any], other: NDArray[Any]) -> bool:
 def comparable(one: NDArray[Any], other: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
     """Some numbers of each example, those that vary, standardised."""
     a, b = one.reshape(len(one), -1), other.reshape(len(other), -1)
-    wide = max(FEWEST, min(WIDE, VALUES // len(a)))
-    varied = np.array(
-        [len(np.unique(b[:, i])) >= VARIED for i in range(0, b.shape[1], max(1, b.shape[1] // (4 * wide)))]
-    )
-    kept = np.arange(0, b.shape[1], max(1, b.shape[1] // (4 * wide)))[varied]
-    kept = kept[:: max(1, len(kept) // wide)][:wide]
+    kept = varied(b, max(FEWEST, min(WIDE, VALUES // len(a))))
     if len(kept) < FEWEST:
         return None
     a, b = a[:, kept].astype(np.float32), b[:, kept].astype(np.float32)
@@ -146,6 +138,19 @@ def comparable(one: NDArray[Any], other: NDArray[Any]) -> tuple[NDArray[np.float
         return None
     mean, std = a.mean(0), (a.std(0) if one.ndim == 2 else a.std()) + 1e-12  # noqa: PLR2004 - pixels have one unit
     return (a - mean) / std, (b - mean) / std
+
+
+def varied(rows: NDArray[Any], wide: int) -> NDArray[np.int64]:
+    """Columns that are no categories, evenly spaced, so many at most.
+
+    Example:
+        >>> varied(np.stack([np.arange(128), np.arange(128) % 2], axis=1), 8)
+        array([0])
+
+    """
+    columns = np.arange(0, rows.shape[1], max(1, rows.shape[1] // (4 * wide)))
+    columns = columns[[len(np.unique(rows[:, i])) >= VARIED for i in columns]]
+    return columns[:: max(1, len(columns) // wide)][:wide]
 
 
 def nearest(
@@ -161,11 +166,11 @@ def nearest(
     return np.take_along_axis(found, order, 1), np.take_along_axis(exact, order, 1), median
 
 
-def _copies(apart: NDArray[np.float64], median: NDArray[np.float64]) -> NDArray[np.int64]:
+def before_a_gap(apart: NDArray[np.float64], median: NDArray[np.float64]) -> NDArray[np.int64]:
     """How many copies each example has: as many as lie before the first gap; none of what is the same.
 
     Example:
-        >>> _copies(np.array([[0.1, 0.1, 2.0], [1.0, 1.5, 2.0], [0.0, 0.0, 2.0]]), np.array([4.0, 4.0, 4.0]))
+        >>> before_a_gap(np.array([[0.1, 0.1, 2.0], [1.0, 1.5, 2.0], [0.0, 0.0, 2.0]]), np.array([4.0, 4.0, 4.0]))
         array([2, 0, 0])
 
     """
@@ -205,11 +210,18 @@ def _are_any_numbers(values: NDArray[Any]) -> bool:
     return len(distinct) >= DISTINCT and len(steps) > len(gaps) / 2
 
 
-def _of_a_class(
-    count: NDArray[np.int64], near: NDArray[Any], own: NDArray[Any], size: NDArray[np.int64]
+def of_a_class(
+    count: NDArray[np.int64],
+    near: NDArray[np.int64],
+    one: dict[str, NDArray[Any]],
+    other: dict[str, NDArray[Any]],
+    chosen: NDArray[np.int64],
 ) -> NDArray[np.int64]:
-    """Copies that share a class, where they are not all there is of it."""
-    has = count > 0
-    if not has.any() or (near[has, 0] == own[has]).mean() < AGREE:
-        return np.zeros_like(count)
-    return np.where(size >= 2 * count + 1, count, 0)
+    """Copies that share their class, by each array of classes, where they are not all there is of it."""
+    for label in one.keys() & other.keys():
+        a, b = one[label], other[label][chosen]
+        if a.ndim == 1 and a.dtype.kind in "iub" and len(np.unique(a)) < len(a) / 2 and (has := count > 0).any():
+            agree = (a[near[has, 0]] == b[has]).mean() >= AGREE
+            size = np.array([(a == value).sum() for value in b])
+            count = np.where(agree & (size >= 2 * count + 1), count, 0)
+    return count

@@ -22,6 +22,7 @@ from lightning_recipe.callbacks._numbered_apart import numbered_apart
 from lightning_recipe.callbacks._oversampled import oversampled
 from lightning_recipe.callbacks._passed_by import PassedBy
 from lightning_recipe.callbacks._scaled_apart import scaled_apart
+from lightning_recipe.callbacks._shifted_copies import shifted_copies
 from lightning_recipe.callbacks._split_again import split_again
 from lightning_recipe.callbacks._target_encoded import target_encoded
 from lightning_recipe.figures.canvas import pixels
@@ -53,9 +54,10 @@ class SplitCheck(Check):
     - more than a share of the validation or test examples are in training, with the same inputs and targets;
     - the examples of a subject, patient or session were dealt out to both by chance, where their ids are stored under
       such a name, as a column, a key or an attribute of the data set, or come by in the batch;
-    - training holds slightly changed copies of most validation examples, in stored arrays of numbers, or of a third of
-      its texts, in stored arrays of tokens; or copies with the same label of more than a share of them, of images,
-      texts or rows of numbers as they are stored or come by, and many more than by chance;
+    - training holds slightly changed copies of most validation examples, in stored arrays of numbers, or, of
+      images, copies that were shifted by a pixel or two, mirrored or turned; or of a third of its texts, in stored
+      arrays of tokens; or copies with the same label of more than a share of them, of images, texts or rows of numbers
+      as they are stored or come by, and many more than by chance;
     - a column of a stored table is made of the labels of validation, too: each of its values is the mean of the labels
       of all examples with it, as of target encoding before the split;
     - or of the labels of training, the example's own included, where categories have few examples: it tells training
@@ -99,6 +101,7 @@ class SplitCheck(Check):
         - One data set for both that is given a transform once.
         - Windows that overlap within training, or where a split by time has its borders.
         - Images, templates or frames that are as near to one another within training, or within validation.
+    - A few shapes, glyphs or patterns, at other places in each image.
         - Pairs whose direction matters, of users and items, and random ones that meet by chance.
         - Inputs that were scaled by published numbers, by medians, one mean of all pixels, or to their unit's range.
         - Means of the labels of other folds, or of a category with many examples; totals whose parts are predicted.
@@ -282,6 +285,7 @@ class SplitCheck(Check):
                 oversampled,
                 near_texts,
                 near_stored,
+                shifted_copies,
                 target_encoded,
                 scaled_apart,
                 numbered_apart,
