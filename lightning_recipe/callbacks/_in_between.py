@@ -76,7 +76,7 @@ def in_between(train: list[Part], val: list[Part]) -> Outcome | None:
 
 
 def _series(values: NDArray[Any]) -> list[float]:
-    """Of columns of numbers, the correlation with the next row; nothing if one of them is sorted, or half are no numbers.
+    """Of columns of numbers, the correlation with the next row; nothing if one is sorted, or half are no numbers.
 
     Example:
         >>> rng = np.random.default_rng(0)

@@ -74,10 +74,10 @@ class SplitCheck(Check):
     `advice` if inputs of validation were standardised by themselves, not as those of training, or both were scaled
     together, before the split; if validation lies before all training in time and is to be forecast, or it lies between
     examples of training in time, by a column of the batch or as rows of a slow series, and their targets tell its own,
-    or what follows a series is to be forecast; if names or words were numbered in the order in which they come, on both sides anew; if fewer
-    examples are in both, validation is on the training set itself, or the attribute was not
-    known to be another before. `skipped` where batches do not tell examples apart, as of graphs, or a run that is cut
-    short has examples in both.
+    or what follows a series is to be forecast; if names or words were numbered in the order in which they come, on both
+    sides anew; if fewer examples are in both, validation is on the training set itself, or the attribute was not known
+    to be another before. `skipped` where batches do not tell examples apart, as of graphs, or a run that is cut short
+    has examples in both.
 
     Args:
         share: Of the validation examples, from which on it is a warning if they are in training. Well-known data sets

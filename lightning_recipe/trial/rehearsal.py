@@ -161,8 +161,7 @@ class Rehearsal:
         for kept in (self.logged, self.heard, self.losses):
             kept.clear()
         with ExitStack() as stack:
-            if not module.automatic_optimization:
-                stack.enter_context(_same_weights(module))
+            stack.enter_context(_same_weights(module))
             stack.enter_context(put_back(*module.modules()))
             _renew_buffers(module)
             stack.enter_context(self._trainer.precision_plugin.forward_context())
@@ -323,11 +322,11 @@ def _same_weights(module: LightningModule) -> Iterator[None]:
     Autograd knows of changes by a count of versions, and refuses to go back through what has changed.
     """
     weights = tuple(p for p in module.parameters() if p.layout is torch.strided and not is_lazy(p))
-    if sum(p.numel() for p in weights) > WEIGHTS:
+    if module.automatic_optimization or sum(p.numel() for p in weights) > WEIGHTS:
         yield
         return
     before = [p.detach().clone() for p in weights]
-    with torch.autograd._unsafe_preserve_version_counter(weights):  # noqa: SLF001 - values are what they were, too
+    with torch.autograd.grad_mode._unsafe_preserve_version_counter(weights):  # noqa: SLF001 - values are what they were, too
         try:
             yield
         finally:
