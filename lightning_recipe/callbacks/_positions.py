@@ -136,6 +136,7 @@ def _kind(ids: Tensor, size: int, rows: int) -> Kind | None:
     """What a table is asked for.
 
     Example:
+        >>> import torch
         >>> _kind(torch.zeros(8, 4, dtype=torch.long), 8, 16), _kind(torch.arange(4).expand(8, 4), 8, 16)
         (None, 'places')
         >>> _kind(torch.arange(8), 8, 16), _kind(torch.tensor([3, 1, 2, 0]), 8, 16)
@@ -152,6 +153,7 @@ def _counts_padding(ids: Tensor, pad: Tensor) -> bool:
     """Whether ids count on through the padding, and are the same at all other places.
 
     Example:
+        >>> import torch
         >>> pad = torch.tensor([[0, 0, 1, 1], [0, 0, 0, 1], [0, 0, 1, 1]]).bool()
         >>> _counts_padding(pad.cumsum(1) + 1, pad), _counts_padding(pad.long(), pad)
         (True, False)

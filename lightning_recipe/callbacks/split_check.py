@@ -101,7 +101,7 @@ class SplitCheck(Check):
         - One data set for both that is given a transform once.
         - Windows that overlap within training, or where a split by time has its borders.
         - Images, templates or frames that are as near to one another within training, or within validation.
-    - A few shapes, glyphs or patterns, at other places in each image.
+        - A few shapes, glyphs or patterns, at other places in each image.
         - Pairs whose direction matters, of users and items, and random ones that meet by chance.
         - Inputs that were scaled by published numbers, by medians, one mean of all pixels, or to their unit's range.
         - Means of the labels of other folds, or of a category with many examples; totals whose parts are predicted.

@@ -171,7 +171,7 @@ class Alone:
         self._again, self._objective = again, objective
         self._optimizers = [again.optimizers[i] for i in objective.optimizers]
         self._peaks = [peaks[i] for i in objective.optimizers]
-        again.of = objective.losses
+        again.of, again.puts_back = objective.losses, False
         without_dropout(again.module)
         own = [p for optimizer in self._optimizers for group in optimizer.param_groups for p in group["params"]]
         held = set(map(id, own))

@@ -74,6 +74,7 @@ class Rehearsal:
         losses: What it called backward on, in order.
         of: Which of these make its loss, of one that calls backward several times.
         index: The number that a batch is said to have in its epoch.
+        puts_back: Whether weights that a step by hand changes are put back; not in a fit, of whose steps that is part.
 
     """
 
@@ -92,6 +93,7 @@ class Rehearsal:
         self.losses: list[Tensor] = []
         self.of: tuple[int, ...] = (0,)
         self.index = 0
+        self.puts_back = True
         self._trainer, self._several_loaders = trainer, several_loaders
         self._generators = [(generator, state(generator)) for generator in (*generators, *held_by(module))]
         self.logged: list[Logged] = []
@@ -161,7 +163,7 @@ class Rehearsal:
         for kept in (self.logged, self.heard, self.losses):
             kept.clear()
         with ExitStack() as stack:
-            stack.enter_context(_same_weights(module))
+            stack.enter_context(_weights(module, put_back=self.puts_back))
             stack.enter_context(put_back(*module.modules()))
             _renew_buffers(module)
             stack.enter_context(self._trainer.precision_plugin.forward_context())
@@ -316,8 +318,8 @@ def _own(value: Any) -> Any:
 
 
 @contextmanager
-def _same_weights(module: LightningModule) -> Iterator[None]:
-    """Undo what a step by hand does to weights, such as decay, so that the graph of the step stays what it was.
+def _weights(module: LightningModule, *, put_back: bool) -> Iterator[None]:
+    """Let a step by hand do to weights what it does, such as decay, and its graph stay one to go back through.
 
     Autograd knows of changes by a count of versions, and refuses to go back through what has changed.
     """
@@ -325,13 +327,13 @@ def _same_weights(module: LightningModule) -> Iterator[None]:
     if module.automatic_optimization or sum(p.numel() for p in weights) > WEIGHTS:
         yield
         return
-    before = [p.detach().clone() for p in weights]
-    with torch.autograd.grad_mode._unsafe_preserve_version_counter(weights):  # noqa: SLF001 - values are what they were, too
+    before = [p.detach().clone() for p in weights] if put_back else []
+    with torch.autograd.grad_mode._unsafe_preserve_version_counter(weights):  # noqa: SLF001 - values are those, or near
         try:
             yield
         finally:
             with torch.no_grad():
-                for weight, value in zip(weights, before, strict=True):
+                for weight, value in zip(weights, before, strict=put_back):
                     if not torch.equal(weight, value):
                         weight.copy_(value)
 
