@@ -80,15 +80,20 @@ def looks_ahead(step: Step) -> Ahead | None:
         if window.ndim != 3 or not window.is_floating_point() or min(window.shape[1:]) < 2:  # noqa: PLR2004
             continue
         in_rows = window.shape[1] < window.shape[2] and window.shape[1] <= FEATURES  # as of convolutions
-        values = (window.mT if in_rows else window)[..., :FEATURES].detach().double().cpu()
-        if not values.isfinite().all():
-            continue
-        for target in targets_of(step):
-            if len(target) != len(window) or not target.is_floating_point() or target[0].numel() != 1:
-                continue
-            found = _found(values, target.detach().double().cpu().reshape(-1))
+        for values in (window, window.mT) if in_rows else (window,):
+            found = _of_any(step, values[..., :FEATURES].detach().double().cpu())
             if found is not None:
                 return Ahead(name, *found, len(window))
+    return None
+
+
+def _of_any(step: Step, values: Tensor) -> tuple[int, int, int] | None:
+    """What is found with one of the step's targets."""
+    for target in targets_of(step) if values.isfinite().all() else ():
+        if len(target) == len(values) and target.is_floating_point() and target[0].numel() == 1:
+            found = _found(values, target.detach().double().cpu().reshape(-1))
+            if found is not None:
+                return found
     return None
 
 
