@@ -63,7 +63,7 @@ def rounded_away(looks: Sequence[Look], course: Course, unmoved: Unmoved | None 
     share = statistics.median(hit.values())
     since = f"what they were {unmoved.since} steps before" if stuck and unmoved is not None else "the same after a step"
     return Outcome(
-        Status.WARNING if stuck or course.stands_still else Status.ADVICE,
+        Status.WARNING if stuck or (course.stands_still and not learnt) else Status.ADVICE,
         "rounded_away",
         f"{100 * share:.0f} % of the elements of {listed(hit)} are exactly {since}, although they have a gradient: "
         f"16 bits are too few for so small a change (loss {course})",
