@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-FEW = 4
-"""Examples that a batch must have to be judged by its statistics."""
+from lightning_recipe.callbacks._normalization import FEW
+
 MANY = 32
 """Examples of which none has the lowest and none the highest value of all features by chance."""
 FEATURES = 3
@@ -34,10 +34,9 @@ def scaled_by(train: Tensor, val: Tensor) -> str:
     """
     if is_standardised_alone(train) and is_standardised_alone(val):
         return "mean 0 and standard deviation 1"
-    both = [values.double() for values in (train, val)]
     if train.ndim != 2 or val.shape[1:] != train.shape[1:] or min(len(train), len(val)) < MANY:  # noqa: PLR2004
         return ""
-    sorted_ = [values.sort(0).values for values in both]
+    sorted_ = [values.double().sort(0).values for values in (train, val)]
     low, high = ([values[end] for values in sorted_] for end in (0, -1))
     alone = torch.stack([(s[0] < s[1]) & (s[-1] > s[-2]) for s in sorted_]).all(0)  # one example has each of them
     varied = torch.stack([(s.diff(dim=0) > 0).double().mean(0) > 1 / 2 for s in sorted_]).all(0)  # numbers, no codes

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 ALIKE = 0.9
 """Correlation of numbers with those of the next row, of the target and of most inputs, from which on rows are steps of
-a slow series: of tables that are sorted by place, as of houses, inputs reach 0.5, and what they are worth 0.8."""
+a slow series: the row before then tells four fifths of the variance."""
 TURNS = 0.05
 """Share of the steps at which a series goes the other way, at least: a table that is sorted does not."""
 ROWS = 500
@@ -63,7 +63,6 @@ def in_between(train: list[Part], val: list[Part]) -> Outcome | None:
     inputs = _series(max(rows, key=lambda values: values.shape[1]))
     if not target or not inputs or min(target[0], float(np.median(inputs))) < ALIKE:
         return None
-    share = len(found.pairs) / sum(len(part.indices) for part in val)
     return Outcome(
         Status.ADVICE,
         "between_in_time",
@@ -71,7 +70,7 @@ def in_between(train: list[Part], val: list[Part]) -> Outcome | None:
         f"those of the row before, targets by {target[0]:.2f} and inputs by {np.median(inputs):.2f}",
         "split the series by time, and leave a gap, if the model is to tell what comes later; else its error is that "
         "of filling in single rows",
-        {"target": target[0], "inputs": float(np.median(inputs)), "share": share},
+        {"target": target[0], "inputs": float(np.median(inputs))},
     )
 
 

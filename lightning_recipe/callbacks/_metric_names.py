@@ -19,7 +19,7 @@ LOWER = {
 """Words for what is the better the lower it is."""
 SCORES = {"score", "scores", "dice"}
 """Words for what is the better the higher it is as a rule: they put the others in doubt, and say nothing alone."""
-AMONG_THE_FIRST = r"(hr|p|r|success)@\d"
+AMONG_THE_FIRST = r"(?<![a-z])(hr|p|r|success)@\d"
 """Short for what is found among the first few, which says nothing without their number."""
 TURNED = {
     "neg",
@@ -63,13 +63,13 @@ def better(name: str) -> str:
     Example:
         >>> better("val_acc"), better("val/loss"), better("acc_loss"), better("neg_loss"), better("brier_score")
         ('max', 'min', '', '', '')
-        >>> better("hit@10"), better("HR@10"), better("hr"), better("val_AP50"), better("fpr@95")
+        >>> better("hit@10"), better("val_HR@10"), better("hr"), better("val_AP50"), better("fpr@95")
         ('max', 'max', '', 'max', 'min')
 
     """
     said = {*words(name), *words(name.lower())}  # mAP
     said |= {word.rstrip("0123456789") for word in said}
-    higher = bool(said & HIGHER) or re.search(rf"\b{AMONG_THE_FIRST}", name.lower()) is not None
+    higher = bool(said & HIGHER) or re.search(AMONG_THE_FIRST, name.lower()) is not None
     lower = bool(said & LOWER)
     if higher == lower or said & TURNED or "1-" in name or (lower and said & SCORES):
         return ""

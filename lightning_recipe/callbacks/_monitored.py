@@ -95,13 +95,16 @@ def against_the_loss(one: Monitored, course: Sequence[Mapping[str, float]]) -> O
         <Status.WARNING: 'warning'>
         >>> against_the_loss(Monitored("ModelCheckpoint", "val_dice", "max"), course) is None
         True
+        >>> course = [{"val_gap": 0.1 * i, "val_loss": (-1) ** i, TRAINING: 1 / (1 + i)} for i in range(8)]
+        >>> against_the_loss(Monitored("ModelCheckpoint", "val_gap", "min"), course) is None
+        True
 
     """
     wanted = {"min": "max", "max": "min"}.get(one.mode, "")
     if better(one.name) or not wanted:
         return None
     losses = {name for seen in course for name in seen if better(name) == "min" and not is_of_training(name)}
-    for loss in sorted(losses - {one.name}) or [TRAINING]:
+    for loss in sorted(losses - {one.name, TRAINING}) or [TRAINING]:
         pairs = [(seen[one.name], seen[loss]) for seen in course if {one.name, loss} <= seen.keys()]
         if len(pairs) < FEWEST or not all(map(math.isfinite, (number for pair in pairs for number in pair))):
             continue
