@@ -27,6 +27,12 @@ for device in (torch.cuda, torch.xpu, torch.mtia):
 QUIET = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
 
 
+def pytest_collectstart(collector):
+    """What a file draws as it is imported is the same in every run, too."""
+    if isinstance(collector, pytest.Module):
+        L.seed_everything(0, verbose=False)
+
+
 def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.path.stem not in LONG)
 

@@ -22,6 +22,8 @@ HANDED_ON |= {"detach", "clone", "requires_grad_", "view_as", "reshape_as", "cat
 RESHAPING = (nn.Flatten, nn.Unflatten, nn.Identity)
 BEYOND = 0.05
 """Share of the numbers of real data that lie outside of it, from which on nothing that is made looks like them."""
+DOUBT = 3.0
+"""Standard errors by which that share must lie above it: a few outliers may meet in one small batch."""
 MARGIN = 0.05
 """How far outside, of the width of the range: by interpolation, or noise that is added."""
 
@@ -50,8 +52,9 @@ def beyond_what_is_made(step: Step) -> Iterator[tuple[str, Outcome]]:
         if not real.is_floating_point() or real.layout is not torch.strided or real.numel() < 2:  # noqa: PLR2004
             continue
         far = MARGIN * (high - low)
-        outside = float(((real < low - far) | (real > high + far)).double().mean())
-        if outside > BEYOND:
+        rows = ((real < low - far) | (real > high + far)).double().reshape(len(real), -1).mean(1)
+        outside = float(rows.mean())
+        if outside - DOUBT * (float(rows.std()) / len(rows) ** 0.5 if len(rows) > 1 else 0) > BEYOND:
             yield (
                 call.name,
                 Outcome(
