@@ -18,9 +18,10 @@ from patients import CLASSES, Healthy
 from torch import distributed
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from lightning_recipe import Baselines, DataProfile, FirstNonFinite, HardExamples, SplitCheck, ranks
-from lightning_recipe.callbacks import hard_examples
+from lightning_recipe import Baselines, DataProfile, EvaluationCheck, FirstNonFinite, HardExamples, SplitCheck, ranks
+from lightning_recipe.callbacks import evaluation_check, hard_examples
 from lightning_recipe.callbacks._hard_examples import stacked
+from lightning_recipe.figures.metrics import metric_over_steps
 from lightning_recipe.finding import Finding, Status
 from lightning_recipe.ledger import Ledger
 from lightning_recipe.run import Run
@@ -212,6 +213,18 @@ class NumberedOtherwise(Wide):
         return DataLoader(TensorDataset(x, (y + 1) % CLASSES), 8)
 
 
+class Reports(Wide):
+    """A mean over validation that all ranks take together, and one that each takes of its own examples."""
+
+    def val_dataloader(self):
+        return DataLoader(self.data(256, 2), 8)
+
+    def validation_step(self, batch, batch_idx):
+        first = batch[0][:, 0]
+        self.log("val_first", first.mean(), sync_dist=True)
+        self.log("val_own", first.mean())
+
+
 class TrainedOnElsewhere(Divided):
     """Rank 1 trains on what rank 0 validates on."""
 
@@ -298,6 +311,23 @@ def test_nobody_waits_for_a_rank_that_never_validates(by_itself):
     (one,), (other,) = by_itself(OneIsGivenNone(), use_distributed_sampler=False)
     assert one.evidence["examples"] == 64
     assert other.status is Status.SKIPPED
+
+
+def test_an_error_is_of_the_examples_that_the_number_is_of(on_two_ranks, tmp_path, monkeypatch):
+    def drawn(name, points):
+        (tmp_path / f"{name}.json").write_text(json.dumps(points))
+        return metric_over_steps(name, points)
+
+    monkeypatch.setattr(evaluation_check, "metric_over_steps", drawn)
+    agreed(on_two_ranks(Reports(), [EvaluationCheck()], logger=TensorBoardLogger(tmp_path)))
+    (_, value, error), (_, _, own) = (
+        json.loads((tmp_path / f"val_{name}.json").read_text())[-1] for name in ("first", "own")
+    )
+    first = Wide().data(256, 2).tensors[0][:, 0]
+    assert value == pytest.approx(float(first.mean()), rel=1e-4)
+    batches = torch.cat([first[rank::2].reshape(-1, 8)[:-1].mean(1) for rank in range(2)])  # the last ones are left out
+    assert error == pytest.approx(float(batches.std() / len(batches) ** 0.5), rel=0.02)
+    assert own > 1.2 * error
 
 
 # -- patients

@@ -18,7 +18,7 @@ from lightning_recipe.callbacks import _outside_of_fit as outside
 from lightning_recipe.callbacks import _thresholds as thresholds
 from lightning_recipe.callbacks import _units as units
 from lightning_recipe.callbacks._batch_weights import Weighed
-from lightning_recipe.callbacks._error_bars import ErrorBars
+from lightning_recipe.callbacks._error_bars import ErrorBars, Logged, of_all
 from lightning_recipe.callbacks._evaluated_weights import Weights
 from lightning_recipe.callbacks._kept_by_reference import by_reference
 from lightning_recipe.callbacks._metric_names import is_a_share, is_of_training, words
@@ -188,7 +188,7 @@ class EvaluationCheck(Check):
 
     def before_validation(self, run: Run) -> Iterator[Finding]:
         """Keep a sample of the weights, twice; see whether they came back the last time."""
-        self._bars.close(run, _examples(next(iter(run.val_loaders), None)))
+        self._bars.close(run)
         yield from self._of_weights()
         self._validations += 1
         self._put_back = PutBack(run) if self._validations <= AROUND and run.step else None
@@ -217,7 +217,7 @@ class EvaluationCheck(Check):
         if run.loader:
             yield from (self.found(kept.two_loaders(name), name) for name in kept.of_two_loaders(run))
             return
-        if len(run.val_loaders) == 1 and loggers.is_written(run.trainer):
+        if len(run.val_loaders) == 1 and loggers.take_pictures(run.trainer):
             self._bars.begin(run)
             self.streams = self._bars_open = True
         first, lists = self._seen is None, kept.lists(run.module)
@@ -328,30 +328,33 @@ class EvaluationCheck(Check):
             held = kept.grown(*self._lists, run.module)
             found += [self.found(kept.never_reset(name, more, metric=False), name) for name, more in held.items()]
         self._weights.ended(run)
-        if self._seen is not None and not run.interrupted:
+        if not run.interrupted:
+            self._bars.close(run)
             self._note_values(run)
+        own = self._bars.logged, self._values
+        ranks = [own] if run.interrupted else run.gather(type(self).__name__, own)
+        if self._seen is not None and not run.interrupted:
             found += [self.found(outcome, place) for outcome, place in by_reference(run)]
-            found += self._of_choices(run)
+            found += self._of_choices(run, [values for _, values in ranks])
             behind = None if run.limited else self._weights.behind(run)
             if outcome := self._weights.verdict(run) or behind:
                 found.append(self.found(outcome))
             found += self._of_batches(run)
         found += self._of_weights()
-        if not run.interrupted:
-            self._bars.close(run, _examples(next(iter(run.val_loaders), None)))
-        self._draw_metrics(run)
+        self._draw_metrics(run, [logged for logged, _ in ranks])
         yield from found
         if not found and not self.findings:
             yield self.passed("what validation reports can be trusted") if self._seen else self.skipped(self._reason)
         self._seen = None
 
-    def _draw_metrics(self, run: Run) -> None:
+    def _draw_metrics(self, run: Run, ranks: list[dict[str, list[Logged]]]) -> None:
         """Draw those of which two validations are known."""
+        points = of_all(self._bars.logged, ranks, _examples(next(iter(run.val_loaders), None)))
         chosen_by = {one.name for one in settings.monitored(run.trainer)}
-        known = [name for name, points in self._bars.points.items() if len(points) > 1]
+        known = [name for name in points if len(points[name]) > 1]
         known.sort(key=lambda name: (name not in chosen_by, not is_a_share(name), name))
-        for name in known[:DRAWN]:
-            self.draw(run, name, pixels(metric_over_steps(name, self._bars.points[name])))
+        for name in known[:DRAWN] if loggers.is_written(run.trainer) else ():
+            self.draw(run, name, pixels(metric_over_steps(name, points[name])))
         self._bars = ErrorBars()
 
     def evaluation(self, run: Run, stage: str, loaders: list[Any]) -> Iterator[Finding]:
@@ -363,17 +366,18 @@ class EvaluationCheck(Check):
         if outcome := self._weights.tested(run, stage):
             yield self.found(outcome, stage)
 
-    def _of_choices(self, run: Run) -> Iterator[Finding]:
-        """By what the run is steered, and how few examples tell."""
+    def _of_choices(self, run: Run, ranks: list[dict[str, list[float]]]) -> Iterator[Finding]:
+        """By what the run is steered, and how few examples tell: all, of a value that is the same on all ranks."""
         logged = {*run.trainer.callback_metrics, *run.trainer.logged_metrics}
         for one in settings.monitored(run.trainer):
             if outcome := settings.at_the_end(one, logged) or settings.against_the_loss(one, self._course):
                 yield self.found(outcome, one.who)
         examples, in_training = (_examples(next(iter(of), None)) for of in (run.val_loaders, run.loaders))
         chosen_by = {one.name for one in settings.monitored(run.trainer)}
-        for name, values in self._values.items() if examples else ():
-            improved = settings.too_few(name, values, examples) if name in chosen_by else None
-            if outcome := improved or settings.of_few(name, values[-1], examples, in_training):
+        for name, values in self._values.items():
+            count = examples if all(of.get(name) == values for of in ranks) else examples // len(ranks)
+            improved = settings.too_few(name, values, count) if count and name in chosen_by else None
+            if outcome := improved or (settings.of_few(name, values[-1], count, in_training) if count else None):
                 yield self.found(outcome, name)
 
     def _of_batches(self, run: Run) -> Iterator[Finding]:

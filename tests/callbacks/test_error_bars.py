@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_recipe import EvaluationCheck
-from lightning_recipe.callbacks._error_bars import of_batches
+from lightning_recipe.callbacks._error_bars import Logged, Spread, of_all
 
 EXAMPLES = 96
 
@@ -68,7 +68,10 @@ def drawn(tmp_path, module, callbacks=(), **settings):
     settings |= {"callbacks": [check, *callbacks], "logger": TensorBoardLogger(tmp_path), "limit_train_batches": 3}
     trainer = L.Trainer(accelerator="cpu", max_epochs=3, **quiet, **settings)
     bars = {}
-    check._draw_metrics, draw = lambda run: (bars.update(check._bars.points), draw(run)), check._draw_metrics
+    check._draw_metrics, draw = (
+        lambda run, ranks: (bars.update(of_all(check._bars.logged, ranks, EXAMPLES)), draw(run, ranks)),
+        check._draw_metrics,
+    )
     trainer.fit(module)
     assert not [f for f in check.findings if f.is_alarm], check.findings
     events = EventAccumulator(trainer.logger.log_dir, size_guidance={"images": 0})
@@ -116,4 +119,17 @@ def test_batches_that_weigh_more_count_more():
     sums = list(zip((values * weights).cumsum(0), weights.cumsum(0), strict=True))
     again = torch.randint(16, (20_000, 16), generator=torch.Generator().manual_seed(0))
     resampled = (values * weights)[again].sum(1) / weights[again].sum(1)
-    assert of_batches(sums) == pytest.approx(float(resampled.std()), rel=0.1)
+    assert Spread.of(sums).error == pytest.approx(float(resampled.std()), rel=0.1)
+
+
+def test_batches_of_two_ranks_have_the_error_that_one_would_have():
+    values = torch.rand(64, generator=torch.Generator().manual_seed(0))
+    dealt = [Spread.of(list(zip(own.cumsum(0), torch.arange(1, 33), strict=True))) for own in (values[::2], values[1::2])]
+    whole = Spread.of(list(zip(values.cumsum(0), torch.arange(1, 65), strict=True)))
+    mean = float(values.mean())
+    ranks = [{"val_loss": [Logged(9, mean, spread)]} for spread in dealt]
+    ((point,),) = of_all(ranks[0], ranks, 64).values()
+    assert point.error == pytest.approx(whole.error, rel=0.05)
+    alone = [{"val_loss": [Logged(9, mean + i, spread)]} for i, spread in enumerate(dealt)]  # each logs its own
+    ((point,),) = of_all(alone[0], alone, 64).values()
+    assert point.error == pytest.approx(2**0.5 * whole.error, rel=0.2)
