@@ -75,6 +75,7 @@ class Watch:
         self._sum: float | Tensor = 0.0  # of the training loss
         self._added = 0
         self._aside: Aside | None = None
+        self._is_entered = True  # by its hooks, whatever they are for
 
     @staticmethod
     def of(trainer: Trainer) -> Watch | None:
@@ -147,6 +148,14 @@ class Watch:
         if not self.run.trainer.fit_loop.epoch_loop._should_accumulate():  # noqa: SLF001 - weights change after it
             asked += [c for c, due in self._due.items() if due <= self.run.batches_that_stepped + 1]
         self._open([c for c in self.members if c in asked and not c.done], "training_step")
+
+    def passes_by(self) -> bool:
+        """Count a batch that nobody needs to see the end of."""
+        if self._is_entered or self._count <= WINDOW or self._quiet == 1 or self._asked:
+            return False
+        self._count -= 1
+        self._quiet -= 1
+        return True
 
     def batch_ends(self, outputs: Any, batch: Any) -> None:
         """Count; show the step that was watched to those who asked for it."""
@@ -240,6 +249,7 @@ class Watch:
             self.host.wake(_TRAINING)
         else:
             self._listening = self._taking("every_loss")
+            self._is_entered = bool(self._listening) or not self.host.may_rest(self.run.trainer, _TRAINING[1])
             idle = math.isinf(self._count) and not (self._listening or self._streaming)
             self.host.rest(self.run.trainer, _TRAINING[: 2 if idle else 1])
 

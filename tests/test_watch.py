@@ -257,6 +257,22 @@ def test_only_hooks_with_something_to_do_are_entered(fit):
     assert profiler.of(host, "on_before_backward") == 11
 
 
+@pytest.mark.parametrize("asked", [False, True])
+def test_batches_are_counted_without_entering_a_hook(fit, asked):
+    """Somebody may ask for the hook in between, and looks are where they were."""
+
+    class Looks(InitLossCheck):
+        def sampled_step(self, run, step):
+            looks.append(run.step)
+            return ()
+
+    looks, profiler, check = [], Entered(), Looks()
+    mine = Mine(lambda trainer: getattr(check, "on_train_batch_end") if asked else None)  # noqa: B009 - asks only
+    fit(BoringModel(), [check, mine], profiler=profiler, max_epochs=10, limit_train_batches=60, limit_val_batches=0)
+    assert looks == [1, 2, 4, 8, 16, 25, 50, 75, 100, 150, 200, 300, 400, 600]
+    assert profiler.of(check, "on_train_batch_end") < (600 if asked else 300), "25 before a look, whose losses are read"
+
+
 def test_with_nothing_left_to_look_at_nothing_is_entered(fit):
     profiler, callbacks = Entered(), [InitLossCheck(), OverfitOneBatch(), BatchMixingDetector()]
     fit(BoringModel(), callbacks, profiler=profiler, max_steps=20)
