@@ -280,7 +280,8 @@ class RecipeCallback(Callback):
         batch_idx: int,  # noqa: ARG002
     ) -> None:
         """Show what was watched to those who look at it."""
-        if watch := self._hosted(trainer):
+        watch = self.hosts  # as `_hosted`, but without a further call
+        if watch is not None and watch.run.trainer is trainer:
             watch.batch_ends(outputs, batch)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002

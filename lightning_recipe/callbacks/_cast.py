@@ -1,7 +1,8 @@
-"""Ids that were scaled with the other columns, and are cut to integers again: nearly all of them are 0."""
+"""Numbers between 0 and 1 that are cut to integers, ids or shades of grey: nearly all of them are 0."""
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 
     from lightning_recipe.trial.entries import Entered
 
+IMAGES = 4
+"""Dimensions of a batch of images, at least."""
 ROWS = 8
 """Of the embedding, at least: one for yes and no has two."""
 EXAMPLES = 16
@@ -21,6 +24,12 @@ WIDEST = 1024
 """Columns of a table, at most."""
 FEW = 4
 """Times as many different values as are left."""
+SHADES = 2**10
+"""Values of images that are looked at for whether there are but two, before all are."""
+GREY = 0.95
+"""Of the variance that numbers have which are 0 or 1, below which numbers are grey; 0.5 and 0.5 are nobody's own."""
+LEFT = 0.5
+"""Of the mean brightness that is subtracted, up to which that of the images is too low for grey that was rounded."""
 
 
 def lost_by_cast(train: Entered, batch: Any) -> Iterator[tuple[Outcome, str]]:
@@ -52,6 +61,41 @@ def lost_by_cast(train: Entered, batch: Any) -> Iterator[tuple[Outcome, str]]:
                     entry.name,
                 )
                 break
+
+
+def shades_cut(train: Entered) -> Iterator[tuple[Outcome, str]]:
+    """Images of two values, those of 0 and 1 once a mean and a standard deviation are taken out which are not theirs.
+
+    With these the larger value would be more frequent than it is: shades of grey were cut, and 0.99 became 0. It is
+    `advice`, since a mask may be scaled like the images that it comes with.
+
+    Args:
+        train: What entered.
+
+    """
+    for entry in train.entries:
+        values = entry.values
+        if values.ndim < IMAGES or len(values.flatten()[:SHADES].unique()) > 2:  # noqa: PLR2004
+            continue
+        two = values.unique().tolist()
+        if len(two) != 2 or not all(map(math.isfinite, two)):  # noqa: PLR2004
+            continue
+        low, high = two
+        std = 1 / (high - low)
+        mean, bright = -low * std, float((values == high).double().mean())
+        if 0 < mean < 1 and std < 1 and std**2 < GREY * mean * (1 - mean) and bright < LEFT * mean:
+            yield (
+                Outcome(
+                    Status.ADVICE,
+                    "shades_cut_off",
+                    f"images enter {entry.name} with two values, {low:.3g} and {high:.3g}: they are 0 and 1 with a "
+                    f"mean of {mean:.3g} taken out and divided by {std:.3g}, but only {bright:.1%} are 1",
+                    "see where shades between 0 and 1 become integers, as in torch.tensor(image / 255, "
+                    "dtype=torch.uint8); masks are not scaled like images",
+                    {"mean": mean, "std": std, "share": bright},
+                ),
+                entry.name,
+            )
 
 
 def _scaled_columns(batch: Any) -> Iterator[Tensor]:

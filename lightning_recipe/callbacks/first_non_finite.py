@@ -119,22 +119,23 @@ class FirstNonFinite(Check):
 
     def every_loss(self, run: Run, loss: Tensor | None, batch: Any) -> bool:
         """Look at a loss; whether it is time to tell."""
-        self._count += 1
+        step = self._count
+        self._count = step + 1
         if self._pending:  # several ranks wait with it for the next look
             return False
         if not self._on_cpu:
             return self._later(run, loss, batch)
         if loss is not None and loss.is_cpu:  # which knows of weights that are not finite one step later
             value = loss.item()
-            fine = sound = math.isfinite(value)
+            fine = sound = -math.inf < value < math.inf
             self._last = value if sound else self._last
         else:
             fine, sound = True, all(math.isfinite(sentinel.item()) for sentinel in self._sentinels)
         if sound:
             self._row = 0
-            self._recent.add(self._count - 1, batch)
+            self._recent.add(step, batch)
             return False
-        return self._judge(run, self._count - 1, batch, loss_is_finite=fine)
+        return self._judge(run, step, batch, loss_is_finite=fine)
 
     def _later(self, run: Run, loss: Tensor | None, batch: Any) -> bool:
         """Send what it is about on its way to the host, and look at what has come; if nothing comes, now and then."""

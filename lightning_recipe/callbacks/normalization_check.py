@@ -8,7 +8,7 @@ from lightning_recipe.callback import Check
 from lightning_recipe.callbacks import _normalization as scale
 from lightning_recipe.callbacks import _normalization_verdict as verdict
 from lightning_recipe.callbacks._alone import each_alone, has_no_statistics, of_alone
-from lightning_recipe.callbacks._cast import lost_by_cast
+from lightning_recipe.callbacks._cast import lost_by_cast, shades_cut
 from lightning_recipe.callbacks._channels import Channels
 from lightning_recipe.callbacks._factor import of_factor, times, undone
 from lightning_recipe.callbacks._places import of_one_id, of_places
@@ -60,6 +60,7 @@ class NormalizationCheck(Check):
       BatchNorms without running statistics, which is `advice` unless the loss of validation doubles once each of its
       examples comes alone;
     - `advice` if all that enters, or one feature of a table, lies in a narrow band far from 0, as years do;
+    - `advice` if images have two values, 0 and 1 by a mean that the few that are 1 do not come to;
     - all examples of a batch are the same, or all tokens have the same place when places are embedded; `advice` if all
       ids that are embedded are one and the same.
 
@@ -146,6 +147,7 @@ class NormalizationCheck(Check):
             yield self.skipped(str(error))
             return
         of_integers = (*of_places(train), *of_one_id(train), *lost_by_cast(train, run.batch), *wraps(wrapping))
+        of_integers += tuple(shades_cut(train))
         places = [self.found(*pair) for pair in of_integers]
         yield from places
         if not train.entries:

@@ -365,6 +365,9 @@ HEALTHY = {
     "a feature that is always 1": lambda: Program(mlp(6), (table()[0] * OF_FIVE + 1 - OF_FIVE, table()[1])),
     "bright images": lambda: Program(conv(), ((images()[0] / 255 + 1) / 2, images()[1])),
     "binary images": lambda: Program(conv(), ((images()[0] > 128).float(), images()[1])),
+    "binary images, normalised": lambda: Program(conv(), normalised(two_shades(0.3), 0.3, 0.46)),
+    "binary images, normalised as grey ones": lambda: Program(conv(), normalised(two_shades(0.25), 0.3, 0.38)),
+    "binary images, -1 and 1": lambda: Program(conv(), normalised(two_shades(0.1), 0.5, 0.5)),
     "counts with a logarithm": lambda: Counts(mlp(64), images()),
     "counts": lambda: Program(mlp(6), (torch.poisson(torch.full((64, 6), 20.0), generator=RNG), table()[1])),
     "one-hot and sparse": lambda: Program(mlp(24), one_hot()),
@@ -422,6 +425,12 @@ def test_a_narrow_band_far_from_zero_is_advice(fit, program, said):
     (finding,) = found(fit, program())
     assert (finding.status, finding.code) == (Status.ADVICE, "NormalizationCheck/far_off")
     assert said in finding.message
+
+
+def test_shades_that_were_cut_before_they_were_normalised_are_advice(fit):
+    (finding,) = found(fit, Program(conv(), normalised(two_shades(0.06), 0.3, 0.38)))
+    assert (finding.status, finding.code) == (Status.ADVICE, "NormalizationCheck/shades_cut_off")
+    assert finding.evidence == pytest.approx({"mean": 0.3, "std": 0.38, "share": 0.06}, rel=0.2)
 
 
 class Decoder(Program):
@@ -519,6 +528,12 @@ class ByHand(Program):
 def income():
     x, y = table()
     return x * torch.tensor([1, 1, 40000.0, 1, 1, 1]), y
+
+
+def two_shades(share):
+    """Of which the brighter one takes this share."""
+    x, y = images()
+    return (x > x.quantile(1 - share)).float(), y
 
 
 def dim():
