@@ -271,7 +271,7 @@ class RecipeCallback(Callback):
             watch.notes("optimizer step", optimizer)
 
     @_UnlessPassedBy
-    def on_train_batch_end(
+    def on_train_batch_end(  # type: ignore[override] # it may be None, as a hook that rests
         self,
         trainer: Trainer,
         pl_module: LightningModule,  # noqa: ARG002

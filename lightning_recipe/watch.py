@@ -76,6 +76,7 @@ class Watch:
         self._added = 0
         self._aside: Aside | None = None
         self._is_entered = True  # by its hooks, whatever they are for
+        self._is_automatic = False  # what comes of a step is a loss that Lightning has looked at, if anything
 
     @staticmethod
     def of(trainer: Trainer) -> Watch | None:
@@ -165,7 +166,8 @@ class Watch:
             self.host.wake(_TRAINING[:1])
         for callback in self._listening:  # without further calls, whose code would have left the processor's cache
             try:
-                urgent = callback.every_loss(self.run, _loss(outputs), batch)
+                loss = outputs.get("loss") if self._is_automatic and outputs else _loss(outputs)
+                urgent = callback.every_loss(self.run, loss, batch)
             except Exception as error:  # noqa: BLE001 - none of these may end the run
                 urgent = False
                 self.reporter.enter(callback, [callback.internal_error(error)])
@@ -217,6 +219,7 @@ class Watch:
 
     def _begin(self, batch: Any) -> None:
         run, self._began = self.run, True
+        self._is_automatic = run.module.automatic_optimization
         for callback in self.members:
             callback.rest(run.trainer, (*_BACKWARD, *_VALIDATION) if callback is self.host else STEP_HOOKS)
         self.reporter.join()

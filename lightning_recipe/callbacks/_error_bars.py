@@ -146,7 +146,8 @@ class ErrorBars:
             value, series = float(logged), self._sums.get(name)
             of_validation = name in self._names or "".join(words(name)[:1]).startswith("val")
             if of_validation and math.isfinite(value):
-                self.logged.setdefault(name, []).append(Logged(step, value, None if series is None else Spread.of(series)))
+                spread = None if series is None else Spread.of(series)
+                self.logged.setdefault(name, []).append(Logged(step, value, spread))
         self._sums = {}
 
 

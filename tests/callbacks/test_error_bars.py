@@ -124,8 +124,10 @@ def test_batches_that_weigh_more_count_more():
 
 def test_batches_of_two_ranks_have_the_error_that_one_would_have():
     values = torch.rand(64, generator=torch.Generator().manual_seed(0))
-    dealt = [Spread.of(list(zip(own.cumsum(0), torch.arange(1, 33), strict=True))) for own in (values[::2], values[1::2])]
-    whole = Spread.of(list(zip(values.cumsum(0), torch.arange(1, 65), strict=True)))
+    whole, *dealt = (
+        Spread.of(list(zip(own.cumsum(0), torch.arange(1, len(own) + 1), strict=True)))
+        for own in (values, values[::2], values[1::2])
+    )
     mean = float(values.mean())
     ranks = [{"val_loss": [Logged(9, mean, spread)]} for spread in dealt]
     ((point,),) = of_all(ranks[0], ranks, 64).values()

@@ -89,7 +89,7 @@ def found(fit, module):
         ByFunction(RAW / 8 - 1),
         OneBlock(),
     ],
-    ids=["scaled", "0 to 1", "linear", "without end", "nearly scaled", *9 * ["a few outliers"], "function", "one block"],
+    ids=["scaled", "0 to 1", "linear", "without end", "nearly scaled", *9 * ["outliers"], "function", "one block"],
 )
 def test_data_that_can_be_made(fit, module):
     assert not found(fit, module)
