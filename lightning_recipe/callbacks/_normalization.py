@@ -45,7 +45,13 @@ SHRUNK = 50.0
 APART = 10.0
 """Times as large a standard deviation in validation as in training, or the reverse."""
 NEAR = 0.1
-"""Share of the largest value below which the smallest is about 0."""
+"""Share of the largest value below which the smallest is about 0; and how far a mean may be from 0, and a standard
+deviation from 1, of what was standardised."""
+BRIGHT = 4.0
+"""Times as large a standard deviation as that of images from 0 to 1, from which on these are no normalised ones of
+little contrast, of which none but a few pixels would be on one side of the mean."""
+IMAGES = 4
+"""Dimensions of a batch of images, at least."""
 FEW = 4
 """Examples that a batch must have to be judged by its statistics."""
 
@@ -146,7 +152,8 @@ def apart(train: Tensor, val: Tensor) -> float:
 
     Less than `APART` may be augmentation, or another season, and twice as much of 16 examples with a few large
     numbers, by chance; but not if one of both is between 0 and 1, or a byte, and
-    the other one has negative numbers. Nor may it come from a few numbers far off, such as filled-in ones that were
+    the other one has negative numbers; or if images between 0 and 1 are bright, and the other ones have a mean of 0 and
+    a standard deviation of 1. Nor may it come from a few numbers far off, such as filled-in ones that were
     normalised with the rest: the middle two thirds are apart, too.
 
     Example:
@@ -167,7 +174,9 @@ def apart(train: Tensor, val: Tensor) -> float:
         ratio = min(ratio, max(middles) / min(middles))
     lower, upper = sorted((train, val), key=lambda values: float(values.min()))
     shifted = float(lower.min()) < 0 and _is_raw(upper) and ratio > 2  # noqa: PLR2004
-    return ratio if ratio > allowed or shifted else 1.0
+    only_one = train.ndim >= IMAGES and ratio > BRIGHT and _is_standardised(lower) and float(upper.min()) >= 0
+    only_one = only_one and float(upper.max()) <= 1
+    return ratio if ratio > allowed or shifted or only_one else 1.0
 
 
 def _middle(values: Tensor) -> float:
@@ -180,6 +189,12 @@ def _is_raw(values: Tensor) -> bool:
     """Whether numbers begin at 0, and end at 1 or at 255, as where nobody has normalised them."""
     low, high = float(values.min()), float(values.max())
     return 0 <= low < NEAR * high and (high <= 1 or BYTE / 2 < high <= BYTE)
+
+
+def _is_standardised(values: Tensor) -> bool:
+    """Whether numbers have a mean of about 0 and a standard deviation of about 1."""
+    numbers = values.float()
+    return abs(float(numbers.mean())) < NEAR and abs(float(numbers.std()) - 1) < NEAR
 
 
 def is_drawn(values: Tensor, again: Tensor) -> bool:

@@ -1,4 +1,4 @@
-"""Parameters beside the layers, such as a temperature, that the loss depends on while no gradient reaches them."""
+"""Parameters that the loss depends on while no gradient reaches them: beside the layers, or of layers not called."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LOOKS = 4
 STEPS = 1000
 """Steps that stand for an epoch where that is longer."""
 MOST = 8
-"""Parameters that this is tried for; each takes a step on a copy."""
+"""Parameters that this is tried for, one by one; each takes a step on a copy."""
 
 
 class Unreached:
@@ -53,8 +53,10 @@ class Unreached:
         several = run.horizon > run.batches_per_epoch  # some are set by hand after each epoch
         epoch = min(run.batches_per_epoch, STEPS) if several else 0
         due = [n for n, times in self._times.items() if times >= LOOKS and run.step - self._since[n] >= epoch]
-        if asked := [name for name in due if name not in self._depends][: MOST - len(self._depends)]:
-            self._depends |= dependence(run, step, [{name} for name in asked], asked)
+        if asked := [name for name in due if name not in self._depends]:
+            if len(asked) == 1 or dependence(run, step, [set(asked)], ["all"])["all"]:
+                self._depends |= dependence(run, step, [{name} for name in asked[:MOST]], asked[:MOST])
+            self._depends |= dict.fromkeys(asked, False) | self._depends
         for name in due:
             if self._depends.get(name):
                 if name not in self._places:
@@ -63,12 +65,31 @@ class Unreached:
 
 
 def _beside_trained(root: nn.Module, step: Step) -> Iterator[tuple[str, Tensor]]:
-    """Parameters that are not in the graph, of modules that others are trained in: of a frozen network, none is."""
+    """Parameters that are not in the graph, of modules that others are trained in: of a frozen network, none is.
+
+    Or of a module that is not called, in such a one or in none: others compute with its parameters, if anybody does.
+    """
     trained = {id(leaf) for leaf in step.leaves}
-    for path, module in root.named_modules():
-        if any(id(p) in trained for p in module.parameters()):
+    called = {event.name for event in step.events if event.kind == "module"}
+    trains, modules = {}, dict(root.named_modules())
+    for path, module in modules.items():
+        around = next((name for name in _ancestors(path) if name in called), "")
+        trains[path] = any(id(p) in trained for p in module.parameters())
+        if trains[path] or (path not in called and trains[around]):
             own = module.named_parameters(path, recurse=False)
             yield from ((n, p) for n, p in own if p.requires_grad and id(p) not in trained)
+
+
+def _ancestors(path: str) -> Iterator[str]:
+    """Names of the modules around one, from inside.
+
+    Example:
+        >>> list(_ancestors("net.0.conv"))
+        ['net.0', 'net']
+
+    """
+    while path := path.rpartition(".")[0]:
+        yield path
 
 
 def _leaves(run: Run, step: Step, name: str) -> list[str]:

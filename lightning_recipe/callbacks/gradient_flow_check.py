@@ -48,9 +48,10 @@ class GradientFlowCheck(Check):
       they were drawn, and `advice` if they have learnt something before, as for a frozen part. If all that is made of
       them becomes numbers, as by ``numpy``, `failed` where they are as they were drawn, and the loss, of the step run
       again on a copy, is another one with other parameters; else `advice`. So it is of parameters that a module itself
-      computes with, such as a temperature that is read with ``item``, after four looks and an epoch. `warning`, too, if
-      the loss has no gradient for any of them, or if a mask that is empty in each step of an epoch is all that a head
-      gets its gradient through; `advice` where an entry of the batch is one value, as labels are that nobody has.
+      computes with, such as a temperature that is read with ``item``, or of a layer that is not called, such as a table
+      that is read by ``weight.data[ids]``, after four looks and an epoch. `warning`, too, if the loss has no gradient
+      for any of them, or if a mask that is empty in each step of an epoch is all that a head gets its gradient through;
+      `advice` where an entry of the batch is one value, as labels are that nobody has.
     - `drawn_without_gradient`: normal numbers are drawn by what one module puts out, as by ``sample`` in place of
       ``rsample``, and another one goes on with them, without their likelihood: `warning`.
     - `straight_through`: a code e that z chose, as by ``argmin`` or ``round``, is written z + (e - z), with a detach
@@ -93,9 +94,10 @@ class GradientFlowCheck(Check):
 
     Cost:
         The order of calls and the graph at each look, less than a second step takes. At most four steps on a copy,
-        once, where outputs become numbers, a parameter beside the layers has never got a gradient, or a head one of 0
-        for an epoch; one where a module without others chooses something, as a codebook does, or throws a result away,
-        or an embedding with equal rows is not trained; up to nine where parameters are 0 and stay so.
+        once, where outputs become numbers, or a head has got a gradient of 0 for an epoch; up to 14 where parameters
+        beside the layers, or of layers that are not called, have never got one; one where a module without others
+        chooses something, as a codebook does, or throws a result away, or an embedding with equal rows is not trained;
+        up to nine where parameters are 0 and stay so.
 
     Example:
         >>> GradientFlowCheck().patience

@@ -1142,6 +1142,72 @@ class ScaleNotUsed(Scaled):
         return 1.0
 
 
+class Table(Net):
+    """Rows of a table of its own are added, by which bin a feature is in."""
+
+    def __init__(self):
+        super().__init__()
+        self.table = nn.Embedding(4, self.width)
+
+    def forward(self, x):
+        return self.head(self.body(x) + self.rows((x[:, 0] > 0).long()))
+
+    def rows(self, ids):
+        return self.table.weight[ids]
+
+
+class TableNotUsed(Table):
+    def rows(self, ids):
+        return 0
+
+
+class TableByAnAverage(Table):
+    """A codebook, which the step itself moves."""
+
+    def rows(self, ids):
+        self.table.weight.data += 1e-3
+        return self.table.weight.detach()[ids]
+
+
+@pytest.mark.parametrize("module", [Table, TableNotUsed, TableByAnAverage])
+def test_a_layer_that_is_not_called(fit, module):
+    assert [f.status for f in judged(fit, module(), max_steps=64, max_epochs=8)] == [Status.PASSED]
+
+
+class TableByData(Table):
+    def rows(self, ids):
+        return self.table.weight.data[ids]
+
+
+class HeadWithTable(nn.Module):
+    def __init__(self, layer):
+        super().__init__()
+        self.table, self.layer = nn.Embedding(4, layer.in_features), layer
+
+    def forward(self, h, ids):
+        return self.layer(h + self.table.weight.data[ids])
+
+
+class TableInsideByData(Net):
+    """In a module that is called."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = HeadWithTable(self.head)
+
+    def forward(self, x):
+        return self.head(self.body(x), (x[:, 0] > 0).long())
+
+
+@pytest.mark.parametrize(
+    ("module", "subject"), [(TableByData, "table.weight"), (TableInsideByData, "head.table.weight")]
+)
+def test_a_layer_that_is_not_called_and_read_without_gradient(fit, module, subject):
+    (finding,) = judged(fit, module(), max_steps=32, max_epochs=4)
+    assert (finding.status, finding.code, finding.subject) == (Status.FAILED, NO_GRADIENT, subject)
+    assert "data (test_gradient_flow_check.py:" in finding.message
+
+
 @pytest.mark.parametrize(
     "module",
     [Scaled, ScaledInTurns, ScaledWithItsOwnLoss, ScaledByAnAverage, ScaledByEpoch, ScaledAndFrozen, ScaleNotUsed],

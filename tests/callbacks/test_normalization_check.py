@@ -365,6 +365,9 @@ HEALTHY = {
     "a feature that is always 1": lambda: Program(mlp(6), (table()[0] * OF_FIVE + 1 - OF_FIVE, table()[1])),
     "bright images": lambda: Program(conv(), ((images()[0] / 255 + 1) / 2, images()[1])),
     "binary images": lambda: Program(conv(), ((images()[0] > 128).float(), images()[1])),
+    "images of little contrast in validation": lambda: Program(
+        conv(), normalised(bright(), 0.62, 0.11), normalised((bright()[0] / 4 + 0.5, images()[1]), 0.62, 0.11)
+    ),
     "binary images, normalised": lambda: Program(conv(), normalised(two_shades(0.3), 0.3, 0.46)),
     "binary images, normalised as grey ones": lambda: Program(conv(), normalised(two_shades(0.25), 0.3, 0.38)),
     "binary images, -1 and 1": lambda: Program(conv(), normalised(two_shades(0.1), 0.5, 0.5)),
@@ -530,6 +533,11 @@ def income():
     return x * torch.tensor([1, 1, 40000.0, 1, 1, 1]), y
 
 
+def bright():
+    """From 0 to 1, none of them dark."""
+    return (0.62 + 0.11 * torch.randn(64, 1, 8, 8, generator=RNG)).clamp(0, 1), images()[1]
+
+
 def two_shades(share):
     """Of which the brighter one takes this share."""
     x, y = images()
@@ -681,6 +689,10 @@ DISEASED = {
     "another order, normalised": (lambda: seen(lambda x: x.flip(1), as_published), "channel_order"),
     "another scale in validation": (
         lambda: Program(mlp(6), table(), (table()[0] * 100, table()[1])),
+        "validation_differs",
+    ),
+    "bright images, normalised in training only": (
+        lambda: Program(conv(), normalised(bright(), 0.62, 0.11), bright()),
         "validation_differs",
     ),
     "decibels in validation": (
