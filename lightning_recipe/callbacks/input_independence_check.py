@@ -20,6 +20,7 @@ from lightning_recipe.callbacks._masks import inverted, takers
 from lightning_recipe.callbacks._only_penalised import only_penalised
 from lightning_recipe.callbacks._places_unread import unread
 from lightning_recipe.callbacks._positions import idle as idle_positions
+from lightning_recipe.callbacks._rarely_given import rarely_given
 from lightning_recipe.callbacks._same_for_most import same_for_most
 from lightning_recipe.callbacks._summed import summed
 from lightning_recipe.callbacks._unused_code import code_of
@@ -86,6 +87,8 @@ class InputIndependenceCheck(Check):
       it is to say up to its own place, in the second half of the run.
     - `advice` if what is made of the input depends on random numbers far more than on the input, at both looks.
     - `advice` for what the step draws and the network is given, such as the time of a diffusion, likewise.
+    - `advice` for an input that the step keeps in a quarter of the examples at most, and replaces by one and the same
+      value in all others, as where a condition is left out, and the branches of ``torch.where`` are exchanged.
     - `advice` for a head that only a penalty sees, as the mean of a code that is not added, while another head that is
       given the same is used.
     - `advice` for a column of a table that orders the examples exactly as their target does, or whose ids tell its
@@ -231,6 +234,7 @@ class InputIndependenceCheck(Check):
                     or unread(again, step.batch)
                     or idle_draw(again, step.batch)
                     or only_penalised(again, step.batch)
+                    or rarely_given(again, step.batch)
                 )
                 code = None if positions else code_of(again, step.batch)
                 early = verdict.of_all(trial) is not None and run.step < EARLY * run.horizon

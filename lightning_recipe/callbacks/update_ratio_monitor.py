@@ -11,6 +11,7 @@ from torch import nn
 from lightning_recipe.callback import Check
 from lightning_recipe.callbacks import _rounded_away as rounding
 from lightning_recipe.callbacks import _update_ratios as ratios
+from lightning_recipe.callbacks._decay_in_adam import decay_in_adam
 from lightning_recipe.callbacks._eps import damped, damping
 from lightning_recipe.callbacks._loss_course import Course
 from lightning_recipe.callbacks._penalised import Penalties
@@ -54,6 +55,8 @@ class UpdateRatioMonitor(Check):
       next to nothing is left of them, by a penalty in the loss; or nothing of an embedding, whose decay is larger than
       its gradient, while the loss is above half of the first; or nothing of some weights, while their gradient points
       along themselves, as that of a penalty does; `advice` where that is a norm, as of a group lasso;
+    - `decay_in_adam`: weights shrink by half by a decay of 0.01 or more that Adam adds to the gradient, as if it were
+      AdamW: `advice`;
     - `rounded_away`: 16-bit weights of which more than 90 % of the elements have a gradient and stay as they are;
       `advice` where the loss falls nevertheless. Half of them is enough if they stay so for 50 steps, in a network that
       is trained from scratch. Once the loss is below half of the first, it takes two looks in a row, and is `advice`;
@@ -120,6 +123,7 @@ class UpdateRatioMonitor(Check):
             *("PredictionDynamicsLogger/*", "ActivationMonitor/*", "Baselines/*"),
             "InputIndependenceCheck/input_ignored",
         ),
+        "decay_in_adam": ("Baselines/*",),
         "rounded_away": (
             *("PredictionDynamicsLogger/frozen", "OverfitOneBatch/learning_rate_too_low"),
             *("OverfitOneBatch/optimiser_slow", "Baselines/*"),
@@ -175,8 +179,9 @@ class UpdateRatioMonitor(Check):
         if len(self._looks) == 1:
             self._from_scratch = self._unmoved.watches and self._as_drawn(run, look)
         decay = lost or ratios.decay_outweighs(looks, course) or ratios.shrunk(looks, course) or penalised
+        in_adam = decay_in_adam(looks, course, run.trainer.optimizers)
         for outcome in (
-            decay or ratios.too_large(looks, course, self.largest),
+            decay or ratios.too_large(looks, course, self.largest) or in_adam,
             damped(
                 looks,
                 course,

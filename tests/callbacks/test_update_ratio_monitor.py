@@ -430,6 +430,25 @@ def test_weights_that_decay_faster_than_they_learn(fit, net, optimizer):
     assert finding.evidence["norm"] < 0.3 * finding.evidence["norm_first"]
 
 
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        lambda p: AdamW(p, 3e-3, weight_decay=0.1),
+        lambda p: Adam(p, 3e-3, weight_decay=5e-4),
+        lambda p: Adam(p, 3e-3, weight_decay=0.1, decoupled_weight_decay=True),
+        lambda p: SGD(p, 0.1, momentum=0.9, weight_decay=0.01),
+    ],
+)
+def test_decay_that_goes_with_its_optimiser(fit, optimizer):
+    assert only_passed(judged(fit, Lit(mlp(depth=3), optimizer)))
+
+
+def test_a_decay_for_adamw_in_adam(fit):
+    (finding,) = judged(fit, Lit(mlp(depth=3), lambda p: Adam(p, 3e-3, weight_decay=0.1)))
+    assert (finding.status, finding.code) == (Status.ADVICE, "UpdateRatioMonitor/decay_in_adam")
+    assert finding.evidence["norm"] < 0.5 * finding.evidence["norm_first"]
+
+
 class Factors(nn.Module):
     """The product of two embeddings; of 4,000 rows a few hundred occur."""
 
