@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
+from lightning_recipe.callbacks._normalization import IMAGES
 from lightning_recipe.finding import Outcome, Status
 from lightning_recipe.record.tensors import dense
 
@@ -15,8 +16,6 @@ if TYPE_CHECKING:
 
     from lightning_recipe.trial.entries import Entered
 
-IMAGES = 4
-"""Dimensions of a batch of images, at least."""
 ROWS = 8
 """Of the embedding, at least: one for yes and no has two."""
 EXAMPLES = 16
@@ -74,7 +73,7 @@ def shades_cut(train: Entered) -> Iterator[tuple[Outcome, str]]:
 
     """
     for entry in train.entries:
-        values = entry.values
+        values = entry.values.float()
         if values.ndim < IMAGES or len(values.flatten()[:SHADES].unique()) > 2:  # noqa: PLR2004
             continue
         two = values.unique().tolist()

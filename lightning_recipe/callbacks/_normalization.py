@@ -48,8 +48,8 @@ NEAR = 0.1
 """Share of the largest value below which the smallest is about 0; and how far a mean may be from 0, and a standard
 deviation from 1, of what was standardised."""
 BRIGHT = 4.0
-"""Times as large a standard deviation as that of images from 0 to 1, from which on these are no normalised ones of
-little contrast, of which none but a few pixels would be on one side of the mean."""
+"""Times as large a standard deviation of standardised images as of others that lie between 0 and 1, from which on these
+are not standardised ones of little contrast: some of their pixels would be below the mean."""
 IMAGES = 4
 """Dimensions of a batch of images, at least."""
 FEW = 4
