@@ -114,7 +114,7 @@ class GradientFlowCheck(Check):
     ) | {
         "made_anew": (*_UNABLE, "ModeCheck/noise_in_validation"),
         "result_thrown_away": (*_UNABLE, "GradientFlowCheck/affine", "InputIndependenceCheck/*", "Baselines/*"),
-        "zeros_multiplied": ("OverfitOneBatch/*", "Baselines/*"),
+        "zeros_multiplied": ("OverfitOneBatch/*", "Baselines/*", "InputIndependenceCheck/one_input_ignored"),
         "straight_through": (*_UNABLE, "GradientFlowCheck/no_gradient", "InputIndependenceCheck/*"),
     }
     patience = 3

@@ -116,7 +116,10 @@ class NormalizationCheck(Check):
             ),
         ),
         "channel_order": ("Baselines/*",),
-        "target_scale": ("InitLossCheck/*", "OverfitOneBatch/*", "PredictionDynamicsLogger/*", "Baselines/*"),
+        "target_scale": (
+            *("InitLossCheck/*", "OverfitOneBatch/*", "PredictionDynamicsLogger/*", "Baselines/*"),
+            "ActivationMonitor/*",
+        ),
         "all_alike": (
             *("OverfitOneBatch/*", "BatchMixingDetector/constant_output", "PredictionDynamicsLogger/*"),
             "InputIndependenceCheck/input_ignored",
