@@ -12,6 +12,7 @@ import torch
 
 from lightning_recipe.callbacks._interchanged import NEEDS, differing
 from lightning_recipe.finding import Outcome, Status
+from lightning_recipe.record.tensors import dense
 from lightning_recipe.trial.rehearsal import CannotRehearseError
 
 if TYPE_CHECKING:
@@ -42,8 +43,8 @@ def rarely_given(again: Rehearsal, batch: Any) -> tuple[Outcome, str] | None:
     except CannotRehearseError:
         return None
     for path, entry in differing(batch).items():
-        for given in step.inputs.values():
-            share = kept(entry, given)
+        for _, given in dense(step.inputs):
+            share = kept(entry, given) if entry.layout is torch.strided else None
             if share is not None and 0 < share <= RARELY:
                 return (
                     Outcome(
@@ -69,7 +70,7 @@ def kept(entry: Tensor, given: Tensor) -> float | None:
         (0.1, None, None)
 
     """
-    if given.shape != entry.shape or given.layout is not torch.strided or entry.layout is not torch.strided:
+    if given.shape != entry.shape or given.is_complex() or entry.is_complex():
         return None
     rows, own = given.detach().reshape(len(given), -1), entry.to(given).reshape(len(given), -1)
     same = (rows == own).all(1)
