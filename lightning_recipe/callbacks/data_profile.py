@@ -145,6 +145,7 @@ class DataProfile(Check):
         "sorted": (
             *("PredictionDynamicsLogger/*", "DataProfile/same_order", "ActivationMonitor/*", "Baselines/*"),
             *("InputIndependenceCheck/input_ignored", "UpdateRatioMonitor/too_large", "InitLossCheck/output_bias"),
+            "LossInputCheck/target_constant",
             "InitLossCheck/too_high",
         ),
     }
