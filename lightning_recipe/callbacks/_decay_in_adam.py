@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from lightning_recipe.callbacks._update_ratios import OFTEN
 from lightning_recipe.finding import Outcome, Status
 
 if TYPE_CHECKING:
@@ -21,8 +22,7 @@ MEANT = 0.01
 SHRUNK = 0.5
 """Norm of the weights, in that of the first look, below which decay has shrunk them."""
 SHARE = 0.3
-"""Of decay in the gradient, and looks at which it was."""
-OFTEN = 3
+"""Of decay in the gradient, at `OFTEN` looks."""
 
 
 def decay_in_adam(looks: Sequence[Look], course: Course, optimizers: Sequence[Optimizer]) -> Outcome | None:

@@ -71,8 +71,8 @@ def _beside_trained(root: nn.Module, step: Step) -> Iterator[tuple[str, Tensor]]
     """
     trained = {id(leaf) for leaf in step.leaves}
     called = {event.name for event in step.events if event.kind == "module"}
-    trains, modules = {}, dict(root.named_modules())
-    for path, module in modules.items():
+    trains: dict[str, bool] = {}
+    for path, module in root.named_modules():
         around = next((name for name in _ancestors(path) if name in called), "")
         trains[path] = any(id(p) in trained for p in module.parameters())
         if trains[path] or (path not in called and trains[around]):

@@ -127,7 +127,7 @@ class FirstNonFinite(Check):
             return self._later(run, loss, batch)
         if loss is not None and loss.is_cpu:  # which knows of weights that are not finite one step later
             value = loss.item()
-            fine = sound = -math.inf < value < math.inf
+            fine = sound = math.isfinite(value)
             self._last = value if sound else self._last
         else:
             fine, sound = True, all(math.isfinite(sentinel.item()) for sentinel in self._sentinels)

@@ -94,7 +94,7 @@ class GradientFlowCheck(Check):
 
     Cost:
         The order of calls and the graph at each look, less than a second step takes. At most four steps on a copy,
-        once, where outputs become numbers, or a head has got a gradient of 0 for an epoch; up to 14 where parameters
+        once, where outputs become numbers, or a head has got a gradient of 0 for an epoch; up to 21 where parameters
         beside the layers, or of layers that are not called, have never got one; one where a module without others
         chooses something, as a codebook does, or throws a result away, or an embedding with equal rows is not trained;
         up to nine where parameters are 0 and stay so.
