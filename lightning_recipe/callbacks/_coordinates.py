@@ -83,7 +83,8 @@ def moved_otherwise(draws: Draws, probe: Callable[[str, str, int], tuple[float, 
         pairs = [(times[0], now, by) for times in draws for now in times[1:] if (by := _shift(times[0], now, name))]
         for target, first in draws[0][0].items() if len(pairs) >= LEAST else ():
             numbers = first.is_floating_point() and 0 < first.ndim < 3 and first.numel() <= FEW  # noqa: PLR2004
-            if target == name or not numbers or any(a[target].shape != b[target].shape for a, b, _ in pairs):
+            known = all(target in a and a[target].shape == b[target].shape == first.shape for a, b, _ in pairs)
+            if target == name or not numbers or not known:
                 continue
             steps = torch.tensor([[by.down, by.right] for _, _, by in pairs], dtype=torch.double)
             changes = torch.stack([(b[target] - a[target]).flatten().double() for a, b, _ in pairs])
@@ -116,7 +117,7 @@ def _differ(follows: Tensor, wanted: Tensor) -> bool:
 
 
 def _shift(first: dict[str, Tensor], other: dict[str, Tensor], name: str) -> Shift | None:
-    if any(path not in other for path in first):
+    if name not in first or first.keys() != other.keys():  # examples may be lists of any length
         return None
     one, image = flips.as_image(first[name]), flips.as_image(other[name])
     return None if one is None or image is None else moved.shift(one, image)

@@ -64,6 +64,11 @@ class Flipped(Dataset):
         return {"image": image + self.noise * torch.randn_like(image), **self.target(index, flipped)}
 
 
+def test_examples_that_are_lists_of_any_length(fit):
+    words = [([1, 2, 3, 4, 5][n % 4 :], [float(n)] * (3 - n % 3), n % 4) for n in range(64)]
+    assert not [f for f in found(fit, words, words) if f.is_alarm]
+
+
 @pytest.mark.parametrize(
     ("random", "keep_examples", "cards"),
     [(True, True, ["2.09 AugmentationCheck/draws"]), (True, False, []), (False, True, [])],
