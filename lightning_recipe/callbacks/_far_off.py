@@ -12,7 +12,10 @@ if TYPE_CHECKING:
 BAND = 0.2
 """Width of the band, from the smallest to the largest value, as a share of their mean: that of years is 0.01, of
 temperatures in kelvin 0.1, of digits that were divided by 255 in place of 16 and normalised to [-1, 1] 0.13."""
-FAR = 0.5
+SPREAD = 0.05
+"""Standard deviation as a share of the mean, likewise, whatever the extremes: pictures of a thermal camera whose counts
+were divided by the largest that 14 bits hold have 0.04; photographs between 0 and 1 have 0.5."""
+FAR = 0.25
 """Mean from which on it is far from 0."""
 ENOUGH = 16
 """Values that show how wide it is."""
@@ -27,12 +30,14 @@ class Band(NamedTuple):
         column: The feature; None for all values together.
         low: The smallest of them.
         high: The largest.
+        times: Their mean, in standard deviations.
 
     """
 
     column: int | None
     low: float
     high: float
+    times: float
 
 
 def far_off(values: Tensor, *, by_feature: bool) -> Band | None:
@@ -57,9 +62,10 @@ def far_off(values: Tensor, *, by_feature: bool) -> Band | None:
     for column, numbers in tables:
         low, high = float(numbers.min()), float(numbers.max())
         middle = abs(float(numbers.double().mean()))
-        narrow = middle >= FAR and 0 < high - low <= BAND * middle
-        if narrow and numbers.numel() >= ENOUGH and len(numbers.unique()) > KINDS:
-            return Band(column, low, high)
+        deviation = float(numbers.double().std()) if len(numbers) > 1 else 0.0
+        narrow = low < high and min((high - low) / BAND, deviation / SPREAD) <= middle
+        if middle >= FAR and narrow and numbers.numel() >= ENOUGH and len(numbers.unique()) > KINDS:
+            return Band(column, low, high, middle / deviation)
     return None
 
 
@@ -70,8 +76,8 @@ def told(band: Band, layer: str) -> Outcome:
         Status.ADVICE,
         "far_off",
         f"{which} that enter {layer} lie between {band.low:.4g} and {band.high:.4g}: what they have in common is "
-        f"{max(abs(band.low), abs(band.high)) / (band.high - band.low):.0f} times as large as what tells them apart",
+        f"{band.times:.0f} times as large as what tells them apart",
         "subtract the mean of the training data and divide by their standard deviation; if images were divided by 255, "
         "see that their largest value was that",
-        {"low": band.low, "high": band.high},
+        {"low": band.low, "high": band.high, "times": band.times},
     )

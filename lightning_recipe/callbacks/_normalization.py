@@ -20,8 +20,9 @@ VARIANCE = 8.0
 kind it is within a factor of 3, of raw bytes in place of normalised ones it is 60 squared."""
 SCALED = 1e-4
 """Times the variance from which down inputs were divided once too often, as by 255: no image is as dark."""
-SCALES = 1000.0
-"""Times as large a standard deviation of one feature as of another, where the larger is above `LARGE`."""
+SCALES = 100.0
+"""Times as large a standard deviation of one feature as of another, where the larger is above `LARGE`: minutes of a day
+beside standardised features have 400."""
 SHARE, DROWNED = 0.01, 1e-4
 """Shares of a sum of losses: what may be of others than the one that is all of it, and what is nothing next to it."""
 LARGE = 100.0

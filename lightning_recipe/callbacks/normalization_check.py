@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, ClassVar
 
 from lightning_recipe.callback import Check
@@ -12,6 +13,7 @@ from lightning_recipe.callbacks._cast import lost_by_cast, shades_cut
 from lightning_recipe.callbacks._channels import Channels
 from lightning_recipe.callbacks._factor import of_factor, times, undone
 from lightning_recipe.callbacks._places import of_one_id, of_places
+from lightning_recipe.callbacks._pretrained_order import exchanged
 from lightning_recipe.callbacks._standardised import of_features
 from lightning_recipe.callbacks._wraps import wraps
 from lightning_recipe.finding import Section, Status
@@ -51,11 +53,12 @@ class NormalizationCheck(Check):
     - numbers between 0 and 1 become the ids of an embedding, so that nearly all are 0;
     - integers of 8 or 16 bits are added, subtracted or multiplied by the step, wrap around, and become floating-point
       numbers that meet weights, or a loss;
-    - features of a table have standard deviations that differ by a factor of 1,000, the larger above 100;
+    - features of a table have standard deviations that differ by a factor of 100, the larger above 100;
     - training and validation are normalised differently: standard deviations that differ by a factor of 10, or of 2
       where the one has negative numbers and the other goes from 0 to 1, or to 255; or a feature is standardised in one
       of them, and in the other 10 times as wide, or twice as wide and far from 0;
-    - images of validation have the first and the third channel in each other's place, as BGR and RGB;
+    - images of validation have the first and the third channel in each other's place, as BGR and RGB; or a BatchNorm
+      that was trained before gets what it knows once they are exchanged, and else doesn't;
     - each batch has mean 0 and standard deviation 1 by itself: single examples then depend on the others; so they do by
       BatchNorms without running statistics, which is `advice` unless the loss of validation doubles once each of its
       examples comes alone;
@@ -87,6 +90,7 @@ class NormalizationCheck(Check):
     Cost:
         A copy of the module and one step on it, twice; a third time where training and validation differ, and two more
         at each validation that is looked at where they may by a factor, or where a BatchNorm has no running statistics.
+        Three more where a pretrained network gets images of another kind.
         At looks, 4,096 pixels of each image of three channels, until 256 were seen.
 
     Example:
@@ -161,8 +165,15 @@ class NormalizationCheck(Check):
         self._by_batch = bool(run.val_loaders) and any(map(has_no_statistics, run.module.modules()))
         pairs = list(verdict.of_scale(train, run.batch)) or list(verdict.of_published(train, run.module))
         yield from [self.found(*pair) for pair in pairs]
+        if not pairs:
+            yield from self._of_order(run, train)
         self._largest = max((float(values.abs().max()) for values in self._train.values()), default=0.0)
         yield from self._compare(run)
+
+    def _of_order(self, run: Run, train: Entered) -> Iterator[Finding]:
+        with suppress(CannotRehearseError):
+            if found := exchanged(run, train):
+                yield self.found(found[1], found[0])
 
     def first_step(self, run: Run, step: Step) -> Iterator[Finding]:  # noqa: ARG002
         """Look at the targets beside what the network puts out."""

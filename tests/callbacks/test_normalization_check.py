@@ -248,6 +248,13 @@ def sunsets(n=64):
     return (hue * light * torch.rand(n, 3, 8, 8, generator=RNG) ** (1 + y[:, None, None, None])).clamp(0, 1), y
 
 
+def thermal(n=64):
+    """Counts around 7,600 divided by the largest of 14 bits, with a few hot spots."""
+    x, y = images(n)
+    hot = (torch.rand(x.shape, generator=RNG) < 0.01) * 2000
+    return (7300 + 3 * x + hot) / 16383, y
+
+
 def as_published(images):
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     return (images - mean[:, None, None]) / std[:, None, None]
@@ -257,6 +264,16 @@ def seen(change, read=lambda images: images):
     """Sunsets in training, and in validation others that were read in another way."""
     (x, y), (val, val_y) = sunsets(), sunsets()
     return Program(conv(channels=3), (read(x), y), (read(change(val)), val_y))
+
+
+def knows_sunsets(change=lambda x: x):
+    """A network that was trained on sunsets, given others that were read in another way."""
+    net = conv(nn.BatchNorm2d(4), channels=3)
+    for _ in range(50):
+        net(as_published(sunsets()[0]))
+    net[:2].requires_grad_(False)  # noqa: FBT003 - that of PyTorch
+    x, y = sunsets()
+    return Program(net, (as_published(change(x)), y))
 
 
 class AllHues(Program):
@@ -389,6 +406,10 @@ HEALTHY = {
     "colours of the other kind": lambda: seen(lambda x: 1 - x, as_published),
     "colours without a colour": lambda: seen(lambda x: x[:, :1].expand(-1, 3, -1, -1).clone()),
     "another channel moved": lambda: seen(lambda x: x[:, [0, 2, 1]]),
+    "colours as a network knows them": knows_sunsets,
+    "colours that it does not know": lambda: knows_sunsets(lambda x: 0.7 * x.flip(1) ** 0.7),
+    "colours that it knows by their negative": lambda: knows_sunsets(lambda x: 1 - x),
+    "shades of grey, to one that knows colours": lambda: knows_sunsets(lambda x: x.mean(1, keepdim=True) + 0 * x),
     "all hues in training": lambda: AllHues(conv(channels=3), sunsets(), sunsets()),
     "histories filled up in training": lambda: Padded(mlp(6), table()),
     "a trend, split in time": lambda: Program(mlp(6), table(), (table()[0].abs() / 4 + 0.8, table()[1])),
@@ -422,6 +443,7 @@ def of_feature(column, factor, offset):
         (lambda: Program(mlp(6), (table()[0] * 8 + 290, table()[1])), "all numbers that enter net.1"),  # kelvin
         (lambda: Program(mlp(6), of_feature(2, 5, 2010)), "all numbers of feature 2 that enter net.1"),  # years
         (lambda: Program(conv(), (images()[0] / 255 / 8 - 1, images()[1])), "lie between -1 and"),
+        (lambda: Program(conv(), thermal()), "26 times as large as what tells them apart"),
     ],
 )
 def test_a_narrow_band_far_from_zero_is_advice(fit, program, said):
@@ -686,6 +708,7 @@ DISEASED = {
     "training only, with noise": (lambda: OnlyInTrainingWithNoise(conv(), images()), "validation_differs"),
     "training only": (lambda: OnlyInTraining(conv(), images()), "validation_differs"),
     "another order of channels": (lambda: seen(lambda x: x.flip(1)), "channel_order"),
+    "another order than a network knows": (lambda: knows_sunsets(lambda x: x.flip(1)), "channel_order"),
     "another order, normalised": (lambda: seen(lambda x: x.flip(1), as_published), "channel_order"),
     "another scale in validation": (
         lambda: Program(mlp(6), table(), (table()[0] * 100, table()[1])),
