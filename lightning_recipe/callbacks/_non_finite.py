@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from lightning_recipe.record.origin import Origin
 
 LOGARITHMS = {"log", "log2", "log10", "log1p", "xlogy"}
+SQUARE_ROOTS = {"sqrt", "rsqrt"}
 ROOTS = {"sqrt", "rsqrt", "norm", "linalg_norm", "linalg_vector_norm", "linalgvectornorm", "cdist", "std"}
 DIVISIONS = {"div", "truediv", "rdiv", "rtruediv", "reciprocal", "divide", "true_divide"}
 EXPONENTIALS = {"exp", "exp2", "expm1", "pow", "sinh", "cosh"}
@@ -41,6 +42,7 @@ FORWARD = (
     Rule(ANY, "empty", "the mean of nothing, as where a mask leaves none", "divide the sum by count.clamp(min=1)"),
     Rule(LOGARITHMS, "negative", "the logarithm of a negative number", STABLE),
     Rule(LOGARITHMS, "", "the logarithm of 0", STABLE),
+    Rule(DIVISIONS, "by_norm", "a vector of zeros, divided by its norm", "F.normalize(x), which has an eps"),
     Rule(
         DIVISIONS,
         "zeros",
@@ -50,8 +52,8 @@ FORWARD = (
     Rule(
         ATTENTION, "infinite", "a row that is masked entirely", "let each position see at least one, itself for example"
     ),
-    Rule(ROOTS, "negative", "the root of a negative number", "x.clamp(min=1e-8).sqrt()"),
-    Rule(ROOTS, "zeros", "a division by the root of 0", "x.clamp(min=1e-8).rsqrt()"),
+    Rule(SQUARE_ROOTS, "negative", "the root of a negative number", "x.clamp(min=1e-8).sqrt()"),
+    Rule(SQUARE_ROOTS, "zeros", "a division by the root of 0", "x.clamp(min=1e-8).rsqrt()"),
     Rule({CROSS_ENTROPY, NLL}, "", "the mean over targets all of which are ignored", "leave such batches out"),
     Rule({"std", "var", "std_mean", "var_mean"}, "", "the deviation of one value", "correction=0, or larger batches"),
     Rule(INVERSES, "", "a number outside of its domain", "x.clamp(-1 + 1e-6, 1 - 1e-6)"),

@@ -68,8 +68,8 @@ def traced(again: Rehearsal, batch: Any, weights: dict[str, Tensor], *, cleaned:
 def _about_to(trace: Tracing) -> tuple[Origin, str] | None:
     if trace.exponential is not None and trace.exponential[1] > NEAR * OVERFLOW:
         return trace.exponential[0], f"an exponential is of {trace.exponential[1]:.3g}"
-    if trace.nearest is not None and trace.nearest[1] < EDGE:
-        place, margin = trace.nearest
+    if trace.nearest is not None and trace.nearest[2] < EDGE:
+        place, margin, _ = trace.nearest
         return place, f"{place.function} is given a number {margin:.2g} from {1 if place.function in INVERSES else 0}"
     return None
 

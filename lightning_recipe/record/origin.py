@@ -29,6 +29,7 @@ INVERSES = {"acos", "asin", "arccos", "arcsin", "atanh", "arctanh"}
 _FROM_ZERO = {"log", "log2", "log10", "sqrt", "rsqrt", "reciprocal", "div", "truediv", "true_divide", "divide"}
 _HELD_OFF = {"AddBackward0", "ClampBackward0", "ClampMinBackward0", "MaximumBackward0", "ClampBackward1"}
 """What somebody has put between a number and 0, such as an epsilon."""
+_DIFFERENCES = {"SubBackward0", "RsubBackward1"}
 ATTENTION = {"softmax", "log_softmax", "scaled_dot_product_attention", "multi_head_attention_forward"}
 
 
@@ -45,6 +46,7 @@ class Origin:
         negative: Whether something negative went in.
         empty: Whether a tensor without elements went in.
         infinite: Whether an infinity went in.
+        by_norm: Whether what is divided by is a norm.
         half: Whether it computed in half precision.
         unused: Whether a gradient is not finite only where the value counts for nothing: 0 times infinity.
 
@@ -62,6 +64,7 @@ class Origin:
     negative: bool = False
     empty: bool = False
     infinite: bool = False
+    by_norm: bool = False
     half: bool = False
     unused: bool = False
 
@@ -77,7 +80,8 @@ class Tracing(TorchFunctionMode):
         nan: The first function that gave NaN.
         infinite: The first that gave an infinity, but for those that do on purpose.
         exponential: The exponential of the largest number, and this number.
-        nearest: The function that is given a number next to where its value or its slope is infinite, and how near.
+        nearest: The function that is given a number next to where its value or its slope is infinite, how near, and how
+            near it may be but for rounding.
 
     """
 
@@ -86,7 +90,7 @@ class Tracing(TorchFunctionMode):
         self.nan: Origin | None = None
         self.infinite: Origin | None = None
         self.exponential: tuple[Origin, float] | None = None
-        self.nearest: tuple[Origin, float] | None = None
+        self.nearest: tuple[Origin, float, float] | None = None
         self.within: list[str] = []
         self._made: dict[Any, Origin] = {}  # by node of the autograd graph
 
@@ -113,8 +117,8 @@ class Tracing(TorchFunctionMode):
             largest = float(given[0].max())
             if largest > (self.exponential[1] if self.exponential else 0.0):
                 self.exponential = place, largest
-        elif (margin := _margin(name, given)) < (self.nearest[1] if self.nearest else math.inf):
-            self.nearest = place, margin
+        elif (margin := _margin(name, given))[1] < (self.nearest[2] if self.nearest else math.inf):
+            self.nearest = place, *margin
         self._made |= {tensor.grad_fn: place for tensor in made if tensor.grad_fn is not None}
         given_infinite = any(isinstance(value, float) and math.isinf(value) for value in args)
         if not (self.nan or name in _ON_PURPOSE or given_infinite or any(state.nan for state in was)):
@@ -124,6 +128,7 @@ class Tracing(TorchFunctionMode):
                 "negative": any(state.negative for state in was),
                 "empty": any(not tensor.numel() for tensor in given),
                 "infinite": any(state.infinite for state in was),
+                "by_norm": bool(given) and type(given[-1].grad_fn).__name__.startswith(("Norm", "LinalgVectorNorm")),
                 "half": any(tensor.dtype in {torch.float16, torch.bfloat16} for tensor in made),
             }
             if any(state.nan for state in now):
@@ -205,24 +210,31 @@ def _floating(structure: Any) -> list[Tensor]:
     return [tensor for _, tensor in tensors(structure) if tensor.is_floating_point()]
 
 
-def _margin(name: str, given: list[Tensor]) -> float:
-    """How near what a function is given comes to where its value or its slope is infinite.
+def _margin(name: str, given: list[Tensor]) -> tuple[float, float]:
+    """How near what a function is given comes to where its value or its slope is infinite, and may but for rounding.
+
+    A difference to 1 in bfloat16 is 0 or at least 0.004.
 
     Example:
-        >>> _margin("acos", [torch.tensor([0.5, -0.75])]), _margin("div", [torch.ones(2), torch.tensor([0.5, 3.0])])
-        (0.25, 0.5)
+        >>> _margin("acos", [torch.tensor([0.5, -0.75])])[0], _margin("div", [torch.ones(2), torch.tensor([0.5, 3.0])])
+        (0.25, (0.5, 0.5))
+        >>> _margin("log", [1 - torch.tensor([0.992], dtype=torch.bfloat16, requires_grad=True)])
+        (0.0078125, 0.0)
         >>> _margin("exp", [torch.zeros(2)])
-        inf
+        (inf, inf)
 
     """
     if not given or not given[-1].numel():
-        return math.inf
-    values = given[-1].detach()
+        return math.inf, math.inf
+    values, made_by = given[-1].detach(), type(given[-1].grad_fn).__name__
     if name in INVERSES:
-        return max(1 - float(values.abs().max()), 0.0)
-    if name in _FROM_ZERO and type(given[-1].grad_fn).__name__ not in _HELD_OFF:
-        return float(values.abs().min())
-    return math.inf
+        margin = max(1 - float(values.abs().max()), 0.0)
+    elif name in _FROM_ZERO and made_by not in _HELD_OFF:
+        margin = float(values.abs().min())
+    else:
+        return math.inf, math.inf
+    rounded = name in INVERSES or made_by in _DIFFERENCES
+    return margin, max(margin - torch.finfo(values.dtype).eps, 0.0) if rounded else margin
 
 
 @contextmanager
