@@ -52,6 +52,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from lightning_recipe import AugmentationCheck, DataProfile, HardExamples, SeedCheck, SplitCheck, recipe
 from lightning_recipe.callback import STEP_HOOKS
 from lightning_recipe.trial import time_budget
+from lightning_recipe.watch import Watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -227,23 +228,42 @@ ATTACHED: dict[str, Callable[[], list[Callback]]] = {
 
 
 class Hooks:
-    """Adds up the seconds that entering callbacks' hooks takes, in steps after the start, by phase."""
+    """Adds up the seconds that callbacks' hooks take, and what is called after each step, after the start, by phase."""
 
-    def __init__(self, enter: Callable[..., None]) -> None:
-        self.enter = enter
+    def __init__(self, enter: Callable[..., None], hear: Callable[..., None]) -> None:
+        self.enter, self.hear = enter, hear
         self.seconds: dict[Trainer, Counter[str]] = defaultdict(Counter)
 
     def __call__(self, trainer: Trainer, hook_name: str, *arguments: Any, **keywords: Any) -> None:
         """Instead of Lightning's function that enters a hook of all callbacks of a trainer."""
         start = time.process_time()
         self.enter(trainer, hook_name, *arguments, **keywords)
+        if hook_name in STEP_HOOKS:
+            self.add(trainer, time.process_time() - start)
+
+    def hears(self, watch: Watch, *arguments: Any) -> None:
+        """Instead of the watch's own method, which is called after each training step."""
+        start = time.process_time()
+        self.hear(watch, *arguments)
+        self.add(watch.run.trainer, time.process_time() - start)
+
+    def add(self, trainer: Trainer, seconds: float) -> None:
+        """Of a step after the start."""
         epoch = trainer.current_epoch
-        if (epoch or trainer.fit_loop.epoch_loop.batch_idx >= START_UP) and hook_name in STEP_HOOKS:
-            self.seconds[trainer][PHASES[min(epoch, 1) + 1]] += time.process_time() - start
+        if epoch or trainer.fit_loop.epoch_loop.batch_idx >= START_UP:
+            self.seconds[trainer][PHASES[min(epoch, 1) + 1]] += seconds
 
 
-HOOKS = Hooks(call._call_callback_hooks)  # noqa: SLF001 - there is no other place that sees all callbacks
+HOOKS = Hooks(call._call_callback_hooks, Watch.hears)  # noqa: SLF001 - there is no other place that sees all callbacks
 call._call_callback_hooks = HOOKS  # noqa: SLF001
+
+
+def hears(watch: Watch, outputs: Any, batch: Any) -> None:
+    """Stands in place of the watch's method."""
+    HOOKS.hears(watch, outputs, batch)
+
+
+Watch.hears = hears  # type: ignore[method-assign]
 time_budget.time = SimpleNamespace(monotonic=time.thread_time)  # while other fits run, no time passes for this one
 
 

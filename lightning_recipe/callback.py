@@ -13,7 +13,7 @@ from lightning_recipe.record.step import Need
 from lightning_recipe.watch import STEP_HOOKS, Watch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Iterable, Mapping
 
     import numpy as np
     from lightning.pytorch import LightningModule, Trainer
@@ -25,23 +25,6 @@ if TYPE_CHECKING:
 
 STATE = "lightning_recipe"
 """Key of the findings in a checkpoint."""
-
-
-class _UnlessPassedBy:
-    """A hook that Lightning is given when it asks for it, unless all there is to do is to count the batch.
-
-    To enter a hook takes Lightning 20 microseconds of a step of 6 ms, to ask for it 2. If somebody else asks, too, the
-    watch begins to count anew, before the next look.
-    """
-
-    def __init__(self, hook: Callable[..., None]) -> None:
-        self._hook = hook
-
-    def __get__(self, callback: RecipeCallback | None, owner: type) -> Callable[..., None] | None:
-        if callback is None:
-            return self._hook
-        watch = callback.hosts
-        return None if watch is not None and watch.passes_by() else self._hook.__get__(callback, owner)
 
 
 class RecipeCallback(Callback):
@@ -128,8 +111,18 @@ class RecipeCallback(Callback):
         """Before each step, of "train" and of "validation": for those who stream data; never waits for the device."""
         raise NotImplementedError
 
+    def is_fine(self, loss: float | None, batch: Any) -> bool:  # noqa: ARG002
+        """After each ``training_step``, before its backward: whether ``every_loss``, which costs more, can be spared.
+
+        Args:
+            loss: What the step returned, on the CPU; None elsewhere, and if it returned something else.
+            batch: What the step was given.
+
+        """
+        return False
+
     def every_loss(self, run: Run, loss: Tensor | None, batch: Any) -> bool:
-        """After each step, with its loss if it returned one, on its device: for what must know the exact step.
+        """After each step that isn't fine, with its loss if it returned one: for what must know the exact step.
 
         Never waits for an accelerator.
 
@@ -270,8 +263,7 @@ class RecipeCallback(Callback):
         if watch := self._hosted(trainer):
             watch.notes("optimizer step", optimizer)
 
-    @_UnlessPassedBy
-    def on_train_batch_end(  # type: ignore[override] # it may be None, as a hook that rests
+    def on_train_batch_end(
         self,
         trainer: Trainer,
         pl_module: LightningModule,  # noqa: ARG002
@@ -280,8 +272,7 @@ class RecipeCallback(Callback):
         batch_idx: int,  # noqa: ARG002
     ) -> None:
         """Show what was watched to those who look at it."""
-        watch = self.hosts  # as `_hosted`, but without a further call
-        if watch is not None and watch.run.trainer is trainer:
+        if watch := self._hosted(trainer):
             watch.batch_ends(outputs, batch)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002

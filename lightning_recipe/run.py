@@ -99,6 +99,11 @@ class Run:
         return int(self.trainer.fit_loop.epoch_loop._batches_that_stepped)  # noqa: SLF001 - its monitors read it too
 
     @property
+    def batches_begun(self) -> Any:
+        """Lightning's own count, which goes on: `ready` training batches so far, the present one included."""
+        return self.trainer.fit_loop.epoch_loop.batch_progress.total
+
+    @property
     def batches_per_epoch(self) -> float:
         """Training batches in an epoch; infinity if nobody knows."""
         return float(self.trainer.num_training_batches)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from contextlib import contextmanager, suppress
 from functools import reduce
 from operator import or_
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from lightning_recipe.aside import Aside
 from lightning_recipe.looks import epochs, is_among
+from lightning_recipe.overheard import Overheard
 from lightning_recipe.ranks import FITS, Ranks
 from lightning_recipe.record.probe import Probe
 from lightning_recipe.record.step import Need, Step
@@ -67,16 +69,17 @@ class Watch:
         self._of_epoch: list[RecipeCallback] = []  # who waits for the first step of this epoch
         self._streaming: list[RecipeCallback] = []  # who is shown each batch
         self._listening: list[RecipeCallback] = []  # who is given each loss
+        self._odd: list[RecipeCallback] = []  # to whom the loss of this batch is not fine
         self._due: dict[RecipeCallback, float] = {}  # steps after which others look
         self._looking: list[RecipeCallback] = []  # who looks at this validation of this loader
         self._seen: dict[int, int] = {}  # the epoch whose validation was looked at last, by loader
-        self._count: float = 0  # batches until the next look, at least
-        self._quiet: float = 0  # batches until one that streams is shown the next
-        self._sum: float | Tensor = 0.0  # of the training loss
-        self._added = 0
+        self._begun = self.run.batches_begun
+        self._look: float = 0  # the batch that is looked at next, at the earliest, as Lightning counts them
+        self._next_streamed: float = 0  # the one that is shown next to one that streams
+        self._next_entered: float = 0  # the one at whose end there is something to do
+        self._losses: dict[int, Any] = {}  # of the batches before a look
         self._aside: Aside | None = None
-        self._is_entered = True  # by its hooks, whatever they are for
-        self._is_automatic = False  # what comes of a step is a loss that Lightning has looked at, if anything
+        self._overheard: Overheard | None = None
 
     @staticmethod
     def of(trainer: Trainer) -> Watch | None:
@@ -141,8 +144,9 @@ class Watch:
             self._begin(batch)
         if self._streaming:
             self._stream("train", batch)
-        if self._probe is not None or (self._count > 1 and not self._of_epoch):
-            if not (self._probe or self._first or (self._streaming and self._quiet <= 1)):
+        now = self._begun.ready
+        if self._probe is not None or (now < self._look and not self._of_epoch):
+            if not (self._probe or self._first or self._next_streamed <= now + 1):
                 self.host.rest(self.run.trainer, _TRAINING[:1])
             return  # the batch before was left out by a hook; or nobody is due
         asked = [*self._of_epoch, *self._first]
@@ -150,40 +154,55 @@ class Watch:
             asked += [c for c, due in self._due.items() if due <= self.run.batches_that_stepped + 1]
         self._open([c for c in self.members if c in asked and not c.done], "training_step")
 
-    def passes_by(self) -> bool:
-        """Count a batch that nobody needs to see the end of."""
-        if self._is_entered or self._count <= WINDOW or self._quiet == 1 or self._asked:
-            return False
-        self._count -= 1
-        self._quiet -= 1
-        return True
+    def hears(self, outputs: Any, batch: Any) -> None:
+        """See what comes of a training step, before its backward; of several of a batch, as LBFGS takes, each.
+
+        It makes few calls, since little of what they need is in the processor's cache.
+        """
+        loss, now = outputs if isinstance(outputs, Tensor) else _loss(outputs), self._begun.ready
+        self._odd = odd = []
+        try:
+            number = loss.item() if loss is not None and loss.is_cpu else None
+        except (RuntimeError, ValueError):  # by hand it may be anything
+            number = None
+        for callback in self._listening:
+            try:
+                if not callback.is_fine(number, batch):
+                    odd.append(callback)
+            except Exception as error:  # noqa: BLE001 - none of these may end the run
+                self._lose(callback, error)
+        if now > self._look - WINDOW or self._asked:
+            self._losses[now] = _kept(outputs) if number is None else number
+        if odd or now >= self._next_entered or self._asked:
+            self.host.wake(_TRAINING[1:])
 
     def batch_ends(self, outputs: Any, batch: Any) -> None:
-        """Count; show the step that was watched to those who asked for it."""
-        self._count -= 1
-        self._quiet -= 1
-        if self._quiet == 0:
+        """Show the step that was watched to those who asked for it."""
+        now = self._begun.ready
+        if self._next_streamed <= now + 1:
             self.host.wake(_TRAINING[:1])
-        for callback in self._listening:  # without further calls, whose code would have left the processor's cache
+        odd, self._odd = self._odd, []
+        for callback in odd:
             try:
-                loss = outputs.get("loss") if self._is_automatic and outputs else _loss(outputs)
-                urgent = callback.every_loss(self.run, loss, batch)
+                urgent = callback.every_loss(self.run, _loss(outputs), batch)
             except Exception as error:  # noqa: BLE001 - none of these may end the run
                 urgent = False
-                self.reporter.enter(callback, [callback.internal_error(error)])
-                self._listening = self._taking("every_loss")
+                self._lose(callback, error)
             if urgent:
                 self._at_once(callback, batch)
-        if self._count >= WINDOW and not self._asked:
-            return
-        self._add_up(outputs)
-        if self._count > 1 and not self._asked:
+        if now < self._look - 1 and not self._asked:
+            if not odd:
+                self.host.rest(self.run.trainer, _TRAINING[1:])
             return
         step, asked = self._close()
         if asked:
             self._show(step, asked)
         if self._probe is None:
             self._wait()
+
+    def _lose(self, callback: RecipeCallback, error: Exception) -> None:
+        self.reporter.enter(callback, [callback.internal_error(error)])
+        self._listening = self._taking("every_loss")
 
     def _stream(self, stage: str, batch: Any) -> None:
         index = self.run.trainer.fit_loop.epoch_loop.batch_idx
@@ -196,7 +215,9 @@ class Watch:
                 self.reporter.enter(callback, [callback.internal_error(error)])
         self._streaming = [callback for callback in self._streaming if callback.streams and not callback.done]
         if stage == "train":
-            self._quiet = min((callback.next_batch for callback in self._streaming), default=math.inf) - index
+            coming = min((callback.next_batch for callback in self._streaming), default=math.inf)
+            self._next_streamed = self._begun.ready + coming - index
+            self._next_entered = min(self._look, self._next_streamed) - 1
 
     def _at_once(self, callback: RecipeCallback, batch: Any) -> None:
         """Ask who has something to tell, as at a look; of several ranks it waits for the next look, which all have."""
@@ -219,12 +240,11 @@ class Watch:
 
     def _begin(self, batch: Any) -> None:
         run, self._began = self.run, True
-        self._is_automatic = run.module.automatic_optimization
         for callback in self.members:
             callback.rest(run.trainer, (*_BACKWARD, *_VALIDATION) if callback is self.host else STEP_HOOKS)
         self.reporter.join()
         resting = [callback for callback in self.members if callback is not self.host and not callback.has_own_hooks]
-        self._aside = Aside(run.trainer, resting)
+        self._aside, self._overheard = Aside(run.trainer, resting), Overheard(run.trainer, self.hears)
         run.batch, run.resumed, run.step = batch, run.trainer.global_step > 0, run.batches_that_stepped
         with self._time_given_back():
             self.reporter.ask("before_training", self._taking("before_training"))
@@ -245,30 +265,27 @@ class Watch:
         if any(not callback.done for callback in (*self._first, *self._of_epoch)):
             return
         due = min([*self._due.values(), self.run.horizon]) if self._due else math.inf  # at the end some look once more
-        self._count = due - self.run.batches_that_stepped - 1
+        self._look = self._begun.ready + due - self.run.batches_that_stepped - 1
         self.host.rest(self.run.trainer, _BACKWARD)
         self._streaming = self._streamed_to()
-        if self._count <= 1 or (self._streaming and self._quiet <= 1):
+        if not self._streaming:
+            self._next_streamed = math.inf
+        self._next_entered = min(self._look, self._next_streamed) - 1
+        self._listening = self._taking("every_loss")
+        if self._next_entered <= self._begun.ready:
             self.host.wake(_TRAINING)
-        else:
-            self._listening = self._taking("every_loss")
-            self._is_entered = bool(self._listening) or not self.host.may_rest(self.run.trainer, _TRAINING[1])
-            idle = math.isinf(self._count) and not (self._listening or self._streaming)
-            self.host.rest(self.run.trainer, _TRAINING[: 2 if idle else 1])
-
-    def _add_up(self, outputs: Any) -> None:
-        """Keep no losses: they would lie among the activations, and break up the memory that the next step uses."""
-        loss = _loss(outputs)
-        if loss is None or not self._due:
             return
-        with suppress(Exception):  # of another device
-            added = loss.item() if loss.is_cpu else loss.detach().reshape(()).float()  # halves overflow
-            self._sum = self._sum.add_(added) if isinstance(self._sum, Tensor) else added + self._sum
-            self._added += 1
+        self.host.rest(self.run.trainer, _TRAINING)
+        idle = math.isinf(self._next_entered) and not self._listening
+        if idle and self._overheard is not None and not self._taking("sampled_step"):
+            self._overheard.put_back()
 
     def _mean_loss(self) -> float:
-        total, added, self._sum, self._added = self._sum, self._added, 0.0, 0
-        return float(total) * self.run.trainer.accumulate_grad_batches / added if added else math.nan
+        losses = [loss for loss in self._losses.values() if loss is not None]
+        self._losses = {}
+        with suppress(Exception):  # of several devices
+            return float(sum(losses) / len(losses)) if losses else math.nan
+        return math.nan
 
     # -- validation
 
@@ -336,9 +353,10 @@ class Watch:
             self.reporter.unite()
 
     def _put_back(self) -> None:
-        if self._aside is not None:
-            self._aside.put_back()
-        self._aside = None
+        for lent in (self._aside, self._overheard):
+            if lent is not None:
+                lent.put_back()
+        self._aside = self._overheard = None
 
     # -- one record for all
 
@@ -395,7 +413,13 @@ class Watch:
                     times |= {stage: t + spent for stage, t in times.items() if t is not None and stage == "train"}
 
 
+def _kept(outputs: Any) -> Tensor | None:
+    """A loss that is not on the CPU, without its graph."""
+    loss = _loss(outputs)
+    return None if loss is None else loss.detach().reshape(()).float()  # halves overflow when they are added
+
+
 def _loss(outputs: Any) -> Tensor | None:
     """The loss that a step returned, if it did; one by hand returns anything."""
-    loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
+    loss = outputs if isinstance(outputs, Tensor) else outputs.get("loss") if isinstance(outputs, Mapping) else None
     return loss if isinstance(loss, Tensor) and loss.numel() == 1 and loss.is_floating_point() else None

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+_NOTHING: dict[int, int] = {}
+
 
 class Recent:
     """The last few batches, as many as both bounds allow.
@@ -41,8 +43,11 @@ class Recent:
 
     def add(self, step: int, batch: Any) -> None:
         """Keep the batch of a step, unless it alone is too large."""
-        self._batches.append((step, batch, {storage(t): _bytes(t) for _, t in tensors(batch)} if self._counts else {}))
-        while self._counts and self._bytes > self._most_bytes:
+        if not self._counts:
+            self._batches.append((step, batch, _NOTHING))
+            return
+        self._batches.append((step, batch, {storage(t): _bytes(t) for _, t in tensors(batch)}))
+        while self._bytes > self._most_bytes:
             self._batches.popleft()
 
     @property

@@ -84,7 +84,7 @@ class Elsewhere(FirstNonFinite):
             self.device.done += 1
         told = super().every_loss(run, loss, batch)
         if self._arriving is not None and not self._arriving._under_way:
-            self.reads.append(self._count)
+            self.reads.append(run.batches_begun.ready)
         self.most_kept = max(self.most_kept, len(list(self._recent.backwards())))
         return told
 
@@ -283,11 +283,24 @@ class Approaches(Healthy):
         return torch.optim.SGD([self.w], lr=3e-7)
 
 
-def test_what_comes_next_to_its_end_is_named(fit):
-    (finding,) = judged(fit, Approaches(), max_epochs=12)
+class RoundsUp(Approaches):
+    """A probability that comes near 1, in a precision that has no number between 0.996 and 1."""
+
+    def training_step(self, batch, batch_idx):
+        return torch.log(1 - (0.9905 + self.w).bfloat16()).float()
+
+    def configure_optimizers(self):
+        return torch.optim.SGD([self.w], lr=5e-6)
+
+
+@pytest.mark.parametrize(
+    ("module", "function", "fix"), [(Approaches, "acos", "clamp"), (RoundsUp, "log", "logsigmoid of the logits")]
+)
+def test_what_comes_next_to_its_end_is_named(fit, module, function, fix):
+    (finding,) = judged(fit, module(), max_epochs=12)
     assert (finding.status, finding.code) == (Status.FAILED, "FirstNonFinite/operation")
-    assert "most likely it begins with acos" in finding.message
-    assert "clamp" in finding.fix
+    assert f"most likely it begins with {function}" in finding.message
+    assert fix in finding.fix
 
 
 class OutOfNowhere(Healthy):
@@ -329,8 +342,15 @@ def too_short(logits, y):
 FORMS = {
     "log of a softmax": (lambda: of_loss(lambda logits, y: -(logits * 500).softmax(1).log().mean()), "log"),
     "an exponential": (lambda: of_loss(squares), "exp"),
-    "standard deviation of one": (lambda: of_loss(lambda logits, y: logits[:1].std(0).sum()), "std"),
-    "a division": (lambda: of_loss(lambda logits, y: logits.sum() / (y > CLASSES).sum()), "div"),
+    "standard deviation of one": (
+        lambda: of_loss(lambda logits, y: (logits[:1] - 9).std(0).sum()),
+        "the deviation of one value",
+    ),
+    "a division": (
+        lambda: of_loss(lambda logits, y: logits.sum() / (y > CLASSES).sum()),
+        "by the count of an empty mask",
+    ),
+    "a vector of zeros": (lambda: of_loss(lambda logits, y: (0 * logits / (0 * logits).norm()).sum()), "by its norm"),
     "speech that is too short": (lambda: of_loss(too_short), "ctc_loss"),
     "attention to nothing": (attending, "softmax"),
 }
