@@ -146,8 +146,28 @@ def test_tensors_that_can_not_copy_themselves_are_copied_as_plain_ones():
     assert torch.equal(copy[1], 2 * X)
 
 
-def test_leading_size():
-    assert leading_size([torch.zeros(4, 2), torch.zeros(4), torch.zeros(7)]) == 4
+IDS = torch.zeros(40, dtype=torch.long)
+LENGTHS = [2, 1, 2, 3, 2, 2, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("batch", "size"),
+    [
+        ([torch.zeros(4, 2), torch.zeros(4), torch.zeros(7)], 4),
+        ([IDS, IDS[:8], IDS[:8]], 8),  # words, where texts begin, labels
+        ([torch.zeros(8, 3, 16, 16), torch.zeros(8, 3, 8, 8), torch.zeros(8, 3, 4, 4)], 8),  # a pyramid
+        ([torch.zeros(8, 1, 96), {"heat": torch.zeros(8, 3), "peaks": [torch.zeros(k, 2) for k in LENGTHS]}], 8),
+        ([[torch.zeros(3, 9, 9)] * 8, [{"boxes": torch.zeros(k, 4), "labels": IDS[:k]} for k in LENGTHS]], 8),
+        ([{"image": torch.zeros(3, 9, 9), "boxes": torch.zeros(k, 4)} for k in LENGTHS[:3]], 3),
+        ([torch.zeros(k, 5) for k in LENGTHS], 8),
+        ([torch.zeros(30, 3), torch.zeros(2, 50), torch.zeros(4)], 30),  # a graph
+    ],
+)
+def test_leading_size(batch, size):
+    assert leading_size(batch) == size
+
+
+def test_leading_size_of_nothing():
     assert leading_size(torch.tensor(1.0)) is None
 
 

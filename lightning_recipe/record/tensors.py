@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from abc import ABC
 from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
@@ -16,6 +17,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 MAX_DEPTH = 6  # containers within containers; cyclic objects end here
+FEW = 5
+"""Items of a list that may be those of a batch."""
 
 
 class Cloneable(ABC):  # noqa: B024 - told by its method alone, and remembered for each class, unlike of a protocol
@@ -35,6 +38,9 @@ class Cloneable(ABC):  # noqa: B024 - told by its method alone, and remembered f
 
 COPIED = (Tensor, Cloneable, np.ndarray)
 """What has values that code may change in place."""
+
+
+_INDEX = re.compile(r"\[\d+\]")
 
 
 def tensors(structure: Any, path: str = "", depth: int = 0) -> Iterator[tuple[str, Tensor]]:
@@ -274,16 +280,44 @@ def _holds(structure: Any, kinds: tuple[type, ...], depth: int) -> bool:
 def leading_size(structure: Any) -> int | None:
     """The size that most tensors have in dimension 0: as a rule, the number of examples.
 
+    Where a list holds a tensor of its own length for each example, as of boxes or points, the list's length counts.
+
     Example:
         >>> import torch
         >>> leading_size({"x": torch.zeros(8, 3), "y": torch.zeros(8), "scale": torch.tensor(1.0)})
         8
+        >>> leading_size([torch.zeros(4, 3, 9, 9), [torch.zeros(k, 4) for k in (2, 2, 1, 2)]])
+        4
         >>> leading_size("no tensors") is None
         True
 
     """
-    sizes = Counter(tensor.shape[0] for _, tensor in tensors(structure) if tensor.ndim)
+    found = {path: tensor for path, tensor in tensors(structure, "batch") if tensor.ndim}
+    sizes = Counter(len(tensor) for tensor in found.values())
+    if len(sizes) > 1 and (listed := _one_each(found)):
+        of_lists = {path for paths in listed for path in paths}
+        sizes = Counter(len(tensor) for path, tensor in found.items() if path not in of_lists)
+        sizes.update(len(paths) for paths in listed)
     return sizes.most_common(1)[0][0] if sizes else None
+
+
+def _one_each(found: dict[str, Tensor]) -> list[list[str]]:
+    """Paths of tensors that lie in the same place of each item of a list, where there is one for each example.
+
+    A batch may be a list itself, of ids and where they begin: of few items something else must tell their number, too.
+    """
+    places: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for path in found:
+        for index in _INDEX.finditer(path):
+            places[path[: index.start()], path[index.end() :]].append(path)
+    alike = [p for p in places.values() if len(p) > 1 and len({(found[q].dtype, found[q].shape[1:]) for q in p}) == 1]
+    told = Counter(len(paths) for paths in alike)
+    lengths = set()
+    for paths in alike:
+        elsewhere = told[len(paths)] > 1 or any(len(found[q]) == len(paths) for q in found.keys() - set(paths))
+        if len({len(found[path]) for path in paths}) > 1 and (elsewhere or len(paths) > FEW):
+            lengths.add(len(paths))
+    return [paths for paths in alike if len(paths) in lengths]
 
 
 def storage(tensor: Tensor) -> int:
