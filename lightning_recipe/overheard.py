@@ -50,9 +50,14 @@ class Overheard:
         return outputs
 
     def put_back(self) -> None:
-        """Hear no more. Harmless when repeated."""
+        """Hear no more, also where somebody has wrapped what stands there. Harmless when repeated."""
+        self._hear = _nothing
         own = vars(self._strategy)
         if own.get("training_step") is self:
             del own["training_step"]
             if self._was_own is not None:
                 own["training_step"] = self._was_own
+
+
+def _nothing(*_: Any) -> None:
+    """Hear nothing."""

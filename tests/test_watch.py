@@ -439,3 +439,19 @@ def test_a_copy_that_is_made_in_a_fit_knows_nothing_of_it(fit):
     fit(Healthy(), [check, copies], logger=False, max_steps=3)
     assert [copied.hosts for copied in copies.copied] == [None, None]
     assert all(type(copied.findings) is list for copied in copies.copied)
+
+
+@pytest.mark.parametrize("error", [None, RuntimeError, KeyboardInterrupt])
+def test_the_strategy_is_as_it_was(fit, error):
+    def stop(trainer):
+        if trainer.global_step == 3 and error is not None:
+            raise error
+
+    seen = []
+    mine = Mine(lambda trainer: (seen.append("training_step" in vars(trainer.strategy)), stop(trainer)))
+    trainers = []
+    mine.setup = lambda trainer, pl_module, stage: trainers.append(trainer)
+    with pytest.raises((error, SystemExit)) if error else nullcontext():
+        fit(Healthy(), [FirstNonFinite(), mine])
+    assert all(seen)
+    assert "training_step" not in vars(trainers[0].strategy)

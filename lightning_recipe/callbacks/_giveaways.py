@@ -42,7 +42,7 @@ class Giveaway(NamedTuple):
 
     Attributes:
         path: Where the table is in the batch.
-        column: Its place; -1 of an entry that is a column of ids by itself.
+        column: Its place; -1 of an entry that is a column by itself.
         target: Where the target is.
         examples: How many there are.
         by_ids: Share of the examples that have the most frequent class of all others with their id; 1 of numbers.
@@ -141,7 +141,8 @@ def giveaways(batch: Any, trial: Trial) -> Iterator[Giveaway]:
     """Columns of tables that enter the network and order the examples as a target does, or the other way round.
 
     Targets are single numbers or classes that do not enter, and to which the loss answers. A label that enters by
-    itself, as of a conditional model or a margin loss, is no column of a table.
+    itself, as of a conditional model or a margin loss, is no column of a table; a number beside other inputs is, unless
+    it is the target.
 
     Args:
         batch: As the step receives it.
@@ -152,6 +153,8 @@ def giveaways(batch: Any, trial: Trial) -> Iterator[Giveaway]:
     entering = {name: entries[name] for name in trial.inputs.keys() & entries.keys()}
     entering = {name: entry for name, entry in entering.items() if entry.dtype is not torch.bool}
     tables = {name: entry for name, entry in entering.items() if entry.ndim == 2 and entry.shape[1] > 1}  # noqa: PLR2004
+    numbers = {name: entry for name, entry in entering.items() if entry.is_floating_point() and entry.ndim}
+    beside = {name: entry[:, None] for name, entry in numbers.items() if entry.ndim == 1 and len(entering) > 1}
     ids = {name: entry for name, entry in entering.items() if not entry.is_floating_point()}
     for path, effects in trial.targets.items():
         target = entries.get(path)
@@ -161,11 +164,20 @@ def giveaways(batch: Any, trial: Trial) -> Iterator[Giveaway]:
         if _bits(target) < BITS:
             continue
         told = set[tuple[str, int]]()
-        found = (*_ordering(tables, path, target), *_counting(tables, path, target), *_telling(ids, path, target))
+        alone = {
+            name: entry for name, entry in beside.items() if target.is_floating_point() and _differs(entry, target)
+        }
+        found = [one._replace(column=-1) for one in _ordering(alone, path, target)]
+        found += (*_ordering(tables, path, target), *_counting(tables, path, target), *_telling(ids, path, target))
         for one in (*found, *_filled_in(tables, path, target)):
             if (one.path, one.column) not in told:
                 told.add((one.path, one.column))
                 yield one
+
+
+def _differs(entry: Tensor, target: Tensor) -> bool:
+    """Whether a number is another one than the target: this may be given on purpose."""
+    return not torch.equal(entry.flatten().to(target), target)
 
 
 def _ordering(tables: dict[str, Tensor], path: str, target: Tensor) -> Iterator[Giveaway]:

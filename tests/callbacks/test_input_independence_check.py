@@ -190,7 +190,42 @@ class TopicWords(Numbered):
     data = (torch.cat([X[:, :4], own], 1), Y)
 
 
+class Placed(Program):
+    """Beside the columns the place in a list that is sorted by the target comes as an entry of its own."""
+
+    y = X[:, 0] + 0.1 * torch.randn(len(X), generator=torch.Generator().manual_seed(1))
+    data = (X, (-y).argsort().argsort().float() / len(X), y)
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Linear(FEATURES + 1, 1)
+
+    def training_step(self, batch, batch_idx):
+        return F.mse_loss(self.net(torch.cat([batch[0], batch[1][:, None]], 1))[:, 0], batch[2])
+
+
+class Guided(Placed):
+    """The target itself, on purpose: what is generated is judged by it."""
+
+    data = (X, Placed.y.clone(), Placed.y)
+
+
+class OneNumber(Placed):
+    """There is nothing else to learn from."""
+
+    data = (Placed.y.exp(), Placed.y)
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Linear(1, 1)
+
+    def training_step(self, batch, batch_idx):
+        return F.mse_loss(self.net(batch[0][:, None])[:, 0], batch[1])
+
+
 LEGITIMATE = [
+    Guided,
+    OneNumber,
     Numbered,
     Amounts,
     TopicWords,
@@ -1356,6 +1391,10 @@ class RowNumber(Program):
 @pytest.mark.parametrize("program", [Encoded, Encoded2, EncodedByHand, GivesAway, RowNumber])
 def test_a_column_that_gives_the_target_away(fit, program):
     assert found(fit, program(), max_epochs=2) == [(Status.ADVICE, "target_given_away", GivesAway.subject)]
+
+
+def test_an_entry_that_gives_the_target_away(fit):
+    assert found(fit, Placed(), max_epochs=2) == [(Status.ADVICE, "target_given_away", "batch[1]")]
 
 
 class EndsTooLate(Rolling):
