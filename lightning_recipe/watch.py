@@ -159,21 +159,23 @@ class Watch:
 
         It makes few calls, since little of what they need is in the processor's cache.
         """
-        loss, now = outputs if isinstance(outputs, Tensor) else _loss(outputs), self._begun.ready
-        self._odd = odd = []
-        try:
-            number = loss.item() if loss is not None and loss.is_cpu else None
-        except (RuntimeError, ValueError):  # by hand it may be anything
-            number = None
-        for callback in self._listening:
+        now, self._odd = self._begun.ready, []
+        near = bool(self._asked) or now > self._look - WINDOW
+        if near or self._listening:
+            loss = outputs if isinstance(outputs, Tensor) else _loss(outputs)
             try:
-                if not callback.is_fine(number, batch):
-                    odd.append(callback)
-            except Exception as error:  # noqa: BLE001 - none of these may end the run
-                self._lose(callback, error)
-        if now > self._look - WINDOW or self._asked:
-            self._losses[now] = _kept(outputs) if number is None else number
-        if odd or now >= self._next_entered or self._asked:
+                number = loss.item() if loss is not None and loss.is_cpu else None
+            except (RuntimeError, ValueError):  # by hand it may be anything
+                number = None
+            for callback in self._listening:
+                try:
+                    if not callback.is_fine(number, batch):
+                        self._odd.append(callback)
+                except Exception as error:  # noqa: BLE001 - none of these may end the run
+                    self._lose(callback, error)
+            if near:
+                self._losses[now] = _kept(outputs) if number is None else number
+        if self._odd or self._asked or now >= self._next_entered:
             self.host.wake(_TRAINING[1:])
 
     def batch_ends(self, outputs: Any, batch: Any) -> None:

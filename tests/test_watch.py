@@ -283,6 +283,21 @@ def test_batches_are_counted_without_entering_a_hook(fit, asked):
     assert profiler.of(check, "on_train_batch_end") < 30, "the looks, and each batch before"
 
 
+@pytest.mark.parametrize(("check", "each"), [(InitLossCheck, False), (FirstNonFinite, True)])
+def test_losses_are_read_if_somebody_listens(fit, monkeypatch, check, each):
+    """Else those before a look."""
+
+    class Looks(check):
+        def sampled_step(self, run, step):
+            return ()
+
+    read = []
+    item = torch.Tensor.item
+    monkeypatch.setattr(torch.Tensor, "item", lambda self: read.append(self.requires_grad) or item(self))
+    fit(BoringModel(), [Looks()], logger=False, max_epochs=10, limit_train_batches=60, limit_val_batches=0)
+    assert sum(read) == 600 if each else 200 < sum(read) < 400
+
+
 def test_with_nothing_left_to_look_at_nothing_is_entered(fit):
     profiler, callbacks = Entered(), [InitLossCheck(), OverfitOneBatch(), BatchMixingDetector()]
     fit(BoringModel(), callbacks, profiler=profiler, max_steps=20)

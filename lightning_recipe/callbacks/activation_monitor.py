@@ -142,6 +142,7 @@ class ActivationMonitor(Check):
         "mask_without_effect": ("Baselines/*", "CausalityCheck/sees_future"),
         "vanishing": (
             *("PredictionDynamicsLogger/*", "UpdateRatioMonitor/too_small", "Baselines/*"),
+            *("OverfitOneBatch/cannot_tell_examples_apart", "OverfitOneBatch/stuck", "OverfitOneBatch/no_gradient"),
             "InputIndependenceCheck/input_ignored",
         ),
         "exploding": ("PredictionDynamicsLogger/*", "Baselines/*", "InitLossCheck/too_high"),
