@@ -119,11 +119,15 @@ def _few(values: Tensor) -> Tensor:
 def is_as_drawn(parameter: Tensor) -> bool:
     """Whether a parameter may be as it was initialised: constant, or random numbers of which no direction stands out.
 
+    They may have a mean, as those of ``nn.init.uniform_``, which are from 0 to 1.
+
     Example:
         >>> _ = torch.manual_seed(0)
         >>> drawn, learnt = torch.randn(64, 32), torch.randn(64, 1) @ torch.randn(1, 32)
         >>> is_as_drawn(drawn), is_as_drawn(torch.ones(4)), is_as_drawn(drawn + 0.5 * learnt)
         (True, True, False)
+        >>> is_as_drawn(torch.rand(64, 32)), is_as_drawn(torch.rand(64, 32) + 0.5 * learnt)
+        (True, False)
 
     """
     values = parameter.detach()
@@ -135,6 +139,7 @@ def is_as_drawn(parameter: Tensor) -> bool:
     ):
         return True
     matrix = values.flatten(1).float()
+    matrix = matrix - matrix.mean()
     rows, columns = matrix.shape
     direction = torch.randn(columns, generator=torch.Generator().manual_seed(0)).to(matrix.device)
     for _ in range(10):

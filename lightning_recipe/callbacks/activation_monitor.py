@@ -128,10 +128,9 @@ class ActivationMonitor(Check):
         "units_dead": ("PredictionDynamicsLogger/*", "Baselines/*"),
         "cut": ("PredictionDynamicsLogger/*", "UpdateRatioMonitor/too_small", "Baselines/*"),
         "saturated": (
-            "PredictionDynamicsLogger/*",
-            "UpdateRatioMonitor/too_small",
-            "ActivationMonitor/vanishing",
-            "Baselines/*",
+            *("PredictionDynamicsLogger/*", "UpdateRatioMonitor/too_small", "ActivationMonitor/vanishing"),
+            *("OverfitOneBatch/cannot_tell_examples_apart", "OverfitOneBatch/stuck", "Baselines/*"),
+            "InputIndependenceCheck/places_unread",
         ),
         "saturated_as_drawn": (
             *("ActivationMonitor/saturated", "ActivationMonitor/vanishing", "ActivationMonitor/exploding"),

@@ -13,7 +13,7 @@ from lightning_recipe.callbacks._cast import lost_by_cast, shades_cut
 from lightning_recipe.callbacks._channels import Channels
 from lightning_recipe.callbacks._factor import of_factor, times, undone
 from lightning_recipe.callbacks._places import of_one_id, of_places
-from lightning_recipe.callbacks._pretrained_order import exchanged
+from lightning_recipe.callbacks._pretrained_inputs import would_fit
 from lightning_recipe.callbacks._standardised import of_features
 from lightning_recipe.callbacks._wraps import wraps
 from lightning_recipe.finding import Section, Status
@@ -46,7 +46,8 @@ class NormalizationCheck(Check):
 
     - images enter as raw bytes, or divided once too often, and the next layer is no norm;
     - a BatchNorm that was trained before gets another input: a variance `scale.VARIANCE` times that of its statistics;
-      or as many times smaller, by images between 0 and 1, which are not normalised;
+      or as many times smaller, by images between 0 and 1, which are not normalised, or by what would be the same as
+      then with a factor and an offset, as decibels and logarithms;
     - such images enter a trained network that is known to expect another mean: by what it says, as those of timm do;
       without BatchNorms also by its class in torchvision, or by the name that transformers loaded it by;
     - what enters has a standard deviation above 1,000, and the layer's weights are as they were drawn;
@@ -90,7 +91,7 @@ class NormalizationCheck(Check):
     Cost:
         A copy of the module and one step on it, twice; a third time where training and validation differ, and two more
         at each validation that is looked at where they may by a factor, or where a BatchNorm has no running statistics.
-        Three more where a pretrained network gets images of another kind.
+        At most six more where a pretrained network gets inputs of another kind.
         At looks, 4,096 pixels of each image of three channels, until 256 were seen.
 
     Example:
@@ -166,13 +167,13 @@ class NormalizationCheck(Check):
         pairs = list(verdict.of_scale(train, run.batch)) or list(verdict.of_published(train, run.module))
         yield from [self.found(*pair) for pair in pairs]
         if not pairs:
-            yield from self._of_order(run, train)
+            yield from self._of_pretrained(run, train)
         self._largest = max((float(values.abs().max()) for values in self._train.values()), default=0.0)
         yield from self._compare(run)
 
-    def _of_order(self, run: Run, train: Entered) -> Iterator[Finding]:
+    def _of_pretrained(self, run: Run, train: Entered) -> Iterator[Finding]:
         with suppress(CannotRehearseError):
-            if found := exchanged(run, train):
+            if found := would_fit(run, train):
                 yield self.found(found[1], found[0])
 
     def first_step(self, run: Run, step: Step) -> Iterator[Finding]:  # noqa: ARG002

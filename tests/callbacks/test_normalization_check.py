@@ -688,6 +688,10 @@ DISEASED = {
     "raw bytes, MLP": (lambda: Program(mlp(64), images()), "raw_bytes"),
     "raw bytes, three channels": (lambda: Bytes(conv(channels=3), images(channels=3)), "raw_bytes"),
     "raw bytes, by hand": (lambda: ByHand(mlp(64), images()), "raw_bytes"),
+    "pretrained, a tenth as large": (
+        lambda: Program(pretrained(), ((images()[0] - 90) / 600 - 0.4, images()[1])),
+        "unlike_pretraining",
+    ),
     "pretrained, raw bytes": (lambda: Program(pretrained(), images()), "unlike_pretraining"),
     "pretrained, 0 to 1": (
         lambda: Program(pretrained(), (images()[0] / 2550 + 0.4, images()[1])),
