@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from lightning_recipe.record.events import Kind
 
 WINDOW = 25
-"""Batches before a look whose training loss is added up, on the device."""
+"""Batches before a look whose training losses are kept, on the device."""
 _TRAINING = ("on_train_batch_start", "on_train_batch_end")
 _BACKWARD = ("on_before_zero_grad", "on_before_backward", "on_after_backward", "on_before_optimizer_step")
 _AROUND = Need.WIRING | Need.GRADIENTS | Need.UPDATES | Need.HELD

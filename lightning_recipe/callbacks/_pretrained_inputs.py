@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -12,16 +13,21 @@ from lightning_recipe.callbacks._channels import PUBLISHED
 from lightning_recipe.callbacks._normalization import VARIANCE
 from lightning_recipe.callbacks._statistics import has_seen_data
 from lightning_recipe.finding import Outcome, Status
-from lightning_recipe.trial.entries import entered
-from lightning_recipe.trial.rehearsal import rehearsal
+from lightning_recipe.trial.rehearsal import CannotRehearseError, rehearsal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from lightning_recipe.run import Run
     from lightning_recipe.trial.entries import Entered, Entry
+    from lightning_recipe.trial.rehearsal import Rehearsal
+
+    Change = Callable[[Tensor], Tensor]
+    """Makes something else of what enters."""
+    After = Callable[[Change], Tensor]
+    """Gives what then enters the BatchNorm."""
 
 UNLIKE = 0.2
 """Divergence of what enters a BatchNorm from what it saw, a mean over channels, from which on it is another kind of
@@ -35,7 +41,7 @@ SEVERAL = 4
 
 
 def would_fit(run: Run, train: Entered) -> tuple[str, Outcome] | None:
-    """Run a step with other inputs, if they are not what the first BatchNorm saw when it learnt.
+    """Run a step with other inputs, up to its first BatchNorm, if they are not what that saw when it learnt.
 
     Args:
         run: The run, at its first batch.
@@ -45,20 +51,24 @@ def would_fit(run: Run, train: Entered) -> tuple[str, Outcome] | None:
         The BatchNorm's name and what to say; None if it does not know what was tried, either.
 
     Raises:
-        CannotRehearseError: As ``entered``.
+        CannotRehearseError: If the module can't be copied.
 
     """
     norm = next((norm for norm in train.norms if has_seen_data(norm.module)), None)
-    if norm is None or (now := divergence(norm.module, norm.values)) < UNLIKE:
+    if norm is None or not (now := divergence(norm.module, norm.values)) >= UNLIKE:
         return None
     images = [e for e in train.entries if e.values.ndim == 4 and e.values.shape[1] == 3]  # noqa: PLR2004 - (N, 3, H, W)
-    outcome = _exchanged(run, images[0], norm, now) if len(images) == 1 else None
-    if outcome is None and len(train.entries) == 1 and norm.values.shape[1] >= SEVERAL:
-        outcome = _in_another_unit(run, train.entries[0], norm, now)
+    outcome = None
+    with rehearsal(run) as again:
+        if len(images) == 1:
+            outcome = _exchanged(images[0], norm, now, partial(_with, again, run.batch, images[0], norm))
+        if outcome is None and len(train.entries) == 1 and norm.values.shape[1] >= SEVERAL:
+            entry = train.entries[0]
+            outcome = _in_another_unit(entry, norm, now, partial(_with, again, run.batch, entry, norm))
     return None if outcome is None else (norm.name, outcome)
 
 
-def _exchanged(run: Run, entry: Entry, norm: Entry, now: float) -> Outcome | None:
+def _exchanged(entry: Entry, norm: Entry, now: float, after: After) -> Outcome | None:
     """Whether images of three channels are what it knows the other way round.
 
     They may have been normalised in the right order, after they were read in the wrong one: by the numbers of ImageNet,
@@ -66,8 +76,8 @@ def _exchanged(run: Run, entry: Entry, norm: Entry, now: float) -> Outcome | Non
     """
     none = torch.zeros(3), torch.ones(3)
     numbers = none, tuple(map(torch.tensor, PUBLISHED)), _of_range(entry.values)
-    then = min(divergence(norm.module, _with(run, entry, norm, partial(_turned, *pair))) for pair in numbers)
-    if then > ALIKE:
+    then = min(divergence(norm.module, after(partial(_turned, *pair))) for pair in numbers)
+    if not then <= ALIKE:
         return None
     return Outcome(
         Status.WARNING,
@@ -79,7 +89,7 @@ def _exchanged(run: Run, entry: Entry, norm: Entry, now: float) -> Outcome | Non
     )
 
 
-def _in_another_unit(run: Run, entry: Entry, norm: Entry, now: float) -> Outcome | None:
+def _in_another_unit(entry: Entry, norm: Entry, now: float, after: After) -> Outcome | None:
     """Whether they are what it knows times a factor, plus an offset; that of channels answers to both linearly."""
     means, squares = _moments(norm.values)
     module: Any = norm.module
@@ -87,12 +97,12 @@ def _in_another_unit(run: Run, entry: Entry, norm: Entry, now: float) -> Outcome
     factor = float((variance / squares.clamp(min=1e-12)).median().sqrt())
     if 1 / FACTOR < factor < FACTOR:
         return None
-    at_zero = _moments(_with(run, entry, norm, torch.zeros_like))[0]
-    slope = _moments(_with(run, entry, norm, lambda x: x + 1))[0] - means
+    at_zero = _moments(after(torch.zeros_like))[0]
+    slope = _moments(after(lambda x: x + 1))[0] - means
     left = seen - at_zero - factor * (means - at_zero)
     offset = float((slope * left / variance).sum() / (slope.square() / variance).sum().clamp(min=1e-12))
-    then = divergence(norm.module, _with(run, entry, norm, lambda x: factor * x + offset))
-    if then > ALIKE:
+    then = divergence(norm.module, after(lambda x: factor * x + offset))
+    if not then <= ALIKE:
         return None
     return Outcome(
         Status.WARNING,
@@ -105,12 +115,26 @@ def _in_another_unit(run: Run, entry: Entry, norm: Entry, now: float) -> Outcome
     )
 
 
-def _with(run: Run, entry: Entry, norm: Entry, change: Callable[[Tensor], Tensor]) -> Tensor:
-    """What enters the BatchNorm of a copy if something else enters its first layer; it is called again, as before."""
-    with rehearsal(run) as again:
-        layer = again.module.get_submodule(entry.name)
-        layer.register_forward_pre_hook(lambda _, given: (change(given[0]), *given[1:]))
-        return next(seen.values for seen in entered(again, run.batch).norms if seen.name == norm.name)
+class _EnoughError(Exception):
+    """Ends a step whose rest nobody needs."""
+
+
+def _with(again: Rehearsal, batch: Any, entry: Entry, norm: Entry, change: Change) -> Tensor:
+    """What enters the BatchNorm if something else enters its first layer: the same, if it comes not as far."""
+    seen = [norm.values]
+
+    def stop(_: nn.Module, given: tuple[Any, ...]) -> None:
+        seen.append(given[0].detach())
+        raise _EnoughError
+
+    layer, end = (again.module.get_submodule(one.name) for one in (entry, norm))
+    handles = [layer.register_forward_pre_hook(lambda _, given: (change(given[0]), *given[1:]))]
+    handles.append(end.register_forward_pre_hook(stop))
+    with suppress(CannotRehearseError):
+        again.step(batch)
+    for handle in handles:
+        handle.remove()
+    return seen[-1]
 
 
 def _moments(values: Tensor) -> tuple[Tensor, Tensor]:

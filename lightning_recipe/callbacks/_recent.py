@@ -31,6 +31,9 @@ class Recent:
         ...     recent.add(step, torch.ones(2))
         >>> recent.of(0) is None, recent.of(1), [step for step, _ in recent.backwards()]
         (True, tensor([1., 1.]), [2, 1])
+        >>> recent.add(2, torch.zeros(2))
+        >>> [step for step, _ in recent.backwards()]
+        [2, 1]
         >>> recent.add(3, torch.ones(100))
         >>> recent.of(3) is None
         True
@@ -43,6 +46,8 @@ class Recent:
 
     def add(self, step: int, batch: Any) -> None:
         """Keep the batch of a step, unless it alone is too large."""
+        if self._batches and self._batches[-1][0] == step:  # LBFGS runs the step several times
+            self._batches.pop()
         if not self._counts:
             self._batches.append((step, batch, _NOTHING))
             return

@@ -91,7 +91,7 @@ class NormalizationCheck(Check):
     Cost:
         A copy of the module and one step on it, twice; a third time where training and validation differ, and two more
         at each validation that is looked at where they may by a factor, or where a BatchNorm has no running statistics.
-        At most six more where a pretrained network gets inputs of another kind.
+        Up to the first BatchNorm, six more at most where a pretrained network gets inputs of another kind.
         At looks, 4,096 pixels of each image of three channels, until 256 were seen.
 
     Example:

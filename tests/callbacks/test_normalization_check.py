@@ -276,6 +276,14 @@ def knows_sunsets(change=lambda x: x):
     return Program(net, (as_published(change(x)), y))
 
 
+def knows_one_channel():
+    """Of which a factor and an offset make anything what it knows."""
+    net = nn.Sequential(nn.BatchNorm2d(1), *conv())
+    for _ in range(50):
+        net(normalised(images())[0])
+    return Program(net, normalised(images(), std=600.0))
+
+
 class AllHues(Program):
     """Augmented in training, with channels in any order."""
 
@@ -406,6 +414,7 @@ HEALTHY = {
     "colours of the other kind": lambda: seen(lambda x: 1 - x, as_published),
     "colours without a colour": lambda: seen(lambda x: x[:, :1].expand(-1, 3, -1, -1).clone()),
     "another channel moved": lambda: seen(lambda x: x[:, [0, 2, 1]]),
+    "one channel, pretrained": knows_one_channel,
     "colours as a network knows them": knows_sunsets,
     "colours that it does not know": lambda: knows_sunsets(lambda x: 0.7 * x.flip(1) ** 0.7),
     "colours that it knows by their negative": lambda: knows_sunsets(lambda x: 1 - x),
