@@ -34,7 +34,7 @@ LAYERS = (  # each may import what stands above it, and from its own room
     ("trial/",),
     ("dependencies/",),
     ("figures/",),
-    ("aside.py", "ledger.py", "looks.py"),
+    ("aside.py", "ledger.py", "looks.py", "overheard.py"),
     ("show/",),
     ("reporter.py",),
     ("watch.py",),

@@ -1042,7 +1042,7 @@ class LearntByNumpy(ByNumpy):
     def __init__(self):
         super().__init__()
         with torch.no_grad():
-            self.body[0].weight += torch.ones(64, 1) @ torch.ones(1, FEATURES)
+            self.body[0].weight += torch.linspace(-1, 1, 64)[:, None] @ torch.linspace(-1, 1, FEATURES)[None]
 
 
 class ShownByNumpy(Net):
