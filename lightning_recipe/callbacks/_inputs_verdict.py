@@ -81,7 +81,9 @@ def drowned(before: Trial, now: Trial) -> Outcome | None:
 def of_each(
     trial: Trial, *, by_hand: bool, in_vain: Mapping[str, list[str]] | None = None
 ) -> list[tuple[str, Outcome]]:
-    """`advice` for each input without effect, by its path, where another one has an effect on the loss.
+    """`advice` for each input without effect, by its path, where another one has an effect on the loss, or on outputs.
+
+    Of captions, which enter and are to be said, those of other examples have the same loss on the whole.
 
     `warning` if layers take it that are to learn, and can't. What is called an id or a time may be in a batch to tell
     whose it is.
@@ -92,8 +94,11 @@ def of_each(
         in_vain: By path, the layers that take it and learn nothing.
 
     """
-    if most(trial.inputs.values()) < TELLS:
+    answers = most(trial.inputs.values()) >= TELLS
+    moved = not by_hand and any(e.last > TELLS for effects in trial.inputs.values() for e in effects)
+    if not answers and not moved:
         return []
+    by_outputs = by_hand or not answers
     in_vain = in_vain or {}
     return [
         (
@@ -110,7 +115,7 @@ def of_each(
         )
         for path, effects in trial.inputs.items()
         if not is_named(name := path.rpartition(".")[2]) and not is_timed(name)
-        if all(e.loss < SAME_LOSS and (not by_hand or e.outputs < SAME_OUTPUT) for e in effects)
+        if all(e.loss < SAME_LOSS and (not by_outputs or e.outputs < SAME_OUTPUT) for e in effects)
     ]
 
 

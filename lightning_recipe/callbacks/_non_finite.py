@@ -52,6 +52,12 @@ FORWARD = (
     Rule(
         ATTENTION, "infinite", "a row that is masked entirely", "let each position see at least one, itself for example"
     ),
+    Rule(
+        {"mul", "rmul", "multiply"},
+        "infinite",
+        "0 times infinity, as of a masked entry and its logarithm",
+        "fill with -1e9 in place of -inf, or choose with where() before they are multiplied",
+    ),
     Rule(SQUARE_ROOTS, "negative", "the root of a negative number", "x.clamp(min=1e-8).sqrt()"),
     Rule(SQUARE_ROOTS, "zeros", "a division by the root of 0", "x.clamp(min=1e-8).rsqrt()"),
     Rule({CROSS_ENTROPY, NLL}, "", "the mean over targets all of which are ignored", "leave such batches out"),

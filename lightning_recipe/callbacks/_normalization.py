@@ -169,7 +169,7 @@ def apart(train: Tensor, val: Tensor) -> float:
     if not min(deviations) > 0:
         return 1.0
     ratio = max(deviations) / min(deviations)
-    middles = [_middle(values) for values in (train, val)]
+    middles = [middle(values) for values in (train, val)]
     allowed = APART * (1 + 4 / math.sqrt(min(len(train), len(val))))
     if min(middles) > 0 and max(middles) < allowed * min(middles):
         ratio = min(ratio, max(middles) / min(middles))
@@ -180,8 +180,14 @@ def apart(train: Tensor, val: Tensor) -> float:
     return ratio if ratio > allowed or shifted or only_one else 1.0
 
 
-def _middle(values: Tensor) -> float:
-    """How far the middle two thirds of some numbers lie apart: two standard deviations of normal ones."""
+def middle(values: Tensor) -> float:
+    """How far the middle two thirds of some numbers lie apart: two standard deviations of normal ones.
+
+    Example:
+        >>> middle(torch.arange(12.0))
+        8.0
+
+    """
     ordered = values.detach().flatten().float().sort().values
     return float(ordered[len(ordered) * 5 // 6] - ordered[len(ordered) // 6])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -173,6 +174,10 @@ def _of_drawn(entry: Entry, given: list[Tensor]) -> Iterator[Outcome]:
     """What is wrong with what enters a layer whose weights were just drawn."""
     if float(entry.values.float().std()) > scale.UNSCALED:
         yield _unscaled(entry)
+        return
+    features = entry.values.movedim(-1 if isinstance(entry.module, BY_FEATURE) else min(1, entry.values.ndim - 1), 0)
+    if entry.values.ndim > 1 and min(map(scale.middle, features)) > 2 * scale.LARGE:
+        yield replace(_unscaled(entry), status=Status.ADVICE)
     elif any(tensor.numel() == entry.values.numel() for tensor in given):  # it is not made of embeddings
         by_feature = isinstance(entry.module, BY_FEATURE) and entry.values.ndim > 1
         if band := far_off(entry.values, by_feature=by_feature):

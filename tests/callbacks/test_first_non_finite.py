@@ -339,6 +339,11 @@ def too_short(logits, y):
     return F.ctc_loss(steps, torch.ones(len(y), 2, dtype=torch.long), lengths, lengths)  # a blank has to part the two
 
 
+def entropy(logits, y):
+    logs = logits.masked_fill(F.one_hot(y, CLASSES) > 0, -torch.inf).log_softmax(1)
+    return (logs.exp() * logs).sum(1).mean()
+
+
 FORMS = {
     "log of a softmax": (lambda: of_loss(lambda logits, y: -(logits * 500).softmax(1).log().mean()), "log"),
     "an exponential": (lambda: of_loss(squares), "exp"),
@@ -350,6 +355,7 @@ FORMS = {
         lambda: of_loss(lambda logits, y: logits.sum() / (y > CLASSES).sum()),
         "by the count of an empty mask",
     ),
+    "an entropy of what is masked": (lambda: of_loss(entropy), "0 times infinity"),
     "a vector of zeros": (lambda: of_loss(lambda logits, y: (0 * logits / (0 * logits).norm()).sum()), "by its norm"),
     "speech that is too short": (lambda: of_loss(too_short), "ctc_loss"),
     "attention to nothing": (attending, "softmax"),

@@ -1397,6 +1397,36 @@ def test_an_entry_that_gives_the_target_away(fit):
     assert found(fit, Placed(), max_epochs=2) == [(Status.ADVICE, "target_given_away", "batch[1]")]
 
 
+class Captions(Program):
+    """Words of which each is to be said by those before, beside features that nothing is made of."""
+
+    words = torch.cat([Y[:, None], (Y[:, None] + torch.arange(1, 5)) % 3], 1)
+    data = (X, words)
+
+    def __init__(self):
+        super().__init__()
+        self.see, self.word, self.net = nn.Linear(FEATURES, 8), nn.Embedding(3, 8), nn.Linear(8, 3)
+
+    def training_step(self, batch, batch_idx):
+        x, words = batch
+        said = self.net(self.word(words[:, :-1]) + self.seen(x))
+        return F.cross_entropy(said.flatten(0, 1), words[:, 1:].flatten())
+
+    def seen(self, x):
+        return 0 * self.see(x)[:, None]
+
+
+class SeenCaptions(Captions):
+    def seen(self, x):
+        return self.see(x)[:, None]
+
+
+def test_captions_that_see_nothing(fit):
+    (told,) = found(fit, Captions(), max_epochs=4)
+    assert told[1:] == ("one_input_ignored", "batch[0]")
+    assert found(fit, SeenCaptions(), max_epochs=4) == [(Status.PASSED, "passed", "")]
+
+
 class EndsTooLate(Rolling):
     """The mean takes in the day to be forecast."""
 
