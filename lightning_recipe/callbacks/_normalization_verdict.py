@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -176,7 +177,7 @@ def _of_drawn(entry: Entry, given: list[Tensor]) -> Iterator[Outcome]:
         yield _unscaled(entry)
         return
     features = entry.values.movedim(-1 if isinstance(entry.module, BY_FEATURE) else min(1, entry.values.ndim - 1), 0)
-    if entry.values.ndim > 1 and min(map(scale.middle, features)) > 2 * scale.LARGE:
+    if entry.values.ndim > 1 and median(map(scale.middle, features)) > 2 * scale.LARGE:
         yield replace(_unscaled(entry), status=Status.ADVICE)
     elif any(tensor.numel() == entry.values.numel() for tensor in given):  # it is not made of embeddings
         by_feature = isinstance(entry.module, BY_FEATURE) and entry.values.ndim > 1

@@ -51,7 +51,7 @@ class NormalizationCheck(Check):
     - such images enter a trained network that is known to expect another mean: by what it says, as those of timm do;
       without BatchNorms also by its class in torchvision, or by the name that transformers loaded it by;
     - what enters has a standard deviation above 1,000, and the layer's weights are as they were drawn; `advice` above
-      100, as of raw coordinates;
+      100 in most features, as of raw coordinates;
     - numbers between 0 and 1 become the ids of an embedding, so that nearly all are 0;
     - integers of 8 or 16 bits are added, subtracted or multiplied by the step, wrap around, and become floating-point
       numbers that meet weights, or a loss;
