@@ -173,11 +173,12 @@ def _first_weight(module: nn.Module) -> Tensor | None:
 
 def _of_drawn(entry: Entry, given: list[Tensor]) -> Iterator[Outcome]:
     """What is wrong with what enters a layer whose weights were just drawn."""
-    if float(entry.values.float().std()) > scale.UNSCALED:
+    deviation = float(entry.values.float().std())
+    if deviation > scale.UNSCALED:
         yield _unscaled(entry)
         return
     features = entry.values.movedim(-1 if isinstance(entry.module, BY_FEATURE) else min(1, entry.values.ndim - 1), 0)
-    if entry.values.ndim > 1 and median(map(scale.middle, features)) > 2 * scale.LARGE:
+    if entry.values.ndim > 1 and deviation > scale.LARGE and median(map(scale.middle, features)) > 2 * scale.LARGE:
         yield replace(_unscaled(entry), status=Status.ADVICE)
     elif any(tensor.numel() == entry.values.numel() for tensor in given):  # it is not made of embeddings
         by_feature = isinstance(entry.module, BY_FEATURE) and entry.values.ndim > 1
