@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 class Overheard:
     """Stands in place of ``training_step`` of a trainer's strategy, which runs the module's; the module stays as it is.
 
-    To enter a hook takes Lightning 20 microseconds of a step of 6 ms, beside what is done in it, since little of it is in
-    the processor's cache.
+    To enter a hook takes Lightning 20 microseconds of a step of 6 ms, beside what is done in it, since little of it is
+    in the processor's cache.
 
     Args:
         trainer: Whose training steps they are.
