@@ -122,11 +122,22 @@ def surprise(norm: Any, values: Tensor) -> tuple[float, float]:
         (16.0, 1.0)
 
     """
-    dims = [dim for dim in range(values.ndim) if dim != 1]
-    values = values.float()
-    mean, variance = values.mean(dims), values.var(dims, unbiased=False)
-    seen, expected = norm.running_var.float().clamp(min=1e-8), norm.running_mean.float()
+    mean, variance = moments(values)
+    seen, expected = norm.running_var.double().clamp(min=1e-8), norm.running_mean.double()
     return float((variance / seen).median()), float(((mean - expected).abs() / seen.sqrt()).median())
+
+
+def moments(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance of each channel of (N, C, ...).
+
+    Example:
+        >>> moments(torch.tensor([[-3.0], [5.0]]))
+        (tensor([1.], dtype=torch.float64), tensor([16.], dtype=torch.float64))
+
+    """
+    dims = [dim for dim in range(values.ndim) if dim != 1]
+    values = values.detach().double()
+    return values.mean(dims), values.var(dims, unbiased=False)
 
 
 def scales(values: Tensor) -> tuple[int, int, float]:

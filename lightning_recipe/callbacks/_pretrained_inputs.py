@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from lightning_recipe.callbacks._channels import PUBLISHED
-from lightning_recipe.callbacks._normalization import VARIANCE
+from lightning_recipe.callbacks._normalization import VARIANCE, moments
 from lightning_recipe.callbacks._statistics import has_seen_data
 from lightning_recipe.finding import Outcome, Status
 from lightning_recipe.trial.rehearsal import CannotRehearseError, rehearsal
@@ -91,14 +91,14 @@ def _exchanged(entry: Entry, norm: Entry, now: float, after: After) -> Outcome |
 
 def _in_another_unit(entry: Entry, norm: Entry, now: float, after: After) -> Outcome | None:
     """Whether they are what it knows times a factor, plus an offset; that of channels answers to both linearly."""
-    means, squares = _moments(norm.values)
+    means, given = moments(norm.values)
     module: Any = norm.module
     seen, variance = module.running_mean.double(), module.running_var.double().clamp(min=1e-8)
-    factor = float((variance / squares.clamp(min=1e-12)).median().sqrt())
+    factor = float((variance / given.clamp(min=1e-12)).median().sqrt())
     if 1 / FACTOR < factor < FACTOR:
         return None
-    at_zero = _moments(after(torch.zeros_like))[0]
-    slope = _moments(after(lambda x: x + 1))[0] - means
+    at_zero = moments(after(torch.zeros_like))[0]
+    slope = moments(after(lambda x: x + 1))[0] - means
     left = seen - at_zero - factor * (means - at_zero)
     offset = float((slope * left / variance).sum() / (slope.square() / variance).sum().clamp(min=1e-12))
     then = divergence(norm.module, after(lambda x: factor * x + offset))
@@ -137,13 +137,6 @@ def _with(again: Rehearsal, batch: Any, entry: Entry, norm: Entry, change: Chang
     return seen[-1]
 
 
-def _moments(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and variance of each channel of (N, C, ...)."""
-    dims = [dim for dim in range(values.ndim) if dim != 1]
-    values = values.detach().double()
-    return values.mean(dims), values.var(dims, unbiased=False)
-
-
 def _turned(mean: Tensor, std: Tensor, images: Tensor) -> Tensor:
     """Exchange channels as if they had been before they were normalised."""
     mean, std = (numbers.to(images)[:, None, None] for numbers in (mean, std))
@@ -174,7 +167,7 @@ def divergence(norm: Any, values: Tensor) -> float:
         (0.0, 4.0)
 
     """
-    mean, variance = _moments(values)
+    mean, variance = moments(values)
     seen, expected = norm.running_var.double().clamp(min=1e-8), norm.running_mean.double()
     ratio = (variance / seen).clamp(min=1e-8)
     return float(((mean - expected).square() / seen + ratio - 1 - ratio.log()).mean())
